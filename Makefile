@@ -1,0 +1,72 @@
+# Every target works alone in a fresh clone: python3 (3.11 or newer) and make are enough.
+#   make demo PYTHON=python3.12      another interpreter
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check
+WHEEL := build/wheel
+
+.PHONY: help setup demo test coverage lint structure wheel-check gpu clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo         compress, predict and compare a few small networks"
+	@echo "make test         run the tests"
+	@echo "make coverage     run the tests and list the lines they do not reach"
+	@echo "make lint         ruff check, ruff format --check, pyright"
+	@echo "make wheel-check  build the wheel, look into it and import from it"
+	@echo "make gpu          the GPU kernels (not there yet)"
+	@echo "make clean        remove everything that was made, the environment too"
+
+setup: $(STAMP)
+
+# torch first and alone: the second command then finds its range met and brings no CUDA packages.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "hrt needs Python 3.11 or newer as $(PYTHON); name another one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing $(TORCH) into $(VENV) (once, a few minutes)"
+	@$(PIP) '$(TORCH)'
+	@echo "Installing hrt and its tools into $(VENV)"
+	@$(PIP) -e '.[cpu,perf,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python -m hrt.perf.demo
+
+test: $(STAMP)
+	@$(BIN)/pytest tests
+
+coverage: $(STAMP)
+	@$(BIN)/pytest tests --cov --cov-report=term-missing:skip-covered
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+structure: $(STAMP)
+	@$(BIN)/pytest tests/test_structure.py --quiet
+
+# Built without isolation, so that nothing is downloaded; from nothing, so that no stale file slips in.
+wheel-check: $(STAMP)
+	@rm -rf build hrt.egg-info
+	@$(BIN)/pyproject-build --wheel --no-isolation --outdir $(WHEEL) . > $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log >&2; exit 1; }
+	@rm -rf hrt.egg-info
+	@$(BIN)/check-wheel-contents $(WHEEL)/*.whl
+	@PYTHONPATH="$$(echo $(WHEEL)/*.whl)" $(BIN)/python -P -c 'import hrt, hrt.kernels, hrt.export, hrt.perf, sys; \
+	  stray = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "hrt" and ".whl/" not in m.__file__]; \
+	  sys.exit("not imported from the wheel: " + ", ".join(stray) if stray else 0)'
+
+gpu:
+	@echo "make gpu: the GPU kernels are not there yet; nothing was built, run or measured." >&2
+	@exit 2
+
+clean:
+	rm -rf $(VENV) build dist hrt.egg-info demo-out .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	find hrt kernels export perf tests -name __pycache__ -type d -prune -exec rm -rf {} +

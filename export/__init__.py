@@ -1,0 +1,1 @@
+"""Plain ONNX graphs and model repositories from compressed networks."""
