@@ -1,0 +1,25 @@
+"""Typed errors. Every message says what was found, what was expected and what to do about it."""
+
+
+class HrtError(Exception):
+    """Base class of everything hrt raises on purpose."""
+
+
+class CaptureError(HrtError):
+    """A network holds something that the closed op table (`hrt.ops`) cannot express."""
+
+
+class ToleranceError(HrtError, ValueError):
+    """A tolerance that makes no sense, or that float32 arithmetic and storage cannot hold."""
+
+
+class ArtifactError(HrtError):
+    """A `.hrt` file that is truncated, altered, oversized, too new, or could not be written."""
+
+
+class InputError(HrtError, ValueError):
+    """Data, shapes or options that do not fit; nothing was changed."""
+
+
+class BackendError(HrtError, RuntimeError):
+    """A backend that is unknown, not installed, or cannot run here."""

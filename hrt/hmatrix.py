@@ -1,0 +1,248 @@
+"""The hierarchical matrix: disjoint leaves, each dense or low-rank, that cover a matrix exactly once.
+
+Indices of leaves count *positions*; `row_order[p]` is the original row that stands at position p, so that
+orderings (k-d, Gram angles) cost one small table and no arithmetic. No torch.nn and no Triton in here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt.errors import InputError
+
+STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STORAGE_NAME = {dtype: name for name, dtype in STORAGE.items()}
+LEAF_FIELDS = 5  # row, rows, col, cols, rank (-1: dense)
+
+
+def index_dtype(largest: int) -> torch.dtype:
+    """The narrowest signed integer type that holds `largest`."""
+    return torch.int16 if largest <= 32767 else torch.int32
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One block: rows [row, row+rows), columns [col, col+cols), either `dense` or `u @ vt`.
+
+    dense: (rows, cols).  u: (rows, rank), vt: (rank, cols).  A rank of 0 is a block of zeros.
+    """
+
+    row: int
+    rows: int
+    col: int
+    cols: int
+    dense: Tensor | None = None
+    u: Tensor | None = None
+    vt: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.dense is not None:
+            ok = self.u is None and self.vt is None and tuple(self.dense.shape) == (self.rows, self.cols)
+        else:
+            ok = (
+                self.u is not None
+                and self.vt is not None
+                and tuple(self.u.shape) == (self.rows, self.vt.shape[0])
+                and self.vt.shape[1] == self.cols
+                and self.u.dtype == self.vt.dtype
+            )
+        if not ok:
+            raise InputError(
+                f"A leaf over rows {self.row}+{self.rows}, columns {self.col}+{self.cols} does not fit its data. "
+                "Expected either dense (rows, cols) or u (rows, r) and vt (r, cols) of one dtype."
+            )
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the block is stored entry by entry."""
+        return self.dense is not None
+
+    @property
+    def rank(self) -> int:
+        """Columns of `u`; -1 for a dense block."""
+        return -1 if self.u is None else int(self.u.shape[1])
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The stored tensors, in the order in which they are packed."""
+        return tuple(t for t in (self.dense, self.u, self.vt) if t is not None)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Storage type of the numbers."""
+        return self.tensors[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored numbers (the leaf table is counted by the matrix)."""
+        return sum(t.numel() * t.element_size() for t in self.tensors)
+
+    def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The block as (rows, cols)."""
+        if self.dense is not None:
+            return self.dense.to(dtype)
+        u, vt = self.tensors
+        return u.to(dtype) @ vt.to(dtype)
+
+
+def _as_order(order: Any, size: int, what: str) -> Tensor | None:
+    if order is None:
+        return None
+    order = torch.as_tensor(order, dtype=torch.int64).reshape(-1)
+    if order.numel() != size or not torch.equal(order.sort().values, torch.arange(size)):
+        raise InputError(f"The {what} ordering is not a permutation of 0..{size - 1}.")
+    return None if torch.equal(order, torch.arange(size)) else order.to(index_dtype(size))
+
+
+@dataclass(frozen=True, eq=False)
+class HMatrix:
+    """A matrix of `shape` (m, n) as a tuple of leaves and two optional orderings.
+
+    Raises InputError where the leaves do not cover every entry exactly once.
+    """
+
+    shape: tuple[int, int]
+    leaves: tuple[Leaf, ...]
+    row_order: Tensor | None = None
+    col_order: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        m, n = self.shape
+        object.__setattr__(self, "leaves", tuple(self.leaves))
+        object.__setattr__(self, "row_order", _as_order(self.row_order, m, "row"))
+        object.__setattr__(self, "col_order", _as_order(self.col_order, n, "column"))
+        check_cover(self.shape, ((e.row, e.rows, e.col, e.cols) for e in self.leaves))
+
+    @staticmethod
+    def from_dense(matrix: Tensor, dtype: torch.dtype = torch.float32) -> "HMatrix":
+        """One dense leaf; what every layer falls back to."""
+        m, n = matrix.shape
+        return HMatrix((m, n), (Leaf(0, m, 0, n, dense=matrix.to(dtype).contiguous()),) if m * n else ())
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is one dense leaf in natural order: an ordinary matrix."""
+        return all(leaf.is_dense and (leaf.rows, leaf.cols) == self.shape for leaf in self.leaves)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """Leaf table (leaves, 5): row, rows, col, cols, rank (-1: dense). Empty for an ordinary matrix."""
+        if self.is_dense:
+            return torch.zeros((0, LEAF_FIELDS), dtype=torch.int16)
+        rows = [(e.row, e.rows, e.col, e.cols, e.rank) for e in self.leaves]
+        return torch.tensor(rows, dtype=torch.int64).to(index_dtype(max(self.shape)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that must be resident to multiply: numbers, leaf table, storage types and orderings."""
+        tables = [t for t in (self.table, self.row_order, self.col_order) if t is not None]
+        return sum(e.nbytes for e in self.leaves) + sum(t.numel() * t.element_size() for t in tables) + len(self.table)
+
+    def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The (m, n) matrix that is represented, in the original row and column order."""
+        out = torch.zeros(self.shape, dtype=dtype)
+        for e in self.leaves:
+            out[e.row : e.row + e.rows, e.col : e.col + e.cols] = e.to_dense(dtype)
+        return self._unorder(out)
+
+    def _unorder(self, out: Tensor) -> Tensor:
+        if self.row_order is not None:
+            out = torch.empty_like(out).index_copy_(0, self.row_order.long(), out)
+        if self.col_order is not None:
+            out = torch.empty_like(out).index_copy_(1, self.col_order.long(), out)
+        return out
+
+    def apply(self, x: Any) -> Any:
+        """y = x W^T for x (batch, n), giving (batch, m); numpy in, numpy out. float64 in computes in float64.
+
+        Raises InputError for another width or a type that is not floating point.
+        """
+        is_numpy = not isinstance(x, Tensor)
+        xt = torch.as_tensor(np.asarray(x)) if is_numpy else x
+        if xt.ndim != 2 or xt.shape[1] != self.shape[1] or not xt.is_floating_point():
+            raise InputError(
+                f"Expected a floating-point array of shape (batch, {self.shape[1]}). "
+                f"Found {xt.dtype} {tuple(xt.shape)}."
+            )
+        work = xt.to(torch.float64 if xt.dtype == torch.float64 else torch.float32)
+        if self.col_order is not None:
+            work = work[:, self.col_order.long()]
+        y = work.new_zeros(work.shape[0], self.shape[0])
+        for e in self.leaves:
+            part = work[:, e.col : e.col + e.cols]
+            for t in reversed(e.tensors):
+                part = part @ t.to(work.dtype).T
+            y[:, e.row : e.row + e.rows] += part
+        if self.row_order is not None:
+            y = torch.empty_like(y).index_copy_(1, self.row_order.long(), y)
+        y = y.to(xt.dtype)
+        return y.numpy() if is_numpy else y
+
+    def error(self, w: Any, second_moment: Any = None) -> float:
+        """Relative error of this matrix against `w` (m, n): Frobenius, or sqrt(tr(E C E^T) / tr(W C W^T)) with
+        C = `second_moment` (n, n), in float64 on the stored numbers. A zero reference gives 0 or infinity.
+        """
+        w = torch.as_tensor(np.asarray(w.detach().cpu() if isinstance(w, Tensor) else w)).to(torch.float64)
+        if tuple(w.shape) != self.shape:
+            raise InputError(f"Expected a matrix of shape {self.shape}. Found {tuple(w.shape)}.")
+        c = None if second_moment is None else torch.as_tensor(second_moment, dtype=torch.float64)
+        e = w - self.to_dense()
+        return relative(squared_norm(e, c), squared_norm(w, c))
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        low = [e.rank for e in self.leaves if not e.is_dense]
+        what = f"{len(self.leaves)} leaves ({len(self.leaves) - len(low)} dense"
+        what += f", ranks {min(low)} to {max(low)})" if low else ")"
+        ratio = 4 * m * n / self.nbytes if self.nbytes else 1.0
+        return f"HMatrix({m} x {n}, {what}, {self.nbytes:,} bytes, {ratio:.2f}x smaller than float32)"
+
+
+def squared_norm(e: Tensor, c: Tensor | None) -> float:
+    """||E||_F^2, or tr(E C E^T) where a second moment is given (all cross terms included)."""
+    return float((e * e).sum() if c is None else ((e @ c) * e).sum().clamp_min(0))
+
+
+def relative(error2: float, norm2: float) -> float:
+    """sqrt(error2 / norm2), with 0/0 = 0 and x/0 = infinity."""
+    if norm2 > 0:
+        return float(np.sqrt(error2 / norm2))
+    return 0.0 if error2 == 0 else float("inf")
+
+
+def check_cover(shape: tuple[int, int], blocks: Iterable[tuple[int, int, int, int]]) -> None:
+    """Raise InputError unless the blocks (row, rows, col, cols) tile `shape` exactly, in O(k log k) for k blocks.
+
+    Sweep over the rows: the column intervals that are active between two row cuts must tile the width.
+    """
+    m, n = shape
+    items = [b for b in blocks if b[1] and b[3]]
+    if any(r < 0 or c < 0 or h < 0 or w < 0 or r + h > m or c + w > n for r, h, c, w in items):
+        raise InputError(f"A leaf reaches outside the matrix of shape {shape}.")
+    if sum(h * w for _, h, _, w in items) != m * n:
+        raise InputError(f"The leaves cover {sum(h * w for _, h, _, w in items)} entries; the matrix has {m * n}.")
+    events: dict[int, tuple[list, list]] = {}
+    for r, h, c, w in items:
+        events.setdefault(r, ([], []))[0].append((c, w))
+        events.setdefault(r + h, ([], []))[1].append((c, w))
+    active: dict[int, int] = {}
+    for row in sorted(events):
+        for c, w in events[row][1]:
+            if active.pop(c, None) != w:
+                raise InputError("Two leaves overlap.")
+        for c, w in events[row][0]:
+            if c in active:
+                raise InputError("Two leaves overlap.")
+            active[c] = w
+        end = 0
+        for c in sorted(active):
+            if c != end:
+                raise InputError("The leaves overlap or leave a gap.")
+            end = c + active[c]
+        if row < m and end != n:
+            raise InputError("The leaves leave a gap.")
