@@ -1,0 +1,186 @@
+"""The op table: derivatives against autograd, Lipschitz constants that hold and are sharp, every row in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from zoo import ZOO
+
+from hrt.capture import capture
+from hrt.hmatrix import HMatrix
+from hrt.ops import TABLE, Op, multiply
+
+# For every elementwise row: attributes to test it with, where its kinks are, and the interval it is defined on.
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "gelu": [{"approximate": "none"}, {"approximate": "tanh"}],
+    "leaky_relu": [{"slope": 0.01}, {"slope": 0.3}, {"slope": -2.5}],
+    "elu": [{"alpha": 1.0}, {"alpha": 0.3}, {"alpha": 2.0}],
+    "softplus": [{"beta": 1.0}, {"beta": 5.0}],
+    "clamp": [{"low": -0.5, "high": 1.25}, {"low": None, "high": 1.0}, {"low": -1.0, "high": None}],
+    "power": [{"exponent": 2.0}, {"exponent": 3.0}, {"exponent": 1.5}, {"exponent": -1.0}],
+}
+POSITIVE = {"log", "sqrt", "reciprocal"}
+ACTIVATIONS = [
+    pytest.param(op, attrs, id=f"{op.name}-{'-'.join(map(str, attrs.values()))}".rstrip("-"))
+    for op in TABLE.values()
+    if op.derivative is not None
+    for attrs in SETTINGS.get(op.name, [{}])
+]
+BOUNDED = [p for p in ACTIVATIONS if p.values[0].lipschitz is not None]
+
+
+def kinks(op: Op, attrs: Mapping[str, Any]) -> list[float]:
+    if op.name == "clamp":
+        return [v for v in attrs.values() if v is not None]
+    return [0.0] if op.name in {"relu", "leaky_relu", "elu", "abs"} else []
+
+
+def grid(op: Op, attrs: Mapping[str, Any], n: int = 4001) -> Tensor:
+    """A dense grid where the op is smooth."""
+    positive = op.name in POSITIVE or (op.name == "power" and attrs["exponent"] in (1.5, -1.0))
+    x = torch.linspace(1e-2 if positive else -12, 12, n, dtype=torch.float64)
+    return x[torch.stack([(x - k).abs() > 1e-9 for k in kinks(op, attrs)]).all(0)] if kinks(op, attrs) else x
+
+
+class TestDerivative:
+    @pytest.mark.parametrize(("op", "attrs"), ACTIVATIONS)
+    def test_is_that_of_autograd(self, op: Op, attrs: dict[str, Any]) -> None:
+        x = grid(op, attrs).requires_grad_()
+        (expected,) = torch.autograd.grad(op.torch((x,), attrs).sum(), x)
+        assert op.derivative is not None
+        found = op.derivative(x.detach(), attrs)
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+    @pytest.mark.parametrize(("op", "attrs"), ACTIVATIONS)
+    def test_keeps_float32_and_the_empty_batch(self, op: Op, attrs: dict[str, Any]) -> None:
+        assert op.derivative is not None
+        for x in (torch.full((2, 3), 0.5), torch.zeros(0, 3)):
+            for y in (op.torch((x,), attrs), op.derivative(x, attrs)):
+                assert y.dtype == torch.float32
+                assert y.shape == x.shape
+
+    @pytest.mark.parametrize(("op", "attrs"), BOUNDED)
+    def test_stays_finite_far_out(self, op: Op, attrs: dict[str, Any]) -> None:
+        x = torch.tensor([-1e4, -50.0, 50.0, 1e4])
+        assert op.derivative is not None
+        assert bool(torch.isfinite(op.torch((x,), attrs)).all())
+        assert bool(torch.isfinite(op.derivative(x, attrs)).all())
+
+    def test_only_elementwise_rows_of_one_argument_are_activations(self) -> None:
+        assert {op.name for op in TABLE.values() if op.is_activation} == {p.values[0].name for p in ACTIVATIONS}
+        assert all(op.arity == 1 for op in TABLE.values() if op.derivative is not None)
+
+
+class TestLipschitz:
+    @pytest.mark.parametrize(("op", "attrs"), BOUNDED)
+    def test_no_pair_violates_it(self, op: Op, attrs: dict[str, Any]) -> None:
+        assert op.lipschitz is not None
+        generator = torch.Generator().manual_seed(5)
+        x, y = (torch.randn(200_000, generator=generator, dtype=torch.float64) * 6 for _ in range(2))
+        y[::2] = x[::2] + 1e-3 * torch.randn(100_000, generator=generator, dtype=torch.float64)  # and close pairs
+        rise = (op.torch((x,), attrs) - op.torch((y,), attrs)).abs()
+        assert bool((rise <= op.lipschitz(attrs) * (x - y).abs() + 1e-14 * (1 + x.abs())).all())
+
+    @pytest.mark.parametrize(("op", "attrs"), BOUNDED)
+    def test_is_attained(self, op: Op, attrs: dict[str, Any]) -> None:
+        assert op.lipschitz is not None
+        assert op.derivative is not None
+        steepest = op.derivative(grid(op, attrs, 400_001), attrs).abs().max().item()
+        assert 0.99 * op.lipschitz(attrs) <= steepest <= op.lipschitz(attrs) * (1 + 4 * torch.finfo(torch.float64).eps)
+
+    @pytest.mark.parametrize(
+        "name", ["exp", "log", "sqrt", "reciprocal", "power", "add", "mul", "linear", "layer_norm"]
+    )
+    def test_is_missing_where_there_is_none(self, name: str) -> None:
+        assert TABLE[name].lipschitz is None
+
+    @given(x=st.floats(-30, 30), step=st.floats(1e-6, 1))
+    def test_softplus_has_no_jump(self, x: float, step: float) -> None:
+        softplus = TABLE["softplus"]
+        low, high = (softplus.torch((torch.tensor(v, dtype=torch.float64),), {"beta": 1.0}) for v in (x, x + step))
+        assert 0 <= (high - low).item() <= step * (1 + 1e-8)
+
+
+# The rows that are not elementwise in one argument, each against plain torch.
+A, B = torch.rand(5, 3, 4, dtype=torch.float64) + 0.5, torch.rand(5, 3, 4, dtype=torch.float64) + 0.5
+W, C = torch.rand(6, 4, dtype=torch.float64), torch.rand(6, dtype=torch.float64)
+CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
+    ("linear", (A, W), {}, torch.einsum("bni,oi->bno", A, W)),
+    ("linear", (A[:, 0], W, C), {}, A[:, 0] @ W.T + C),
+    ("add", (A, B[:, :1]), {}, A + B[:, :1]),
+    ("sub", (A, C[:4]), {}, A - C[:4]),
+    ("mul", (A, B), {}, A * B),
+    ("div", (A, B), {}, A / B),
+    ("maximum", (A, B), {}, torch.where(A > B, A, B)),
+    ("minimum", (A, B), {}, torch.where(A > B, B, A)),
+    ("concat", (A, B[:, :2]), {"axis": -2}, torch.cat([A, B[:, :2]], 1)),
+    ("slice", (A,), {"axis": -1, "start": 1, "stop": 4, "step": 2}, A[:, :, 1:4:2]),
+    ("slice", (A,), {"axis": -2, "start": 0, "stop": 2, "step": 1}, A[:, :2]),
+    ("reshape", (A,), {"shape": [2, 6]}, A.view(5, 2, 6)),
+    ("reshape", (A[:, 0, 0],), {"shape": []}, A[:, 0, 0]),
+    ("transpose", (A,), {"axes": [-1, -2]}, A.mT),
+    ("expand", (A[:, :1],), {"shape": [3, 4]}, A[:, :1].expand(5, 3, 4)),
+    ("repeat", (C[:4], A), {"shape": [3, 4]}, C[:4].expand(5, 3, 4)),
+    ("sum", (A,), {"axes": [-1, -2], "keep": False}, A.flatten(1).sum(1)),
+    ("mean", (A,), {"axes": [-2], "keep": True}, A.sum(1, keepdim=True) / 3),
+    ("matmul", (A, B.mT), {}, torch.einsum("bni,bmi->bnm", A, B)),
+    ("einsum", (A, B), {"equation": "bni,bnj->bij"}, A.mT @ B),
+    ("layer_norm", (A, C[:4], W[0]), {"shape": [4], "eps": 1e-5}, F.layer_norm(A, [4], C[:4], W[0])),
+]
+
+
+class TestRows:
+    @pytest.mark.parametrize(("name", "arguments", "attrs", "expected"), CASES)
+    def test_is_what_torch_says(self, name: str, arguments: tuple, attrs: dict[str, Any], expected: Tensor) -> None:
+        found = TABLE[name].torch(arguments, attrs)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+
+    @pytest.mark.parametrize(("name", "arguments", "attrs", "expected"), CASES)
+    def test_takes_an_empty_batch(self, name: str, arguments: tuple, attrs: dict[str, Any], expected: Tensor) -> None:
+        empty = tuple(a[:0] if a.shape[0] == 5 else a for a in arguments)
+        assert TABLE[name].torch(empty, attrs).shape == (0, *expected.shape[1:])
+
+    def test_every_row_is_tested(self) -> None:
+        assert {name for name, *_ in CASES} | {p.values[0].name for p in ACTIVATIONS} == set(TABLE)
+
+    def test_every_row_is_used_by_some_network(self) -> None:
+        used = {n.op for e in ZOO.values() for n in capture(e.build(), e.inputs(2)).nodes}
+        assert used == set(TABLE)
+
+    def test_names_are_keys(self) -> None:
+        assert all(op.name == name for name, op in TABLE.items())
+
+
+class TestMultiply:
+    @pytest.mark.parametrize("shape", [(5, 4), (5, 3, 4), (0, 4), (0, 3, 4), (2, 1, 3, 4)])
+    def test_hierarchical_weight_is_its_matrix(self, shape: tuple[int, ...]) -> None:
+        x = torch.rand(shape, dtype=torch.float64)
+        weight = HMatrix.from_dense(W)  # rounds to its storage
+        found = multiply(x, weight)
+        assert found.shape == (*shape[:-1], 6)
+        torch.testing.assert_close(found, multiply(x, weight.to_dense()), rtol=1e-12, atol=1e-14)
+
+    @pytest.mark.parametrize(("m", "n"), [(0, 4), (4, 0), (0, 0)])
+    def test_no_elements(self, m: int, n: int) -> None:
+        weight = torch.rand(m, n, dtype=torch.float64)
+        assert torch.equal(
+            multiply(torch.rand(3, n, dtype=torch.float64), weight), torch.zeros(3, m, dtype=torch.float64)
+        )
+
+    def test_weight_follows_the_type_of_the_values(self) -> None:
+        assert multiply(torch.rand(2, 4), W).dtype == torch.float32
+
+    def test_linear_is_the_layer(self) -> None:
+        layer, x = nn.Linear(4, 6).double(), A[:, 0]
+        torch.testing.assert_close(
+            TABLE["linear"].torch((x, layer.weight, layer.bias), {}), layer(x), rtol=1e-13, atol=0
+        )
