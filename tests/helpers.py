@@ -1,0 +1,124 @@
+"""Random H-matrices and programs for tests, and the bound that rounding alone may reach."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt.hmatrix import STORAGE, HMatrix, Leaf
+from hrt.program import Program
+
+SINGLE = (torch.float32,)
+MIXED = tuple(STORAGE.values())
+
+
+def random_leaves(
+    generator: np.random.Generator,
+    m: int,
+    n: int,
+    *,
+    depth: int = 3,
+    max_rank: int = 6,
+    storages: Sequence[torch.dtype] = SINGLE,
+) -> tuple[Leaf, ...]:
+    """Leaves of a recursive partition of (m, n): ragged splits in one or both directions, ranks from 0."""
+    leaves: list[Leaf] = []
+
+    def numbers(rows: int, cols: int, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(generator.standard_normal((rows, cols)) / max(cols, 1) ** 0.5).to(dtype)
+
+    def leaf(row: int, rows: int, col: int, cols: int) -> Leaf:
+        dtype = storages[generator.integers(len(storages))]
+        if generator.random() < 0.4:
+            return Leaf(row, rows, col, cols, dense=numbers(rows, cols, dtype))
+        rank = int(generator.integers(0, min(max_rank, rows, cols) + 1))
+        return Leaf(row, rows, col, cols, u=numbers(rows, rank, dtype), vt=numbers(rank, cols, dtype))
+
+    def cut(size: int, wanted: bool) -> list[int]:
+        return [0, int(generator.integers(1, size)), size] if wanted and size > 1 else [0, size]
+
+    def divide(row: int, rows: int, col: int, cols: int, left: int) -> None:
+        if left == 0 or generator.random() < 0.15:
+            leaves.append(leaf(row, rows, col, cols))
+            return
+        kind = generator.integers(4)  # mostly both ways, as a quadtree
+        down, across = cut(rows, kind != 1), cut(cols, kind != 2)
+        for a, b in pairwise(down):
+            for c, d in pairwise(across):
+                divide(row + a, b - a, col + c, d - c, left - 1)
+
+    if m and n:
+        divide(0, m, 0, n, depth)
+    return tuple(leaves)
+
+
+def random_hmatrix(
+    seed: int | np.random.Generator,
+    m: int,
+    n: int,
+    *,
+    depth: int = 3,
+    max_rank: int = 6,
+    storages: Sequence[torch.dtype] = SINGLE,
+    ordered: bool | None = None,
+) -> HMatrix:
+    """A random H-matrix (m, n). ordered: with random row and column orderings; None: each of them by chance."""
+    generator = np.random.default_rng(seed)
+    leaves = random_leaves(generator, m, n, depth=depth, max_rank=max_rank, storages=storages)
+
+    def order(size: int) -> np.ndarray | None:
+        wanted = generator.random() < 0.5 if ordered is None else ordered
+        return generator.permutation(size) if wanted else None
+
+    return HMatrix((m, n), leaves, order(m), order(n))
+
+
+def hierarchical(program: Program, seed: int = 0, **options) -> Program:
+    """`program` with a random H-matrix of the same shape in place of every weight."""
+    generator = np.random.default_rng(seed)
+    changed = {}
+    for name in program.weights:
+        weight = program.constants[name]
+        changed[name] = random_hmatrix(generator, *weight.shape, **options)
+    return program.with_constants(changed)
+
+
+def densified(program: Program) -> Program:
+    """`program` with every H-matrix written out as a float64 tensor: the oracle."""
+    return program.with_constants({k: c.to_dense() for k, c in program.constants.items() if isinstance(c, HMatrix)})
+
+
+def absolute(h: HMatrix) -> Tensor:
+    """sum |U| |V^T| + |D| in the original order: what rounding in any order of summation is relative to."""
+    leaves = []
+    for e in h.leaves:
+        block = e.tensors[0].abs().double()
+        for t in e.tensors[1:]:
+            block = block @ t.abs().double()
+        leaves.append(Leaf(e.row, e.rows, e.col, e.cols, dense=block))
+    return HMatrix(h.shape, tuple(leaves), h.row_order, h.col_order).to_dense()
+
+
+def rounding_bound(x: Tensor, h: HMatrix, eps: float, extra: Tensor | None = None) -> Tensor:
+    """Entrywise bound on the difference of two ways to compute x h^T (+ extra) in arithmetic of precision `eps`.
+
+    A sum of k products errs by at most k eps times the sum of their absolute values; the factors of a leaf are two
+    such sums after each other, and both sides of the comparison err.
+    """
+    size = x.abs().double() @ absolute(h).T
+    size = size if extra is None else size + extra.abs().double()
+    terms = h.shape[1] + max((e.rank for e in h.leaves), default=0) + len(h.leaves) + 4
+    return 4 * terms * eps * size + torch.finfo(torch.float64).tiny
+
+
+def random_inputs(program: Program, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Standard normal float64 inputs (batch, *shape)."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(batch, *v.shape, generator=generator, dtype=torch.float64) for v in program.inputs)
+
+
+def constants_of(**arrays) -> Mapping[str, Tensor]:
+    """Named float64 tensors, for programs written by hand."""
+    return {name: torch.as_tensor(a, dtype=torch.float64) for name, a in arrays.items()}
