@@ -1,0 +1,1 @@
+"""Workloads, baselines, measurement and reports: what hrt is tested and timed on."""
