@@ -1,0 +1,291 @@
+"""Spending one output tolerance over all layers: one Lagrange multiplier, checked end to end on held-out inputs.
+
+Every layer's planner predicts the mean squared output error of each of its partitions (tr(G E C E^T), first order in
+E), so that one multiplier trades bytes between layers. Prediction only proposes: a proposal counts once the whole
+compressed network, with the numbers as stored, meets the tolerance on inputs that calibration never saw.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hrt.calibration import Moments, evaluate
+from hrt.certificate import OutputError, output_error
+from hrt.cluster import default_min_leaf, gram_order
+from hrt.hmatrix import HMatrix
+from hrt.partition import ITEM, Choice, Plan, Planner
+from hrt.program import Constant, Program
+from hrt.spectra import BlockSource
+
+ORDERING_SIDE = 256  # below this a layer is one or few leaves and its order hardly matters
+POLISH_TRIALS = 60
+REPAIR_TRIALS, REPAIR_WIDTH = 24, 5
+POLISH_LEAVES = 16  # layers of more leaves are close to their budget already: many small steps
+RIDGES = ((1e-9, 1e-3), (1e-6, 1e-2), (1e-4, 1e-1), (1e-2, 1.0))  # (inputs, sensitivity), relative to the mean
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    name: str
+    matrix: Tensor
+    planner: Planner
+    rows: Tensor | None
+    cols: Tensor | None
+    mean: Tensor | None
+    bias: str | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A compressed program with its measured error on the search rows, and the plans that made it."""
+
+    program: Program
+    error: OutputError
+    nbytes: int
+    layers: tuple[_Layer, ...] = ()
+    plans: tuple[Plan, ...] = ()
+
+
+class Allocator:
+    """Searches the cheapest compressed form of `program` whose output error on `rows` is at most `tol`.
+
+    program: float64 constants.  moments: of every weight, on the calibration inputs.  reference: the network's
+    outputs on `rows`, (rows, features) float64.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        moments: Mapping[str, Moments],
+        rows: Sequence[Tensor],
+        reference: Tensor,
+        *,
+        tol: float,
+        storages: tuple[str, ...],
+        target: str,
+        seed: int,
+        advance: Callable[[str], None],
+    ):
+        self.program, self.moments, self.search_rows, self.reference = program, moments, rows, reference
+        self.tol, self.storages, self.target, self.seed, self.advance = tol, storages, target, seed, advance
+        self.allowed2 = tol**2 * float((reference**2).sum()) / max(1, reference.shape[0])
+
+    def search(self) -> Candidate | None:
+        """The smallest candidate that holds, over increasing regularisation of the moments; None if none does.
+
+        Too few calibration rows leave directions unseen; the network then fails on held-out rows what it met on
+        calibration rows, and a stronger ridge treats the unseen directions with more respect.
+        """
+        best: Candidate | None = None
+        for ridges in RIDGES:
+            found, missed, gap = self._search(*ridges)
+            if missed is not None:
+                repaired = self._repair(missed)
+                if repaired is not None and (found is None or repaired.nbytes < found.nbytes):
+                    found = repaired
+            if found is not None and (best is None or found.nbytes < best.nbytes):
+                best = found
+            if best is not None and gap < 3.0:
+                break
+        return best and self._polish(best)
+
+    def _search(self, right_ridge: float, left_ridge: float) -> tuple[Candidate | None, Candidate | None, float]:
+        """For one regularisation: the smallest candidate that holds, the one that misses by least, and measured over
+        predicted error at the last trial.
+        """
+        names = [name for name, m in self.moments.items() if m.left.numel() and m.second.numel()]
+        layers = [self._layer(name, right_ridge, left_ridge) for name in names]
+        budget, low, high, best, gap = self.allowed2, 0.0, float("inf"), None, float("inf")
+        missed: Candidate | None = None
+        for trial in range(16):
+            self.advance(f"search, trial {trial + 1}")
+            plans = self._plans(layers, budget)
+            candidate = self._build(layers, plans)
+            upper2 = (candidate.error.upper_99 / self.tol) ** 2 * self.allowed2
+            gap = upper2 / max(sum(p.error2 for p in plans), 1e-300)
+            if upper2 <= self.allowed2:
+                low = max(low, budget)
+                if best is None or candidate.nbytes < best.nbytes:
+                    best = candidate
+                if upper2 >= 0.97 * self.allowed2:
+                    break
+            else:
+                high = min(high, budget)
+                if missed is None or candidate.error.upper_99 < missed.error.upper_99:
+                    missed = candidate
+            step = budget * min(30.0, max(1 / 30, 0.98 * self.allowed2 / max(upper2, 1e-300)))
+            if not low < step < high:
+                step = (
+                    (low * high) ** 0.5 if low > 0 and high < float("inf") else budget * (4 if high > budget else 0.1)
+                )
+            budget = step
+            if high < float("inf") and low > 0 and high / low < 1.02:
+                break
+            if budget < 1e-20 * self.allowed2 or budget > 1e12 * self.allowed2:
+                break
+        return best, missed, gap
+
+    def _layer(self, name: str, right_ridge: float, left_ridge: float) -> _Layer:
+        self.advance(f"factor {name}")
+        matrix, moments = self.program.constants[name], self.moments[name]
+        if not isinstance(matrix, Tensor):
+            raise TypeError(name)
+        bias = self._own_bias(name)
+        c = moments.covariance if bias else moments.second
+        right, left = ridge(c, right_ridge), ridge(moments.left, left_ridge)
+        choices = []
+        m, n = matrix.shape
+        orders: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
+        if min(m, n) >= ORDERING_SIDE:
+            orders.append((gram_order(matrix), gram_order(matrix.T)))
+        for rows, cols in orders:
+            p = matrix if rows is None or cols is None else matrix[rows][:, cols]
+            r = right if cols is None else right[cols][:, cols]
+            g = left if rows is None else left[rows][:, rows]
+            planner = Planner(
+                BlockSource(p, r, g, self.seed),
+                min_leaf=default_min_leaf(m, n),
+                storages=self.storages,
+                target=self.target,
+                budget2=self.allowed2,
+            )
+            cost = planner.solve_budget(self.allowed2).cost + (0 if rows is None else 4 * (m + n))
+            choices.append((cost, _Layer(name, matrix, planner, rows, cols, moments.mean if bias else None, bias)))
+        return min(choices, key=lambda pair: pair[0])[1]
+
+    def _own_bias(self, weight: str) -> str | None:
+        """The bias that only this weight's one node uses: it can absorb the mean of the error."""
+        nodes = self.program.weights[weight]
+        if len(nodes) != 1 or len(nodes[0].inputs) < 3:
+            return None
+        bias = nodes[0].inputs[2]
+        users = [n for n in self.program.nodes if bias in n.inputs]
+        constant = self.program.constants[bias]
+        return bias if len(users) == 1 and isinstance(constant, Tensor) and constant.ndim == 1 else None
+
+    def _plans(self, layers: Sequence[_Layer], budget: float) -> list[Plan]:
+        """Plans of one common multiplier whose predicted errors add up to at most `budget`."""
+        low, high = -80.0, 120.0
+        best: list[Plan] | None = None
+        unit = sum(4.0 * x.matrix.numel() for x in layers) / max(self.allowed2, 1e-300)
+        for _ in range(40):
+            mid = (low + high) / 2
+            plans = [x.planner.solve(unit * 2.0**mid) for x in layers]
+            if sum(p.error2 for p in plans) <= budget:
+                best, high = plans, mid
+            else:
+                low = mid
+        return best or [x.planner.solve(unit * 2.0**120) for x in layers]
+
+    def _build(self, layers: Sequence[_Layer], plans: Sequence[Plan]) -> Candidate:
+        changed: dict[str, Constant] = {}
+        for layer, plan in zip(layers, plans, strict=True):
+            h = layer.planner.build(plan, layer.rows, layer.cols)
+            dense = HMatrix.from_dense(layer.matrix)
+            if h.nbytes >= dense.nbytes:
+                h = dense
+            changed[layer.name] = h
+            if layer.bias and layer.mean is not None and not h.is_dense:
+                bias = self.program.constants[layer.bias]
+                if isinstance(bias, Tensor):
+                    changed[layer.bias] = bias + (layer.matrix - h.to_dense()) @ layer.mean
+        measured = self.measure(self.program.with_constants(changed))
+        return replace(measured, layers=tuple(layers), plans=tuple(plans))
+
+    def _polish(self, best: Candidate) -> Candidate:
+        """Spend what is left of the tolerance: single changes, largest saving first, each measured end to end.
+
+        A change drops 1/8 of a leaf's rank, or one direction, or stores a leaf in a narrower type. Predictions rank
+        changes of one layer well; between layers and storage types the measured error is the better judge.
+        """
+        refused: set[tuple[int, Choice, Choice]] = set()
+        for trial in range(POLISH_TRIALS):
+            changes = [c for c in self._changes(best) if c[1:] not in refused]
+            if not changes:
+                break
+            self.advance(f"polish, trial {trial + 1}")
+            candidate = self._build(best.layers, self._changed(best, changes[0]))
+            if candidate.error.upper_99 <= self.tol and candidate.nbytes < best.nbytes:
+                best = candidate
+            else:
+                refused.add(changes[0][1:])
+        return best
+
+    def _repair(self, candidate: Candidate) -> Candidate | None:
+        """Bring a candidate that narrowly misses under the tolerance: the most error removed per byte, repeatedly.
+
+        One multiplier only reaches the convex hull of what is possible; between two of its points a large step in
+        bytes may lie, and much of it can be saved from below.
+        """
+        for trial in range(REPAIR_TRIALS):
+            if candidate.error.upper_99 <= self.tol:
+                return candidate
+            changes = self._changes(candidate, up=True)
+            if candidate.error.upper_99 > 1.5 * self.tol or not changes:
+                return None
+            self.advance(f"repair, trial {trial + 1}")
+            tried = [self._build(candidate.layers, self._changed(candidate, c)) for c in changes[:REPAIR_WIDTH]]
+            base = candidate
+
+            def gain(new: Candidate, base: Candidate = base) -> float:
+                removed = base.error.upper_99**2 - max(new.error.upper_99, self.tol) ** 2
+                return removed / max(1, new.nbytes - base.nbytes)
+
+            candidate = max(tried, key=gain)
+        return None
+
+    def _changed(self, base: Candidate, change: tuple[float, int, Choice, Choice]) -> list[Plan]:
+        _, k, old, new = change
+        leaves = tuple(new if leaf == old else leaf for leaf in base.plans[k].leaves)
+        return [replace(p, leaves=leaves) if i == k else p for i, p in enumerate(base.plans)]
+
+    def _changes(self, base: Candidate, up: bool = False) -> list[tuple[float, int, Choice, Choice]]:
+        """Single changes (score, layer, old leaf, new leaf), best first: most bytes saved per predicted squared error
+        or, for `up`, most squared error removed per byte.
+        """
+        out = []
+        sign = 1 if up else -1
+        for k, (layer, plan) in enumerate(zip(base.layers, base.plans, strict=True)):
+            if len(plan.leaves) > POLISH_LEAVES:
+                continue
+            for old in plan.leaves:
+                steps = {old.rank + sign, old.rank + sign * (old.rank // 8)} if old.rank >= 0 else set()
+                options = [replace(old, rank=r) for r in steps if 0 <= r <= layer.planner.top_rank(old)]
+                options += [replace(old, storage=s) for s in self.storages if ITEM[s] != ITEM[old.storage]]
+                nbytes, error2 = layer.planner.price(old)
+                for new in options:
+                    more, less = (a - b for a, b in zip(layer.planner.price(new), (nbytes, error2), strict=True))
+                    if up and more > 0 and less < 0:
+                        out.append((-less / more, k, old, new))
+                    elif not up and more < 0:
+                        out.append((-more / max(less, 1e-6 * self.allowed2), k, old, new))
+        return sorted(out, key=lambda change: -change[0])
+
+    def measure(self, program: Program) -> Candidate:
+        """The candidate `program`, its stored numbers evaluated in float64 on the held-out inputs."""
+        program = stored(program)
+        outputs = evaluate(program, self.search_rows, dense_constants(program))
+        return Candidate(program, output_error(self.reference, outputs), program_nbytes(program))
+
+
+def ridge(c: Tensor, amount: float) -> Tensor:
+    """C plus `amount` times its mean eigenvalue on the diagonal."""
+    return c + amount * c.diagonal().mean().clamp_min(0) * torch.eye(c.shape[0], dtype=c.dtype)
+
+
+def stored(program: Program) -> Program:
+    """The program with every plain constant rounded to float32, as the artifact keeps it."""
+    rounded = {k: c.to(torch.float32) for k, c in program.constants.items() if isinstance(c, Tensor)}
+    return program.with_constants(rounded)
+
+
+def dense_constants(program: Program) -> dict[str, Tensor]:
+    """All constants as float64 tensors: what `evaluate` multiplies with."""
+    return {k: c.to(torch.float64) if isinstance(c, Tensor) else c.to_dense() for k, c in program.constants.items()}
+
+
+def program_nbytes(program: Program) -> int:
+    """Bytes that must be resident to predict: packed weights, tables, orderings, biases and other constants."""
+    return sum(c.numel() * c.element_size() if isinstance(c, Tensor) else c.nbytes for c in program.constants.values())

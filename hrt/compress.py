@@ -1,0 +1,289 @@
+"""`hrt.compress`: a network in, the smallest network found that keeps the promised error out."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hrt.allocation import Allocator, dense_constants, program_nbytes, stored
+from hrt.calibration import Split, as_samples, evaluate, layer_moments
+from hrt.capture import capture, check_weights, guess_example
+from hrt.certificate import Certificate, LayerRecord, OutputError, output_error, spectral_norm_estimate
+from hrt.errors import CaptureError, InputError, ToleranceError
+from hrt.hmatrix import STORAGE_NAME, HMatrix, relative, squared_norm
+from hrt.matrix import check_tol, compress_for, storages_of
+from hrt.model import CompressedModel
+from hrt.partition import LEAF_OVERHEAD
+from hrt.program import Program
+from hrt.progress import track
+from hrt.runtime import open_session
+
+VERIFICATIONS = 6  # tries to pass on the held-out rows before the network stays dense
+
+
+def compress(
+    net: Any,
+    *,
+    inputs: Any = None,
+    tol: float = 1e-3,
+    target: str = "cpu",
+    derivatives: Any = None,
+    storage: str = "auto",
+    seed: int = 0,
+    progress: bool = True,
+    executor: Any = None,
+) -> CompressedModel:
+    """Compress every weight matrix of `net` under one error bound.
+
+    net: nn.Module or torch.export.ExportedProgram; it is not changed.
+    inputs: tensor or array (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. With them
+        the relative L2 error of the network's *output* on held-out rows is at most `tol` (its 99 % upper confidence
+        limit is). Without them every weight satisfies ||W - H||_F <= tol ||W||_F.
+    target: "cpu" or "cuda" price a leaf's time beside its bytes; "bytes" counts bytes only.
+    storage: "auto" (per leaf, under the bound), "float32", "float16", "bfloat16".
+    seed: same seed, same bytes.  progress: a bar on stderr.
+
+    A layer that would not get smaller stays dense, and the report says so. Raises CaptureError, InputError or
+    ToleranceError; see their messages.
+    """
+    check_tol(tol)
+    storages = storages_of(storage)
+    if target not in LEAF_OVERHEAD:
+        raise InputError(f"Found target {target!r}. Expected one of {', '.join(LEAF_OVERHEAD)}.")
+    if derivatives is not None:
+        raise InputError("compress(derivatives=...) is not available in this version. Expected None.")
+    if executor is not None:
+        raise InputError("compress(executor=...) is not available in this version. Expected None.")
+    if isinstance(net, (str, os.PathLike)):
+        raise CaptureError(f"Reading a network from {os.fspath(net)!r} is not available in this version.")
+    with track("compress", progress) as advance:
+        if isinstance(net, nn.Module):
+            check_weights(net)
+        samples = None if inputs is None else as_samples(inputs, seed)
+        example = guess_example(net) if samples is None else samples
+        advance("capture")
+        if samples is not None:
+            check_runs(net, example)
+        program = capture(net, [x[:2] for x in example])
+        check_capture(net, program, example)
+        dense_nbytes = program_nbytes(stored(program))
+        if samples is None:
+            model = by_layers(program, tol, storages, target, seed, advance)
+        else:
+            model = by_output(program, samples, tol, storages, target, seed, advance)
+        model.dense_nbytes = dense_nbytes
+        return model
+
+
+def by_layers(
+    program: Program, tol: float, storages: tuple[str, ...], target: str, seed: int, advance: Callable[[str], None]
+) -> CompressedModel:
+    """Every weight within `tol` in relative Frobenius norm, by construction."""
+    storage = storages[0] if len(storages) == 1 else "auto"
+    changed = {}
+    for name in program.weights:
+        advance(f"compress {name}")
+        changed[name] = compress_for(program.constants[name], tol=tol, storage=storage, seed=seed, target=target)
+    result = stored(program.with_constants(changed))
+    certificate = Certificate(
+        tol=tol,
+        kind="layers",
+        layers=_records(program, result, {}, tol),
+        guaranteed={"relative_frobenius_error_of_every_weight": tol},
+        context={"seed": seed, "torch": torch.__version__, "target": target},
+    )
+    return CompressedModel(result, certificate, target)
+
+
+def by_output(
+    program: Program,
+    samples: tuple[Tensor, ...],
+    tol: float,
+    storages: tuple[str, ...],
+    target: str,
+    seed: int,
+    advance: Callable[[str], None],
+) -> CompressedModel:
+    """The output's relative L2 error on held-out inputs at most `tol`, dense where nothing else can."""
+    split = Split.make(samples, seed)
+    program.check_inputs(samples)
+    advance("calibrate")
+    references = [evaluate(program, x) for x in (split.search, split.held_out)]
+    if not all(bool(torch.isfinite(r).all()) for r in references):
+        raise InputError("The network's output is NaN or infinite on some calibration inputs. Expected finite outputs.")
+    moments = layer_moments(program, split.calibration, seed)
+    dense = stored(program.with_constants({k: HMatrix.from_dense(_tensor(program, k)) for k in program.weights}))
+    floor = served_error(dense, split.held_out, references[1])
+    if floor.value > tol:
+        raise ToleranceError(
+            f"tol = {tol:.3g} is below what float32 can hold for this network: the dense float32 network already "
+            f"differs from float64 by {floor.value:.3g}. Ask for a larger tol."
+        )
+    best, error = dense, floor
+    goal = tol
+    for _ in range(VERIFICATIONS):
+        found = Allocator(
+            program,
+            moments,
+            split.search,
+            references[0],
+            tol=goal,
+            storages=storages,
+            target=target,
+            seed=seed,
+            advance=advance,
+        ).search()
+        if found is None or found.nbytes >= program_nbytes(dense):
+            break
+        advance("verify")
+        # The search chose among many candidates on its rows; these rows it never saw, and float32 does the sums.
+        verified = served_error(found.program, split.held_out, references[1])
+        if verified.upper_99 <= tol:
+            best, error = found.program, verified
+            break
+        goal *= min(0.95, 0.98 * tol / verified.upper_99)
+    exact = output_error(references[1], evaluate(best, split.held_out, dense_constants(best)))
+    remarks = []
+    if samples[0].shape[0] < 200:
+        remarks.append(f"only {samples[0].shape[0]} calibration rows; the confidence limit is wide")
+    constant = [i for i, x in enumerate(split.calibration) if bool((x == x[:1]).all())]
+    if constant:
+        remarks.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
+    certificate = Certificate(
+        tol=tol,
+        kind="output",
+        layers=_records(program, best, moments, tol),
+        measured={
+            "output_error": exact.value,
+            "runtime_error": error.value,
+            "per_output": list(error.per_output),
+        },
+        estimated={"output_error_upper_99": error.upper_99},
+        context={
+            "calibration_rows": split.calibration[0].shape[0],
+            "search_rows": split.search[0].shape[0],
+            "held_out_rows": split.held_out[0].shape[0],
+            "seed": seed,
+            "torch": torch.__version__,
+            "target": target,
+            "remarks": remarks,
+        },
+    )
+    return CompressedModel(best, certificate, target)
+
+
+def check_runs(net: Any, example: tuple[Tensor, ...]) -> None:
+    """Raise InputError where the network does not take inputs of these shapes (a clearer word than export's)."""
+    if not isinstance(net, nn.Module):
+        return
+    try:
+        call_network(net, [x[:2] for x in example])
+    except CaptureError:
+        raise
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
+        expected = f" Its first linear layer expects {widths[0]} features." if widths else ""
+        raise InputError(
+            f"The network does not run on inputs of shapes {[('batch', *x.shape[1:]) for x in example]}: "
+            f"{first}.{expected}"
+        ) from error
+
+
+def call_network(net: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """The network itself in evaluation mode, in its own dtype and on its own device; outputs as float64 CPU tensors."""
+    reference = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
+    modes = [(m, m.training) for m in net.modules()]
+    try:
+        net.eval()
+        with torch.no_grad():
+            y = net(*(x.to(reference.device, reference.dtype) for x in inputs))
+    finally:
+        for module, training in modes:
+            module.training = training
+    ys = y if isinstance(y, (tuple, list)) else (y,)
+    return tuple(v.detach().cpu().to(torch.float64) for v in ys if isinstance(v, Tensor))
+
+
+def check_capture(net: Any, program: Program, example: tuple[Tensor, ...]) -> None:
+    """Raise CaptureError unless the program gives the network's own answers, to the rounding of its dtype."""
+    if not isinstance(net, nn.Module):
+        return
+    rows = [x[:16] for x in example]
+    expected = call_network(net, rows)
+    with torch.no_grad():
+        found = program.run(rows)
+    reference = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
+    allowed = 1e4 * torch.finfo(reference.dtype).eps if reference.dtype != torch.float64 else 1e-9
+    for k, (a, b) in enumerate(zip(expected, found, strict=True)):
+        error = relative(float(((a - b) ** 2).sum()), float((a**2).sum()))
+        if tuple(a.shape) != tuple(b.shape) or (error > allowed and float((a - b).abs().max()) > allowed):
+            raise CaptureError(
+                f"The captured program disagrees with the network on output {k}: relative difference {error:.3g}, "
+                f"expected at most {allowed:.3g}. Does the network draw random numbers or branch on its data?"
+            )
+
+
+def _tensor(program: Program, name: str) -> Tensor:
+    value = program.constants[name]
+    return value if isinstance(value, Tensor) else value.to_dense()
+
+
+def served_error(program: Program, inputs: tuple[Tensor, ...], reference: Tensor) -> OutputError:
+    """The error of the float32 torch backend as it will be served, against the float64 network's `reference`."""
+    session = open_session(program, "torch")
+    ys = session.run([x.to(torch.float32) for x in inputs])
+    return output_error(reference, torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1).to(torch.float64))
+
+
+def _records(program: Program, result: Program, moments: Any, tol: float) -> tuple[LayerRecord, ...]:
+    records = []
+    dense = dense_constants(result)
+    for name in program.weights:
+        w, h = _tensor(program, name), result.constants[name]
+        if isinstance(h, Tensor):
+            h = HMatrix.from_dense(h)
+        e = w - dense[name]
+        c = moments[name].second if name in moments else None
+        spectral = spectral_norm_estimate(w)
+        records.append(
+            LayerRecord(
+                name=name,
+                shape=(w.shape[0], w.shape[1]),
+                structure=describe(h),
+                nbytes=h.nbytes,
+                dense_nbytes=4 * w.numel(),
+                frobenius=relative(squared_norm(e, None), squared_norm(w, None)),
+                weighted=None if c is None else relative(squared_norm(e, c), squared_norm(w, c)),
+                spectral_estimate=spectral_norm_estimate(e) / spectral if spectral else 0.0,
+                reason=reason(h, tol, c is not None),
+            )
+        )
+    return tuple(records)
+
+
+def describe(h: HMatrix) -> str:
+    """A layer's structure in a few words."""
+    kinds = "+".join(sorted({STORAGE_NAME[leaf.dtype] for leaf in h.leaves})) or "empty"
+    if h.is_dense:
+        return f"dense {kinds}"
+    if len(h.leaves) == 1:
+        return f"rank {h.leaves[0].rank} {kinds}"
+    ranks = [leaf.rank for leaf in h.leaves if not leaf.is_dense]
+    dense = len(h.leaves) - len(ranks)
+    what = f"H {len(h.leaves)} leaves, {dense} dense"
+    return f"{what}, ranks {min(ranks)}-{max(ranks)} {kinds}" if ranks else f"{what} {kinds}"
+
+
+def reason(h: HMatrix, tol: float, weighted: bool) -> str:
+    """Why this structure and no other."""
+    norm = "the output's error" if weighted else "the Frobenius norm"
+    if h.is_dense and all(leaf.dtype == torch.float32 for leaf in h.leaves):
+        return f"no smaller form stays within tol {tol:g} in {norm}"
+    if h.is_dense:
+        return "low rank does not pay; narrower storage does"
+    if len(h.leaves) == 1:
+        return f"globally low-rank in {norm}"
+    return f"blocks are low-rank in {norm}, the whole is not"
