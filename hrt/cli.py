@@ -1,0 +1,224 @@
+"""The command line: compress, info, predict, plot. Exit status 0, or 2 for a user's mistake with one line on stderr."""
+
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hrt import sources
+from hrt.artifact import load, read_header
+from hrt.compress import compress as compress_network
+from hrt.errors import HrtError, InputError
+from hrt.files import check_writable
+from hrt.report import render
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="hrt",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Compress a trained network under an error bound that holds, and run it.
+
+```
+hrt compress net.py:build --box "-1,0 : 1,1" --tol 1e-3 -o net.hrt
+hrt info net.hrt
+hrt predict net.hrt x.npy -o y.npy
+hrt plot net.hrt -o net.png
+```
+""",
+)
+
+Artifact = Annotated[Path, typer.Argument(metavar="NET.hrt", help="A file that `hrt compress` wrote.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
+
+
+@app.command()
+def compress(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="`net.pt2` (torch.export.save with a dynamic batch), `file.py:name` or `package.module:name`, where "
+            "name is an nn.Module or a function without arguments that returns one. Code in SRC is run.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.hrt", help="Where to write the compressed network.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="A state_dict to load into the module first (`.safetensors` or `.pt`).")
+    ] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--inputs",
+            "-i",
+            help="Representative inputs (`.npy`, `.npz`, `.csv`), one row a sample; repeat for several inputs.",
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(help="Or a box they fill, `low,low : high,high`; repeat for several inputs."),
+    ] = None,
+    tol: Annotated[
+        float, typer.Option(help="Relative error that must hold: of the output, given inputs; else of every weight.")
+    ] = 1e-3,
+    target: Annotated[str, typer.Option(help="cpu, cuda, or bytes (size only).")] = "cpu",
+    storage: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    force: Force = False,
+    progress: Annotated[bool, typer.Option(help="Show on the terminal what is being done.")] = True,
+) -> None:
+    """Compress a network.
+
+    With `--inputs` or `--box` the error of the network's *output* is held below `--tol` on inputs that calibration
+    never saw. Without them every weight matrix is held below it in the Frobenius norm, which compresses much less.
+
+    ```
+    hrt compress net.py:build --weights net.safetensors --inputs x.npy -o net.hrt
+    hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 -o net.hrt
+    ```
+    """
+    check_writable(out, force)
+    if inputs and box:
+        raise InputError("Found --inputs and --box. Expected one of them.")
+    data: Any = None
+    if inputs:
+        data = tuple(sources.read_array(p) for p in inputs)
+    elif box:
+        data = tuple(sources.parse_box(b) for b in box)
+    net = sources.read_network(source, weights)
+    model = compress_network(net, inputs=data, tol=tol, target=target, storage=storage, seed=seed, progress=progress)
+    model.save(out, force=force)
+    typer.echo(render(model).rstrip())
+    typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes on disk")
+
+
+@app.command()
+def info(
+    artifact: Artifact,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
+) -> None:
+    """Show what a compressed network (`.hrt`) is made of, and what is certified of it.
+
+    ```
+    hrt info net.hrt
+    hrt info net.hrt --json
+    ```
+    """
+    if as_json:
+        header = read_header(artifact)
+        chosen = {k: header.get(k) for k in ("version", "target", "dense_nbytes", "certificate")}
+        typer.echo(json.dumps(_without_infinity(chosen), indent=2))
+        return
+    model = load(artifact)
+    program = model.program
+    typer.echo(render(model).rstrip())
+    resident = model.session.resident_bytes
+    typer.echo(f"on disk {artifact.stat().st_size:,} bytes; resident on the torch backend {resident:,} bytes")
+    for what, names in (("input", [v.name for v in program.inputs]), ("output", program.outputs)):
+        for name in names:
+            typer.echo(f"{what} {name}: (batch, {', '.join(map(str, program.shape_of(name)))})")
+
+
+@app.command()
+def predict(
+    artifact: Artifact,
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="X.npy", help="Inputs (`.npy`, `.npz`, `.csv`), one file per input.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write outputs here (`.npy`, `.npz` or `.csv`) instead of printing them."),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto or a backend's name.")] = "auto",
+    max_batch: Annotated[int | None, typer.Option(help="Compute so many rows at a time.")] = None,
+    force: Force = False,
+) -> None:
+    """Evaluate a compressed network on a file of inputs (`.npy`, `.npz` or `.csv`), one row a sample.
+
+    ```
+    hrt predict net.hrt x.npy -o y.npy
+    hrt predict net.hrt x.csv > y.csv
+    ```
+    """
+    if out is not None:
+        sources.check_outputs(out)
+        check_writable(out, force)
+    model = load(artifact, backend=backend, max_batch=max_batch)
+    result = model.predict(tuple(sources.read_array(p) for p in inputs))
+    outputs = result if isinstance(result, tuple) else (result,)
+    if out is None:
+        sys.stdout.write(sources.as_csv(outputs))
+        return
+    sources.write_arrays(out, outputs, force)
+    typer.echo(f"wrote {out}: {', '.join(str(y.shape) for y in outputs)}")
+
+
+@app.command()
+def plot(
+    artifact: Artifact,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.png", help="Image file (`.png`, `.pdf`, `.svg`).")],
+    force: Force = False,
+) -> None:
+    """Draw every layer (`.png`, `.pdf`, `.svg`): its blocks with their ranks, and how fast its singular values fall.
+
+    ```
+    hrt plot net.hrt -o net.png
+    ```
+    """
+    check_writable(out, force)
+    load(artifact).plot(out)
+    typer.echo(f"wrote {out}")
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(f"hrt {metadata.version('hrt')}")
+        raise typer.Exit
+
+
+def _without_infinity(value: Any) -> Any:
+    """JSON has no infinity: figures that are not finite become null."""
+    if isinstance(value, dict):
+        return {k: _without_infinity(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_infinity(v) for v in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `hrt`: runs the command line, returns the exit status and raises nothing for a user's mistake."""
+    try:
+        code = app(arguments, prog_name="hrt", standalone_mode=False)
+    except HrtError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except SystemExit as error:  # a closed pipe
+        code = error.code
+    except Exception as error:
+        # Usage errors of the command line: the class has moved between versions of typer.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        if not message():  # no arguments: the help has been printed
+            return 2
+        return _fail(f"{message()} Try 'hrt --help', or --help after a command.")
+    if code == INTERRUPTED:
+        print("hrt: interrupted; nothing was written", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    print(f"hrt: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Writing a file whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+from hrt.errors import HrtError, InputError
+
+
+def check_writable(path: str | PathLike[str], force: bool, failure: type[HrtError] = InputError) -> Path:
+    """`path` with links followed, if a file may be written there. Raises `failure` for a file that exists (unless
+    `force`), anything that is no regular file, and a folder that does not exist.
+    """
+    named, path = path, Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise failure(f"{named} is a {'folder' if path.is_dir() else 'device'}. Expected the name of a file.")
+    if path.exists() and not force:
+        raise failure(f"{named} exists and was kept. Pass another path, or force (--force) to replace it.")
+    if not path.parent.is_dir():
+        raise failure(f"{named} cannot be written: the folder {path.parent} does not exist.")
+    return path
+
+
+@contextmanager
+def replacing(
+    path: str | PathLike[str], *, force: bool = True, failure: type[HrtError] = InputError
+) -> Iterator[BinaryIO]:
+    """Yield a binary file that becomes `path` when the block ends: a temporary name beside it, synced, then renamed.
+
+    Whatever goes wrong in the block, a file that was there before is kept and the temporary one removed; only a
+    process that is killed outright can leave `.hrt-*.tmp` behind. Raises `failure` where `check_writable` does and
+    where the system refuses (disk full, no permission).
+    """
+    named, path = path, check_writable(path, force, failure)
+    temporary = path.parent / f".hrt-{secrets.token_hex(8)}.tmp"  # short, so that long names stay possible
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise failure(f"{named} cannot be written: {why}. Nothing was changed.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""CompressedModel: what compress returns and load gives back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt.allocation import program_nbytes
+from hrt.certificate import Certificate
+from hrt.errors import InputError
+from hrt.program import Program
+from hrt.runtime import Session, open_session
+
+
+@dataclass(eq=False)
+class CompressedModel:
+    """A compressed network: its program, its certificate, and a backend to run it on.
+
+    `predict` is thread-safe. `program` and `certificate` are immutable. max_batch: larger batches are computed in parts
+    of so many rows. Raises InputError for a max_batch that is not a positive whole number.
+    """
+
+    program: Program
+    certificate: Certificate
+    target: str = "cpu"
+    backend: str = "auto"
+    device: Any = None
+    max_batch: int | None = None
+    dense_nbytes: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        if self.max_batch is not None and (not isinstance(self.max_batch, int) or self.max_batch < 1):
+            raise InputError(f"Found max_batch {self.max_batch!r}. Expected a positive whole number, or None.")
+
+    @cached_property
+    def session(self) -> Session:
+        """The backend's session, made on first use."""
+        return open_session(self.program, self.backend, self.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that must be resident to predict: packed weights, tables, orderings, biases."""
+        return program_nbytes(self.program)
+
+    @property
+    def compression_ratio(self) -> float:
+        """Dense float32 bytes over `nbytes`."""
+        return self.dense_nbytes / self.nbytes if self.nbytes else 1.0
+
+    def predict(self, x: Any, derivatives: Sequence[str] | None = None) -> Any:
+        """Evaluate the network on `x`.
+
+        x: numpy array or torch tensor (batch, *shape) of any floating dtype and any batch size, 0 included; a tuple of
+        them for several inputs. The answer is of the kind and dtype of the (first) input, newly allocated and
+        contiguous, without gradients; a tuple for several outputs. Arithmetic is float32. Raises InputError, saying
+        found and expected, for anything else.
+        """
+        if derivatives is not None:
+            raise InputError("predict(derivatives=...) is not available in this version. Expected None.")
+        given = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+        tensors = [_as_tensor(v) for v in given]
+        self.program.check_inputs(tensors)
+        rows = tensors[0].shape[0]
+        step = max(1, self.max_batch or rows)
+        outputs: list[Tensor] = []
+        for start in range(0, max(rows, 1), step):
+            part = self.session.run([t[start : start + step].to(torch.float32) for t in tensors])
+            outputs = outputs or [_empty_like(given[0], (rows, *y.shape[1:])) for y in part]
+            for whole, y in zip(outputs, part, strict=True):
+                whole[start : start + step] = y  # always a copy: y may be a view of the input or of a constant
+        answers = [y if isinstance(given[0], Tensor) else _as_array(y, given[0]) for y in outputs]
+        return answers[0] if len(answers) == 1 else tuple(answers)
+
+    def save(self, path: str | PathLike[str], *, force: bool = True) -> None:
+        """Write one `.hrt` file, atomically. force=False refuses to replace a file. Raises ArtifactError."""
+        from hrt.artifact import save
+
+        save(self, path, force=force)
+
+    def report(self) -> str:
+        """A table of every layer (structure, bytes, errors, why) and of the whole model, as text."""
+        from hrt.report import render
+
+        return render(self)
+
+    def plot(self, path: str | PathLike[str]) -> None:
+        """Draw every layer's block structure and singular values to an image file."""
+        from hrt.plot import plot_model
+
+        plot_model(self, path)
+
+    def __repr__(self) -> str:
+        return (
+            f"CompressedModel({len(self.program.weights)} weight matrices, {self.nbytes:,} bytes, "
+            f"{self.compression_ratio:.2f}x smaller than float32, tol {self.certificate.tol:g})"
+        )
+
+
+def _as_tensor(v: Any) -> Tensor:
+    """The numbers of `v` as a tensor of some floating type, without a copy where possible."""
+    expected = "Expected a numpy array or torch tensor of floating-point numbers, or a tuple of them"
+    if isinstance(v, Tensor):
+        if not v.is_floating_point() or v.layout != torch.strided:
+            raise InputError(f"Found an input of dtype {v.dtype} ({v.layout}). {expected}; convert it first.")
+        return v.detach()
+    try:
+        array = np.asarray(v)
+    except ValueError as error:
+        raise InputError(f"Found an input that is no array: {error}. {expected}.") from error
+    if array.dtype.kind != "f":
+        raise InputError(f"Found an input of dtype {array.dtype}. {expected}; convert it first.")
+    with np.errstate(over="ignore"):  # beyond float32 the answer is infinite or NaN, as it is for tensors
+        numbers = np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
+    return torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())
+
+
+def _empty_like(given: Any, shape: tuple[int, ...]) -> Tensor:
+    if isinstance(given, Tensor):
+        return torch.empty(shape, dtype=given.dtype, device=given.device)
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _as_array(y: Tensor, given: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return y.numpy().astype(np.asarray(given).dtype, copy=False)

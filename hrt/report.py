@@ -1,0 +1,88 @@
+"""The report: a table of every layer and the model's figures, as text. Losses are shown like wins."""
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hrt.model import CompressedModel
+
+
+def render(model: CompressedModel, width: int = 140) -> str:
+    """Layer, shape, structure, bytes, ratio, errors and why, then the model's certificate in plain words.
+
+    No line is longer than `width` but for single facts, one a line, and nothing is left out to fit it.
+    """
+    certificate = model.certificate
+    table = Table(
+        caption="Errors relative: Frobenius and weighted (by the inputs seen) measured; spectral estimated from below."
+    )
+    for name in ("layer", "shape", "structure"):
+        table.add_column(name, overflow="fold")
+    for name in ("bytes", "ratio", "Frobenius", "weighted", "spectral est."):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for r in certificate.layers:
+        table.add_row(
+            r.name,
+            f"{r.shape[0]} x {r.shape[1]}",
+            r.structure,
+            f"{r.nbytes:,}",
+            f"{r.dense_nbytes / r.nbytes:.2f}" if r.nbytes else "-",
+            f"{r.frobenius:.1e}",
+            "-" if r.weighted is None else f"{r.weighted:.1e}",
+            f"{r.spectral_estimate:.1e}",
+            r.reason,
+        )
+    out = StringIO()
+    # Plain text whatever the environment says, and names as they are: "[0]" is no markup, ":key:" no picture.
+    console = Console(file=out, width=width, color_system=None, markup=False, emoji=False, highlight=False)
+    console.print(table)
+    for line in summary(model):
+        console.print(line, soft_wrap=True)
+    return out.getvalue()
+
+
+def summary(model: CompressedModel) -> list[str]:
+    """The model's figures, one fact a line; each line says whether it was measured, estimated or is guaranteed."""
+    c = model.certificate
+    other = model.nbytes - sum(r.nbytes for r in c.layers)
+    ratio = model.compression_ratio
+    lines = [
+        f"{model.nbytes:,} bytes ({other:,} of them biases and other constants), dense float32 {model.dense_nbytes:,}: "
+        f"{f'{ratio:.2f}x smaller' if ratio > 1 else 'not smaller'}"
+    ]
+    kept = [r.name for r in c.layers if r.nbytes >= r.dense_nbytes > 0]
+    if kept:
+        lines.append(f"no gain on {len(kept)} of {len(c.layers)} layers; the table says why")
+    if c.kind == "output":
+        lines += _output_figures(c.tol, c.measured, c.estimated, c.context)
+    else:
+        worst = max((r.frobenius for r in c.layers), default=0.0)
+        lines += [
+            f"guaranteed: every weight within {c.tol:g} in relative Frobenius norm",
+            f"measured: the worst weight is off by {_figure(worst)} in relative Frobenius norm",
+            "the output's error was not measured: no inputs were given",
+        ]
+    return lines + [f"remark: {r}" for r in c.context.get("remarks", [])]
+
+
+def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> list[str]:
+    rows = context.get("held_out_rows", "the")
+    lines = [f"asked: relative L2 error of the output at most {tol:g}"]
+    if "runtime_error" in measured:
+        lines.append(f"measured: {_figure(measured['runtime_error'])} on {rows} held-out rows, in float32 arithmetic")
+    if "output_error" in measured:
+        lines.append(f"measured: {_figure(measured['output_error'])} on the same rows, in float64 arithmetic")
+    columns = list(measured.get("per_output", ()))
+    if len(columns) > 1:
+        lines.append(f"measured per output: {_figure(min(columns))} to {_figure(max(columns))}")
+    if "output_error_upper_99" in estimated:
+        limit = _figure(estimated["output_error_upper_99"])
+        lines.append(f"estimated: at most {limit} on new inputs of this distribution, at 99 % confidence")
+    return lines
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2e}"

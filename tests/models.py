@@ -1,0 +1,102 @@
+"""Compressed models made by hand for tests, and the changes that a damaged or forged file may show."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from helpers import MIXED, random_hmatrix
+
+from hrt.artifact import DIGEST
+from hrt.certificate import Certificate, LayerRecord
+from hrt.hmatrix import HMatrix
+from hrt.model import CompressedModel
+from hrt.program import Node, Program, Value
+
+
+def linear_program(weight: Any, bias: torch.Tensor | None = None) -> Program:
+    """y = x W^T (+ b) for one input."""
+    m, n = weight.shape
+    constants = {"w": weight} if bias is None else {"w": weight, "b": bias}
+    node = Node("y", "linear", ("x", *constants), (m,), {})
+    return Program((Value("x", (n,)),), (node,), ("y",), constants)
+
+
+def linear_model(weight: Any, **options) -> CompressedModel:
+    """A model of one weight."""
+    m, n = weight.shape
+    return CompressedModel(linear_program(weight), Certificate(1e-3, "layers", ()), dense_nbytes=4 * m * n, **options)
+
+
+def record(name: str, h: HMatrix, **changes) -> LayerRecord:
+    """What a certificate says of a layer."""
+    m, n = h.shape
+    fields = {
+        "name": name,
+        "shape": (m, n),
+        "structure": "H",
+        "nbytes": h.nbytes,
+        "dense_nbytes": 4 * m * n,
+        "frobenius": 1e-4,
+        "weighted": None,
+        "spectral_estimate": 2e-4,
+        "reason": "blocks are low-rank",
+    }
+    return LayerRecord(**{**fields, **changes})
+
+
+def mixed_model(seed: int = 0) -> CompressedModel:
+    """Two inputs (7,) and (5,), two outputs; mixed storages, orderings, tied weights, odd names, empty constants."""
+    g = np.random.default_rng(seed)
+    t = torch.Generator().manual_seed(seed)
+    hidden = 40
+    constants = {
+        "a": random_hmatrix(g, hidden, 7, storages=MIXED, ordered=True),
+        "a/leaves": torch.randn(hidden, generator=t),
+        'b "ü"\n\\ 雪': random_hmatrix(g, hidden, hidden, depth=4, storages=MIXED, ordered=False),
+        "__metadata__": HMatrix.from_dense(torch.randn(5, 5, generator=t), torch.bfloat16),
+        "": random_hmatrix(g, 3, hidden + 5, storages=MIXED, ordered=True),
+        "scalar": torch.tensor(0.25),
+        "nothing": HMatrix.from_dense(torch.zeros(0, hidden)),
+        "no bias": torch.zeros(0),
+        "whole": torch.arange(3),
+    }
+    shape, tied = (hidden,), 'b "ü"\n\\ 雪'
+    nodes = (
+        Node("h0", "linear", ("x", "a", "a/leaves"), shape, {}, "net.0"),
+        Node("h1", "clamp", ("h0",), shape, {"low": -float("inf"), "high": 2.0}),
+        Node("h2", "linear", ("h1", tied), shape, {}),
+        Node("h3", "tanh", ("h2",), shape, {}),
+        Node("h4", "linear", ("h3", tied), shape, {}),
+        Node("z0", "linear", ("z", "__metadata__"), (5,), {}),
+        Node("empty", "linear", ("h4", "nothing", "no bias"), (0,), {}),
+        Node("all", "concat", ("h4", "z0", "empty"), (hidden + 5,), {"axis": -1}),
+        Node("y0", "linear", ("all", ""), (3,), {}),
+        Node("y1", "mul", ("y0", "scalar"), (3,), {}),
+        Node("y2", "add", ("y1", "whole"), (3,), {}),
+    )
+    program = Program((Value("x", (7,)), Value("z", (5,))), nodes, ("y2", "h3"), constants)
+    layers = tuple(record(k, c) for k, c in constants.items() if isinstance(c, HMatrix))
+    figures = {"output_error": 1e-4, "runtime_error": float("inf"), "per_output": [float("nan"), 1e-3]}
+    context = {"held_out_rows": 10, "remarks": ["made by hand"]}
+    certificate = Certificate(1e-3, "output", layers, figures, {"output_error_upper_99": 2e-4}, {}, context)
+    return CompressedModel(program, certificate, target="bytes", dense_nbytes=12345)
+
+
+def resealed(data: bytes, change: Callable[[dict, dict], Any], payload: Callable[[bytearray], Any] | None = None) -> bytes:
+    """The file `data` with its table (first argument of `change`), header (second) and numbers changed and a digest
+    that is right again: what a careful forger would write."""
+    length = int.from_bytes(data[:8], "little")
+    table, numbers = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
+    header = json.loads(table["__metadata__"]["hrt"])
+    change(table, header)
+    if payload:
+        payload(numbers)
+    table["__metadata__"] = {"sha256": "0" * 64, "hrt": json.dumps(header)}
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    out = bytearray(len(text).to_bytes(8, "little") + text + numbers)
+    out[DIGEST] = hashlib.sha256(out).hexdigest().encode()
+    return bytes(out)
