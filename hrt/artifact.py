@@ -30,7 +30,7 @@ from hrt.errors import ArtifactError
 from hrt.files import check_writable, replacing
 from hrt.hmatrix import LEAF_FIELDS, STORAGE, STORAGE_NAME, HMatrix, Leaf
 from hrt.model import CompressedModel
-from hrt.program import Constant, Program
+from hrt.program import Constant, Node, Program
 from hrt.runtime import open_session
 
 FORMAT_VERSION = 1
@@ -274,29 +274,31 @@ def _unpack(name: str, spec: Any, tensors: Mapping[str, Tensor]) -> Constant:
 
 
 def _check_program(program: Program) -> None:
-    """Raise unless every op takes its attributes and every value has the shape that its node claims: the program is
-    run on tensors of two rows without numbers.
+    """Raise unless every op takes its attributes and every value has the shape that its node claims.
+
+    The program is run on two rows of tensors without numbers, so that nothing is allocated for what a file claims.
     """
-
-    def check(node: Any, arguments: Any) -> None:
-        for name, value in zip(node.inputs, arguments, strict=True):
-            if name in shapes and tuple(value.shape) != (2, *shapes[name]):
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, said to be {(2, *shapes[name])}")
-
-    for node in program.nodes:
-        weight = node.inputs[1:2] if node.op == "linear" else ()
-        if any(
-            isinstance(program.constants.get(k), HMatrix) for k in (*node.inputs[:1], *node.inputs[1 + len(weight) :])
-        ):
-            raise ValueError(f"node {node.name} uses an H-matrix for something other than a product")
     shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
+
+    def check(name: str, value: Any) -> None:
+        if name in shapes and tuple(value.shape) != (2, *shapes[name]):
+            raise ValueError(f"{name} has the shape {('batch', *value.shape[1:])}, it claims {shapes[name]}")
+
+    def check_arguments(node: Node, arguments: tuple[Any, ...]) -> None:
+        others = [k for i, k in enumerate(node.inputs) if i != 1 or node.op != "linear"]
+        if not isinstance(node.attrs, dict) or any(isinstance(program.constants.get(k), HMatrix) for k in others):
+            raise TypeError(f"node {node.name} has no attributes, or an H-matrix where only numbers can be")
+        for name, value in zip(node.inputs, arguments, strict=True):
+            check(name, value)
+
     without = {k: torch.empty(c.shape, device="meta") for k, c in program.constants.items()}
     inputs = [torch.empty(2, *v.shape, device="meta") for v in program.inputs]
     with torch.no_grad():
-        outputs = program.run(inputs, dtype=torch.float32, constants=without)
+        outputs = program.run(inputs, dtype=torch.float32, observe=check_arguments, constants=without)
     for name, y in zip(program.outputs, outputs, strict=True):
-        if tuple(y.shape) != (2, *shapes.get(name, y.shape[1:])):
-            raise ValueError(f"output {name} has shape {tuple(y.shape)}, said to be {(2, *shapes[name])}")
+        if name not in shapes:
+            raise ValueError(f"output {name} is a constant")
+        check(name, y)
 
 
 def _plain(value: Any) -> Any:

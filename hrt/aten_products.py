@@ -1,4 +1,4 @@
-"""Products, which decide what can be compressed: a value times a constant matrix always becomes a linear node."""
+"""Products, which decide what can be compressed: a value times a constant matrix, however written, is a linear node."""
 
 import math
 import string

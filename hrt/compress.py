@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from hrt.allocation import Allocator, dense_constants, program_nbytes, stored
 from hrt.calibration import Split, as_samples, evaluate, layer_moments
@@ -203,8 +204,7 @@ def call_network(net: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     finally:
         for module, training in modes:
             module.training = training
-    ys = y if isinstance(y, (tuple, list)) else (y,)
-    return tuple(v.detach().cpu().to(torch.float64) for v in ys if isinstance(v, Tensor))
+    return tuple(v.detach().cpu().to(torch.float64) for v in tree_leaves(y) if isinstance(v, Tensor))
 
 
 def check_capture(net: Any, program: Program, example: tuple[Tensor, ...]) -> None:

@@ -293,6 +293,7 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "sum_of_all": (lambda m, x: x / x.sum(), ("Op sum in 1", "samples would depend on each other")),
     "concat_batch": (lambda m, x: torch.cat([x, x]), ("Op cat in 1", "batch")),
     "stack_batch": (lambda m, x: torch.stack([x, x]), ("Op stack in 1", "batch")),
+    "repeat_batch": (lambda m, x: x.repeat(2, 1), ("Op repeat in 1", "repeats the batch")),
     "flip_batch": (lambda m, x: x.flip(0), ("Op flip in 1", "samples would depend on each other")),
     "first_row": (lambda m, x: x * x[0], ("Op select in 1", "samples would depend on each other")),
     "einsum_over_batch": (lambda m, x: torch.einsum("bi,bj->ij", x, x), ("Op einsum in 1", "bi,bj->ij")),
@@ -425,6 +426,7 @@ SAID: dict[str, Callable] = {
     "tile": lambda m, x: torch.column_stack([x[:, 0], x.tile(1, 2)]) * torch.arange(9, dtype=x.dtype),
     "meshgrid": lambda m, x: x + torch.meshgrid(torch.arange(4.0), torch.arange(2.0), indexing="ij")[0][:, 0],
     "clamp_by_tensors": lambda m, x: x.clamp(m.vector * 0.2, m.vector) + x.clamp(min=m.vector),
+    "constant_grid": lambda m, x: x * torch.linspace(0, 1, 4, dtype=x.dtype) ** 0.3,  # in the type of the values
     "mask": lambda m, x: x * torch.tensor([True, False, True, True]) + x * torch.tensor([1, 2, 3, 4]),
     "squeeze": lambda m, x: x[:, None, :, None].squeeze() * x[:, None].squeeze(1),
     "scaled_sum": lambda m, x: torch.add(x, x.cos(), alpha=0.3) - torch.sub(m.vector, x, alpha=2),

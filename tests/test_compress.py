@@ -5,8 +5,10 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from zoo import ZOO
 
 import hrt
+from hrt.capture import capture
 from hrt.perf.burgers import load_burgers
 from hrt.perf.operators import log_kernel, operator_network
 
@@ -176,6 +178,22 @@ def test_several_inputs_and_outputs():
     e = sum(float((a - b).square().sum()) for a, b in zip(expected, found, strict=True))
     assert (e / sum(float(a.square().sum()) for a in expected)) ** 0.5 <= 1e-2
     assert [tuple(v.shape) for v in found] == [(5000, 1), (5000, 32)]
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_every_network_that_can_be_captured_keeps_its_bound(name):
+    entry = ZOO[name]
+    net = entry.build()
+    x = entry.inputs(600)
+    model = hrt.compress(net, inputs=x, tol=2e-2, progress=False)
+    assert model.nbytes <= model.dense_nbytes
+    fresh = entry.inputs(601)
+    expected = capture(net, fresh).run(fresh)
+    found = model.predict(fresh if len(fresh) > 1 else fresh[0])
+    found = found if isinstance(found, tuple) else (found,)
+    e = sum(float((a - b).square().sum()) for a, b in zip(expected, found, strict=True))
+    y = sum(float(a.square().sum()) for a in expected)
+    assert e <= (2e-2) ** 2 * y
 
 
 @pytest.mark.parametrize("tol", [0, -1, float("nan"), float("inf"), "loose"])
