@@ -15,12 +15,15 @@ from hrt.calibration import Moments, evaluate
 from hrt.certificate import OutputError, output_error
 from hrt.cluster import default_min_leaf, gram_order
 from hrt.hmatrix import HMatrix
-from hrt.partition import ITEM, Choice, Plan, Planner
+from hrt.options import Choice, neighbours
+from hrt.partition import Plan, Planner
 from hrt.program import Constant, Program
 from hrt.spectra import BlockSource
 
 ORDERING_SIDE = 256  # below this a layer is one or few leaves and its order hardly matters
 POLISH_TRIALS = 60
+NARROW = (torch.float16, torch.bfloat16)
+BIAS_SHARE = 0.3  # of the tolerance; squared, it takes a tenth of the budget
 REPAIR_TRIALS, REPAIR_WIDTH = 24, 5
 POLISH_LEAVES = 16  # layers of more leaves are close to their budget already: many small steps
 RIDGES = ((1e-9, 1e-3), (1e-6, 1e-2), (1e-4, 1e-1), (1e-2, 1.0))  # (inputs, sensitivity), relative to the mean
@@ -79,6 +82,7 @@ class Allocator:
         calibration rows, and a stronger ridge treats the unseen directions with more respect.
         """
         best: Candidate | None = None
+        self.narrow = self._narrow_biases()
         for ridges in RIDGES:
             found, missed, gap = self._search(*ridges)
             if missed is not None:
@@ -90,6 +94,19 @@ class Allocator:
             if best is not None and gap < 3.0:
                 break
         return best and self._polish(best)
+
+    def _narrow_biases(self) -> set[str]:
+        """The biases to keep in float16: all of them, where that alone costs little of the tolerance."""
+        biases = {n.inputs[2] for n in self.program.linear_nodes if len(n.inputs) == 3}
+        if "float16" not in self.storages or not biases:
+            return set()
+        trial = self.measure(self._with_narrow(self.program, biases))
+        return biases if trial.error.upper_99 <= BIAS_SHARE * self.tol else set()
+
+    @staticmethod
+    def _with_narrow(program: Program, names: set[str]) -> Program:
+        tensors = {k: c for k, c in program.constants.items() if k in names and isinstance(c, Tensor)}
+        return program.with_constants({k: c.to(torch.float16) for k, c in tensors.items()})
 
     def _search(self, right_ridge: float, left_ridge: float) -> tuple[Candidate | None, Candidate | None, float]:
         """For one regularisation: the smallest candidate that holds, the one that misses by least, and measured over
@@ -191,7 +208,7 @@ class Allocator:
                 bias = self.program.constants[layer.bias]
                 if isinstance(bias, Tensor):
                     changed[layer.bias] = bias + (layer.matrix - h.to_dense()) @ layer.mean
-        measured = self.measure(self.program.with_constants(changed))
+        measured = self.measure(self._with_narrow(self.program.with_constants(changed), self.narrow))
         return replace(measured, layers=tuple(layers), plans=tuple(plans))
 
     def _polish(self, best: Candidate) -> Candidate:
@@ -246,16 +263,14 @@ class Allocator:
         or, for `up`, most squared error removed per byte.
         """
         out = []
-        sign = 1 if up else -1
         for k, (layer, plan) in enumerate(zip(base.layers, base.plans, strict=True)):
             if len(plan.leaves) > POLISH_LEAVES:
                 continue
             for old in plan.leaves:
-                steps = {old.rank + sign, old.rank + sign * (old.rank // 8)} if old.rank >= 0 else set()
-                options = [replace(old, rank=r) for r in steps if 0 <= r <= layer.planner.top_rank(old)]
-                options += [replace(old, storage=s) for s in self.storages if ITEM[s] != ITEM[old.storage]]
                 nbytes, error2 = layer.planner.price(old)
-                for new in options:
+                for new in neighbours(old, self.storages, up):
+                    if new.rank > layer.planner.top_rank(new):
+                        continue
                     more, less = (a - b for a, b in zip(layer.planner.price(new), (nbytes, error2), strict=True))
                     if up and more > 0 and less < 0:
                         out.append((-less / more, k, old, new))
@@ -276,9 +291,9 @@ def ridge(c: Tensor, amount: float) -> Tensor:
 
 
 def stored(program: Program) -> Program:
-    """The program with every plain constant rounded to float32, as the artifact keeps it."""
-    rounded = {k: c.to(torch.float32) for k, c in program.constants.items() if isinstance(c, Tensor)}
-    return program.with_constants(rounded)
+    """The program with every plain constant rounded as the artifact keeps it: to float32, where it is not narrower."""
+    wide = {k: c for k, c in program.constants.items() if isinstance(c, Tensor) and c.dtype not in NARROW}
+    return program.with_constants({k: c.to(torch.float32) for k, c in wide.items()})
 
 
 def dense_constants(program: Program) -> dict[str, Tensor]:

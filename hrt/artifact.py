@@ -3,9 +3,9 @@
 The metadata is `sha256`, the digest of the whole file with its own 64 digits taken as zeros, and `hrt`, the header:
 format version, program, certificate, target, and how every constant is kept. A plain constant NAME is the tensor
 `NAME/value`. An H-matrix is `NAME/<storage>` (one flat buffer per storage type, the leaves in order, each its dense
-block or u then vt, row-major), `NAME/leaves` (int table: row, rows, col, cols, rank; -1 is dense), `NAME/codes` (uint8
-storage type per leaf) and, where there are any, `NAME/rows` and `NAME/cols` (orderings). Every tensor's name ends in
-one of these parts, so that no two constants can claim the same.
+block or u then vt, row-major), `NAME/scales` (bfloat16, of the int8 leaves in order), `NAME/leaves` (int table: row,
+rows, col, cols, rank; -1 is dense), `NAME/codes` (uint8 storage type per leaf) and, where there are any, `NAME/rows`
+and `NAME/cols` (orderings). Every tensor's name ends in one of these parts, so that no two constants claim the same.
 
 Schedules are not stored: they follow from the leaf tables in milliseconds, differently for every target.
 """
@@ -226,6 +226,9 @@ def _pack(constants: Mapping[str, Constant]) -> tuple[dict[str, Tensor], dict[st
         for leaf in leaves:
             buffers.setdefault(STORAGE_NAME[leaf.dtype], []).extend(t.reshape(-1) for t in leaf.tensors)
         tensors.update({f"{name}/{s}": torch.cat(parts) for s, parts in buffers.items()})
+        scales = [leaf.scale for leaf in leaves if leaf.scale is not None]
+        if scales:
+            tensors[f"{name}/scales"] = torch.cat(scales)
         if not value.is_dense:
             tensors[f"{name}/leaves"] = value.table[[bool(leaf.rows and leaf.cols) for leaf in value.leaves]]
             codes = [CODES.index(STORAGE_NAME[leaf.dtype]) for leaf in leaves]
@@ -249,25 +252,29 @@ def _unpack(name: str, spec: Any, tensors: Mapping[str, Tensor]) -> Constant:
     else:
         table = [[0, m, 0, n, -1]] if m * n else []
         codes = [CODES.index(s) for s in buffers]
+    if f"{name}/scales" in tensors:
+        buffers["scales"] = tensors[f"{name}/scales"]
     used = dict.fromkeys(buffers, 0)
 
-    def take(storage: str, rows: int, cols: int) -> Tensor:
-        start = used[storage]
-        used[storage] = start + rows * cols
-        part = buffers[storage][start : start + rows * cols]
-        if part.numel() != rows * cols or part.dtype != STORAGE[storage]:
+    def take(part: str, *shape: int) -> Tensor:
+        start = used[part]
+        used[part] = start + math.prod(shape)
+        numbers = buffers[part][start : used[part]]
+        if numbers.numel() != math.prod(shape) or numbers.dtype != STORAGE.get(part, torch.bfloat16):
             raise ValueError(f"the leaves of {name} do not fit their numbers")
-        return part.view(rows, cols)
+        return numbers.view(shape)
 
     leaves = []
     for (row, rows, col, cols, rank), code in zip(table, codes, strict=True):
         if not (0 <= row < row + rows <= m and 0 <= col < col + cols <= n and rank >= -1):
             raise ValueError(f"{name} has a leaf {[row, rows, col, cols, rank]} in shape {[m, n]}")
         storage = CODES[code]
+        scale = take("scales", rows if rank < 0 else rank) if storage == "int8" else None
         if rank < 0:
-            leaves.append(Leaf(row, rows, col, cols, dense=take(storage, rows, cols)))
+            leaves.append(Leaf(row, rows, col, cols, dense=take(storage, rows, cols), scale=scale))
         else:
-            leaves.append(Leaf(row, rows, col, cols, u=take(storage, rows, rank), vt=take(storage, rank, cols)))
+            u, vt = take(storage, rows, rank), take(storage, rank, cols)
+            leaves.append(Leaf(row, rows, col, cols, u=u, vt=vt, scale=scale))
     if any(used[s] != buffers[s].numel() for s in buffers):
         raise ValueError(f"{name} has numbers that no leaf uses")
     return HMatrix((m, n), tuple(leaves), tensors.get(f"{name}/rows"), tensors.get(f"{name}/cols"))

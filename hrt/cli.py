@@ -68,7 +68,7 @@ def compress(
         float, typer.Option(help="Relative error that must hold: of the output, given inputs; else of every weight.")
     ] = 1e-3,
     target: Annotated[str, typer.Option(help="cpu, cuda, or bytes (size only).")] = "cpu",
-    storage: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    storage: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or int8.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     force: Force = False,
     progress: Annotated[bool, typer.Option(help="Show on the terminal what is being done.")] = True,
@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         if not message():  # no arguments: the help has been printed
             return 2
-        return _fail(f"{message()} Try 'hrt --help', or --help after a command.")
+        return _fail(f"{message().rstrip('.')}. Try 'hrt --help', or --help after a command.")
     if code == INTERRUPTED:
         print("hrt: interrupted; nothing was written", file=sys.stderr)
     return code if isinstance(code, int) else 0

@@ -15,7 +15,12 @@ from torch import Tensor
 
 from hrt.errors import InputError
 
-STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STORAGE = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+}
 STORAGE_NAME = {dtype: name for name, dtype in STORAGE.items()}
 LEAF_FIELDS = 5  # row, rows, col, cols, rank (-1: dense)
 
@@ -30,6 +35,8 @@ class Leaf:
     """One block: rows [row, row+rows), columns [col, col+cols), either `dense` or `u @ vt`.
 
     dense: (rows, cols).  u: (rows, rank), vt: (rank, cols).  A rank of 0 is a block of zeros.
+    scale: bfloat16, only with int8 (number * scale is then exact in float32): (rows,) multiplies the rows of `dense`,
+        (rank,) the directions of `u` and `vt`.
     """
 
     row: int
@@ -39,6 +46,7 @@ class Leaf:
     dense: Tensor | None = None
     u: Tensor | None = None
     vt: Tensor | None = None
+    scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.dense is not None:
@@ -51,10 +59,13 @@ class Leaf:
                 and self.vt.shape[1] == self.cols
                 and self.u.dtype == self.vt.dtype
             )
+        if ok and (self.dtype == torch.int8 or self.scale is not None):
+            count = self.rows if self.dense is not None else self.rank
+            ok = self.dtype == torch.int8 and self.scale is not None and tuple(self.scale.shape) == (count,)
         if not ok:
             raise InputError(
                 f"A leaf over rows {self.row}+{self.rows}, columns {self.col}+{self.cols} does not fit its data. "
-                "Expected either dense (rows, cols) or u (rows, r) and vt (r, cols) of one dtype."
+                "Expected either dense (rows, cols) or u (rows, r) and vt (r, cols) of one dtype (int8: with a scale)."
             )
 
     @property
@@ -72,6 +83,14 @@ class Leaf:
         """The stored tensors, in the order in which they are packed."""
         return tuple(t for t in (self.dense, self.u, self.vt) if t is not None)
 
+    def decoded(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """`tensors` as numbers of a floating dtype, the scale multiplied into the first."""
+        first, *rest = (t.to(dtype) for t in self.tensors)
+        if self.scale is not None:
+            scale = self.scale.to(dtype)
+            first = first * (scale[:, None] if self.dense is not None else scale)
+        return first, *rest
+
     @property
     def dtype(self) -> torch.dtype:
         """Storage type of the numbers."""
@@ -80,14 +99,13 @@ class Leaf:
     @property
     def nbytes(self) -> int:
         """Bytes of the stored numbers (the leaf table is counted by the matrix)."""
-        return sum(t.numel() * t.element_size() for t in self.tensors)
+        stored = [*self.tensors, *([] if self.scale is None else [self.scale])]
+        return sum(t.numel() * t.element_size() for t in stored)
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The block as (rows, cols)."""
-        if self.dense is not None:
-            return self.dense.to(dtype)
-        u, vt = self.tensors
-        return u.to(dtype) @ vt.to(dtype)
+        first, *rest = self.decoded(dtype)
+        return first @ rest[0] if rest else first
 
 
 def _as_order(order: Any, size: int, what: str) -> Tensor | None:
@@ -103,7 +121,8 @@ def _as_order(order: Any, size: int, what: str) -> Tensor | None:
 class HMatrix:
     """A matrix of `shape` (m, n) as a tuple of leaves and two optional orderings.
 
-    Raises InputError where the leaves do not cover every entry exactly once.
+    Low-rank leaves over one and the same block are added: that is how the directions of a block have storage types of
+    their own. Raises InputError where the blocks do not cover every entry exactly once.
     """
 
     shape: tuple[int, int]
@@ -116,7 +135,8 @@ class HMatrix:
         object.__setattr__(self, "leaves", tuple(self.leaves))
         object.__setattr__(self, "row_order", _as_order(self.row_order, m, "row"))
         object.__setattr__(self, "col_order", _as_order(self.col_order, n, "column"))
-        check_cover(self.shape, ((e.row, e.rows, e.col, e.cols) for e in self.leaves))
+        low = {(e.row, e.rows, e.col, e.cols) for e in self.leaves if not e.is_dense}
+        check_cover(self.shape, [*low, *((e.row, e.rows, e.col, e.cols) for e in self.leaves if e.is_dense)])
 
     @staticmethod
     def from_dense(matrix: Tensor, dtype: torch.dtype = torch.float32) -> "HMatrix":
@@ -147,7 +167,7 @@ class HMatrix:
         """The (m, n) matrix that is represented, in the original row and column order."""
         out = torch.zeros(self.shape, dtype=dtype)
         for e in self.leaves:
-            out[e.row : e.row + e.rows, e.col : e.col + e.cols] = e.to_dense(dtype)
+            out[e.row : e.row + e.rows, e.col : e.col + e.cols] += e.to_dense(dtype)
         return self._unorder(out)
 
     def _unorder(self, out: Tensor) -> Tensor:
@@ -175,8 +195,8 @@ class HMatrix:
         y = work.new_zeros(work.shape[0], self.shape[0])
         for e in self.leaves:
             part = work[:, e.col : e.col + e.cols]
-            for t in reversed(e.tensors):
-                part = part @ t.to(work.dtype).T
+            for t in reversed(e.decoded(work.dtype)):
+                part = part @ t.T
             y[:, e.row : e.row + e.rows] += part
         if self.row_order is not None:
             y = torch.empty_like(y).index_copy_(1, self.row_order.long(), y)

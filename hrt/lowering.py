@@ -113,15 +113,16 @@ class Packer:
         leaves = _leaves(weight)
         m, n = weight.shape
         for leaf in leaves:
-            self._sizes.setdefault(leaf.dtype, 0)
-            self._chunks.setdefault(leaf.dtype, [])
+            self._sizes.setdefault(storage(leaf), 0)
+            self._chunks.setdefault(storage(leaf), [])
         # Few reads of X want leaves over the same columns side by side in T, few reads of T those over the same rows.
         orders = ORDERS[:1] if self.layout.tile_rows is None else ORDERS
         plans = [self._plan(leaves, m, order) for order in orders]
         first, second, inner = min(plans, key=lambda p: self._steps(p[0], (n, p[2])) + self._steps(p[1], (n, p[2])))
         widths = (n, inner)
         packed_first, packed_second = self._wave(first, widths), self._wave(second, widths)
-        return PackedMatrix((m, n), inner, packed_first, packed_second, sum(e.nbytes for e in leaves))
+        numbers = sum(t.numel() * storage(e).itemsize for e in leaves for t in e.tensors)
+        return PackedMatrix((m, n), inner, packed_first, packed_second, numbers)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The flat buffers, by buffer id."""
@@ -194,6 +195,11 @@ class Packer:
         return self._sizes[dtype] - numbers.numel()
 
 
+def storage(leaf: Leaf) -> torch.dtype:
+    """What a leaf's numbers are in the tables: int8 is decoded, since its scale belongs to a direction, not a tile."""
+    return torch.float32 if leaf.dtype == torch.int8 else leaf.dtype
+
+
 def blocks_of(leaves: Sequence[Leaf], order: Callable[[Leaf], tuple]) -> tuple[list[Block], list[Block], int]:
     """The blocks of the first and the second wave, and the columns of T that `order` gives to the low-rank leaves.
 
@@ -201,17 +207,17 @@ def blocks_of(leaves: Sequence[Leaf], order: Callable[[Leaf], tuple]) -> tuple[l
     """
     first, second, inner = [], [], 0
     low = sorted((e for e in leaves if e.rank > 0 and e.rows and e.cols), key=order)
-    for (col, cols, dtype), group in groupby(low, key=lambda e: (e.col, e.cols, e.dtype)):
+    for (col, cols, dtype), group in groupby(low, key=lambda e: (e.col, e.cols, storage(e))):
         start, pieces = inner, []
         for e in group:
-            u, vt = e.tensors
+            u, vt = e.decoded(dtype)
             second.append(Block(e.row, e.rows, inner, e.rank, T, dtype, ((0, u),)))
             pieces.append((inner - start, vt))
             inner += e.rank
         first.append(Block(start, inner - start, col, cols, X, dtype, tuple(pieces)))
     for e in leaves:
         if e.dense is not None and e.rows and e.cols:
-            second.append(Block(e.row, e.rows, e.col, e.cols, X, e.dtype, ((0, e.dense),)))
+            second.append(Block(e.row, e.rows, e.col, e.cols, X, storage(e), ((0, e.decoded(storage(e))[0]),)))
     return first, second, inner
 
 

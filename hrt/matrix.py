@@ -10,7 +10,9 @@ from torch import Tensor
 from hrt.cluster import coordinate_order, default_min_leaf, gram_order
 from hrt.errors import InputError, ToleranceError
 from hrt.hmatrix import STORAGE, HMatrix, Leaf, relative, squared_norm
+from hrt.options import ITEM
 from hrt.partition import Planner
+from hrt.rounding import round_rows
 from hrt.spectra import BlockSource
 
 ORDERINGS = ("auto", "natural", "coordinates", "gram")
@@ -35,7 +37,7 @@ def compress_matrix(
     row_points, column_points: coordinates (m, d) and (n, d) of the unknowns, for a k-d ordering.
     ordering: "auto" (natural, the points, and Gram angles are tried; the smallest wins), "natural", "coordinates",
         "gram".
-    storage: "float32", "float16", "bfloat16", or "auto" (per leaf, under the same bound).
+    storage: "float32", "float16", "bfloat16", "int8", or "auto" (per group of directions, under the same bound).
     min_leaf: smallest block side; by default from the shape.
 
     The result never takes more bytes than dense float32: where no compression pays it is one dense leaf.
@@ -204,7 +206,7 @@ def check_tol(tol: Any) -> float:
 def storages_of(storage: str) -> tuple[str, ...]:
     """The storage types that a `storage` argument allows. Raises InputError."""
     if storage == "auto":
-        return tuple(STORAGE)
+        return ("float32", "float16", "bfloat16", "int8")  # most exact first
     if storage not in STORAGE:
         raise InputError(f"Found storage {storage!r}. Expected one of auto, {', '.join(STORAGE)}.")
     return (storage,)
@@ -224,8 +226,10 @@ def _dense_within(matrix: Tensor, c: Tensor | None, tol: float, storages: tuple[
     """The smallest dense form within `tol`. Overflow or a tolerance below narrow rounding falls back to float32."""
     norm2 = squared_norm(matrix, c)
     found = math.inf
-    for name in sorted({*storages, "float32"}, key=lambda s: torch.finfo(STORAGE[s]).bits):
-        h = HMatrix.from_dense(matrix, STORAGE[name])
+    for name in sorted({*storages, "float32"}, key=lambda s: ITEM[s]):
+        part = round_rows(matrix, name, c if name == "int8" else None)
+        leaf = Leaf(0, matrix.shape[0], 0, matrix.shape[1], dense=part.numbers, scale=part.scale)
+        h = HMatrix((matrix.shape[0], matrix.shape[1]), (leaf,) if matrix.numel() else ())
         e = matrix - h.to_dense()
         if bool(torch.isfinite(e).all()):
             found = relative(squared_norm(e, c), norm2)

@@ -16,6 +16,9 @@ from hrt.errors import InputError
 from hrt.program import Program
 from hrt.runtime import Session, open_session
 
+ALIGNMENT = 64  # bytes, of what torch allocates
+CONTIGUOUS = torch.contiguous_format
+
 
 @dataclass(eq=False)
 class CompressedModel:
@@ -69,7 +72,7 @@ class CompressedModel:
         step = max(1, self.max_batch or rows)
         outputs: list[Tensor] = []
         for start in range(0, max(rows, 1), step):
-            part = self.session.run([t[start : start + step].to(torch.float32) for t in tensors])
+            part = self.session.run([_prepared(t[start : start + step]) for t in tensors])
             outputs = outputs or [_empty_like(given[0], (rows, *y.shape[1:])) for y in part]
             for whole, y in zip(outputs, part, strict=True):
                 whole[start : start + step] = y  # always a copy: y may be a view of the input or of a constant
@@ -117,6 +120,14 @@ def _as_tensor(v: Any) -> Tensor:
     with np.errstate(over="ignore"):  # beyond float32 the answer is infinite or NaN, as it is for tensors
         numbers = np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
     return torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())
+
+
+def _prepared(rows: Tensor) -> Tensor:
+    """`rows` as contiguous float32 at an aligned address: the last bits of a product depend on both, and equal inputs
+    shall give equal answers wherever they lie in memory.
+    """
+    rows = rows.to(torch.float32)
+    return rows if rows.is_contiguous() and rows.data_ptr() % ALIGNMENT == 0 else rows.clone(memory_format=CONTIGUOUS)
 
 
 def _empty_like(given: Any, shape: tuple[int, ...]) -> Tensor:

@@ -15,31 +15,11 @@ import torch
 from torch import Tensor
 
 from hrt.cluster import Level, block_levels
-from hrt.hmatrix import STORAGE, HMatrix, Leaf
+from hrt.hmatrix import HMatrix, Leaf
+from hrt.leaves import build_leaves, rounding_error
+from hrt.options import ITEM, LEAF_OVERHEAD, Best, Choice, LevelOptions, without_last
 from hrt.parallel import parallel_map
-from hrt.spectra import BlockSource, LevelSpectra, level_spectra, low_rank_factors
-
-ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Root-mean-square relative error of rounding one number, mantissas log-uniform: 2^-(bits+1) / sqrt(3) * 0.72.
-ROUNDING_RMS = {"float32": 2.5e-8, "float16": 2.0e-4, "bfloat16": 1.6e-3}
-# Bytes that one more leaf costs beside its numbers: the table row, and for a latency target the time of two small
-# products, as the bytes that could have been streamed meanwhile.
-LEAF_OVERHEAD = {"bytes": 11.0, "cpu": 1024.0, "cuda": 1024.0}
-
-LARGEST_LAMBDA = 1e200  # beyond it 0 * infinity would appear where a budget is zero
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One leaf of a plan: block (row range, column range), rank (-1: dense), storage name; `place` is its
-    (level, i, j) in the block tree.
-    """
-
-    place: tuple[int, int, int]
-    rows: tuple[int, int]
-    cols: tuple[int, int]
-    rank: int
-    storage: str
+from hrt.spectra import BlockSource, LevelSpectra, level_spectra
 
 
 @dataclass(frozen=True)
@@ -73,16 +53,16 @@ class Planner:
         self.storages = storages
         self.overhead = LEAF_OVERHEAD[target]
         matrix = source.matrix
-        roundings = {s: matrix - to_storage(matrix, s).to(matrix.dtype) for s in storages}
+        roundings = {s: rounding_error(matrix, s) for s in storages}
         roundings = {s: r for s, r in roundings.items() if bool(torch.isfinite(r).all())}  # others overflow
         self.spectra: list[LevelSpectra] = []
-        self._tables: list[_OptionTables] = []
+        self._options: list[LevelOptions] = []
         narrowest = min(ITEM[s] for s in storages)
         for level in reversed(block_levels(matrix.shape[0], matrix.shape[1], min_leaf)):
             limit = self._rank_limit(level, budget2, narrowest)
             spectra = level_spectra(source, level, roundings, 0.01 * budget2, limit)
             self.spectra.insert(0, spectra)
-            self._tables.insert(0, _OptionTables(spectra, storages, self.overhead))
+            self._options.insert(0, LevelOptions(spectra, storages, self.overhead))
             if advance:
                 advance(level)
         self.norm2 = float(self.spectra[0].norm2.sum())
@@ -91,7 +71,7 @@ class Planner:
         """(R, C): the rank beyond which a block of `level` cannot beat the best partition of its children, by the
         multiplier that would meet a sixteenth of the budget without any larger block. None at the finest level.
         """
-        if not self._tables:
+        if not self._options:
             return None
         unit = self.source.matrix.numel() * 4 / max(budget2, 1e-300)
         low, high = -40.0, 60.0
@@ -103,18 +83,18 @@ class Planner:
         heights, widths = np.diff(level.rows)[:, None], np.diff(level.cols)[None, :]
         return 1.2 * objective / (item * (heights + widths))
 
-    def _sweep(self, lam: float) -> tuple[np.ndarray, np.ndarray, list[dict[str, np.ndarray]], list[np.ndarray]]:
+    def _sweep(self, lam: float) -> tuple[np.ndarray, np.ndarray, list[Best], list[np.ndarray]]:
         """Bottom-up over the levels known so far: objective and squared error of the coarsest level's blocks, the best
         unsplit option and whether to split, per level.
         """
-        best = [t.best(lam) for t in self._tables]
-        total, error2 = best[-1]["objective"], best[-1]["error2"]
-        split = [np.zeros(t.grid, bool) for t in self._tables]
+        best = [t.best(lam) for t in self._options]
+        total, error2 = best[-1].objective, best[-1].error2
+        split = [np.zeros(t.grid, bool) for t in self._options]
         for k in range(len(best) - 2, -1, -1):
-            children, grid = _sum_children(total, self._tables[k].grid), self._tables[k].grid
-            split[k] = children < best[k]["objective"]
-            total = np.where(split[k], children, best[k]["objective"])
-            error2 = np.where(split[k], _sum_children(error2, grid), best[k]["error2"])
+            children, grid = _sum_children(total, self._options[k].grid), self._options[k].grid
+            split[k] = children < best[k].objective
+            total = np.where(split[k], children, best[k].objective)
+            error2 = np.where(split[k], _sum_children(error2, grid), best[k].error2)
         return total, error2, best, split
 
     def solve(self, lam: float) -> Plan:
@@ -125,19 +105,20 @@ class Planner:
         active = np.ones((1, 1), bool)
         for k, (options, level) in enumerate(zip(best, (s.level for s in self.spectra), strict=True)):
             for i, j in zip(*np.nonzero(active & ~split[k]), strict=True):
+                dense = int(options.dense[i, j])
                 leaves.append(
                     Choice(
                         (k, int(i), int(j)),
                         (level.rows[i], level.rows[i + 1]),
                         (level.cols[j], level.cols[j + 1]),
-                        int(options["rank"][i, j]),
-                        self.storages[int(options["storage"][i, j])],
+                        self.storages[dense] if dense >= 0 else None,
+                        tuple(int(c) for c in options.counts[i, j]) if dense < 0 else (),
                     )
                 )
-                cost += float(options["cost"][i, j])
-                error2 += float(options["error2"][i, j])
+                cost += float(options.cost[i, j])
+                error2 += float(options.error2[i, j])
             if k + 1 < len(best):
-                grid = self._tables[k + 1].grid
+                grid = self._options[k + 1].grid
                 active = _spread(active & split[k], grid)
         return Plan(tuple(leaves), cost, error2)
 
@@ -163,82 +144,34 @@ class Planner:
         def offer(index: int) -> None:
             c = leaves[index]
             if c.rank > 0:
-                nbytes = ITEM[c.storage] * (c.rows[1] - c.rows[0] + c.cols[1] - c.cols[0])
-                k, i, j = c.place
-                loss = float(self._tables[k].sigma2[i, j, c.rank - 1])
+                nbytes, loss = self._options[c.place[0]].last_direction(c)
                 heapq.heappush(queue, (loss / nbytes, index, loss, nbytes))
 
-        queue: list[tuple[float, int, float, int]] = []
+        queue: list[tuple[float, int, float, float]] = []
         for index in range(len(leaves)):
             offer(index)
         while queue:
             _, index, loss, nbytes = heapq.heappop(queue)
             if loss <= spare:
                 spare, saved = spare - loss, saved + nbytes
-                leaves[index] = replace(leaves[index], rank=leaves[index].rank - 1)
+                leaves[index] = replace(leaves[index], counts=without_last(leaves[index].counts))
                 offer(index)
         return Plan(tuple(leaves), plan.cost - saved, error2 - spare)
 
     def price(self, choice: Choice) -> tuple[float, float]:
-        """(bytes, predicted squared error) of one leaf."""
-        k, i, j = choice.place
-        table, item = self._tables[k], ITEM[choice.storage]
-        if choice.rank < 0:
-            return table.entries[i, j] * item, float(table.rounding2[choice.storage][i, j])
-        noise = ROUNDING_RMS[choice.storage] ** 2 * float(table.noise[i, j, choice.rank])
-        return choice.rank * table.perimeter[i, j] * item, float(table.tail[i, j, choice.rank]) + noise
+        """(bytes, predicted squared error) of one block."""
+        return self._options[choice.place[0]].price(choice)
 
     def top_rank(self, choice: Choice) -> int:
         """The largest rank whose error is known for this block."""
         k, i, j = choice.place
-        return int((self._tables[k].sigma2[i, j] > 0).sum())
+        return int((self._options[k].sigma2[i, j] > 0).sum())
 
     def build(self, plan: Plan, row_order: Tensor | None = None, col_order: Tensor | None = None) -> HMatrix:
         """Factor the chosen leaves and round them to their storage types."""
         m, n = self.source.matrix.shape
-        leaves = parallel_map(lambda choice: build_leaf(self.source, choice), plan.leaves)
-        return HMatrix((m, n), tuple(leaves), row_order, col_order)
-
-
-class _OptionTables:
-    """What a level's blocks can be, with everything that does not depend on lambda worked out once."""
-
-    def __init__(self, spectra: LevelSpectra, storages: tuple[str, ...], overhead: float):
-        self.grid = spectra.level.grid
-        h, w = spectra.heights.numpy()[:, None], spectra.widths.numpy()[None, :]
-        self.entries, self.perimeter = (h * w).astype(float), (h + w).astype(float)
-        self.sigma2 = spectra.sigma2.numpy()
-        start = np.zeros((*self.grid, 1))
-        kept = np.concatenate([start, np.cumsum(self.sigma2, axis=2)], axis=2)
-        self.tail = np.maximum(spectra.norm2.numpy()[..., None] - kept, 0.0)
-        self.noise = np.concatenate([start, np.cumsum(spectra.noise.numpy(), axis=2)], axis=2)
-        self.ranks = np.arange(kept.shape[2])
-        overflow = np.full(self.grid, np.inf)
-        self.rounding2 = {s: spectra.rounding2[s].numpy() if s in spectra.rounding2 else overflow for s in storages}
-        self.storages, self.overhead = storages, overhead
-
-    def best(self, lam: float) -> dict[str, np.ndarray]:
-        """Per block the cheapest of dense and low rank over all storages: objective, cost, error2, rank, storage."""
-        lam = min(lam, LARGEST_LAMBDA)
-        out: dict[str, np.ndarray] = {"objective": np.full(self.grid, np.inf)}
-        for index, storage in enumerate(self.storages):
-            item = ITEM[storage]
-            per_direction = self.perimeter * item
-            error2 = self.tail + ROUNDING_RMS[storage] ** 2 * self.noise
-            rank = (self.ranks * per_direction[..., None] + lam * error2).argmin(axis=2)
-            error2 = np.take_along_axis(error2, rank[..., None], axis=2)[..., 0]
-            self._offer(out, lam, rank * per_direction, error2, rank, index)
-            self._offer(out, lam, self.entries * item, self.rounding2[storage], np.full(self.grid, -1), index)
-        return out
-
-    def _offer(self, out, lam, cost, error2, rank, index) -> None:
-        cost = cost + self.overhead
-        objective = cost + lam * error2
-        better = objective < out["objective"]
-        new = {"objective": objective, "cost": cost, "error2": error2, "rank": rank}
-        new["storage"] = np.full(self.grid, index)
-        for key, value in new.items():
-            out[key] = np.where(better, value, out.get(key, value))
+        built = parallel_map(lambda choice: build_leaves(self.source, choice, self.storages), plan.leaves)
+        return HMatrix((m, n), tuple(leaf for part in built for leaf in part), row_order, col_order)
 
 
 def _factors(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, int]:
@@ -253,25 +186,6 @@ def _sum_children(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 def _spread(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     a, b = _factors(grid, mask.shape)
     return np.repeat(np.repeat(mask, a, axis=0), b, axis=1)
-
-
-def to_storage(t: Tensor, storage: str) -> Tensor:
-    """Round to a storage type (nearest even; overflow becomes infinite, which the planner refuses)."""
-    return t.to(STORAGE[storage]).contiguous()
-
-
-def build_leaf(source: BlockSource, choice: Choice) -> Leaf:
-    """The stored leaf of a choice. Factors that overflow their narrow type are kept in float32."""
-    (a, b), (c, d) = choice.rows, choice.cols
-    place = (a, b - a, c, d - c)
-    if choice.rank < 0:
-        return Leaf(*place, dense=to_storage(source.matrix[a:b, c:d], choice.storage))
-    u, vt = low_rank_factors(source, choice.rows, choice.cols, choice.rank, ROUNDING_RMS[choice.storage])
-    for storage in (choice.storage, "float32"):
-        us, vs = to_storage(u, storage), to_storage(vt, storage)
-        if bool(torch.isfinite(us).all() & torch.isfinite(vs).all()):
-            return Leaf(*place, u=us, vt=vs)
-    return Leaf(*place, dense=to_storage(source.matrix[a:b, c:d], "float32"))
 
 
 def adaptive_partition(matrix: Tensor, tol: float, *, max_rank: int = 16, min_leaf: int = 32) -> HMatrix:

@@ -1,5 +1,7 @@
 """Pictures of a compressed network: block structure with ranks, dense blocks, singular-value decay."""
 
+import warnings
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ def plot_model(model: CompressedModel, path: str | PathLike[str]) -> None:
         raise InputError("The network has no weight matrix to draw.")
     shown = weights[:MAX_PANELS]
     matrices = [value if isinstance(value, HMatrix) else HMatrix.from_dense(value) for _, value in shown]
-    heights = [PANEL if len(h.leaves) > 1 else SMALL_PANEL for h in matrices]
+    heights = [PANEL if len(Block.all_of(h)) > 1 else SMALL_PANEL for h in matrices]
     figure = Figure(figsize=(11.5, sum(heights) + 0.9), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)  # type: ignore[union-attr, call-arg]
     title = (
@@ -54,7 +56,8 @@ def plot_model(model: CompressedModel, path: str | PathLike[str]) -> None:
         draw_blocks(left, h, name, height)
         draw_decay(right, h)
     legend(figure)
-    with replacing(path) as file:
+    with replacing(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a letter that the font lacks is drawn as a box
         figure.savefig(file, dpi=140, format=suffix)
 
 
@@ -77,33 +80,76 @@ def shade(share: float) -> Any:
     return colormaps["YlOrRd"](0.05 + 0.6 * min(1.0, share) ** 0.5)
 
 
+@dataclass(frozen=True)
+class Block:
+    """What stands at one place: a dense leaf, or the sum of low-rank leaves."""
+
+    leaves: tuple[Leaf, ...]
+
+    @staticmethod
+    def all_of(h: HMatrix) -> "list[Block]":
+        """The blocks of `h`, the largest first."""
+        places: dict[tuple[int, int, int, int], list[Leaf]] = {}
+        for e in h.leaves:
+            places.setdefault((e.row, e.rows, e.col, e.cols), []).append(e)
+        return sorted((Block(tuple(members)) for members in places.values()), key=lambda b: -b.rows * b.cols)
+
+    @property
+    def rows(self) -> int:
+        """Height."""
+        return self.leaves[0].rows
+
+    @property
+    def cols(self) -> int:
+        """Width."""
+        return self.leaves[0].cols
+
+    @property
+    def rank(self) -> int:
+        """Of all leaves together; -1 for a dense block."""
+        return sum(leaf.rank for leaf in self.leaves)
+
+    @property
+    def colour(self) -> Any:
+        """Of its face."""
+        if self.rank <= 0:
+            return DENSE if self.rank < 0 else ZERO
+        return shade(sum(leaf.nbytes for leaf in self.leaves) / (4 * self.rows * self.cols))
+
+    @property
+    def values(self) -> Tensor:
+        """Its singular values, as many as the rank says."""
+        return singular_values(sum((e.to_dense(torch.float32) for e in self.leaves), torch.zeros(())))[: self.rank]
+
+
 def draw_blocks(axes: Any, h: HMatrix, name: str, height: float = PANEL) -> None:
-    """The leaves of `h`, the first row at the top, with their ranks where they can be read on `height` inches."""
+    """The blocks of `h`, the first row at the top, with their ranks where they can be read on `height` inches."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
     m, n = h.shape
-    dense = sum(leaf.is_dense for leaf in h.leaves)
-    kinds = f"{len(h.leaves)} leaves, {dense} dense"
-    if len(h.leaves) == 1:
-        kinds = "dense" if dense else f"rank {h.leaves[0].rank}"
+    blocks = Block.all_of(h)
+    kinds = f"{len(blocks)} blocks, {sum(b.rank < 0 for b in blocks)} dense"
+    if len(blocks) == 1:
+        kinds = "dense" if blocks[0].rank < 0 else f"rank {blocks[0].rank}"
     ratio = f", {4 * m * n / h.nbytes:.1f}x smaller" if h.nbytes and m * n else ""
-    axes.set_title(f"{name}\n{m} x {n}, {kinds}{ratio}", fontsize=10, color=INK)
+    axes.set_title(f"{name}\n{m} x {n}, {kinds}{ratio}", fontsize=10, color=INK, parse_math=False)
     if not m * n:
         _say_empty(axes)
         return
     square = max(m, n) <= 6 * min(m, n)
     inches = 0.78 * height
     across, down = (inches / max(m, n),) * 2 if square else (inches / n, inches / m)
-    faces = [DENSE if leaf.is_dense else ZERO if not leaf.rank else shade(_share(leaf)) for leaf in h.leaves]
-    for leaf in h.leaves:
-        text = str(leaf.rank) if leaf.rank > 0 else "dense" if leaf.is_dense and len(h.leaves) == 1 else ""
-        size = min(72 * down * leaf.rows * 0.62, 72 * across * leaf.cols * 1.15 / max(1, len(text)), 22.0)
+    patches = []
+    for block in blocks:
+        row, col = block.leaves[0].row, block.leaves[0].col
+        patches.append(Rectangle((col, row), block.cols, block.rows))
+        text = str(block.rank) if block.rank > 0 else "dense" if block.rank < 0 and len(blocks) == 1 else ""
+        size = min(72 * down * block.rows * 0.62, 72 * across * block.cols * 1.15 / max(1, len(text)), 22.0)
         if text and size >= SMALLEST_TEXT:
-            at = (leaf.col + leaf.cols / 2, leaf.row + leaf.rows / 2)
-            axes.text(*at, text, ha="center", va="center", fontsize=size, color=EDGE if leaf.is_dense else INK)
-    patches = [Rectangle((leaf.col, leaf.row), leaf.cols, leaf.rows) for leaf in h.leaves]
-    width = 0.8 if len(h.leaves) < 200 else 0.3
+            at, colour = (col + block.cols / 2, row + block.rows / 2), EDGE if block.rank < 0 else INK
+            axes.text(*at, text, ha="center", va="center", fontsize=size, color=colour)
+    faces, width = [block.colour for block in blocks], 0.8 if len(blocks) < 200 else 0.3
     axes.add_collection(PatchCollection(patches, facecolor=faces, edgecolor=EDGE, linewidth=width))
     axes.set(xlim=(0, n), ylim=(m, 0), xlabel="columns (tree order)", ylabel="rows (tree order)")
     axes.set_aspect("equal" if square else "auto")
@@ -114,18 +160,17 @@ def draw_blocks(axes: Any, h: HMatrix, name: str, height: float = PANEL) -> None
 
 
 def draw_decay(axes: Any, h: HMatrix) -> None:
-    """Singular values of the whole compressed matrix, and of its largest low-rank leaves, each over its largest."""
+    """Singular values of the whole compressed matrix, and of its largest low-rank blocks, each over its largest."""
     axes.set_title("singular-value decay", fontsize=10, color=INK)
     if not h.shape[0] * h.shape[1]:
         _say_empty(axes)
         return
     _curve(axes, singular_values(h.to_dense(torch.float32)), "whole matrix", CURVES[0], linewidth=1.8)
-    low = sorted((leaf for leaf in h.leaves if leaf.rank > 1), key=lambda leaf: -leaf.rows * leaf.cols)
-    shapes = {(leaf.rows, leaf.cols): leaf for leaf in reversed(low)} if len(h.leaves) > 1 else {}
-    largest = sorted(shapes.values(), key=lambda leaf: -leaf.rows * leaf.cols)[: len(CURVES) - 1]
-    for leaf, colour in zip(largest, CURVES[1:], strict=False):
-        values = singular_values(leaf.to_dense(torch.float32))[: leaf.rank]
-        _curve(axes, values, f"a leaf {leaf.rows} x {leaf.cols}, rank {leaf.rank}", colour, linewidth=1.2)
+    blocks = Block.all_of(h)
+    shapes = {(b.rows, b.cols): b for b in reversed(blocks) if b.rank > 1 and len(blocks) > 1}
+    for block, colour in zip(reversed(shapes.values()), CURVES[1:], strict=False):
+        label = f"a block {block.rows} x {block.cols}, rank {block.rank}"
+        _curve(axes, block.values, label, colour, linewidth=1.2)
     axes.set(xlabel="index", ylabel="singular value / largest")
     if not axes.lines:
         axes.text(0.5, 0.5, "all zero", ha="center", va="center", transform=axes.transAxes, color=INK)
@@ -152,10 +197,6 @@ def singular_values(matrix: Tensor) -> Tensor:
         basis = torch.linalg.qr(matrix @ (matrix.T @ (matrix @ start))).Q
         return torch.linalg.svdvals(basis.T @ matrix)[: SKETCH // 2]
     return torch.linalg.svdvals(matrix)
-
-
-def _share(leaf: Leaf) -> float:
-    return leaf.nbytes / (4 * leaf.rows * leaf.cols) if leaf.rows * leaf.cols else 0.0
 
 
 def _say_empty(axes: Any) -> None:

@@ -143,10 +143,10 @@ class Product:
 
     @staticmethod
     def of(matrix: HMatrix, device: torch.device) -> "Product | LowRank":
-        """The cheapest executor: two plain products where one low-rank leaf is the whole matrix."""
-        leaf = matrix.leaves[0] if len(matrix.leaves) == 1 else None
-        if leaf is not None and leaf.rank > 0 and matrix.row_order is None and matrix.col_order is None:
-            return LowRank(leaf, device)
+        """The cheapest executor: two plain products where the whole matrix is one low-rank block."""
+        kinds = {(leaf.rows, leaf.cols, leaf.is_dense) for leaf in matrix.leaves}
+        if kinds == {(*matrix.shape, False)} and matrix.row_order is None and matrix.col_order is None:
+            return LowRank(matrix.leaves, device)
         return Product(matrix, device)
 
     @property
@@ -178,11 +178,12 @@ class Product:
 
 
 class LowRank:
-    """y = (x V) U^T: the whole matrix is one low-rank leaf."""
+    """y = (x V) U^T: the whole matrix is one low-rank block, the sum of `leaves`."""
 
-    def __init__(self, leaf: Leaf, device: torch.device):
-        self.u, self.vt = (t.to(device, torch.float32) for t in leaf.tensors)
-        self.shape = (leaf.rows, leaf.cols)
+    def __init__(self, leaves: Sequence[Leaf], device: torch.device):
+        us, vts = zip(*(leaf.decoded(torch.float32) for leaf in leaves), strict=True)
+        self.u, self.vt = torch.cat(us, dim=1).to(device), torch.cat(vts).to(device)
+        self.shape = (leaves[0].rows, leaves[0].cols)
         self.nbytes = 4 * (self.u.numel() + self.vt.numel())
 
     def apply(self, x: Tensor) -> Tensor:
@@ -191,34 +192,36 @@ class LowRank:
 
 
 def _stacks(leaves: Sequence[Leaf]) -> tuple[list[_Block], dict[int, tuple[int, int]]]:
-    """V^T of all low-rank leaves, one block per column range; and for each leaf (by id) its block and row therein."""
-    groups: dict[tuple[int, int], list[Leaf]] = {}
-    for leaf in leaves:
+    """V^T of all low-rank leaves, one block per column range; and each leaf's block and row therein."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for k, leaf in enumerate(leaves):
         if not leaf.is_dense:
-            groups.setdefault((leaf.col, leaf.cols), []).append(leaf)
+            groups.setdefault((leaf.col, leaf.cols), []).append(k)
     blocks: list[_Block] = []
     stacked: dict[int, tuple[int, int]] = {}
     for (col, cols), members in sorted(groups.items()):
         at = 0
-        for leaf in members:
-            stacked[id(leaf)] = (len(blocks), at)
-            at += leaf.rank
-        blocks.append(_Block(range(col, col + cols), torch.cat([leaf.tensors[1].float() for leaf in members])))
+        for k in members:
+            stacked[k] = (len(blocks), at)
+            at += leaves[k].rank
+        stack = torch.cat([leaves[k].decoded(torch.float32)[1] for k in members])
+        blocks.append(_Block(range(col, col + cols), stack))
     return blocks, stacked
 
 
 def _rows(leaves: Sequence[Leaf], place: dict[int, int]) -> dict[tuple[int, int], _Block]:
     """The leaves of every row range (row, rows) side by side; `place`: where a leaf's T stands in the workspace."""
-    groups: dict[tuple[int, int], list[Leaf]] = {}
-    for leaf in leaves:
-        groups.setdefault((leaf.row, leaf.rows), []).append(leaf)
+    groups: dict[tuple[int, int], list[int]] = {}
+    for k, leaf in enumerate(leaves):
+        groups.setdefault((leaf.row, leaf.rows), []).append(k)
     blocks = {}
     for key, members in groups.items():
         sources: list[int] = []
-        for leaf in members:
-            start, count = (leaf.col, leaf.cols) if leaf.is_dense else (place[id(leaf)], leaf.rank)
+        for k in members:
+            leaf = leaves[k]
+            start, count = (leaf.col, leaf.cols) if leaf.is_dense else (place[k], leaf.rank)
             sources += range(start, start + count)
-        blocks[key] = _Block(sources, torch.cat([leaf.tensors[0].float() for leaf in members], dim=1))
+        blocks[key] = _Block(sources, torch.cat([leaves[k].decoded(torch.float32)[0] for k in members], dim=1))
     return blocks
 
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import io
+import math
 import os
 import sys
 import traceback
@@ -120,7 +121,8 @@ def write_arrays(path: Path, outputs: tuple[np.ndarray, ...], force: bool = True
 def as_csv(outputs: tuple[np.ndarray, ...]) -> str:
     """One line a sample, the outputs' columns side by side, with as many digits as float32 has."""
     text = io.StringIO()
-    np.savetxt(text, np.concatenate([y.reshape(len(y), -1) for y in outputs], axis=1), fmt="%.9g", delimiter=",")
+    columns = [y.reshape(len(y), math.prod(y.shape[1:])) for y in outputs]
+    np.savetxt(text, np.concatenate(columns, axis=1), fmt="%.9g", delimiter=",")
     return text.getvalue()
 
 

@@ -135,7 +135,7 @@ def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int,
     rho^2 (sum_i G_ii u_ik^2 * vt_k C vt_k^T + u_k^T G u_k * sum_j C_jj vt_kj^2).
     """
     (a, b), (c, d) = rows, cols
-    u, vt = factors_of_basis(source, rows, cols, basis, NOISE_ROUNDING)
+    u, vt = factors_of_basis(source, rows, cols, basis, torch.full(basis.shape[1:], NOISE_ROUNDING, dtype=basis.dtype))
     g = torch.eye(b - a, dtype=u.dtype) if source.left is None else source.left[a:b, a:b]
     m = torch.eye(d - c, dtype=u.dtype) if source.right is None else source.right[c:d, c:d]
     u2, u_noise = ((g @ u) * u).sum(0), (g.diagonal()[:, None] * u * u).sum(0)
@@ -187,11 +187,11 @@ def range_basis(block: Tensor, k: int, seed: int) -> Tensor:
 
 
 def low_rank_factors(
-    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], rank: int, rounding: float = 0.0
+    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], rank: int, rounding: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Best rank-`rank` factors of a block in its weighted norm: u (h, r), vt (r, w) in float64.
 
-    rounding: relative error of the storage type the factors are meant for; see `factors_of_basis`.
+    rounding: (r,) relative error of the storage type each direction is meant for; see `factors_of_basis`.
     """
     (a, b), (c, d) = rows, cols
     block = source.matrix[a:b, c:d]
@@ -201,11 +201,12 @@ def low_rank_factors(
     else:
         rough = range_basis(weighted, rank + 8, source.seed)
         basis = rough @ torch.linalg.svd(rough.mT @ weighted, full_matrices=False).U[:, :rank]
+    rounding = torch.zeros(rank, dtype=basis.dtype) if rounding is None else rounding
     return factors_of_basis(source, rows, cols, basis, rounding)
 
 
 def factors_of_basis(
-    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor, rounding: float
+    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor, rounding: Tensor
 ) -> tuple[Tensor, Tensor]:
     """u (h, r) and vt (r, w) of a block from the left singular vectors `basis` (h, r) of its weighted form.
 
@@ -220,19 +221,25 @@ def factors_of_basis(
     left = source.left_factor(a, b)
     if left is not None and source.left is not None:
         vt = basis.mT @ (left.mT @ source.matrix[a:b, c:d])
-        u = _shrink(source.left[a:b, a:b], left @ basis, rounding)
+        u = shrink(source.left[a:b, a:b], left @ basis, rounding)
     if source.right is not None:
         moment = source.right[c:d, c:d]
-        vt = _shrink(moment, moment @ vt.mT, rounding).mT
+        vt = shrink(moment, moment @ vt.mT, rounding).mT
     tiny = torch.finfo(torch.float64).tiny
     balance = ((vt.norm(dim=1) + tiny) / (u.norm(dim=0) + tiny)).sqrt()
     balance = torch.where(vt.norm(dim=1) > 0, balance, torch.ones_like(balance))
     return u * balance, vt / balance[:, None]
 
 
-def _shrink(moment: Tensor, right_hand_side: Tensor, rounding: float) -> Tensor:
-    """(M + rho^2 mean(M) I)^-1 b for a positive semidefinite M, the shift never below rounding level."""
-    size = moment.shape[0]
-    shift = max(rounding**2, 1e-13) * moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    factor = cholesky_psd(moment + shift * torch.eye(size, dtype=moment.dtype))
-    return torch.cholesky_solve(right_hand_side, factor)
+def shrink(moment: Tensor, right_hand_side: Tensor, rounding: Tensor) -> Tensor:
+    """Column k of the result is (M + rho_k^2 mean(M) I)^-1 b_k, for a positive semidefinite M; the shift is never below
+    rounding level. rounding: (columns,).
+    """
+    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    eye = torch.eye(moment.shape[0], dtype=moment.dtype)
+    out = torch.empty_like(right_hand_side)
+    for rho in rounding.unique().tolist():
+        columns = rounding == rho
+        factor = cholesky_psd(moment + max(rho**2, 1e-13) * mean * eye)
+        out[:, columns] = torch.cholesky_solve(right_hand_side[:, columns], factor)
+    return out

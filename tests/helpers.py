@@ -27,21 +27,31 @@ def random_leaves(
     leaves: list[Leaf] = []
 
     def numbers(rows: int, cols: int, dtype: torch.dtype) -> Tensor:
+        if dtype == torch.int8:
+            return torch.from_numpy(generator.integers(-127, 128, (rows, cols))).to(dtype)
         return torch.from_numpy(generator.standard_normal((rows, cols)) / max(cols, 1) ** 0.5).to(dtype)
 
-    def leaf(row: int, rows: int, col: int, cols: int) -> Leaf:
-        dtype = storages[generator.integers(len(storages))]
+    def scale(count: int, dtype: torch.dtype) -> Tensor | None:
+        return torch.from_numpy(generator.uniform(1e-3, 2e-2, count)).bfloat16() if dtype == torch.int8 else None
+
+    def leaf(row: int, rows: int, col: int, cols: int) -> list[Leaf]:
+        place, dtype = (row, rows, col, cols), storages[generator.integers(len(storages))]
         if generator.random() < 0.4:
-            return Leaf(row, rows, col, cols, dense=numbers(rows, cols, dtype))
-        rank = int(generator.integers(0, min(max_rank, rows, cols) + 1))
-        return Leaf(row, rows, col, cols, u=numbers(rows, rank, dtype), vt=numbers(rank, cols, dtype))
+            return [Leaf(*place, dense=numbers(rows, cols, dtype), scale=scale(rows, dtype))]
+        found = []
+        for _ in range(2 if generator.random() < 0.3 else 1):  # directions of one block in storage types of their own
+            dtype = storages[generator.integers(len(storages))]
+            rank = int(generator.integers(0, min(max_rank, rows, cols) + 1))
+            u, vt = numbers(rows, rank, dtype), numbers(rank, cols, dtype)
+            found.append(Leaf(*place, u=u, vt=vt, scale=scale(rank, dtype)))
+        return found
 
     def cut(size: int, wanted: bool) -> list[int]:
         return [0, int(generator.integers(1, size)), size] if wanted and size > 1 else [0, size]
 
     def divide(row: int, rows: int, col: int, cols: int, left: int) -> None:
         if left == 0 or generator.random() < 0.15:
-            leaves.append(leaf(row, rows, col, cols))
+            leaves.extend(leaf(row, rows, col, cols))
             return
         kind = generator.integers(4)  # mostly both ways, as a quadtree
         down, across = cut(rows, kind != 1), cut(cols, kind != 2)
@@ -92,13 +102,13 @@ def densified(program: Program) -> Program:
 
 def absolute(h: HMatrix) -> Tensor:
     """sum |U| |V^T| + |D| in the original order: what rounding in any order of summation is relative to."""
-    leaves = []
+    blocks: dict[tuple[int, int, int, int], Tensor] = {}
     for e in h.leaves:
-        block = e.tensors[0].abs().double()
-        for t in e.tensors[1:]:
-            block = block @ t.abs().double()
-        leaves.append(Leaf(e.row, e.rows, e.col, e.cols, dense=block))
-    return HMatrix(h.shape, tuple(leaves), h.row_order, h.col_order).to_dense()
+        first, *rest = (t.abs() for t in e.decoded(torch.float64))
+        place = (e.row, e.rows, e.col, e.cols)
+        blocks[place] = blocks.get(place, 0) + (first @ rest[0] if rest else first)
+    leaves = tuple(Leaf(*place, dense=block) for place, block in blocks.items())
+    return HMatrix(h.shape, leaves, h.row_order, h.col_order).to_dense()
 
 
 def rounding_bound(x: Tensor, h: HMatrix, eps: float, extra: Tensor | None = None) -> Tensor:

@@ -7,13 +7,59 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers import MIXED, random_hmatrix
 
 from hrt.artifact import DIGEST
 from hrt.certificate import Certificate, LayerRecord
-from hrt.hmatrix import HMatrix
+from hrt.hmatrix import HMatrix, Leaf
 from hrt.model import CompressedModel
 from hrt.program import Node, Program, Value
+
+from helpers import random_hmatrix
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def as_int8(leaf: Leaf) -> Leaf:
+    """The leaf in int8 with scales: one per row of a dense block, one per direction of a low-rank one."""
+
+    def rounded(t: torch.Tensor, along: int) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = t.abs().amax(1 - along).clamp_min(1e-6) / 127 if t.numel() else torch.ones(t.shape[along])
+        return (t / (scale[:, None] if along == 0 else scale)).round().to(torch.int8), scale
+
+    place = (leaf.row, leaf.rows, leaf.col, leaf.cols)
+    parts = [t.float() for t in leaf.tensors]
+    if leaf.is_dense:
+        numbers, scale = rounded(parts[0], 0)
+        return Leaf(*place, dense=numbers, scale=scale.bfloat16())
+    (u, first), (vt, second) = rounded(parts[0], 1), rounded(parts[1], 0)
+    return Leaf(*place, u=u, vt=vt, scale=(first * second).bfloat16())
+
+
+def any_hmatrix(seed: Any, m: int, n: int, **options) -> HMatrix:
+    """A random H-matrix with all there is: every storage type, and blocks that are sums of several leaves."""
+    h = random_hmatrix(seed, m, n, storages=FLOATS, **options)
+    leaves: list[Leaf] = []
+    for k, leaf in enumerate(h.leaves):
+        leaves.append(as_int8(leaf) if k % 3 == 1 else leaf)
+        if not leaf.is_dense and k % 2:
+            leaves.append(leaf)
+    return HMatrix(h.shape, tuple(leaves), h.row_order, h.col_order)
+
+
+def allowed(x: torch.Tensor, h: HMatrix) -> torch.Tensor:
+    """Entrywise bound (batch, m), in float64, on what float32 arithmetic may change of x (batch, n) h^T.
+
+    A sum of k products errs by at most k eps times the sum of their absolute values; a low-rank leaf is two sums after
+    each other, and decoding int8 rounds once more.
+    """
+    size = torch.zeros(h.shape, dtype=torch.float64)
+    for e in h.leaves:
+        first, *rest = (t.abs() for t in e.decoded(torch.float64))
+        size[e.row : e.row + e.rows, e.col : e.col + e.cols] += first @ rest[0] if rest else first
+    for dim, order in ((0, h.row_order), (1, h.col_order)):
+        size = size if order is None else torch.empty_like(size).index_copy_(dim, order.long(), size)
+    terms = h.shape[1] + sum(max(e.rank, 0) for e in h.leaves) + len(h.leaves) + 4
+    return terms * torch.finfo(torch.float32).eps * (x.abs().double() @ size.T) + 1e-40
 
 
 def linear_program(weight: Any, bias: torch.Tensor | None = None) -> Program:
@@ -53,11 +99,11 @@ def mixed_model(seed: int = 0) -> CompressedModel:
     t = torch.Generator().manual_seed(seed)
     hidden = 40
     constants = {
-        "a": random_hmatrix(g, hidden, 7, storages=MIXED, ordered=True),
+        "a": any_hmatrix(g, hidden, 7, ordered=True),
         "a/leaves": torch.randn(hidden, generator=t),
-        'b "ü"\n\\ 雪': random_hmatrix(g, hidden, hidden, depth=4, storages=MIXED, ordered=False),
+        'b "ü"\n\\ 雪': any_hmatrix(g, hidden, hidden, depth=4, ordered=False),
         "__metadata__": HMatrix.from_dense(torch.randn(5, 5, generator=t), torch.bfloat16),
-        "": random_hmatrix(g, 3, hidden + 5, storages=MIXED, ordered=True),
+        "": any_hmatrix(g, 3, hidden + 5, ordered=True),
         "scalar": torch.tensor(0.25),
         "nothing": HMatrix.from_dense(torch.zeros(0, hidden)),
         "no bias": torch.zeros(0),
@@ -85,7 +131,9 @@ def mixed_model(seed: int = 0) -> CompressedModel:
     return CompressedModel(program, certificate, target="bytes", dense_nbytes=12345)
 
 
-def resealed(data: bytes, change: Callable[[dict, dict], Any], payload: Callable[[bytearray], Any] | None = None) -> bytes:
+def resealed(
+    data: bytes, change: Callable[[dict, dict], Any], payload: Callable[[bytearray], Any] | None = None
+) -> bytes:
     """The file `data` with its table (first argument of `change`), header (second) and numbers changed and a digest
     that is right again: what a careful forger would write."""
     length = int.from_bytes(data[:8], "little")

@@ -7,7 +7,8 @@ import torch
 
 import hrt
 from hrt.cluster import block_levels
-from hrt.partition import LEAF_OVERHEAD, Planner
+from hrt.options import LEAF_OVERHEAD
+from hrt.partition import Planner
 from hrt.perf.operators import gaussian_random, log_kernel
 from hrt.spectra import BlockSource, batch_spectra, low_rank_factors
 
@@ -123,7 +124,7 @@ def test_rounding_aware_factors_store_better():
     source = BlockSource(a, right=c)
 
     def error(rounding):
-        u, vt = (t.bfloat16().double() for t in low_rank_factors(source, (0, 64), (0, 64), 40, rounding))
+        u, vt = (t.bfloat16().double() for t in low_rank_factors(source, (0, 64), (0, 64), 40, torch.full((40,), rounding)))
         e = a - u @ vt
         return float(torch.trace(e @ c @ e.T))
 

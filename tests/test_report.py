@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from helpers import random_hmatrix
 from models import linear_program, mixed_model, record
 
 import hrt
 from hrt.hmatrix import HMatrix
 from hrt.model import CompressedModel
 from hrt.report import render, summary
+
+from helpers import random_hmatrix
 
 WIDTH = 140
 
@@ -85,7 +86,9 @@ class TestTable:
         (row,) = [line for line in report(record("net.0", random_hmatrix(0, 9, 9))).splitlines() if "net.0" in line]
         assert " - " in row
 
-    @pytest.mark.parametrize("name", ["w", "a." * 60 + "weight", "[bold]x[/bold]", "blocks[0]", ":smile:", "雪" * 30, ""])
+    @pytest.mark.parametrize(
+        "name", ["w", "a." * 60 + "weight", "[bold]x[/bold]", "blocks[0]", ":smile:", "雪" * 30, ""]
+    )
     def test_fits_the_width_and_loses_nothing(self, name):
         text = report(record(name, random_hmatrix(0, 3000, 7), structure="H 382 leaves, " * 5, reason="because " * 20))
         table = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
@@ -94,7 +97,9 @@ class TestTable:
         assert cells == name
         assert text.count("because") == 20 and "…" not in text
 
-    @pytest.mark.parametrize("variable, value", [("FORCE_COLOR", "1"), ("COLUMNS", "40"), ("TERM", "dumb"), ("NO_COLOR", "1")])
+    @pytest.mark.parametrize(
+        "variable, value", [("FORCE_COLOR", "1"), ("COLUMNS", "40"), ("TERM", "dumb"), ("NO_COLOR", "1")]
+    )
     def test_is_plain_text_in_any_environment(self, variable, value, monkeypatch):
         expected = mixed_model().report()
         monkeypatch.setenv(variable, value)

@@ -1,20 +1,21 @@
-"""Backends: the torch session multiplies as the matrices say, in few products, and a backend that is not there says so."""
+"""Backends: torch multiplies as the matrices say, in few products, and a backend that is not there says so."""
 
 import threading
 
 import numpy as np
 import pytest
 import torch
-from helpers import MIXED, random_hmatrix, rounding_bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import linear_program, mixed_model
+from models import allowed, any_hmatrix, as_int8, linear_program, mixed_model
 
 import hrt
 from hrt import runtime
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.perf.operators import log_kernel
 from hrt.runtime import LowRank, Product, TorchSession, open_session, register_backend
+
+from helpers import random_hmatrix
 
 CPU = torch.device("cpu")
 EPS = torch.finfo(torch.float32).eps
@@ -26,7 +27,7 @@ def assert_product(h: HMatrix, batch: int, seed: int = 0) -> None:
     y = Product(h, CPU).apply(x)
     assert y.dtype == torch.float32 and tuple(y.shape) == (batch, h.shape[0])
     error = (y.double() - x.double() @ h.to_dense().T).abs()
-    assert bool((error <= rounding_bound(x, h, EPS)).all())
+    assert bool((error <= allowed(x, h)).all())
 
 
 def weak_kernel(n: int, rank: int = 3) -> HMatrix:
@@ -61,7 +62,7 @@ class TestProduct:
         batch=st.sampled_from([0, 1, 2, 33]),
     )
     def test_equals_the_dense_matrix(self, m, n, seed, depth, batch):
-        assert_product(random_hmatrix(seed, m, n, depth=depth, max_rank=9, storages=MIXED), batch)
+        assert_product(any_hmatrix(seed, m, n, depth=depth, max_rank=9), batch)
 
     @pytest.mark.parametrize("n", [64, 100, 257, 300])
     @pytest.mark.parametrize("batch", [0, 1, 7, 256])
@@ -92,7 +93,7 @@ class TestProduct:
     @settings(max_examples=60, deadline=None)
     @given(seed=st.integers(0, 2**32 - 1), size=st.integers(2, 90), bad=st.sampled_from([np.nan, np.inf, -np.inf]))
     def test_padding_carries_nothing_from_one_sample_to_another(self, seed, size, bad):
-        product = Product(random_hmatrix(seed, size, size + 3, depth=4, storages=MIXED), CPU)
+        product = Product(any_hmatrix(seed, size, size + 3, depth=4), CPU)
         x = torch.randn(5, size + 3, generator=torch.Generator().manual_seed(1))
         clean = product.apply(x)
         x[2] = bad
@@ -141,6 +142,10 @@ class TestProduct:
         product = Product.of(HMatrix((30, 20), (leaf,)), CPU)
         assert isinstance(product, LowRank) and product.nbytes == 4 * 2 * 50
         assert torch.equal(product.apply(torch.ones(3, 20)), torch.full((3, 30), 40.0))
+        h = HMatrix((30, 20), (leaf, as_int8(leaf)))
+        both = Product.of(h, CPU)
+        assert isinstance(both, LowRank)
+        assert torch.allclose(both.apply(torch.ones(3, 20)).double(), h.to_dense().sum(1).expand(3, 30), rtol=1e-5)
         ordered = HMatrix((30, 20), (leaf,), torch.arange(29, -1, -1))
         assert isinstance(Product.of(ordered, CPU), Product)
         assert_product(ordered, 3)

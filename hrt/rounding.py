@@ -1,0 +1,112 @@
+"""Rounding that knows the data: every column's rounding error is compensated by the columns still to come.
+
+The column-by-column scheme is that of optimal brain quantization and GPTQ (Frantar et al., arXiv 2210.17323): rounding
+column j of M by e_j raises tr(E S E^T) least if the later columns move by e_j R_j,j: / R_jj, with R the upper Cholesky
+factor of S^-1. It works for any mixture of storage types; float types gain little, int8 a factor of two to five.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hrt.hmatrix import STORAGE
+
+INT8_LEVELS = 127
+DAMPING = 1e-4  # relative to the mean eigenvalue of S; directions that no input excites must not absorb errors
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """Numbers in their storage type and, for int8, a scale per row (or per column): value = number * scale."""
+
+    numbers: Tensor
+    scale: Tensor | None
+
+    def decoded(self, dim: int) -> Tensor:
+        """float64 values; the scale runs along `dim`."""
+        values = self.numbers.to(torch.float64)
+        if self.scale is None:
+            return values
+        return values * self.scale.to(torch.float64).unsqueeze(1 - dim)
+
+
+def round_rows(matrix: Tensor, storage: str, moment: Tensor | None) -> Rounded:
+    """Round `matrix` (m, n) to a storage type, with one scale per row for int8, small in tr(E S E^T).
+
+    moment: S (n, n), or None for the identity, where nearest rounding is already best.
+    """
+    if storage != "int8":
+        step = _to_float(storage)
+        values = matrix if moment is None else _compensate(matrix, moment, lambda column, j: step(column))
+        return Rounded(values.to(STORAGE[storage]).contiguous(), None)
+    scale = int8_scale(matrix.abs().amax(1) if matrix.shape[1] else matrix.new_zeros(matrix.shape[0]))
+    wide = scale.to(torch.float64)
+
+    def nearest(column: Tensor, j: int) -> Tensor:
+        return (column / wide).round().clamp(-INT8_LEVELS, INT8_LEVELS) * wide
+
+    values = matrix if moment is None else _compensate(matrix, moment, nearest)
+    numbers = (values / wide[:, None]).round().clamp(-INT8_LEVELS, INT8_LEVELS).to(torch.int8)
+    return Rounded(numbers.contiguous(), scale)
+
+
+def round_columns(matrix: Tensor, storages: list[str], moment: Tensor, partner: Tensor) -> list[Rounded]:
+    """Round column j of `matrix` (m, r) to `storages[j]`, small in tr(E S E^T) with S = `moment` (r, r).
+
+    partner: (r,) float64 scales of the rows that the columns will multiply. Returns one Rounded per run of equal
+    storage types; the scale of an int8 column is that of the whole direction, its own times its partner's, in bfloat16.
+    Columns are compensated by those after them, so that the exact types should come first.
+    """
+    scales = torch.ones(matrix.shape[1], dtype=torch.float64)
+
+    def rounded(column: Tensor, j: int) -> Tensor:
+        if storages[j] != "int8":
+            return _to_float(storages[j])(column)
+        scales[j] = float(int8_scale(column.abs().max() * partner[j])) / float(partner[j])
+        return (column / scales[j]).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scales[j]
+
+    values = _compensate(matrix, moment, rounded)
+    out, start = [], 0
+    for end in range(1, len(storages) + 1):
+        if end < len(storages) and storages[end] == storages[start]:
+            continue
+        part, storage = values[:, start:end], storages[start]
+        if storage == "int8":
+            scale = scales[start:end]
+            both = (scale * partner[start:end]).to(torch.bfloat16)
+            out.append(Rounded((part / scale).round().to(torch.int8).contiguous(), both))
+        else:
+            out.append(Rounded(part.to(STORAGE[storage]).contiguous(), None))
+        start = end
+    return out
+
+
+def int8_scale(largest: Tensor) -> Tensor:
+    """The least bfloat16 step, about, whose 127 multiples reach `largest`; 1 for zeros.
+
+    In bfloat16 a scale takes two bytes and number * scale is exact in float32; the numbers are rounded to the scale as
+    it is stored, so that nothing is lost by its few digits.
+    """
+    scale = (largest * ((1 + 2.0**-8) / INT8_LEVELS)).to(torch.bfloat16)
+    return torch.where((scale > 0) & torch.isfinite(scale), scale, torch.ones_like(scale))
+
+
+def _to_float(storage: str):
+    return lambda column: column.to(STORAGE[storage]).to(torch.float64)
+
+
+def _compensate(matrix: Tensor, moment: Tensor, rounded) -> Tensor:
+    """The rounded columns as float64 values, by the recursion of the module's docstring."""
+    count = matrix.shape[1]
+    if not count or not matrix.shape[0]:
+        return matrix
+    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    damped = moment + DAMPING * mean * torch.eye(count, dtype=moment.dtype)
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    work, out = matrix.clone(), torch.empty_like(matrix)
+    for j in range(count):
+        out[:, j] = rounded(work[:, j], j)
+        error = (work[:, j] - out[:, j]) / factor[j, j]
+        work[:, j + 1 :] -= error[:, None] * factor[j, j + 1 :]
+    return out
