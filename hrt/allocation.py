@@ -112,7 +112,7 @@ class Allocator:
         """For one regularisation: the smallest candidate that holds, the one that misses by least, and measured over
         predicted error at the last trial.
         """
-        names = [name for name, m in self.moments.items() if m.left.numel() and m.second.numel()]
+        names = [n for n in self.program.weights if self.moments[n].left.numel() and self.moments[n].second.numel()]
         layers = [self._layer(name, right_ridge, left_ridge) for name in names]
         budget, low, high, best, gap = self.allowed2, 0.0, float("inf"), None, float("inf")
         missed: Candidate | None = None

@@ -89,11 +89,18 @@ class Program:
 
     @property
     def weights(self) -> dict[str, tuple[Node, ...]]:
-        """Weight name to the linear nodes that use it (several where weights are tied), in program order."""
+        """Weight name to the linear nodes that use it (several where weights are tied), in program order.
+
+        A constant that is anything else besides (an operand of another op, an output) is not among them: only a linear
+        node can multiply by an H-matrix.
+        """
         found: dict[str, tuple[Node, ...]] = {}
         for node in self.linear_nodes:
             found[node.inputs[1]] = (*found.get(node.inputs[1], ()), node)
-        return found
+        other = {*self.outputs}
+        for node in self.nodes:
+            other.update(node.inputs[:1] + node.inputs[2:] if node.op == "linear" else node.inputs)
+        return {name: nodes for name, nodes in found.items() if name not in other}
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Per-sample shape of an input or node."""

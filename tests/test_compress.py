@@ -250,6 +250,25 @@ def test_empty_layers_and_networks_without_weights():
     assert plain.nbytes == 0
 
 
+def test_a_weight_that_is_also_used_otherwise_stays_as_it_is():
+    class Reuse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.weight = nn.Parameter(torch.outer(torch.randn(40), torch.randn(30)))
+            self.last = nn.Linear(40, 40)
+
+        def forward(self, x):
+            h = torch.tanh(nn.functional.linear(x, self.weight))
+            return self.last(h) + (x[:, None, :] * self.weight).sum(-1)
+
+    net, x = Reuse(), torch.randn(500, 30)
+    for inputs in (None, x):
+        model = hrt.compress(net, inputs=inputs, tol=1e-2, progress=False)
+        assert isinstance(model.program.constants["weight"], torch.Tensor)
+        assert unseen_error(net, model, torch.randn(400, 30)) <= 2e-2
+
+
 def test_zero_network():
     net = mlp(3, 16, 2)
     with torch.no_grad():
