@@ -39,17 +39,21 @@ class Op:
         return self.arity == 1 and self.derivative is not None
 
 
-def multiply(x: Tensor, weight: Any) -> Tensor:
-    """x (..., n) times weight^T for a tensor (m, n) or anything with `apply`, giving (..., m)."""
+def multiply(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+    """x (..., n) times weight^T plus bias (m,), giving (..., m), for a weight (m, n) that is a tensor, or anything with
+    `affine(x, bias)` of the same meaning, or with `apply(x)` for x (rows, n).
+    """
     if isinstance(weight, Tensor):
-        return F.linear(x, weight.to(x.dtype))
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if hasattr(weight, "affine"):
+        return weight.affine(x, bias)
     rows = math.prod(x.shape[:-1])  # not -1, which is ambiguous for an empty batch
-    return weight.apply(x.reshape(rows, x.shape[-1])).reshape(*x.shape[:-1], weight.shape[0])
+    y = weight.apply(x.reshape(rows, x.shape[-1])).reshape(*x.shape[:-1], weight.shape[0])
+    return y if bias is None else y + bias
 
 
 def _linear(a: Sequence[Any], _: Attrs) -> Tensor:
-    y = multiply(a[0], a[1])
-    return y + a[2] if len(a) == 3 else y
+    return multiply(*a)
 
 
 def _gelu_derivative(x: Tensor, t: Attrs) -> Tensor:

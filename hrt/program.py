@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ class Program:
         values: dict[str, Any] = dict(constants)
         for v, x in zip(self.inputs, inputs, strict=True):
             values[v.name] = x.to(dtype)
-        last = self._last_use()
+        last = self.last_use
         for node in self.nodes:
             arguments = tuple(values[name] for name in node.inputs)
             if observe:
@@ -162,7 +163,8 @@ class Program:
                 del values[name]
         return tuple(values[name] for name in self.outputs)
 
-    def _last_use(self) -> dict[str, list[str]]:
+    @cached_property
+    def last_use(self) -> dict[str, list[str]]:
         """Node name to the values that nobody reads after it, so that memory is given back early."""
         keep = {*self.outputs, *self.constants, *(v.name for v in self.inputs)}
         last: dict[str, str] = {}

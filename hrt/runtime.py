@@ -72,12 +72,33 @@ class TorchSession:
         self.resident_bytes = sum(
             c.numel() * c.element_size() if isinstance(c, Tensor) else c.nbytes for c in self.constants.values()
         )
+        names = [v.name for v in program.inputs] + list(self.constants) + [n.name for n in program.nodes]
+        slot = {name: k for k, name in enumerate(names)}
+        self._start = [*self.constants.values(), *([None] * len(program.nodes))]
+        dead = program.last_use
+        self._steps = [
+            (n.row.torch, [slot[i] for i in n.inputs], n.attrs, slot[n.name], [slot[d] for d in dead.get(n.name, ())])
+            for n in program.nodes
+        ]
+        self._outputs = [slot[name] for name in program.outputs]
 
     def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Evaluate in float32, without gradients and whatever autocast is set to around the call."""
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            moved = [x.to(self.device) for x in inputs]
-            return self.program.run(moved, dtype=torch.float32, constants=self.constants)
+        with torch.no_grad():
+            if torch.is_autocast_enabled(self.device.type):
+                with torch.autocast(self.device.type, enabled=False):
+                    return self._run(inputs)
+            return self._run(inputs)
+
+    def _run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """`Program.run` with names resolved beforehand: at batch 1 the look-ups would cost more than the arithmetic."""
+        values: list[Any] = [x if x.device == self.device else x.to(self.device) for x in inputs]
+        values += self._start
+        for function, arguments, attrs, out, dead in self._steps:
+            values[out] = function([values[k] for k in arguments], attrs)
+            for k in dead:
+                values[k] = None
+        return tuple(values[k] for k in self._outputs)
 
 
 def _prepare(constant: Any, device: torch.device) -> Any:
@@ -188,7 +209,11 @@ class LowRank:
 
     def apply(self, x: Tensor) -> Tensor:
         """x (batch, n) to (batch, m), float32."""
-        return torch.nn.functional.linear(torch.nn.functional.linear(x, self.vt), self.u)
+        return self.affine(x, None)
+
+    def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., n) to (..., m), plus the bias (m,) in the same pass."""
+        return torch.nn.functional.linear(torch.nn.functional.linear(x, self.vt), self.u, bias)
 
 
 def _stacks(leaves: Sequence[Leaf]) -> tuple[list[_Block], dict[int, tuple[int, int]]]:
