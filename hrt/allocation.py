@@ -84,14 +84,15 @@ class Allocator:
         best: Candidate | None = None
         self.narrow = self._narrow_biases()
         for ridges in RIDGES:
-            found, missed, gap = self._search(*ridges)
-            if missed is not None:
-                repaired = self._repair(missed)
-                if repaired is not None and (found is None or repaired.nbytes < found.nbytes):
-                    found = repaired
-            if found is not None and (best is None or found.nbytes < best.nbytes):
-                best = found
-            if best is not None and gap < 3.0:
+            gaps = []
+            for focus in (False, True):
+                found, missed, gap = self._search(*ridges, focus)
+                gaps.append(gap)
+                repaired = self._repair(missed) if missed is not None else None
+                for candidate in (found, repaired):
+                    if candidate is not None and (best is None or candidate.nbytes < best.nbytes):
+                        best = candidate
+            if best is not None and min(gaps) < 3.0:
                 break
         return best and self._polish(best)
 
@@ -108,12 +109,14 @@ class Allocator:
         tensors = {k: c for k, c in program.constants.items() if k in names and isinstance(c, Tensor)}
         return program.with_constants({k: c.to(torch.float16) for k, c in tensors.items()})
 
-    def _search(self, right_ridge: float, left_ridge: float) -> tuple[Candidate | None, Candidate | None, float]:
+    def _search(
+        self, right_ridge: float, left_ridge: float, focus: bool = False
+    ) -> tuple[Candidate | None, Candidate | None, float]:
         """For one regularisation: the smallest candidate that holds, the one that misses by least, and measured over
         predicted error at the last trial.
         """
         names = [n for n in self.program.weights if self.moments[n].left.numel() and self.moments[n].second.numel()]
-        layers = [self._layer(name, right_ridge, left_ridge) for name in names]
+        layers = [self._layer(name, right_ridge, left_ridge, focus) for name in names]
         budget, low, high, best, gap = self.allowed2, 0.0, float("inf"), None, float("inf")
         missed: Candidate | None = None
         for trial in range(16):
@@ -144,11 +147,12 @@ class Allocator:
                 break
         return best, missed, gap
 
-    def _layer(self, name: str, right_ridge: float, left_ridge: float) -> _Layer:
+    def _layer(self, name: str, right_ridge: float, left_ridge: float, focus: bool) -> _Layer:
         self.advance(f"factor {name}")
         matrix, moments = self.program.constants[name], self.moments[name]
         if not isinstance(matrix, Tensor):
             raise TypeError(name)
+        moments = moments.focused if focus and moments.focused is not None else moments
         bias = self._own_bias(name)
         c = moments.covariance if bias else moments.second
         right, left = ridge(c, right_ridge), ridge(moments.left, left_ridge)

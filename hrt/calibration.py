@@ -1,7 +1,7 @@
 """What the data looks like: sampling, the split into calibration and held-out halves, and layer moments."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,10 @@ class Moments:
 
     mean: (n,) of its inputs.  second: (n, n) E[x x^T].  covariance: (n, n), centred.  left: (m, m) E[J^T J] with J
     the derivative of the network's output by the layer's output, so that the output's mean squared error is
-    tr(left E C E^T) to first order.  rows: how many inputs were seen.
+    tr(left E C E^T) to first order.  rows: how many inputs were seen.  focused: the same with every input weighted by
+    ||J||^2, how strongly the output depends on this layer there; where sensitivity and input are far from independent
+    (a shock, say) E[|J E x|^2] is better approximated so, one step of the power iteration towards the nearest Kronecker
+    product of E[x x^T (x) J^T J] (Van Loan & Pitsianis, 1993).
     """
 
     mean: Tensor
@@ -133,6 +136,7 @@ class Moments:
     covariance: Tensor
     left: Tensor
     rows: int
+    focused: "Moments | None" = None
 
 
 def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
@@ -154,16 +158,24 @@ def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> 
         for (name, x, probe), g in zip(seen, grads, strict=True):
             g = torch.zeros_like(probe) if g is None else g
             x, g = x.flatten(0, -2), g.flatten(0, -2)
-            entry = [x.sum(0), x.T @ x, g.T @ g, x.shape[0]]
+            weight = (g * g).sum(1, keepdim=True)
+            xw = x * weight
+            entry = [x.sum(0), x.T @ x, g.T @ g, x.shape[0], xw.sum(0), xw.T @ x, weight.sum()]
             old = sums.get(name)
             sums[name] = entry if old is None else [a + b for a, b in zip(old, entry, strict=True)]
     out = {}
-    for name, (total, outer, left, rows) in sums.items():
-        mean, second = total / rows, outer / rows
-        covariance = second - torch.outer(mean, mean)
-        # `left` is per network sample, so that a layer used N times per sample counts N times.
-        out[name] = Moments(mean, second, (covariance + covariance.T) / 2, left / rows * (rows / total_rows), rows)
+    for name, (total, outer, left, rows, focused_total, focused_outer, weight) in sums.items():
+        left = left / total_rows  # per network sample: a layer used N times per sample counts N times
+        focused = None
+        if float(weight) > 0:
+            focused = _moments(focused_total / weight, focused_outer / weight, left, rows)
+        out[name] = replace(_moments(total / rows, outer / rows, left, rows), focused=focused)
     return out
+
+
+def _moments(mean: Tensor, second: Tensor, left: Tensor, rows: int) -> Moments:
+    second = (second + second.T) / 2
+    return Moments(mean, second, second - torch.outer(mean, mean), left, rows)
 
 
 def _signs(y: Tensor, generator: torch.Generator) -> Tensor:
@@ -172,8 +184,6 @@ def _signs(y: Tensor, generator: torch.Generator) -> Tensor:
 
 def _with_probes(program: Program, chunk: Sequence[Tensor], seen: list[tuple[str, Tensor, Tensor]]) -> list[Tensor]:
     """Run the program with a zero added to every linear layer's output, to take derivatives there."""
-    from dataclasses import replace
-
     nodes: list[Node] = []
     extra: dict[str, Tensor] = {}
     rows = chunk[0].shape[0]
