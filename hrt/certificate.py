@@ -9,14 +9,34 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """measured <= bound, as a theorem or the paper has it, and whether it is so.
+
+    bound, measured: None where infinite.  verdict: "holds", "violated", or "vacuous" where the bound tells nothing.
+    """
+
+    name: str
+    bound: float | None
+    measured: float | None
+    verdict: str
+    remark: str = ""
+
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One weight matrix: what became of it and why.
+    """One weight matrix W, what became of it (H, the numbers as stored), and why. All errors are relative, in float64.
 
-    Measured, on the stored numbers in float64: `frobenius` (relative), `weighted` (relative, in the norm of the
-    calibration inputs; None without inputs). Estimated: `spectral` (relative; Lanczos-free power iteration, a lower
-    estimate of ||E||_2 / ||W||_2).
+    Measured: `frobenius`; `weighted`, in the norm of the calibration inputs (None without inputs); `spectral`, by
+    singular values (None for large matrices); `condition` and `condition_compressed`, of W and H (None where infinite,
+    as `condition_note` says, or not computed).
+    Estimated, where `spectral` is not measured: `spectral_estimate`, the ratio of two Lanczos values, each at most the
+    norm it stands for; `spectral_upper`, exceeded with probability at most 1e-6 (`hrt.norms`).
+    Guaranteed: `spectral_bound`, ||E||_2 <= min(||E||_F, the singular value with its rounding) over ||W||_2 from below.
+    statements: the paper's bounds beside the measured figures.
     """
 
     name: str
@@ -26,8 +46,15 @@ class LayerRecord:
     dense_nbytes: int
     frobenius: float
     weighted: float | None
-    spectral_estimate: float
+    spectral_estimate: float | None
     reason: str
+    spectral: float | None = None
+    spectral_upper: float | None = None
+    spectral_bound: float | None = None
+    condition: float | None = None
+    condition_compressed: float | None = None
+    condition_note: str = ""
+    statements: tuple[Statement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,11 +64,14 @@ class Certificate:
     tol: the tolerance asked for.  kind: "output" (relative L2 error of the output on held-out inputs) or "layers"
     (relative Frobenius error of every weight; no inputs were given).
     measured: figures computed on the stored numbers: `output_error` (float64 arithmetic), `runtime_error` (float32
-        arithmetic of the torch backend), `per_output` (relative error of each output column).
+        arithmetic of the torch backend), `per_output` (relative error of each output column), `output_rms` and
+        `max_abs_error` of each output column on the held-out rows (float64 arithmetic).
     estimated: `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs from the same
         distribution.
-    guaranteed: what holds by construction for every input; empty where nothing can be said.
-    context: how many rows calibrated and verified, the seed, versions, remarks.
+    guaranteed: what holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output column
+        over the whole hrt.Box, for the stored numbers in exact arithmetic (the rounding of a runtime is not in it).
+    context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none.
+    statements: bounds of the whole network beside the measured figures.
     """
 
     tol: float
@@ -51,6 +81,7 @@ class Certificate:
     estimated: Mapping[str, Any] = field(default_factory=dict)
     guaranteed: Mapping[str, Any] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
+    statements: tuple[Statement, ...] = ()
 
     def to_header(self) -> dict[str, Any]:
         """As JSON."""
@@ -58,9 +89,18 @@ class Certificate:
 
     @staticmethod
     def from_header(header: Mapping[str, Any]) -> "Certificate":
-        """The inverse of `to_header`."""
-        layers = tuple(LayerRecord(**{**r, "shape": tuple(r["shape"])}) for r in header["layers"])
-        return Certificate(**{**header, "layers": layers})
+        """The inverse of `to_header`; fields that an older version did not write keep their defaults."""
+        layers = tuple(
+            LayerRecord(**{**r, "shape": tuple(r["shape"]), "statements": _statements(r)}) for r in header["layers"]
+        )
+        return Certificate(**{**header, "layers": layers, "statements": _statements(header)})
+
+
+BOX_BOUND = "max_abs_error_over_box_exact_arithmetic"
+
+
+def _statements(header: Mapping[str, Any]) -> tuple[Statement, ...]:
+    return tuple(Statement(**s) for s in header.get("statements", ()))
 
 
 @dataclass(frozen=True)
@@ -107,18 +147,3 @@ def output_error(reference: Tensor, actual: Tensor) -> OutputError:
 def _ratio(e2: Tensor, y2: Tensor) -> Tensor:
     out = (e2 / y2).sqrt()
     return torch.where(e2 == 0, torch.zeros_like(out), out)
-
-
-def spectral_norm_estimate(matrix: Tensor, steps: int = 30, seed: int = 0) -> float:
-    """||A||_2 by power iteration on A^T A from a random start: a lower estimate, float64."""
-    if not matrix.numel():
-        return 0.0
-    v = torch.randn(matrix.shape[1], dtype=matrix.dtype, generator=torch.Generator().manual_seed(seed))
-    norm = 0.0
-    for _ in range(steps):
-        u = matrix @ (v / v.norm().clamp_min(1e-300))
-        norm = float(u.norm())
-        v = matrix.T @ u
-        if norm == 0:
-            break
-    return norm

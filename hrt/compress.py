@@ -9,17 +9,20 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hrt.allocation import Allocator, dense_constants, program_nbytes, stored
-from hrt.calibration import Split, as_samples, evaluate, layer_moments
+from hrt.bounds import as_boxes, output_bound
+from hrt.calibration import Box, Split, as_samples, evaluate, layer_moments
 from hrt.capture import capture, check_weights, guess_example
-from hrt.certificate import Certificate, LayerRecord, OutputError, output_error, spectral_norm_estimate
+from hrt.certificate import BOX_BOUND, Certificate, OutputError, output_error
 from hrt.errors import CaptureError, InputError, ToleranceError
-from hrt.hmatrix import STORAGE_NAME, HMatrix, relative, squared_norm
+from hrt.hmatrix import HMatrix, relative
 from hrt.matrix import check_tol, compress_for, storages_of
 from hrt.model import CompressedModel
-from hrt.partition import LEAF_OVERHEAD
+from hrt.options import LEAF_OVERHEAD
 from hrt.program import Program
 from hrt.progress import track
+from hrt.records import layer_records
 from hrt.runtime import open_session
+from hrt.statements import box_statement
 
 VERIFICATIONS = 6  # tries to pass on the held-out rows before the network stays dense
 
@@ -73,7 +76,7 @@ def compress(
         if samples is None:
             model = by_layers(program, tol, storages, target, seed, advance)
         else:
-            model = by_output(program, samples, tol, storages, target, seed, advance)
+            model = by_output(program, samples, tol, storages, target, seed, advance, as_boxes(inputs))
         model.dense_nbytes = dense_nbytes
         return model
 
@@ -91,9 +94,14 @@ def by_layers(
     certificate = Certificate(
         tol=tol,
         kind="layers",
-        layers=_records(program, result, {}, tol),
+        layers=layer_records(program, result, {}, tol),
         guaranteed={"relative_frobenius_error_of_every_weight": tol},
-        context={"seed": seed, "torch": torch.__version__, "target": target},
+        context={
+            "seed": seed,
+            "torch": torch.__version__,
+            "target": target,
+            "no_output_bound": "no inputs were given: nothing says where the network is used",
+        },
     )
     return CompressedModel(result, certificate, target)
 
@@ -106,8 +114,12 @@ def by_output(
     target: str,
     seed: int,
     advance: Callable[[str], None],
+    boxes: tuple[Box, ...] | None = None,
 ) -> CompressedModel:
-    """The output's relative L2 error on held-out inputs at most `tol`, dense where nothing else can."""
+    """The output's relative L2 error on held-out inputs at most `tol`, dense where nothing else can.
+
+    boxes: where the samples come from, for a bound over all of it; None if they are the user's own.
+    """
     split = Split.make(samples, seed)
     program.check_inputs(samples)
     advance("calibrate")
@@ -145,7 +157,12 @@ def by_output(
             best, error = found.program, verified
             break
         goal *= min(0.95, 0.98 * tol / verified.upper_99)
-    exact = output_error(references[1], evaluate(best, split.held_out, dense_constants(best)))
+    advance("certify")
+    found_outputs = evaluate(best, split.held_out, dense_constants(best))
+    exact = output_error(references[1], found_outputs)
+    rms = references[1].square().mean(0).sqrt()
+    worst = (references[1] - found_outputs).abs().amax(0)
+    proven = output_bound(program, best, boxes)
     remarks = []
     if samples[0].shape[0] < 200:
         remarks.append(f"only {samples[0].shape[0]} calibration rows; the confidence limit is wide")
@@ -155,13 +172,17 @@ def by_output(
     certificate = Certificate(
         tol=tol,
         kind="output",
-        layers=_records(program, best, moments, tol),
+        layers=layer_records(program, best, moments, tol),
         measured={
             "output_error": exact.value,
             "runtime_error": error.value,
             "per_output": list(error.per_output),
+            "output_rms": rms.tolist(),
+            "max_abs_error": worst.tolist(),
         },
         estimated={"output_error_upper_99": error.upper_99},
+        guaranteed={} if proven.per_output is None else {BOX_BOUND: list(proven.per_output)},
+        statements=() if proven.per_output is None else (box_statement(proven.per_output, worst, rms),),
         context={
             "calibration_rows": split.calibration[0].shape[0],
             "search_rows": split.search[0].shape[0],
@@ -170,6 +191,7 @@ def by_output(
             "torch": torch.__version__,
             "target": target,
             "remarks": remarks,
+            **({"no_output_bound": proven.reason} if proven.per_output is None else {"boxes": proven.boxes}),
         },
     )
     return CompressedModel(best, certificate, target)
@@ -236,54 +258,3 @@ def served_error(program: Program, inputs: tuple[Tensor, ...], reference: Tensor
     session = open_session(program, "torch")
     ys = session.run([x.to(torch.float32) for x in inputs])
     return output_error(reference, torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1).to(torch.float64))
-
-
-def _records(program: Program, result: Program, moments: Any, tol: float) -> tuple[LayerRecord, ...]:
-    records = []
-    dense = dense_constants(result)
-    for name in program.weights:
-        w, h = _tensor(program, name), result.constants[name]
-        if isinstance(h, Tensor):
-            h = HMatrix.from_dense(h)
-        e = w - dense[name]
-        c = moments[name].second if name in moments else None
-        spectral = spectral_norm_estimate(w)
-        records.append(
-            LayerRecord(
-                name=name,
-                shape=(w.shape[0], w.shape[1]),
-                structure=describe(h),
-                nbytes=h.nbytes,
-                dense_nbytes=4 * w.numel(),
-                frobenius=relative(squared_norm(e, None), squared_norm(w, None)),
-                weighted=None if c is None else relative(squared_norm(e, c), squared_norm(w, c)),
-                spectral_estimate=spectral_norm_estimate(e) / spectral if spectral else 0.0,
-                reason=reason(h, tol, c is not None),
-            )
-        )
-    return tuple(records)
-
-
-def describe(h: HMatrix) -> str:
-    """A layer's structure in a few words."""
-    kinds = "+".join(sorted({STORAGE_NAME[leaf.dtype] for leaf in h.leaves})) or "empty"
-    if h.is_dense:
-        return f"dense {kinds}"
-    if len(h.leaves) == 1:
-        return f"rank {h.leaves[0].rank} {kinds}"
-    ranks = [leaf.rank for leaf in h.leaves if not leaf.is_dense]
-    dense = len(h.leaves) - len(ranks)
-    what = f"H {len(h.leaves)} leaves, {dense} dense"
-    return f"{what}, ranks {min(ranks)}-{max(ranks)} {kinds}" if ranks else f"{what} {kinds}"
-
-
-def reason(h: HMatrix, tol: float, weighted: bool) -> str:
-    """Why this structure and no other."""
-    norm = "the output's error" if weighted else "the Frobenius norm"
-    if h.is_dense and all(leaf.dtype == torch.float32 for leaf in h.leaves):
-        return f"no smaller form stays within tol {tol:g} in {norm}"
-    if h.is_dense:
-        return "low rank does not pay; narrower storage does"
-    if len(h.leaves) == 1:
-        return f"globally low-rank in {norm}"
-    return f"blocks are low-rank in {norm}, the whole is not"

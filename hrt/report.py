@@ -1,11 +1,13 @@
 """The report: a table of every layer and the model's figures, as text. Losses are shown like wins."""
 
+from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from hrt.certificate import BOX_BOUND, VACUOUS, Certificate, LayerRecord
 from hrt.model import CompressedModel
 
 
@@ -16,11 +18,11 @@ def render(model: CompressedModel, width: int = 140) -> str:
     """
     certificate = model.certificate
     table = Table(
-        caption="Errors relative: Frobenius and weighted (by the inputs seen) measured; spectral estimated from below."
+        caption="Errors relative: Frobenius, weighted (by the inputs seen), spectral measured; ~ estimated from below."
     )
     for name in ("layer", "shape", "structure"):
         table.add_column(name, overflow="fold")
-    for name in ("bytes", "ratio", "Frobenius", "weighted", "spectral est."):
+    for name in ("bytes", "ratio", "Frobenius", "weighted", "spectral"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for r in certificate.layers:
@@ -32,16 +34,46 @@ def render(model: CompressedModel, width: int = 140) -> str:
             f"{r.dense_nbytes / r.nbytes:.2f}" if r.nbytes else "-",
             f"{r.frobenius:.1e}",
             "-" if r.weighted is None else f"{r.weighted:.1e}",
-            f"{r.spectral_estimate:.1e}",
+            _spectral(r),
             r.reason,
         )
     out = StringIO()
     # Plain text whatever the environment says, and names as they are: "[0]" is no markup, ":key:" no picture.
     console = Console(file=out, width=width, color_system=None, markup=False, emoji=False, highlight=False)
     console.print(table)
+    if any(r.statements for r in certificate.layers):
+        console.print(_statements(certificate.layers))
     for line in summary(model):
         console.print(line, soft_wrap=True)
     return out.getvalue()
+
+
+def _spectral(r: LayerRecord) -> str:
+    if r.spectral is not None:
+        return f"{r.spectral:.1e}"
+    return "-" if r.spectral_estimate is None else f"~{r.spectral_estimate:.1e}"
+
+
+def _statements(layers: Sequence[LayerRecord]) -> Table:
+    """Per layer the condition numbers and what became of every statement of the paper."""
+    table = Table(
+        caption="Condition numbers κ measured; ||W-H||₂ guaranteed, relative; then whether each of the paper's bounds "
+        "holds here (`hrt info --json` lists them beside the measured figures)."
+    )
+    names = list(dict.fromkeys(s.name for r in layers for s in r.statements))
+    table.add_column("layer", overflow="fold")
+    for name in ("κ(W)", "κ(H)", "||W-H||₂ ≤"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for r in layers:
+        verdicts = {s.name: s.verdict for s in r.statements}
+        # computed with the singular values, and then infinite where it is missing
+        missing = "-" if r.spectral is None else "∞"
+        conditions = [missing if v is None else f"{v:.1e}" for v in (r.condition, r.condition_compressed)]
+        bound = "-" if r.spectral_bound is None else f"{r.spectral_bound:.1e}"
+        table.add_row(r.name, *conditions, bound, *(verdicts.get(name, "-") for name in names))
+    return table
 
 
 def summary(model: CompressedModel) -> list[str]:
@@ -65,6 +97,7 @@ def summary(model: CompressedModel) -> list[str]:
             f"measured: the worst weight is off by {_figure(worst)} in relative Frobenius norm",
             "the output's error was not measured: no inputs were given",
         ]
+    lines += _box_figures(c)
     return lines + [f"remark: {r}" for r in c.context.get("remarks", [])]
 
 
@@ -81,6 +114,23 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
     if "output_error_upper_99" in estimated:
         limit = _figure(estimated["output_error_upper_99"])
         lines.append(f"estimated: at most {limit} on new inputs of this distribution, at 99 % confidence")
+    return lines
+
+
+def _box_figures(c: Certificate) -> list[str]:
+    """The bound over the whole box, or why there is none; silent where an older file says nothing of it."""
+    if BOX_BOUND not in c.guaranteed:
+        why = c.context.get("no_output_bound")
+        return [f"guaranteed over a box of inputs: nothing ({why})"] if why else []
+    found = next((f" ({s.remark})" for s in c.statements), "")
+    vacuous = any(s.verdict == VACUOUS for s in c.statements)
+    worst = max(c.guaranteed[BOX_BOUND], default=0.0)
+    lines = [
+        f"guaranteed: every output within {_figure(worst)} over the whole box{found}, for the stored numbers in exact "
+        f"arithmetic{'; vacuous: the outputs are no larger' if vacuous else ''}"
+    ]
+    if c.measured.get("max_abs_error"):
+        lines.append(f"measured: outputs off by at most {_figure(max(c.measured['max_abs_error']))} on held-out rows")
     return lines
 
 
