@@ -21,10 +21,10 @@ from hrt.program import Constant, Program
 from hrt.spectra import BlockSource
 
 ORDERING_SIDE = 256  # below this a layer is one or few leaves and its order hardly matters
-POLISH_TRIALS = 60
+POLISH_TRIALS = 48
 NARROW = (torch.float16, torch.bfloat16)
 BIAS_SHARE = 0.3  # of the tolerance; squared, it takes a tenth of the budget
-REPAIR_TRIALS, REPAIR_WIDTH = 24, 5
+REPAIR_TRIALS, REPAIR_WIDTH = 10, 4
 POLISH_LEAVES = 16  # layers of more leaves are close to their budget already: many small steps
 RIDGES = ((1e-9, 1e-3), (1e-6, 1e-2), (1e-4, 1e-1), (1e-2, 1.0))  # (inputs, sensitivity), relative to the mean
 
@@ -85,7 +85,7 @@ class Allocator:
         self.narrow = self._narrow_biases()
         for ridges in RIDGES:
             gaps = []
-            for focus in (False, True):
+            for focus in (False, True) if ridges == RIDGES[0] else (False,):
                 found, missed, gap = self._search(*ridges, focus)
                 gaps.append(gap)
                 repaired = self._repair(missed) if missed is not None else None

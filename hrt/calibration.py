@@ -96,6 +96,18 @@ def _as_rows(x: Any) -> Tensor:
     return t
 
 
+def distinct(samples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The samples without rows that repeat an earlier one: a repeated row on both sides of the split would be verified
+    by itself.
+    """
+    flat = torch.cat([x.flatten(1) for x in samples], dim=1)
+    if not flat.shape[1]:
+        return samples
+    _, first = np.unique(flat.numpy(), axis=0, return_index=True)
+    keep = torch.from_numpy(np.sort(first))
+    return samples if len(keep) == len(flat) else tuple(x[keep] for x in samples)
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Rows for three purposes, disjoint where there are enough, one tensor per network input: `calibration` for

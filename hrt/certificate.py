@@ -66,8 +66,9 @@ class Certificate:
     measured: figures computed on the stored numbers: `output_error` (float64 arithmetic), `runtime_error` (float32
         arithmetic of the torch backend), `per_output` (relative error of each output column), `output_rms` and
         `max_abs_error` of each output column on the held-out rows (float64 arithmetic).
-    estimated: `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs from the same
-        distribution.
+    estimated: `unseen_probability_99`, the probability of the rarest kind of input that the held-out rows contain with
+        99 % confidence, 1 - 0.01^(1/rows): of rarer ones the certificate says nothing. `output_error_upper_99`, the
+        one-sided 99 % upper confidence limit for new inputs from the same distribution.
     guaranteed: what holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output column
         over the whole hrt.Box, for the stored numbers in exact arithmetic (the rounding of a runtime is not in it).
     context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none.
@@ -121,6 +122,9 @@ def output_error(reference: Tensor, actual: Tensor) -> OutputError:
     reference of zeros has error 0 where it is met exactly and infinity elsewhere. NaN counts as infinite. One row
     alone gives no confidence: its limit is infinite unless it is met exactly.
     """
+    size = float(reference.abs().max()) if reference.numel() else 0.0
+    if 0 < size < math.inf:  # squares of very small or very large outputs would leave the range of float64
+        reference, actual = reference / size, actual / size
     e2 = ((reference - actual) ** 2).sum(1)
     y2 = (reference**2).sum(1)
     e2 = torch.where(torch.isfinite(e2), e2, torch.inf)
@@ -137,7 +141,7 @@ def output_error(reference: Tensor, actual: Tensor) -> OutputError:
     residual = e2 - ratio * y2
     centred = residual - residual.mean()
     spread = float(residual.std())
-    skew = float((centred**3).mean()) / max(spread, 1e-300) ** 3
+    skew = float(((centred / spread) ** 3).mean()) if spread > 0 else 0.0
     t = float(stdtrit(rows - 1, 0.99))
     t += max(0.0, skew) * (1 + 2 * t * t) / (6 * math.sqrt(rows))
     upper2 = ratio + t * spread * math.sqrt(rows) / scale

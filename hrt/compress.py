@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from hrt.allocation import Allocator, dense_constants, program_nbytes, stored
 from hrt.bounds import as_boxes, output_bound
-from hrt.calibration import Box, Split, as_samples, evaluate, layer_moments
+from hrt.calibration import Box, Split, as_samples, distinct, evaluate, layer_moments
 from hrt.capture import capture, check_weights, guess_example
 from hrt.certificate import BOX_BOUND, Certificate, OutputError, output_error
 from hrt.errors import CaptureError, InputError, ToleranceError
@@ -24,7 +24,8 @@ from hrt.records import layer_records
 from hrt.runtime import open_session
 from hrt.statements import box_statement
 
-VERIFICATIONS = 6  # tries to pass on the held-out rows before the network stays dense
+FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
+VERIFICATIONS = 4  # tries to pass on the held-out rows before the network stays dense
 
 
 def compress(
@@ -120,8 +121,9 @@ def by_output(
 
     boxes: where the samples come from, for a bound over all of it; None if they are the user's own.
     """
-    split = Split.make(samples, seed)
     program.check_inputs(samples)
+    given, samples = samples, distinct(samples)
+    split = Split.make(samples, seed)
     advance("calibrate")
     references = [evaluate(program, x) for x in (split.search, split.held_out)]
     if not all(bool(torch.isfinite(r).all()) for r in references):
@@ -136,7 +138,8 @@ def by_output(
         )
     best, error = dense, floor
     goal = tol
-    for _ in range(VERIFICATIONS):
+    verifiable = split.held_out[0].shape[0] >= FEWEST_HELD_OUT and samples[0].shape[0] >= 4
+    for _ in range(VERIFICATIONS if verifiable else 0):
         found = Allocator(
             program,
             moments,
@@ -164,9 +167,14 @@ def by_output(
     worst = (references[1] - found_outputs).abs().amax(0)
     proven = output_bound(program, best, boxes)
     remarks = []
+    repeated = given[0].shape[0] - samples[0].shape[0]
+    if repeated:
+        remarks.append(f"{repeated} of {given[0].shape[0]} rows repeat another and were left out")
+    if not verifiable:
+        remarks.append(f"{samples[0].shape[0]} distinct rows are too few to verify anything: the network stays dense")
     if samples[0].shape[0] < 200:
-        remarks.append(f"only {samples[0].shape[0]} calibration rows; the confidence limit is wide")
-    constant = [i for i, x in enumerate(split.calibration) if bool((x == x[:1]).all())]
+        remarks.append(f"only {samples[0].shape[0]} distinct calibration rows; the confidence limit is wide")
+    constant = [i for i, x in enumerate(given) if bool((x == x[:1]).all())]
     if constant:
         remarks.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
     certificate = Certificate(
@@ -180,7 +188,10 @@ def by_output(
             "output_rms": rms.tolist(),
             "max_abs_error": worst.tolist(),
         },
-        estimated={"output_error_upper_99": error.upper_99},
+        estimated={
+            "output_error_upper_99": error.upper_99,
+            "unseen_probability_99": 1 - 0.01 ** (1 / split.held_out[0].shape[0]),
+        },
         guaranteed={} if proven.per_output is None else {BOX_BOUND: list(proven.per_output)},
         statements=() if proven.per_output is None else (box_statement(proven.per_output, worst, rms),),
         context={

@@ -212,6 +212,9 @@ class HMatrix:
             raise InputError(f"Expected a matrix of shape {self.shape}. Found {tuple(w.shape)}.")
         c = None if second_moment is None else torch.as_tensor(second_moment, dtype=torch.float64)
         e = w - self.to_dense()
+        size = float(w.abs().max()) if w.numel() else 0.0
+        if 0 < size < float("inf"):  # squares of very small entries would vanish
+            e, w = e / size, w / size
         return relative(squared_norm(e, c), squared_norm(w, c))
 
     def __repr__(self) -> str:

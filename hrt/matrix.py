@@ -15,6 +15,8 @@ from hrt.partition import Planner
 from hrt.rounding import round_rows
 from hrt.spectra import BlockSource
 
+FLOAT16_RANGE = 2.0**-18, 2.0**14  # of the largest entry; outside it bfloat16 serves in its place
+SMALLEST_FLOAT32 = 2.0**-149
 ORDERINGS = ("auto", "natural", "coordinates", "gram")
 
 
@@ -81,7 +83,9 @@ def compress_for(
     m, n = matrix.shape
     fallback = _dense_within(matrix, c, tol, storages)
     if not m * n or float(matrix.abs().max()) == 0:
-        return fallback if not m * n else _zero(m, n)
+        return min(fallback, _zero(m, n), key=lambda h: h.nbytes) if m * n else fallback
+    if len(storages) > 1 and not FLOAT16_RANGE[0] < float(matrix.abs().max()) < FLOAT16_RANGE[1]:
+        storages = tuple(s for s in storages if s != "float16")  # its factors would be subnormal or overflow
     leaf = min_leaf or default_min_leaf(m, n)
     if leaf < 1:
         raise InputError(f"Found min_leaf {leaf}. Expected at least 1.")
@@ -226,6 +230,11 @@ def _dense_within(matrix: Tensor, c: Tensor | None, tol: float, storages: tuple[
     """The smallest dense form within `tol`. Overflow or a tolerance below narrow rounding falls back to float32."""
     norm2 = squared_norm(matrix, c)
     found = math.inf
+    largest = float(matrix.abs().max()) if matrix.numel() else 0.0
+    if 0 < largest < SMALLEST_FLOAT32:
+        raise ToleranceError(
+            f"The largest entry is {largest:.3g}; float32 holds nothing below {SMALLEST_FLOAT32:.3g}. Scale it up."
+        )
     for name in sorted({*storages, "float32"}, key=lambda s: ITEM[s]):
         part = round_rows(matrix, name, c if name == "int8" else None)
         leaf = Leaf(0, matrix.shape[0], 0, matrix.shape[1], dense=part.numbers, scale=part.scale)

@@ -114,6 +114,9 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
     if "output_error_upper_99" in estimated:
         limit = _figure(estimated["output_error_upper_99"])
         lines.append(f"estimated: at most {limit} on new inputs of this distribution, at 99 % confidence")
+    if "unseen_probability_99" in estimated:
+        share = 100 * estimated["unseen_probability_99"]
+        lines.append(f"not covered: kinds of input rarer than {share:.2g} %, of which the held-out rows may hold none")
     return lines
 
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from hrt.hmatrix import STORAGE
+from hrt.spectra import cholesky_psd
 
 INT8_LEVELS = 127
+SMALLEST_MEAN = 1e-250
 DAMPING = 1e-4  # relative to the mean eigenvalue of S; directions that no input excites must not absorb errors
 
 
@@ -101,9 +103,10 @@ def _compensate(matrix: Tensor, moment: Tensor, rounded) -> Tensor:
     count = matrix.shape[1]
     if not count or not matrix.shape[0]:
         return matrix
-    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    damped = moment + DAMPING * mean * torch.eye(count, dtype=moment.dtype)
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    eye, mean = torch.eye(count, dtype=moment.dtype), float(moment.diagonal().mean())
+    # Moments of very few rows may be zero or, by rounding, slightly indefinite.
+    damped = moment / mean + DAMPING * eye if mean > SMALLEST_MEAN else eye
+    factor = cholesky_psd(torch.cholesky_inverse(cholesky_psd(damped))).mT
     work, out = matrix.clone(), torch.empty_like(matrix)
     for j in range(count):
         out[:, j] = rounded(work[:, j], j)

@@ -105,6 +105,28 @@ def test_few_calibration_rows_do_not_break_the_bound(rows):
     assert any("calibration rows" in r for r in model.certificate.context["remarks"])
 
 
+def test_repeated_rows_do_not_verify_themselves():
+    """Fifty rows, each a hundred times, are fifty rows: the bound has to hold on others."""
+    net, g = mlp(4, 48, 48, 2, seed=3), torch.Generator().manual_seed(0)
+    model = hrt.compress(net, inputs=torch.randn(50, 4, generator=g).repeat(100, 1), tol=1e-2, progress=False)
+    assert unseen_error(net, model, torch.randn(5000, 4, generator=g)) <= 1e-2
+    assert any("repeat" in r for r in model.certificate.context["remarks"])
+    rows = model.certificate.context["held_out_rows"]
+    assert model.certificate.estimated["unseen_probability_99"] == pytest.approx(1 - 0.01 ** (1 / rows))
+    assert "not covered" in model.report()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-6, 1e6, 1e12])
+def test_outputs_of_any_size(scale):
+    net, g = mlp(3, 24, 2), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net[-1].parameters():
+            p.mul_(scale)
+    model = hrt.compress(net, inputs=torch.randn(1000, 3, generator=g), tol=1e-2, progress=False)
+    assert unseen_error(net, model, torch.randn(3000, 3, generator=g)) <= 1e-2
+    assert model.nbytes <= model.dense_nbytes
+
+
 def test_constant_inputs_give_a_sane_result_that_says_so():
     net = mlp(4, 32, 32, 2)
     x = torch.ones(200, 4)

@@ -160,6 +160,18 @@ def test_thread_count_does_not_change_the_bytes():
     assert torch.equal(found[0].to_dense(), found[1].to_dense())
 
 
+@pytest.mark.parametrize("exponent", [-60, -30, 0, 30, 60])
+def test_mixed_storage_beats_single_types_at_any_scale(exponent):
+    w = spectrum_matrix(120, 80, 0.15, 2) * 2.0**exponent
+    sizes = {s: hrt.compress_matrix(w, tol=1e-2, storage=s).nbytes for s in ("auto", "float32", "bfloat16")}
+    assert sizes["auto"] <= 1.01 * min(sizes.values())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 3)])
+def test_small_zero_matrices_are_not_larger_than_dense(shape):
+    assert hrt.compress_matrix(torch.zeros(shape), tol=1e-3).nbytes <= 4 * shape[0] * shape[1]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3), (17, 1), (0, 5), (5, 0), (0, 0)])
 def test_degenerate_shapes(shape):
     w = torch.randn(*shape, dtype=torch.float64)
@@ -205,6 +217,12 @@ def test_tolerance_below_float32_is_refused_or_met():
     assert hrt.compress_matrix(exact, tol=1e-12).error(exact) <= 1e-12
     with pytest.raises(hrt.ToleranceError, match="float32"):
         hrt.compress_matrix(torch.randn(40, 40, dtype=torch.float64), tol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-60, 1e60, 1e200])
+def test_numbers_outside_float32_are_refused(size):
+    with pytest.raises(hrt.ToleranceError, match="float32"):
+        hrt.compress_matrix(spectrum_matrix(20, 20, 0.2, 1) * size, tol=1e-2, storage="auto")
 
 
 @pytest.mark.parametrize("storage", ["float16", "bfloat16", "auto"])

@@ -124,7 +124,9 @@ def test_rounding_aware_factors_store_better():
     source = BlockSource(a, right=c)
 
     def error(rounding):
-        u, vt = (t.bfloat16().double() for t in low_rank_factors(source, (0, 64), (0, 64), 40, torch.full((40,), rounding)))
+        u, vt = (
+            t.bfloat16().double() for t in low_rank_factors(source, (0, 64), (0, 64), 40, torch.full((40,), rounding))
+        )
         e = a - u @ vt
         return float(torch.trace(e @ c @ e.T))
 
