@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from hrt.errors import InputError
 from hrt.program import Node, Program
@@ -60,6 +60,8 @@ def as_samples(inputs: Any, seed: int = 0, *, count: int = BOX_SAMPLES) -> tuple
     an input, or a tuple that starts with it. Raises InputError for no rows, unequal rows, NaN or infinite values.
     """
     parts: Sequence[Any]
+    if isinstance(inputs, DataLoader):
+        raise InputError("Found a DataLoader. Expected its dataset (loader.dataset), or the inputs as one tensor.")
     if isinstance(inputs, Dataset):
         items = [inputs[k] for k in range(len(inputs))]  # type: ignore[arg-type]
         first = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
@@ -85,6 +87,10 @@ def _is_numbers(inputs: Sequence[Any]) -> bool:
 
 
 def _as_rows(x: Any) -> Tensor:
+    if isinstance(x, Tensor) and x.device.type == "meta":
+        raise InputError("Calibration inputs: found a tensor on the meta device, which holds no numbers.")
+    if not isinstance(x, Tensor) and np.asarray(x).dtype.kind not in "fiub":
+        raise InputError(f"Calibration inputs: found {type(x).__name__} of {np.asarray(x).dtype}. Expected numbers.")
     t = x.detach().cpu() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
     if t.ndim < 2 or t.is_complex() or t.dtype == torch.bool:
         raise InputError(f"Calibration inputs: found {t.dtype} of shape {tuple(t.shape)}. Expected (rows, features).")

@@ -55,6 +55,8 @@ def compress(
     """
     check_tol(tol)
     storages = storages_of(storage)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"Found seed {seed!r}. Expected a whole number from 0 to 2^63 - 1.")
     if target not in LEAF_OVERHEAD:
         raise InputError(f"Found target {target!r}. Expected one of {', '.join(LEAF_OVERHEAD)}.")
     if derivatives is not None:

@@ -303,6 +303,15 @@ def check_numbers(name: str, t: Tensor) -> None:
         raise InputError(f"{name!r} has no shape yet. Run the network once on an input before.")
     if t.device.type == "meta":
         raise InputError(f"{name!r} is on the meta device and holds no numbers. Load the weights first.")
+    if (
+        t.is_floating_point()
+        and t.numel()
+        and float(t.detach().abs().max()) > torch.finfo(torch.float32).max
+        and bool(torch.isfinite(t).all())
+    ):
+        raise InputError(
+            f"{name!r} holds {float(t.detach().abs().max()):.3g}, beyond what float32 can hold. Scale the network."
+        )
     if t.is_floating_point() and not bool(torch.isfinite(t).all()):
         bad = int((~torch.isfinite(t)).sum())
         raise InputError(f"{name!r} holds {bad} NaN or infinite numbers. Expected finite weights.")

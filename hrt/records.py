@@ -121,12 +121,22 @@ def describe(h: HMatrix) -> str:
     kinds = "+".join(sorted({STORAGE_NAME[leaf.dtype] for leaf in h.leaves})) or "empty"
     if h.is_dense:
         return f"dense {kinds}"
-    if len(h.leaves) == 1:
-        return f"rank {h.leaves[0].rank} {kinds}"
-    ranks = [leaf.rank for leaf in h.leaves if not leaf.is_dense]
-    dense = len(h.leaves) - len(ranks)
-    what = f"H {len(h.leaves)} leaves, {dense} dense"
+    ranks = list(block_ranks(h).values())
+    dense = sum(leaf.is_dense for leaf in h.leaves)
+    if len(ranks) == 1 and not dense:
+        return f"rank {ranks[0]} {kinds}"
+    what = f"H {len(ranks) + dense} blocks, {dense} dense"
     return f"{what}, ranks {min(ranks)}-{max(ranks)} {kinds}" if ranks else f"{what} {kinds}"
+
+
+def block_ranks(h: HMatrix) -> dict[tuple[int, int, int, int], int]:
+    """The rank of every low-rank block: several leaves over one block are directions of different storage types."""
+    ranks: dict[tuple[int, int, int, int], int] = {}
+    for leaf in h.leaves:
+        if not leaf.is_dense:
+            place = (leaf.row, leaf.rows, leaf.col, leaf.cols)
+            ranks[place] = ranks.get(place, 0) + leaf.rank
+    return ranks
 
 
 def reason(h: HMatrix, tol: float, weighted: bool) -> str:
@@ -136,6 +146,6 @@ def reason(h: HMatrix, tol: float, weighted: bool) -> str:
         return f"no smaller form stays within tol {tol:g} in {norm}"
     if h.is_dense:
         return "low rank does not pay; narrower storage does"
-    if len(h.leaves) == 1:
+    if len(block_ranks(h)) == 1 and not any(leaf.is_dense for leaf in h.leaves):
         return f"globally low-rank in {norm}"
     return f"blocks are low-rank in {norm}, the whole is not"

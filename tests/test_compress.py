@@ -244,6 +244,36 @@ def test_weights_that_are_not_finite_are_refused(bad):
             hrt.compress(net, inputs=inputs, progress=False)
 
 
+def test_weights_beyond_float32_are_refused():
+    net = mlp(2, 4, 1).double()
+    with torch.no_grad():
+        net[0].weight[0, 0] = 1e200
+    with pytest.raises(hrt.InputError, match="float32"):
+        hrt.compress(net, inputs=torch.randn(50, 2), progress=False)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70, "a", True])
+def test_senseless_seeds_are_refused(seed):
+    with pytest.raises(hrt.InputError, match="seed"):
+        hrt.compress(mlp(2, 4, 1), seed=seed, progress=False)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [torch.utils.data.DataLoader([1, 2]), "abc", torch.ones(3, 2, device="meta")],
+    ids=["loader", "text", "meta"],
+)
+def test_inputs_of_other_kinds_are_refused(inputs):
+    with pytest.raises(hrt.InputError):
+        hrt.compress(mlp(2, 4, 1), inputs=inputs, progress=False)
+
+
+def test_a_box_of_one_point_is_sane():
+    net = mlp(2, 16, 16, 1)
+    model = hrt.compress(net, inputs=hrt.Box([1, 1], [1, 1]), progress=False)
+    assert unseen_error(net, model, torch.ones(3, 2)) <= 1e-3
+
+
 def test_a_model_without_numbers_is_refused():
     with pytest.raises(hrt.InputError, match="meta"):
         hrt.compress(mlp(2, 4, 1).to("meta"), inputs=torch.randn(10, 2), progress=False)
