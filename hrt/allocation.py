@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from hrt.blocks import BlockSource
 from hrt.calibration import Moments, evaluate
 from hrt.certificate import OutputError, output_error
 from hrt.cluster import default_min_leaf, gram_order
@@ -18,7 +19,6 @@ from hrt.hmatrix import HMatrix
 from hrt.options import Choice, neighbours
 from hrt.partition import Plan, Planner
 from hrt.program import Constant, Program
-from hrt.spectra import BlockSource
 
 ORDERING_SIDE = 256  # below this a layer is one or few leaves and its order hardly matters
 POLISH_TRIALS = 48

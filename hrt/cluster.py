@@ -10,6 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from hrt.blocks import times
+
+SKETCHED = 256  # dimensions of the vectors whose angles are compared
 ALIGN = 8  # interior cuts are multiples of this where an interval is long enough: tensor-core tiles start there
 
 
@@ -67,14 +70,20 @@ def coordinate_order(points: Tensor) -> Tensor:
     return _bisect(points.shape[0], score)
 
 
-def gram_order(vectors: Tensor) -> Tensor:
+def gram_order(vectors: Tensor, seed: int = 0) -> Tensor:
     """Order `vectors` (n, d) by their Gram angles arccos |cos(v_i, v_j)|. Returns (n,) int64.
 
     Every interval is halved by how much closer a vector is, in angle, to one of two far-apart pivots than to the
     other; pivots by farthest-first search. The geometry-oblivious distance is that of GOFMM (Yu, Levitt, Reiz,
-    Biros, SC 2017, section 2.1). Cost O(n d log n).
+    Biros, SC 2017, section 2.1). Cost O(n d log n). Long vectors are first projected to SKETCHED random dimensions,
+    which keeps the relative distances of near vectors.
     """
-    v = vectors.to(torch.float64)
+    if vectors.shape[1] > 2 * SKETCHED:
+        generator = torch.Generator().manual_seed(seed)
+        sketch = torch.randn(vectors.shape[1], SKETCHED, dtype=torch.float64, generator=generator)
+        v = times(vectors, sketch)
+    else:
+        v = vectors.to(torch.float64)
     unit = v / v.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
 
     def angle(u: Tensor, pivot: Tensor) -> Tensor:

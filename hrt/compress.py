@@ -15,7 +15,7 @@ from hrt.capture import capture, check_weights, guess_example
 from hrt.certificate import BOX_BOUND, Certificate, OutputError, output_error
 from hrt.errors import CaptureError, InputError, ToleranceError
 from hrt.hmatrix import HMatrix, relative
-from hrt.matrix import check_tol, compress_for, storages_of
+from hrt.matrix import compress_for
 from hrt.model import CompressedModel
 from hrt.options import LEAF_OVERHEAD
 from hrt.program import Program
@@ -23,6 +23,7 @@ from hrt.progress import track
 from hrt.records import layer_records
 from hrt.runtime import open_session
 from hrt.statements import box_statement
+from hrt.validate import check_tol, storages_of
 
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 VERIFICATIONS = 4  # tries to pass on the held-out rows before the network stays dense

@@ -4,7 +4,8 @@ Indices of leaves count *positions*; `row_order[p]` is the original row that sta
 orderings (k-d, Gram angles) cost one small table and no arithmetic. No torch.nn and no Triton in here.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ STORAGE = {
     "int8": torch.int8,
 }
 STORAGE_NAME = {dtype: name for name, dtype in STORAGE.items()}
+STRIP_ENTRIES = 1 << 18  # of a large matrix decoded at a time; about a cache's worth
 LEAF_FIELDS = 5  # row, rows, col, cols, rank (-1: dense)
 
 
@@ -107,6 +109,14 @@ class Leaf:
         first, *rest = self.decoded(dtype)
         return first @ rest[0] if rest else first
 
+    def rows_dense(self, rows: slice) -> Tensor:
+        """Some rows of the block in float64."""
+        first, *rest = (t.to(torch.float64) for t in (self.tensors[0][rows], *self.tensors[1:]))
+        if self.scale is not None:
+            scale = self.scale.to(torch.float64)
+            first = first * (scale[rows, None] if self.dense is not None else scale)
+        return first @ rest[0] if rest else first
+
 
 def _as_order(order: Any, size: int, what: str) -> Tensor | None:
     if order is None:
@@ -170,6 +180,27 @@ class HMatrix:
             out[e.row : e.row + e.rows, e.col : e.col + e.cols] += e.to_dense(dtype)
         return self._unorder(out)
 
+    def strips(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
+        """The matrix as (rows, float64 (a few, n)), in tree order of the rows and the original order of the columns:
+        large ones never stand there whole.
+        """
+        m, n = self.shape
+        height = max(16, STRIP_ENTRIES // max(1, n))
+        waiting = sorted(self.leaves, key=lambda e: -e.row)
+        active: list[Leaf] = []
+        for a in range(0, m, height):
+            b = min(a + height, m)
+            while waiting and waiting[-1].row < b:
+                active.append(waiting.pop())
+            out = torch.zeros(b - a, n, dtype=torch.float64)
+            for e in active:
+                rows = slice(max(a, e.row) - e.row, min(b, e.row + e.rows) - e.row)
+                out[e.row + rows.start - a : e.row + rows.stop - a, e.col : e.col + e.cols] += e.rows_dense(rows)
+            if self.col_order is not None:
+                out = torch.empty_like(out).index_copy_(1, self.col_order.long(), out)
+            yield slice(a, b) if self.row_order is None else self.row_order[a:b].long(), out
+            active = [e for e in active if e.row + e.rows > b]
+
     def _unorder(self, out: Tensor) -> Tensor:
         if self.row_order is not None:
             out = torch.empty_like(out).index_copy_(0, self.row_order.long(), out)
@@ -229,6 +260,15 @@ class HMatrix:
 def squared_norm(e: Tensor, c: Tensor | None) -> float:
     """||E||_F^2, or tr(E C E^T) where a second moment is given (all cross terms included)."""
     return float((e * e).sum() if c is None else ((e @ c) * e).sum().clamp_min(0))
+
+
+def squared_error(matrix: Tensor, h: "HMatrix", c: Tensor | None) -> float:
+    """`squared_norm` of `matrix` (m, n) minus `h`, a strip of rows at a time."""
+    total = 0.0
+    for rows, strip in h.strips():
+        e = strip.sub_(matrix[rows])
+        total += float((e * e).sum() if c is None else ((e @ c) * e).sum())
+    return total if math.isnan(total) else max(total, 0.0)
 
 
 def relative(error2: float, norm2: float) -> float:

@@ -32,9 +32,9 @@ def parallel_map(
 ) -> list[Result]:
     """`function` over `items`, in order. Without an executor: a thread pool as wide as torch's thread count."""
     items = list(items)
-    if executor is not None:
-        return list(executor.map(function, items))
     with one_blas_thread() as threads:
+        if executor is not None:
+            return list(executor.map(function, items))
         if threads == 1 or len(items) < 2:
             return [function(item) for item in items]
         with ThreadPoolExecutor(min(threads, len(items))) as pool:

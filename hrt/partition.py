@@ -7,19 +7,24 @@ Global low rank and plain dense are the two choices at the root, so neither can 
 """
 
 import heapq
+import math
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hrt.blocks import BlockSource
 from hrt.cluster import Level, block_levels
 from hrt.hmatrix import HMatrix, Leaf
-from hrt.leaves import build_leaves, rounding_error
-from hrt.options import ITEM, LEAF_OVERHEAD, Best, Choice, LevelOptions, without_last
-from hrt.parallel import parallel_map
-from hrt.spectra import BlockSource, LevelSpectra, level_spectra
+from hrt.leaves import build_all
+from hrt.options import ITEM, LEAF_OVERHEAD, Choice, LevelOptions, without_last
+from hrt.spectra import LevelSpectra, level_spectra
+
+GRID = 8  # multipliers per factor of two
+FIRST_STEP, LAST_STEP = -60 * GRID, 120 * GRID  # of the grid, where multiplier 0 trades all bytes for the whole norm
 
 
 @dataclass(frozen=True)
@@ -48,24 +53,31 @@ class Planner:
         target: str,
         budget2: float,
         advance: Callable[[Level], None] | None = None,
+        executor: Executor | None = None,
     ):
         self.source = source
         self.storages = storages
         self.overhead = LEAF_OVERHEAD[target]
         matrix = source.matrix
-        roundings = {s: rounding_error(matrix, s) for s in storages}
-        roundings = {s: r for s, r in roundings.items() if bool(torch.isfinite(r).all())}  # others overflow
+        self.norm2 = source.norm2()
+        self.unit = matrix.numel() * 4 / max(self.norm2, 1e-300)
+        self._guess = round(GRID * math.log2(1 + self.norm2 / max(budget2, 1e-300)))
+        self._built: list[dict[Choice, list[Leaf]]] = [{}, {}]
         self.spectra: list[LevelSpectra] = []
         self._options: list[LevelOptions] = []
         narrowest = min(ITEM[s] for s in storages)
         for level in reversed(block_levels(matrix.shape[0], matrix.shape[1], min_leaf)):
             limit = self._rank_limit(level, budget2, narrowest)
-            spectra = level_spectra(source, level, roundings, 0.01 * budget2, limit)
+            finer = self.spectra[0] if self.spectra else None
+            spectra = level_spectra(source, level, storages, 0.01 * budget2, limit, finer, executor)
             self.spectra.insert(0, spectra)
             self._options.insert(0, LevelOptions(spectra, storages, self.overhead))
             if advance:
                 advance(level)
-        self.norm2 = float(self.spectra[0].norm2.sum())
+
+    def multiplier(self, step: int) -> float:
+        """Lagrange multipliers on a geometric grid, so that values worked out once can be used again."""
+        return self.unit * 2.0 ** (step / GRID)
 
     def _rank_limit(self, level: Level, budget2: float, item: int) -> np.ndarray | None:
         """(R, C): the rank beyond which a block of `level` cannot beat the best partition of its children, by the
@@ -73,68 +85,57 @@ class Planner:
         """
         if not self._options:
             return None
-        unit = self.source.matrix.numel() * 4 / max(budget2, 1e-300)
-        low, high = -40.0, 60.0
-        for _ in range(20):
-            mid = (low + high) / 2
-            error2 = self._sweep(unit * 2.0**mid)[1].sum()
-            low, high = (low, mid) if error2 <= budget2 / 16 else (mid, high)
-        objective = _sum_children(self._sweep(unit * 2.0**high)[0], level.grid)
+        step = least_step(lambda step: self.error2(self.multiplier(step)) <= budget2 / 16, self._guess, GRID)
+        self._guess = step
+        objective = _sum_children(self._sweep(self.multiplier(step))[0], level.grid)
         heights, widths = np.diff(level.rows)[:, None], np.diff(level.cols)[None, :]
         return 1.2 * objective / (item * (heights + widths))
 
-    def _sweep(self, lam: float) -> tuple[np.ndarray, np.ndarray, list[Best], list[np.ndarray]]:
-        """Bottom-up over the levels known so far: objective and squared error of the coarsest level's blocks, the best
-        unsplit option and whether to split, per level.
+    def _sweep(self, lam: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Bottom-up over the levels known so far: objective and squared error of the coarsest level's blocks, and
+        whether to split, per level.
         """
-        best = [t.best(lam) for t in self._options]
-        total, error2 = best[-1].objective, best[-1].error2
+        values = [t.values(lam) for t in self._options]
+        total, error2 = values[-1]
         split = [np.zeros(t.grid, bool) for t in self._options]
-        for k in range(len(best) - 2, -1, -1):
-            children, grid = _sum_children(total, self._options[k].grid), self._options[k].grid
-            split[k] = children < best[k].objective
-            total = np.where(split[k], children, best[k].objective)
-            error2 = np.where(split[k], _sum_children(error2, grid), best[k].error2)
-        return total, error2, best, split
+        for k in range(len(values) - 2, -1, -1):
+            own, own2 = values[k]
+            children, grid = _sum_children(total, own.shape), own.shape
+            split[k] = children < own
+            total = np.where(split[k], children, own)
+            error2 = np.where(split[k], _sum_children(error2, grid), own2)
+        return total, error2, split
+
+    def error2(self, lam: float) -> float:
+        """The predicted squared error of the plan that minimises bytes + lam * squared error."""
+        return float(self._sweep(lam)[1].sum())
 
     def solve(self, lam: float) -> Plan:
         """The plan that minimises bytes + lam * squared error."""
-        _, _, best, split = self._sweep(lam)
+        _, _, split = self._sweep(lam)
         leaves: list[Choice] = []
         cost = error2 = 0.0
         active = np.ones((1, 1), bool)
-        for k, (options, level) in enumerate(zip(best, (s.level for s in self.spectra), strict=True)):
-            for i, j in zip(*np.nonzero(active & ~split[k]), strict=True):
-                dense = int(options.dense[i, j])
-                leaves.append(
-                    Choice(
-                        (k, int(i), int(j)),
-                        (level.rows[i], level.rows[i + 1]),
-                        (level.cols[j], level.cols[j + 1]),
-                        self.storages[dense] if dense >= 0 else None,
-                        tuple(int(c) for c in options.counts[i, j]) if dense < 0 else (),
-                    )
-                )
-                cost += float(options.cost[i, j])
-                error2 += float(options.error2[i, j])
-            if k + 1 < len(best):
-                grid = self._options[k + 1].grid
-                active = _spread(active & split[k], grid)
+        for k, (options, level) in enumerate(zip(self._options, (s.level for s in self.spectra), strict=True)):
+            here = np.flatnonzero(active & ~split[k])
+            best = options.best(lam, here)
+            for index, dense, counts in zip(here.tolist(), best.dense.tolist(), best.counts.tolist(), strict=True):
+                i, j = divmod(index, options.grid[1])
+                rows, cols = (level.rows[i], level.rows[i + 1]), (level.cols[j], level.cols[j + 1])
+                stored = self.storages[dense] if dense >= 0 else None
+                leaves.append(Choice((k, i, j), rows, cols, stored, tuple(counts) if dense < 0 else ()))
+            cost += float(best.cost.sum())
+            error2 += float(best.error2.sum())
+            if k + 1 < len(self._options):
+                active = _spread(active & split[k], self._options[k + 1].grid)
         return Plan(tuple(leaves), cost, error2)
 
     def solve_budget(self, error2: float) -> Plan:
         """The cheapest plan found with predicted squared error at most `error2` (bisection on the multiplier)."""
-        low, high = -60.0, 120.0  # log2 of lambda * norm2 / bytes
-        unit = self.source.matrix.numel() * 4 / max(self.norm2, 1e-300)
-        plan = None
-        for _ in range(46):
-            mid = (low + high) / 2
-            trial = self.solve(unit * 2.0**mid)
-            if trial.error2 <= error2:
-                plan, high = trial, mid
-            else:
-                low = mid
-        return self._trim(plan, error2) if plan else self.solve(unit * 2.0**120)
+        step = least_step(lambda step: self.error2(self.multiplier(step)) <= error2, self._guess)
+        self._guess = step
+        plan = self.solve(self.multiplier(step))
+        return self._trim(plan, error2) if plan.error2 <= error2 else plan
 
     def _trim(self, plan: Plan, error2: float) -> Plan:
         """Spend what the multiplier left of the budget: drop trailing directions, least error per byte first."""
@@ -164,14 +165,34 @@ class Planner:
 
     def top_rank(self, choice: Choice) -> int:
         """The largest rank whose error is known for this block."""
-        k, i, j = choice.place
-        return int((self._options[k].sigma2[i, j] > 0).sum())
+        return self._options[choice.place[0]].known(choice)
 
     def build(self, plan: Plan, row_order: Tensor | None = None, col_order: Tensor | None = None) -> HMatrix:
-        """Factor the chosen leaves and round them to their storage types."""
+        """Factor the chosen leaves and round them to their storage types; the last two plans' are still there."""
         m, n = self.source.matrix.shape
-        built = parallel_map(lambda choice: build_leaves(self.source, choice, self.storages), plan.leaves)
-        return HMatrix((m, n), tuple(leaf for part in built for leaf in part), row_order, col_order)
+        before = {**self._built[0], **self._built[1]}
+        new = [choice for choice in plan.leaves if choice not in before]
+        before.update(zip(new, build_all(self.source, new, self.storages), strict=True))
+        self._built = [self._built[1], {choice: before[choice] for choice in plan.leaves}]
+        leaves = (leaf for choice in plan.leaves for leaf in before[choice])
+        return HMatrix((m, n), tuple(leaves), row_order, col_order)
+
+
+def least_step(enough: Callable[[int], bool], guess: int, finest: int = 1) -> int:
+    """The least step on the grid of multipliers that is `enough`, by galloping from `guess` and bisection; the last one
+    if none, or the least multiple of `finest`. Whole powers of two first: other calls asked for those already.
+    """
+    low, high, stride = FIRST_STEP, LAST_STEP, GRID
+    place = min(max(guess // GRID * GRID, low), high)
+    while low < place < high:
+        low, high = (low, place) if enough(place) else (place, high)
+        place = place - stride if high == place else place + stride
+        stride *= 2
+    for width in (GRID, finest):
+        while high - low > width:
+            mid = low + (high - low) // width // 2 * width
+            low, high = (low, mid) if enough(mid) else (mid, high)
+    return high
 
 
 def _factors(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, int]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hrt.blocks import cholesky_psd
 from hrt.hmatrix import STORAGE
-from hrt.spectra import cholesky_psd
 
 INT8_LEVELS = 127
 SMALLEST_MEAN = 1e-250
@@ -26,58 +26,60 @@ class Rounded:
     scale: Tensor | None
 
     def decoded(self, dim: int) -> Tensor:
-        """float64 values; the scale runs along `dim`."""
+        """float64 values (..., m, n); the scale runs along dimension `dim` of the last two (-2 or -1)."""
         values = self.numbers.to(torch.float64)
         if self.scale is None:
             return values
-        return values * self.scale.to(torch.float64).unsqueeze(1 - dim)
+        return values * self.scale.to(torch.float64).unsqueeze(-3 - dim)
 
 
 def round_rows(matrix: Tensor, storage: str, moment: Tensor | None) -> Rounded:
-    """Round `matrix` (m, n) to a storage type, with one scale per row for int8, small in tr(E S E^T).
+    """Round `matrix` (..., m, n) to a storage type, with one scale per row for int8, small in tr(E S E^T).
 
-    moment: S (n, n), or None for the identity, where nearest rounding is already best.
+    moment: S (..., n, n), or None for the identity, where nearest rounding is already best.
     """
     if storage != "int8":
         step = _to_float(storage)
         values = matrix if moment is None else _compensate(matrix, moment, lambda column, j: step(column))
         return Rounded(values.to(STORAGE[storage]).contiguous(), None)
-    scale = int8_scale(matrix.abs().amax(1) if matrix.shape[1] else matrix.new_zeros(matrix.shape[0]))
+    scale = int8_scale(matrix.abs().amax(-1) if matrix.shape[-1] else matrix.new_zeros(matrix.shape[:-1]))
     wide = scale.to(torch.float64)
 
     def nearest(column: Tensor, j: int) -> Tensor:
         return (column / wide).round().clamp(-INT8_LEVELS, INT8_LEVELS) * wide
 
     values = matrix if moment is None else _compensate(matrix, moment, nearest)
-    numbers = (values / wide[:, None]).round().clamp(-INT8_LEVELS, INT8_LEVELS).to(torch.int8)
+    numbers = (values / wide[..., None]).round().clamp(-INT8_LEVELS, INT8_LEVELS).to(torch.int8)
     return Rounded(numbers.contiguous(), scale)
 
 
 def round_columns(matrix: Tensor, storages: list[str], moment: Tensor, partner: Tensor) -> list[Rounded]:
-    """Round column j of `matrix` (m, r) to `storages[j]`, small in tr(E S E^T) with S = `moment` (r, r).
+    """Round column j of `matrix` (..., m, r) to `storages[j]`, small in tr(E S E^T) with S = `moment` (..., r, r).
 
-    partner: (r,) float64 scales of the rows that the columns will multiply. Returns one Rounded per run of equal
+    partner: (..., r) float64 scales of the rows that the columns will multiply. Returns one Rounded per run of equal
     storage types; the scale of an int8 column is that of the whole direction, its own times its partner's, in bfloat16.
     Columns are compensated by those after them, so that the exact types should come first.
     """
-    scales = torch.ones(matrix.shape[1], dtype=torch.float64)
+    scales = torch.ones_like(partner)
 
     def rounded(column: Tensor, j: int) -> Tensor:
         if storages[j] != "int8":
             return _to_float(storages[j])(column)
-        scales[j] = float(int8_scale(column.abs().max() * partner[j])) / float(partner[j])
-        return (column / scales[j]).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scales[j]
+        mine = partner[..., j]
+        scales[..., j] = int8_scale(column.abs().amax(-1) * mine).to(torch.float64) / mine
+        scale = scales[..., j, None]
+        return (column / scale).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scale
 
     values = _compensate(matrix, moment, rounded)
     out, start = [], 0
     for end in range(1, len(storages) + 1):
         if end < len(storages) and storages[end] == storages[start]:
             continue
-        part, storage = values[:, start:end], storages[start]
+        part, storage = values[..., start:end], storages[start]
         if storage == "int8":
-            scale = scales[start:end]
-            both = (scale * partner[start:end]).to(torch.bfloat16)
-            out.append(Rounded((part / scale).round().to(torch.int8).contiguous(), both))
+            scale = scales[..., start:end]
+            both = (scale * partner[..., start:end]).to(torch.bfloat16)
+            out.append(Rounded((part / scale[..., None, :]).round().to(torch.int8).contiguous(), both))
         else:
             out.append(Rounded(part.to(STORAGE[storage]).contiguous(), None))
         start = end
@@ -100,16 +102,17 @@ def _to_float(storage: str):
 
 def _compensate(matrix: Tensor, moment: Tensor, rounded) -> Tensor:
     """The rounded columns as float64 values, by the recursion of the module's docstring."""
-    count = matrix.shape[1]
-    if not count or not matrix.shape[0]:
+    count = matrix.shape[-1]
+    if not count or not matrix.shape[-2]:
         return matrix
-    eye, mean = torch.eye(count, dtype=moment.dtype), float(moment.diagonal().mean())
+    eye, mean = torch.eye(count, dtype=moment.dtype), moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     # Moments of very few rows may be zero or, by rounding, slightly indefinite.
-    damped = moment / mean + DAMPING * eye if mean > SMALLEST_MEAN else eye
+    usable = mean > SMALLEST_MEAN
+    damped = torch.where(usable, moment / torch.where(usable, mean, 1.0) + DAMPING * eye, eye)
     factor = cholesky_psd(torch.cholesky_inverse(cholesky_psd(damped))).mT
     work, out = matrix.clone(), torch.empty_like(matrix)
     for j in range(count):
-        out[:, j] = rounded(work[:, j], j)
-        error = (work[:, j] - out[:, j]) / factor[j, j]
-        work[:, j + 1 :] -= error[:, None] * factor[j, j + 1 :]
+        out[..., j] = rounded(work[..., j], j)
+        error = (work[..., j] - out[..., j]) / factor[..., j, j, None]
+        work[..., j + 1 :] -= error[..., None] * factor[..., None, j, j + 1 :]
     return out

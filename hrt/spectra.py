@@ -1,12 +1,10 @@
-"""Singular values of every block of a block tree, and factors of chosen blocks, in a weighted norm.
+"""Singular values of every block of a block tree, in a weighted norm (see `hrt.factors`).
 
-With a right factor L_J (C_JJ = L_J L_J^T, the inputs' second moment) and a left factor K_I (what the output feels),
-a block's error is measured as ||K_I^T E L_J||_F. Its best rank-r approximation in that norm is
-K_I^-T P_r P_r^T K_I^T A with P the left singular vectors of K_I^T A L_J, so no second moment is ever inverted.
 Large blocks are never given a full SVD: a randomized range finder widens until the tail is small or low rank
 cannot pay any more (Halko, Martinsson, Tropp, SIAM Review 53, 2011, algorithms 4.1 and 4.4).
 """
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,53 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrt.blocks import STRIP, BlockSource, range_basis, times, weigh
 from hrt.cluster import Level
-from hrt.parallel import parallel_map
+from hrt.factors import factors_of_basis
+from hrt.hmatrix import STORAGE
+from hrt.parallel import one_blas_thread, parallel_map
+from hrt.rounding import INT8_LEVELS, int8_scale
 
+LARGE_BLOCK = 1 << 18  # entries; such blocks are worked on one by one, in place
 EXACT_SIDE = 32  # up to this side a LAPACK SVD is cheaper than a sketch
 DETAILED_BLOCKS = 64  # up to this many weighted blocks the rounding noise of every direction is worked out
+INT8_VARIANCE = ((1 + 2.0**-8) / INT8_LEVELS) ** 2 / 12  # of rounding uniformly, over the row's largest entry squared
 NOISE_ROUNDING = 2.0e-4  # float16's; the shape of the noise hardly depends on it
+CRUMBS = 0.01  # share of a floor that is not worth a direction
 SKETCH = 16  # first width of a sketch
-
-
-@dataclass(frozen=True, eq=False)
-class BlockSource:
-    """A float64 matrix (already in tree order) with optional second moments of its inputs and output sensitivities.
-
-    matrix: (m, n).  right: (n, n) or None.  left: (m, m) or None, both symmetric positive semidefinite.
-    """
-
-    matrix: Tensor
-    right: Tensor | None = None
-    left: Tensor | None = None
-    seed: int = 0
-
-    def right_factor(self, a: int, b: int) -> Tensor | None:
-        """Lower L with L L^T = right[a:b, a:b] (regularised at rounding level)."""
-        return None if self.right is None else cholesky_psd(self.right[a:b, a:b])
-
-    def left_factor(self, a: int, b: int) -> Tensor | None:
-        """Lower K with K K^T = left[a:b, a:b]."""
-        return None if self.left is None else cholesky_psd(self.left[a:b, a:b])
-
-
-def cholesky_psd(c: Tensor) -> Tensor:
-    """Cholesky factor of a positive semidefinite matrix; the smallest diagonal shift that makes it succeed."""
-    scale = float(c.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)) if c.numel() else 1.0
-    eye = torch.eye(c.shape[0], dtype=c.dtype)
-    shift = 1e-14
-    while True:
-        factor, info = torch.linalg.cholesky_ex(c + (shift * scale) * eye)
-        if not int(info) and bool(torch.isfinite(factor).all()):
-            return factor
-        shift *= 10
-
-
-def weigh(block: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
-    """K^T A L, for one block (h, w) or a batch of them."""
-    if right is not None:
-        block = block @ right
-    return block if left is None else left.mT @ block
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,55 +42,155 @@ class LevelSpectra:
     noise: Tensor
     norm2: Tensor
     rounding2: dict[str, Tensor]
+    peaks: Tensor  # (m, C): the largest entry of each row of each block; of no use with weights
+
+
+@dataclass(frozen=True, eq=False)
+class _Strip:
+    """One strip of a level's blocks and what it takes to find their spectra; it can travel to another process."""
+
+    source: BlockSource  # the strip's rows; the column weights of the whole matrix
+    cols: tuple[int, ...]
+    floors: Tensor
+    limits: Tensor
+    storages: tuple[str, ...]
+    detailed: bool
 
 
 def level_spectra(
-    source: BlockSource, level: Level, roundings: dict[str, Tensor], floor2: float, limit: np.ndarray | None = None
+    source: BlockSource,
+    level: Level,
+    storages: tuple[str, ...],
+    floor2: float,
+    limit: np.ndarray | None = None,
+    finer: LevelSpectra | None = None,
+    executor: Executor | None = None,
 ) -> LevelSpectra:
-    """Spectra of all blocks of a level. `roundings`: storage name to (m, n) rounding error matrix.
+    """Spectra of all blocks of a level, and what rounding them to each storage type costs.
 
     `floor2`: a squared error of the whole matrix that is too small to matter; a block's sketch stops widening once
     it misses less than its share of it (by perimeter, which is what a direction costs). `limit` (R, C): a rank beyond
-    which a block is not worth knowing.
+    which a block is not worth knowing. `finer`: the next finer level, where it is known.
     """
     rows, cols = level.rows, level.cols
-    row_spans, col_spans = list(pairwise(rows)), list(pairwise(cols))
-    heights = torch.tensor([b - a for a, b in row_spans])
-    widths = torch.tensor([b - a for a, b in col_spans])
+    heights = torch.tensor([b - a for a, b in pairwise(rows)])
+    widths = torch.tensor([b - a for a, b in pairwise(cols)])
     perimeters = heights[:, None] + widths[None, :]
     floors = floor2 * perimeters / perimeters.sum()
     limits = torch.full(level.grid, torch.inf) if limit is None else torch.as_tensor(limit)
-    width = int(widths.max())
-    rights = [source.right_factor(a, b) for a, b in col_spans] if source.right is not None else [None] * len(col_spans)
+    detailed = source.weighted and perimeters.numel() <= DETAILED_BLOCKS
+    summed = finer is not None and not source.weighted  # squared Frobenius errors of rounding add up
 
-    detailed = (source.left is not None or source.right is not None) and perimeters.numel() <= DETAILED_BLOCKS
+    def strip(i: int) -> _Strip:
+        a, b = rows[i], rows[i + 1]
+        matrix = source.matrix[a:b] if executor is None else source.matrix[a:b].clone()  # a view would travel whole
+        left = None if source.left is None else source.left[a:b, a:b].clone()
+        part = BlockSource(matrix, source.right, left, source.seed, source.fast)
+        return _Strip(part, cols, floors[i].clone(), limits[i].clone(), () if summed else storages, detailed)
 
-    def strip(i: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        a, b = row_spans[i]
-        left = source.left_factor(a, b)
-
-        def weighted_blocks(matrix: Tensor) -> Tensor:
-            out = matrix.new_zeros(len(col_spans), b - a, width)  # narrower blocks are padded with zero columns
-            for j, (c, d) in enumerate(col_spans):
-                out[j, :, : d - c] = weigh(matrix[a:b, c:d], left, rights[j])
-            return out
-
-        blocks = weighted_blocks(source.matrix)
-        sigma2, norm2 = batch_spectra(blocks, floors[i], limits[i], source.seed)
-        noise = 2 * sigma2
-        if detailed:
-            for j, span in enumerate(col_spans):
-                basis = torch.linalg.svd(blocks[j], full_matrices=False).U[:, : sigma2.shape[1]]
-                noise[j] = direction_noise(source, (a, b), span, basis)
-        rounded = {name: (weighted_blocks(r) ** 2).sum((1, 2)) for name, r in roundings.items()}
-        return sigma2, noise, norm2, rounded
-
-    strips = parallel_map(strip, range(len(row_spans)))
+    strips = parallel_map(_strip_spectra, (strip(i) for i in range(len(rows) - 1)), executor)
     used = max(1, *(s[0].shape[1] for s in strips))
-    sigma2 = torch.stack([torch.nn.functional.pad(s[0], (0, used - s[0].shape[1])) for s in strips])
-    noise = torch.stack([torch.nn.functional.pad(s[1], (0, used - s[1].shape[1])) for s in strips])
-    rounding2 = {name: torch.stack([s[3][name] for s in strips]) for name in roundings}
-    return LevelSpectra(level, heights, widths, sigma2, noise, torch.stack([s[2] for s in strips]), rounding2)
+    sigma2, noise = (
+        torch.stack([torch.nn.functional.pad(s[k], (0, used - s[k].shape[1])) for s in strips]) for k in (0, 1)
+    )
+    norm2 = torch.stack([s[2] for s in strips])
+    peaks = torch.cat([s[3].mT for s in strips])
+    if summed and finer is not None:
+        rounding2 = {s: _sum_blocks(v, level.grid) for s, v in finer.rounding2.items() if s != "int8"}
+        if "int8" in finer.rounding2:
+            peaks = _coarser_peaks(finer, level)
+            rounding2["int8"] = widths * _sum_rows(peaks**2, rows) * INT8_VARIANCE
+    else:
+        known = [s for s in storages if all(s in part[4] for part in strips)]  # the others overflow
+        rounding2 = {s: torch.stack([part[4][s] for part in strips]) for s in known}
+    return LevelSpectra(level, heights, widths, sigma2, noise, norm2, rounding2, peaks)
+
+
+def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """Squared singular values (C, K), their noise (C, K), squared norms (C,), the largest entry of every row of every
+    block (C, h), and the squared rounding error (C,) of every storage type that does not overflow.
+    """
+    source, spans = strip.source, list(pairwise(strip.cols))
+    height, width = source.matrix.shape[0], max(b - a for a, b in spans)
+    with one_blas_thread():
+        if not source.weighted and not strip.storages and height * width >= LARGE_BLOCK:
+            found = [
+                block_spectrum(source.matrix[:, a:b], float(f), float(r), source.seed, source.fast)
+                for (a, b), f, r in zip(spans, strip.floors, strip.limits, strict=True)
+            ]
+            used = max(len(s) for s, _ in found)
+            sigma2 = torch.stack([torch.nn.functional.pad(s, (0, used - len(s))) for s, _ in found])
+            return sigma2, 2 * sigma2, torch.tensor([n for _, n in found], dtype=torch.float64), sigma2[:, :0], {}
+        left = source.left_factor(0, height)
+        rights = [source.right_factor(a, b) for a, b in spans]
+        given = cut_columns(source.matrix, strip.cols)
+        plain = blocks = given.to(torch.float64)
+        if source.weighted:
+            blocks = torch.zeros_like(plain)
+            for j, (a, b) in enumerate(spans):
+                blocks[j, :, : b - a] = weigh(plain[j, :, : b - a], left, rights[j])
+        sigma2, norm2 = batch_spectra(blocks, strip.floors, strip.limits, source.seed)
+        noise = 2 * sigma2
+        if strip.detailed:
+            for j, span in enumerate(spans):
+                basis = torch.linalg.svd(blocks[j], full_matrices=False).U[:, : sigma2.shape[1]]
+                noise[j] = direction_noise(source, (0, height), span, basis)
+        rounding2 = {}
+        for storage in strip.storages:
+            if STORAGE[storage] == source.matrix.dtype:
+                rounding2[storage] = torch.zeros(len(spans), dtype=torch.float64)
+                continue
+            lost = rounding_error(given, storage, compensated=source.weighted)
+            if source.weighted:
+                lost = [
+                    weigh(e[:, : b - a].to(torch.float64), left, right)
+                    for e, (a, b), right in zip(lost, spans, rights, strict=True)
+                ]
+                lost = torch.stack([torch.nn.functional.pad(e, (0, width - e.shape[1])) for e in lost])
+            if bool(torch.isfinite(lost).all()):
+                rounding2[storage] = (lost * lost).sum((1, 2), dtype=torch.float64)
+        peaks = (
+            given.abs().amax(2).to(torch.float64)
+            if "int8" in strip.storages and not source.weighted
+            else norm2[:, None]
+        )
+        return sigma2, noise, norm2, peaks, rounding2
+
+
+def cut_columns(strip: Tensor, cols: tuple[int, ...]) -> Tensor:
+    """The blocks of a strip (h, n) between column cuts, as (C, h, w); narrower ones get zero columns."""
+    starts, ends = torch.tensor(cols[:-1]), torch.tensor(cols[1:])
+    places = starts[:, None] + torch.arange(int((ends - starts).max()))
+    inside = places < ends[:, None]
+    out = strip[:, torch.where(inside, places, 0).flatten()].reshape(strip.shape[0], *places.shape).transpose(0, 1)
+    return out.contiguous() if bool(inside.all()) else torch.where(inside[:, None, :], out, 0.0)
+
+
+def rounding_error(blocks: Tensor, storage: str, compensated: bool) -> Tensor:
+    """Blocks (b, h, w) minus themselves rounded to `storage`. Overflow gives infinite entries. int8 takes a scale per
+    row of a block; `compensated` rounding (see `hrt.rounding`) does better than nearest by about half.
+    """
+    if storage != "int8":
+        return blocks - blocks.to(STORAGE[storage]).to(blocks.dtype)
+    scale = int8_scale(blocks.abs().amax(2, keepdim=True)).to(blocks.dtype)
+    lost = blocks - (blocks / scale).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scale
+    return 0.5 * lost if compensated else lost
+
+
+def _sum_blocks(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    a, b = values.shape[0] // grid[0], values.shape[1] // grid[1]
+    return values.reshape(grid[0], a, grid[1], b).sum((1, 3))
+
+
+def _sum_rows(peaks: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """Sums over each block's rows: peaks (m, C) to (R, C)."""
+    sums = torch.nn.functional.pad(peaks.cumsum(0), (0, 0, 1, 0))[list(rows)]
+    return sums[1:] - sums[:-1]
+
+
+def _coarser_peaks(finer: LevelSpectra, level: Level) -> Tensor:
+    """(m, C): the largest entry of each row within each column block of `level`."""
+    return finer.peaks.reshape(finer.peaks.shape[0], level.grid[1], -1).amax(2)
 
 
 def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor) -> Tensor:
@@ -153,10 +218,10 @@ def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> 
     count, h, w = blocks.shape
     norm2 = (blocks * blocks).sum((1, 2))
     floors = torch.maximum(floors, 1e-14 * norm2)
-    break_even = h * w / (h + w)
+    limits = limits.clamp_max(h * w / (h + w))
     found = blocks.new_zeros(count, min(h, w))
     pending = torch.nonzero(norm2 > 0).flatten()
-    k, used = SKETCH, 1
+    k, used, power = SKETCH, 1, False
     while len(pending):
         exact = 3 * k > min(h, w) or min(h, w) <= EXACT_SIDE
         part = blocks[pending]
@@ -164,82 +229,50 @@ def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> 
             values = torch.linalg.svdvals(part) ** 2
         else:
             # The squares of the singular values of Q^T A, from its Gram matrix: good to rounding of norm2, as needed.
-            projected = range_basis(part, k, seed).mT @ part
+            projected = range_basis(part, k, seed, power=power).mT @ part
             values = torch.linalg.eigvalsh(projected @ projected.mT).flip(-1).clamp_min(0)
         found[pending, : values.shape[1]] = values
         used = max(used, values.shape[1])
         if exact:
             break
-        limits = limits.clamp_max(break_even)
         missed = norm2[pending] - values.sum(1)
-        needed = k + (missed - floors[pending]) / (2.0 * values[:, -1] + 1e-300)
-        pending = pending[(missed > floors[pending]) & (needed <= 1.5 * break_even) & (k < limits[pending])]
+        going = missed > floors[pending]
+        if power:
+            needed = k + (missed - floors[pending]) / (2.0 * values[:, -1] + 1e-300)
+            going &= (needed <= 1.5 * limits[pending]) & (k < limits[pending])
+            k *= 2
+        power = True  # a plain sketch shows what is of low rank at a glance; the rest gets the care that decisions need
+        pending = pending[going]
+    return without_crumbs(found[:, :used], norm2, floors), norm2
+
+
+def block_spectrum(block: Tensor, floor: float, limit: float, seed: int, fast: bool) -> tuple[Tensor, float]:
+    """`batch_spectra` of one large block (h, w), of which no copy is made: squared singular values and norm.
+
+    A sketch wider than a quarter of the block tells nothing that pays, and is not taken.
+    """
+    h, w = block.shape
+    norm2 = sum(float(torch.linalg.vector_norm(p, dtype=torch.float64)) ** 2 for p in block.split(STRIP))
+    floor, limit = max(floor, 1e-14 * norm2), min(limit, h * w / (h + w))
+    values, k = torch.zeros(1, dtype=torch.float64), SKETCH
+    power = False
+    while norm2 > 0 and 4 * k <= min(h, w):
+        projected = times(block.mT, range_basis(block, k, seed, fast, power), fast).mT
+        values = torch.linalg.eigvalsh(projected @ projected.mT).flip(-1).clamp_min(0)
+        missed = norm2 - float(values.sum())
+        if missed <= floor:
+            break
+        if not power:  # not of low rank at a glance: the same width again, with the care that a decision needs
+            power = True
+            continue
+        needed = k + (missed - floor) / (2.0 * float(values[-1]) + 1e-300)
+        if needed > 1.5 * limit or k >= limit:
+            break
         k *= 2
-    return found[:, :used], norm2
+    return without_crumbs(values[None], torch.tensor([norm2]), torch.tensor([floor]))[0], norm2
 
 
-def range_basis(block: Tensor, k: int, seed: int) -> Tensor:
-    """Orthonormal (..., h, k) basis of nearly the leading k left singular vectors (sketch, one power iteration)."""
-    generator = torch.Generator().manual_seed(seed)
-    sketch = torch.randn(block.shape[-1], k, dtype=block.dtype, generator=generator)
-    basis = torch.linalg.qr(block @ sketch).Q
-    return torch.linalg.qr(block @ torch.linalg.qr(block.mT @ basis).Q).Q
-
-
-def low_rank_factors(
-    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], rank: int, rounding: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Best rank-`rank` factors of a block in its weighted norm: u (h, r), vt (r, w) in float64.
-
-    rounding: (r,) relative error of the storage type each direction is meant for; see `factors_of_basis`.
-    """
-    (a, b), (c, d) = rows, cols
-    block = source.matrix[a:b, c:d]
-    weighted = weigh(block, source.left_factor(a, b), source.right_factor(c, d))
-    if 3 * (rank + 8) >= min(weighted.shape):
-        basis = torch.linalg.svd(weighted, full_matrices=False).U[:, :rank]
-    else:
-        rough = range_basis(weighted, rank + 8, source.seed)
-        basis = rough @ torch.linalg.svd(rough.mT @ weighted, full_matrices=False).U[:, :rank]
-    rounding = torch.zeros(rank, dtype=basis.dtype) if rounding is None else rounding
-    return factors_of_basis(source, rows, cols, basis, rounding)
-
-
-def factors_of_basis(
-    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor, rounding: Tensor
-) -> tuple[Tensor, Tensor]:
-    """u (h, r) and vt (r, w) of a block from the left singular vectors `basis` (h, r) of its weighted form.
-
-    Without weights u = P, vt = P^T A. With weights that is wasteful: components of vt that no input excites (and of u
-    that no output feels) cost nothing in the error but set the scale of the rounding noise. The noise of relative
-    size rho on vt costs rho^2 ||vt||^2 mean(C); minimising distortion plus noise is Tikhonov's problem,
-    vt = P^T K^T A C (C + rho^2 mean(C) I)^-1 and u = (G + rho^2 mean(G) I)^-1 K P.
-    Each direction is balanced, ||u_k|| = ||vt_k||, so that narrow storage types lose as little as they can.
-    """
-    (a, b), (c, d) = rows, cols
-    u, vt = basis, basis.mT @ source.matrix[a:b, c:d]
-    left = source.left_factor(a, b)
-    if left is not None and source.left is not None:
-        vt = basis.mT @ (left.mT @ source.matrix[a:b, c:d])
-        u = shrink(source.left[a:b, a:b], left @ basis, rounding)
-    if source.right is not None:
-        moment = source.right[c:d, c:d]
-        vt = shrink(moment, moment @ vt.mT, rounding).mT
-    tiny = torch.finfo(torch.float64).tiny
-    balance = ((vt.norm(dim=1) + tiny) / (u.norm(dim=0) + tiny)).sqrt()
-    balance = torch.where(vt.norm(dim=1) > 0, balance, torch.ones_like(balance))
-    return u * balance, vt / balance[:, None]
-
-
-def shrink(moment: Tensor, right_hand_side: Tensor, rounding: Tensor) -> Tensor:
-    """Column k of the result is (M + rho_k^2 mean(M) I)^-1 b_k, for a positive semidefinite M; the shift is never below
-    rounding level. rounding: (columns,).
-    """
-    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    eye = torch.eye(moment.shape[0], dtype=moment.dtype)
-    out = torch.empty_like(right_hand_side)
-    for rho in rounding.unique().tolist():
-        columns = rounding == rho
-        factor = cholesky_psd(moment + max(rho**2, 1e-13) * mean * eye)
-        out[:, columns] = torch.cholesky_solve(right_hand_side[:, columns], factor)
-    return out
+def without_crumbs(sigma2: Tensor, norm2: Tensor, floors: Tensor) -> Tensor:
+    """Squared singular values (b, k) with those set to zero that, and all after them, are far below the floor (b,)."""
+    left = norm2[:, None] - sigma2.cumsum(1) + sigma2
+    return torch.where(left > CRUMBS * floors[:, None], sigma2, 0.0)

@@ -441,7 +441,13 @@ class TestProcess:
         )
         before = contents(lab)
         command = [sys.executable, "-m", "hrt.cli", "compress", "slow.py:slow", "-o", "out.hrt"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )
         deadline = time.monotonic() + 60
         while not Path("started").exists() and time.monotonic() < deadline:
             time.sleep(0.05)

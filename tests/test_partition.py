@@ -6,11 +6,13 @@ import pytest
 import torch
 
 import hrt
+from hrt.blocks import BlockSource
 from hrt.cluster import block_levels
+from hrt.factors import low_rank_factors
 from hrt.options import LEAF_OVERHEAD
 from hrt.partition import Planner
 from hrt.perf.operators import gaussian_random, log_kernel
-from hrt.spectra import BlockSource, batch_spectra, low_rank_factors
+from hrt.spectra import batch_spectra
 
 
 def planner(matrix, min_leaf, storages=("float32",), budget2=None, **weights):

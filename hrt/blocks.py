@@ -1,0 +1,105 @@
+"""A matrix and the norm its errors are measured in, read block by block; products that never copy a large block."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STRIP = 512  # rows of a large matrix converted or copied at a time
+
+
+@dataclass(frozen=True, eq=False)
+class BlockSource:
+    """A matrix (already in tree order) with optional second moments of its inputs and output sensitivities.
+
+    matrix: (m, n) float64 or float32; a large float32 matrix is never converted as a whole.
+    fast: multiply large float32 blocks in float32, for tolerances far above its rounding.
+    right: (n, n) or None.  left: (m, m) or None, both symmetric positive semidefinite float64.
+    """
+
+    matrix: Tensor
+    right: Tensor | None = None
+    left: Tensor | None = None
+    seed: int = 0
+    fast: bool = False
+
+    @property
+    def weighted(self) -> bool:
+        """Whether errors are measured in another norm than Frobenius'."""
+        return self.right is not None or self.left is not None
+
+    def block(self, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
+        """One block in float64 (a view where the matrix is float64)."""
+        return self.matrix[rows[0] : rows[1], cols[0] : cols[1]].to(torch.float64)
+
+    def right_factor(self, a: int, b: int) -> Tensor | None:
+        """Lower L with L L^T = right[a:b, a:b] (regularised at rounding level)."""
+        return None if self.right is None else cholesky_psd(self.right[a:b, a:b])
+
+    def left_factor(self, a: int, b: int) -> Tensor | None:
+        """Lower K with K K^T = left[a:b, a:b]."""
+        return None if self.left is None else cholesky_psd(self.left[a:b, a:b])
+
+    def norm2(self) -> float:
+        """The whole matrix's squared weighted norm, tr(left A right A^T), a strip of rows at a time."""
+        total = 0.0
+        for a in range(0, self.matrix.shape[0], STRIP):
+            strip = self.matrix[a : a + STRIP].to(torch.float64)
+            image = strip if self.right is None else strip @ self.right
+            if self.left is None:
+                total += float((strip * image).sum())
+            else:
+                for c in range(0, self.matrix.shape[0], STRIP):
+                    other = self.matrix[c : c + STRIP].to(torch.float64)
+                    total += float((self.left[a : a + STRIP, c : c + STRIP] * (image @ other.mT)).sum())
+        return max(total, 0.0)
+
+
+def cholesky_psd(c: Tensor) -> Tensor:
+    """Cholesky factors of positive semidefinite matrices (..., n, n); each with the smallest diagonal shift, a power of
+    ten above rounding level, that makes it succeed.
+    """
+    tiny = torch.finfo(torch.float64).tiny
+    scale = c.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(tiny) if c.numel() else c.new_ones(c.shape[:-2])
+    eye = torch.eye(c.shape[-1], dtype=c.dtype)
+    shift = torch.full_like(scale, 1e-14)
+    while True:
+        factor, info = torch.linalg.cholesky_ex(c + (shift * scale)[..., None, None] * eye)
+        failed = (info != 0) | ~torch.isfinite(factor).flatten(-2).all(-1)
+        if not bool(failed.any()):
+            return factor
+        shift = torch.where(failed, 10 * shift, shift)
+
+
+def weigh(block: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    """K^T A L, for one block (h, w) or a batch of them."""
+    if right is not None:
+        block = block @ right
+    return block if left is None else left.mT @ block
+
+
+def times(block: Tensor, x: Tensor, fast: bool = False) -> Tensor:
+    """block (..., h, w) @ x (..., w, k) in float64. A float32 block is converted a strip at a time or, where `fast`,
+    not at all.
+    """
+    if block.dtype == torch.float64:
+        return block @ x
+    if fast:
+        return (block @ x.to(block.dtype)).to(torch.float64)
+    if block.stride(-1) == 1:
+        return torch.cat([part.to(torch.float64) @ x for part in block.split(STRIP, dim=-2)], dim=-2)
+    parts = zip(block.split(STRIP, -1), x.split(STRIP, -2), strict=True)
+    return sum((part.to(torch.float64) @ y for part, y in parts), torch.zeros(()))
+
+
+def range_basis(block: Tensor, k: int, seed: int, fast: bool = False, power: bool = True) -> Tensor:
+    """Orthonormal (..., h, k) basis of nearly the leading k left singular vectors: a sketch and one power iteration.
+
+    Without `power` it costs half as much, and is as good for blocks whose rank is well below k.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sketch = torch.randn(block.shape[-1], k, dtype=torch.float64, generator=generator)
+    basis = torch.linalg.qr(times(block, sketch, fast)).Q
+    if not power:
+        return basis
+    return torch.linalg.qr(times(block, torch.linalg.qr(times(block.mT, basis, fast)).Q, fast)).Q

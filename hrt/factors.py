@@ -1,0 +1,92 @@
+"""Low-rank factors of chosen blocks, best in the norm of their weights.
+
+With a right factor L_J (C_JJ = L_J L_J^T, the inputs' second moment) and a left factor K_I (what the output feels),
+a block's error is measured as ||K_I^T E L_J||_F. Its best rank-r approximation in that norm is
+K_I^-T P_r P_r^T K_I^T A with P the left singular vectors of K_I^T A L_J, so no second moment is ever inverted.
+"""
+
+import torch
+from torch import Tensor
+
+from hrt.blocks import BlockSource, cholesky_psd, range_basis, times, weigh
+
+
+def low_rank_factors(
+    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], rank: int, rounding: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Best rank-`rank` factors of a block in its weighted norm: u (h, r), vt (r, w) in float64.
+
+    rounding: (r,) relative error of the storage type each direction is meant for; see `factors_of_basis`.
+    """
+    rounding = torch.zeros(rank, dtype=torch.float64) if rounding is None else rounding
+    if not source.weighted:
+        u, vt = plain_factors(source.matrix[None, rows[0] : rows[1], cols[0] : cols[1]], rank, source.seed)
+        return u[0], vt[0]
+    weighted = weigh(source.block(rows, cols), source.left_factor(*rows), source.right_factor(*cols))
+    if 3 * (rank + 8) >= min(weighted.shape):
+        basis = torch.linalg.svd(weighted, full_matrices=False).U[:, :rank]
+    else:
+        rough = range_basis(weighted, rank + 8, source.seed)
+        basis = rough @ torch.linalg.svd(rough.mT @ weighted, full_matrices=False).U[:, :rank]
+    return factors_of_basis(source, rows, cols, basis, rounding)
+
+
+def plain_factors(blocks: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Best rank-`rank` factors of blocks (b, h, w) in the Frobenius norm: u (b, h, r), vt (b, r, w), balanced.
+
+    From Gram matrices, whose rounding is that of the block's squared norm: far below any tolerance that float32 holds.
+    """
+    rough, image = None, blocks
+    if 3 * (rank + 8) < min(blocks.shape[1:]):
+        rough = range_basis(blocks, rank + 8, seed)
+        image = times(blocks.mT, rough).mT
+    elif blocks.shape[1] > blocks.shape[2]:
+        vt, u = (f.mT for f in plain_factors(blocks.mT, rank, seed))
+        return u, vt
+    image = image.to(torch.float64)
+    basis = torch.linalg.eigh(image @ image.mT).eigenvectors[..., -rank:].flip(-1)
+    return balanced(basis if rough is None else rough @ basis, basis.mT @ image)
+
+
+def balanced(u: Tensor, vt: Tensor) -> tuple[Tensor, Tensor]:
+    """Each direction with ||u_k|| = ||vt_k||, so that narrow storage types lose as little as they can."""
+    tiny = torch.finfo(torch.float64).tiny
+    balance = ((vt.norm(dim=-1) + tiny) / (u.norm(dim=-2) + tiny)).sqrt()
+    balance = torch.where(vt.norm(dim=-1) > 0, balance, torch.ones_like(balance))
+    return u * balance[..., None, :], vt / balance[..., None]
+
+
+def factors_of_basis(
+    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor, rounding: Tensor
+) -> tuple[Tensor, Tensor]:
+    """u (h, r) and vt (r, w) of a block from the left singular vectors `basis` (h, r) of its weighted form.
+
+    Without weights u = P, vt = P^T A. With weights that is wasteful: components of vt that no input excites (and of u
+    that no output feels) cost nothing in the error but set the scale of the rounding noise. The noise of relative
+    size rho on vt costs rho^2 ||vt||^2 mean(C); minimising distortion plus noise is Tikhonov's problem,
+    vt = P^T K^T A C (C + rho^2 mean(C) I)^-1 and u = (G + rho^2 mean(G) I)^-1 K P.
+    """
+    (a, b), (c, d) = rows, cols
+    u, vt = basis, basis.mT @ source.block(rows, cols)
+    left = source.left_factor(a, b)
+    if left is not None and source.left is not None:
+        vt = basis.mT @ (left.mT @ source.block(rows, cols))
+        u = shrink(source.left[a:b, a:b], left @ basis, rounding)
+    if source.right is not None:
+        moment = source.right[c:d, c:d]
+        vt = shrink(moment, moment @ vt.mT, rounding).mT
+    return balanced(u, vt)
+
+
+def shrink(moment: Tensor, right_hand_side: Tensor, rounding: Tensor) -> Tensor:
+    """Column k of the result is (M + rho_k^2 mean(M) I)^-1 b_k, for a positive semidefinite M; the shift is never below
+    rounding level. rounding: (columns,).
+    """
+    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    eye = torch.eye(moment.shape[0], dtype=moment.dtype)
+    out = torch.empty_like(right_hand_side)
+    for rho in rounding.unique().tolist():
+        columns = rounding == rho
+        factor = cholesky_psd(moment + max(rho**2, 1e-13) * mean * eye)
+        out[:, columns] = torch.cholesky_solve(right_hand_side[:, columns], factor)
+    return out
