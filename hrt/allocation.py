@@ -5,39 +5,28 @@ E), so that one multiplier trades bytes between layers. Prediction only proposes
 compressed network, with the numbers as stored, meets the tolerance on inputs that calibration never saw.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from hrt.blocks import BlockSource
 from hrt.calibration import Moments, evaluate
 from hrt.certificate import OutputError, output_error
-from hrt.cluster import default_min_leaf, gram_order
 from hrt.hmatrix import HMatrix
+from hrt.layers import LayerTask, PlannedLayer, plan_layers
 from hrt.options import Choice, neighbours
-from hrt.partition import Plan, Planner
+from hrt.partition import Plan
 from hrt.program import Constant, Program
+from hrt.progress import Advance, part
 
-ORDERING_SIDE = 256  # below this a layer is one or few leaves and its order hardly matters
 POLISH_TRIALS = 48
 NARROW = (torch.float16, torch.bfloat16)
 BIAS_SHARE = 0.3  # of the tolerance; squared, it takes a tenth of the budget
 REPAIR_TRIALS, REPAIR_WIDTH = 10, 4
 POLISH_LEAVES = 16  # layers of more leaves are close to their budget already: many small steps
 RIDGES = ((1e-9, 1e-3), (1e-6, 1e-2), (1e-4, 1e-1), (1e-2, 1.0))  # (inputs, sensitivity), relative to the mean
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    name: str
-    matrix: Tensor
-    planner: Planner
-    rows: Tensor | None
-    cols: Tensor | None
-    mean: Tensor | None
-    bias: str | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class Candidate:
     program: Program
     error: OutputError
     nbytes: int
-    layers: tuple[_Layer, ...] = ()
+    layers: tuple[PlannedLayer, ...] = ()
     plans: tuple[Plan, ...] = ()
 
 
@@ -69,10 +58,12 @@ class Allocator:
         storages: tuple[str, ...],
         target: str,
         seed: int,
-        advance: Callable[[str], None],
+        advance: Advance,
+        executor: Executor | None = None,
     ):
         self.program, self.moments, self.search_rows, self.reference = program, moments, rows, reference
-        self.tol, self.storages, self.target, self.seed, self.advance = tol, storages, target, seed, advance
+        self.tol, self.storages, self.target, self.seed = tol, storages, target, seed
+        self.advance, self.executor = advance, executor
         self.allowed2 = tol**2 * float((reference**2).sum()) / max(1, reference.shape[0])
 
     def search(self) -> Candidate | None:
@@ -83,10 +74,12 @@ class Allocator:
         """
         best: Candidate | None = None
         self.narrow = self._narrow_biases()
+        rounds = 0
         for ridges in RIDGES:
             gaps = []
             for focus in (False, True) if ridges == RIDGES[0] else (False,):
-                found, missed, gap = self._search(*ridges, focus)
+                low, rounds = min(0.35 * rounds, 0.7), rounds + 1  # two rounds are the rule
+                found, missed, gap = self._search(*ridges, focus, part(self.advance, low, min(low + 0.35, 0.75)))
                 gaps.append(gap)
                 repaired = self._repair(missed) if missed is not None else None
                 for candidate in (found, repaired):
@@ -110,17 +103,23 @@ class Allocator:
         return program.with_constants({k: c.to(torch.float16) for k, c in tensors.items()})
 
     def _search(
-        self, right_ridge: float, left_ridge: float, focus: bool = False
+        self, right_ridge: float, left_ridge: float, focus: bool, advance: Advance
     ) -> tuple[Candidate | None, Candidate | None, float]:
         """For one regularisation: the smallest candidate that holds, the one that misses by least, and measured over
         predicted error at the last trial.
         """
         names = [n for n in self.program.weights if self.moments[n].left.numel() and self.moments[n].second.numel()]
-        layers = [self._layer(name, right_ridge, left_ridge, focus) for name in names]
+        tasks = [self._task(name, right_ridge, left_ridge, focus) for name in names]
+        entries, behind, layers = sum(t.matrix.numel() for t in tasks), 0, []
+        advance(f"factor {names[0]}" if names else "factor", 0.0)
+        for layer in plan_layers(tasks, self.executor):
+            behind += layer.matrix.numel()
+            advance(f"factored {layer.name}", 0.6 * behind / entries)
+            layers.append(layer)
         budget, low, high, best, gap = self.allowed2, 0.0, float("inf"), None, float("inf")
         missed: Candidate | None = None
         for trial in range(16):
-            self.advance(f"search, trial {trial + 1}")
+            advance(f"search, trial {trial + 1}", 0.6 + 0.4 * trial / 16)
             plans = self._plans(layers, budget)
             candidate = self._build(layers, plans)
             upper2 = (candidate.error.upper_99 / self.tol) ** 2 * self.allowed2
@@ -147,34 +146,24 @@ class Allocator:
                 break
         return best, missed, gap
 
-    def _layer(self, name: str, right_ridge: float, left_ridge: float, focus: bool) -> _Layer:
-        self.advance(f"factor {name}")
+    def _task(self, name: str, right_ridge: float, left_ridge: float, focus: bool) -> LayerTask:
         matrix, moments = self.program.constants[name], self.moments[name]
         if not isinstance(matrix, Tensor):
             raise TypeError(name)
         moments = moments.focused if focus and moments.focused is not None else moments
         bias = self._own_bias(name)
-        c = moments.covariance if bias else moments.second
-        right, left = ridge(c, right_ridge), ridge(moments.left, left_ridge)
-        choices = []
-        m, n = matrix.shape
-        orders: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
-        if min(m, n) >= ORDERING_SIDE:
-            orders.append((gram_order(matrix), gram_order(matrix.T)))
-        for rows, cols in orders:
-            p = matrix if rows is None or cols is None else matrix[rows][:, cols]
-            r = right if cols is None else right[cols][:, cols]
-            g = left if rows is None else left[rows][:, rows]
-            planner = Planner(
-                BlockSource(p, r, g, self.seed),
-                min_leaf=default_min_leaf(m, n),
-                storages=self.storages,
-                target=self.target,
-                budget2=self.allowed2,
-            )
-            cost = planner.solve_budget(self.allowed2).cost + (0 if rows is None else 4 * (m + n))
-            choices.append((cost, _Layer(name, matrix, planner, rows, cols, moments.mean if bias else None, bias)))
-        return min(choices, key=lambda pair: pair[0])[1]
+        return LayerTask(
+            name,
+            matrix,
+            ridge(moments.covariance if bias else moments.second, right_ridge),
+            ridge(moments.left, left_ridge),
+            moments.mean if bias else None,
+            bias,
+            self.allowed2,
+            self.storages,
+            self.target,
+            self.seed,
+        )
 
     def _own_bias(self, weight: str) -> str | None:
         """The bias that only this weight's one node uses: it can absorb the mean of the error."""
@@ -186,7 +175,7 @@ class Allocator:
         constant = self.program.constants[bias]
         return bias if len(users) == 1 and isinstance(constant, Tensor) and constant.ndim == 1 else None
 
-    def _plans(self, layers: Sequence[_Layer], budget: float) -> list[Plan]:
+    def _plans(self, layers: Sequence[PlannedLayer], budget: float) -> list[Plan]:
         """Plans of one common multiplier whose predicted errors add up to at most `budget`."""
         low, high = -80.0, 120.0
         best: list[Plan] | None = None
@@ -200,7 +189,7 @@ class Allocator:
                 low = mid
         return best or [x.planner.solve(unit * 2.0**120) for x in layers]
 
-    def _build(self, layers: Sequence[_Layer], plans: Sequence[Plan]) -> Candidate:
+    def _build(self, layers: Sequence[PlannedLayer], plans: Sequence[Plan]) -> Candidate:
         changed: dict[str, Constant] = {}
         for layer, plan in zip(layers, plans, strict=True):
             h = layer.planner.build(plan, layer.rows, layer.cols)
@@ -226,7 +215,7 @@ class Allocator:
             changes = [c for c in self._changes(best) if c[1:] not in refused]
             if not changes:
                 break
-            self.advance(f"polish, trial {trial + 1}")
+            self.advance(f"polish, trial {trial + 1}", 0.75 + 0.25 * trial / POLISH_TRIALS)
             candidate = self._build(best.layers, self._changed(best, changes[0]))
             if candidate.error.upper_99 <= self.tol and candidate.nbytes < best.nbytes:
                 best = candidate
@@ -246,7 +235,7 @@ class Allocator:
             changes = self._changes(candidate, up=True)
             if candidate.error.upper_99 > 1.5 * self.tol or not changes:
                 return None
-            self.advance(f"repair, trial {trial + 1}")
+            self.advance(f"repair, trial {trial + 1}", 0.0)
             tried = [self._build(candidate.layers, self._changed(candidate, c)) for c in changes[:REPAIR_WIDTH]]
             base = candidate
 

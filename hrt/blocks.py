@@ -42,6 +42,8 @@ class BlockSource:
 
     def norm2(self) -> float:
         """The whole matrix's squared weighted norm, tr(left A right A^T), a strip of rows at a time."""
+        if not self.weighted:
+            return squared_frobenius(self.matrix)
         total = 0.0
         for a in range(0, self.matrix.shape[0], STRIP):
             strip = self.matrix[a : a + STRIP].to(torch.float64)
@@ -53,6 +55,11 @@ class BlockSource:
                     other = self.matrix[c : c + STRIP].to(torch.float64)
                     total += float((self.left[a : a + STRIP, c : c + STRIP] * (image @ other.mT)).sum())
         return max(total, 0.0)
+
+
+def squared_frobenius(matrix: Tensor) -> float:
+    """||A||_F^2, summed in float64 a strip of rows at a time."""
+    return sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in matrix.split(STRIP))
 
 
 def cholesky_psd(c: Tensor) -> Tensor:

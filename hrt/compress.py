@@ -1,7 +1,8 @@
 """`hrt.compress`: a network in, the smallest network found that keeps the promised error out."""
 
 import os
-from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,17 +16,19 @@ from hrt.capture import capture, check_weights, guess_example
 from hrt.certificate import BOX_BOUND, Certificate, OutputError, output_error
 from hrt.errors import CaptureError, InputError, ToleranceError
 from hrt.hmatrix import HMatrix, relative
-from hrt.matrix import compress_for
+from hrt.matrix import compress_alone, compress_for
 from hrt.model import CompressedModel
 from hrt.options import LEAF_OVERHEAD
+from hrt.parallel import executor_map
 from hrt.program import Program
-from hrt.progress import track
+from hrt.progress import Advance, part, track
 from hrt.records import layer_records
 from hrt.runtime import open_session
 from hrt.statements import box_statement
 from hrt.validate import check_tol, storages_of
 
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
+PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
 VERIFICATIONS = 4  # tries to pass on the held-out rows before the network stays dense
 
 
@@ -50,6 +53,8 @@ def compress(
     target: "cpu" or "cuda" price a leaf's time beside its bytes; "bytes" counts bytes only.
     storage: "auto" (per leaf, under the bound), "float32", "float16", "bfloat16".
     seed: same seed, same bytes.  progress: a bar on stderr.
+    executor: a concurrent.futures.Executor (processes, or a cluster's) over which layers, and panels of large matrices,
+        are spread; the bytes are the same as without. BackendError where it fails half-way; nothing is written then.
 
     A layer that would not get smaller stays dense, and the report says so. Raises CaptureError, InputError or
     ToleranceError; see their messages.
@@ -62,8 +67,8 @@ def compress(
         raise InputError(f"Found target {target!r}. Expected one of {', '.join(LEAF_OVERHEAD)}.")
     if derivatives is not None:
         raise InputError("compress(derivatives=...) is not available in this version. Expected None.")
-    if executor is not None:
-        raise InputError("compress(executor=...) is not available in this version. Expected None.")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise InputError(f"Found executor {executor!r}. Expected a concurrent.futures.Executor or None.")
     if isinstance(net, (str, os.PathLike)):
         raise CaptureError(f"Reading a network from {os.fspath(net)!r} is not available in this version.")
     with track("compress", progress) as advance:
@@ -71,29 +76,45 @@ def compress(
             check_weights(net)
         samples = None if inputs is None else as_samples(inputs, seed)
         example = guess_example(net) if samples is None else samples
-        advance("capture")
+        advance("capture", 0.0)
         if samples is not None:
             check_runs(net, example)
         program = capture(net, [x[:2] for x in example])
         check_capture(net, program, example)
         dense_nbytes = program_nbytes(stored(program))
         if samples is None:
-            model = by_layers(program, tol, storages, target, seed, advance)
+            model = by_layers(program, tol, storages, target, seed, part(advance, 0.02, 1.0), executor)
         else:
-            model = by_output(program, samples, tol, storages, target, seed, advance, as_boxes(inputs))
+            boxes, rest = as_boxes(inputs), part(advance, 0.02, 1.0)
+            model = by_output(program, samples, tol, storages, target, seed, rest, boxes, executor)
         model.dense_nbytes = dense_nbytes
         return model
 
 
 def by_layers(
-    program: Program, tol: float, storages: tuple[str, ...], target: str, seed: int, advance: Callable[[str], None]
+    program: Program,
+    tol: float,
+    storages: tuple[str, ...],
+    target: str,
+    seed: int,
+    advance: Advance,
+    executor: Executor | None = None,
 ) -> CompressedModel:
     """Every weight within `tol` in relative Frobenius norm, by construction."""
     storage = storages[0] if len(storages) == 1 else "auto"
-    changed = {}
-    for name in program.weights:
-        advance(f"compress {name}")
-        changed[name] = compress_for(program.constants[name], tol=tol, storage=storage, seed=seed, target=target)
+    options = {"tol": tol, "storage": storage, "seed": seed, "target": target}
+    sizes = {name: _tensor(program, name).numel() for name in program.weights}
+    small = [name for name, size in sizes.items() if size < PANELS_FROM]
+    changed, behind, total = {}, 0, max(1, sum(sizes.values()))
+    work, matrices = partial(compress_alone, **options), (program.constants[k] for k in small)
+    for name, h in zip(small, executor_map(work, matrices, executor), strict=True):
+        behind += sizes[name]
+        advance(f"compressed {name}", behind / total)
+        changed[name] = h
+    for name in (k for k in sizes if k not in changed):  # a large matrix is spread by its panels of rows
+        here = part(advance, behind / total, (behind + sizes[name]) / total)
+        changed[name] = compress_for(program.constants[name], **options, advance=here, executor=executor)
+        behind += sizes[name]
     result = stored(program.with_constants(changed))
     certificate = Certificate(
         tol=tol,
@@ -117,8 +138,9 @@ def by_output(
     storages: tuple[str, ...],
     target: str,
     seed: int,
-    advance: Callable[[str], None],
+    advance: Advance,
     boxes: tuple[Box, ...] | None = None,
+    executor: Executor | None = None,
 ) -> CompressedModel:
     """The output's relative L2 error on held-out inputs at most `tol`, dense where nothing else can.
 
@@ -127,7 +149,7 @@ def by_output(
     program.check_inputs(samples)
     given, samples = samples, distinct(samples)
     split = Split.make(samples, seed)
-    advance("calibrate")
+    advance("calibrate", 0.0)
     references = [evaluate(program, x) for x in (split.search, split.held_out)]
     if not all(bool(torch.isfinite(r).all()) for r in references):
         raise InputError("The network's output is NaN or infinite on some calibration inputs. Expected finite outputs.")
@@ -152,18 +174,19 @@ def by_output(
             storages=storages,
             target=target,
             seed=seed,
-            advance=advance,
+            advance=part(advance, 0.05, 0.95),
+            executor=executor,
         ).search()
         if found is None or found.nbytes >= program_nbytes(dense):
             break
-        advance("verify")
+        advance("verify", 0.95)
         # The search chose among many candidates on its rows; these rows it never saw, and float32 does the sums.
         verified = served_error(found.program, split.held_out, references[1])
         if verified.upper_99 <= tol:
             best, error = found.program, verified
             break
         goal *= min(0.95, 0.98 * tol / verified.upper_99)
-    advance("certify")
+    advance("certify", 0.96)
     found_outputs = evaluate(best, split.held_out, dense_constants(best))
     exact = output_error(references[1], found_outputs)
     rms = references[1].square().mean(0).sqrt()

@@ -1,7 +1,6 @@
 """`hrt.compress_matrix`: one matrix in, the smallest hierarchical matrix found that keeps the promised error out."""
 
 import math
-from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -14,9 +13,11 @@ from hrt.errors import InputError, ToleranceError
 from hrt.hmatrix import STORAGE, HMatrix, Leaf, relative, squared_error
 from hrt.options import ITEM, SCALE_BYTES
 from hrt.ordering import ORDERINGS, orderings, permute
+from hrt.parallel import one_blas_thread
 from hrt.partition import Planner
+from hrt.progress import Advance, part, silent
 from hrt.rounding import round_rows
-from hrt.validate import as_matrix, as_second_moment, check_memory, check_tol, largest_entry, storages_of
+from hrt.validate import as_matrix, as_second_moment, check_tol, largest_entry, storages_of
 
 FLOAT16_RANGE = 2.0**-18, 2.0**14  # of the largest entry; outside it bfloat16 serves in its place
 SURE_TOL, SURE_RANGE = 1e-6, (2.0**-100, 2.0**127)
@@ -79,7 +80,7 @@ def compress_for(
     min_leaf: int | None = None,
     seed: int = 0,
     target: str,
-    advance: Callable[[str], None] = lambda text: None,
+    advance: Advance = silent,
     executor: Executor | None = None,
 ) -> HMatrix:
     """`compress_matrix` for a target, which prices a leaf's time beside its bytes (see `partition.LEAF_OVERHEAD`)."""
@@ -89,7 +90,6 @@ def compress_for(
         raise InputError(f"Found ordering {ordering!r}. Expected one of {', '.join(ORDERINGS)}.")
     matrix = as_matrix(w)
     m, n = matrix.shape
-    check_memory(m, n, matrix.element_size())
     c = as_second_moment(second_moment, n)
     leaf = min_leaf or default_min_leaf(m, n)
     if leaf < 1:
@@ -104,7 +104,8 @@ def compress_for(
     if len(storages) > 1 and not FLOAT16_RANGE[0] < largest < FLOAT16_RANGE[1]:
         storages = tuple(s for s in storages if s != "float16")  # its factors would be subnormal or overflow
     best = None
-    for rows, cols in orderings(matrix, c, ordering, row_points, column_points, tol=tol, seed=seed):
+    pairs = orderings(matrix, c, ordering, row_points, column_points, tol=tol, seed=seed)
+    for k, (rows, cols) in enumerate(pairs):
         h = compress_ordered(
             matrix,
             c,
@@ -115,12 +116,18 @@ def compress_for(
             min_leaf=leaf,
             seed=seed,
             target=target,
-            advance=advance,
+            advance=part(advance, k / len(pairs), (k + 1) / len(pairs)),
             executor=executor,
         )
         if h is not None and h.nbytes < (fallback_nbytes if best is None else best.nbytes):
             best = h
     return _dense(matrix, name, c) if best is None else best
+
+
+def compress_alone(w: Any, **options: Any) -> HMatrix:
+    """`compress_for` with one BLAS thread: in a worker of any kind of pool the bytes are the same as here."""
+    with one_blas_thread():
+        return compress_for(w, **options)
 
 
 def compress_ordered(
@@ -134,7 +141,7 @@ def compress_ordered(
     min_leaf: int,
     seed: int,
     target: str,
-    advance: Callable[[str], None] = lambda text: None,
+    advance: Advance = silent,
     executor: Executor | None = None,
 ) -> HMatrix | None:
     """Compress in one given ordering; None where no partition meets `tol` with these storages."""
@@ -148,13 +155,13 @@ def compress_ordered(
         storages=storages,
         target=target,
         budget2=allowed2,
-        advance=lambda level: advance(f"blocks of {matrix.shape[0] // level.grid[0]}"),
+        advance=part(advance, 0.0, 0.8),
         executor=executor,
     )
     budget2, best = allowed2, None
     tried: dict[float, float] = {}
     for trial in range(TRIALS):
-        advance(f"factors, trial {trial + 1}")
+        advance(f"factors, trial {trial + 1}", 0.8 + 0.2 * trial / TRIALS)
         h = planner.build(planner.solve_budget(budget2), rows, cols)
         measured2 = tried[budget2] = squared_error(matrix, h, c)
         if measured2 <= allowed2 and (best is None or h.nbytes < best.nbytes):
@@ -185,8 +192,7 @@ def _dense_within(matrix: Tensor, c: Tensor | None, tol: float, storages: tuple[
     """The storage type of the smallest dense form within `tol`. Overflow or a tolerance below narrow rounding falls
     back to float32. Raises ToleranceError where that misses too.
     """
-    norm2 = BlockSource(matrix, c).norm2()
-    found = math.inf
+    found, norm2 = math.inf, None
     if 0 < largest < SMALLEST_FLOAT32:
         raise ToleranceError(
             f"The largest entry is {largest:.3g}; float32 holds nothing below {SMALLEST_FLOAT32:.3g}. Scale it up."
@@ -196,6 +202,7 @@ def _dense_within(matrix: Tensor, c: Tensor | None, tol: float, storages: tuple[
             return name  # every entry's relative error is at most 2^-24, or its absolute one at most 2^-150
         error2 = sum(squared_error(part, _dense(part, name, c), c) for part in matrix.split(STRIP))
         if math.isfinite(error2):
+            norm2 = BlockSource(matrix, c).norm2() if norm2 is None else norm2
             found = relative(error2, norm2)
             if found <= tol:
                 return name

@@ -87,6 +87,10 @@ class LevelOptions:
         self.rho2 = [ROUNDING_RMS[s] ** 2 for s in storages]
         self._values: OrderedDict[float, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the values worked out so far: another process finds its own."""
+        return {**self.__dict__, "_values": OrderedDict()}
+
     def values(self, lam: float) -> tuple[np.ndarray, np.ndarray]:
         """Objective and squared error of every block's cheapest option (R, C), kept for the multipliers asked last."""
         found = self._values.get(lam)

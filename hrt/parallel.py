@@ -2,9 +2,10 @@
 
 LAPACK on blocks of a few hundred loses time to its own threads (measured: an SVD of 64 x 64 takes 0.9 ms with one
 thread and 8.9 ms with two on a busy two-core machine); independent strips on independent threads do not. Results do
-not depend on the number of threads, since every strip is computed by one.
+not depend on the number of threads or on the executor, since every strip is computed by one.
 """
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,30 +13,78 @@ from typing import TypeVar
 
 import torch
 
+from hrt.errors import BackendError, HrtError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_width: int | None = None  # threads to spread strips over, while BLAS has one
+
 
 @contextmanager
-def one_blas_thread() -> Iterator[int]:
-    """Set torch to one thread inside, yielding how many there were before."""
-    before = torch.get_num_threads()
+def one_blas_thread(width: int | None = None) -> Iterator[int]:
+    """Set torch to one thread inside. Yields how many threads to spread work over instead: `width`, or as many as
+    torch had.
+    """
+    global _width
+    before, outer = torch.get_num_threads(), _width
+    _width = width or outer or before
     torch.set_num_threads(1)
     try:
-        yield before
+        yield _width
     finally:
         torch.set_num_threads(before)
+        _width = outer
 
 
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], executor: Executor | None = None
 ) -> list[Result]:
     """`function` over `items`, in order. Without an executor: a thread pool as wide as torch's thread count."""
-    items = list(items)
     with one_blas_thread() as threads:
         if executor is not None:
-            return list(executor.map(function, items))
+            return list(executor_map(function, items, executor))
+        items = list(items)
         if threads == 1 or len(items) < 2:
             return [function(item) for item in items]
         with ThreadPoolExecutor(min(threads, len(items))) as pool:
             return list(pool.map(function, items))
+
+
+def executor_map(
+    function: Callable[[Item], Result], items: Iterable[Item], executor: Executor | None
+) -> Iterator[Result]:
+    """`function` over `items`, in order, one result after the other; here where there is no executor.
+
+    Raises BackendError where the executor fails (a worker died, it was shut down); what the function raises of hrt's
+    own errors passes through. Nothing that was handed out is left waiting.
+    """
+    if executor is None:
+        yield from map(function, items)
+        return
+    futures = []
+    try:
+        try:
+            for item in items:
+                futures.append(executor.submit(_call, pickle.dumps((function, item))))
+            for future in futures:
+                yield pickle.loads(future.result())
+        except HrtError:
+            raise
+        except Exception as error:
+            done = sum(f.done() and not f.cancelled() and f.exception() is None for f in futures)
+            raise BackendError(
+                f"The executor failed after {done} of {len(futures)} pieces ({type(error).__name__}: {error}). Nothing "
+                "was written. Call again with a fresh executor, or without one."
+            ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _call(packed: bytes) -> bytes:
+    """Pickled by ourselves: process pools would send tensors through shared memory, a file handle for each, and move
+    them there from under the arrays that look into them.
+    """
+    function, item = pickle.loads(packed)
+    return pickle.dumps(function(item))

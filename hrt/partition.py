@@ -21,6 +21,7 @@ from hrt.cluster import Level, block_levels
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.leaves import build_all
 from hrt.options import ITEM, LEAF_OVERHEAD, Choice, LevelOptions, without_last
+from hrt.progress import Advance, silent
 from hrt.spectra import LevelSpectra, level_spectra
 
 GRID = 8  # multipliers per factor of two
@@ -52,7 +53,7 @@ class Planner:
         storages: tuple[str, ...],
         target: str,
         budget2: float,
-        advance: Callable[[Level], None] | None = None,
+        advance: Advance = silent,
         executor: Executor | None = None,
     ):
         self.source = source
@@ -66,14 +67,19 @@ class Planner:
         self.spectra: list[LevelSpectra] = []
         self._options: list[LevelOptions] = []
         narrowest = min(ITEM[s] for s in storages)
-        for level in reversed(block_levels(matrix.shape[0], matrix.shape[1], min_leaf)):
+        levels = block_levels(matrix.shape[0], matrix.shape[1], min_leaf)
+        for k, level in enumerate(reversed(levels)):
+            height, width = (max(np.diff(cuts)) for cuts in (level.rows, level.cols))
+            advance(f"blocks of {height} x {width}", k / len(levels))
             limit = self._rank_limit(level, budget2, narrowest)
             finer = self.spectra[0] if self.spectra else None
             spectra = level_spectra(source, level, storages, 0.01 * budget2, limit, finer, executor)
             self.spectra.insert(0, spectra)
             self._options.insert(0, LevelOptions(spectra, storages, self.overhead))
-            if advance:
-                advance(level)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the matrix: whoever sent it has it."""
+        return {**self.__dict__, "source": None, "_built": [{}, {}]}
 
     def multiplier(self, step: int) -> float:
         """Lagrange multipliers on a geometric grid, so that values worked out once can be used again."""

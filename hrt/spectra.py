@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.blocks import STRIP, BlockSource, range_basis, times, weigh
+from hrt.blocks import BlockSource, range_basis, squared_frobenius, times, weigh
 from hrt.cluster import Level
 from hrt.factors import factors_of_basis
 from hrt.hmatrix import STORAGE
@@ -90,9 +90,8 @@ def level_spectra(
 
     strips = parallel_map(_strip_spectra, (strip(i) for i in range(len(rows) - 1)), executor)
     used = max(1, *(s[0].shape[1] for s in strips))
-    sigma2, noise = (
-        torch.stack([torch.nn.functional.pad(s[k], (0, used - s[k].shape[1])) for s in strips]) for k in (0, 1)
-    )
+    sigma2 = torch.stack([torch.nn.functional.pad(s[0], (0, used - s[0].shape[1])) for s in strips])
+    noise = torch.stack([torch.nn.functional.pad(s[1], (0, used - s[1].shape[1])) for s in strips])
     norm2 = torch.stack([s[2] for s in strips])
     peaks = torch.cat([s[3].mT for s in strips])
     if summed and finer is not None:
@@ -252,7 +251,7 @@ def block_spectrum(block: Tensor, floor: float, limit: float, seed: int, fast: b
     A sketch wider than a quarter of the block tells nothing that pays, and is not taken.
     """
     h, w = block.shape
-    norm2 = sum(float(torch.linalg.vector_norm(p, dtype=torch.float64)) ** 2 for p in block.split(STRIP))
+    norm2 = squared_frobenius(block)
     floor, limit = max(floor, 1e-14 * norm2), min(limit, h * w / (h + w))
     values, k = torch.zeros(1, dtype=torch.float64), SKETCH
     power = False

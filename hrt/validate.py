@@ -1,6 +1,7 @@
 """What the entry points accept: every refusal says what was found, what was expected and what to do."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,12 @@ def as_matrix(w: Any) -> Tensor:
         w = w.detach().cpu()
     else:
         w = np.asarray(w)
-        w = torch.as_tensor(w if w.dtype != np.longdouble else w.astype(np.float64))
+        with warnings.catch_warnings():  # read-only arrays, memory maps say, are fine: nothing is written
+            warnings.filterwarnings("ignore", message=".*not writable")
+            w = torch.as_tensor(w if w.dtype != np.longdouble else w.astype(np.float64))
     if w.ndim != 2 or w.is_complex() or w.dtype == torch.bool:
         raise InputError(f"Expected a real matrix (m, n). Found {w.dtype} of shape {tuple(w.shape)}.")
+    check_memory(*w.shape, w.dtype)
     w = w if w.dtype == torch.float32 else w.to(torch.float64)
     bad = sum(int((~torch.isfinite(part)).sum()) for part in w.split(STRIP))
     if bad:
@@ -40,15 +44,16 @@ def largest_entry(matrix: Tensor) -> float:
     return max(abs(float(v)) for v in torch.aminmax(matrix)) if matrix.numel() else 0.0
 
 
-def check_memory(m: int, n: int, item: int) -> None:
-    """Raise InputError where compressing an (m, n) matrix of `item`-byte numbers cannot fit into memory."""
-    needed = int(WORKING_COPIES * m * n * item)
+def check_memory(m: int, n: int, dtype: torch.dtype) -> None:
+    """Raise InputError where compressing an (m, n) matrix of `dtype` cannot fit into memory."""
+    item = 4 if dtype == torch.float32 else 8
+    needed = int((WORKING_COPIES + (dtype not in (torch.float32, torch.float64))) * m * n * item)
     free = psutil.virtual_memory().available
     if needed > free:
         raise InputError(
-            f"Compressing a {m} x {n} matrix takes about {needed / 2**30:.1f} GiB beside the matrix itself; "
-            f"{free / 2**30:.1f} GiB are free. Nothing was allocated. Use a machine with more memory, or compress "
-            "panels of rows one by one."
+            f"Compressing a {m} x {n} matrix takes about {needed / 2**30:,.1f} GiB beside the matrix itself; "
+            f"{free / 2**30:,.1f} GiB are free. Nothing was allocated. Use a machine with more memory, or cut the "
+            "matrix into panels of rows and compress them one by one."
         )
 
 

@@ -261,3 +261,31 @@ def test_things_that_are_no_matrix_are_refused(w):
 def test_meta_tensors_are_refused():
     with pytest.raises(hrt.InputError, match="meta"):
         hrt.compress_matrix(torch.ones(3, 3, device="meta"))
+
+
+def test_a_matrix_beyond_memory_is_refused_before_anything_is_allocated():
+    for huge in (torch.zeros(1, 1).expand(10**6, 10**6), np.broadcast_to(np.float64(1), (10**6, 10**6))):
+        with pytest.raises(hrt.InputError, match=r"takes about [\d,.]+ GiB .* Nothing was allocated"):
+            hrt.compress_matrix(huge)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("storage", ["float32", "auto"])
+def test_large_matrices_take_the_fast_way_within_tolerance(dtype, storage):
+    """From 2^20 entries on sketches are taken in float32, in place, and one ordering is chosen by an estimate."""
+    w = torch.as_tensor(log_kernel(1100)).to(dtype)
+    w[:, 700:] *= 1e3  # badly scaled columns
+    before = w.clone()
+    for tol in (1e-2, 1e-5):
+        h = hrt.compress_matrix(w, tol=tol, storage=storage)
+        assert h.error(w) <= tol and h.nbytes < 0.5 * 4 * w.numel()
+    assert torch.equal(w, before)
+
+
+def test_large_permuted_kernels_are_recovered_by_the_estimate():
+    w = torch.as_tensor(log_kernel(1024))
+    rows, cols = (torch.randperm(1024, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    plain = hrt.compress_matrix(w, tol=1e-2)
+    h = hrt.compress_matrix(w[rows][:, cols], tol=1e-2)
+    assert plain.row_order is None and h.row_order is not None
+    assert h.error(w[rows][:, cols]) <= 1e-2 and h.nbytes <= 1.2 * plain.nbytes
