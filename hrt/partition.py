@@ -64,7 +64,8 @@ class Planner:
         self.unit = matrix.numel() * 4 / max(self.norm2, 1e-300)
         self._guess = round(GRID * math.log2(1 + self.norm2 / max(budget2, 1e-300)))
         self._built: list[dict[Choice, list[Leaf]]] = [{}, {}]
-        self.spectra: list[LevelSpectra] = []
+        self.levels: list[Level] = []
+        finer: LevelSpectra | None = None
         self._options: list[LevelOptions] = []
         narrowest = min(ITEM[s] for s in storages)
         levels = block_levels(matrix.shape[0], matrix.shape[1], min_leaf)
@@ -72,10 +73,9 @@ class Planner:
             height, width = (max(np.diff(cuts)) for cuts in (level.rows, level.cols))
             advance(f"blocks of {height} x {width}", k / len(levels))
             limit = self._rank_limit(level, budget2, narrowest)
-            finer = self.spectra[0] if self.spectra else None
-            spectra = level_spectra(source, level, storages, 0.01 * budget2, limit, finer, executor)
-            self.spectra.insert(0, spectra)
-            self._options.insert(0, LevelOptions(spectra, storages, self.overhead))
+            finer = level_spectra(source, level, storages, 0.01 * budget2, limit, finer, executor)
+            self.levels.insert(0, level)
+            self._options.insert(0, LevelOptions(finer, storages, self.overhead))
 
     def __getstate__(self) -> dict[str, object]:
         """Without the matrix: whoever sent it has it."""
@@ -122,7 +122,7 @@ class Planner:
         leaves: list[Choice] = []
         cost = error2 = 0.0
         active = np.ones((1, 1), bool)
-        for k, (options, level) in enumerate(zip(self._options, (s.level for s in self.spectra), strict=True)):
+        for k, (options, level) in enumerate(zip(self._options, self.levels, strict=True)):
             here = np.flatnonzero(active & ~split[k])
             best = options.best(lam, here)
             for index, dense, counts in zip(here.tolist(), best.dense.tolist(), best.counts.tolist(), strict=True):
