@@ -75,7 +75,7 @@ def level_spectra(
     rows, cols = level.rows, level.cols
     heights = torch.tensor([b - a for a, b in pairwise(rows)])
     widths = torch.tensor([b - a for a, b in pairwise(cols)])
-    perimeters = heights[:, None] + widths[None, :]
+    perimeters = (heights[:, None] + widths[None, :]).to(torch.float64)  # float32 would overflow with the floors
     floors = floor2 * perimeters / perimeters.sum()
     limits = torch.full(level.grid, torch.inf) if limit is None else torch.as_tensor(limit)
     detailed = source.weighted and perimeters.numel() <= DETAILED_BLOCKS
@@ -237,7 +237,7 @@ def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> 
         missed = norm2[pending] - values.sum(1)
         going = missed > floors[pending]
         if power:
-            needed = k + (missed - floors[pending]) / (2.0 * values[:, -1] + 1e-300)
+            needed = k + (missed - floors[pending]) / (2.0 * values[:, k // 2] + 1e-300)
             going &= (needed <= 1.5 * limits[pending]) & (k < limits[pending])
             k *= 2
         power = True  # a plain sketch shows what is of low rank at a glance; the rest gets the care that decisions need
@@ -264,7 +264,7 @@ def block_spectrum(block: Tensor, floor: float, limit: float, seed: int, fast: b
         if not power:  # not of low rank at a glance: the same width again, with the care that a decision needs
             power = True
             continue
-        needed = k + (missed - floor) / (2.0 * float(values[-1]) + 1e-300)
+        needed = k + (missed - floor) / (2.0 * float(values[k // 2]) + 1e-300)
         if needed > 1.5 * limit or k >= limit:
             break
         k *= 2

@@ -289,3 +289,11 @@ def test_large_permuted_kernels_are_recovered_by_the_estimate():
     h = hrt.compress_matrix(w[rows][:, cols], tol=1e-2)
     assert plain.row_order is None and h.row_order is not None
     assert h.error(w[rows][:, cols]) <= 1e-2 and h.nbytes <= 1.2 * plain.nbytes
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e20, 1e30])
+def test_scale_does_not_change_what_is_found(scale):
+    rng = np.random.default_rng(140)
+    w = np.where(rng.random((120, 90)) < 0.95, 0.0, rng.standard_normal((120, 90)))
+    plain, scaled = (hrt.compress_matrix(s * w, tol=0.05, storage="bfloat16").nbytes for s in (1.0, scale))
+    assert scaled <= 1.01 * plain
