@@ -17,10 +17,11 @@ from hrt.certificate import OutputError, output_error
 from hrt.hmatrix import HMatrix
 from hrt.layers import LayerTask, PlannedLayer, plan_layers
 from hrt.options import Choice, neighbours
-from hrt.partition import Plan
+from hrt.partition import Plan, least_step
 from hrt.program import Constant, Program
 from hrt.progress import Advance, part
 
+FINE_GRID = 64  # multipliers per factor of two
 POLISH_TRIALS = 48
 NARROW = (torch.float16, torch.bfloat16)
 BIAS_SHARE = 0.3  # of the tolerance; squared, it takes a tenth of the budget
@@ -64,6 +65,7 @@ class Allocator:
         self.program, self.moments, self.search_rows, self.reference = program, moments, rows, reference
         self.tol, self.storages, self.target, self.seed = tol, storages, target, seed
         self.advance, self.executor = advance, executor
+        self._guess = 0  # where the multiplier was last found
         self.allowed2 = tol**2 * float((reference**2).sum()) / max(1, reference.shape[0])
 
     def search(self) -> Candidate | None:
@@ -177,17 +179,16 @@ class Allocator:
 
     def _plans(self, layers: Sequence[PlannedLayer], budget: float) -> list[Plan]:
         """Plans of one common multiplier whose predicted errors add up to at most `budget`."""
-        low, high = -80.0, 120.0
-        best: list[Plan] | None = None
         unit = sum(4.0 * x.matrix.numel() for x in layers) / max(self.allowed2, 1e-300)
-        for _ in range(40):
-            mid = (low + high) / 2
-            plans = [x.planner.solve(unit * 2.0**mid) for x in layers]
-            if sum(p.error2 for p in plans) <= budget:
-                best, high = plans, mid
-            else:
-                low = mid
-        return best or [x.planner.solve(unit * 2.0**120) for x in layers]
+
+        def lam(step: int) -> float:
+            return unit * 2.0 ** (step / FINE_GRID)
+
+        step = least_step(
+            lambda step: sum(x.planner.error2(lam(step)) for x in layers) <= budget, self._guess, grid=FINE_GRID
+        )
+        self._guess = step
+        return [x.planner.solve(lam(step)) for x in layers]
 
     def _build(self, layers: Sequence[PlannedLayer], plans: Sequence[Plan]) -> Candidate:
         changed: dict[str, Constant] = {}

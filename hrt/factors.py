@@ -12,13 +12,9 @@ from hrt.blocks import BlockSource, cholesky_psd, range_basis, times, weigh
 
 
 def low_rank_factors(
-    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], rank: int, rounding: Tensor | None = None
+    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], rank: int
 ) -> tuple[Tensor, Tensor]:
-    """Best rank-`rank` factors of a block in its weighted norm: u (h, r), vt (r, w) in float64.
-
-    rounding: (r,) relative error of the storage type each direction is meant for; see `factors_of_basis`.
-    """
-    rounding = torch.zeros(rank, dtype=torch.float64) if rounding is None else rounding
+    """Best rank-`rank` factors of a block in its weighted norm: u (h, r), vt (r, w) in float64."""
     if not source.weighted:
         u, vt = plain_factors(source.matrix[None, rows[0] : rows[1], cols[0] : cols[1]], rank, source.seed)
         return u[0], vt[0]
@@ -28,7 +24,7 @@ def low_rank_factors(
     else:
         rough = range_basis(weighted, rank + 8, source.seed)
         basis = rough @ torch.linalg.svd(rough.mT @ weighted, full_matrices=False).U[:, :rank]
-    return factors_of_basis(source, rows, cols, basis, rounding)
+    return factors_of_basis(source, rows, cols, basis)
 
 
 def plain_factors(blocks: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -57,36 +53,25 @@ def balanced(u: Tensor, vt: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def factors_of_basis(
-    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor, rounding: Tensor
+    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """u (h, r) and vt (r, w) of a block from the left singular vectors `basis` (h, r) of its weighted form.
-
-    Without weights u = P, vt = P^T A. With weights that is wasteful: components of vt that no input excites (and of u
-    that no output feels) cost nothing in the error but set the scale of the rounding noise. The noise of relative
-    size rho on vt costs rho^2 ||vt||^2 mean(C); minimising distortion plus noise is Tikhonov's problem,
-    vt = P^T K^T A C (C + rho^2 mean(C) I)^-1 and u = (G + rho^2 mean(G) I)^-1 K P.
+    """u (h, r) and vt (r, w) of a block from the left singular vectors `basis` (h, r) of its weighted form: u = K^-T P
+    and vt = P^T K^T A. Components of vt that no input excites, and of u that no output feels, are left out.
     """
     (a, b), (c, d) = rows, cols
     u, vt = basis, basis.mT @ source.block(rows, cols)
     left = source.left_factor(a, b)
     if left is not None and source.left is not None:
         vt = basis.mT @ (left.mT @ source.block(rows, cols))
-        u = shrink(source.left[a:b, a:b], left @ basis, rounding)
+        u = least_squares(source.left[a:b, a:b], left @ basis)
     if source.right is not None:
         moment = source.right[c:d, c:d]
-        vt = shrink(moment, moment @ vt.mT, rounding).mT
+        vt = least_squares(moment, moment @ vt.mT).mT
     return balanced(u, vt)
 
 
-def shrink(moment: Tensor, right_hand_side: Tensor, rounding: Tensor) -> Tensor:
-    """Column k of the result is (M + rho_k^2 mean(M) I)^-1 b_k, for a positive semidefinite M; the shift is never below
-    rounding level. rounding: (columns,).
-    """
+def least_squares(moment: Tensor, right_hand_side: Tensor) -> Tensor:
+    """M^-1 B for a positive semidefinite M that may be singular, regularised at rounding level."""
     mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     eye = torch.eye(moment.shape[0], dtype=moment.dtype)
-    out = torch.empty_like(right_hand_side)
-    for rho in rounding.unique().tolist():
-        columns = rounding == rho
-        factor = cholesky_psd(moment + max(rho**2, 1e-13) * mean * eye)
-        out[:, columns] = torch.cholesky_solve(right_hand_side[:, columns], factor)
-    return out
+    return torch.cholesky_solve(right_hand_side, cholesky_psd(moment + 1e-13 * mean * eye))

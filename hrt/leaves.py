@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hrt.blocks import BlockSource
-from hrt.factors import low_rank_factors, plain_factors, shrink
+from hrt.factors import low_rank_factors, plain_factors
 from hrt.hmatrix import Leaf
-from hrt.options import ROUNDING_RMS, Choice
+from hrt.options import Choice
 from hrt.parallel import parallel_map
 from hrt.rounding import Rounded, round_columns, round_rows
 
@@ -107,15 +107,14 @@ def _finite(leaf: Leaf) -> bool:
 def _low_rank(batch: _Batch, groups: list[tuple[str, int]]) -> list[tuple[Rounded, Rounded]]:
     """(u, vt) per group, batched and rounded; where a float type overflows, not finite.
 
-    vt is rounded first, then u is fitted to the rounded vt by least squares in the data's norm, then u is rounded
-    along the second moment of T = X V: each step repairs what it can of the one before.
+    vt is rounded first, along the second moment of the inputs; then u is fitted to the rounded vt by least squares in
+    the data's norm; then u is rounded, along what the output feels. Each step repairs what it can of the one before.
     """
     source, choices = batch.source, batch.choices
     rank = choices[0].rank
-    rounding = torch.tensor([ROUNDING_RMS[s] for s, n in groups for _ in range(n)], dtype=torch.float64)
     blocks, moment = batch.blocks, batch.moment
     if source.weighted:
-        pairs = [low_rank_factors(source, c.rows, c.cols, rank, rounding) for c in choices]
+        pairs = [low_rank_factors(source, c.rows, c.cols, rank) for c in choices]
         u, vt = (torch.stack([p[k] for p in pairs]) for k in (0, 1))
     else:
         u, vt = plain_factors(blocks, rank, source.seed)
@@ -129,14 +128,13 @@ def _low_rank(batch: _Batch, groups: list[tuple[str, int]]) -> list[tuple[Rounde
     image = fitted if moment is None else fitted @ moment
     inner = image @ fitted.mT
     u = _fit(blocks @ image.mT, inner)
-    if source.left is not None:
-        sensitivities = [source.left[c.rows[0] : c.rows[1], c.rows[0] : c.rows[1]] for c in choices]
-        u = torch.stack([shrink(g, g @ mine, rounding) for g, mine in zip(sensitivities, u, strict=True)])
+    spans = [c.rows for c in choices]
+    left = None if source.left is None else torch.stack([source.left[a:b, a:b] for a, b in spans])
     scales = [
         torch.ones(vt.shape[0], n, dtype=torch.float64) if r.scale is None else r.scale.to(torch.float64)
         for r, (_, n) in zip(rows, groups, strict=True)
     ]
-    columns = round_columns(u, [s for s, n in groups for _ in range(n)], inner, torch.cat(scales, dim=1))
+    columns = round_columns(u, [s for s, n in groups for _ in range(n)], inner, torch.cat(scales, dim=1), left)
     return list(zip(columns, rows, strict=True))
 
 

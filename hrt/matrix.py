@@ -21,6 +21,7 @@ from hrt.validate import as_matrix, as_second_moment, check_tol, largest_entry, 
 
 FLOAT16_RANGE = 2.0**-18, 2.0**14  # of the largest entry; outside it bfloat16 serves in its place
 SURE_TOL, SURE_RANGE = 1e-6, (2.0**-100, 2.0**127)
+ROW_RANGE = 2.0**16  # of the rows' largest entries
 SMALLEST_FLOAT32 = 2.0**-149
 FAST_TOL = 1e-4  # from here on a large matrix is factored from float32 numbers; its error is measured on its own
 FAST_ENTRIES = 1 << 20
@@ -101,27 +102,41 @@ def compress_for(
     if largest == 0:
         return min(_dense(matrix, name, c), _zero(m, n), key=lambda h: h.nbytes)
     fallback_nbytes = ITEM[name] * m * n + (SCALE_BYTES * m if name == "int8" else 0)
-    if len(storages) > 1 and not FLOAT16_RANGE[0] < largest < FLOAT16_RANGE[1]:
-        storages = tuple(s for s in storages if s != "float16")  # its factors would be subnormal or overflow
     best = None
     pairs = orderings(matrix, c, ordering, row_points, column_points, tol=tol, seed=seed)
-    for k, (rows, cols) in enumerate(pairs):
+    tries = [(kinds, rows, cols) for kinds in storage_sets(matrix, storages, largest) for rows, cols in pairs]
+    for k, (kinds, rows, cols) in enumerate(tries):
         h = compress_ordered(
             matrix,
             c,
             tol,
             rows,
             cols,
-            storages=storages,
+            storages=kinds,
             min_leaf=leaf,
             seed=seed,
             target=target,
-            advance=part(advance, k / len(pairs), (k + 1) / len(pairs)),
+            advance=part(advance, k / len(tries), (k + 1) / len(tries)),
             executor=executor,
         )
         if h is not None and h.nbytes < (fallback_nbytes if best is None else best.nbytes):
             best = h
     return _dense(matrix, name, c) if best is None else best
+
+
+def storage_sets(matrix: Tensor, storages: tuple[str, ...], largest: float) -> list[tuple[str, ...]]:
+    """Which storage types to allow together. Usually all; where entries or rows differ so much from each other or from
+    1 that narrow types overflow or lose everything below their range, which the plan's model of rounding does not
+    know, mixtures may fail and each type is tried alone as well.
+    """
+    peaks = matrix.abs().amax(1) if matrix.numel() <= FAST_ENTRIES else matrix.new_ones(1)
+    least = float(peaks[peaks > 0].min()) if bool((peaks > 0).any()) else 1.0
+    usual = FLOAT16_RANGE[0] < largest < FLOAT16_RANGE[1]
+    if len(storages) == 1 or (usual and largest < ROW_RANGE * least):
+        return [storages]
+    if matrix.numel() > FAST_ENTRIES:
+        return [storages if usual else tuple(s for s in storages if s != "float16")]
+    return [storages, tuple(s for s in storages if s != "float16"), *((s,) for s in storages)]
 
 
 def compress_alone(w: Any, **options: Any) -> HMatrix:

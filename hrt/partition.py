@@ -25,7 +25,7 @@ from hrt.progress import Advance, silent
 from hrt.spectra import LevelSpectra, level_spectra
 
 GRID = 8  # multipliers per factor of two
-FIRST_STEP, LAST_STEP = -60 * GRID, 120 * GRID  # of the grid, where multiplier 0 trades all bytes for the whole norm
+FIRST_POWER, LAST_POWER = -60, 120  # of two, where multiplier 1 trades all bytes for the whole norm
 
 
 @dataclass(frozen=True)
@@ -184,17 +184,19 @@ class Planner:
         return HMatrix((m, n), tuple(leaves), row_order, col_order)
 
 
-def least_step(enough: Callable[[int], bool], guess: int, finest: int = 1) -> int:
-    """The least step on the grid of multipliers that is `enough`, by galloping from `guess` and bisection; the last one
-    if none, or the least multiple of `finest`. Whole powers of two first: other calls asked for those already.
+def least_step(enough: Callable[[int], bool], guess: int, finest: int = 1, grid: int = GRID) -> int:
+    """The least step of a geometric grid of multipliers, `grid` per factor of two, that is `enough`, the last if none.
+
+    By galloping from `guess` and bisection, to a multiple of `finest`. Whole powers of two come first: other calls
+    asked for those already.
     """
-    low, high, stride = FIRST_STEP, LAST_STEP, GRID
-    place = min(max(guess // GRID * GRID, low), high)
+    low, high, stride = FIRST_POWER * grid, LAST_POWER * grid, grid
+    place = min(max(guess // grid * grid, low), high)
     while low < place < high:
         low, high = (low, place) if enough(place) else (place, high)
         place = place - stride if high == place else place + stride
         stride *= 2
-    for width in (GRID, finest):
+    for width in (grid, finest):
         while high - low > width:
             mid = low + (high - low) // width // 2 * width
             low, high = (low, mid) if enough(mid) else (mid, high)

@@ -53,24 +53,44 @@ def round_rows(matrix: Tensor, storage: str, moment: Tensor | None) -> Rounded:
     return Rounded(numbers.contiguous(), scale)
 
 
-def round_columns(matrix: Tensor, storages: list[str], moment: Tensor, partner: Tensor) -> list[Rounded]:
-    """Round column j of `matrix` (..., m, r) to `storages[j]`, small in tr(E S E^T) with S = `moment` (..., r, r).
+def round_columns(
+    matrix: Tensor, storages: list[str], moment: Tensor, partner: Tensor, left: Tensor | None = None
+) -> list[Rounded]:
+    """Round column j of `matrix` (..., m, r) to `storages[j]`, small in tr(G E S E^T) with S = `moment` (..., r, r).
 
     partner: (..., r) float64 scales of the rows that the columns will multiply. Returns one Rounded per run of equal
     storage types; the scale of an int8 column is that of the whole direction, its own times its partner's, in bfloat16.
-    Columns are compensated by those after them, so that the exact types should come first.
+    left: G (..., m, m), how much the output feels of each row: the errors of a column's entries are then compensated by
+    its later entries, since few combinations of rows are felt. Without it columns are compensated by those after them,
+    so that the exact types should come first.
     """
     scales = torch.ones_like(partner)
+    is_int8 = torch.tensor([s == "int8" for s in storages])
+    if left is not None:
+        wide = int8_scale(matrix.abs().amax(-2) * partner).to(torch.float64) / partner
+        scales = torch.where(is_int8, wide, scales)
+    steps = [_to_float(s) if s != "int8" else None for s in storages]
 
-    def rounded(column: Tensor, j: int) -> Tensor:
-        if storages[j] != "int8":
-            return _to_float(storages[j])(column)
+    def column_rounded(column: Tensor, j: int) -> Tensor:
+        step = steps[j]
+        if step is not None:
+            return step(column)
         mine = partner[..., j]
         scales[..., j] = int8_scale(column.abs().amax(-1) * mine).to(torch.float64) / mine
         scale = scales[..., j, None]
         return (column / scale).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scale
 
-    values = _compensate(matrix, moment, rounded)
+    def row_rounded(row: Tensor, i: int) -> Tensor:
+        out = (row / scales).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scales
+        for storage in set(storages) - {"int8"}:
+            mine = torch.tensor([s == storage for s in storages])
+            out = torch.where(mine, _to_float(storage)(row), out)
+        return out
+
+    if left is None:
+        values = _compensate(matrix, moment, column_rounded)
+    else:
+        values = _compensate(matrix.mT, left, row_rounded).mT
     out, start = [], 0
     for end in range(1, len(storages) + 1):
         if end < len(storages) and storages[end] == storages[start]:
@@ -105,14 +125,30 @@ def _compensate(matrix: Tensor, moment: Tensor, rounded) -> Tensor:
     count = matrix.shape[-1]
     if not count or not matrix.shape[-2]:
         return matrix
-    eye, mean = torch.eye(count, dtype=moment.dtype), moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    # Moments of very few rows may be zero or, by rounding, slightly indefinite.
-    usable = mean > SMALLEST_MEAN
-    damped = torch.where(usable, moment / torch.where(usable, mean, 1.0) + DAMPING * eye, eye)
-    factor = cholesky_psd(torch.cholesky_inverse(cholesky_psd(damped))).mT
+    factor = _inverse_factor(moment)
     work, out = matrix.clone(), torch.empty_like(matrix)
     for j in range(count):
         out[..., j] = rounded(work[..., j], j)
         error = (work[..., j] - out[..., j]) / factor[..., j, j, None]
         work[..., j + 1 :] -= error[..., None] * factor[..., None, j, j + 1 :]
     return out
+
+
+def _inverse_factor(moment: Tensor) -> Tensor:
+    """R (..., n, n), upper, with R^T R the inverse of the damped S over its mean eigenvalue."""
+    eye = torch.eye(moment.shape[-1], dtype=moment.dtype)
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    # Moments of very few rows may be zero or, by rounding, slightly indefinite.
+    usable = mean > SMALLEST_MEAN
+    damped = torch.where(usable, moment / torch.where(usable, mean, 1.0) + DAMPING * eye, eye)
+    return cholesky_psd(torch.cholesky_inverse(cholesky_psd(damped))).mT
+
+
+def compensated_weights(moment: Tensor) -> Tensor:
+    """d (n,): independent rounding errors e of the columns raise tr(E S E^T) by sum_j d_j e_j^2 once those before have
+    been compensated by those after, instead of sum_j S_jj e_j^2: d_j = mean(S) / R_jj^2, the variance of x_j that the
+    later inputs leave unexplained.
+    """
+    if not moment.shape[-1]:
+        return moment.diagonal(dim1=-2, dim2=-1)
+    return moment.diagonal(dim1=-2, dim2=-1).mean(-1) / _inverse_factor(moment).diagonal(dim1=-2, dim2=-1) ** 2

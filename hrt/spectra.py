@@ -17,13 +17,12 @@ from hrt.cluster import Level
 from hrt.factors import factors_of_basis
 from hrt.hmatrix import STORAGE
 from hrt.parallel import one_blas_thread, parallel_map
-from hrt.rounding import INT8_LEVELS, int8_scale
+from hrt.rounding import INT8_LEVELS, compensated_weights, int8_scale
 
 LARGE_BLOCK = 1 << 18  # entries; such blocks are worked on one by one, in place
 EXACT_SIDE = 32  # up to this side a LAPACK SVD is cheaper than a sketch
 DETAILED_BLOCKS = 64  # up to this many weighted blocks the rounding noise of every direction is worked out
 INT8_VARIANCE = ((1 + 2.0**-8) / INT8_LEVELS) ** 2 / 12  # of rounding uniformly, over the row's largest entry squared
-NOISE_ROUNDING = 2.0e-4  # float16's; the shape of the noise hardly depends on it
 CRUMBS = 0.01  # share of a floor that is not worth a direction
 SKETCH = 16  # first width of a sketch
 
@@ -196,14 +195,16 @@ def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int,
     """Expected squared error per direction, over rho^2, when u and vt are stored with relative rounding error rho.
 
     Independent errors of relative size rho on the entries of u_k and vt_k add
-    rho^2 (sum_i G_ii u_ik^2 * vt_k C vt_k^T + u_k^T G u_k * sum_j C_jj vt_kj^2).
+    rho^2 (sum_i G_ii u_ik^2 * vt_k C vt_k^T + u_k^T G u_k * sum_j C_jj vt_kj^2); compensated rounding puts its smaller
+    weights in the place of G_ii and C_jj.
     """
     (a, b), (c, d) = rows, cols
-    u, vt = factors_of_basis(source, rows, cols, basis, torch.full(basis.shape[1:], NOISE_ROUNDING, dtype=basis.dtype))
+    u, vt = factors_of_basis(source, rows, cols, basis)
     g = torch.eye(b - a, dtype=u.dtype) if source.left is None else source.left[a:b, a:b]
     m = torch.eye(d - c, dtype=u.dtype) if source.right is None else source.right[c:d, c:d]
-    u2, u_noise = ((g @ u) * u).sum(0), (g.diagonal()[:, None] * u * u).sum(0)
-    v2, v_noise = ((vt @ m) * vt).sum(1), (m.diagonal() * vt * vt).sum(1)
+    felt, excited = compensated_weights(g), compensated_weights(m)
+    u2, u_noise = ((g @ u) * u).sum(0), (felt[:, None] * u * u).sum(0)
+    v2, v_noise = ((vt @ m) * vt).sum(1), (excited * vt * vt).sum(1)
     return u_noise * v2.clamp_min(0) + u2.clamp_min(0) * v_noise
 
 

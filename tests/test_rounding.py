@@ -6,7 +6,7 @@ import torch
 import hrt
 from hrt.hmatrix import Leaf
 from hrt.perf.operators import log_kernel
-from hrt.rounding import int8_scale, round_columns, round_rows
+from hrt.rounding import compensated_weights, int8_scale, round_columns, round_rows
 
 
 def moment(n: int, seed: int = 0, decay: float = 3.0) -> torch.Tensor:
@@ -63,6 +63,31 @@ def test_columns_of_mixed_types_keep_their_scales():
     found = torch.cat([exact.decoded(-1), coarse.numbers.double() * (coarse.scale.double() / partner[2:])], dim=1)
     step = torch.cat([torch.full((2,), 2.0**-11), (coarse.scale.double() / partner[2:]).float()])
     assert error2(u - found, s) <= float((step.double() ** 2 * u.abs().amax(0).clamp_min(1) ** 2).sum()) * 30
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+def test_columns_are_compensated_along_what_the_output_feels(storage):
+    """Few combinations of rows are felt, so that a column's later entries can repair the earlier ones' errors."""
+    g = torch.Generator().manual_seed(5)
+    u, felt = torch.randn(64, 5, dtype=torch.float64, generator=g), moment(64, 1, decay=6.0)
+    s, partner = torch.eye(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
+
+    def loss(left):
+        (found,) = round_columns(u, [storage] * 5, s, partner, left)
+        return error2((u - found.decoded(-1)).mT, felt)
+
+    gain = float(compensated_weights(felt).sum() / felt.diagonal().sum())
+    assert gain < 0.2 and loss(felt) < 1.5 * gain * loss(None)
+
+
+def test_the_predicted_gain_of_compensation_is_the_measured_one():
+    g = torch.Generator().manual_seed(6)
+    w, s = torch.randn(500, 48, dtype=torch.float64, generator=g), moment(48, 2, decay=5.0)
+    for weights, along in ((s.diagonal(), None), (compensated_weights(s), s)):
+        found = round_rows(w, "int8", along)
+        step2 = found.scale.double() ** 2 / 12
+        expected = float(step2.sum() * weights.sum())
+        assert 0.7 * expected < error2(w - found.decoded(-2), s) < 1.4 * expected
 
 
 def test_directions_of_one_block_add_up():
