@@ -69,11 +69,11 @@ def test_columns_of_mixed_types_keep_their_scales():
 def test_columns_are_compensated_along_what_the_output_feels(storage):
     """Few combinations of rows are felt, so that a column's later entries can repair the earlier ones' errors."""
     g = torch.Generator().manual_seed(5)
-    u, felt = torch.randn(64, 5, dtype=torch.float64, generator=g), moment(64, 1, decay=6.0)
-    s, partner = torch.eye(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
+    u, felt = torch.randn(64, 60, dtype=torch.float64, generator=g), moment(64, 1, decay=6.0)
+    s, partner = torch.eye(60, dtype=torch.float64), torch.ones(60, dtype=torch.float64)
 
     def loss(left):
-        (found,) = round_columns(u, [storage] * 5, s, partner, left)
+        (found,) = round_columns(u, [storage] * 60, s, partner, left)
         return error2((u - found.decoded(-1)).mT, felt)
 
     gain = float(compensated_weights(felt).sum() / felt.diagonal().sum())
