@@ -103,6 +103,31 @@ def mistake(lab, capsys):
     return check
 
 
+SLOW = """
+import time
+from pathlib import Path
+
+from torch import nn
+
+
+def builds():
+    Path("started").touch()
+    time.sleep(60)
+
+
+class Large(nn.Sequential):
+    def forward(self, x):
+        Path("started").touch()
+        return super().forward(x)
+
+
+def compresses():
+    sides = [300, *[512] * 8, 4]
+    layers = [nn.Linear(a, b) for a, b in zip(sides, sides[1:])]
+    return Large(*[part for layer in layers for part in (layer, nn.Tanh())])
+"""
+
+
 class TestCompress:
     @pytest.mark.parametrize("source", ["net.py:build", "net.py:Net", "net.py:net", "net:build"])
     def test_of_a_python_source(self, source, lab, capsys):
@@ -435,12 +460,13 @@ class TestProcess:
         assert "Traceback" not in process.stderr.read() and process.wait(60) in (0, 1)
         process.stderr.close()
 
-    def test_an_interruption_leaves_nothing(self, lab):
-        Path("slow.py").write_text(
-            NETWORK + "\ndef slow():\n    import time\n    open('started', 'w').close()\n    time.sleep(60)\n"
-        )
+    @pytest.mark.parametrize("while_it", ["builds", "compresses"])
+    def test_an_interruption_leaves_nothing(self, lab, while_it):
+        Path("slow.py").write_text(SLOW)
+        np.save("x.npy", np.random.default_rng(0).standard_normal((4000, 300)).astype(np.float32))
         before = contents(lab)
-        command = [sys.executable, "-m", "hrt.cli", "compress", "slow.py:slow", "-o", "out.hrt"]
+        command = [sys.executable, "-m", "hrt.cli", "compress", f"slow.py:{while_it}", "-o", "out.hrt"]
+        command += ["--inputs", "x.npy", "--tol", "1e-3"]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -451,6 +477,8 @@ class TestProcess:
         deadline = time.monotonic() + 60
         while not Path("started").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
+        time.sleep(3 if while_it == "compresses" else 0)
+        assert process.poll() is None, "it was done before it could be interrupted"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         Path("started").unlink()
