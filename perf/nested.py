@@ -12,6 +12,7 @@ matrix at the same Frobenius error, beside what `hrt.compress_matrix` takes, tab
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ def basis_ranks(w: Tensor, level: int, budget2: float) -> list[int]:
     n, parts = w.shape[0], 2**level
     cuts = np.linspace(0, n, parts + 1).astype(int).tolist()
     ranks = []
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in pairwise(cuts):
         row = torch.cat([w[a:b, :a], w[a:b, b:]], dim=1)
         values = torch.linalg.eigvalsh(row @ row.T).flip(0).clamp_min(0)
         tail = values.flip(0).cumsum(0).flip(0)
@@ -46,9 +47,7 @@ def nested_bytes(w: Tensor, tol: float, depth: int) -> int:
     n = w.shape[0]
     clusters = sum(2**level for level in range(1, depth + 1))
     share = tol**2 * float((w * w).sum()) / (2 * clusters)
-    rows, cols = (
-        {level: basis_ranks(m, level, share) for level in range(1, depth + 1)} for m in (w, w.T.contiguous())
-    )
+    rows, cols = ({level: basis_ranks(m, level, share) for level in range(1, depth + 1)} for m in (w, w.T.contiguous()))
     total = 2**depth * (n // 2**depth) ** 2  # dense diagonal blocks
     for ranks in (rows, cols):
         total += sum(ranks[depth]) * (n // 2**depth)  # bases of the finest clusters
