@@ -67,7 +67,7 @@ def compress(
         raise InputError(f"Found target {target!r}. Expected one of {', '.join(LEAF_OVERHEAD)}.")
     if derivatives is not None:
         raise InputError("compress(derivatives=...) is not available in this version. Expected None.")
-    if executor is not None and not callable(getattr(executor, "submit", None)):
+    if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
         raise InputError(f"Found executor {executor!r}. Expected a concurrent.futures.Executor or None.")
     if isinstance(net, (str, os.PathLike)):
         raise CaptureError(f"Reading a network from {os.fspath(net)!r} is not available in this version.")

