@@ -22,6 +22,7 @@ from hrt.validate import as_matrix, as_second_moment, check_tol, largest_entry, 
 FLOAT16_RANGE = 2.0**-18, 2.0**14  # of the largest entry; outside it bfloat16 serves in its place
 SURE_TOL, SURE_RANGE = 1e-6, (2.0**-100, 2.0**127)
 ROW_RANGE = 2.0**16  # of the rows' largest entries
+SQUARABLE = 1e-150  # squares of smaller numbers may vanish in float64
 SMALLEST_FLOAT32 = 2.0**-149
 FAST_TOL = 1e-4  # from here on a large matrix is factored from float32 numbers; its error is measured on its own
 FAST_ENTRIES = 1 << 20
@@ -208,7 +209,7 @@ def _dense_within(matrix: Tensor, c: Tensor | None, tol: float, storages: tuple[
     back to float32. Raises ToleranceError where that misses too.
     """
     found, norm2 = math.inf, None
-    if 0 < largest < SMALLEST_FLOAT32:
+    if 0 < largest < SMALLEST_FLOAT32 and (c is None or largest < SQUARABLE or BlockSource(matrix, c).norm2() > 0):
         raise ToleranceError(
             f"The largest entry is {largest:.3g}; float32 holds nothing below {SMALLEST_FLOAT32:.3g}. Scale it up."
         )
