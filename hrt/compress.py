@@ -25,7 +25,7 @@ from hrt.progress import Advance, part, track
 from hrt.records import layer_records
 from hrt.runtime import open_session
 from hrt.statements import box_statement
-from hrt.validate import check_tol, storages_of
+from hrt.validate import check_tol, check_whole, storages_of
 
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
@@ -51,7 +51,7 @@ def compress(
         the relative L2 error of the network's *output* on held-out rows is at most `tol` (its 99 % upper confidence
         limit is). Without them every weight satisfies ||W - H||_F <= tol ||W||_F.
     target: "cpu" or "cuda" price a leaf's time beside its bytes; "bytes" counts bytes only.
-    storage: "auto" (per leaf, under the bound), "float32", "float16", "bfloat16".
+    storage: "auto" (per leaf, under the bound), "float32", "float16", "bfloat16", "int8".
     seed: same seed, same bytes.  progress: a bar on stderr.
     executor: a concurrent.futures.Executor (processes, or a cluster's) over which layers, and panels of large matrices,
         are spread; the bytes are the same as without. BackendError where it fails half-way; nothing is written then.
@@ -59,10 +59,9 @@ def compress(
     A layer that would not get smaller stays dense, and the report says so. Raises CaptureError, InputError or
     ToleranceError; see their messages.
     """
-    check_tol(tol)
+    tol = check_tol(tol)
     storages = storages_of(storage)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"Found seed {seed!r}. Expected a whole number from 0 to 2^63 - 1.")
+    seed = check_whole(seed, "seed", 0)
     if target not in LEAF_OVERHEAD:
         raise InputError(f"Found target {target!r}. Expected one of {', '.join(LEAF_OVERHEAD)}.")
     if derivatives is not None:

@@ -17,11 +17,14 @@ from hrt.parallel import one_blas_thread
 from hrt.partition import Planner
 from hrt.progress import Advance, part, silent
 from hrt.rounding import round_rows
-from hrt.validate import as_matrix, as_second_moment, check_tol, largest_entry, storages_of
+from hrt.validate import as_matrix, as_second_moment, check_tol, check_whole, largest_entry, storages_of
 
 FLOAT16_RANGE = 2.0**-18, 2.0**14  # of the largest entry; outside it bfloat16 serves in its place
 SURE_TOL, SURE_RANGE = 1e-6, (2.0**-100, 2.0**127)
 ROW_RANGE = 2.0**16  # of the rows' largest entries
+SAFE_RANGE = 2.0**-90, 2.0**100  # of the largest entry: factors and their products stay normal in float32
+MANY_TRIES_ENTRIES = 1 << 18
+TINY = 1024  # bytes; of results so small every byte of bookkeeping counts
 SQUARABLE = 1e-150  # squares of smaller numbers may vanish in float64
 SMALLEST_FLOAT32 = 2.0**-149
 FAST_TOL = 1e-4  # from here on a large matrix is factored from float32 numbers; its error is measured on its own
@@ -86,16 +89,15 @@ def compress_for(
     executor: Executor | None = None,
 ) -> HMatrix:
     """`compress_matrix` for a target, which prices a leaf's time beside its bytes (see `partition.LEAF_OVERHEAD`)."""
-    check_tol(tol)
+    tol = check_tol(tol)
+    seed = check_whole(seed, "seed", 0)
     storages = storages_of(storage)
     if ordering not in ORDERINGS:
         raise InputError(f"Found ordering {ordering!r}. Expected one of {', '.join(ORDERINGS)}.")
     matrix = as_matrix(w)
     m, n = matrix.shape
     c = as_second_moment(second_moment, n)
-    leaf = min_leaf or default_min_leaf(m, n)
-    if leaf < 1:
-        raise InputError(f"Found min_leaf {leaf}. Expected at least 1.")
+    leaf = default_min_leaf(m, n) if min_leaf is None else check_whole(min_leaf, "min_leaf", 1)
     largest = largest_entry(matrix)
     name = _dense_within(matrix, c, tol, storages, largest)
     if not m * n:
@@ -105,39 +107,37 @@ def compress_for(
     fallback_nbytes = ITEM[name] * m * n + (SCALE_BYTES * m if name == "int8" else 0)
     best = None
     pairs = orderings(matrix, c, ordering, row_points, column_points, tol=tol, seed=seed)
-    tries = [(kinds, rows, cols) for kinds in storage_sets(matrix, storages, largest) for rows, cols in pairs]
+    sets = storage_sets(matrix, storages, largest)
+    tries = [(kinds, *order) for kinds in sets for order in pairs]
+    options = {"min_leaf": leaf, "seed": seed, "target": target, "executor": executor}
     for k, (kinds, rows, cols) in enumerate(tries):
-        h = compress_ordered(
-            matrix,
-            c,
-            tol,
-            rows,
-            cols,
-            storages=kinds,
-            min_leaf=leaf,
-            seed=seed,
-            target=target,
-            advance=part(advance, k / len(tries), (k + 1) / len(tries)),
-            executor=executor,
-        )
-        if h is not None and h.nbytes < (fallback_nbytes if best is None else best.nbytes):
-            best = h
+        here = part(advance, k / len(tries), (k + 1) / len(tries))
+        h = compress_ordered(matrix, c, tol, rows, cols, storages=kinds, advance=here, **options)
+        if h is not None and h.nbytes < fallback_nbytes:
+            best, fallback_nbytes = h, h.nbytes
+        if k + 1 == len(sets) * len(pairs) and len(sets) == 1 < len(storages) and fallback_nbytes < TINY:
+            tries += [((s,), *order) for s in storages for order in pairs]
     return _dense(matrix, name, c) if best is None else best
 
 
 def storage_sets(matrix: Tensor, storages: tuple[str, ...], largest: float) -> list[tuple[str, ...]]:
-    """Which storage types to allow together. Usually all; where entries or rows differ so much from each other or from
-    1 that narrow types overflow or lose everything below their range, which the plan's model of rounding does not
-    know, mixtures may fail and each type is tried alone as well.
+    """Which storage types to allow together. Usually all.
+
+    Where narrow types overflow, or lose what is below their range, the plan's model of rounding does not hold and
+    mixtures may fail: scaled matrices are tried without float16 too, and where even float32 is near its range, or rows
+    differ by many orders of magnitude, each type is also tried alone. Large matrices get one try.
     """
-    peaks = matrix.abs().amax(1) if matrix.numel() <= FAST_ENTRIES else matrix.new_ones(1)
-    least = float(peaks[peaks > 0].min()) if bool((peaks > 0).any()) else 1.0
+    without = tuple(s for s in storages if s != "float16")
     usual = FLOAT16_RANGE[0] < largest < FLOAT16_RANGE[1]
-    if len(storages) == 1 or (usual and largest < ROW_RANGE * least):
+    if len(storages) == 1:
         return [storages]
-    if matrix.numel() > FAST_ENTRIES:
-        return [storages if usual else tuple(s for s in storages if s != "float16")]
-    return [storages, tuple(s for s in storages if s != "float16"), *((s,) for s in storages)]
+    if matrix.numel() > MANY_TRIES_ENTRIES:
+        return [storages if usual else without]
+    peaks = matrix.abs().amax(1)
+    wild = not SAFE_RANGE[0] < largest < SAFE_RANGE[1] or largest > ROW_RANGE * float(peaks[peaks > 0].min())
+    if wild:
+        return [storages, without, *((s,) for s in storages)]
+    return [storages] if usual else [storages, without]
 
 
 def compress_alone(w: Any, **options: Any) -> HMatrix:
@@ -222,6 +222,10 @@ def _dense_within(matrix: Tensor, c: Tensor | None, tol: float, storages: tuple[
             found = relative(error2, norm2)
             if found <= tol:
                 return name
+    if not math.isfinite(found):
+        raise ToleranceError(
+            f"The largest entry is {largest:.3g}, beyond what float32 holds or squares. Scale it down."
+        )
     raise ToleranceError(
         f"tol = {tol:.3g} is below what float32 storage can hold: dense float32 already has error {found:.3g}. "
         "Ask for a larger tolerance."

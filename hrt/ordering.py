@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hrt.blocks import STRIP, range_basis
 from hrt.cluster import coordinate_order, gram_order
 from hrt.errors import InputError
+from hrt.validate import as_tensor
 
 ORDERINGS = ("auto", "natural", "coordinates", "gram")
 ESTIMATED_ENTRIES = 1 << 20  # from here on one ordering is chosen by an estimate
@@ -94,7 +94,7 @@ def permute(matrix: Tensor, rows: Tensor | None, cols: Tensor | None, dtype: tor
 def _as_points(points: Any, count: int, what: str) -> Tensor | None:
     if points is None:
         return None
-    p = torch.as_tensor(np.asarray(points), dtype=torch.float64)
+    p = as_tensor(points, what).to(torch.float64)
     p = p.reshape(p.shape[0], -1) if p.ndim else p.reshape(1, 1)
     if p.shape[0] != count or not bool(torch.isfinite(p).all()):
         raise InputError(f"Expected {what} as {count} finite points (count, d). Found shape {tuple(p.shape)}.")

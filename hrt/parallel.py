@@ -8,7 +8,7 @@ not depend on the number of threads or on the executor, since every strip is com
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -62,24 +62,25 @@ def executor_map(
     if executor is None:
         yield from map(function, items)
         return
-    futures = []
+    futures, done = [], 0
     try:
         try:
             for item in items:
                 futures.append(executor.submit(_call, pickle.dumps((function, item))))
             for future in futures:
                 yield pickle.loads(future.result())
+                done += 1
         except HrtError:
             raise
         except Exception as error:
-            done = sum(f.done() and not f.cancelled() and f.exception() is None for f in futures)
             raise BackendError(
-                f"The executor failed after {done} of {len(futures)} pieces ({type(error).__name__}: {error}). Nothing "
-                "was written. Call again with a fresh executor, or without one."
+                f"The executor failed after {done} pieces ({type(error).__name__}: {error}). Nothing was written. Call "
+                "again with a fresh executor, or without one."
             ) from error
     finally:
         for future in futures:
-            future.cancel()
+            with suppress(AttributeError):  # what is no future cannot be cancelled
+                future.cancel()
 
 
 def _call(packed: bytes) -> bytes:

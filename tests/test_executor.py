@@ -105,7 +105,7 @@ def test_an_executor_that_dies_half_way(name):
     with Dying(RuntimeError("worker 3 is gone")) as executor, pytest.raises(hrt.BackendError) as info:
         CASES[name](executor)
     text = str(info.value)
-    assert re.search(r"failed after \d+ of \d+ pieces", text) and "worker 3 is gone" in text and "without one" in text
+    assert re.search(r"failed after \d+ pieces", text) and "worker 3 is gone" in text and "without one" in text
     assert isinstance(info.value.__cause__, RuntimeError)
 
 

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -297,3 +298,64 @@ def test_scale_does_not_change_what_is_found(scale):
     w = np.where(rng.random((120, 90)) < 0.95, 0.0, rng.standard_normal((120, 90)))
     plain, scaled = (hrt.compress_matrix(s * w, tol=0.05, storage="bfloat16").nbytes for s in (1.0, scale))
     assert scaled <= 1.01 * plain
+
+
+def test_arrays_of_every_layout_and_byte_order():
+    w = log_kernel(96)
+    expected = hrt.compress_matrix(w, tol=1e-3).to_dense()
+    w.setflags(write=False)
+    for same in (np.asfortranarray(w), w[::-1][::-1], w.astype(">f8"), np.ma.asarray(w).data, w.astype(np.longdouble)):
+        assert torch.equal(hrt.compress_matrix(same, tol=1e-3).to_dense(), expected)
+    flipped = hrt.compress_matrix(w[::-1, ::-1], tol=1e-3)
+    assert flipped.error(w[::-1, ::-1].copy()) <= 1e-3
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (None, "numbers"),
+        ("abc", "numbers"),
+        ([[1, 2], [3]], "numbers"),
+        (np.array([[object()]]), "numbers"),
+        (np.ma.masked_greater(np.eye(3), 0.5), "masked"),
+        (scipy.sparse.eye(4), "sparse"),
+        (torch.eye(4).to_sparse(), "dense"),
+        (np.broadcast_to(np.zeros((1, 1), np.longdouble), (10**6, 10**6)), "GiB"),
+    ],
+)
+def test_what_holds_no_dense_numbers_is_refused(wrong, words):
+    with pytest.raises(hrt.InputError, match=words):
+        hrt.compress_matrix(wrong)
+    with pytest.raises(hrt.InputError):
+        hrt.compress_matrix(np.eye(4), second_moment=wrong if wrong is not None else "x")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"seed": s} for s in (2**70, 1.5, "a", None, -1)),
+        *({"min_leaf": k} for k in ("3", 0, 2.5, True)),
+        *({"storage": s} for s in (["auto"], [], None)),
+        {"row_points": "abc"},
+    ],
+)
+def test_options_of_a_wrong_kind_are_refused(options):
+    with pytest.raises(hrt.InputError, match=r"Found|Expected"):
+        hrt.compress_matrix(np.eye(4), **options)
+
+
+def test_a_tolerance_in_quotes_is_refused():
+    with pytest.raises(hrt.ToleranceError, match="'1e-3'"):
+        hrt.compress_matrix(np.eye(4), tol="1e-3")
+
+
+def test_numbers_too_large_are_not_told_to_loosen_the_tolerance():
+    with pytest.raises(hrt.ToleranceError, match="Scale it down"):
+        hrt.compress_matrix(np.full((4, 4), 1e200))
+
+
+def test_bookkeeping_of_mixtures_never_makes_a_tiny_result_larger():
+    w = np.eye(271, 8)
+    alone = min(hrt.compress_matrix(w, tol=1e-6, min_leaf=4, storage=s).nbytes for s in ("float32", "float16", "int8"))
+    assert hrt.compress_matrix(w, tol=1e-6, min_leaf=4).nbytes <= 4 * w.size
+    assert hrt.compress_matrix(w, tol=1e-6, min_leaf=4, storage="auto").nbytes <= alone
