@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LARGE_BLOCK = 1 << 18  # entries; such blocks are worked on one by one, in place
 STRIP = 512  # rows of a large matrix converted or copied at a time
 
 

@@ -27,17 +27,17 @@ def low_rank_factors(
     return factors_of_basis(source, rows, cols, basis)
 
 
-def plain_factors(blocks: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+def plain_factors(blocks: Tensor, rank: int, seed: int, fast: bool = False) -> tuple[Tensor, Tensor]:
     """Best rank-`rank` factors of blocks (b, h, w) in the Frobenius norm: u (b, h, r), vt (b, r, w), balanced.
 
     From Gram matrices, whose rounding is that of the block's squared norm: far below any tolerance that float32 holds.
     """
     rough, image = None, blocks
     if 3 * (rank + 8) < min(blocks.shape[1:]):
-        rough = range_basis(blocks, rank + 8, seed)
-        image = times(blocks.mT, rough).mT
+        rough = range_basis(blocks, rank + 8, seed, fast)
+        image = times(blocks.mT, rough, fast).mT
     elif blocks.shape[1] > blocks.shape[2]:
-        vt, u = (f.mT for f in plain_factors(blocks.mT, rank, seed))
+        vt, u = (f.mT for f in plain_factors(blocks.mT, rank, seed, fast))
         return u, vt
     image = image.to(torch.float64)
     basis = torch.linalg.eigh(image @ image.mT).eigenvectors[..., -rank:].flip(-1)

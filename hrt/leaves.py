@@ -7,14 +7,14 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from hrt.blocks import BlockSource
+from hrt.blocks import LARGE_BLOCK, BlockSource, times
 from hrt.factors import low_rank_factors, plain_factors
 from hrt.hmatrix import Leaf
 from hrt.options import Choice
 from hrt.parallel import parallel_map
 from hrt.rounding import Rounded, round_columns, round_rows
 
-BATCH_ENTRIES = 1 << 20  # of the blocks that are factored together
+BATCH_ENTRIES = 1 << 19  # of the blocks that are factored together
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,11 @@ class _Batch:
 
     @property
     def blocks(self) -> Tensor:
-        """The blocks (b, h, w) in float64."""
-        return torch.stack([self.source.block(c.rows, c.cols) for c in self.choices])
+        """The blocks (b, h, w) in float64; a large one of an unweighted matrix as it stands, without a copy."""
+        (a, b), (c, d) = self.choices[0].rows, self.choices[0].cols
+        if len(self.choices) == 1 and not self.source.weighted and (b - a) * (d - c) >= LARGE_BLOCK:
+            return self.source.matrix[None, a:b, c:d]
+        return torch.stack([self.source.block(choice.rows, choice.cols) for choice in self.choices])
 
 
 def build_all(source: BlockSource, choices: Sequence[Choice], storages: tuple[str, ...]) -> list[list[Leaf]]:
@@ -64,7 +67,7 @@ def build_all(source: BlockSource, choices: Sequence[Choice], storages: tuple[st
 def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
     kind = batch.choices[0]
     if kind.dense is not None:
-        part = round_rows(batch.blocks, kind.dense, batch.moment if kind.dense == "int8" else None)
+        part = round_rows(batch.blocks.to(torch.float64), kind.dense, batch.moment if kind.dense == "int8" else None)
         scales = [None] * len(batch.choices) if part.scale is None else part.scale
         return [
             [_leaf(choice, dense=numbers, scale=scale)]
@@ -117,7 +120,7 @@ def _low_rank(batch: _Batch, groups: list[tuple[str, int]]) -> list[tuple[Rounde
         pairs = [low_rank_factors(source, c.rows, c.cols, rank) for c in choices]
         u, vt = (torch.stack([p[k] for p in pairs]) for k in (0, 1))
     else:
-        u, vt = plain_factors(blocks, rank, source.seed)
+        u, vt = plain_factors(blocks, rank, source.seed, source.fast)
     cuts = [0, *accumulate(n for _, n in groups)]
     rows = [round_rows(vt[:, i:j], s, moment) for (i, j), (s, _) in zip(pairwise(cuts), groups, strict=True)]
     if groups == [("float32", rank)]:
@@ -127,7 +130,7 @@ def _low_rank(batch: _Batch, groups: list[tuple[str, int]]) -> list[tuple[Rounde
     fitted = torch.where(overflow[:, None, None], torch.zeros(()), stored)
     image = fitted if moment is None else fitted @ moment
     inner = image @ fitted.mT
-    u = _fit(blocks @ image.mT, inner)
+    u = _fit(times(blocks, image.mT, source.fast), inner)
     spans = [c.rows for c in choices]
     left = None if source.left is None else torch.stack([source.left[a:b, a:b] for a, b in spans])
     scales = [

@@ -216,9 +216,12 @@ def _dense_within(matrix: Tensor, c: Tensor | None, tol: float, storages: tuple[
     for name in sorted({*storages, "float32"}, key=lambda s: ITEM[s]):
         if name == "float32" and c is None and tol >= SURE_TOL and SURE_RANGE[0] < largest < SURE_RANGE[1]:
             return name  # every entry's relative error is at most 2^-24, or its absolute one at most 2^-150
-        error2 = sum(squared_error(part, _dense(part, name, c), c) for part in matrix.split(STRIP))
+        norm2, error2 = BlockSource(matrix, c).norm2() if norm2 is None else norm2, 0.0
+        for strip in matrix.split(STRIP):
+            error2 += squared_error(strip, _dense(strip, name, c), c)
+            if error2 > tol**2 * norm2 and name != "float32":
+                break
         if math.isfinite(error2):
-            norm2 = BlockSource(matrix, c).norm2() if norm2 is None else norm2
             found = relative(error2, norm2)
             if found <= tol:
                 return name

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.blocks import BlockSource, range_basis, squared_frobenius, times, weigh
+from hrt.blocks import LARGE_BLOCK, BlockSource, range_basis, squared_frobenius, times, weigh
 from hrt.cluster import Level
 from hrt.factors import factors_of_basis
 from hrt.hmatrix import STORAGE
 from hrt.parallel import one_blas_thread, parallel_map
 from hrt.rounding import INT8_LEVELS, compensated_weights, int8_scale
 
-LARGE_BLOCK = 1 << 18  # entries; such blocks are worked on one by one, in place
 EXACT_SIDE = 32  # up to this side a LAPACK SVD is cheaper than a sketch
 DETAILED_BLOCKS = 64  # up to this many weighted blocks the rounding noise of every direction is worked out
 INT8_VARIANCE = ((1 + 2.0**-8) / INT8_LEVELS) ** 2 / 12  # of rounding uniformly, over the row's largest entry squared
