@@ -5,10 +5,6 @@ bfloat16 weights are widened to float32 before the product here (as they are wit
 tests show of bfloat16 is the indexing, the widening and the store, not the tensor core.
 """
 
-import os
-
-os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
-
 import numpy as np
 import pytest
 import torch
