@@ -57,9 +57,9 @@ def plan_layer(task: LayerTask) -> PlannedLayer:
     matrix, choices = task.matrix, []
     m, n = matrix.shape
     orders: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
-    if min(m, n) >= ORDERING_SIDE:
-        orders.append((gram_order(matrix), gram_order(matrix.T)))
-    with one_blas_thread():
+    with one_blas_thread():  # in a forked worker the threads that BLAS had are gone, and it would wait for them
+        if min(m, n) >= ORDERING_SIDE:
+            orders.append((gram_order(matrix), gram_order(matrix.T)))
         for rows, cols in orders:
             planner = Planner(
                 task.source(rows, cols),

@@ -99,7 +99,8 @@ def compress_for(
     c = as_second_moment(second_moment, n)
     leaf = default_min_leaf(m, n) if min_leaf is None else check_whole(min_leaf, "min_leaf", 1)
     largest = largest_entry(matrix)
-    name = _dense_within(matrix, c, tol, storages, largest)
+    norm2 = BlockSource(matrix, c).norm2()
+    name = _dense_within(matrix, c, tol, norm2, storages, largest)
     if not m * n:
         return HMatrix((m, n), ())
     if largest == 0:
@@ -112,7 +113,7 @@ def compress_for(
     options = {"min_leaf": leaf, "seed": seed, "target": target, "executor": executor}
     for k, (kinds, rows, cols) in enumerate(tries):
         here = part(advance, k / len(tries), (k + 1) / len(tries))
-        h = compress_ordered(matrix, c, tol, rows, cols, storages=kinds, advance=here, **options)
+        h = compress_ordered(matrix, c, tol, norm2, rows, cols, storages=kinds, advance=here, **options)
         if h is not None and h.nbytes < fallback_nbytes:
             best, fallback_nbytes = h, h.nbytes
         if k + 1 == len(sets) * len(pairs) and len(sets) == 1 < len(storages) and fallback_nbytes < TINY:
@@ -150,6 +151,7 @@ def compress_ordered(
     matrix: Tensor,
     c: Tensor | None,
     tol: float,
+    norm2: float,
     rows: Tensor | None,
     cols: Tensor | None,
     *,
@@ -160,11 +162,11 @@ def compress_ordered(
     advance: Advance = silent,
     executor: Executor | None = None,
 ) -> HMatrix | None:
-    """Compress in one given ordering; None where no partition meets `tol` with these storages."""
+    """Compress in one given ordering; None where no partition meets `tol` with these storages. norm2: of the matrix."""
     fast = c is None and tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
     ordered = permute(matrix, rows, cols, torch.float32 if fast else matrix.dtype)
     source = BlockSource(ordered, None if c is None else permute(c, cols, cols), None, seed, fast)
-    allowed2 = tol**2 * BlockSource(matrix, c).norm2()
+    allowed2 = tol**2 * norm2
     planner = Planner(
         source,
         min_leaf=min_leaf,
@@ -204,19 +206,21 @@ def next_budget(tried: dict[float, float], allowed2: float) -> float:
     return step if low < step < high else (low + min(high, 8 * now)) / 2
 
 
-def _dense_within(matrix: Tensor, c: Tensor | None, tol: float, storages: tuple[str, ...], largest: float) -> str:
+def _dense_within(
+    matrix: Tensor, c: Tensor | None, tol: float, norm2: float, storages: tuple[str, ...], largest: float
+) -> str:
     """The storage type of the smallest dense form within `tol`. Overflow or a tolerance below narrow rounding falls
     back to float32. Raises ToleranceError where that misses too.
     """
-    found, norm2 = math.inf, None
-    if 0 < largest < SMALLEST_FLOAT32 and (c is None or largest < SQUARABLE or BlockSource(matrix, c).norm2() > 0):
+    found = math.inf
+    if 0 < largest < SMALLEST_FLOAT32 and (c is None or largest < SQUARABLE or norm2 > 0):
         raise ToleranceError(
             f"The largest entry is {largest:.3g}; float32 holds nothing below {SMALLEST_FLOAT32:.3g}. Scale it up."
         )
     for name in sorted({*storages, "float32"}, key=lambda s: ITEM[s]):
         if name == "float32" and c is None and tol >= SURE_TOL and SURE_RANGE[0] < largest < SURE_RANGE[1]:
             return name  # every entry's relative error is at most 2^-24, or its absolute one at most 2^-150
-        norm2, error2 = BlockSource(matrix, c).norm2() if norm2 is None else norm2, 0.0
+        error2 = 0.0
         for strip in matrix.split(STRIP):
             error2 += squared_error(strip, _dense(strip, name, c), c)
             if error2 > tol**2 * norm2 and name != "float32":

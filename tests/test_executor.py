@@ -27,9 +27,18 @@ def wide():
     return net
 
 
+def broad():
+    """Layers broad enough to be ordered."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 1))
+
+
 CASES = {
     "output": lambda executor: hrt.compress(
         network(), inputs=hrt.Box([-1.0] * 3, [1.0] * 3), tol=1e-2, executor=executor
+    ),
+    "ordered": lambda executor: hrt.compress(
+        broad(), inputs=torch.rand(400, 3, generator=torch.Generator().manual_seed(0)), tol=1e-2, executor=executor
     ),
     "layers": lambda executor: hrt.compress(wide(), tol=1e-2, executor=executor),
 }

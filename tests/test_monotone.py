@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrt.perf import monotone, nested
+from hrt.perf import coverage, monotone, nested
 
 
 def run(monkeypatch, capsys, measured):
@@ -44,3 +44,11 @@ def test_nested_bytes_of_a_separable_kernel():
     """Every rank is 1: 4 dense blocks of 16, 2 x 4 leaf bases of 16, 2 x 2 transfers of 1 x 2, 2 + 4 couplings."""
     x = torch.linspace(1, 2, 64, dtype=torch.float64)
     assert nested.nested_bytes(x[:, None] * x[None], 1e-6, 2) == 4 * (4 * 16**2 + 2 * 64 + 2 * 4 + 6)
+
+
+def test_the_table_of_limits(capsys):
+    """Light tails here: of 60 draws at most a few may exceed a 99 % limit."""
+    coverage.main(["--networks", "1", "--draws", "60", "--fresh", "5000"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("│       0 │"))
+    exceeded, ratio = (float(cell.strip(" %")) for cell in row.split("│")[3:5])
+    assert exceeded <= 10 and 1 <= ratio < 3
