@@ -120,10 +120,10 @@ def output_error(reference: Tensor, actual: Tensor) -> OutputError:
     method, Cochran, Sampling Techniques, 1977, section 6.3), the limit from Student's t at 99 %, one-sided, with the
     first Edgeworth correction for skewness (Johnson, JASA 73, 1978), since squared errors have long upper tails. What
     is seen once in n rows may with 99 % confidence be as likely as ln(100) / n, so that the largest squared error
-    counts ln(100) times: on networks with normal inputs where 1 % of the rows held half of the squared error, 750 rows,
-    the limit was exceeded in 1 to 6 of 100 draws (`python -m hrt.perf.coverage`), and in 4 to 17 without this. A reference of zeros has error 0 where
-    it is met exactly and infinity elsewhere. NaN counts as infinite. One row alone gives no confidence: its limit is
-    infinite unless it is met exactly.
+    counts ln(100) times. Where 1 % of the rows hold half of the squared error the limit on 750 rows is still exceeded
+    in up to 6 of 100 draws (`python -m hrt.perf.coverage`). A reference of zeros has error 0 where it is met exactly
+    and infinity elsewhere. NaN counts as infinite. One row alone gives no confidence: its limit is infinite unless it
+    is met exactly.
     """
     size = float(reference.abs().max()) if reference.numel() else 0.0
     if 0 < size < math.inf:  # squares of very small or very large outputs would leave the range of float64

@@ -1,4 +1,4 @@
-"""The two benchmarks of the engine that judge promises: ladders of tolerances, and what nested bases would take."""
+"""Benchmarks that judge the engine: ladders of tolerances, the confidence limit, what nested bases would take."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_nested_bytes_of_a_separable_kernel():
 
 
 def test_the_table_of_limits(capsys):
-    """Light tails here: of 60 draws at most a few may exceed a 99 % limit."""
+    """A network of heavy tails: of 60 draws a few may exceed the 99 % limit."""
     coverage.main(["--networks", "1", "--draws", "60", "--fresh", "5000"])
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("│       0 │"))
     exceeded, ratio = (float(cell.strip(" %")) for cell in row.split("│")[3:5])
