@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from hrt.errors import InputError
 from hrt.hmatrix import HMatrix, Leaf
+from hrt.kernels.tables import NONE
 
 X, T = 0, 1  # what a block reads: the layer's input, or the T of its first wave
 
@@ -26,6 +28,7 @@ ORDERS: tuple[Callable[[Leaf], tuple], ...] = (
     lambda e: (str(e.dtype), -e.cols, e.col, e.row),
     lambda e: (str(e.dtype), -e.rows, e.row, e.col),
 )
+SCALE = torch.bfloat16  # of int8 rows, as leaves keep it
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Layout:
 class Block:
     """Rows [row, row+rows) of a wave from columns [column, column+columns) of `source`.
 
-    pieces: (first row within the block, numbers (rows, columns)), below each other.
+    pieces: (first row within the block, numbers (rows, columns)), below each other. scale: (rows,) multiplies the rows
+    of int8 numbers; None where they are taken as they are.
     """
 
     row: int
@@ -67,13 +71,14 @@ class Block:
     source: int
     dtype: torch.dtype
     pieces: tuple[tuple[int, Tensor], ...]
+    scale: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class PackedWave:
-    """One wave of a weight: int64 tiles (k, 4) and steps (s, 5).
+    """One wave of a weight: int64 tiles (k, 4) and steps (s, 6).
 
-    tiles: row, rows, first step, end step.  steps: source, column, length, offset, buffer.
+    tiles: row, rows, first step, end step.  steps: source, column, length, offset, buffer, scale offset or -1.
     """
 
     tiles: np.ndarray
@@ -107,26 +112,31 @@ class Packer:
     layout: Layout
     _chunks: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
     _sizes: dict[torch.dtype, int] = field(default_factory=dict)
+    _scales: list[Tensor] = field(default_factory=list)
+    _scale_count: int = 0
 
     def pack(self, weight: Tensor | HMatrix) -> PackedMatrix:
         """Append the numbers of `weight`, (m, n) in its own row and column order, and say where they lie."""
         leaves = _leaves(weight)
         m, n = weight.shape
         for leaf in leaves:
-            self._sizes.setdefault(storage(leaf), 0)
-            self._chunks.setdefault(storage(leaf), [])
+            self._sizes.setdefault(leaf.dtype, 0)
+            self._chunks.setdefault(leaf.dtype, [])
         # Few reads of X want leaves over the same columns side by side in T, few reads of T those over the same rows.
         orders = ORDERS[:1] if self.layout.tile_rows is None else ORDERS
         plans = [self._plan(leaves, m, order) for order in orders]
         first, second, inner = min(plans, key=lambda p: self._steps(p[0], (n, p[2])) + self._steps(p[1], (n, p[2])))
         widths = (n, inner)
         packed_first, packed_second = self._wave(first, widths), self._wave(second, widths)
-        numbers = sum(t.numel() * storage(e).itemsize for e in leaves for t in e.tensors)
-        return PackedMatrix((m, n), inner, packed_first, packed_second, numbers)
+        return PackedMatrix((m, n), inner, packed_first, packed_second, sum(e.nbytes for e in leaves))
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The flat buffers, by buffer id."""
         return tuple(torch.cat(chunks) if chunks else torch.zeros(0, dtype=d) for d, chunks in self._chunks.items())
+
+    def scales(self) -> Tensor:
+        """The scales of int8 rows, flat bfloat16."""
+        return torch.cat([torch.zeros(0, dtype=SCALE), *self._scales])
 
     def _plan(
         self, leaves: Sequence[Leaf], m: int, order: Callable[[Leaf], tuple]
@@ -151,53 +161,57 @@ class Packer:
         return sum(len(starts) for tile in tiles for _, starts, _ in self._windows(tile, widths))
 
     def _windows(self, tile: _Tile, widths: tuple[int, int]) -> Iterable[tuple[list[Block], np.ndarray, np.ndarray]]:
-        """The blocks of one buffer and source, and the windows that cover them."""
+        """The blocks of one buffer and source that can share steps, and the windows that cover them."""
         for (_, source), group in groupby(tile.blocks, key=lambda b: (self._buffer(b), b.source)):
-            blocks = list(group)
-            if self.layout.step_columns is not None:
-                spans = [(b.column, b.column + b.columns) for b in blocks]
-                yield blocks, *windows(spans, self.layout, self.layout.padded(widths[source]))
-            else:
-                starts = np.array([b.column for b in blocks])
-                yield blocks, starts, starts
+            for blocks in alike(tile, list(group)):
+                if self.layout.step_columns is not None:
+                    spans = [(b.column, b.column + b.columns) for b in blocks]
+                    yield blocks, *windows(spans, self.layout, self.layout.padded(widths[source]))
+                else:
+                    starts = np.array([b.column for b in blocks])
+                    yield blocks, starts, starts
 
     def _wave(self, tiles: Sequence[_Tile], widths: tuple[int, int]) -> PackedWave:
         step_rows: list[np.ndarray] = []
         tile_rows, count = [], 0
-        offsets: dict[int, int] = {}
+        places: dict[int, tuple[int, int]] = {}
         for tile in tiles:
             begin = count
             for blocks, starts, fresh in self._windows(tile, widths):
                 if self.layout.tile_rows is None:
                     lengths = np.array([b.columns for b in blocks])
-                    where = np.array([self._place(b, offsets) + (tile.row - b.row) * b.columns for b in blocks])
+                    where, scale = np.array([self._place(b, tile.row - b.row, places) for b in blocks]).T
                 else:
                     lengths = np.full(len(starts), self.layout.step_columns)
                     data = _cut(tile, blocks, starts, fresh, self.layout)
                     where = self._append(data.reshape(-1), blocks[0].dtype) + np.arange(len(starts)) * data[0].numel()
+                    scale = np.full(len(starts), self._append_scale(_cut_scale(tile, blocks, self.layout)))
                 same = np.full((2, len(starts)), [[blocks[0].source], [self._buffer(blocks[0])]])
-                step_rows.append(np.stack([same[0], starts, lengths, where, same[1]], 1))
+                step_rows.append(np.stack([same[0], starts, lengths, where, same[1], scale], 1))
                 count += len(starts)
             tile_rows.append((tile.row, tile.end - tile.row, begin, count))
-        steps = np.concatenate(step_rows) if step_rows else np.zeros((0, 5))
+        steps = np.concatenate(step_rows) if step_rows else np.zeros((0, 6))
         return PackedWave(np.array(tile_rows, dtype=np.int64).reshape(-1, 4), steps.astype(np.int64))
 
-    def _place(self, block: Block, offsets: dict[int, int]) -> int:
-        """Where the numbers of `block` lie as they are, row by row; stored once, whatever tiles share them."""
-        if id(block) not in offsets:
+    def _place(self, block: Block, row: int, places: dict[int, tuple[int, int]]) -> tuple[int, int]:
+        """Where row `row` of `block` lies as it is, and its scale; stored once, whatever tiles share the block."""
+        if id(block) not in places:
             numbers = torch.cat([t.reshape(-1) for _, t in block.pieces])
-            offsets[id(block)] = self._append(numbers, block.dtype)
-        return offsets[id(block)]
+            places[id(block)] = self._append(numbers, block.dtype), self._append_scale(block.scale)
+        where, scale = places[id(block)]
+        return where + row * block.columns, NONE if scale == NONE else scale + row
+
+    def _append_scale(self, scale: Tensor | None) -> int:
+        if scale is None:
+            return NONE
+        self._scales.append(scale.to(SCALE))
+        self._scale_count += len(scale)
+        return self._scale_count - len(scale)
 
     def _append(self, numbers: Tensor, dtype: torch.dtype) -> int:
         self._chunks[dtype].append(numbers)
         self._sizes[dtype] += numbers.numel()
         return self._sizes[dtype] - numbers.numel()
-
-
-def storage(leaf: Leaf) -> torch.dtype:
-    """What a leaf's numbers are in the tables: int8 is decoded, since its scale belongs to a direction, not a tile."""
-    return torch.float32 if leaf.dtype == torch.int8 else leaf.dtype
 
 
 def blocks_of(leaves: Sequence[Leaf], order: Callable[[Leaf], tuple]) -> tuple[list[Block], list[Block], int]:
@@ -207,18 +221,38 @@ def blocks_of(leaves: Sequence[Leaf], order: Callable[[Leaf], tuple]) -> tuple[l
     """
     first, second, inner = [], [], 0
     low = sorted((e for e in leaves if e.rank > 0 and e.rows and e.cols), key=order)
-    for (col, cols, dtype), group in groupby(low, key=lambda e: (e.col, e.cols, storage(e))):
-        start, pieces = inner, []
+    for (col, cols, dtype), group in groupby(low, key=lambda e: (e.col, e.cols, e.dtype)):
+        start, pieces, scales = inner, [], []
         for e in group:
-            u, vt = e.decoded(dtype)
+            u, vt = e.tensors  # the scale of a direction may multiply either; here its row of V^T, and so of T
             second.append(Block(e.row, e.rows, inner, e.rank, T, dtype, ((0, u),)))
             pieces.append((inner - start, vt))
+            scales += [] if e.scale is None else [e.scale]
             inner += e.rank
-        first.append(Block(start, inner - start, col, cols, X, dtype, tuple(pieces)))
+        scale = torch.cat(scales) if scales else None
+        first.append(Block(start, inner - start, col, cols, X, dtype, tuple(pieces), scale))
     for e in leaves:
         if e.dense is not None and e.rows and e.cols:
-            second.append(Block(e.row, e.rows, e.col, e.cols, X, storage(e), ((0, e.decoded(storage(e))[0]),)))
+            second.append(Block(e.row, e.rows, e.col, e.cols, X, e.dtype, ((0, e.dense),), e.scale))
     return first, second, inner
+
+
+def alike(tile: _Tile, blocks: list[Block]) -> list[list[Block]]:
+    """`blocks` as groups within which every row of `tile` has one scale: no two int8 blocks share a row."""
+    if blocks[0].scale is None:
+        return [blocks]
+    groups: list[tuple[list[Block], np.ndarray]] = []
+    for block in blocks:
+        rows = slice(max(0, block.row - tile.row), block.row + block.rows - tile.row)
+        for group, taken in groups:
+            if not taken[rows].any():
+                break
+        else:
+            group, taken = [], np.zeros(tile.end - tile.row, dtype=bool)
+            groups.append((group, taken))
+        group.append(block)
+        taken[rows] = True
+    return [group for group, _ in groups]
 
 
 def panels(cuts: Sequence[int], limit: int | None) -> list[tuple[int, int]]:
@@ -266,6 +300,17 @@ def _cut(tile: _Tile, blocks: Sequence[Block], starts: np.ndarray, fresh: np.nda
     columns = starts[:, None] + np.arange(size)
     data = strip[:, torch.from_numpy(columns - low)].permute(1, 0, 2).contiguous()
     return data.masked_fill_(torch.from_numpy(columns < fresh[:, None])[:, None, :], 0)
+
+
+def _cut_scale(tile: _Tile, blocks: Sequence[Block], layout: Layout) -> Tensor | None:
+    """The scale (tile_rows,) of every row of a group that shares its steps; 1 where no block has the row."""
+    if blocks[0].scale is None:
+        return None
+    out = torch.ones(layout.tile_rows or 1, dtype=SCALE)
+    for b in blocks:
+        low, high = max(b.row, tile.row), min(b.row + b.rows, tile.end)
+        out[low - tile.row : high - tile.row] = cast(Tensor, b.scale)[low - b.row : high - b.row]
+    return out
 
 
 def _leaves(weight: Tensor | HMatrix) -> tuple[Leaf, ...]:

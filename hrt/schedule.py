@@ -140,6 +140,7 @@ class _Builder:
             self.layout.tile_rows or 0,
             self.layout.step_columns or 0,
             self.layout.unit,
+            self.packer.scales(),
         )
 
     def _fused(self, linear: set[str]) -> dict[str, Node]:

@@ -1,7 +1,8 @@
-"""`python -m hrt.kernels.aot`: compile every variant of the step kernel for NVIDIA GPUs that are not here, and gate.
+"""`python -m hrt.kernels.aot`: compile every variant of the kernels for GPUs that are not here, and gate them.
 
 A variant fails where it keeps numbers in local memory (spills), needs more shared memory than the architecture gives a
 block, lacks the tensor-core instruction of its form, or lost its pipeline: fewer copies in flight than asked for.
+AMD's gfx942 is compiled and reported too, but nothing is asked of it.
 
     python -m hrt.kernels.aot --json aot.json
 """
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,54 +25,89 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hrt.kernels.step import MOST_BUFFERS, _step_kernel
+from hrt.kernels.launch import MOST_BUFFERS, WORKSPACE, Config
+from hrt.kernels.network import network_kernel
+from hrt.kernels.step import finish_kernel, step_kernel
+from hrt.kernels.tuning import SHARED, Key, rule
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
-SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
+NVIDIA = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
+REPORTED = ("gfx942",)
+SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i8"}  # Triton's names of types
+COLUMNS = {"ieee": 32, "tf32": 32, "tf32x3": 32, "fp16": 64, "bf16": 64}  # of a weight tile
 TENSOR_CORE = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA")
 ASYNC_COPY = ("LDGSTS", "UTMALDG")
 OPCODE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Za-z0-9_.]+)")
+KERNELS = {"step": step_kernel, "network": network_kernel, "finish": finish_kernel}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One compiled form. weights: the storage types of the buffers, in Triton's names, as `workspace` is."""
+    """One compiled form: a kernel and the configuration it runs with. storages: types of the weight buffers."""
 
-    form: str
-    workspace: str
-    weights: tuple[str, ...]
-    block: int
+    config: Config
+    precision: str
+    storages: tuple[str, ...]
     rows: int
     columns: int
-    precision: str = "ieee"
-    warps: int = 4
-    stages: int = 3
+    kernel: str = "step"
+
+    @staticmethod
+    def by_rule(kernel: str, precision: str, storages: tuple[str, ...], rows: int, bucket: int, arch: str) -> "Variant":
+        """The configuration that `tuning.rule` gives to this batch bucket."""
+        columns = COLUMNS[precision]
+        key = Key(arch, kernel, precision, "+".join(sorted(storages)), rows, columns, bucket)
+        return Variant(rule(key), precision, storages, rows, columns, kernel)
+
+    @property
+    def workspace(self) -> str:
+        """Triton's name of the workspace's type."""
+        return "*" + SHORT[str(WORKSPACE[self.precision]).removeprefix("torch.")]
 
     @property
     def name(self) -> str:
         """What a table row is called."""
-        storage = "+".join(w.removeprefix("*") for w in self.weights)
-        return f"{self.form} {self.block}x{self.rows}x{self.columns} {self.workspace[1:]}<-{storage} {self.precision}"
+        head = self.config.form if self.kernel == "step" else f"{self.kernel} {self.config.form}"
+        storage = "+".join(SHORT[s] for s in self.storages)
+        return f"{head} {self.config.block}x{self.rows}x{self.columns} {self.precision}<-{storage}"
 
     @property
     def uses_tensor_cores(self) -> bool:
         """Whether its products are meant for tensor cores."""
-        return self.form != "row" and not (self.workspace == "*fp32" and self.precision == "ieee")
+        return self.kernel != "finish" and self.config.form != "row" and self.precision != "ieee"
+
+    @property
+    def wants_wgmma(self) -> bool:
+        """wgmma takes 64 rows and more, of the batch or, swapped, of the weights; not asked of tf32x3 and mixed types."""
+        long_side = self.rows if self.config.form == "swapped" else self.config.block
+        one_type = len(set(self.storages) - {"int8"}) <= 1
+        return self.uses_tensor_cores and long_side >= 64 and self.precision != "tf32x3" and one_type
 
 
-VARIANTS = (
-    *(Variant("batch", t, (t,), 128, 128, 64, warps=8) for t in ("*bf16", "*fp16")),
-    *(Variant("batch", t, (t,), 64, 64, 64) for t in ("*bf16", "*fp16")),
-    *(Variant("swapped", t, (t,), b, 128, 64, warps=4, stages=4) for t in ("*bf16", "*fp16") for b in (16, 32)),
-    Variant("batch", "*fp32", ("*fp32",), 128, 128, 32, "tf32", warps=8),
-    Variant("batch", "*fp32", ("*fp32",), 64, 64, 32, "tf32x3"),
-    Variant("swapped", "*fp32", ("*fp32",), 16, 128, 32, "tf32"),
-    Variant("batch", "*fp32", ("*fp32", "*fp16", "*bf16"), 64, 64, 32, "tf32"),
-    Variant("batch", "*fp32", ("*fp32",), 32, 32, 32, "ieee"),
-    *(Variant("row", t, (t,), 1, 64, 64) for t in ("*fp32", "*fp16", "*bf16")),
-    Variant("row", "*fp32", ("*fp32", "*fp16", "*bf16"), 1, 64, 64),
+EVERY = ("float32", "float16", "bfloat16", "int8")
+CASES = (  # kernel, precision, storages, weight tile rows, batch buckets
+    *(("step", p, (s,), 64, (1, 16, 32, 64, 4096)) for p, s in (("bf16", "bfloat16"), ("fp16", "float16"))),
+    *(("step", p, (s,), 128, (16, 4096)) for p, s in (("bf16", "bfloat16"), ("fp16", "float16"))),
+    ("step", "bf16", ("int8",), 64, (1, 16, 4096)),
+    ("step", "bf16", ("int8",), 128, (16, 4096)),
+    ("step", "fp16", ("float16", "int8"), 64, (16, 4096)),
+    ("step", "tf32", ("float32",), 64, (1, 16, 64, 4096)),
+    ("step", "tf32", ("float32",), 128, (16, 4096)),
+    ("step", "tf32", EVERY, 64, (16, 4096)),
+    ("step", "tf32x3", ("float32",), 64, (1, 16, 4096)),
+    ("step", "tf32x3", EVERY, 64, (1, 16, 4096)),
+    ("step", "ieee", ("float32",), 64, (4096,)),
+    ("network", "bf16", ("bfloat16",), 64, (1, 16, 4096)),
+    ("network", "tf32", ("float32",), 64, (16, 4096)),
+    ("network", "tf32x3", EVERY, 64, (1, 16, 4096)),
 )
+
+
+def variants(arch: str) -> list[Variant]:
+    """Everything that is compiled for one architecture."""
+    found = [Variant.by_rule(*case[:4], bucket, arch) for case in CASES for bucket in case[4]]
+    found += [Variant(Config("batch", 16), p, (), 64, 64, "finish") for p in ("tf32", "bf16")]
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -91,38 +127,48 @@ class Row:
 
 def compile_variant(variant: Variant, arch: str) -> Any:
     """The compiled kernel for one architecture; aligned pointers and pitch, as the runtime makes sure of."""
-    buffers = [f"weights{k}" for k in range(MOST_BUFFERS)]
-    pointers = ["workspace", *buffers, "biases", "tiles", "runs", "starts", "columns"]
-    padded = [*variant.weights, *[variant.weights[0]] * (MOST_BUFFERS - len(variant.weights))]
-    signature: dict[str, str] = {
-        "workspace": variant.workspace,
-        **dict(zip(buffers, padded, strict=True)),
-        "biases": "*fp32",
-        **dict.fromkeys(("tiles", "runs", "columns"), "*i32"),
+    kernel: Any = KERNELS[variant.kernel]
+    weights = [f"*{SHORT[s]}" for s in variant.storages] or ["*fp32"]
+    padded = [*weights, *weights[:1] * MOST_BUFFERS][:MOST_BUFFERS]
+    types: dict[str, str] = {
+        **dict.fromkeys(("workspace", "target"), variant.workspace),
+        **{f"weights{k}": padded[k] for k in range(MOST_BUFFERS)},
+        **dict.fromkeys(("biases", "partial"), "*fp32"),
+        "scales": "*bf16",
+        **dict.fromkeys(("tiles", "runs", "columns", "groups", "wave_ends"), "*i32"),
         "starts": "*i64",
-        **dict.fromkeys(("batch", "pitch", "first_tile"), "i32"),
+        **dict.fromkeys(("batch", "pitch", "target_pitch", "partial_pitch", "waves"), "i32"),
     }
+    narrow, precision = variant.workspace != "*fp32", variant.precision
+    floats = {f"*{SHORT[s]}" for s in variant.storages if s != "int8"}
     constants = {
-        "BLOCK": variant.block,
+        "BLOCK": variant.config.block,
         "ROWS": variant.rows,
         "COLUMNS": variant.columns,
-        "UNIT": 16 // (4 if variant.workspace == "*fp32" else 2),
-        "BUFFERS": len(variant.weights),
-        "FORM": variant.form,
-        "WIDEN": variant.form == "row" or len({variant.workspace, *variant.weights}) > 1,
-        "PRECISION": variant.precision,
+        "UNIT": 8 if narrow else 4,
+        "BUFFERS": len(variant.storages),
+        "SCALED": variant.storages.index("int8") if "int8" in variant.storages else -1,
+        "FORM": variant.config.form,
+        "WIDEN": variant.config.form == "row" or (narrow and bool(floats - {variant.workspace})),
+        "PRECISION": precision if precision in ("tf32", "tf32x3") else "tf32" if narrow else "ieee",
         "EPILOGUE": "tanh",
+        "FIRST": 0.0,
+        "SECOND": 0.0,
     }
-    names = _step_kernel.arg_names
-    signature = {n: signature.get(n, "constexpr") for n in names}
-    attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in (*pointers, "pitch")}
-    source = ASTSource(_step_kernel, signature, constants, attributes)
-    options = {"num_warps": variant.warps, "num_stages": variant.stages}
-    return triton.compile(source, target=GPUTarget("cuda", ARCHITECTURES[arch], 32), options=options)
+    names = kernel.arg_names
+    signature = {n: types.get(n, "constexpr") for n in names}
+    aligned = [n for n, t in signature.items() if t.startswith("*") or n.endswith("pitch")]
+    attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
+    source = ASTSource(kernel, signature, {k: v for k, v in constants.items() if k in names}, attributes)
+    options = {"num_warps": variant.config.warps, "num_stages": variant.config.stages}
+    target = GPUTarget("cuda", NVIDIA[arch], 32) if arch in NVIDIA else GPUTarget("hip", arch, 64)
+    return triton.compile(source, target=target, options=options)
 
 
 def examine(variant: Variant, arch: str) -> Row:
     """Compile and look into the machine code."""
+    if arch not in NVIDIA:
+        return _examine_amd(variant, arch)
     compiled = compile_variant(variant, arch)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
@@ -138,27 +184,39 @@ def examine(variant: Variant, arch: str) -> Row:
     cores = sorted({op.split(".")[0] for op in operations if op.startswith(TENSOR_CORE)})
     copies = sum(op.startswith(ASYNC_COPY) for op in operations)
     depth = max((int(d) for d in re.findall(r"!ttg\.memdesc<(\d+)x\d+x\d+x", compiled.asm["ttgir"])), default=1)
-    pipelined = copies > 0 and depth >= variant.stages - 1
+    pipelined = copies > 0 and depth >= variant.config.stages - 1
     faults = []
     if spilled:
         faults.append(f"{spilled} bytes or instructions of local memory")
-    if compiled.metadata.shared > SHARED_LIMIT[arch]:
-        faults.append(f"{compiled.metadata.shared} bytes of shared memory, {SHARED_LIMIT[arch]} at most")
+    if compiled.metadata.shared > SHARED[arch]:
+        faults.append(f"{compiled.metadata.shared} bytes of shared memory, {SHARED[arch]} at most")
     if variant.uses_tensor_cores and not cores:
         faults.append("no tensor-core instruction")
-    if arch == "sm_90" and variant.uses_tensor_cores and _wgmma_expected(variant) and "HGMMA" not in cores:
+    if arch == "sm_90" and variant.wants_wgmma and "HGMMA" not in cores:
         faults.append(f"{'/'.join(cores)} where wgmma (HGMMA) was expected")
     if variant.uses_tensor_cores and not pipelined:
-        faults.append(f"a pipeline of {depth} buffers and {copies} asynchronous copies, for {variant.stages} stages")
-    config = f"{variant.warps} warps, {variant.stages} stages"
+        faults.append(f"a pipeline of {depth} buffers and {copies} asynchronous copies, for {variant.config.stages} stages")
+    config = f"{variant.config.warps} warps, {variant.config.stages} stages"
     shared = int(compiled.metadata.shared)
     return Row(variant.name, arch, config, registers, spilled, shared, "/".join(cores), pipelined, tuple(faults))
 
 
-def _wgmma_expected(variant: Variant) -> bool:
-    """wgmma takes 64 rows and more, of the batch or, swapped, of the weights; not asked of tf32x3 and mixed types."""
-    long_side = variant.rows if variant.form == "swapped" else variant.block
-    return long_side >= 64 and variant.precision in ("ieee", "tf32") and len(variant.weights) == 1
+def _examine_amd(variant: Variant, arch: str) -> Row:
+    """Numbers from the assembler text; a report without a gate: no such card was ever at hand."""
+    if variant.precision == "tf32x3":  # Triton has it for NVIDIA only
+        variant = replace(variant, precision="ieee")
+    compiled = compile_variant(variant, arch)
+    text = compiled.asm["amdgcn"]
+
+    def metadata(key: str) -> int:
+        return max((int(n) for n in re.findall(rf"\.{key}:\s+(\d+)", text)), default=0)
+
+    cores = sorted(set(re.findall(r"\bv_mfma_[a-z0-9_]+", text)))
+    spilled = 4 * (metadata("vgpr_spill_count") + metadata("sgpr_spill_count"))
+    config = f"{variant.config.warps} warps, {variant.config.stages} stages"
+    registers, shared = metadata("vgpr_count"), int(compiled.metadata.shared)
+    core = "MFMA" if cores else ""
+    return Row(variant.name, arch, config, registers, spilled, shared, core, False, ())
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -169,18 +227,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the table. Returns 1 where the gate fails a variant."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the rows there too")
-    parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    everything = [*NVIDIA, *REPORTED]
+    parser.add_argument("--arch", nargs="+", choices=everything, default=everything)
     args = parser.parse_args(arguments)
-    if not hasattr(_step_kernel, "arg_names") or os.environ.get("TRITON_INTERPRET") == "1":
+    if not hasattr(step_kernel, "arg_names") or os.environ.get("TRITON_INTERPRET") == "1":
         print("TRITON_INTERPRET is set: kernels are interpreted here, not compiled. Unset it.", file=sys.stderr)
         return 2
-    rows = [examine(variant, arch) for arch in args.arch for variant in VARIANTS]
-    for row in rows:
-        state = "; ".join(row.faults) or "ok"
-        print(
-            f"{row.arch:7} {row.kernel:44} {row.config:18} {row.registers:4} registers {row.shared_bytes:7} B shared "
-            f"{row.tensor_core_op:6} {'pipelined' if row.pipelined else 'not pipelined':13} {state}"
-        )
+    rows = []
+    for arch in args.arch:
+        for variant in variants(arch):
+            row = examine(variant, arch)
+            rows.append(row)
+            state = "; ".join(row.faults) or ("ok" if arch in NVIDIA else "reported")
+            print(
+                f"{row.arch:7} {row.kernel:52} {row.config:18} {row.registers:4} registers {row.shared_bytes:7} B "
+                f"shared {row.tensor_core_op:6} {'pipelined' if row.pipelined else 'not pipelined':13} {state}",
+                flush=True,
+            )
     if args.json:
         content = {"triton": triton.__version__, "rows": [asdict(row) for row in rows]}
         args.json.write_text(json.dumps(content, indent=1) + "\n", "utf-8")

@@ -27,9 +27,11 @@ def run_steps(
     for out, length, first, end, bias, epilogue in tables.tiles[first_tile:end_tile].tolist():
         rows = tables.tile_rows if tables.is_uniform else length
         total = torch.zeros(workspace.shape[0], rows, dtype=accumulate, device=workspace.device)
-        for column, columns, offset, buffer in steps[first:end]:
-            weight = tables.weights[buffer][offset : offset + rows * columns].view(rows, columns)
-            total += workspace[:, column : column + columns].to(accumulate) @ weight.to(accumulate).T
+        for column, columns, offset, buffer, scale in steps[first:end]:
+            weight = tables.weights[buffer][offset : offset + rows * columns].view(rows, columns).to(accumulate)
+            if scale != NONE:
+                weight = weight * tables.scales[scale : scale + rows, None].to(accumulate)
+            total += workspace[:, column : column + columns].to(accumulate) @ weight.T
         total = total[:, :length]
         if bias != NONE:
             total = total + tables.biases[bias : bias + length].to(accumulate)

@@ -6,18 +6,18 @@ structure are rows of these tables. A *compact* table gives every step its own l
 one, for GPU kernels, has tiles of exactly `tile_rows` x `step_columns` and columns that are multiples of `unit`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-NONE = -1  # no bias, no epilogue
+NONE = -1  # no bias, no epilogue, no scale
 OUT_COLUMN, OUT_LENGTH, FIRST_STEP, END_STEP, BIAS_OFFSET, EPILOGUE = range(6)
 TILE_FIELDS = 6
-COLUMN, LENGTH, WEIGHT_OFFSET, BUFFER = range(4)
-STEP_FIELDS = 4
+COLUMN, LENGTH, WEIGHT_OFFSET, BUFFER, SCALE_OFFSET = range(5)
+STEP_FIELDS = 5
 
 
 class TableError(ValueError):
@@ -34,10 +34,13 @@ class StepTables:
 
     tiles: int32 (n_tiles, 6): out_column, out_length, first_step, end_step, bias_offset or -1, epilogue id or -1.
     The runs [first_step, end_step) follow each other without gap; an empty run writes epilogue(bias or 0).
-    steps: int32, or int64 where an offset needs it, (n_steps, 4): column, length, weight_offset (in elements), buffer.
-    weights: one flat buffer per storage type; the weight tile of a step is row-major, `length` contiguous, and has
-    the tile's out_length rows (compact) or `tile_rows` rows (uniform, zero padded).
-    biases: flat. tile_rows, step_columns: 0, 0 where the table is compact. unit: what columns are multiples of.
+    steps: int32, or int64 where an offset needs it, (n_steps, 5): column, length, weight_offset (in elements), buffer,
+    scale_offset or -1.
+    weights: one flat buffer per storage type, floating point or (one of them) int8; the weight tile of a step is
+    row-major, `length` contiguous, and has the tile's out_length rows (compact) or `tile_rows` rows (uniform, zero
+    padded). Row r of an int8 weight tile stands for scales[scale_offset + r] times its numbers, or the numbers
+    themselves where scale_offset is -1.
+    biases, scales: flat. tile_rows, step_columns: 0, 0 where the table is compact. unit: what columns are multiples of.
 
     In a uniform table the steps of a tile are sorted by buffer, and the weight tiles of consecutive steps of one
     buffer lie one after the other, so that a kernel looks up only the first offset of a run (see `runs`).
@@ -50,6 +53,7 @@ class StepTables:
     tile_rows: int = 0
     step_columns: int = 0
     unit: int = 1
+    scales: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bfloat16))
 
     def __post_init__(self) -> None:
         self.check()
@@ -66,8 +70,8 @@ class StepTables:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the packed weights, padding included."""
-        return sum(t.numel() * t.element_size() for t in self.weights)
+        """Bytes of the packed weights and their scales, padding included."""
+        return sum(t.numel() * t.element_size() for t in (*self.weights, self.scales))
 
     @property
     def nbytes(self) -> int:
@@ -102,6 +106,7 @@ class StepTables:
             steps=self.steps.to(device),
             weights=tuple(t.to(device) for t in self.weights),
             biases=self.biases.to(device),
+            scales=self.scales.to(device),
         )
 
     def check(self) -> None:
@@ -127,11 +132,14 @@ class StepTables:
             raise TableError(f"tiles is {self.tiles.dtype} {tuple(self.tiles.shape)}. Expected int32 (n_tiles, 6).")
         if self.steps.dtype not in (torch.int32, torch.int64) or tuple(self.steps.shape[1:]) != (STEP_FIELDS,):
             raise TableError(
-                f"steps is {self.steps.dtype} {tuple(self.steps.shape)}. Expected int32 or int64 (n_steps, 4)."
+                f"steps is {self.steps.dtype} {tuple(self.steps.shape)}. Expected int32 or int64 (n_steps, 5)."
             )
-        for t in (*self.weights, self.biases):
-            if t.ndim != 1 or not t.is_floating_point() or not t.is_contiguous():
-                raise TableError(f"A buffer is {t.dtype} {tuple(t.shape)}. Expected flat, contiguous floating point.")
+        for t in (*self.weights, self.biases, self.scales):
+            packed = t.dtype == torch.int8 and t is not self.biases and t is not self.scales
+            if t.ndim != 1 or not (t.is_floating_point() or packed) or not t.is_contiguous():
+                raise TableError(
+                    f"A buffer is {t.dtype} {tuple(t.shape)}. Expected flat, contiguous floating point, or int8 weights."
+                )
         whole = (self.tile_rows > 0) == (self.step_columns > 0) and self.unit > 0 and self.step_columns % self.unit == 0
         if not whole or min(self.tile_rows, self.step_columns) < 0:
             raise TableError(
@@ -141,12 +149,18 @@ class StepTables:
 
     def _check_steps(self, steps: np.ndarray, owner: np.ndarray, out_length: np.ndarray) -> None:
         """owner: (n_steps,) the tile of every step.  out_length: (n_tiles,)."""
-        column, length, offset, buffer = steps.T
+        column, length, offset, buffer, scale = steps.T
         _fail_at((buffer < 0) | (buffer >= len(self.weights)), "a step names a buffer that is not there", owner)
         negative = (column < 0) | (length < 1) | (offset < 0)
         _fail_at(negative, "a step has a negative column or offset, or no length", owner)
         _fail_at(column % self.unit != 0, f"a step's column is not a multiple of unit = {self.unit}", owner)
         size = np.array([t.numel() for t in self.weights], dtype=np.int64)
+        scaled = np.array([t.dtype == torch.int8 for t in self.weights], dtype=bool)
+        rows = np.full(len(steps), self.tile_rows) if self.is_uniform else out_length[owner]
+        loose = (scale < NONE) | ((scale != NONE) & (scale + rows > self.scales.numel()))
+        if len(steps):
+            loose |= (scale != NONE) & ~scaled[buffer]
+        _fail_at(loose, "a step's scales are out of bounds, or its weights take none", owner)
         elements = self.tile_elements if self.is_uniform else out_length[owner] * length
         if len(steps):
             _fail_at(offset + elements > size[buffer], "a step's weights are out of bounds", owner)

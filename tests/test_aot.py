@@ -19,12 +19,12 @@ def test_every_variant_passes_the_gate(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "aot.json").read_text())["rows"]
     forms = {row["kernel"].split()[0] for row in rows}
-    assert forms == {"batch", "swapped", "row"} and len(rows) >= 15
+    assert forms == {"batch", "swapped", "row", "network", "finish"} and len(rows) >= 35
     for row in rows:
         assert row["spill_bytes"] == 0 and 0 < row["registers"] <= 255 and row["faults"] == []
-        if row["kernel"].startswith(("batch 128", "batch 64", "swapped")):
+        if row["kernel"].startswith(("batch 128", "batch 64", "swapped", "network batch", "network swapped")):
             assert row["tensor_core_op"] == "HGMMA" and row["pipelined"], row
-        if row["kernel"].endswith("fp32<-fp32 ieee"):
+        if " ieee<-" in row["kernel"]:
             assert row["tensor_core_op"] == "", "float32 as IEEE says has no tensor core"
 
 
@@ -34,12 +34,13 @@ def gate(change: str) -> subprocess.CompletedProcess:
 
 
 def test_the_gate_fails_what_it_should():
-    batch = "aot.Variant('batch', '*bf16', ('*bf16',), {}, {}, 64, warps={})"
-    shared = gate(f"aot.VARIANTS = ({batch.format(128, 128, 8)},); aot.SHARED_LIMIT['sm_90'] = 50_000")
+    batch = "aot.Variant(aot.Config('batch', {}, {}), 'bf16', ('bfloat16',), {}, 64)"
+    shared = gate(f"aot.variants = lambda arch: [{batch.format(128, 8, 128)}]; aot.SHARED['sm_90'] = 50_000")
     assert shared.returncode == 1 and "bytes of shared memory, 50000 at most" in shared.stdout
-    small = gate(f"aot._wgmma_expected = lambda v: True; aot.VARIANTS = ({batch.format(32, 32, 4)},)")
+    small = gate(f"aot.Variant.wants_wgmma = True; aot.variants = lambda arch: [{batch.format(32, 4, 32)}]")
     assert small.returncode == 1 and "HMMA where wgmma (HGMMA) was expected" in small.stdout
-    spilled = gate("aot.VARIANTS = (aot.Variant('batch', '*fp32', ('*fp32',), 256, 128, 32, 'ieee', warps=4),)")
+    large = "aot.Variant(aot.Config('batch', 256), 'ieee', ('float32',), 128, 32)"
+    spilled = gate(f"aot.variants = lambda arch: [{large}]")
     assert spilled.returncode == 1 and "local memory" in spilled.stdout
 
 

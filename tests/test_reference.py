@@ -9,7 +9,12 @@ from hrt.kernels.reference import run_steps
 from hrt.kernels.tables import NONE, StepTables, TableError
 
 COMPACT_TILES = [[4, 2, 0, 2, 0, 0], [6, 1, 2, 2, NONE, NONE], [7, 1, 2, 3, 2, NONE]]
-COMPACT_STEPS = [[0, 3, 0, 0], [1, 2, 0, 1], [2, 2, 6, 0]]
+COMPACT_STEPS = [[0, 3, 0, 0, NONE], [1, 2, 0, 1, NONE], [2, 2, 6, 0, NONE]]
+
+
+def unscaled(steps) -> torch.Tensor:
+    """int64 steps (n, 5) that take no scale."""
+    return torch.tensor([[*step, NONE] for step in steps], dtype=torch.int64)
 
 
 def compact(**changes) -> StepTables:
@@ -27,7 +32,7 @@ def uniform(**changes) -> StepTables:
     """Two tiles over weight tiles of 2 x 4, one step in each of two buffers, then two steps side by side."""
     fields = {
         "tiles": torch.tensor([[8, 2, 0, 2, NONE, NONE], [10, 1, 2, 4, NONE, NONE]], dtype=torch.int32),
-        "steps": torch.tensor([[0, 4, 8, 0], [4, 4, 0, 1], [0, 4, 0, 0], [4, 4, 8, 0]], dtype=torch.int64),
+        "steps": unscaled([[0, 4, 8, 0], [4, 4, 0, 1], [0, 4, 0, 0], [4, 4, 8, 0]]),
         "weights": (torch.arange(16, dtype=torch.float32), torch.ones(8, dtype=torch.float16)),
         "biases": torch.zeros(0),
         "tile_rows": 2,
@@ -49,6 +54,22 @@ def test_compact_tables_are_executed_literally():
     assert torch.equal(workspace[:, 6], torch.zeros(3, dtype=torch.float64))
     assert torch.equal(workspace[:, 7], x[:, 2] * 6 + x[:, 3] * 7 + 30)
     assert torch.equal(workspace[:, :4], x)
+
+
+def test_scales_multiply_the_rows_of_int8_weights():
+    """The same int8 numbers with and without scales, in one sum."""
+    tables = compact(
+        tiles=torch.tensor([[4, 2, 0, 2, NONE, NONE]], dtype=torch.int32),
+        steps=torch.tensor([[0, 2, 0, 0, 1], [2, 2, 0, 0, NONE]], dtype=torch.int32),
+        weights=(torch.tensor([1, -2, 3, 127], dtype=torch.int8),),
+        scales=torch.tensor([9.0, 0.5, 4.0], dtype=torch.bfloat16),
+    )
+    workspace = torch.tensor([[1.0, 2.0, 3.0, 4.0, 0.0, 0.0]], dtype=torch.float64)
+    run_steps(workspace, tables, 0, 1)
+    assert workspace[0, 4:].tolist() == [0.5 * (1 - 4) + (3 - 8), 4.0 * (3 + 254) + (9 + 508)]
+    assert tables.weight_bytes == 4 + 3 * 2
+    with pytest.raises(TableError, match="scales are out of bounds"):
+        replace(tables, scales=tables.scales[:2])
 
 
 def test_only_the_asked_tiles_are_run():
@@ -76,7 +97,7 @@ def test_narrow_workspaces_accumulate_in_float32(dtype):
     """1 + 256 additions of 1/256 stay at 1 in bfloat16 sums; float32 sums give 2."""
     tables = StepTables(
         torch.tensor([[257, 1, 0, 257, NONE, NONE]], dtype=torch.int32),
-        torch.tensor([[k, 1, 0, 0] for k in range(257)], dtype=torch.int32),
+        unscaled([[k, 1, 0, 0] for k in range(257)]),
         (torch.ones(1, dtype=dtype),),
         torch.zeros(0),
     )
@@ -115,7 +136,7 @@ def test_runs_split_a_tile_by_buffer():
 def test_bytes_count_all_tables():
     tables = compact()
     assert tables.weight_bytes == 8 * 4 + 4 * 2
-    assert tables.nbytes == tables.weight_bytes + 3 * 4 + 3 * 6 * 4 + 3 * 4 * 4
+    assert tables.nbytes == tables.weight_bytes + 3 * 4 + 3 * 6 * 4 + 3 * 5 * 4
 
 
 def test_to_keeps_everything():
@@ -146,6 +167,8 @@ def steps(row: int, field: int, value: int) -> dict:
         (tiles(1, 5, -2), 1, "epilogue"),
         (tiles(0, 4, 2), 0, "bias is out of bounds"),
         (tiles(0, 4, -2), 0, "bias is out of bounds"),
+        (steps(1, 4, 0), 0, "its weights take none"),
+        (steps(1, 4, -2), 0, "scales are out of bounds"),
         (steps(1, 3, 2), 0, "buffer that is not there"),
         (steps(1, 3, -1), 0, "buffer that is not there"),
         (steps(2, 0, -1), 2, "negative column"),
@@ -182,5 +205,5 @@ def test_contradictory_tables_are_refused(changes, tile, message):
 )
 def test_uniform_tables_keep_their_promises(field, values, tile, message):
     with pytest.raises(TableError, match=message) as caught:
-        replace(uniform(), **{field: torch.tensor(values, dtype=getattr(uniform(), field).dtype)})
+        replace(uniform(), **{field: unscaled(values) if field == "steps" else torch.tensor(values, dtype=torch.int32)})
     assert caught.value.tile == tile

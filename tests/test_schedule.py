@@ -15,7 +15,7 @@ from hrt.errors import HrtError, InputError
 from hrt.execute import execute
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.kernels.tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, NONE, OUT_COLUMN, WEIGHT_OFFSET
-from hrt.lowering import Layout, panels, storage, windows
+from hrt.lowering import Layout, panels, windows
 from hrt.program import Node, Program, Value
 from hrt.schedule import Apply, Epilogue, Gather, Schedule, Span, Wave, build_schedule, validate
 
@@ -75,8 +75,8 @@ MATRICES = st.fixed_dictionaries(
 
 
 def packed_bytes(h):
-    """Bytes of all numbers as a schedule holds them: int8 leaves are decoded to float32 there."""
-    return sum(t.numel() * storage(leaf).itemsize for leaf in h.leaves for t in leaf.tensors)
+    """Bytes of all numbers and scales, as a schedule holds them."""
+    return sum(leaf.nbytes for leaf in h.leaves)
 
 
 class TestOneMatrix:
@@ -123,7 +123,7 @@ class TestOneMatrix:
         if lead > 1:
             assert all(s.output.pitch % unit == 0 for s in schedule.stages if isinstance(s, Wave) and s.phase == 1)
         useful = sum(int(t.ne(0).sum()) * t.element_size() for t in tables.weights)
-        held = sum(int(t.ne(0).sum()) * t.element_size() for leaf in h.leaves for t in leaf.decoded(storage(leaf)))
+        held = sum(int(t.ne(0).sum()) * t.element_size() for leaf in h.leaves for t in leaf.tensors)
         assert useful == held, "every number is packed exactly once"
         assert schedule.counts.padded_bytes == schedule.counts.bytes - packed_bytes(h)
 

@@ -1,0 +1,299 @@
+"""From tables to launches: which tiles one launch of the step kernel executes, cut where they are long, and how.
+
+A `TileList` holds what the kernel looks up for a list of tiles. Tiles longer than `longest` steps are cut into parts
+of their own programs, whose partial sums a second pass adds in the order of the steps: the same bits every time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from torch import Tensor
+
+from hrt.kernels.epilogues import Epilogue
+from hrt.kernels.network import network_kernel
+from hrt.kernels.step import finish_kernel, step_kernel
+from hrt.kernels.tables import (
+    BIAS_OFFSET,
+    END_STEP,
+    EPILOGUE,
+    FIRST_STEP,
+    NONE,
+    OUT_COLUMN,
+    OUT_LENGTH,
+    SCALE_OFFSET,
+    WEIGHT_OFFSET,
+    StepTables,
+)
+
+MOST_BUFFERS = 4
+TILE_ROW = 8  # out column, out length, bias, epilogue?, first group, end group, and two to spare
+PRECISIONS = ("ieee", "tf32x3", "tf32", "fp16", "bf16")
+WORKSPACE = {"ieee": torch.float32, "tf32x3": torch.float32, "tf32": torch.float32}
+WORKSPACE |= {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a launch runs. form: "row", "swapped" or "batch".  block: batch rows of one program (1 in row form).
+
+    programs: cut tiles along their steps until a launch has about so many programs; 0: never.
+    """
+
+    form: str
+    block: int
+    warps: int = 4
+    stages: int = 3
+    programs: int = 0
+
+    def __post_init__(self) -> None:
+        fits = self.block == 1 if self.form == "row" else self.block >= 16 and not self.block & (self.block - 1)
+        if self.form not in ("row", "swapped", "batch") or not fits or min(self.warps, self.stages) < 1:
+            raise ValueError(
+                f"Found {self}. Expected the form row with block 1, or swapped or batch with a power of two from 16 on."
+            )
+
+
+def is_interpreted() -> bool:
+    """Whether kernels run on Triton's interpreter (TRITON_INTERPRET=1 before the first import)."""
+    return not isinstance(step_kernel, triton.JITFunction)
+
+
+@dataclass(frozen=True, eq=False)
+class TileList:
+    """Tiles of uniform `tables` that one launch executes; none may read what another of them writes.
+
+    parts: int32 (n, 8) of the kernel, one per program.  finish: int32 (tiles, 8) of the second pass, None where no tile
+    is cut.  slots: partial sums that the second pass adds.  Raises ValueError for tables or tiles that do not fit.
+    """
+
+    tables: StepTables
+    parts: Tensor
+    runs: Tensor
+    starts: Tensor
+    groups: Tensor
+    finish: Tensor | None
+    slots: int
+    epilogue: Epilogue
+
+    @staticmethod
+    def build(tables: StepTables, tiles: Sequence[int] | np.ndarray, epilogue: Epilogue, programs: int) -> "TileList":
+        """The tiles with these numbers. epilogue: of those that have one.  programs: as in Config."""
+        check_tables(tables)
+        chosen = np.asarray(tiles, dtype=np.int64)
+        rows = tables.tiles.cpu().numpy().astype(np.int64)[chosen]
+        used = np.unique(rows[:, EPILOGUE])
+        if (used != NONE).sum() > 1:
+            raise ValueError(f"The tiles of one launch have the epilogues {used.tolist()}. Expected at most one.")
+        longest = _longest(rows[:, END_STEP] - rows[:, FIRST_STEP], programs)
+        low, high, owner = _cut(rows[:, FIRST_STEP], rows[:, END_STEP], longest)
+        tile_runs = tables.runs.cpu().numpy().astype(np.int64)[chosen]
+        runs = np.clip(tile_runs[owner], low[:, None], high[:, None])
+        steps = tables.steps.cpu().numpy()
+        offsets = np.append(steps[:, WEIGHT_OFFSET], 0)
+        starts = np.where(runs[:, 1:] > runs[:, :-1], offsets[runs[:, :-1]] // tables.tile_elements, 0)
+        groups, first_group = _groups(tables, runs, steps[:, SCALE_OFFSET])
+        head = np.zeros((len(rows), TILE_ROW), dtype=np.int64)
+        head[:, :3] = rows[:, [OUT_COLUMN, OUT_LENGTH, BIAS_OFFSET]]
+        head[:, 3] = rows[:, EPILOGUE] != NONE
+        parts = head[owner]
+        finish = None
+        if len(owner) > len(rows):
+            finish = head
+            finish[:, 4], finish[:, 5] = np.searchsorted(owner, np.arange(len(rows)), "left"), 0
+            finish[:, 5] = np.searchsorted(owner, np.arange(len(rows)), "right")
+            parts[:, 0], parts[:, 1] = np.arange(len(owner)) * tables.tile_rows, tables.tile_rows
+            parts[:, 2], parts[:, 3] = NONE, 0
+        parts[:, 4], parts[:, 5] = first_group[:-1], first_group[1:]
+
+        def placed(array: np.ndarray, kind: Any) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(tables.tiles.device)
+
+        return TileList(
+            tables,
+            placed(parts, np.int32),
+            placed(runs, np.int32),
+            placed(starts, np.int64),
+            placed(groups, np.int32),
+            None if finish is None else placed(finish, np.int32),
+            len(owner) if finish is not None else 0,
+            epilogue,
+        )
+
+    @property
+    def partial_columns(self) -> int:
+        """Columns of float32 scratch that `run` needs for partial sums."""
+        return self.slots * self.tables.tile_rows
+
+    def run(self, workspace: Tensor, config: Config, precision: str = "ieee", partial: Tensor | None = None) -> None:
+        """Execute in place on `workspace` (batch, width). partial: scratch (batch, >= partial_columns) float32.
+
+        precision: of the products, one of PRECISIONS; 16-bit ones want a workspace of that type.
+        """
+        batch = check_workspace(workspace)
+        if not batch or not len(self.parts):
+            return
+        t = self.tables
+        if self.finish is not None and partial is None:
+            partial = torch.empty(batch, self.partial_columns, dtype=torch.float32, device=workspace.device)
+        target = workspace if self.finish is None or partial is None else partial
+        blocks = triton.cdiv(batch, config.block)
+        launch: Any = step_kernel
+        launch[(len(self.parts), blocks)](
+            workspace,
+            target,
+            *pointers(t, workspace),
+            self.parts,
+            self.runs,
+            self.starts,
+            self.groups,
+            t.column_table,
+            batch,
+            workspace.stride(0),
+            target.stride(0),
+            **constants(t, workspace, config, precision, self.epilogue),
+        )
+        if self.finish is not None and partial is not None:
+            second: Any = finish_kernel
+            block = min(16, triton.next_power_of_2(batch))
+            second[(len(self.finish), triton.cdiv(batch, block))](
+                partial,
+                workspace,
+                t.biases if t.biases.numel() else workspace,
+                self.finish,
+                batch,
+                partial.stride(0),
+                workspace.stride(0),
+                BLOCK=block,
+                ROWS=t.tile_rows,
+                EPILOGUE=self.epilogue.name,
+                FIRST=self.epilogue.first,
+                SECOND=self.epilogue.second,
+                num_warps=4,
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkList:
+    """All waves of a network for one launch. waves: tiles of each wave, in order; `tiles` holds them one by one."""
+
+    tiles: TileList
+    wave_ends: Tensor
+
+    @staticmethod
+    def build(tables: StepTables, waves: Sequence[Sequence[int]], epilogue: Epilogue) -> "NetworkList":
+        """waves: numbers of the tiles of each wave."""
+        ends = np.cumsum([0, *(len(w) for w in waves)]).astype(np.int32)
+        tiles = TileList.build(tables, [k for wave in waves for k in wave], epilogue, 0)
+        return NetworkList(tiles, torch.from_numpy(ends).to(tables.tiles.device))
+
+    def run(self, workspace: Tensor, config: Config, precision: str = "ieee") -> None:
+        """Execute in place on `workspace` (batch, width)."""
+        batch = check_workspace(workspace)
+        if not batch or not len(self.wave_ends) > 1:
+            return
+        t, tiles = self.tiles.tables, self.tiles
+        launch: Any = network_kernel
+        launch[(triton.cdiv(batch, config.block),)](
+            workspace,
+            *pointers(t, workspace),
+            tiles.parts,
+            tiles.runs,
+            tiles.starts,
+            tiles.groups,
+            t.column_table,
+            self.wave_ends,
+            batch,
+            workspace.stride(0),
+            len(self.wave_ends) - 1,
+            **constants(t, workspace, config, precision, tiles.epilogue),
+        )
+
+
+def check_tables(tables: StepTables) -> None:
+    """Raise ValueError unless the kernel can run the tables."""
+    sides = (tables.tile_rows, tables.step_columns)
+    if not tables.is_uniform or any(s < 16 or s & (s - 1) for s in sides) or len(tables.weights) > MOST_BUFFERS:
+        raise ValueError(
+            f"Found weight tiles of {sides} in {len(tables.weights)} buffers. Expected a uniform table, sides that are "
+            f"powers of two from 16 on, and at most {MOST_BUFFERS} buffers."
+        )
+
+
+def check_workspace(workspace: Tensor) -> int:
+    """The batch size. Raises ValueError where rows are not contiguous."""
+    if workspace.shape[0] and workspace.stride(1) != 1:
+        raise ValueError(f"The workspace's rows are not contiguous: strides {workspace.stride()}. Expected (., 1).")
+    return workspace.shape[0]
+
+
+def pointers(tables: StepTables, workspace: Tensor) -> list[Tensor]:
+    """Weights, scales and biases as the kernels take them; what is absent is never read and stands for itself."""
+    weights = [*tables.weights, *[tables.weights[0] if tables.weights else workspace] * MOST_BUFFERS][:MOST_BUFFERS]
+    scales = tables.scales if tables.scales.numel() else workspace
+    return [*weights, scales, tables.biases if tables.biases.numel() else workspace]
+
+
+def constants(tables: StepTables, workspace: Tensor, config: Config, precision: str, epilogue: Epilogue) -> dict:
+    """The compile-time constants of a launch."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
+    floats = {t.dtype for t in tables.weights if t.dtype != torch.int8}
+    narrow = workspace.dtype != torch.float32
+    # Types that differ meet in float32, where tf32 loses nothing of a narrow one. So does bfloat16 on the interpreter,
+    # whose bfloat16 products are wrong.
+    mixed = narrow and bool(floats - {workspace.dtype})
+    widen = config.form == "row" or mixed or (is_interpreted() and workspace.dtype == torch.bfloat16)
+    scaled = [k for k, t in enumerate(tables.weights) if t.dtype == torch.int8]
+    return {
+        "BLOCK": config.block,
+        "ROWS": tables.tile_rows,
+        "COLUMNS": tables.step_columns,
+        "UNIT": tables.unit,
+        "BUFFERS": max(1, len(tables.weights)),
+        "SCALED": scaled[0] if scaled else -1,
+        "FORM": config.form,
+        "WIDEN": widen,
+        "PRECISION": precision if precision in ("tf32", "tf32x3") else "tf32" if narrow else "ieee",
+        "EPILOGUE": epilogue.name,
+        "FIRST": epilogue.first,
+        "SECOND": epilogue.second,
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+    }
+
+
+def _longest(lengths: np.ndarray, programs: int) -> int:
+    """Steps that a part may have at most, so that there are about `programs` parts."""
+    if programs <= len(lengths) or not lengths.sum():
+        return max(1, int(lengths.max(initial=1)))
+    return max(1, -(-int(lengths.sum()) // programs))
+
+
+def _cut(first: np.ndarray, end: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parts of at most `longest` steps: first and end step, and the tile of each; a tile without steps is one part."""
+    count = np.maximum(1, -(-(end - first) // longest))
+    owner = np.repeat(np.arange(len(first)), count)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    low = first[owner] + within * longest
+    return low, np.minimum(low + longest, end[owner]), owner
+
+
+def _groups(tables: StepTables, runs: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of int8 steps of one scale: (groups, 3) first step, end step, scale offset; and where each part's begin."""
+    scaled = [k for k, t in enumerate(tables.weights) if t.dtype == torch.int8]
+    if not scaled:
+        return np.zeros((1, 3), dtype=np.int64), np.zeros(len(runs) + 1, dtype=np.int64)
+    low, high = runs[:, scaled[0]], runs[:, scaled[0] + 1]
+    changes = np.flatnonzero(scale[1:] != scale[:-1]) + 1
+    inner_low, inner_high = np.searchsorted(changes, low, "right"), np.searchsorted(changes, high, "left")
+    rows: list[tuple[int, int, int]] = []
+    first = [0]
+    for a, b, i, j in zip(low.tolist(), high.tolist(), inner_low.tolist(), inner_high.tolist(), strict=True):
+        bounds = [a, *changes[i:j].tolist(), b] if b > a else []
+        rows += [(p, q, int(scale[p])) for p, q in zip(bounds, bounds[1:], strict=False)]
+        first.append(len(rows))
+    return np.array(rows or [(0, 0, NONE)], dtype=np.int64), np.array(first, dtype=np.int64)

@@ -1,0 +1,177 @@
+"""Which configuration a launch runs with: measured ones where there are any, else a rule that never has to be timed.
+
+A configuration belongs to an architecture, a kernel, a precision, the storage of the weights, the shape of the weight
+tiles and a batch bucket (a power of two). Looked up in this order: the user's cache (`hrt tune` fills it), the table
+shipped beside this module, the rule. The rule's choices are what `python -m hrt.kernels.aot` compiles and gates, so
+that none of them spills or asks for more shared memory than there is.
+"""
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from hrt.kernels.launch import WORKSPACE, Config
+
+SHIPPED = Path(__file__).with_name("configs.json")
+FORMAT = 1
+LARGEST_BUCKET = 1 << 16
+PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
+SHARED = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
+SPLIT_UP_TO = 64  # batch rows; larger batches fill the card by themselves
+ITEM = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a configuration is for. storage: types of the weight buffers, sorted and joined by "+"."""
+
+    arch: str
+    kernel: str
+    precision: str
+    storage: str
+    rows: int
+    columns: int
+    bucket: int
+
+    def __str__(self) -> str:
+        shape = f"{self.rows}x{self.columns}"
+        return f"{self.arch}/{self.kernel}/{self.precision}/{self.storage}/{shape}/{self.bucket}"
+
+
+def bucket_of(batch: int) -> int:
+    """The power of two that a batch is rounded up to."""
+    return 1 << max(0, batch - 1).bit_length()
+
+
+def storage_name(weights: Iterable[torch.dtype]) -> str:
+    """The storage part of a key."""
+    return "+".join(sorted({str(t).removeprefix("torch.") for t in weights})) or "float32"
+
+
+def rule(key: Key) -> Config:
+    """A sound configuration for any key, from the shapes alone; never measured."""
+    storage = key.storage.split("+")
+    packed, mixed = "int8" in storage, len(set(storage) - {"int8"}) > 1
+    plain = key.precision == "ieee"
+    if key.bucket <= (8 if plain else 1):
+        return Config("row", 1, 4, 3, _programs(key))
+    if key.bucket < 64:
+        form, block = "swapped", max(16, key.bucket)
+    elif packed:  # int8 reaches the tensor core through registers, which only the first operand may
+        form, block = "swapped", 64
+    else:
+        form, block = "batch", min(128, key.bucket)
+    if plain or key.precision == "tf32x3" or mixed or key.kernel == "network":
+        block = min(block, 64)  # two or three products' operands at a time are in registers
+    crowded = packed and mixed and key.precision == "tf32x3"
+    if plain or crowded or (key.kernel == "network" and (packed or mixed)):
+        block = 32 if crowded and key.kernel == "network" else min(block, 32)
+    warps = 8 if block * key.rows >= 8192 else 4
+    item = WORKSPACE[key.precision].itemsize
+    weight = max(item if mixed else ITEM[s] for s in storage)
+    stage = key.columns * (block * item + key.rows * weight)
+    fits = SHARED.get(key.arch, SHARED["sm_80"]) // stage
+    stages = 4 if form == "swapped" and not plain and not crowded and fits >= 8 else min(3, fits)
+    return Config(form, block, warps, stages, _programs(key))
+
+
+def _programs(key: Key) -> int:
+    """Parts to cut a launch into, so that small batches keep every multiprocessor busy: two each."""
+    split = key.kernel == "step" and key.bucket <= SPLIT_UP_TO
+    return 2 * PROCESSORS.get(key.arch, PROCESSORS["sm_90"]) if split else 0
+
+
+def candidates(key: Key) -> list[Config]:
+    """What `hrt tune` tries: the rule, its neighbours, and the other forms of that batch."""
+    base = rule(key)
+    found = [base]
+    forms = [("row", 1)] if key.bucket <= 8 else []
+    forms += [("swapped", b) for b in (16, 32, 64) if b < 2 * max(16, key.bucket)]
+    forms += [("batch", b) for b in (64, 128) if b < 2 * key.bucket and key.bucket >= 32]
+    for form, block in forms:
+        for warps in (4, 8):
+            for stages in (2, 3, 4):
+                for programs in {base.programs, base.programs // 2, base.programs * 2, 0}:
+                    config = Config(form, block, warps, stages, programs)
+                    if config not in found:
+                        found.append(config)
+    return found
+
+
+def user_cache() -> Path:
+    """Where measured configurations are kept: $HRT_CACHE, else the user's cache folder."""
+    folder = os.environ.get("HRT_CACHE")
+    if folder:
+        return Path(folder) / "tuning.json"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrt" / "tuning.json"
+
+
+@cache
+def _read(path: Path, stamp: float) -> dict[str, Config]:
+    """The entries of a table; an unreadable one counts as empty, with a warning."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}, expected {FORMAT}")
+        return {key: Config(**value) for key, value in content["configs"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        warnings.warn(f"{path} was left out: {error}. Delete it, or run `hrt tune` again.", stacklevel=3)
+        return {}
+
+
+def entries(path: Path) -> Mapping[str, Config]:
+    """Key (as text) to configuration, as the file is now."""
+    return _read(path, path.stat().st_mtime) if path.is_file() else {}
+
+
+def find(key: Key) -> tuple[Config, str]:
+    """The configuration of `key`, and where it is from: "user", "shipped" or "rule". Reads two files, times nothing."""
+    for path, source in ((user_cache(), "user"), (SHIPPED, "shipped")):
+        config = entries(path).get(str(key))
+        if config is not None:
+            return config, source
+    return rule(key), "rule"
+
+
+def remember(found: Mapping[Key, Config]) -> Path:
+    """Add configurations to the user's cache, atomically; others stay."""
+    path = user_cache()
+    merged = {**entries(path), **{str(key): config for key, config in found.items()}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"format": FORMAT, "configs": {key: asdict(c) for key, c in sorted(merged.items())}}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tuning-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def fastest(configs: Iterable[Config], seconds: Callable[[Config], float]) -> tuple[Config, float]:
+    """The configuration of least time, and the time; one that cannot run counts as infinitely slow.
+
+    Raises RuntimeError, with the last reason, where none can.
+    """
+    best: tuple[Config, float] | None = None
+    reason: Exception | None = None
+    for config in configs:
+        try:
+            time = seconds(config)
+        except Exception as error:  # out of shared memory, or a compiler that gives up: the next one
+            reason = error
+            continue
+        if best is None or time < best[1]:
+            best = config, time
+    if best is None:
+        raise RuntimeError(f"No configuration could run. The last one: {reason}") from reason
+    return best
