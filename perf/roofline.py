@@ -25,7 +25,7 @@ from rich.table import Table
 
 from hrt import __version__
 from hrt.errors import InputError
-from hrt.latency import BATCHES, BLOCK, CHIPS, Chip, advantage, chip_named, tile_intensity
+from hrt.latency import BATCHES, CHIPS, Chip, advantage, chip_named
 from hrt.perf.kernels_of import KERNELS
 from hrt.perf.tried import MIN_LEAVES, SETTINGS, TILES, Case, load_cases, measured, narrowed, say, sides
 
@@ -64,8 +64,8 @@ def facts_table(cases: Sequence[Case], batches: Sequence[int], chip: Chip) -> Ta
 def times_table(cases: Sequence[Case], batches: Sequence[int], chip: Chip) -> Table:
     """Predicted microseconds by batch size."""
     table = Table(title=f"Least time on {chip.name}, microseconds ({LABEL})")
-    heads = ("kernel", "size", "precision", "batch", "hrt", "dense", "ratio", "no launches", "tree order", "choice")
-    for name in heads:
+    heads = ("kernel", "size", "precision", "batch", "hrt", "dense", "ratio", "no launches", "tree order", "L2 TB/s")
+    for name in (*heads, "choice"):
         table.add_column(name, justify="left" if name in ("kernel", "choice") else "right")
     for case in cases:
         table.add_section()
@@ -73,7 +73,7 @@ def times_table(cases: Sequence[Case], batches: Sequence[int], chip: Chip) -> Ta
             cells = [case.kernel, str(case.size), case.precision, str(p.batch)]
             cells += [f"{1e6 * s:.2f}" for s in (p.hrt_s, p.dense_s)]
             cells += [f"{r:.2f}x" for r in (p.ratio, p.ideal_ratio, p.ordered_ratio)]
-            table.add_row(*cells, p.choice + (" (hrt LOSES)" if p.ratio < 1 else ""))
+            table.add_row(*cells, f"{p.l2_bytes_per_s / 1e12:.1f}", p.choice + (" (hrt LOSES)" if p.ratio < 1 else ""))
     return table
 
 
@@ -104,22 +104,16 @@ def show(cases: Sequence[Case], batches: Sequence[int], chip: Chip) -> None:
     console.print(f"{LABEL}: lower bounds from bytes, flops and launches. {chip.name}: {chip.source}.")
     console.print(facts_table(cases, batches, chip))
     console.print(times_table(cases, batches, chip))
+    found = [p for case in cases for p in case.predictions(batches, chip)]
+    lost, dense = (sum(flags) for flags in zip(*((p.ratio < 1, p.choice == "dense") for p in found), strict=True))
     console.print(
+        f"hrt is predicted to LOSE in {lost} of {len(found)} rows; the planner takes dense in {dense}.\n"
         "ratio: dense over hrt. no launches: bytes and flops alone. tree order: where inputs and outputs come in the "
-        "matrix's own order and nothing is gathered."
+        "matrix's own order and nothing is gathered.\n"
+        "L2 TB/s: what programs would have to load from L2 or beyond to be that fast. It is not in the model: above "
+        "what the chip's L2 delivers the prediction cannot be reached."
     )
     console.print(tiles_table(cases, max(batches), chip))
-    found = [p for case in cases for p in case.predictions(batches, chip)]
-    lost = sum(p.ratio < 1 for p in found)
-    console.print(f"hrt is predicted to LOSE in {lost} of {len(found)} rows; the planner takes dense in", end=" ")
-    console.print(f"{sum(p.choice == 'dense' for p in found)}. Not in the model, and against hrt:")
-    for tile, precision in dict.fromkeys((c.best(batches, chip).tile, c.precision) for c in cases):
-        intensity = tile_intensity(sides(tile)[0], precision, BLOCK)
-        needed = chip.matmul_flops[precision] / intensity / 1e12
-        console.print(
-            f"  {tile} tiles in {precision} do {intensity:.0f} flop per byte that a program loads; to multiply at the "
-            f"full rate of {chip.name} the L2 cache would have to deliver {needed:.1f} TB/s."
-        )
 
 
 def checked(names: Sequence[str] | None, known: Sequence[str], what: str) -> None:

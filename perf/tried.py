@@ -19,6 +19,7 @@ from hrt.latency import (
     dense_work,
     prefers,
     schedule_floor,
+    tile_intensity,
     work_of,
 )
 from hrt.matrix import compress_for
@@ -62,7 +63,8 @@ class Tried:
 @dataclass(frozen=True)
 class Prediction:
     """Seconds at one batch size, and ratios of dense over hrt (above 1 hrt is faster): without the cost of launches,
-    with it, and with it where nothing need be gathered. choice: "hrt" or "dense".
+    with it, and with it where nothing need be gathered. choice: "hrt" or "dense". l2_bytes_per_s: what programs would
+    load to be that fast, from L2 or beyond (see `latency.tile_intensity`); the floor sets no limit to it.
     """
 
     batch: int
@@ -72,6 +74,7 @@ class Prediction:
     ratio: float
     ordered_ratio: float
     choice: str
+    l2_bytes_per_s: float
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,9 @@ class Case:
             )
             ratio, ordered_ratio = (theirs.seconds / t.seconds for t in (ours, ordered))
             ideal = theirs.ideal_s / ours.ideal_s
-            rows.append(Prediction(b, ours.seconds, theirs.seconds, ideal, ratio, ordered_ratio, choice))
+            loaded = ours.flops / tile_intensity(sides(best.tile)[0], self.precision, b)
+            rates = ideal, ratio, ordered_ratio, choice, loaded / ours.ideal_s
+            rows.append(Prediction(b, ours.seconds, theirs.seconds, *rates))
         return tuple(rows)
 
     def break_even(self, batches: Sequence[int], chip: Chip) -> tuple[int, ...]:

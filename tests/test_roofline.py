@@ -99,6 +99,14 @@ class TestFacts:
         rounding = float((w - w.bfloat16()).norm() / w.norm())
         assert rounding < SETTINGS["bf16"][1] / 3
 
+    def test_programs_load_each_weight_tile_and_its_columns_once_per_block_of_rows(self):
+        (case,) = measured("log", 128, ["tf32"], [32], ["32x16"])
+        chip, batch = CHIPS["h200"], 64
+        steps = case.tried[0].packed // (4 * 32 * 16)
+        (p,) = case.predictions((batch,), chip)
+        seconds = schedule_floor(case.tried[0].work, batch, "tf32", chip).ideal_s
+        assert p.l2_bytes_per_s * seconds == pytest.approx(steps * 4 * (32 * 16 + batch * 16))
+
 
 class TestCommand:
     def test_prints_every_layer_and_labels_every_figure(self, written, capsys):
