@@ -31,7 +31,6 @@ from hrt.files import check_writable, replacing
 from hrt.hmatrix import LEAF_FIELDS, STORAGE, STORAGE_NAME, HMatrix, Leaf
 from hrt.model import CompressedModel
 from hrt.program import Constant, Node, Program
-from hrt.runtime import open_session
 
 FORMAT_VERSION = 1
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
@@ -87,12 +86,18 @@ def save(model: CompressedModel, path: str | PathLike[str], *, force: bool = Tru
 
 
 def load(
-    path: str | PathLike[str], *, backend: str = "auto", device: Any = None, max_batch: int | None = None
+    path: str | PathLike[str],
+    *,
+    backend: str = "auto",
+    device: Any = None,
+    max_batch: int | None = None,
+    strict: bool = False,
 ) -> CompressedModel:
     """Read a `.hrt` file and make it ready to predict.
 
-    backend: "auto" or a registered name ("torch").  device: where that backend runs.  max_batch: larger batches are
-    split. Raises ArtifactError for a file that is missing, truncated, altered, oversized or newer than this version
+    backend: "torch", "cuda" (an NVIDIA GPU), or "auto": the GPU where `device` names one, or where the network was
+    compressed for "cuda" and a GPU is there.  device: where that backend runs ("cuda:1").  max_batch: larger batches
+    are split.  strict: refuse tensors that are on another device, instead of moving them. Raises ArtifactError for a file that is missing, truncated, altered, oversized or newer than this version
     (checked before anything is allocated), BackendError for a backend that cannot run here.
     """
     with _opened(path) as file:
@@ -106,8 +111,8 @@ def load(
             target, dense_nbytes = str(header["target"]), int(header["dense_nbytes"])
         except Exception as error:  # whatever the content leads to, the content is at fault
             raise _bad(path, f"its content is malformed ({type(error).__name__}: {error})") from error
-    model = CompressedModel(program, certificate, target, backend, device, max_batch, dense_nbytes)
-    model.session = open_session(program, backend, device)
+    model = CompressedModel(program, certificate, target, backend, device, max_batch, dense_nbytes, strict)
+    model.session = model.open()
     return model
 
 

@@ -68,10 +68,12 @@ class Certificate:
         `max_abs_error` of each output column on the held-out rows (float64 arithmetic).
     estimated: `unseen_probability_99`, the probability of the rarest kind of input that the held-out rows contain with
         99 % confidence, 1 - 0.01^(1/rows): of rarer ones the certificate says nothing. `output_error_upper_99`, the
-        one-sided 99 % upper confidence limit for new inputs from the same distribution.
+        one-sided 99 % upper confidence limit for new inputs from the same distribution; for the target "cuda" also
+        `output_error_upper_99_in_bf16`, `_in_fp16`, `_in_tf32`, with the rounding of that arithmetic emulated.
     guaranteed: what holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output column
         over the whole hrt.Box, for the stored numbers in exact arithmetic (the rounding of a runtime is not in it).
-    context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none.
+    context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none;
+        `precision`: the arithmetic chosen for a GPU (see `precision`).
     statements: bounds of the whole network beside the measured figures.
     """
 
@@ -83,6 +85,11 @@ class Certificate:
     guaranteed: Mapping[str, Any] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
     statements: tuple[Statement, ...] = ()
+
+    @property
+    def precision(self) -> str | None:
+        """The arithmetic for GPU tensor cores that was found to keep `tol`; None where none was worked out."""
+        return self.context.get("precision")
 
     def to_header(self) -> dict[str, Any]:
         """As JSON."""

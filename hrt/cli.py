@@ -13,6 +13,7 @@ from hrt.artifact import load, read_header
 from hrt.compress import compress as compress_network
 from hrt.errors import HrtError, InputError
 from hrt.files import check_writable
+from hrt.progress import track
 from hrt.report import render
 
 INTERRUPTED = 130
@@ -157,6 +158,37 @@ def predict(
         return
     sources.write_arrays(out, outputs, force)
     typer.echo(f"wrote {out}: {', '.join(str(y.shape) for y in outputs)}")
+
+
+@app.command()
+def tune(
+    artifact: Artifact,
+    bucket: Annotated[
+        list[int] | None, typer.Option(help="Batch bucket to tune, a power of two; may be given several times.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="The GPU, such as cuda:1.")] = None,
+) -> None:
+    """Time the kernels' configurations for this network on the GPU here, and remember the fastest for later loads.
+
+    ```
+    hrt tune net.hrt
+    hrt tune net.hrt --bucket 1 --bucket 256
+    ```
+    Without it a rule chooses, and nothing waits. Results go to `$HRT_CACHE` (default: `~/.cache/hrt`).
+    """
+    model = load(artifact, backend="cuda", device=device)
+    from hrt.kernels.tuning import user_cache  # Triton is not there on every machine
+    from hrt.tune import BUCKETS
+    from hrt.tune import tune as measure
+
+    with track("tune", True) as advance:
+        found = measure(model, bucket or BUCKETS, advance)
+    for key, (config, seconds) in found.items():
+        typer.echo(
+            f"batch {key.bucket:6} {key.kernel:8} {seconds * 1e6:10.1f} us  {config.form} {config.block}, "
+            f"{config.warps} warps, {config.stages} stages, {config.programs} programs"
+        )
+    typer.echo(f"kept in {user_cache()}")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """`hrt.compress`: a network in, the smallest network found that keeps the promised error out."""
 
+import math
 import os
 from concurrent.futures import Executor
 from functools import partial
@@ -20,6 +21,7 @@ from hrt.matrix import compress_alone, compress_for
 from hrt.model import CompressedModel
 from hrt.options import LEAF_OVERHEAD
 from hrt.parallel import executor_map
+from hrt.precision import choose_precision
 from hrt.program import Program
 from hrt.progress import Advance, part, track
 from hrt.records import layer_records
@@ -50,7 +52,8 @@ def compress(
     inputs: tensor or array (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. With them
         the relative L2 error of the network's *output* on held-out rows is at most `tol` (its 99 % upper confidence
         limit is). Without them every weight satisfies ||W - H||_F <= tol ||W||_F.
-    target: "cpu" or "cuda" price a leaf's time beside its bytes; "bytes" counts bytes only.
+    target: "cpu" or "cuda" price a leaf's time beside its bytes; "bytes" counts bytes only. For "cuda" the fastest
+        arithmetic that keeps the bound is worked out too (see `hrt.precision`) and kept in the certificate.
     storage: "auto" (per leaf, under the bound), "float32", "float16", "bfloat16", "int8".
     seed: same seed, same bytes.  progress: a bar on stderr.
     executor: a concurrent.futures.Executor (processes, or a cluster's) over which layers, and panels of large matrices,
@@ -191,6 +194,7 @@ def by_output(
     rms = references[1].square().mean(0).sqrt()
     worst = (references[1] - found_outputs).abs().amax(0)
     proven = output_bound(program, best, boxes)
+    precision, limits = choose_precision(best, split.held_out, references[1], tol) if target == "cuda" else ("", {})
     remarks = []
     repeated = given[0].shape[0] - samples[0].shape[0]
     if repeated:
@@ -216,6 +220,7 @@ def by_output(
         estimated={
             "output_error_upper_99": error.upper_99,
             "unseen_probability_99": 1 - 0.01 ** (1 / split.held_out[0].shape[0]),
+            **{f"output_error_upper_99_in_{name}": limit for name, limit in limits.items() if math.isfinite(limit)},
         },
         guaranteed={} if proven.per_output is None else {BOX_BOUND: list(proven.per_output)},
         statements=() if proven.per_output is None else (box_statement(proven.per_output, worst, rms),),
@@ -227,6 +232,7 @@ def by_output(
             "torch": torch.__version__,
             "target": target,
             "remarks": remarks,
+            **({"precision": precision} if precision else {}),
             **({"no_output_bound": proven.reason} if proven.per_output is None else {"boxes": proven.boxes}),
         },
     )

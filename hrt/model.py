@@ -13,6 +13,7 @@ from torch import Tensor
 from hrt.allocation import program_nbytes
 from hrt.certificate import Certificate
 from hrt.errors import InputError
+from hrt.precision import default_precision
 from hrt.program import Program
 from hrt.runtime import Session, open_session
 
@@ -25,7 +26,8 @@ class CompressedModel:
     """A compressed network: its program, its certificate, and a backend to run it on.
 
     `predict` is thread-safe. `program` and `certificate` are immutable. max_batch: larger batches are computed in parts
-    of so many rows. Raises InputError for a max_batch that is not a positive whole number.
+    of so many rows. strict: refuse tensors that are not on the backend's device, instead of moving them. Raises
+    InputError for a max_batch that is not a positive whole number.
     """
 
     program: Program
@@ -35,6 +37,7 @@ class CompressedModel:
     device: Any = None
     max_batch: int | None = None
     dense_nbytes: int = field(default=0)
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.max_batch is not None and (not isinstance(self.max_batch, int) or self.max_batch < 1):
@@ -43,7 +46,17 @@ class CompressedModel:
     @cached_property
     def session(self) -> Session:
         """The backend's session, made on first use."""
-        return open_session(self.program, self.backend, self.device)
+        return self.open()
+
+    def open(self) -> Session:
+        """A new session on the backend. Raises BackendError where that cannot run here."""
+        precision = self.precision
+        return open_session(self.program, self.backend, self.device, target=self.target, precision=precision)
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of a GPU's tensor cores for this network: as certified, else near float32."""
+        return self.certificate.precision or default_precision(self.certificate.tol)
 
     @property
     def nbytes(self) -> int:
@@ -68,6 +81,8 @@ class CompressedModel:
         given = tuple(x) if isinstance(x, (tuple, list)) else (x,)
         tensors = [_as_tensor(v) for v in given]
         self.program.check_inputs(tensors)
+        if self.strict:
+            self._check_devices(given)
         rows = tensors[0].shape[0]
         step = max(1, self.max_batch or rows)
         outputs: list[Tensor] = []
@@ -78,6 +93,20 @@ class CompressedModel:
                 whole[start : start + step] = y  # always a copy: y may be a view of the input or of a constant
         answers = [y if isinstance(given[0], Tensor) else _as_array(y, given[0]) for y in outputs]
         return answers[0] if len(answers) == 1 else tuple(answers)
+
+    def _check_devices(self, given: Sequence[Any]) -> None:
+        device = torch.device(getattr(self.session, "device", "cpu"))
+        for k, v in enumerate(given):
+            if isinstance(v, Tensor) and v.device != device:
+                raise InputError(f"Input {k} is on {v.device}. Expected {device}; move it, or load with strict=False.")
+
+    def module(self, key: str | None = None) -> torch.nn.Module:
+        """This network as a torch module whose forward is one operator, for torch.compile, torch.export and larger
+        networks (inference only). key: what the operator calls the network; exported programs refer to it.
+        """
+        from hrt.torch_op import OperatorModule
+
+        return OperatorModule(self, key)
 
     def save(self, path: str | PathLike[str], *, force: bool = True) -> None:
         """Write one `.hrt` file, atomically. force=False refuses to replace a file. Raises ArtifactError."""
@@ -127,6 +156,8 @@ def _prepared(rows: Tensor) -> Tensor:
     shall give equal answers wherever they lie in memory.
     """
     rows = rows.to(torch.float32)
+    if rows.device.type != "cpu":
+        return rows
     return rows if rows.is_contiguous() and rows.data_ptr() % ALIGNMENT == 0 else rows.clone(memory_format=CONTIGUOUS)
 
 

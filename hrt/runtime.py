@@ -1,56 +1,23 @@
-"""Backends: who multiplies. A registry of names, and the torch backend that batches leaves of like shape."""
+"""The backends that there are: torch, which batches leaves of like shape, and the GPU's (see `hrt.cuda`)."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hrt.backends import Session, open_session, register_backend
+from hrt.devices import missing_for_cuda
 from hrt.errors import BackendError
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.program import Program
 
+__all__ = ["LowRank", "Product", "Session", "TorchSession", "open_session", "register_backend"]
+
 FREE_PADDING = 2048  # numbers of padding that cost less than one more product
-
-
-class Session(Protocol):
-    """A network made ready on one backend. Thread-safe: a call keeps no state."""
-
-    resident_bytes: int
-
-    def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """float32 inputs (batch, *shape) to float32 outputs."""
-        ...
-
-
-@dataclass(frozen=True)
-class Backend:
-    """How to make a session, and why that is impossible here (None where it is possible)."""
-
-    make: Callable[[Program, Any], Session]
-    missing: Callable[[], str | None]
-
-
-BACKENDS: dict[str, Backend] = {}
-
-
-def register_backend(name: str, make: Callable[[Program, Any], Session], missing: Callable[[], str | None]) -> None:
-    """Add a backend under `name`. `missing()` says in words what it lacks on this machine, or None."""
-    BACKENDS[name] = Backend(make, missing)
-
-
-def open_session(program: Program, backend: str = "auto", device: Any = None) -> Session:
-    """A session of `program`. Raises BackendError for a name that is unknown or cannot run here."""
-    name = "torch" if backend == "auto" else backend
-    if name not in BACKENDS:
-        raise BackendError(f"Found backend {backend!r}. Expected one of auto, {', '.join(sorted(BACKENDS))}.")
-    why = BACKENDS[name].missing()
-    if why:
-        raise BackendError(f"Backend {name!r} cannot run here: {why} Use backend='torch'.")
-    return BACKENDS[name].make(program, device)
 
 
 class TorchSession:
@@ -65,7 +32,7 @@ class TorchSession:
         try:
             self.device = torch.device("cpu" if device is None else device)
             torch.zeros((), device=self.device).cpu()
-            self.constants = {k: _prepare(c, self.device) for k, c in program.constants.items()}
+            self.constants = {k: prepare(c, self.device) for k, c in program.constants.items()}
         except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
             why = str(error).partition("\n")[0]
             raise BackendError(f"Device {str(device)!r} cannot be used: {why}. Use 'cpu'.") from error
@@ -101,7 +68,8 @@ class TorchSession:
         return tuple(values[k] for k in self._outputs)
 
 
-def _prepare(constant: Any, device: torch.device) -> Any:
+def prepare(constant: Any, device: torch.device) -> Any:
+    """A constant of a program as the table's torch functions take it, in float32 on `device`."""
     if isinstance(constant, Tensor):
         return constant.to(device, torch.float32)
     if constant.is_dense:
@@ -333,4 +301,11 @@ def _take(work: Tensor, rows: slice | Tensor) -> Tensor:
     return work[rows] if isinstance(rows, slice) else work.index_select(0, rows)
 
 
-register_backend("torch", TorchSession, lambda: None)
+def _open_cuda(program: Program, device: Any, precision: str) -> Session:
+    from hrt.cuda import CudaSession  # Triton is not there on every machine
+
+    return CudaSession(program, device, precision)
+
+
+register_backend("torch", lambda program, device, _: TorchSession(program, device), lambda: None)
+register_backend("cuda", _open_cuda, missing_for_cuda)

@@ -229,7 +229,7 @@ class _Builder:
                 first = self.tables.tile_count
                 self.tables.append(wave, count, sources, out, added, epilogue if phase == 2 else NONE)
                 output = Span(out.start, (count, width), out.pitch)
-                self.stages.append(Wave(label, phase, first, self.tables.tile_count, output))
+                self.stages.append(Wave(label, phase, first, self.tables.tile_count, output, n))
         if row_order is not None:
             position = np.empty(m, dtype=np.int64)
             position[row_order.numpy()] = np.arange(m)

@@ -55,13 +55,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Wave:
-    """Tiles [first_tile, end_tile): half a linear layer. phase 1 writes T = X V^T, phase 2 Y = [X | T][D ; U]."""
+    """Tiles [first_tile, end_tile): half a linear layer. phase 1 writes T = X V^T, phase 2 Y = [X | T][D ; U].
+
+    inputs: columns of the layer's weight.
+    """
 
     layer: str
     phase: int
     first_tile: int
     end_tile: int
     output: Span
+    inputs: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from models import allowed, any_hmatrix, as_int8, linear_program, mixed_model
 
 import hrt
-from hrt import runtime
+from hrt import backends
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.perf.operators import log_kernel
 from hrt.runtime import LowRank, Product, TorchSession, open_session, register_backend
@@ -224,7 +224,7 @@ class TestTorchSession:
 class TestRegistry:
     @pytest.fixture(autouse=True)
     def own_registry(self, monkeypatch):
-        monkeypatch.setattr(runtime, "BACKENDS", dict(runtime.BACKENDS))
+        monkeypatch.setattr(backends, "BACKENDS", dict(backends.BACKENDS))
 
     @pytest.fixture
     def program(self):
@@ -236,11 +236,11 @@ class TestRegistry:
 
     @pytest.mark.parametrize("backend", ["Torch", "", "tensorrt", None, 5])
     def test_an_unknown_backend_names_those_that_are_known(self, backend, program):
-        with pytest.raises(hrt.BackendError, match="auto, torch"):
+        with pytest.raises(hrt.BackendError, match="auto, cuda, torch"):
             open_session(program, backend)
 
     def test_a_backend_that_is_missing_says_why(self, program):
-        register_backend("abacus", TorchSession, lambda: "No beads were found.")
+        register_backend("abacus", lambda program, device, _: TorchSession(program, device), lambda: "No beads were found.")
         with pytest.raises(hrt.BackendError, match=r"abacus.*No beads were found\..*backend='torch'"):
             open_session(program, "abacus")
 
@@ -250,8 +250,8 @@ class TestRegistry:
         class Constant:
             resident_bytes = 0
 
-            def __init__(self, program, device):
-                seen.append(device)
+            def __init__(self, program, device, precision):
+                seen.append((device, precision))
 
             def run(self, inputs):
                 return (torch.full((len(inputs[0]), 2), 7.0),)
@@ -260,7 +260,7 @@ class TestRegistry:
         hrt.CompressedModel(program, hrt.Certificate(1.0, "layers", ())).save(tmp_path / "m.hrt")
         model = hrt.load(tmp_path / "m.hrt", backend="constant", device="somewhere")
         assert model.predict(np.zeros((4, 3))).tolist() == [[7.0, 7.0]] * 4
-        assert seen == ["somewhere"]
+        assert seen == [("somewhere", "tf32x3")]
 
     @pytest.mark.parametrize("device", ["nowhere", "cuda:99", "meta", "cpu:x", 3.5])
     def test_a_device_that_is_not_there(self, device, program):

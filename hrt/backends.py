@@ -1,0 +1,67 @@
+"""The backends that can run a network, by name, and how one is chosen."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from hrt.errors import BackendError
+from hrt.program import Program
+
+
+class Session(Protocol):
+    """A network made ready on one backend. Thread-safe: a call keeps no state that another could see."""
+
+    resident_bytes: int
+
+    def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Floating-point inputs (batch, *shape) to float32 outputs."""
+        ...
+
+
+Maker = Callable[[Program, Any, str], Session]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How to make a session from (program, device, precision), and why that is impossible here (None: it is not)."""
+
+    make: Maker
+    missing: Callable[[], str | None]
+
+
+BACKENDS: dict[str, Backend] = {}
+
+
+def register_backend(name: str, make: Maker, missing: Callable[[], str | None]) -> None:
+    """Add a backend under `name`. `missing()` says in words what it lacks on this machine, or None."""
+    BACKENDS[name] = Backend(make, missing)
+
+
+def choose(backend: str, device: Any, target: str) -> str:
+    """The backend that "auto" stands for: the GPU's where a CUDA device is named, or where the network was compressed
+    for one and one is there; else torch.
+    """
+    if backend != "auto":
+        return backend
+    named = device is not None and str(device).startswith("cuda")
+    wanted = named or (device is None and target == "cuda")
+    gpu = BACKENDS.get("cuda")
+    return "cuda" if wanted and gpu is not None and gpu.missing() is None else "torch"
+
+
+def open_session(
+    program: Program, backend: str = "auto", device: Any = None, *, target: str = "cpu", precision: str = "tf32x3"
+) -> Session:
+    """A session of `program`. precision: of products on a GPU's tensor cores (see `hrt.precision`).
+
+    Raises BackendError for a name that is unknown or cannot run here.
+    """
+    name = choose(backend, device, target)
+    if name not in BACKENDS:
+        raise BackendError(f"Found backend {backend!r}. Expected one of auto, {', '.join(sorted(BACKENDS))}.")
+    why = BACKENDS[name].missing()
+    if why:
+        raise BackendError(f"Backend {name!r} cannot run here: {why} Use backend='torch'.")
+    return BACKENDS[name].make(program, device, precision)

@@ -1,0 +1,312 @@
+"""The GPU backend: a schedule in Triton launches, replayed as one CUDA graph per batch bucket.
+
+Batches are rounded up to a power of two, the bucket. A bucket has a static workspace and a captured graph; a request
+copies its rows in, replays the graph on the caller's stream and copies the answer out: no allocation but the answer's,
+no look-up, no compilation and, for tensors that are on the device already, no wait. Kernels are compiled when the
+session is opened, graphs are captured when a bucket is first used (milliseconds).
+
+Small networks run in one launch (`hrt.kernels.network`). On Triton's interpreter the same code runs on the CPU without
+graphs, which is how it is tested.
+"""
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.devices import architecture, cuda_device
+from hrt.errors import BackendError
+from hrt.kernels.launch import Config, NetworkList, TileList, is_interpreted
+from hrt.kernels.tables import StepTables
+from hrt.kernels.tuning import LARGEST_BUCKET, PROCESSORS, Key, bucket_of, find, storage_name
+from hrt.launches import Plan, Tiles, make_plan, read, run_stage, workspace_type
+from hrt.precision import PRECISIONS
+from hrt.program import Program
+from hrt.runtime import prepare
+from hrt.schedule import build_schedule
+from hrt.stages import Gather, Schedule
+
+INTERPRETER = threading.Lock()  # Triton's interpreter patches modules while it runs: one kernel at a time
+ALIGNED = 16  # elements that a workspace row is a multiple of
+MEMORY_SHARE = 4  # a workspace may take this fraction of the free memory
+TILE_ROWS = {64: 1.0, 32: 1.15, 128: 0.95}  # what a byte of weights in tiles of so many rows is reckoned at
+WAVE_SECONDS, TILE_SECONDS, STEP_SECONDS = 3.0e-6, 1.5e-6, 0.15e-6  # assumed, see `one_launch`
+
+
+class CudaSession:
+    """A network on one GPU. Thread-safe: requests of one bucket follow each other, in the order of the calls.
+
+    device: a CUDA device; a CPU device on Triton's interpreter. precision: of `hrt.precision.PRECISIONS`.
+    largest: the largest bucket; bigger batches are computed in parts. resident_bytes: tables, weights and constants
+    (workspaces are counted by `workspace_bytes`). Raises BackendError where the device is absent, too old or too small.
+    """
+
+    def __init__(self, program: Program, device: Any = None, precision: str = "tf32x3", *, largest: int | None = None):
+        if precision not in PRECISIONS:
+            raise BackendError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
+        interpreted = is_interpreted()
+        self.device = torch.device("cpu") if interpreted else cuda_device(device)
+        self.precision, self.dtype = precision, workspace_type(precision)
+        self.arch = architecture(self.device)
+        self.graphs = self.device.type == "cuda"
+        try:
+            schedule = smallest_schedule(program, precision)
+            self.schedule, self.plan = schedule, _placed(make_plan(schedule, precision), self.dtype, self.device)
+            self.constants = {k: prepare(c, self.device) for k, c in schedule.constants.items()}
+            self.indices = {
+                id(g): g.index.to(self.device, torch.int64) for g in self.plan.launches if isinstance(g, Gather)
+            }
+            self.pitch = -(-max(1, schedule.width) // ALIGNED) * ALIGNED
+            self.largest = min(largest or LARGEST_BUCKET, _room(self.device, self.pitch * self.dtype.itemsize))
+            held = [c for c in (*self.constants.values(), *self.indices.values()) if isinstance(c, Tensor)]
+            self.resident_bytes = self.plan.tables.nbytes + sum(c.numel() * c.element_size() for c in held)
+            self._lists: dict[tuple[int, int], TileList] = {}
+            self._whole: NetworkList | None = None
+            self._buckets: dict[int, _Bucket] = {}
+            self._lock = threading.Lock()
+            if self.graphs:
+                self.warm_up()
+        except torch.cuda.OutOfMemoryError as error:
+            raise BackendError(out_of_memory(self.device, error)) from error
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of the workspaces of all buckets used so far."""
+        return sum(b.workspace.numel() * b.workspace.element_size() for b in self._buckets.values())
+
+    def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Inputs (batch, *shape) of any floating type, on the CPU or the device, to float32 outputs where they are.
+
+        Raises BackendError where the device has no memory left.
+        """
+        batch = inputs[0].shape[0]
+        try:
+            with torch.no_grad():
+                if batch <= self.largest:
+                    return self._part(inputs, batch)
+                parts = [x.split(self.largest) for x in inputs]
+                answers = [self._part(rows, rows[0].shape[0]) for rows in zip(*parts, strict=True)]
+                return tuple(torch.cat(ys) for ys in zip(*answers, strict=True))
+        except torch.cuda.OutOfMemoryError as error:
+            raise BackendError(out_of_memory(self.device, error)) from error
+
+    def _part(self, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
+        if not batch:
+            where = inputs[0].device
+            return tuple(torch.empty(0, *s.shape, dtype=torch.float32, device=where) for s in self.schedule.outputs)
+        return self._bucket(bucket_of(batch)).run(inputs, batch)
+
+    def _bucket(self, size: int) -> "_Bucket":
+        with self._lock:
+            if size not in self._buckets:
+                self._buckets[size] = _Bucket(self, size)
+            return self._buckets[size]
+
+    def config(self, bucket: int, kernel: str = "step", *, exact: bool = False) -> Config:
+        """The configuration of a bucket's launches."""
+        return find(self.key(bucket, kernel, exact=exact))[0]
+
+    def key(self, bucket: int, kernel: str = "step", *, exact: bool = False) -> Key:
+        """What configurations of this network are kept under."""
+        t = self.plan.tables
+        storage = storage_name(w.dtype for w in t.weights)
+        return Key(self.arch, kernel, self._products(exact), storage, t.tile_rows, t.step_columns, bucket)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that can run this network: launch by launch, and in one launch where all its waves can."""
+        return ("step", "network") if self.plan.waves and len(self.plan.waves) > 1 else ("step",)
+
+    def execute(self, workspace: Tensor, bucket: int, kernel: str, config: Config | None = None) -> None:
+        """All launches on a workspace (rows, pitch) as `bucket` runs them by a kernel, or with a configuration to try."""
+        if kernel == "network":
+            network = self._network()
+            network.run(
+                workspace,
+                config or self.config(bucket, "network", exact=self.plan.exact),
+                self._products(self.plan.exact),
+            )
+            return
+        for k, launch in enumerate(self.plan.launches):
+            if isinstance(launch, Tiles):
+                chosen = config if config and not launch.exact else self.config(bucket, exact=launch.exact)
+                self._tiles(k, launch, chosen.programs).run(workspace, chosen, self._products(launch.exact))
+            else:
+                run_stage(launch, workspace, self.constants, self.indices.get(id(launch)))
+
+    def _products(self, exact: bool) -> str:
+        return "ieee" if exact else self.precision
+
+    def _tiles(self, place: int, launch: Tiles, programs: int) -> TileList:
+        """What the kernel looks up for one launch; made once."""
+        key = place, programs
+        if key not in self._lists:
+            self._lists[key] = TileList.build(self.plan.tables, launch.numbers, launch.epilogue, programs)
+        return self._lists[key]
+
+    def _network(self) -> NetworkList:
+        """What the kernel looks up for the whole network; made once."""
+        if self._whole is None:
+            self._whole = NetworkList.build(self.plan.tables, self.plan.waves or [], self.plan.epilogue)
+        return self._whole
+
+    def one_launch(self, bucket: int) -> bool:
+        """Whether a bucket is expected to be faster as one launch: where walking through all waves in one program costs
+        less than a launch for each.
+
+        The times are assumed, not measured: WAVE_SECONDS a launch in a graph, TILE_SECONDS and STEP_SECONDS in a
+        program. On a card both forms are captured and timed instead.
+        """
+        waves = self.plan.waves
+        if waves is None or "network" not in self.kernels:
+            return False
+        t = self.plan.tables
+        blocks = -(-bucket // self.config(bucket, "network").block)
+        rounds = blocks / PROCESSORS.get(self.arch, PROCESSORS["sm_90"])
+        walk = len(t.tiles) * TILE_SECONDS + len(t.steps) * STEP_SECONDS
+        return math.ceil(rounds) * walk < len(waves) * WAVE_SECONDS + rounds * walk
+
+    def warm_up(self) -> None:
+        """Compile what any bucket will launch, on one row each, so that no request has to wait for a compiler."""
+        workspace = self.new_workspace(1)
+        seen = set()
+        bucket = 1
+        while bucket <= self.largest:
+            for kernel in self.kernels:
+                key = kernel, self.config(bucket, kernel), self.config(bucket, exact=True)
+                if key not in seen:
+                    seen.add(key)
+                    self.execute(workspace, bucket, kernel)
+            bucket *= 2
+
+    def new_workspace(self, rows: int) -> Tensor:
+        """Zeros (rows, pitch): padding must be zero, and is never written."""
+        return torch.zeros(rows, self.pitch, dtype=self.dtype, device=self.device)
+
+
+class _Bucket:
+    """Static workspace and graph of one bucket."""
+
+    def __init__(self, session: CudaSession, size: int):
+        self.session, self.size = session, size
+        self.workspace = session.new_workspace(size)
+        self.lock = threading.Lock() if session.graphs else INTERPRETER
+        self.graph: Any = None
+        self.kernel = "network" if session.one_launch(size) else "step"
+        self.done: Any = None
+        self.staging: list[Tensor] = []
+        if session.graphs:
+            self._capture()
+
+    def _capture(self) -> None:
+        """Capture the launches; where the network may run in one launch, that too, and keep the faster graph."""
+        session = self.session
+        with torch.cuda.device(session.device):
+            found = []
+            for kernel in session.kernels:
+                side = torch.cuda.Stream()
+                side.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(side):  # once outside the graph: lists are made and libraries initialised
+                    session.execute(self.workspace, self.size, kernel)
+                torch.cuda.current_stream().wait_stream(side)
+                torch.cuda.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    session.execute(self.workspace, self.size, kernel)
+                found.append((_replay_seconds(graph) if len(session.kernels) > 1 else 0.0, kernel, graph))
+            _, self.kernel, self.graph = min(found, key=lambda f: f[0])
+            self.done = torch.cuda.Event()
+
+    def run(self, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
+        schedule = self.session.schedule
+        with self.lock:
+            if self.graph is None:
+                self._fill(inputs, batch)
+                self.session.execute(self.workspace, self.size, self.kernel)
+                return self._answers(batch)
+            with torch.cuda.device(self.session.device):
+                stream = torch.cuda.current_stream()
+                stream.wait_event(self.done)  # whoever used the workspace last, on whatever stream
+                self._fill(self._pinned(inputs, batch), batch)
+                self.graph.replay()
+                answers = self._answers(batch)
+                if all(x.device.type == "cpu" for x in inputs):
+                    answers = tuple(y.cpu() for y in answers)  # waits
+                self.done.record(stream)
+        assert len(answers) == len(schedule.outputs)
+        return answers
+
+    def _fill(self, inputs: Sequence[Tensor], batch: int) -> None:
+        for span, x in zip(self.session.schedule.inputs, inputs, strict=True):
+            read(self.workspace[:batch], span).copy_(x, non_blocking=True)
+
+    def _answers(self, batch: int) -> tuple[Tensor, ...]:
+        rows = self.workspace[:batch]
+        return tuple(
+            read(rows, s).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            for s in self.session.schedule.outputs
+        )
+
+    def _pinned(self, inputs: Sequence[Tensor], batch: int) -> list[Tensor]:
+        """CPU inputs in page-locked memory, from where they are copied without a wait; others as they are."""
+        if not self.staging:
+            spans = self.session.schedule.inputs
+            self.staging = [torch.empty(self.size, *s.shape, dtype=torch.float32, pin_memory=True) for s in spans]
+        found = []
+        for own, x in zip(self.staging, inputs, strict=True):
+            if x.device.type == "cpu":
+                self.done.synchronize()  # the copy before has left the page-locked rows
+                x = own[:batch].copy_(x)
+            found.append(x)
+        return found
+
+
+def _replay_seconds(graph: Any, repeats: int = 20) -> float:
+    """Seconds of one replay: the median of a few, each timed on the device."""
+    times = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e-3)
+    return sorted(times)[repeats // 2]
+
+
+def smallest_schedule(program: Program, precision: str) -> Schedule:
+    """The uniform schedule that moves the fewest bytes, over a few heights of weight tiles."""
+    narrow = workspace_type(precision) != torch.float32
+    layout = {"step_columns": 64 if narrow else 32, "unit": 8 if narrow else 4}
+    found = [build_schedule(program, tile_rows=rows, **layout) for rows in TILE_ROWS]
+    return min(found, key=lambda s: s.tables.weight_bytes * TILE_ROWS[s.tables.tile_rows])
+
+
+def _placed(plan: Plan, dtype: torch.dtype, device: torch.device) -> Plan:
+    """The plan's tables on the device; under a 16-bit precision floating-point weights are of that type."""
+    t = plan.tables
+    weights = t.weights
+    if dtype != torch.float32:
+        weights = tuple(w if w.dtype == torch.int8 else w.to(dtype) for w in weights)
+    kept = (t.tiles, t.steps, weights, t.biases.to(torch.float32), t.tile_rows, t.step_columns, t.unit, t.scales)
+    return Plan(plan.launches, StepTables(*kept).to(device))
+
+
+def _room(device: torch.device, row_bytes: int) -> int:
+    """The largest bucket whose workspace takes a fair share of the free memory."""
+    if device.type != "cuda":
+        return LARGEST_BUCKET
+    free, _ = torch.cuda.mem_get_info(device)
+    rows = max(1, free // MEMORY_SHARE // row_bytes)
+    return 1 << (rows.bit_length() - 1)
+
+
+def out_of_memory(device: torch.device, error: Exception) -> str:
+    """What to say, and what to do."""
+    first = str(error).partition("\n")[0]
+    return f"{device} has not enough free memory: {first} Load with a smaller max_batch, or use backend='torch'."
+
+

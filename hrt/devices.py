@@ -1,0 +1,61 @@
+"""Which GPU is there, and what it lacks; asked without importing Triton."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from hrt.errors import BackendError
+
+OLDEST_TRITON = (3, 6)
+OLDEST_CAPABILITY = (8, 0)  # tf32 and bfloat16 tensor cores, asynchronous copies
+
+
+def missing_for_cuda() -> str | None:
+    """What the CUDA backend lacks on this machine, in words that say what to do; None where it can run."""
+    if not torch.cuda.is_available():
+        built = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no usable CUDA device"
+        return f"{built}. Expected an NVIDIA GPU, its driver and a CUDA build of torch."
+    return missing_triton()
+
+
+def missing_triton() -> str | None:
+    """Why Triton cannot be used; None where it can."""
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return "Triton is not installed. Install it with torch's CUDA build (`pip install triton`)."
+    number = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
+    if number < OLDEST_TRITON:
+        return f"found Triton {found}. Expected {'.'.join(map(str, OLDEST_TRITON))} or newer."
+    return None
+
+
+def cuda_device(device: Any) -> torch.device:
+    """The CUDA device meant, with its number. Raises BackendError where it is not there or too old."""
+    try:
+        found = torch.device("cuda" if device is None else device)
+        if found.type != "cuda":
+            raise BackendError(f"Backend 'cuda' runs on CUDA devices. Found device {str(device)!r}. Use backend='torch'.")
+        if found.index is None:
+            found = torch.device("cuda", torch.cuda.current_device())
+        capability = torch.cuda.get_device_capability(found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        why = str(error).partition("\n")[0]
+        raise BackendError(f"Device {str(device)!r} cannot be used: {why}. Use backend='torch'.") from error
+    if capability < OLDEST_CAPABILITY:
+        raise BackendError(
+            f"{torch.cuda.get_device_name(found)} has compute capability {capability[0]}.{capability[1]}. "
+            "Expected 8.0 (Ampere) or newer. Use backend='torch'."
+        )
+    return found
+
+
+def architecture(device: torch.device) -> str:
+    """The architecture that configurations are kept for: sm_80, sm_90, sm_100 and so on; sm_90 where kernels are
+    interpreted.
+    """
+    if device.type != "cuda":
+        return "sm_90"
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
