@@ -27,7 +27,7 @@ from hrt import __version__
 from hrt.errors import InputError
 from hrt.latency import BATCHES, CHIPS, Chip, advantage, chip_named
 from hrt.perf.kernels_of import KERNELS
-from hrt.perf.tried import MIN_LEAVES, SETTINGS, TILES, Case, load_cases, measured, narrowed, say, sides
+from hrt.perf.tried import MIN_LEAVES, SETTINGS, TILES, Case, commands_of, load_cases, measured, narrowed, say, sides
 
 LABEL = "PREDICTED, no GPU was used"
 SIZES = (4096, 8192, 16384)
@@ -157,12 +157,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     show(cases, args.batch, chip)
     if args.json:
-        write(args.json, cases, args.batch, chip, sys.argv[1:] if arguments is None else arguments)
+        command = f"python -m hrt.perf.roofline {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
+        counted_by = commands_of(args.files) if args.files else [command]
+        write(args.json, cases, args.batch, chip, command, counted_by)
     return 0
 
 
-def write(file: Path, cases: Sequence[Case], batches: Sequence[int], chip: Chip, arguments: Sequence[str]) -> None:
-    """Facts, predictions, command and versions as JSON."""
+def write(
+    file: Path, cases: Sequence[Case], batches: Sequence[int], chip: Chip, command: str, counted_by: Sequence[str]
+) -> None:
+    """Facts and the commands that counted them, predictions, this command and versions as JSON."""
     versions = {"hrt": __version__, "torch": torch.__version__, "numpy": np.__version__}
     entries = []
     for case in cases:
@@ -176,7 +180,8 @@ def write(file: Path, cases: Sequence[Case], batches: Sequence[int], chip: Chip,
         entries.append({**asdict(case), "predicted": predicted})
     document = {
         "what": f"{LABEL}: lower bounds, not timings",
-        "command": f"python -m hrt.perf.roofline {shlex.join(map(str, arguments))}".strip(),
+        "command": command,
+        "counted_by": counted_by,
         "versions": {**versions, "python": platform.python_version()},
         "chip": asdict(chip),
         "break_even_batches": BATCHES,

@@ -194,6 +194,15 @@ def load_cases(files: Sequence[Path]) -> list[Case]:
     return list(found.values())
 
 
+def commands_of(files: Sequence[Path]) -> list[str]:
+    """The commands that counted what files of `--json` hold, each once."""
+    found: dict[str, None] = {}
+    for file in files:
+        document = json.loads(file.read_text("utf-8"))
+        found.update(dict.fromkeys(document.get("counted_by", ())))
+    return list(found)
+
+
 def narrowed(
     cases: Sequence[Case],
     kernels: Sequence[str] | None,

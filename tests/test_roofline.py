@@ -138,6 +138,8 @@ class TestCommand:
         assert main(["--from", str(written), "--chip", "h100", "--batch", "7", "--json", str(other)]) == 0
         document = json.loads(other.read_text())
         assert document["chip"]["name"] == "h100"
+        first = json.loads(written.read_text())
+        assert document["counted_by"] == first["counted_by"] == [first["command"]] != [document["command"]]
         for case in load_cases([other]):
             (p,) = case.predictions((7,), CHIPS["h100"])
             best = case.best((7,), CHIPS["h100"])
