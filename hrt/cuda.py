@@ -12,11 +12,13 @@ graphs, which is how it is tested.
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hrt.choice import chip_of, choose_schedule
 from hrt.devices import architecture, cuda_device
 from hrt.errors import BackendError
 from hrt.kernels.launch import Config, NetworkList, TileList, is_interpreted
@@ -26,13 +28,11 @@ from hrt.launches import Plan, Tiles, make_plan, read, run_stage, workspace_type
 from hrt.precision import PRECISIONS
 from hrt.program import Program
 from hrt.runtime import prepare
-from hrt.schedule import build_schedule
-from hrt.stages import Gather, Schedule
+from hrt.stages import Gather
 
 INTERPRETER = threading.Lock()  # Triton's interpreter patches modules while it runs: one kernel at a time
 ALIGNED = 16  # elements that a workspace row is a multiple of
 MEMORY_SHARE = 4  # a workspace may take this fraction of the free memory
-TILE_ROWS = {64: 1.0, 32: 1.15, 128: 0.95}  # what a byte of weights in tiles of so many rows is reckoned at
 WAVE_SECONDS, TILE_SECONDS, STEP_SECONDS = 3.0e-6, 1.5e-6, 0.15e-6  # assumed, see `one_launch`
 
 
@@ -40,11 +40,22 @@ class CudaSession:
     """A network on one GPU. Thread-safe: requests of one bucket follow each other, in the order of the calls.
 
     device: a CUDA device; a CPU device on Triton's interpreter. precision: of `hrt.precision.PRECISIONS`.
-    largest: the largest bucket; bigger batches are computed in parts. resident_bytes: tables, weights and constants
-    (workspaces are counted by `workspace_bytes`). Raises BackendError where the device is absent, too old or too small.
+    largest: the largest bucket; bigger batches are computed in parts. warm: compile everything now. densify: write out
+    layers that are predicted to be no faster compressed (`dense_layers` names them). resident_bytes: tables, weights
+    and constants (workspaces are counted by `workspace_bytes`). Raises BackendError where the device is absent, too old
+    or too small.
     """
 
-    def __init__(self, program: Program, device: Any = None, precision: str = "tf32x3", *, largest: int | None = None):
+    def __init__(
+        self,
+        program: Program,
+        device: Any = None,
+        precision: str = "tf32x3",
+        *,
+        largest: int | None = None,
+        warm: bool = True,
+        densify: bool = True,
+    ):
         if precision not in PRECISIONS:
             raise BackendError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
         interpreted = is_interpreted()
@@ -53,7 +64,8 @@ class CudaSession:
         self.arch = architecture(self.device)
         self.graphs = self.device.type == "cuda"
         try:
-            schedule = smallest_schedule(program, precision)
+            choice = choose_schedule(program, precision, chip_of(self.device), densify=densify)
+            schedule, self.dense_layers = choice.schedule, choice.dense
             self.schedule, self.plan = schedule, _placed(make_plan(schedule, precision), self.dtype, self.device)
             self.constants = {k: prepare(c, self.device) for k, c in schedule.constants.items()}
             self.indices = {
@@ -67,7 +79,7 @@ class CudaSession:
             self._whole: NetworkList | None = None
             self._buckets: dict[int, _Bucket] = {}
             self._lock = threading.Lock()
-            if self.graphs:
+            if self.graphs and warm:
                 self.warm_up()
         except torch.cuda.OutOfMemoryError as error:
             raise BackendError(out_of_memory(self.device, error)) from error
@@ -121,7 +133,7 @@ class CudaSession:
         return ("step", "network") if self.plan.waves and len(self.plan.waves) > 1 else ("step",)
 
     def execute(self, workspace: Tensor, bucket: int, kernel: str, config: Config | None = None) -> None:
-        """All launches on a workspace (rows, pitch) as `bucket` runs them by a kernel, or with a configuration to try."""
+        """All launches on a workspace (rows, pitch) as `bucket` runs them, or with a configuration to try."""
         if kernel == "network":
             network = self._network()
             network.run(
@@ -133,18 +145,18 @@ class CudaSession:
         for k, launch in enumerate(self.plan.launches):
             if isinstance(launch, Tiles):
                 chosen = config if config and not launch.exact else self.config(bucket, exact=launch.exact)
-                self._tiles(k, launch, chosen.programs).run(workspace, chosen, self._products(launch.exact))
+                self._tiles(k, launch, chosen.parts(bucket)).run(workspace, chosen, self._products(launch.exact))
             else:
                 run_stage(launch, workspace, self.constants, self.indices.get(id(launch)))
 
     def _products(self, exact: bool) -> str:
         return "ieee" if exact else self.precision
 
-    def _tiles(self, place: int, launch: Tiles, programs: int) -> TileList:
+    def _tiles(self, place: int, launch: Tiles, parts: int) -> TileList:
         """What the kernel looks up for one launch; made once."""
-        key = place, programs
+        key = place, parts if parts > len(launch.numbers) else 0
         if key not in self._lists:
-            self._lists[key] = TileList.build(self.plan.tables, launch.numbers, launch.epilogue, programs)
+            self._lists[key] = TileList.build(self.plan.tables, launch.numbers, launch.epilogue, parts)
         return self._lists[key]
 
     def _network(self) -> NetworkList:
@@ -221,7 +233,6 @@ class _Bucket:
             self.done = torch.cuda.Event()
 
     def run(self, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
-        schedule = self.session.schedule
         with self.lock:
             if self.graph is None:
                 self._fill(inputs, batch)
@@ -236,19 +247,28 @@ class _Bucket:
                 if all(x.device.type == "cpu" for x in inputs):
                     answers = tuple(y.cpu() for y in answers)  # waits
                 self.done.record(stream)
-        assert len(answers) == len(schedule.outputs)
         return answers
 
     def _fill(self, inputs: Sequence[Tensor], batch: int) -> None:
-        for span, x in zip(self.session.schedule.inputs, inputs, strict=True):
-            read(self.workspace[:batch], span).copy_(x, non_blocking=True)
+        """Inputs into their columns, in the order in which they are read."""
+        for port in self.session.plan.entries:
+            x, rows = inputs[port.number], self.workspace[:batch]
+            if port.index is None:
+                read(rows, port.span).copy_(x, non_blocking=True)
+            else:
+                target = rows[:, port.span.start : port.span.start + port.span.size]
+                flat = x.reshape(batch, -1).to(target.device, non_blocking=True)
+                target.copy_(flat.index_select(1, port.index))
 
     def _answers(self, batch: int) -> tuple[Tensor, ...]:
-        rows = self.workspace[:batch]
-        return tuple(
-            read(rows, s).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-            for s in self.session.schedule.outputs
-        )
+        rows, found = self.workspace[:batch], []
+        for port in self.session.plan.exits:
+            if port.index is None:
+                y = read(rows, port.span)
+            else:
+                y = rows.index_select(1, port.index).reshape(batch, *port.span.shape)
+            found.append(y.to(torch.float32, copy=True, memory_format=torch.contiguous_format))
+        return tuple(found)
 
     def _pinned(self, inputs: Sequence[Tensor], batch: int) -> list[Tensor]:
         """CPU inputs in page-locked memory, from where they are copied without a wait; others as they are."""
@@ -277,22 +297,19 @@ def _replay_seconds(graph: Any, repeats: int = 20) -> float:
     return sorted(times)[repeats // 2]
 
 
-def smallest_schedule(program: Program, precision: str) -> Schedule:
-    """The uniform schedule that moves the fewest bytes, over a few heights of weight tiles."""
-    narrow = workspace_type(precision) != torch.float32
-    layout = {"step_columns": 64 if narrow else 32, "unit": 8 if narrow else 4}
-    found = [build_schedule(program, tile_rows=rows, **layout) for rows in TILE_ROWS]
-    return min(found, key=lambda s: s.tables.weight_bytes * TILE_ROWS[s.tables.tile_rows])
-
-
 def _placed(plan: Plan, dtype: torch.dtype, device: torch.device) -> Plan:
     """The plan's tables on the device; under a 16-bit precision floating-point weights are of that type."""
     t = plan.tables
     weights = t.weights
     if dtype != torch.float32:
         weights = tuple(w if w.dtype == torch.int8 else w.to(dtype) for w in weights)
+    ports = (tuple(replace(p, index=_moved(p.index, device)) for p in e) for e in (plan.entries, plan.exits))
     kept = (t.tiles, t.steps, weights, t.biases.to(torch.float32), t.tile_rows, t.step_columns, t.unit, t.scales)
-    return Plan(plan.launches, StepTables(*kept).to(device))
+    return Plan(plan.launches, StepTables(*kept).to(device), *ports)
+
+
+def _moved(index: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if index is None else index.to(device)
 
 
 def _room(device: torch.device, row_bytes: int) -> int:
@@ -308,5 +325,3 @@ def out_of_memory(device: torch.device, error: Exception) -> str:
     """What to say, and what to do."""
     first = str(error).partition("\n")[0]
     return f"{device} has not enough free memory: {first} Load with a smaller max_batch, or use backend='torch'."
-
-

@@ -14,7 +14,9 @@ OLDEST_CAPABILITY = (8, 0)  # tf32 and bfloat16 tensor cores, asynchronous copie
 def missing_for_cuda() -> str | None:
     """What the CUDA backend lacks on this machine, in words that say what to do; None where it can run."""
     if not torch.cuda.is_available():
-        built = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no usable CUDA device"
+        built = (
+            "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no usable CUDA device"
+        )
         return f"{built}. Expected an NVIDIA GPU, its driver and a CUDA build of torch."
     return missing_triton()
 
@@ -36,7 +38,9 @@ def cuda_device(device: Any) -> torch.device:
     try:
         found = torch.device("cuda" if device is None else device)
         if found.type != "cuda":
-            raise BackendError(f"Backend 'cuda' runs on CUDA devices. Found device {str(device)!r}. Use backend='torch'.")
+            raise BackendError(
+                f"Backend 'cuda' runs on CUDA devices. Found device {str(device)!r}. Use backend='torch'."
+            )
         if found.index is None:
             found = torch.device("cuda", torch.cuda.current_device())
         capability = torch.cuda.get_device_capability(found)

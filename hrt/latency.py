@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrt.boundary import boundary
 from hrt.errors import InputError
 from hrt.hmatrix import HMatrix
 from hrt.kernels.tables import (
@@ -124,11 +125,18 @@ def chip_named(name: str) -> Chip:
 
 
 def work_of(schedule: Schedule) -> tuple[Load, ...]:
-    """What each stage of `schedule` moves and multiplies; every stage is one launch."""
+    """What each stage of `schedule` moves and multiplies; every stage is one launch.
+
+    Orderings of the network's own inputs and outputs are left out, as are the copies of these into and out of a static
+    workspace, of which they are part (see `hrt.boundary`): a dense layer in a CUDA graph needs the same copies.
+    """
     tables = schedule.tables
     tiles, steps = (t.cpu().numpy().astype(np.int64) for t in (tables.tiles, tables.steps))
     loads = []
+    _, _, folded = boundary(schedule)
     for stage in schedule.stages:
+        if id(stage) in folded:
+            continue
         if isinstance(stage, Wave):
             loads.append(_wave(stage, schedule, tiles, steps))
         elif isinstance(stage, Gather):

@@ -1,7 +1,8 @@
 """A schedule as a list of launches: which tiles go together, and what torch does between them.
 
 The dense leaves of a layer do not wait for its first wave: tiles of the second wave that read nothing of T run with
-the first. An activation that the kernels do not know is applied in place after its wave, by the op table.
+the first. An activation that the kernels do not know is applied in place after its wave, by the op table. Orderings at
+the network's own inputs and outputs cost nothing: they are part of the copies into and out of the workspace.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrt.boundary import Port, boundary
 from hrt.kernels.epilogues import Epilogue, epilogue_of
 from hrt.kernels.tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, LENGTH, NONE, StepTables
 from hrt.ops import TABLE
@@ -42,10 +44,14 @@ Launch = Tiles | InPlace | Apply | Gather
 
 @dataclass(frozen=True)
 class Plan:
-    """Launches in order, and the tables they refer to (epilogues that no kernel knows are taken out of them)."""
+    """Launches in order, the tables they refer to (epilogues that no kernel knows are taken out of them), and where
+    inputs enter (several times, where they are read in several orders) and outputs leave.
+    """
 
     launches: tuple[Launch, ...]
     tables: StepTables
+    entries: tuple[Port, ...] = ()
+    exits: tuple[Port, ...] = ()
 
     @property
     def waves(self) -> list[tuple[int, ...]] | None:
@@ -73,7 +79,9 @@ def make_plan(schedule: Schedule, precision: str) -> Plan:
     tiles = tables.tiles.cpu().numpy().astype(np.int64)
     steps = tables.steps.cpu().numpy().astype(np.int64)
     launches: list[Launch] = []
-    stages = [s for s in schedule.stages if not isinstance(s, Wave) or s.end_tile > s.first_tile]
+    entries, exits, folded = boundary(schedule)
+    stages = [s for s in schedule.stages if id(s) not in folded]
+    stages = [s for s in stages if not isinstance(s, Wave) or s.end_tile > s.first_tile]
     early: list[int] = []  # tiles of the wave at hand that ran with the one before
     for k, stage in enumerate(stages):
         if not isinstance(stage, Wave):
@@ -87,7 +95,7 @@ def make_plan(schedule: Schedule, precision: str) -> Plan:
             numbers += early
         launches += _split(numbers, tiles, known, stays_exact(stage.inputs, precision))
         launches += _in_place(stage, schedule, known)
-    return Plan(tuple(launches), tables)
+    return Plan(tuple(launches), tables, entries, exits)
 
 
 def _without(tables: StepTables, unknown: Sequence[int]) -> StepTables:
@@ -160,4 +168,3 @@ def write(workspace: Tensor, span: Span, value: Tensor) -> None:
 def workspace_type(precision: str) -> torch.dtype:
     """What the workspace holds under a precision."""
     return WORKSPACE.get(precision, torch.float32)
-

@@ -244,12 +244,10 @@ def alike(tile: _Tile, blocks: list[Block]) -> list[list[Block]]:
     groups: list[tuple[list[Block], np.ndarray]] = []
     for block in blocks:
         rows = slice(max(0, block.row - tile.row), block.row + block.rows - tile.row)
-        for group, taken in groups:
-            if not taken[rows].any():
-                break
-        else:
-            group, taken = [], np.zeros(tile.end - tile.row, dtype=bool)
-            groups.append((group, taken))
+        free = [g for g in groups if not g[1][rows].any()]
+        if not free:
+            groups.append(([], np.zeros(tile.end - tile.row, dtype=bool)))
+        group, taken = (free or groups[-1:])[0]
         group.append(block)
         taken[rows] = True
     return [group for group, _ in groups]

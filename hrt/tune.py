@@ -1,6 +1,7 @@
 """`hrt tune`: time the kernels' configurations for one network on this machine's GPU, and remember the fastest."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,9 +53,8 @@ def tune(
     for done, (bucket, kernel) in enumerate(work):
         advance(f"bucket {bucket}, {kernel}", done / len(work))
         key = session.key(bucket, kernel)
-        measure = timer or time_on_device
         try:
-            found[key] = fastest(candidates(key), lambda c, b=bucket, k=kernel: measure(session, b, k, c))
+            found[key] = fastest(candidates(key), partial(timer or time_on_device, session, bucket, kernel))
         except RuntimeError as error:
             raise BackendError(f"Batch {bucket}: {error}") from error
         remember({key: found[key][0]})  # bucket by bucket: nothing is lost when the user stops it

@@ -78,7 +78,7 @@ class Variant:
 
     @property
     def wants_wgmma(self) -> bool:
-        """wgmma takes 64 rows and more, of the batch or, swapped, of the weights; not asked of tf32x3 and mixed types."""
+        """wgmma takes 64 rows and more, of the batch or, swapped, of the weights; not asked of tf32x3 and mixes."""
         long_side = self.rows if self.config.form == "swapped" else self.config.block
         one_type = len(set(self.storages) - {"int8"}) <= 1
         return self.uses_tensor_cores and long_side >= 64 and self.precision != "tf32x3" and one_type
@@ -195,7 +195,9 @@ def examine(variant: Variant, arch: str) -> Row:
     if arch == "sm_90" and variant.wants_wgmma and "HGMMA" not in cores:
         faults.append(f"{'/'.join(cores)} where wgmma (HGMMA) was expected")
     if variant.uses_tensor_cores and not pipelined:
-        faults.append(f"a pipeline of {depth} buffers and {copies} asynchronous copies, for {variant.config.stages} stages")
+        faults.append(
+            f"a pipeline of {depth} buffers and {copies} asynchronous copies, for {variant.config.stages} stages"
+        )
     config = f"{variant.config.warps} warps, {variant.config.stages} stages"
     shared = int(compiled.metadata.shared)
     return Row(variant.name, arch, config, registers, spilled, shared, "/".join(cores), pipelined, tuple(faults))

@@ -1,11 +1,13 @@
 """From tables to launches: which tiles one launch of the step kernel executes, cut where they are long, and how.
 
-A `TileList` holds what the kernel looks up for a list of tiles. Tiles longer than `longest` steps are cut into parts
-of their own programs, whose partial sums a second pass adds in the order of the steps: the same bits every time.
+A `TileList` holds what the kernel looks up for a list of tiles. Where a launch would have too few programs to keep a
+card busy, long tiles are cut into parts, whose partial sums a second pass adds in the order of the steps: the same bits
+every time.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from hrt.kernels.tables import (
 )
 
 MOST_BUFFERS = 4
+SHORTEST = 4  # steps of a part: fewer are over before the second pass has begun
 TILE_ROW = 8  # out column, out length, bias, epilogue?, first group, end group, and two to spare
 PRECISIONS = ("ieee", "tf32x3", "tf32", "fp16", "bf16")
 WORKSPACE = {"ieee": torch.float32, "tf32x3": torch.float32, "tf32": torch.float32}
@@ -48,6 +51,10 @@ class Config:
     warps: int = 4
     stages: int = 3
     programs: int = 0
+
+    def parts(self, batch: int) -> int:
+        """Parts that a launch for so many batch rows should have at least."""
+        return self.programs // -(-max(1, batch) // self.block)
 
     def __post_init__(self) -> None:
         fits = self.block == 1 if self.form == "row" else self.block >= 16 and not self.block & (self.block - 1)
@@ -80,15 +87,15 @@ class TileList:
     epilogue: Epilogue
 
     @staticmethod
-    def build(tables: StepTables, tiles: Sequence[int] | np.ndarray, epilogue: Epilogue, programs: int) -> "TileList":
-        """The tiles with these numbers. epilogue: of those that have one.  programs: as in Config."""
+    def build(tables: StepTables, tiles: Sequence[int] | np.ndarray, epilogue: Epilogue, parts: int) -> "TileList":
+        """The tiles with these numbers. epilogue: of those that have one.  parts: how many there should be at least."""
         check_tables(tables)
         chosen = np.asarray(tiles, dtype=np.int64)
         rows = tables.tiles.cpu().numpy().astype(np.int64)[chosen]
         used = np.unique(rows[:, EPILOGUE])
         if (used != NONE).sum() > 1:
             raise ValueError(f"The tiles of one launch have the epilogues {used.tolist()}. Expected at most one.")
-        longest = _longest(rows[:, END_STEP] - rows[:, FIRST_STEP], programs)
+        longest = _longest(rows[:, END_STEP] - rows[:, FIRST_STEP], parts)
         low, high, owner = _cut(rows[:, FIRST_STEP], rows[:, END_STEP], longest)
         tile_runs = tables.runs.cpu().numpy().astype(np.int64)[chosen]
         runs = np.clip(tile_runs[owner], low[:, None], high[:, None])
@@ -99,22 +106,22 @@ class TileList:
         head = np.zeros((len(rows), TILE_ROW), dtype=np.int64)
         head[:, :3] = rows[:, [OUT_COLUMN, OUT_LENGTH, BIAS_OFFSET]]
         head[:, 3] = rows[:, EPILOGUE] != NONE
-        parts = head[owner]
+        own = head[owner]
         finish = None
         if len(owner) > len(rows):
             finish = head
-            finish[:, 4], finish[:, 5] = np.searchsorted(owner, np.arange(len(rows)), "left"), 0
+            finish[:, 4] = np.searchsorted(owner, np.arange(len(rows)), "left")
             finish[:, 5] = np.searchsorted(owner, np.arange(len(rows)), "right")
-            parts[:, 0], parts[:, 1] = np.arange(len(owner)) * tables.tile_rows, tables.tile_rows
-            parts[:, 2], parts[:, 3] = NONE, 0
-        parts[:, 4], parts[:, 5] = first_group[:-1], first_group[1:]
+            own[:, 0], own[:, 1] = np.arange(len(owner)) * tables.tile_rows, tables.tile_rows
+            own[:, 2], own[:, 3] = NONE, 0
+        own[:, 4], own[:, 5] = first_group[:-1], first_group[1:]
 
         def placed(array: np.ndarray, kind: Any) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(tables.tiles.device)
 
         return TileList(
             tables,
-            placed(parts, np.int32),
+            placed(own, np.int32),
             placed(runs, np.int32),
             placed(starts, np.int64),
             placed(groups, np.int32),
@@ -266,11 +273,11 @@ def constants(tables: StepTables, workspace: Tensor, config: Config, precision: 
     }
 
 
-def _longest(lengths: np.ndarray, programs: int) -> int:
-    """Steps that a part may have at most, so that there are about `programs` parts."""
-    if programs <= len(lengths) or not lengths.sum():
+def _longest(lengths: np.ndarray, parts: int) -> int:
+    """Steps that a part may have at most, so that there are about `parts` of them, none too short to be worth it."""
+    if parts <= len(lengths):
         return max(1, int(lengths.max(initial=1)))
-    return max(1, -(-int(lengths.sum()) // programs))
+    return max(SHORTEST, -(-int(lengths.sum()) // parts))
 
 
 def _cut(first: np.ndarray, end: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -294,6 +301,6 @@ def _groups(tables: StepTables, runs: np.ndarray, scale: np.ndarray) -> tuple[np
     first = [0]
     for a, b, i, j in zip(low.tolist(), high.tolist(), inner_low.tolist(), inner_high.tolist(), strict=True):
         bounds = [a, *changes[i:j].tolist(), b] if b > a else []
-        rows += [(p, q, int(scale[p])) for p, q in zip(bounds, bounds[1:], strict=False)]
+        rows += [(p, q, int(scale[p])) for p, q in pairwise(bounds)]
         first.append(len(rows))
     return np.array(rows or [(0, 0, NONE)], dtype=np.int64), np.array(first, dtype=np.int64)

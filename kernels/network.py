@@ -5,7 +5,7 @@ alone reads and writes; a barrier between waves is then all the ordering there i
 (a PINN of a few hundred neurons a layer) this saves a launch per wave, about a microsecond each in a CUDA graph.
 """
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 import triton
 import triton.language as tl
 

@@ -10,7 +10,7 @@ int8 weights enter products as the whole numbers they are, which every type hold
 rows' scales when a run of steps that share them ends.
 """
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 # (inside a kernel numbers and slices stand for compile-time constants)
 import triton
 import triton.language as tl
@@ -35,7 +35,7 @@ def _add_steps(
 ):
     """acc plus steps [first, end), whose weight tiles lie one after the other from w_tile on (ROWS, COLUMNS)."""
     column = tl.load(columns + first)
-    for step in range(first, end):
+    for step in tl.range(first, end):
         following = tl.load(columns + step + 1)  # one entry past the last is always there
         x = tl.load(x_rows + tl.multiple_of(column * UNIT, UNIT))
         w = tl.load(w_tile)
@@ -216,7 +216,7 @@ def step_kernel(
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
 ):
-    """One program per tile and block of BLOCK batch rows; reads `workspace`, writes `target` (the same, or partials)."""
+    """One program per tile and block of BLOCK batch rows; reads `workspace`, writes `target` (it, or partials)."""
     tile = tl.program_id(0)
     rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < batch

@@ -138,7 +138,7 @@ class StepTables:
             packed = t.dtype == torch.int8 and t is not self.biases and t is not self.scales
             if t.ndim != 1 or not (t.is_floating_point() or packed) or not t.is_contiguous():
                 raise TableError(
-                    f"A buffer is {t.dtype} {tuple(t.shape)}. Expected flat, contiguous floating point, or int8 weights."
+                    f"A buffer is {t.dtype} {tuple(t.shape)}. Expected flat, contiguous floating point or int8 weights."
                 )
         whole = (self.tile_rows > 0) == (self.step_columns > 0) and self.unit > 0 and self.step_columns % self.unit == 0
         if not whole or min(self.tile_rows, self.step_columns) < 0:

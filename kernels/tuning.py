@@ -24,7 +24,6 @@ FORMAT = 1
 LARGEST_BUCKET = 1 << 16
 PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
 SHARED = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
-SPLIT_UP_TO = 64  # batch rows; larger batches fill the card by themselves
 ITEM = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
@@ -83,9 +82,8 @@ def rule(key: Key) -> Config:
 
 
 def _programs(key: Key) -> int:
-    """Parts to cut a launch into, so that small batches keep every multiprocessor busy: two each."""
-    split = key.kernel == "step" and key.bucket <= SPLIT_UP_TO
-    return 2 * PROCESSORS.get(key.arch, PROCESSORS["sm_90"]) if split else 0
+    """Programs that keep every multiprocessor busy, two each; a whole network in one launch is never cut."""
+    return 2 * PROCESSORS.get(key.arch, PROCESSORS["sm_90"]) if key.kernel == "step" else 0
 
 
 def candidates(key: Key) -> list[Config]:
@@ -98,7 +96,7 @@ def candidates(key: Key) -> list[Config]:
     for form, block in forms:
         for warps in (4, 8):
             for stages in (2, 3, 4):
-                for programs in {base.programs, base.programs // 2, base.programs * 2, 0}:
+                for programs in sorted({base.programs, base.programs * 2, 0}):
                     config = Config(form, block, warps, stages, programs)
                     if config not in found:
                         found.append(config)

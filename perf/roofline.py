@@ -11,22 +11,19 @@ geometric mean of predicted times over the batch sizes.
 
 import argparse
 import json
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from hrt import __version__
 from hrt.errors import InputError
 from hrt.latency import BATCHES, CHIPS, Chip, advantage, chip_named
 from hrt.perf.kernels_of import KERNELS
+from hrt.perf.provenance import commit, versions
 from hrt.perf.tried import MIN_LEAVES, SETTINGS, TILES, Case, commands_of, load_cases, measured, narrowed, say, sides
 
 LABEL = "PREDICTED, no GPU was used"
@@ -167,7 +164,6 @@ def write(
     file: Path, cases: Sequence[Case], batches: Sequence[int], chip: Chip, command: str, counted_by: Sequence[str]
 ) -> None:
     """Facts and the commands that counted them, predictions, this command and versions as JSON."""
-    versions = {"hrt": __version__, "torch": torch.__version__, "numpy": np.__version__}
     entries = []
     for case in cases:
         best = case.best(batches, chip)
@@ -182,7 +178,8 @@ def write(
         "what": f"{LABEL}: lower bounds, not timings",
         "command": command,
         "counted_by": counted_by,
-        "versions": {**versions, "python": platform.python_version()},
+        "commit": commit(),
+        "versions": versions(),
         "chip": asdict(chip),
         "break_even_batches": BATCHES,
         "cases": entries,

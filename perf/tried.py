@@ -28,7 +28,7 @@ from hrt.program import Node, Program, Value
 from hrt.schedule import build_schedule
 
 SETTINGS = {"bf16": ("bfloat16", 1e-2), "tf32": ("float32", 1e-3)}  # storage and tolerance: bf16 alone costs 1.6e-3
-TILES = ("64x64", "64x32", "128x64", "128x32")
+TILES = ("64x64", "64x32", "128x64", "32x64")
 MIN_LEAVES = (0, 64, 128, 256)  # 0: what hrt takes by itself
 
 

@@ -1,26 +1,34 @@
 """The GPU backend on Triton's interpreter: the same session, launches and tables, on the CPU and without graphs."""
 
 import threading
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from helpers import MIXED, hierarchical, random_hmatrix
 from models import linear_program, mixed_model
 from zoo import ZOO
 
 import hrt
-from hrt import backends, devices
+from hrt import backends, cuda, devices
 from hrt.capture import capture
-from hrt.cuda import CudaSession, _room, out_of_memory, smallest_schedule
+from hrt.choice import choose_schedule
+from hrt.cuda import _room, out_of_memory
 from hrt.execute import execute
 from hrt.kernels.tuning import LARGEST_BUCKET
+from hrt.latency import CHIPS
 from hrt.launches import InPlace, Tiles, make_plan
+from hrt.perf.operators import log_kernel
 from hrt.precision import PRECISIONS
 from hrt.runtime import open_session
 from hrt.schedule import build_schedule
 from hrt.stages import Wave
 
+from helpers import MIXED, hierarchical, random_hmatrix
+
+# Layers as they are: written out, small ones would show nothing of hierarchical structure.
+CudaSession = partial(cuda.CudaSession, densify=False)
 # Per rounded operand and stored number, relative; float32 sums of some hundred terms come on top.
 ROUNDING = {"ieee": 0.0, "tf32x3": 0.0, "tf32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-7}
 
@@ -28,7 +36,7 @@ ROUNDING = {"ieee": 0.0, "tf32x3": 0.0, "tf32": 0.0, "fp16": 2.0**-11, "bf16": 2
 def network(activation=torch.nn.Tanh, sizes=(5, 40, 40, 3)):
     torch.manual_seed(0)
     layers = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         layers += [torch.nn.Linear(a, b), activation()]
     return torch.nn.Sequential(*layers[:-1])
 
@@ -195,22 +203,34 @@ def test_all_storage_types_are_resident_as_they_are():
     assert session.resident_bytes == session.plan.tables.nbytes
 
 
-def test_the_tile_height_that_moves_least_is_taken():
+def test_the_tile_that_moves_least_is_taken():
     tall = linear_program(torch.randn(512, 64))
     flat = linear_program(torch.randn(20, 64))
-    assert smallest_schedule(tall, "bf16").tables.tile_rows == 128
-    assert smallest_schedule(flat, "bf16").tables.tile_rows == 32
-    assert smallest_schedule(flat, "tf32").tables.step_columns == 32
+    assert choose_schedule(tall, "bf16", CHIPS["h100"]).schedule.tables.tile_rows >= 64
+    assert choose_schedule(flat, "bf16", CHIPS["h100"]).schedule.tables.tile_rows == 32
+    assert choose_schedule(flat, "tf32", CHIPS["h100"]).schedule.tables.step_columns == 32
+
+
+def test_small_layers_are_written_out_and_large_smooth_ones_are_not():
+    """A launch costs more than a small layer's bytes; the log kernel at 2048 is worth two."""
+    small = compressed()
+    session = cuda.CudaSession(small)
+    assert set(session.dense_layers) == set(small.weights)
+    assert relative_error(small, session, [torch.randn(9, 5)]) <= 2e-6
+    h = hrt.compress_matrix(log_kernel(2048), tol=1e-2, min_leaf=128)
+    choice = choose_schedule(linear_program(h), "tf32", CHIPS["h100"])
+    assert choice.dense == () and choice.schedule.tables.weight_bytes < 4 * 2048**2 / 4
+    assert choose_schedule(linear_program(h), "tf32", CHIPS["h100"], densify=False).dense == ()
 
 
 def test_a_whole_model_through_the_backend(monkeypatch, tmp_path):
     """predict on the backend: numpy and torch, dtypes, max_batch and strict, as on any other."""
-    cuda = backends.BACKENDS["cuda"]
-    monkeypatch.setitem(backends.BACKENDS, "cuda", backends.Backend(cuda.make, lambda: None))
+    make = backends.BACKENDS["cuda"].make
+    monkeypatch.setitem(backends.BACKENDS, "cuda", backends.Backend(make, lambda: None))
     model = mixed_model()
     model.save(tmp_path / "m.hrt")
     served = hrt.load(tmp_path / "m.hrt", backend="cuda", max_batch=4)
-    assert isinstance(served.session, CudaSession) and served.session.precision == "tf32x3"
+    assert isinstance(served.session, cuda.CudaSession) and served.session.precision == "tf32x3"
     rng = np.random.default_rng(0)
     x = tuple(rng.standard_normal((10, *v.shape)) for v in model.program.inputs)
     expected, found = model.predict(x), served.predict(x)
@@ -244,7 +264,9 @@ def test_what_cannot_run_is_refused(monkeypatch):
         devices.cuda_device("cuda:0")
 
 
-@pytest.mark.parametrize("found, expected", [("3.5.1", "found Triton 3.5.1"), ("2.1.0", "Expected 3.6"), ("3.6.0", None)])
+@pytest.mark.parametrize(
+    "found, expected", [("3.5.1", "found Triton 3.5.1"), ("2.1.0", "Expected 3.6"), ("3.6.0", None)]
+)
 def test_an_old_triton_is_named(monkeypatch, found, expected):
     monkeypatch.setattr(devices, "version", lambda _: found)
     why = devices.missing_triton()

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from helpers import MIXED, hierarchical
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,8 @@ from hrt.precision import (
     emulate,
     stays_exact,
 )
+
+from helpers import MIXED, hierarchical
 
 
 def network(scale=1.0):

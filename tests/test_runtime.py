@@ -240,7 +240,9 @@ class TestRegistry:
             open_session(program, backend)
 
     def test_a_backend_that_is_missing_says_why(self, program):
-        register_backend("abacus", lambda program, device, _: TorchSession(program, device), lambda: "No beads were found.")
+        register_backend(
+            "abacus", lambda program, device, _: TorchSession(program, device), lambda: "No beads were found."
+        )
         with pytest.raises(hrt.BackendError, match=r"abacus.*No beads were found\..*backend='torch'"):
             open_session(program, "abacus")
 

@@ -14,7 +14,7 @@ import torch
 from hrt.capture import capture
 from hrt.execute import execute, read, write
 from hrt.kernels.epilogues import NAMES, PLAIN, Epilogue, epilogue_of
-from hrt.kernels.launch import Config, NetworkList, TileList
+from hrt.kernels.launch import SHORTEST, Config, NetworkList, TileList
 from hrt.kernels.reference import run_steps
 from hrt.kernels.tables import NONE, StepTables
 from hrt.ops import TABLE
@@ -104,13 +104,13 @@ def slope_of(name, y):
     return steep.get(name, 1.2)
 
 
-def compare(tables, batch, dtype, form, epilogue=NO_EPILOGUE, tiles=None, width=136, seed=0, programs=0):
+def compare(tables, batch, dtype, form, epilogue=NO_EPILOGUE, tiles=None, width=136, seed=0, parts=0):
     """Run both; every number must agree to the rounding of the sums and of the store, the others must be untouched."""
     first, end = tiles or (0, len(tables.tiles))
     start = torch.randn(batch, width, generator=torch.Generator().manual_seed(seed)).to(dtype)
     expected, allowed = expected_and_allowed(tables, start, dtype, epilogue, first, end)
     workspace = start.clone()
-    launch = TileList.build(with_epilogue(tables, epilogue), range(first, end), epilogue, programs)
+    launch = TileList.build(with_epilogue(tables, epilogue), range(first, end), epilogue, parts)
     launch.run(workspace, CONFIGS[form])
     written = torch.zeros(width, dtype=torch.bool)
     for out, length, *_ in tables.tiles[first:end].tolist():
@@ -148,11 +148,11 @@ def test_random_tables_of_mixed_storage(form, seed):
 def test_random_tables_cut_along_their_steps(form, seed):
     """The fixed-order second pass: as exact as one pass, and the same bits whatever the batch."""
     rng = np.random.default_rng(seed)
-    tables = random_tables(seed, (torch.float32, torch.int8), longest=9)
-    batch, programs = int(rng.choice(BATCHES[form])), int(rng.integers(4, 12))
-    launch, workspace = compare(tables, batch, torch.float32, form, seed=seed, programs=programs)
+    tables = random_tables(seed, (torch.float32, torch.int8), longest=19)
+    batch, parts = int(rng.choice(BATCHES[form])), int(rng.integers(4, 12))
+    launch, workspace = compare(tables, batch, torch.float32, form, seed=seed, parts=parts)
     lengths = tables.tiles[:, 3] - tables.tiles[:, 2]
-    if programs > len(lengths) and int(lengths.sum()) > programs:
+    if parts > len(lengths) and int(lengths.max()) > max(SHORTEST, -(-int(lengths.sum()) // parts)):
         assert launch.slots == len(launch.parts) > len(lengths) and launch.finish is not None
     again = torch.randn(batch, 136, generator=torch.Generator().manual_seed(seed))[:1]
     launch.run(again, CONFIGS[form])
@@ -173,7 +173,7 @@ def test_epilogues_are_those_of_the_op_table(name):
     assert epilogue is not None and epilogue.name == name
     for form in BATCHES:
         compare(random_tables(7, (torch.float32,)), BATCHES[form][0], torch.float32, form, epilogue)
-    compare(random_tables(7, (torch.float32,), 9), 3, torch.float32, "row", epilogue, programs=12)
+    compare(random_tables(7, (torch.float32,), 19), 3, torch.float32, "row", epilogue, parts=12)
 
 
 def test_epilogues_of_extreme_numbers_and_nan():

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from helpers import MIXED, hierarchical
 
 import hrt
 from hrt import backends
@@ -15,6 +14,8 @@ from hrt.kernels import tuning
 from hrt.kernels.launch import PRECISIONS, WORKSPACE, Config
 from hrt.kernels.tuning import ITEM, SHARED, Key, bucket_of, candidates, fastest, find, remember, rule, storage_name
 from hrt.tune import tune
+
+from helpers import MIXED, hierarchical
 
 STORAGES = ("float32", "int8", "bfloat16+int8", "bfloat16+float16+float32+int8")
 
@@ -55,7 +56,7 @@ def test_the_rule_is_sound_for_every_key(kernel, precision):
             assert config.form == "row" or held <= SHARED.get(arch, SHARED["sm_80"])
             assert config.form != "batch" or "int8" not in storage
             assert config in candidates(asked)
-            assert config.programs == 0 or (kernel == "step" and bucket <= 64)
+            assert (config.programs > 0) == (kernel == "step")
 
 
 def test_measured_configurations_come_before_the_rule(own_cache):
@@ -96,7 +97,7 @@ def test_the_fastest_that_can_run():
         return 1.0 / config.stages
 
     assert fastest(configs, seconds) == (configs[2], 0.25)
-    with pytest.raises(RuntimeError, match="No configuration could run.*shared memory"):
+    with pytest.raises(RuntimeError, match=r"No configuration could run\..*shared memory"):
         fastest(configs[:1], seconds)
 
 
