@@ -61,7 +61,7 @@ def facts_table(cases: Sequence[Case], batches: Sequence[int], chip: Chip) -> Ta
 def times_table(cases: Sequence[Case], batches: Sequence[int], chip: Chip) -> Table:
     """Predicted microseconds by batch size."""
     table = Table(title=f"Least time on {chip.name}, microseconds ({LABEL})")
-    heads = ("kernel", "size", "precision", "batch", "hrt", "dense", "ratio", "no launches", "tree order", "L2 TB/s")
+    heads = ("kernel", "size", "precision", "batch", "hrt", "dense", "ratio", "no launches", "L2 TB/s")
     for name in (*heads, "choice"):
         table.add_column(name, justify="left" if name in ("kernel", "choice") else "right")
     for case in cases:
@@ -69,7 +69,7 @@ def times_table(cases: Sequence[Case], batches: Sequence[int], chip: Chip) -> Ta
         for p in case.predictions(batches, chip):
             cells = [case.kernel, str(case.size), case.precision, str(p.batch)]
             cells += [f"{1e6 * s:.2f}" for s in (p.hrt_s, p.dense_s)]
-            cells += [f"{r:.2f}x" for r in (p.ratio, p.ideal_ratio, p.ordered_ratio)]
+            cells += [f"{r:.2f}x" for r in (p.ratio, p.ideal_ratio)]
             table.add_row(*cells, f"{p.l2_bytes_per_s / 1e12:.1f}", p.choice + (" (hrt LOSES)" if p.ratio < 1 else ""))
     return table
 
@@ -105,8 +105,8 @@ def show(cases: Sequence[Case], batches: Sequence[int], chip: Chip) -> None:
     lost, dense = (sum(flags) for flags in zip(*((p.ratio < 1, p.choice == "dense") for p in found), strict=True))
     console.print(
         f"hrt is predicted to LOSE in {lost} of {len(found)} rows; the planner takes dense in {dense}.\n"
-        "ratio: dense over hrt. no launches: bytes and flops alone. tree order: where inputs and outputs come in the "
-        "matrix's own order and nothing is gathered.\n"
+        "ratio: dense over hrt. no launches: bytes and flops alone. Copies of inputs and outputs into and out of a static "
+        "workspace, orderings included, are counted for neither.\n"
         "L2 TB/s: what programs would have to load from L2 or beyond to be that fast. It is not in the model: above "
         "what the chip's L2 delivers the prediction cannot be reached."
     )

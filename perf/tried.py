@@ -54,16 +54,11 @@ class Tried:
         """Share of the packed bytes that is padding."""
         return self.padded / max(1, self.packed)
 
-    @property
-    def ordered(self) -> tuple[Load, ...]:
-        """The work where inputs and outputs stand in tree order already: nothing is gathered."""
-        return tuple(load for load in self.work if not load.name.startswith("gather "))
-
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds at one batch size, and ratios of dense over hrt (above 1 hrt is faster): without the cost of launches,
-    with it, and with it where nothing need be gathered. choice: "hrt" or "dense". l2_bytes_per_s: what programs would
+    """Seconds at one batch size, and ratios of dense over hrt (above 1 hrt is faster): without the cost of launches and
+    with it. choice: "hrt" or "dense". l2_bytes_per_s: what programs would
     load to be that fast, from L2 or beyond (see `latency.tile_intensity`); the floor sets no limit to it.
     """
 
@@ -72,7 +67,6 @@ class Prediction:
     dense_s: float
     ideal_ratio: float
     ratio: float
-    ordered_ratio: float
     choice: str
     l2_bytes_per_s: float
 
@@ -104,13 +98,11 @@ class Case:
         """Of the best pair."""
         best, rows = self.best(batches, chip), []
         for b, choice in zip(batches, prefers(best.work, self.dense, self.precision, chip, batches), strict=True):
-            ours, theirs, ordered = (
-                schedule_floor(w, b, self.precision, chip) for w in (best.work, self.dense, best.ordered)
-            )
-            ratio, ordered_ratio = (theirs.seconds / t.seconds for t in (ours, ordered))
+            ours, theirs = (schedule_floor(w, b, self.precision, chip) for w in (best.work, self.dense))
+            ratio = theirs.seconds / ours.seconds
             ideal = theirs.ideal_s / ours.ideal_s
             loaded = ours.flops / tile_intensity(sides(best.tile)[0], self.precision, b)
-            rates = ideal, ratio, ordered_ratio, choice, loaded / ours.ideal_s
+            rates = ideal, ratio, choice, loaded / ours.ideal_s
             rows.append(Prediction(b, ours.seconds, theirs.seconds, *rates))
         return tuple(rows)
 

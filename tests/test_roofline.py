@@ -82,12 +82,9 @@ class TestFacts:
         assert floor.flops == 2 * tried.packed // 2
         assert len(tried.work) == 2
 
-    def test_orderings_vanish_in_tree_order(self):
+    def test_orderings_at_both_ends_are_no_launches(self):
         (case,) = measured("laplace", 256, ["tf32"], [32], ["32x32"])
-        (tried,) = case.tried
-        assert (len(tried.work), len(tried.ordered)) == (4, 2)
-        for p in case.predictions((1, 64), CHIPS["h100"]):
-            assert p.ordered_ratio > p.ratio
+        assert len(case.tried[0].work) == 2
 
     def test_kept_pair_is_the_best_of_those_tried(self):
         (case,) = measured("log", 128, ["tf32"], [0, 32], ["16x16", "64x64"])
