@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check
 WHEEL := build/wheel
 
-.PHONY: help setup demo test coverage lint structure wheel-check gpu clean
+.PHONY: help setup demo test coverage lint structure wheel-check gpu card clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,7 +18,7 @@ help:
 	@echo "make coverage     run the tests and list the lines they do not reach"
 	@echo "make lint         ruff check, ruff format --check, pyright"
 	@echo "make wheel-check  build the wheel, look into it and import from it"
-	@echo "make gpu          the GPU kernels (not there yet)"
+	@echo "make gpu          check the kernels on this machine's GPU, then measure them there"
 	@echo "make clean        remove everything that was made, the environment too"
 
 setup: $(STAMP)
@@ -63,9 +63,21 @@ wheel-check: $(STAMP)
 	  stray = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "hrt" and ".whl/" not in m.__file__]; \
 	  sys.exit("not imported from the wheel: " + ", ".join(stray) if stray else 0)'
 
-gpu:
-	@echo "make gpu: the GPU kernels are not there yet; nothing was built, run or measured." >&2
-	@exit 2
+# On a machine with an NVIDIA GPU, with that machine's own Python and CUDA build of torch: nothing is installed, the
+# folders are only laid out as the wheel would. Correctness on the card first; measurements only if it is right.
+CARD   := build/card
+ON_CARD = PYTHONPATH=$(CARD) TRITON_DEFAULT_FP_FUSION=1
+GPU    ?= $(shell nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1 | tr 'A-Z ' 'a-z-' | sed 's/[^a-z0-9-]//g')
+
+gpu: card
+	@$(ON_CARD) $(PYTHON) -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+	  echo "make gpu: torch of '$(PYTHON)' sees no CUDA device; nothing was checked or measured." >&2; exit 2; }
+	@$(ON_CARD) HRT_ON_CARD=1 $(PYTHON) -P -m pytest tests/card.py -q
+	@$(ON_CARD) $(PYTHON) -P -m hrt.perf.gpu --out perf/results/$(GPU) $(GPU_ARGS)
+
+card:
+	@rm -rf $(CARD) && mkdir -p $(CARD)/hrt
+	@ln -s $(CURDIR)/hrt/*.py $(CURDIR)/kernels $(CURDIR)/export $(CURDIR)/perf $(CARD)/hrt/
 
 clean:
 	rm -rf $(VENV) build dist hrt.egg-info demo-out .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

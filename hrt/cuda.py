@@ -9,6 +9,7 @@ Small networks run in one launch (`hrt.kernels.network`). On Triton's interprete
 graphs, which is how it is tested.
 """
 
+import copy
 import math
 import threading
 from collections.abc import Sequence
@@ -83,6 +84,15 @@ class CudaSession:
                 self.warm_up()
         except torch.cuda.OutOfMemoryError as error:
             raise BackendError(out_of_memory(self.device, error)) from error
+
+    def copy(self) -> "CudaSession":
+        """The same network with tables of its own, for benchmarks that must not find its weights in a cache."""
+        other, tables = copy.copy(self), self.plan.tables
+        kept = {"tiles": tables.tiles.clone(), "steps": tables.steps.clone(), "biases": tables.biases.clone()}
+        weights = tuple(w.clone() for w in tables.weights)
+        other.plan = replace(self.plan, tables=replace(tables, weights=weights, scales=tables.scales.clone(), **kept))
+        other._lists, other._whole, other._buckets, other._lock = {}, None, {}, threading.Lock()
+        return other
 
     @property
     def workspace_bytes(self) -> int:

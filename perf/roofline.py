@@ -105,8 +105,8 @@ def show(cases: Sequence[Case], batches: Sequence[int], chip: Chip) -> None:
     lost, dense = (sum(flags) for flags in zip(*((p.ratio < 1, p.choice == "dense") for p in found), strict=True))
     console.print(
         f"hrt is predicted to LOSE in {lost} of {len(found)} rows; the planner takes dense in {dense}.\n"
-        "ratio: dense over hrt. no launches: bytes and flops alone. Copies of inputs and outputs into and out of a static "
-        "workspace, orderings included, are counted for neither.\n"
+        "ratio: dense over hrt. no launches: bytes and flops alone. Copies of inputs and outputs into and out of a "
+        "static workspace, orderings included, are counted for neither.\n"
         "L2 TB/s: what programs would have to load from L2 or beyond to be that fast. It is not in the model: above "
         "what the chip's L2 delivers the prediction cannot be reached."
     )

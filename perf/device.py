@@ -1,0 +1,83 @@
+"""Timing on a GPU: candidates captured in CUDA graphs, interleaved in random order, timed by events on the device.
+
+On the CPU (Triton's interpreter) the same calls run as they are and a wall clock times them, so that a benchmark can
+be tried out where there is no GPU; such times say nothing.
+"""
+
+import gc
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from hrt.kernels.launch import is_interpreted
+
+CPU_CACHE = 1 << 15  # stands for the L2 cache where there is no GPU: two copies of small things are tried
+
+
+class Bench:
+    """One device and how things are timed there. cache_bytes: of its L2 cache."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu" if is_interpreted() else "cuda")
+        self.cache_bytes = CPU_CACHE
+        if self.device.type == "cuda":
+            self.cache_bytes = torch.cuda.get_device_properties(self.device).L2_cache_size
+
+    def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """A call that replays a CUDA graph of `call`; on the CPU `call` itself."""
+        if self.device.type != "cuda":
+            return call
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # compilers and autotuners have their say before
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return graph.replay
+
+    def seconds(
+        self, calls: Mapping[str, Callable[[], Any]], repeats: int, seed: int = 0
+    ) -> dict[str, tuple[float, float, float]]:
+        """Median, 5 % and 95 % quantile of the seconds of each call, in a new random order each round."""
+        order, shuffle = list(calls), random.Random(seed).shuffle
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for call in calls.values():
+            call()
+        for _ in range(repeats):
+            shuffle(order)
+            for name in order:
+                times[name].append(self._once(calls[name]))
+        return {name: _quantiles(sorted(values)) for name, values in times.items()}
+
+    def _once(self, call: Callable[[], Any]) -> float:
+        if self.device.type != "cuda":
+            start = time.perf_counter()
+            call()
+            return time.perf_counter() - start
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) * 1e-3
+
+    def release(self) -> None:
+        """Give memory back before the next measurement."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _quantiles(values: list[float]) -> tuple[float, float, float]:
+    def at(q: float) -> float:
+        return values[round(q * (len(values) - 1))]
+
+    return at(0.5), at(0.05), at(0.95)
