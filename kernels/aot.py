@@ -25,7 +25,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hrt.kernels.launch import MOST_BUFFERS, WORKSPACE, Config
+from hrt.kernels.launch import MOST_BUFFERS, NETWORK_REGISTERS, WORKSPACE, Config
 from hrt.kernels.network import network_kernel
 from hrt.kernels.step import finish_kernel, step_kernel
 from hrt.kernels.tuning import SHARED, Key, rule
@@ -34,7 +34,6 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 NVIDIA = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 REPORTED = ("gfx942",)
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i8"}  # Triton's names of types
-COLUMNS = {"ieee": 32, "tf32": 32, "tf32x3": 32, "fp16": 64, "bf16": 64}  # of a weight tile
 TENSOR_CORE = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA")
 ASYNC_COPY = ("LDGSTS", "UTMALDG")
 OPCODE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Za-z0-9_.]+)")
@@ -53,11 +52,12 @@ class Variant:
     kernel: str = "step"
 
     @staticmethod
-    def by_rule(kernel: str, precision: str, storages: tuple[str, ...], rows: int, bucket: int, arch: str) -> "Variant":
-        """The configuration that `tuning.rule` gives to this batch bucket."""
-        columns = COLUMNS[precision]
-        key = Key(arch, kernel, precision, "+".join(sorted(storages)), rows, columns, bucket)
-        return Variant(rule(key), precision, storages, rows, columns, kernel)
+    def by_rule(
+        kernel: str, precision: str, storages: tuple[str, ...], shape: tuple[int, int], bucket: int, arch: str
+    ) -> "Variant":
+        """The configuration that `tuning.rule` gives to this batch bucket. shape: rows and columns of a weight tile."""
+        key = Key(arch, kernel, precision, "+".join(sorted(storages)), *shape, bucket)
+        return Variant(rule(key), precision, storages, *shape, kernel)
 
     @property
     def workspace(self) -> str:
@@ -85,21 +85,29 @@ class Variant:
 
 
 EVERY = ("float32", "float16", "bfloat16", "int8")
-CASES = (  # kernel, precision, storages, weight tile rows, batch buckets
-    *(("step", p, (s,), 64, (1, 16, 32, 64, 4096)) for p, s in (("bf16", "bfloat16"), ("fp16", "float16"))),
-    *(("step", p, (s,), 128, (16, 4096)) for p, s in (("bf16", "bfloat16"), ("fp16", "float16"))),
-    ("step", "bf16", ("int8",), 64, (1, 16, 4096)),
-    ("step", "bf16", ("int8",), 128, (16, 4096)),
-    ("step", "fp16", ("float16", "int8"), 64, (16, 4096)),
-    ("step", "tf32", ("float32",), 64, (1, 16, 64, 4096)),
-    ("step", "tf32", ("float32",), 128, (16, 4096)),
-    ("step", "tf32", EVERY, 64, (16, 4096)),
-    ("step", "tf32x3", ("float32",), 64, (1, 16, 4096)),
-    ("step", "tf32x3", EVERY, 64, (1, 16, 4096)),
-    ("step", "ieee", ("float32",), 64, (4096,)),
-    ("network", "bf16", ("bfloat16",), 64, (1, 16, 4096)),
-    ("network", "tf32", ("float32",), 64, (16, 4096)),
-    ("network", "tf32x3", EVERY, 64, (1, 16, 4096)),
+B, F, S = ("bfloat16",), ("float16",), ("float32",)
+CASES = (  # kernel, precision, storages, shape of a weight tile, batch buckets; shapes are those of `hrt.choice`
+    *(("step", p, s, (64, 64), (1, 16, 32, 64, 4096)) for p, s in (("bf16", B), ("fp16", F))),
+    *(("step", p, s, (128, 64), (16, 4096)) for p, s in (("bf16", B), ("fp16", F))),
+    ("step", "bf16", B, (64, 32), (1, 16, 64, 4096)),
+    ("step", "bf16", B, (32, 64), (1, 16, 4096)),
+    ("step", "bf16", ("int8",), (64, 64), (1, 16, 4096)),
+    ("step", "bf16", ("int8",), (64, 32), (16, 4096)),
+    ("step", "bf16", ("int8",), (128, 64), (16, 4096)),
+    ("step", "fp16", ("float16", "int8"), (64, 64), (16, 4096)),
+    ("step", "tf32", S, (64, 32), (1, 16, 64, 4096)),
+    ("step", "tf32", S, (128, 32), (16, 4096)),
+    ("step", "tf32", S, (32, 32), (1, 16, 4096)),
+    ("step", "tf32", EVERY, (64, 32), (16, 4096)),
+    ("step", "tf32x3", S, (64, 32), (1, 16, 4096)),
+    ("step", "tf32x3", S, (128, 32), (16, 4096)),
+    ("step", "tf32x3", EVERY, (64, 32), (1, 16, 4096)),
+    ("step", "ieee", S, (64, 32), (16, 4096)),
+    ("step", "ieee", EVERY, (64, 32), (4096,)),
+    ("network", "bf16", B, (64, 64), (1, 16, 4096)),
+    ("network", "tf32", S, (64, 32), (16, 4096)),
+    ("network", "tf32x3", S, (64, 32), (1, 16, 4096)),
+    ("network", "tf32x3", EVERY, (64, 32), (1, 16, 4096)),
 )
 
 
@@ -161,6 +169,8 @@ def compile_variant(variant: Variant, arch: str) -> Any:
     attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(kernel, signature, {k: v for k, v in constants.items() if k in names}, attributes)
     options = {"num_warps": variant.config.warps, "num_stages": variant.config.stages}
+    if variant.kernel == "network" and arch in NVIDIA:
+        options["maxnreg"] = NETWORK_REGISTERS
     target = GPUTarget("cuda", NVIDIA[arch], 32) if arch in NVIDIA else GPUTarget("hip", arch, 64)
     return triton.compile(source, target=target, options=options)
 

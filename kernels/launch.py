@@ -32,6 +32,7 @@ from hrt.kernels.tables import (
 )
 
 MOST_BUFFERS = 4
+NETWORK_REGISTERS = 255  # a thread's most: else the assembler spills for the sake of neighbours that never come
 SHORTEST = 4  # steps of a part: fewer are over before the second pass has begun
 TILE_ROW = 8  # out column, out length, bias, epilogue?, first group, end group, and two to spare
 PRECISIONS = ("ieee", "tf32x3", "tf32", "fp16", "bf16")
@@ -217,6 +218,7 @@ class NetworkList:
             workspace.stride(0),
             len(self.wave_ends) - 1,
             **constants(t, workspace, config, precision, tiles.epilogue),
+            maxnreg=NETWORK_REGISTERS,
         )
 
 
