@@ -105,6 +105,7 @@ class Certificate:
 
 
 BOX_BOUND = "max_abs_error_over_box_exact_arithmetic"
+IN_PRECISION = "output_error_upper_99_in_"  # and the name of the arithmetic
 
 
 def _statements(header: Mapping[str, Any]) -> tuple[Statement, ...]:

@@ -116,7 +116,7 @@ def info(
         chosen = {k: header.get(k) for k in ("version", "target", "dense_nbytes", "certificate")}
         typer.echo(json.dumps(_without_infinity(chosen), indent=2))
         return
-    model = load(artifact)
+    model = load(artifact, backend="torch")
     program = model.program
     typer.echo(render(model).rstrip())
     resident = model.session.resident_bytes

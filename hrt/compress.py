@@ -14,7 +14,7 @@ from hrt.allocation import Allocator, dense_constants, program_nbytes, stored
 from hrt.bounds import as_boxes, output_bound
 from hrt.calibration import Box, Split, as_samples, distinct, evaluate, layer_moments
 from hrt.capture import capture, check_weights, guess_example
-from hrt.certificate import BOX_BOUND, Certificate, OutputError, output_error
+from hrt.certificate import BOX_BOUND, IN_PRECISION, Certificate, OutputError, output_error
 from hrt.errors import CaptureError, InputError, ToleranceError
 from hrt.hmatrix import HMatrix, relative
 from hrt.matrix import compress_alone, compress_for
@@ -220,7 +220,7 @@ def by_output(
         estimated={
             "output_error_upper_99": error.upper_99,
             "unseen_probability_99": 1 - 0.01 ** (1 / split.held_out[0].shape[0]),
-            **{f"output_error_upper_99_in_{name}": limit for name, limit in limits.items() if math.isfinite(limit)},
+            **{IN_PRECISION + name: limit for name, limit in limits.items() if math.isfinite(limit)},
         },
         guaranteed={} if proven.per_output is None else {BOX_BOUND: list(proven.per_output)},
         statements=() if proven.per_output is None else (box_statement(proven.per_output, worst, rms),),

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hrt.certificate import BOX_BOUND, VACUOUS, Certificate, LayerRecord
+from hrt.certificate import BOX_BOUND, IN_PRECISION, VACUOUS, Certificate, LayerRecord
 from hrt.model import CompressedModel
 
 
@@ -117,6 +117,12 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
     if "unseen_probability_99" in estimated:
         share = 100 * estimated["unseen_probability_99"]
         lines.append(f"not covered: kinds of input rarer than {share:.2g} %, of which the held-out rows may hold none")
+    if "precision" in context:
+        found = {k.removeprefix(IN_PRECISION): v for k, v in estimated.items() if k.startswith(IN_PRECISION)}
+        limits = ", ".join(f"{name} {_figure(v)}" for name, v in found.items())
+        lines.append(
+            f"on a GPU: {context['precision']} arithmetic; estimated limits with its rounding: {limits}"
+        )
     return lines
 
 

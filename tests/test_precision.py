@@ -63,7 +63,7 @@ def test_float16_is_what_the_kernels_do(seed):
     program, x = program_and_inputs(seed)
     (exact,) = program.run([x])
     (emulated,), _ = emulate(program, [x], "fp16")
-    (kernels,) = CudaSession(program, precision="fp16").run([x])
+    (kernels,) = CudaSession(program, precision="fp16", densify=False).run([x])
     error = (emulated.double() - exact).norm()
     assert 1e-5 < error / exact.norm() < 1e-2
     assert (kernels.double() - exact).norm() <= 1.5 * error
@@ -119,6 +119,7 @@ def test_a_network_compressed_for_the_gpu_says_its_precision(tol, possible, tmp_
     assert model.precision == model.certificate.precision and model.precision in possible
     limit = model.certificate.estimated.get(f"output_error_upper_99_in_{model.precision}", 0.0)
     assert limit <= tol
+    assert f"on a GPU: {model.precision} arithmetic; estimated limits with its rounding: bf16" in model.report()
     model.save(tmp_path / "m.hrt")
     assert hrt.load(tmp_path / "m.hrt", backend="torch").precision == model.precision
 
