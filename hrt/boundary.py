@@ -43,7 +43,7 @@ def boundary(schedule: Schedule) -> tuple[tuple[Port, ...], tuple[Port, ...], se
                 taken.add(id(stage))
         written[stage.output.columns] = -1
         safe[stage.output.columns] = False
-        safe[_columns_read(stage, schedule)] = False
+        safe[columns_read(stage, schedule)] = False
     exits = []
     for k, span in enumerate(schedule.outputs):
         writers = [j for j, s in enumerate(schedule.stages) if np.isin(s.output.columns, span.columns).any()]
@@ -66,12 +66,12 @@ def _is_run(columns: np.ndarray) -> bool:
 
 def _is_read(span: Span, taken: set[int], exits: Sequence[Port], schedule: Schedule) -> bool:
     """Whether anything that is left reads columns of `span`."""
-    read = [_columns_read(s, schedule) for s in schedule.stages if id(s) not in taken]
+    read = [columns_read(s, schedule) for s in schedule.stages if id(s) not in taken]
     read += [e.span.columns if e.index is None else e.index.numpy() for e in exits]
     return any(np.isin(span.columns, columns).any() for columns in read)
 
 
-def _columns_read(stage: Stage, schedule: Schedule) -> np.ndarray:
+def columns_read(stage: Stage, schedule: Schedule) -> np.ndarray:
     """Workspace columns that a stage reads."""
     if isinstance(stage, Gather):
         return stage.index.cpu().numpy().astype(np.int64)
@@ -95,6 +95,6 @@ def _is_last_word(gather: Gather, span: Span, place: int, schedule: Schedule) ->
     index = gather.index.cpu().numpy().astype(np.int64)
     for stage in schedule.stages[place + 1 :]:
         changes = np.isin(stage.output.columns, index).any()
-        if changes or np.isin(_columns_read(stage, schedule), span.columns).any():
+        if changes or np.isin(columns_read(stage, schedule), span.columns).any():
             return False
     return True

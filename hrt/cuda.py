@@ -61,7 +61,7 @@ class CudaSession:
             raise BackendError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
         interpreted = is_interpreted()
         self.device = torch.device("cpu") if interpreted else cuda_device(device)
-        self.precision, self.dtype = precision, workspace_type(precision)
+        self.program, self.precision, self.dtype = program, precision, workspace_type(precision)
         self.arch = architecture(self.device)
         self.graphs = self.device.type == "cuda"
         try:
@@ -166,13 +166,17 @@ class CudaSession:
         """What the kernel looks up for one launch; made once."""
         key = place, parts if parts > len(launch.numbers) else 0
         if key not in self._lists:
-            self._lists[key] = TileList.build(self.plan.tables, launch.numbers, launch.epilogue, parts)
+            self._lists[key] = TileList.build(
+                self.plan.tables, launch.numbers, launch.epilogue, parts, self.plan.rescaling
+            )
         return self._lists[key]
 
     def _network(self) -> NetworkList:
         """What the kernel looks up for the whole network; made once."""
         if self._whole is None:
-            self._whole = NetworkList.build(self.plan.tables, self.plan.waves or [], self.plan.epilogue)
+            self._whole = NetworkList.build(
+                self.plan.tables, self.plan.waves or [], self.plan.epilogue, self.plan.rescaling
+            )
         return self._whole
 
     def one_launch(self, bucket: int) -> bool:
@@ -308,14 +312,16 @@ def _replay_seconds(graph: Any, repeats: int = 20) -> float:
 
 
 def _placed(plan: Plan, dtype: torch.dtype, device: torch.device) -> Plan:
-    """The plan's tables on the device; under a 16-bit precision floating-point weights are of that type."""
+    """The plan's tables on the device; under a 16-bit precision floating-point weights are of that type, and none is
+    wider than float32.
+    """
     t = plan.tables
-    weights = t.weights
-    if dtype != torch.float32:
-        weights = tuple(w if w.dtype == torch.int8 else w.to(dtype) for w in weights)
+    kept_types = (torch.int8,) if dtype != torch.float32 else (torch.int8, torch.float16, torch.bfloat16)
+    weights = tuple(w if w.dtype in kept_types else w.to(dtype) for w in t.weights)
     ports = (tuple(replace(p, index=_moved(p.index, device)) for p in e) for e in (plan.entries, plan.exits))
     kept = (t.tiles, t.steps, weights, t.biases.to(torch.float32), t.tile_rows, t.step_columns, t.unit, t.scales)
-    return Plan(plan.launches, StepTables(*kept).to(device), *ports)
+    entries, exits = ports
+    return Plan(plan.launches, StepTables(*kept).to(device), entries, exits, plan.rescaling)
 
 
 def _moved(index: Tensor | None, device: torch.device) -> Tensor | None:

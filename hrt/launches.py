@@ -2,11 +2,12 @@
 
 The dense leaves of a layer do not wait for its first wave: tiles of the second wave that read nothing of T run with
 the first. An activation that the kernels do not know is applied in place after its wave, by the op table. Orderings at
-the network's own inputs and outputs cost nothing: they are part of the copies into and out of the workspace.
+the network's own inputs and outputs cost nothing: they are part of the copies into and out of the workspace. Nor do
+scalings of a layer's output by constants (`hrt.rescaling`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from hrt.boundary import Port, boundary
 from hrt.kernels.epilogues import Epilogue, epilogue_of
+from hrt.kernels.launch import Rescaling
 from hrt.kernels.tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, LENGTH, NONE, StepTables
 from hrt.ops import TABLE
 from hrt.precision import WORKSPACE, stays_exact
+from hrt.rescaling import scalings, with_scalings
 from hrt.stages import Apply, Gather, Schedule, Span, Wave
 
 
@@ -45,13 +48,14 @@ Launch = Tiles | InPlace | Apply | Gather
 @dataclass(frozen=True)
 class Plan:
     """Launches in order, the tables they refer to (epilogues that no kernel knows are taken out of them), and where
-    inputs enter (several times, where they are read in several orders) and outputs leave.
+    inputs enter (several times, where they are read in several orders) and outputs leave. rescaling: of tiles.
     """
 
     launches: tuple[Launch, ...]
     tables: StepTables
     entries: tuple[Port, ...] = ()
     exits: tuple[Port, ...] = ()
+    rescaling: Mapping[int, Rescaling] = field(default_factory=dict)
 
     @property
     def waves(self) -> list[tuple[int, ...]] | None:
@@ -80,6 +84,9 @@ def make_plan(schedule: Schedule, precision: str) -> Plan:
     steps = tables.steps.cpu().numpy().astype(np.int64)
     launches: list[Launch] = []
     entries, exits, folded = boundary(schedule)
+    scaled = scalings(schedule, exits, [e is not None for e in known])
+    folded |= {id(a) for s in scaled for a in s.applies}
+    tables, places = with_scalings(tables, scaled)
     stages = [s for s in schedule.stages if id(s) not in folded]
     stages = [s for s in stages if not isinstance(s, Wave) or s.end_tile > s.first_tile]
     early: list[int] = []  # tiles of the wave at hand that ran with the one before
@@ -95,7 +102,8 @@ def make_plan(schedule: Schedule, precision: str) -> Plan:
             numbers += early
         launches += _split(numbers, tiles, known, stays_exact(stage.inputs, precision))
         launches += _in_place(stage, schedule, known)
-    return Plan(tuple(launches), tables, entries, exits)
+    rescaling = {tile: Rescaling(*place) for tile, place in places.items()}
+    return Plan(tuple(launches), tables, entries, exits, rescaling)
 
 
 def _without(tables: StepTables, unknown: Sequence[int]) -> StepTables:

@@ -120,9 +120,7 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
     if "precision" in context:
         found = {k.removeprefix(IN_PRECISION): v for k, v in estimated.items() if k.startswith(IN_PRECISION)}
         limits = ", ".join(f"{name} {_figure(v)}" for name, v in found.items())
-        lines.append(
-            f"on a GPU: {context['precision']} arithmetic; estimated limits with its rounding: {limits}"
-        )
+        lines.append(f"on a GPU: {context['precision']} arithmetic; estimated limits with its rounding: {limits}")
     return lines
 
 

@@ -162,6 +162,7 @@ def compile_variant(variant: Variant, arch: str) -> Any:
         "EPILOGUE": "tanh",
         "FIRST": 0.0,
         "SECOND": 0.0,
+        "RESCALE": variant.kernel != "step",
     }
     names = kernel.arg_names
     signature = {n: types.get(n, "constexpr") for n in names}

@@ -5,7 +5,7 @@ card busy, long tiles are cut into parts, whose partial sums a second pass adds 
 every time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -34,7 +34,7 @@ from hrt.kernels.tables import (
 MOST_BUFFERS = 4
 NETWORK_REGISTERS = 255  # a thread's most: else the assembler spills for the sake of neighbours that never come
 SHORTEST = 4  # steps of a part: fewer are over before the second pass has begun
-TILE_ROW = 8  # out column, out length, bias, epilogue?, first group, end group, and two to spare
+TILE_ROW = 8  # out column, out length, bias, epilogue?, first group, end group, gains, shifts
 PRECISIONS = ("ieee", "tf32x3", "tf32", "fp16", "bf16")
 WORKSPACE = {"ieee": torch.float32, "tf32x3": torch.float32, "tf32": torch.float32}
 WORKSPACE |= {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -70,6 +70,18 @@ def is_interpreted() -> bool:
     return not isinstance(step_kernel, triton.JITFunction)
 
 
+@dataclass(frozen=True)
+class Rescaling:
+    """What becomes of a tile's output after its epilogue: times gains, plus shifts, written to another column.
+
+    gains, shifts: where those of the tile's first row begin among the biases, or -1.
+    """
+
+    column: int
+    gains: int
+    shifts: int
+
+
 @dataclass(frozen=True, eq=False)
 class TileList:
     """Tiles of uniform `tables` that one launch executes; none may read what another of them writes.
@@ -86,10 +98,20 @@ class TileList:
     finish: Tensor | None
     slots: int
     epilogue: Epilogue
+    rescaled: bool = False
 
     @staticmethod
-    def build(tables: StepTables, tiles: Sequence[int] | np.ndarray, epilogue: Epilogue, parts: int) -> "TileList":
-        """The tiles with these numbers. epilogue: of those that have one.  parts: how many there should be at least."""
+    def build(
+        tables: StepTables,
+        tiles: Sequence[int] | np.ndarray,
+        epilogue: Epilogue,
+        parts: int,
+        rescaling: Mapping[int, Rescaling] | None = None,
+    ) -> "TileList":
+        """The tiles with these numbers. epilogue: of those that have one.  parts: how many there should be at least.
+
+        rescaling: by number, of the tiles that have one.
+        """
         check_tables(tables)
         chosen = np.asarray(tiles, dtype=np.int64)
         rows = tables.tiles.cpu().numpy().astype(np.int64)[chosen]
@@ -107,6 +129,10 @@ class TileList:
         head = np.zeros((len(rows), TILE_ROW), dtype=np.int64)
         head[:, :3] = rows[:, [OUT_COLUMN, OUT_LENGTH, BIAS_OFFSET]]
         head[:, 3] = rows[:, EPILOGUE] != NONE
+        head[:, 6:] = NONE
+        changes = {k: (rescaling or {})[n] for k, n in enumerate(chosen.tolist()) if n in (rescaling or {})}
+        for k, change in changes.items():
+            head[k, 0], head[k, 6], head[k, 7] = change.column, change.gains, change.shifts
         own = head[owner]
         finish = None
         if len(owner) > len(rows):
@@ -114,7 +140,7 @@ class TileList:
             finish[:, 4] = np.searchsorted(owner, np.arange(len(rows)), "left")
             finish[:, 5] = np.searchsorted(owner, np.arange(len(rows)), "right")
             own[:, 0], own[:, 1] = np.arange(len(owner)) * tables.tile_rows, tables.tile_rows
-            own[:, 2], own[:, 3] = NONE, 0
+            own[:, 2], own[:, 3], own[:, 6:] = NONE, 0, NONE
         own[:, 4], own[:, 5] = first_group[:-1], first_group[1:]
 
         def placed(array: np.ndarray, kind: Any) -> Tensor:
@@ -129,6 +155,7 @@ class TileList:
             None if finish is None else placed(finish, np.int32),
             len(owner) if finish is not None else 0,
             epilogue,
+            bool(changes),
         )
 
     @property
@@ -163,6 +190,7 @@ class TileList:
             workspace.stride(0),
             target.stride(0),
             **constants(t, workspace, config, precision, self.epilogue),
+            RESCALE=self.rescaled and self.finish is None,
         )
         if self.finish is not None and partial is not None:
             second: Any = finish_kernel
@@ -180,6 +208,7 @@ class TileList:
                 EPILOGUE=self.epilogue.name,
                 FIRST=self.epilogue.first,
                 SECOND=self.epilogue.second,
+                RESCALE=self.rescaled,
                 num_warps=4,
             )
 
@@ -192,10 +221,15 @@ class NetworkList:
     wave_ends: Tensor
 
     @staticmethod
-    def build(tables: StepTables, waves: Sequence[Sequence[int]], epilogue: Epilogue) -> "NetworkList":
+    def build(
+        tables: StepTables,
+        waves: Sequence[Sequence[int]],
+        epilogue: Epilogue,
+        rescaling: Mapping[int, Rescaling] | None = None,
+    ) -> "NetworkList":
         """waves: numbers of the tiles of each wave."""
         ends = np.cumsum([0, *(len(w) for w in waves)]).astype(np.int32)
-        tiles = TileList.build(tables, [k for wave in waves for k in wave], epilogue, 0)
+        tiles = TileList.build(tables, [k for wave in waves for k in wave], epilogue, 0, rescaling)
         return NetworkList(tiles, torch.from_numpy(ends).to(tables.tiles.device))
 
     def run(self, workspace: Tensor, config: Config, precision: str = "ieee") -> None:
@@ -218,6 +252,7 @@ class NetworkList:
             workspace.stride(0),
             len(self.wave_ends) - 1,
             **constants(t, workspace, config, precision, tiles.epilogue),
+            RESCALE=tiles.rescaled,
             maxnreg=NETWORK_REGISTERS,
         )
 

@@ -169,10 +169,12 @@ def finish_tile(
     EPILOGUE: tl.constexpr,
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
+    RESCALE: tl.constexpr,
 ):
-    """Add the bias, apply the epilogue where the tile has one, and store. out_rows: pointers (BLOCK, 1) to the rows.
+    """Add the bias, apply the epilogue where the tile has one, rescale, and store. out_rows: pointers (BLOCK, 1).
 
-    tile: int32 out column, length, bias offset or -1, whether the epilogue applies.
+    tile: int32 out column, length, bias offset or -1, whether the epilogue applies, two others, and where gains and
+    shifts of the output begin among the biases, or -1.
     """
     out, length, bias = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
     place = tl.arange(0, ROWS)
@@ -181,6 +183,11 @@ def finish_tile(
     total += added.to(tl.float32)[None, :]
     if EPILOGUE != "none":
         total = tl.where(tl.load(tile + 3) != 0, activate(total, EPILOGUE, FIRST, SECOND), total)
+    if RESCALE:
+        gain, shift = tl.load(tile + 6), tl.load(tile + 7)
+        gains = tl.load(biases + gain + place, mask=kept & (place + gain >= place), other=1.0)
+        shifts = tl.load(biases + shift + place, mask=kept & (place + shift >= place), other=0.0)
+        total = total * gains.to(tl.float32)[None, :] + shifts.to(tl.float32)[None, :]
     target = out_rows + (out + place)[None, :]
     tl.store(target, total.to(out_rows.dtype.element_ty), mask=inside[:, None] & kept[None, :])
 
@@ -215,6 +222,7 @@ def step_kernel(
     EPILOGUE: tl.constexpr,
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
+    RESCALE: tl.constexpr,
 ):
     """One program per tile and block of BLOCK batch rows; reads `workspace`, writes `target` (it, or partials)."""
     tile = tl.program_id(0)
@@ -229,7 +237,7 @@ def step_kernel(
         BLOCK, ROWS, COLUMNS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
     )  # fmt: skip
     out_rows = target + rows.to(tl.int64)[:, None] * target_pitch
-    finish_tile(total, out_rows, inside, biases, own, ROWS, EPILOGUE, FIRST, SECOND)
+    finish_tile(total, out_rows, inside, biases, own, ROWS, EPILOGUE, FIRST, SECOND, RESCALE)
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -246,6 +254,7 @@ def finish_kernel(
     EPILOGUE: tl.constexpr,
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
+    RESCALE: tl.constexpr,
 ):
     """The second pass of tiles that were split along their steps: partial sums added in order, then as in one pass.
 
@@ -259,4 +268,4 @@ def finish_kernel(
     total = tl.zeros((BLOCK, ROWS), tl.float32)
     for slot in range(tl.load(own + 4), tl.load(own + 5)):
         total += tl.load(source + slot * ROWS)
-    finish_tile(total, workspace + safe[:, None] * pitch, inside, biases, own, ROWS, EPILOGUE, FIRST, SECOND)
+    finish_tile(total, workspace + safe[:, None] * pitch, inside, biases, own, ROWS, EPILOGUE, FIRST, SECOND, RESCALE)

@@ -33,6 +33,13 @@ CudaSession = partial(cuda.CudaSession, densify=False)
 ROUNDING = {"ieee": 0.0, "tf32x3": 0.0, "tf32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-7}
 
 
+class Atan(torch.nn.Module):
+    """An activation that no kernel knows."""
+
+    def forward(self, x):
+        return torch.atan(x)
+
+
 def network(activation=torch.nn.Tanh, sizes=(5, 40, 40, 3)):
     torch.manual_seed(0)
     layers = []
@@ -53,6 +60,13 @@ def relative_error(program, session, x):
     assert all(y.dtype == torch.float32 and y.is_contiguous() for y in found)
     a, b = (torch.cat([y.double().reshape(-1) for y in ys]) for ys in (found, expected))
     return float((a - b).norm() / b.norm().clamp_min(1e-300))
+
+
+def float32_allowance(program, x):
+    """What float32 sums in another order may be off by: several times what torch's own float32 is off by."""
+    single, exact = (execute(build_schedule(program), x, dtype) for dtype in (torch.float32, torch.float64))
+    a, b = (torch.cat([y.double().reshape(-1) for y in ys]) for ys in (single, exact))
+    return 8 * float((a - b).norm() / b.norm()) + 1e-6
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -81,14 +95,57 @@ def test_every_network_of_the_zoo(name):
 
 
 def test_activations_that_no_kernel_knows_are_applied_in_place():
-    class Atan(torch.nn.Module):
-        def forward(self, x):
-            return torch.atan(x)
-
     program = compressed(network(Atan))
     session = CudaSession(program)
     assert any(isinstance(launch, InPlace) for launch in session.plan.launches)
     assert relative_error(program, session, [torch.randn(20, 5)]) <= 2e-6
+
+
+class Scaled(torch.nn.Module):
+    """A network between normalised inputs and outputs in units."""
+
+    def __init__(self, last=torch.nn.Identity):
+        super().__init__()
+        torch.manual_seed(3)
+        self.net, self.last = network(), last()
+        self.low, self.span = torch.nn.Buffer(torch.randn(5)), torch.nn.Buffer(torch.rand(5) + 1)
+        self.mean, self.scale = torch.nn.Buffer(torch.randn(3)), torch.nn.Buffer(torch.rand(3) + 1)
+
+    def forward(self, x):
+        y = self.last(self.net((x - self.low) / self.span))
+        return (0.5 - y) * self.scale / 3.0 + self.mean
+
+
+@pytest.mark.parametrize("last", [torch.nn.Identity, torch.nn.Sigmoid, Atan])
+def test_scaled_outputs_are_part_of_the_last_wave(last):
+    program = hierarchical(capture(Scaled(last), [torch.zeros(2, 5)]), 1, storages=MIXED, ordered=False)
+    session = CudaSession(program)
+    after = session.plan.launches[-1]
+    assert isinstance(after, Tiles) == (last is not Atan)
+    assert (len(session.plan.rescaling) > 0) == (last is not Atan)
+    for batch in (1, 20):
+        x = [torch.randn(batch, 5)]
+        assert relative_error(program, session, x) <= float32_allowance(program, x)
+    if last is Atan:
+        return
+    other = CudaSession(capture(Scaled(last), [torch.zeros(2, 5)]))  # dense: the whole network in one launch but for x
+    assert relative_error(other.program, other, [torch.randn(3, 5)]) <= 2e-6
+
+
+def test_a_scaled_output_that_is_read_again_keeps_its_launches():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(5, 7), torch.nn.Linear(7, 7)
+
+        def forward(self, x):
+            u = self.a(x)
+            return u * 2.0, self.b(u)
+
+    program = capture(Twice(), [torch.zeros(2, 5)])
+    session = CudaSession(program)
+    assert not session.plan.rescaling
+    assert relative_error(program, session, [torch.randn(3, 5)]) <= 2e-6
 
 
 def test_dense_leaves_do_not_wait_for_the_first_wave():
