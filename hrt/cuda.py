@@ -13,25 +13,26 @@ import copy
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hrt.buckets import Bucket
 from hrt.choice import chip_of, choose_schedule
 from hrt.devices import architecture, cuda_device
 from hrt.errors import BackendError
 from hrt.kernels.launch import Config, NetworkList, TileList, is_interpreted
 from hrt.kernels.tables import StepTables
 from hrt.kernels.tuning import LARGEST_BUCKET, PROCESSORS, Key, bucket_of, find, storage_name
-from hrt.launches import Plan, Tiles, make_plan, read, run_stage, workspace_type
+from hrt.launches import Plan, Tiles, make_plan, run_stage, workspace_type
 from hrt.precision import PRECISIONS
 from hrt.program import Program
 from hrt.runtime import prepare
 from hrt.stages import Gather
 
-INTERPRETER = threading.Lock()  # Triton's interpreter patches modules while it runs: one kernel at a time
 ALIGNED = 16  # elements that a workspace row is a multiple of
 MEMORY_SHARE = 4  # a workspace may take this fraction of the free memory
 WAVE_SECONDS, TILE_SECONDS, STEP_SECONDS = 3.0e-6, 1.5e-6, 0.15e-6  # assumed, see `one_launch`
@@ -78,7 +79,7 @@ class CudaSession:
             self.resident_bytes = self.plan.tables.nbytes + sum(c.numel() * c.element_size() for c in held)
             self._lists: dict[tuple[int, int], TileList] = {}
             self._whole: NetworkList | None = None
-            self._buckets: dict[int, _Bucket] = {}
+            self._buckets: dict[int, Bucket] = {}
             self._lock = threading.Lock()
             if self.graphs and warm:
                 self.warm_up()
@@ -121,10 +122,10 @@ class CudaSession:
             return tuple(torch.empty(0, *s.shape, dtype=torch.float32, device=where) for s in self.schedule.outputs)
         return self._bucket(bucket_of(batch)).run(inputs, batch)
 
-    def _bucket(self, size: int) -> "_Bucket":
+    def _bucket(self, size: int) -> "Bucket":
         with self._lock:
             if size not in self._buckets:
-                self._buckets[size] = _Bucket(self, size)
+                self._buckets[size] = Bucket(self, size)
             return self._buckets[size]
 
     def config(self, bucket: int, kernel: str = "step", *, exact: bool = False) -> Config:
@@ -144,6 +145,14 @@ class CudaSession:
 
     def execute(self, workspace: Tensor, bucket: int, kernel: str, config: Config | None = None) -> None:
         """All launches on a workspace (rows, pitch) as `bucket` runs them, or with a configuration to try."""
+        with self.guard():
+            self._execute(workspace, bucket, kernel, config)
+
+    def guard(self) -> AbstractContextManager[Any]:
+        """Makes the session's device the current one: Triton launches there."""
+        return torch.cuda.device(self.device) if self.graphs else nullcontext()
+
+    def _execute(self, workspace: Tensor, bucket: int, kernel: str, config: Config | None) -> None:
         if kernel == "network":
             network = self._network()
             network.run(
@@ -211,104 +220,6 @@ class CudaSession:
     def new_workspace(self, rows: int) -> Tensor:
         """Zeros (rows, pitch): padding must be zero, and is never written."""
         return torch.zeros(rows, self.pitch, dtype=self.dtype, device=self.device)
-
-
-class _Bucket:
-    """Static workspace and graph of one bucket."""
-
-    def __init__(self, session: CudaSession, size: int):
-        self.session, self.size = session, size
-        self.workspace = session.new_workspace(size)
-        self.lock = threading.Lock() if session.graphs else INTERPRETER
-        self.graph: Any = None
-        self.kernel = "network" if session.one_launch(size) else "step"
-        self.done: Any = None
-        self.staging: list[Tensor] = []
-        if session.graphs:
-            self._capture()
-
-    def _capture(self) -> None:
-        """Capture the launches; where the network may run in one launch, that too, and keep the faster graph."""
-        session = self.session
-        with torch.cuda.device(session.device):
-            found = []
-            for kernel in session.kernels:
-                side = torch.cuda.Stream()
-                side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):  # once outside the graph: lists are made and libraries initialised
-                    session.execute(self.workspace, self.size, kernel)
-                torch.cuda.current_stream().wait_stream(side)
-                torch.cuda.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                    session.execute(self.workspace, self.size, kernel)
-                found.append((_replay_seconds(graph) if len(session.kernels) > 1 else 0.0, kernel, graph))
-            _, self.kernel, self.graph = min(found, key=lambda f: f[0])
-            self.done = torch.cuda.Event()
-
-    def run(self, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
-        with self.lock:
-            if self.graph is None:
-                self._fill(inputs, batch)
-                self.session.execute(self.workspace, self.size, self.kernel)
-                return self._answers(batch)
-            with torch.cuda.device(self.session.device):
-                stream = torch.cuda.current_stream()
-                stream.wait_event(self.done)  # whoever used the workspace last, on whatever stream
-                self._fill(self._pinned(inputs, batch), batch)
-                self.graph.replay()
-                answers = self._answers(batch)
-                if all(x.device.type == "cpu" for x in inputs):
-                    answers = tuple(y.cpu() for y in answers)  # waits
-                self.done.record(stream)
-        return answers
-
-    def _fill(self, inputs: Sequence[Tensor], batch: int) -> None:
-        """Inputs into their columns, in the order in which they are read."""
-        for port in self.session.plan.entries:
-            x, rows = inputs[port.number], self.workspace[:batch]
-            if port.index is None:
-                read(rows, port.span).copy_(x, non_blocking=True)
-            else:
-                target = rows[:, port.span.start : port.span.start + port.span.size]
-                flat = x.reshape(batch, -1).to(target.device, non_blocking=True)
-                target.copy_(flat.index_select(1, port.index))
-
-    def _answers(self, batch: int) -> tuple[Tensor, ...]:
-        rows, found = self.workspace[:batch], []
-        for port in self.session.plan.exits:
-            if port.index is None:
-                y = read(rows, port.span)
-            else:
-                y = rows.index_select(1, port.index).reshape(batch, *port.span.shape)
-            found.append(y.to(torch.float32, copy=True, memory_format=torch.contiguous_format))
-        return tuple(found)
-
-    def _pinned(self, inputs: Sequence[Tensor], batch: int) -> list[Tensor]:
-        """CPU inputs in page-locked memory, from where they are copied without a wait; others as they are."""
-        if not self.staging:
-            spans = self.session.schedule.inputs
-            self.staging = [torch.empty(self.size, *s.shape, dtype=torch.float32, pin_memory=True) for s in spans]
-        found = []
-        for own, x in zip(self.staging, inputs, strict=True):
-            if x.device.type == "cpu":
-                self.done.synchronize()  # the copy before has left the page-locked rows
-                x = own[:batch].copy_(x)
-            found.append(x)
-        return found
-
-
-def _replay_seconds(graph: Any, repeats: int = 20) -> float:
-    """Seconds of one replay: the median of a few, each timed on the device."""
-    times = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e-3)
-    return sorted(times)[repeats // 2]
 
 
 def _placed(plan: Plan, dtype: torch.dtype, device: torch.device) -> Plan:

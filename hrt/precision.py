@@ -9,7 +9,7 @@ is needed, and the certificate keeps the figures. On a card only the order of th
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -76,17 +76,33 @@ def choose_precision(
 ) -> tuple[str, dict[str, float]]:
     """The fastest precision whose error limit stays within `tol`, and the limit (99 %) of every emulated one.
 
-    inputs: held-out rows.  reference: (rows, features) float64, the network's own outputs there.
+    inputs: held-out rows.  reference: (rows, features) float64, the network's own outputs there. Layers may be written
+    out as dense when the network is loaded: the larger limit of both forms counts.
     """
     limits: dict[str, float] = {}
+    forms = [program, written_out(program)] if any(_is_compressed(program, k) for k in program.weights) else [program]
     for precision in EMULATED:
-        outputs, largest = emulate(program, inputs, precision)
-        found = torch.cat([y.reshape(y.shape[0], -1) for y in outputs], dim=1).to(torch.float64)
-        limit = output_error(reference, found).upper_99
-        overflows = precision == "fp16" and not HEADROOM * largest <= torch.finfo(torch.float16).max
-        limits[precision] = float("inf") if overflows else limit
+        limits[precision] = 0.0
+        for form in forms:
+            outputs, largest = emulate(form, inputs, precision)
+            found = torch.cat([y.reshape(y.shape[0], -1) for y in outputs], dim=1).to(torch.float64)
+            limit = output_error(reference, found).upper_99
+            overflows = precision == "fp16" and not HEADROOM * largest <= torch.finfo(torch.float16).max
+            limits[precision] = max(limits[precision], float("inf") if overflows else limit)
     chosen = next((p for p in EMULATED if limits[p] <= tol), default_precision(tol))
     return chosen, limits
+
+
+def written_out(program: Program) -> Program:
+    """The same network with every compressed weight as the dense float32 matrix that it stands for."""
+    names = [name for name in program.weights if _is_compressed(program, name)]
+    changed = {name: cast(HMatrix, program.constants[name]).to_dense(torch.float32) for name in names}
+    return program.with_constants(changed)
+
+
+def _is_compressed(program: Program, name: str) -> bool:
+    weight = program.constants[name]
+    return isinstance(weight, HMatrix) and not weight.is_dense
 
 
 def _fused(program: Program) -> set[str]:

@@ -121,6 +121,8 @@ class TileList:
         longest = _longest(rows[:, END_STEP] - rows[:, FIRST_STEP], parts)
         low, high, owner = _cut(rows[:, FIRST_STEP], rows[:, END_STEP], longest)
         tile_runs = tables.runs.cpu().numpy().astype(np.int64)[chosen]
+        if not tables.weights:  # nothing but biases: one buffer that no step is in
+            tile_runs = np.repeat(tile_runs, 2, axis=1)
         runs = np.clip(tile_runs[owner], low[:, None], high[:, None])
         steps = tables.steps.cpu().numpy()
         offsets = np.append(steps[:, WEIGHT_OFFSET], 0)

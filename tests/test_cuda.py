@@ -365,3 +365,13 @@ def test_auto_takes_the_gpu_where_it_is_wanted(monkeypatch):
     assert backends.choose("auto", None, "cpu") == "torch"
     assert backends.choose("auto", "cpu", "cuda") == "torch"
     assert backends.choose("torch", "cuda:1", "cuda") == "torch"
+
+
+def test_layers_without_any_weights():
+    """A layer of no inputs has biases only: no buffer, no step, and its tiles still write."""
+    program = linear_program(torch.zeros(40, 0), torch.arange(40.0))
+    session = CudaSession(program)
+    assert session.plan.tables.weights == () or session.plan.tables.weights[0].numel() == 0
+    assert torch.equal(session.run([torch.zeros(3, 0)])[0], torch.arange(40.0).expand(3, 40))
+    empty = linear_program(hrt.HMatrix((40, 0), ()), torch.arange(40.0))
+    assert torch.equal(CudaSession(empty).run([torch.zeros(3, 0)])[0], torch.arange(40.0).expand(3, 40))
