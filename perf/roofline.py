@@ -134,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write facts and predictions here")
     parser.add_argument("--from", type=Path, nargs="+", dest="files", help="take facts from these files, build nothing")
     args = parser.parse_args(arguments)
+    begun_at = commit()  # of the code that counts, not of what the folder holds when it is done
     try:
         chip = chip_named(args.chip)
         checked(args.kernel, list(KERNELS), "kernel")
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show(cases, args.batch, chip)
     if args.json:
         command = f"python -m hrt.perf.roofline {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
-        counted_by = commands_of(args.files) if args.files else [command]
+        counted_by = commands_of(args.files) if args.files else [f"{command} (at {begun_at})"]
         write(args.json, cases, args.batch, chip, command, counted_by)
     return 0
 
@@ -178,7 +179,6 @@ def write(
         "what": f"{LABEL}: lower bounds, not timings",
         "command": command,
         "counted_by": counted_by,
-        "commit": commit(),
         "versions": versions(),
         "chip": asdict(chip),
         "break_even_batches": BATCHES,
