@@ -12,6 +12,7 @@ from scipy.special import y0
 from hrt.latency import BATCHES, CHIPS, schedule_floor
 from hrt.perf.kernels_of import KERNELS, helmholtz_circle, laplace_2d
 from hrt.perf.operators import laplace_2d_kernel, log_kernel
+from hrt.perf.provenance import commit
 from hrt.perf.roofline import LABEL, main, ranges
 from hrt.perf.tried import SETTINGS, load_cases, measured, narrowed
 
@@ -136,7 +137,8 @@ class TestCommand:
         document = json.loads(other.read_text())
         assert document["chip"]["name"] == "h100"
         first = json.loads(written.read_text())
-        assert document["counted_by"] == first["counted_by"] == [first["command"]] != [document["command"]]
+        assert document["counted_by"] == first["counted_by"] == [f"{first['command']} (at {commit()})"]
+        assert first["command"] != document["command"]
         for case in load_cases([other]):
             (p,) = case.predictions((7,), CHIPS["h100"])
             best = case.best((7,), CHIPS["h100"])
