@@ -5,6 +5,8 @@ model.save("net.hrt")
 y = hrt.load("net.hrt").predict(x)
 """
 
+from typing import Any
+
 from hrt.artifact import load
 from hrt.calibration import Box
 from hrt.certificate import Certificate, LayerRecord
@@ -35,3 +37,12 @@ __all__ = [
     "compress_matrix",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`export_onnx` on first use: onnx is not imported by those who do not export."""
+    if name == "export_onnx":
+        from hrt.export.onnx import export_onnx
+
+        return export_onnx
+    raise AttributeError(f"module 'hrt' has no attribute {name!r}")

@@ -1,0 +1,84 @@
+"""An ONNX graph while it grows: nodes in order, constants each stored once, names that cannot clash."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor
+
+ONNX_TYPE = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.bfloat16: TensorProto.BFLOAT16,
+    torch.int8: TensorProto.INT8,
+    torch.int64: TensorProto.INT64,
+}
+
+
+class Graph:
+    """Nodes and initializers. opset: of the default domain."""
+
+    def __init__(self, opset: int):
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._stored: dict[bytes, str] = {}
+        self._names: set[str] = set()
+
+    def name(self, wanted: str) -> str:
+        """`wanted`, or with a number behind it where that is taken."""
+        found, number = wanted, 1
+        while found in self._names:
+            number += 1
+            found = f"{wanted}_{number}"
+        self._names.add(found)
+        return found
+
+    def add(self, op: str, inputs: Sequence[str], wanted: str | None = None, **attributes: Any) -> str:
+        """A node of one output, and that output's name."""
+        return self.add_several(op, inputs, [wanted or op.lower()], **attributes)[0]
+
+    def add_several(self, op: str, inputs: Sequence[str], wanted: Sequence[str], **attributes: Any) -> list[str]:
+        """A node of several outputs, and their names."""
+        outputs = [self.name(w) for w in wanted]
+        self.nodes.append(
+            helper.make_node(op, list(inputs), outputs, name=self.name(f"{op}:{outputs[0]}"), **attributes)
+        )
+        return outputs
+
+    def constant(self, value: Tensor, wanted: str = "constant") -> str:
+        """An initializer with the numbers of `value` in its own type; equal ones are stored once."""
+        value = value.detach().cpu().contiguous()
+        raw = value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        key = hashlib.sha256(f"{value.dtype}{tuple(value.shape)}".encode() + raw).digest()
+        if key not in self._stored:
+            name = self.name(wanted)
+            self.initializers.append(
+                helper.make_tensor(name, ONNX_TYPE[value.dtype], tuple(value.shape), raw, raw=True)
+            )
+            self._stored[key] = name
+        return self._stored[key]
+
+    def integers(self, values: Sequence[int], wanted: str = "shape") -> str:
+        """An int64 vector as an initializer."""
+        return self.constant(torch.from_numpy(np.asarray(values, dtype=np.int64)), wanted)
+
+    def number(self, value: float) -> str:
+        """A float32 scalar as an initializer."""
+        return self.constant(torch.tensor(value, dtype=torch.float32), "number")
+
+    def decoded(self, value: Tensor, scale: Tensor | None = None, wanted: str = "weight") -> str:
+        """Stored numbers as float32: narrow types keep their bytes in the file and are decoded by the runtime when it
+        loads the graph. scale: of int8 rows, (rows,).
+        """
+        stored = self.constant(value if value.dtype in ONNX_TYPE else value.float(), wanted)
+        if value.dtype == torch.int8 and scale is not None:
+            zero = self.constant(torch.zeros(len(scale), dtype=torch.int8), "zero_point")
+            return self.add("DequantizeLinear", [stored, self.constant(scale.float(), "scale"), zero], wanted, axis=0)
+        if value.dtype in (torch.float32, torch.float64):
+            return stored
+        return self.add("Cast", [stored], wanted, to=TensorProto.FLOAT)

@@ -1,0 +1,166 @@
+"""`export_onnx`: a compressed network as one plain ONNX file, for any runtime that reads standard operators."""
+
+import json
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from hrt.artifact import load
+from hrt.errors import InputError
+from hrt.export.graph import Graph
+from hrt.export.layers import linear
+from hrt.export.lowering import lower
+from hrt.files import replacing
+from hrt.hmatrix import HMatrix
+from hrt.model import CompressedModel
+from hrt.program import Node, Program
+
+OPSETS = range(18, 24)
+DEFAULT_OPSET = 20
+IR_VERSION = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}  # the oldest that goes with an opset
+INLINE_BYTES = 2_000_000_000  # a protobuf may not hold more
+
+
+class _Exporter:
+    """Walks a program once. `orders`: in which order the last dimension of a value stands, where not its own."""
+
+    def __init__(self, program: Program, opset: int):
+        self.program, self.g = program, Graph(opset)
+        self.names: dict[str, str] = {}
+        self.orders: dict[str, Tensor] = {}
+        self.ranks = {v.name: 1 + len(v.shape) for v in (*program.inputs, *program.nodes)}
+        for v in program.inputs:
+            self.names[v.name] = self.g.name(v.name or "input")
+
+    def run(self) -> list[str]:
+        """All nodes; the names of the outputs."""
+        for node in self.program.nodes:
+            self._linear(node) if node.op == "linear" else self._node(node)
+        outputs = []
+        for k, name in enumerate(self.program.outputs):
+            found = self.value(name)
+            taken = found in outputs or found in (self.names[v.name] for v in self.program.inputs)
+            wanted = name or f"output_{k}"
+            outputs.append(
+                self.g.add("Identity", [found], wanted) if taken or name in self.program.constants else found
+            )
+        return outputs
+
+    def value(self, name: str) -> str:
+        """A value or constant by its name in the graph, in its own order."""
+        if name in self.program.constants:
+            constant = self.program.constants[name]
+            numbers = constant.to_dense(torch.float32) if isinstance(constant, HMatrix) else constant
+            return self.g.constant(numbers.to(torch.float32), name or "constant")
+        order = self.orders.pop(name, None)
+        if order is not None:
+            index = self.g.constant(order.argsort(), "order")
+            self.names[name] = self.g.add("Gather", [self.names[name], index], name, axis=-1)
+        return self.names[name]
+
+    def _node(self, node: Node) -> None:
+        moved = node.row.is_activation and node.inputs[0] in self.orders
+        source = self.names[node.inputs[0]] if moved else ""
+        inputs = [source] if moved else [self.value(name) for name in node.inputs]
+        shapes = {name: tuple(c.shape) for name, c in self.program.constants.items()}
+        ranks = [self.ranks.get(name, len(shapes.get(name, ()))) for name in node.inputs]
+        self.names[node.name] = lower(self.g, node.op, inputs, node.attrs, ranks, node.name or "value")
+        if moved:
+            self.orders[node.name] = self.orders[node.inputs[0]]
+
+    def _linear(self, node: Node) -> None:
+        x, name, *rest = node.inputs
+        weight = self.program.constants[name]
+        bias = self.program.constants[rest[0]] if rest else None
+        added = bias.detach() if isinstance(bias, Tensor) else None
+        columns = weight.col_order if isinstance(weight, HMatrix) else None
+        source = self._ordered(x, columns)
+        if isinstance(weight, HMatrix) and weight.row_order is not None:
+            added = None if added is None else added[weight.row_order.long()]
+            self.orders[node.name] = weight.row_order.long()
+        rank = self.ranks.get(x, len(getattr(self.program.constants.get(x), "shape", ())))
+        self.names[node.name] = linear(self.g, source, rank, weight, added, node.name or "value")
+
+    def _ordered(self, name: str, wanted: Tensor | None) -> str:
+        """A value with its last dimension in the order `wanted`."""
+        have = self.orders.get(name)
+        if wanted is None and have is None:
+            return self.value(name)
+        size = len(wanted if wanted is not None else have)  # type: ignore[arg-type]
+        index = torch.arange(size) if wanted is None else wanted.long()
+        if have is not None:
+            index = have.argsort()[index]
+        source = self.names[name] if have is not None else self.value(name)
+        if torch.equal(index, torch.arange(size)):
+            return source
+        return self.g.add("Gather", [source, self.g.constant(index, "order")], f"{name}.ordered", axis=-1)
+
+
+def to_onnx(model: CompressedModel, opset: int | None = None) -> onnx.ModelProto:
+    """The model as an ONNX graph of float32 inputs and outputs (batch, *shape) with a dynamic batch.
+
+    Raises InputError for an opset outside 18 to 23.
+    """
+    opset = DEFAULT_OPSET if opset is None else opset
+    if opset not in OPSETS:
+        raise InputError(f"Found opset {opset!r}. Expected one of {OPSETS.start} to {OPSETS.stop - 1}.")
+    program = model.program
+    exporter = _Exporter(program, opset)
+    outputs = exporter.run()
+    shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
+    inputs = [_typed(exporter.names[v.name], v.shape) for v in program.inputs]
+    found = [_typed(name, shapes.get(o, ())) for name, o in zip(outputs, program.outputs, strict=True)]
+    g = exporter.g
+    graph = helper.make_graph(g.nodes, "hrt", inputs, found, g.initializers)
+    proto = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="hrt", ir_version=IR_VERSION[opset]
+    )
+    certificate = json.dumps(model.certificate.to_header(), default=str)
+    facts = {"hrt.certificate": certificate, "hrt.nbytes": str(model.nbytes), "hrt.tol": repr(model.certificate.tol)}
+    helper.set_model_props(proto, facts)
+    return proto
+
+
+def export_onnx(
+    model_or_path: CompressedModel | str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    derivatives: Sequence[str] | None = None,
+    opset: int | None = None,
+    check: bool = True,
+    external: bool = False,
+    inputs: Any = None,
+) -> None:
+    """Write a network as an ONNX file of standard operators.
+
+    opset: 18 to 23 (default 20).  check: full check by onnx, and ONNX Runtime against `predict` on `inputs` (rows, as
+    `predict` takes them; random ones by default); a failure raises and leaves no file.  external: weights in a second
+    file, `path` + ".data" (always so above 2 GB). Raises InputError or BackendError; see their messages.
+    """
+    if derivatives is not None:
+        raise InputError("export_onnx(derivatives=...) is not available in this version. Expected None.")
+    model = model_or_path if isinstance(model_or_path, CompressedModel) else load(model_or_path, backend="torch")
+    proto = to_onnx(model, opset)
+    if check:
+        from hrt.export.check import check_onnx
+
+        check_onnx(proto, model, inputs)
+    target = Path(path)
+    size = sum(len(t.raw_data) for t in proto.graph.initializer)
+    if external or size > INLINE_BYTES:
+        data = target.with_name(target.name + ".data")
+        onnx.save(proto, str(target), save_as_external_data=True, location=data.name, size_threshold=1024)
+        return
+    with replacing(target) as file:
+        file.write(proto.SerializeToString())
+
+
+def _typed(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *map(int, np.asarray(shape, dtype=int))])

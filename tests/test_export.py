@@ -1,0 +1,110 @@
+"""ONNX export: every network of the zoo, every storage type and ordering, against float64 and predict."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from models import linear_model, mixed_model
+from zoo import ZOO
+
+import hrt
+from hrt.capture import capture
+from hrt.export.check import check_onnx, open_runtime
+from hrt.export.onnx import OPSETS, export_onnx, to_onnx
+
+from helpers import MIXED, hierarchical, random_hmatrix
+
+
+def model_of(program) -> hrt.CompressedModel:
+    return hrt.CompressedModel(program, hrt.Certificate(1e-2, "layers", ()))
+
+
+def run(proto, inputs):
+    names = [v.name for v in proto.graph.input]
+    return open_runtime(proto).run(None, {n: np.asarray(x, np.float32) for n, x in zip(names, inputs, strict=True)})
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_every_network_of_the_zoo(name):
+    inputs = ZOO[name].inputs(5)
+    program = capture(ZOO[name].build(torch.float64), inputs)
+    for p in (program, hierarchical(program, 3, storages=MIXED)):
+        model = model_of(p)
+        proto = to_onnx(model)
+        onnx.checker.check_model(proto, full_check=True)
+        single = model.predict(tuple(x.float() for x in inputs))
+        single = single if isinstance(single, tuple) else (single,)
+        constants = {k: c.to_dense() for k, c in p.constants.items() if isinstance(c, hrt.HMatrix)}
+        exact = p.with_constants(constants).run(inputs)
+        for y, s, e in zip(run(proto, inputs), single, exact, strict=True):
+            # float32 in another order of sums: not much further from float64 than torch's own float32
+            allowed = 8 * (s.double() - e).norm() + 2e-6 * e.norm()
+            assert y.shape == tuple(e.shape) and (torch.from_numpy(y).double() - e).norm() <= allowed, name
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_opset(opset):
+    model = mixed_model()
+    proto = to_onnx(model, opset)
+    assert proto.opset_import[0].version == opset
+    assert max(check_onnx(proto, model).values()) <= 1e-5
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2), torch.nn.GELU("tanh"))
+    program = capture(net, [torch.zeros(2, 3)])
+    check_onnx(to_onnx(model_of(program), opset), model_of(program))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_matrices(seed):
+    rng = np.random.default_rng(seed)
+    m, n = (int(k) for k in rng.integers(1, 90, 2))
+    model = linear_model(random_hmatrix(seed, m, n, depth=4, storages=MIXED))
+    check_onnx(to_onnx(model), model)
+
+
+def test_narrow_weights_keep_their_bytes():
+    h = random_hmatrix(1, 200, 200, storages=(torch.int8,), ordered=False)
+    proto = to_onnx(linear_model(h))
+    held = sum(len(t.raw_data) for t in proto.graph.initializer)
+    assert held <= 1.1 * h.nbytes, "float32 scales and indices are all that comes on top"
+    kinds = {t.data_type for t in proto.graph.initializer if len(t.raw_data) > 100}
+    assert onnx.TensorProto.INT8 in kinds
+
+
+def test_the_file_carries_names_batch_and_certificate(tmp_path):
+    model = mixed_model()
+    export_onnx(model, tmp_path / "net.onnx")
+    proto = onnx.load(tmp_path / "net.onnx")
+    assert [v.name for v in proto.graph.input] == [v.name for v in model.program.inputs]
+    assert all(v.type.tensor_type.shape.dim[0].dim_param == "batch" for v in proto.graph.input)
+    properties = {p.key: p.value for p in proto.metadata_props}
+    assert float(properties["hrt.tol"]) == model.certificate.tol and "layers" in properties["hrt.certificate"]
+
+
+def test_external_data_stands_beside_the_graph(tmp_path):
+    model = linear_model(torch.randn(64, 64))
+    export_onnx(model, tmp_path / "net.onnx", external=True)
+    assert (tmp_path / "net.onnx.data").stat().st_size >= 64 * 64 * 4
+    session = open_runtime(str(tmp_path / "net.onnx"))
+    x = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    (y,) = session.run(None, {session.get_inputs()[0].name: x})
+    assert np.allclose(y, model.predict(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_that_is_wrong_leaves_no_file(tmp_path, monkeypatch):
+    model = linear_model(torch.randn(8, 8))
+    wrong = linear_model(torch.randn(8, 8))
+    monkeypatch.setattr("hrt.export.onnx.to_onnx", lambda *_: to_onnx(wrong))
+    with pytest.raises(hrt.HrtError, match="ONNX Runtime differs from predict"):
+        export_onnx(model, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported(tmp_path):
+    model = linear_model(torch.randn(8, 8))
+    with pytest.raises(hrt.InputError, match="Found opset 17"):
+        export_onnx(model, tmp_path / "net.onnx", opset=17)
+    with pytest.raises(hrt.InputError, match="derivatives"):
+        export_onnx(model, tmp_path / "net.onnx", derivatives=["d0"])
+    with pytest.raises(hrt.InputError, match="does not exist"):
+        export_onnx(model, tmp_path / "nowhere" / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
