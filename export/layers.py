@@ -3,22 +3,13 @@ panel over the concatenation of its inputs (the form that measured best on ONNX 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
 
 from hrt.export.graph import Graph
 from hrt.hmatrix import HMatrix, Leaf
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Columns `width` of a row panel's input, named `source`, times rows of a leaf's first factor."""
-
-    source: str
-    leaf: Leaf
 
 
 def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor | None, wanted: str) -> str:
@@ -53,16 +44,16 @@ def _dense(g: Graph, leaf: Leaf, rows: slice, wanted: str) -> str:
 def _hierarchical(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
     leaves = [e for e in h.leaves if e.rank != 0 and e.rows and e.cols]
     columns = _Columns(g, x, h.shape[1], wanted)
-    inner = _first_products(g, columns, [e for e in leaves if not e.is_dense], wanted)
+    inner = _Inner(g, columns, [e for e in leaves if not e.is_dense], wanted)
     ends = sorted({0, h.shape[0], *(e.row for e in leaves), *(e.row + e.rows for e in leaves)})
     panels = []
     for a, b in pairwise(ends):  # a panel reads whole leaves side by side
-        parts = []
-        for e in leaves:
-            if e.row < b and e.row + e.rows > a:
-                source = columns.take(e.col, e.col + e.cols) if e.is_dense else inner[id(e)]
-                parts.append(_Part(source, e))
-        panels.append(_panel(g, x, parts, a, b, None if bias is None else bias[a:b], wanted))
+        here = [e for e in leaves if e.row < b and e.row + e.rows > a]
+        dense, low = [e for e in here if e.is_dense], [e for e in here if not e.is_dense]
+        sources, low = [columns.take(e.col, e.col + e.cols) for e in dense], inner.ordered(low)
+        sources += inner.take(low)
+        rows = None if bias is None else bias[a:b]
+        panels.append(_panel(g, x, sources, [*dense, *low], (a, b), rows, wanted))
     return panels[0] if len(panels) == 1 else g.add("Concat", panels, wanted, axis=1)
 
 
@@ -81,39 +72,63 @@ class _Columns:
         return self.made[start, end]
 
 
-def _first_products(g: Graph, columns: _Columns, low: Sequence[Leaf], wanted: str) -> dict[int, str]:
-    """T = X V^T of every low-rank leaf, by id: one product per column range, split between its leaves."""
-    groups: dict[tuple[int, int], list[Leaf]] = {}
-    for e in low:
-        groups.setdefault((e.col, e.cols), []).append(e)
-    found = {}
-    for (col, cols), members in groups.items():
-        factors = [g.decoded(e.tensors[1], e.scale, f"{wanted}.vt") for e in members]
-        stack = factors[0] if len(factors) == 1 else g.add("Concat", factors, f"{wanted}.v", axis=0)
-        t = _gemm(g, columns.take(col, col + cols), stack, None, f"{wanted}.t")
-        names = [t]
-        if len(members) > 1:
-            sizes = g.integers([e.rank for e in members], "sizes")
-            names = g.add_several("Split", [t, sizes], [f"{wanted}.t"] * len(members), axis=1)
-        found |= {id(e): name for e, name in zip(members, names, strict=True)}
-    return found
+class _Inner:
+    """T = X V^T of the low-rank leaves: one product per column range; split only where a panel reads a part of it."""
+
+    def __init__(self, g: Graph, columns: _Columns, low: Sequence[Leaf], wanted: str):
+        self.g, self.wanted = g, wanted
+        self.groups: dict[tuple[int, int], list[Leaf]] = {}
+        for e in sorted(low, key=lambda e: (e.col, e.cols, e.row, e.rows)):
+            self.groups.setdefault((e.col, e.cols), []).append(e)
+        self.place = {id(e): (k, key) for key, members in self.groups.items() for k, e in enumerate(members)}
+        self.whole: dict[tuple[int, int], str] = {}
+        self.parts: dict[tuple[int, int], list[str]] = {}
+        for (col, cols), members in self.groups.items():
+            factors = [g.decoded(e.tensors[1], e.scale, f"{wanted}.vt") for e in members]
+            stack = factors[0] if len(factors) == 1 else g.add("Concat", factors, f"{wanted}.v", axis=0)
+            self.whole[col, cols] = _gemm(g, columns.take(col, col + cols), stack, None, f"{wanted}.t")
+
+    def ordered(self, leaves: Sequence[Leaf]) -> list[Leaf]:
+        """Leaves of one column range side by side, as they stand in its T."""
+        return sorted(leaves, key=lambda e: (self.place[id(e)][1], self.place[id(e)][0]))
+
+    def take(self, leaves: Sequence[Leaf]) -> list[str]:
+        """The T of `ordered` leaves, side by side, in as few pieces as can be."""
+        found = []
+        for key, group in groupby(leaves, key=lambda e: self.place[id(e)][1]):
+            members = list(group)
+            found += [self.whole[key]] if len(members) == len(self.groups[key]) else self._split(key, members)
+        return found
+
+    def _split(self, key: tuple[int, int], members: Sequence[Leaf]) -> list[str]:
+        if key not in self.parts:
+            sizes = self.g.integers([e.rank for e in self.groups[key]], "sizes")
+            names = [f"{self.wanted}.t"] * len(self.groups[key])
+            self.parts[key] = self.g.add_several("Split", [self.whole[key], sizes], names, axis=1)
+        return [self.parts[key][self.place[id(e)][0]] for e in members]
 
 
-def _panel(g: Graph, x: str, parts: Sequence[_Part], a: int, b: int, bias: Tensor | None, wanted: str) -> str:
-    """Rows [a, b) of the output."""
-    if not parts:  # zeros, or the bias alone, for every row of the batch
+def _panel(
+    g: Graph,
+    x: str,
+    sources: Sequence[str],
+    leaves: Sequence[Leaf],
+    rows: tuple[int, int],
+    bias: Tensor | None,
+    wanted: str,
+) -> str:
+    """Some rows of the output: `sources` side by side times the leaves' first factors side by side."""
+    a, b = rows
+    if not leaves:  # zeros, or the bias alone, for every row of the batch
         value = torch.zeros(1, b - a) if bias is None else bias[None]
         batch = g.add("Slice", [g.add("Shape", [x]), g.integers([0]), g.integers([1])], f"{wanted}.batch")
         shape = g.add("Concat", [batch, g.integers([b - a])], f"{wanted}.shape", axis=0)
         return g.add("Expand", [g.constant(value, f"{wanted}.bias"), shape], wanted)
     weights = []
-    for p in parts:
-        rows = slice(a - p.leaf.row, b - p.leaf.row)
-        if p.leaf.is_dense:
-            weights.append(_dense(g, p.leaf, rows, wanted))
-        else:
-            weights.append(g.decoded(p.leaf.tensors[0][rows], None, f"{wanted}.u"))
-    if len(parts) == 1:
-        return _gemm(g, parts[0].source, weights[0], bias, wanted)
-    joined = g.add("Concat", [p.source for p in parts], f"{wanted}.inputs", axis=1)
-    return _gemm(g, joined, g.add("Concat", weights, f"{wanted}.block", axis=1), bias, wanted)
+    for e in leaves:
+        own = slice(a - e.row, b - e.row)
+        u = _dense(g, e, own, wanted) if e.is_dense else g.decoded(e.tensors[0][own], None, f"{wanted}.u")
+        weights.append(u)
+    source = sources[0] if len(sources) == 1 else g.add("Concat", sources, f"{wanted}.inputs", axis=1)
+    weight = weights[0] if len(weights) == 1 else g.add("Concat", weights, f"{wanted}.block", axis=1)
+    return _gemm(g, source, weight, bias, wanted)
