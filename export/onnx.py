@@ -104,14 +104,25 @@ class _Exporter:
 
 
 def to_onnx(model: CompressedModel, opset: int | None = None) -> onnx.ModelProto:
-    """The model as an ONNX graph of float32 inputs and outputs (batch, *shape) with a dynamic batch.
+    """The model as an ONNX graph of float32 inputs and outputs (batch, *shape), any batch, with its certificate.
+
+    Raises InputError for an opset outside 18 to 23.
+    """
+    proto = graph_of(model.program, opset)
+    certificate = json.dumps(model.certificate.to_header(), default=str)
+    facts = {"hrt.certificate": certificate, "hrt.nbytes": str(model.nbytes), "hrt.tol": repr(model.certificate.tol)}
+    helper.set_model_props(proto, facts)
+    return proto
+
+
+def graph_of(program: Program, opset: int | None = None) -> onnx.ModelProto:
+    """A program as an ONNX graph of float32 inputs and outputs (batch, *shape) with a dynamic batch.
 
     Raises InputError for an opset outside 18 to 23.
     """
     opset = DEFAULT_OPSET if opset is None else opset
     if opset not in OPSETS:
         raise InputError(f"Found opset {opset!r}. Expected one of {OPSETS.start} to {OPSETS.stop - 1}.")
-    program = model.program
     exporter = _Exporter(program, opset)
     outputs = exporter.run()
     shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
@@ -119,13 +130,8 @@ def to_onnx(model: CompressedModel, opset: int | None = None) -> onnx.ModelProto
     found = [_typed(name, shapes.get(o, ())) for name, o in zip(outputs, program.outputs, strict=True)]
     g = exporter.g
     graph = helper.make_graph(g.nodes, "hrt", inputs, found, g.initializers)
-    proto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="hrt", ir_version=IR_VERSION[opset]
-    )
-    certificate = json.dumps(model.certificate.to_header(), default=str)
-    facts = {"hrt.certificate": certificate, "hrt.nbytes": str(model.nbytes), "hrt.tol": repr(model.certificate.tol)}
-    helper.set_model_props(proto, facts)
-    return proto
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, producer_name="hrt", ir_version=IR_VERSION[opset])
 
 
 def export_onnx(

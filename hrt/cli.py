@@ -2,7 +2,7 @@
 
 import json
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,6 +158,29 @@ def predict(
         return
     sources.write_arrays(out, outputs, force)
     typer.echo(f"wrote {out}: {', '.join(str(y.shape) for y in outputs)}")
+
+
+@app.command()
+def export(
+    artifact: Artifact,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.onnx", help="The ONNX file to write.")],
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 20,
+    external: Annotated[bool, typer.Option(help="Weights in a second file, NET.onnx.data.")] = False,
+    check: Annotated[bool, typer.Option(help="Compare ONNX Runtime with predict before anything is written.")] = True,
+    force: Force = False,
+) -> None:
+    """Write a compressed network as a plain ONNX file, for any inference server.
+
+    ```
+    hrt export net.hrt -o net.onnx
+    ```
+    Standard operators only, any batch size; float16 and int8 weights keep their bytes. The certificate is in the
+    file's metadata.
+    """
+    check_writable(out, force)
+    export_onnx = import_module("hrt").export_onnx  # onnx is not imported by the other commands
+    export_onnx(artifact, out, opset=opset, external=external, check=check)
+    typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes{', checked by ONNX Runtime' if check else ''}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -307,5 +308,17 @@ def _open_cuda(program: Program, device: Any, precision: str) -> Session:
     return CudaSession(program, device, precision)
 
 
+def _open_onnxruntime(program: Program, device: Any, precision: str) -> Session:
+    from hrt.export.session import OnnxSession  # onnx is not imported by those who do not use it
+
+    return OnnxSession(program, device)
+
+
+def _missing_onnxruntime() -> str | None:
+    found = find_spec("onnxruntime") is not None
+    return None if found else "ONNX Runtime is not installed (pip install onnxruntime)."
+
+
+register_backend("onnxruntime", _open_onnxruntime, _missing_onnxruntime)
 register_backend("torch", lambda program, device, _: TorchSession(program, device), lambda: None)
 register_backend("cuda", _open_cuda, missing_for_cuda)

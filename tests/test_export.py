@@ -9,6 +9,7 @@ from zoo import ZOO
 
 import hrt
 from hrt.capture import capture
+from hrt.cli import main
 from hrt.export.check import check_onnx, open_runtime
 from hrt.export.onnx import OPSETS, export_onnx, to_onnx
 
@@ -108,3 +109,26 @@ def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(hrt.InputError, match="does not exist"):
         export_onnx(model, tmp_path / "nowhere" / "net.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_onnxruntime_backend_predicts(tmp_path):
+    model = mixed_model()
+    model.save(tmp_path / "m.hrt")
+    served = hrt.load(tmp_path / "m.hrt", backend="onnxruntime")
+    rng = np.random.default_rng(0)
+    for batch in (0, 1, 3, 257):
+        x = tuple(rng.standard_normal((batch, *v.shape)) for v in model.program.inputs)
+        for a, b in zip(served.predict(x), model.predict(x), strict=True):
+            assert a.shape == b.shape and a.dtype == b.dtype
+            assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
+    with pytest.raises(hrt.BackendError, match="runs on the CPU"):
+        hrt.load(tmp_path / "m.hrt", backend="onnxruntime", device="cuda")
+
+
+def test_the_command_line_exports(tmp_path, capsys):
+    mixed_model().save(tmp_path / "m.hrt")
+    arguments = ["export", str(tmp_path / "m.hrt"), "-o", str(tmp_path / "m.onnx")]
+    assert main(arguments) == 0 and "checked by ONNX Runtime" in capsys.readouterr().out
+    assert main(arguments) == 2 and "exists and was kept" in capsys.readouterr().err
+    assert main([*arguments, "--force", "--opset", "3"]) == 2 and "Found opset 3" in capsys.readouterr().err
+    onnx.checker.check_model(onnx.load(tmp_path / "m.onnx"), full_check=True)

@@ -236,7 +236,7 @@ class TestRegistry:
 
     @pytest.mark.parametrize("backend", ["Torch", "", "tensorrt", None, 5])
     def test_an_unknown_backend_names_those_that_are_known(self, backend, program):
-        with pytest.raises(hrt.BackendError, match="auto, cuda, torch"):
+        with pytest.raises(hrt.BackendError, match="auto, cuda, onnxruntime, torch"):
             open_session(program, backend)
 
     def test_a_backend_that_is_missing_says_why(self, program):
