@@ -15,15 +15,21 @@ from hrt.hmatrix import HMatrix, Leaf
 def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor | None, wanted: str) -> str:
     """x (batch, ..., n) of so many dimensions times weight^T plus bias. Orderings are the caller's business."""
     m, n = weight.shape
-    flat = x if rank == 2 else g.add("Reshape", [x, g.integers([-1, n])], f"{wanted}.rows")
     added = None if bias is None else bias.float()
-    if isinstance(weight, HMatrix) and not weight.is_dense:
-        y = _hierarchical(g, flat, weight, added, wanted)
-    else:
+    if not isinstance(weight, HMatrix) or weight.is_dense:
         leaf = weight.leaves[0] if isinstance(weight, HMatrix) and weight.leaves else None
         numbers = weight.float() if isinstance(weight, Tensor) else torch.zeros(m, n)
-        w = g.decoded(numbers, None, f"{wanted}.weight") if leaf is None else _dense(g, leaf, slice(None), wanted)
-        y = _gemm(g, flat, w, added, wanted)
+        if rank == 2 or leaf is not None:
+            w = g.decoded(numbers, None, f"{wanted}.weight") if leaf is None else _dense(g, leaf, slice(None), wanted)
+        else:
+            w = g.constant(numbers.T, f"{wanted}.weight")
+        if rank == 2:
+            return _gemm(g, x, w, added, wanted)
+        w = w if leaf is None else g.add("Transpose", [w], f"{wanted}.weight", perm=[1, 0])
+        y = g.add("MatMul", [x, w], wanted)
+        return y if added is None else g.add("Add", [y, g.constant(added, f"{wanted}.bias")], wanted)
+    flat = x if rank == 2 else g.add("Reshape", [x, g.integers([-1, n])], f"{wanted}.rows")
+    y = _hierarchical(g, flat, weight, added, wanted)
     if rank == 2:
         return y
     lead = g.add("Slice", [g.add("Shape", [x]), g.integers([0]), g.integers([-1])], f"{wanted}.lead")

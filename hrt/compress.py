@@ -48,7 +48,7 @@ def compress(
 ) -> CompressedModel:
     """Compress every weight matrix of `net` under one error bound.
 
-    net: nn.Module or torch.export.ExportedProgram; it is not changed.
+    net: nn.Module, torch.export.ExportedProgram or the path of an .onnx file; it is not changed.
     inputs: tensor or array (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. With them
         the relative L2 error of the network's *output* on held-out rows is at most `tol` (its 99 % upper confidence
         limit is). Without them every weight satisfies ||W - H||_F <= tol ||W||_F.
@@ -71,18 +71,10 @@ def compress(
         raise InputError("compress(derivatives=...) is not available in this version. Expected None.")
     if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
         raise InputError(f"Found executor {executor!r}. Expected a concurrent.futures.Executor or None.")
-    if isinstance(net, (str, os.PathLike)):
-        raise CaptureError(f"Reading a network from {os.fspath(net)!r} is not available in this version.")
     with track("compress", progress) as advance:
-        if isinstance(net, nn.Module):
-            check_weights(net)
         samples = None if inputs is None else as_samples(inputs, seed)
-        example = guess_example(net) if samples is None else samples
         advance("capture", 0.0)
-        if samples is not None:
-            check_runs(net, example)
-        program = capture(net, [x[:2] for x in example])
-        check_capture(net, program, example)
+        program = program_of_network(net, samples)
         dense_nbytes = program_nbytes(stored(program))
         if samples is None:
             model = by_layers(program, tol, storages, target, seed, part(advance, 0.02, 1.0), executor)
@@ -91,6 +83,24 @@ def compress(
             model = by_output(program, samples, tol, storages, target, seed, rest, boxes, executor)
         model.dense_nbytes = dense_nbytes
         return model
+
+
+def program_of_network(net: Any, samples: tuple[Tensor, ...] | None) -> Program:
+    """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
+    if isinstance(net, (str, os.PathLike)):
+        if not os.fspath(net).endswith(".onnx"):
+            raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")
+        from hrt.onnx_reader import read_onnx  # onnx is not imported by those who do not use it
+
+        return read_onnx(net)
+    if isinstance(net, nn.Module):
+        check_weights(net)
+    example = guess_example(net) if samples is None else samples
+    if samples is not None:
+        check_runs(net, example)
+    program = capture(net, [x[:2] for x in example])
+    check_capture(net, program, example)
+    return program
 
 
 def by_layers(

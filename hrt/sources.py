@@ -26,9 +26,14 @@ MAX_REASON = 300  # characters of a foreign error that are worth a line
 
 
 def read_network(source: str, weights: Path | None = None) -> Any:
-    """The network that `source` names: net.pt2, file.py:name or package.module:name, where name is an nn.Module or
-    makes one without arguments; the state_dict in `weights` is loaded into it. Runs the code it names.
+    """The network that `source` names: net.pt2, net.onnx (its path, as it is), file.py:name or package.module:name,
+    where name is an nn.Module or makes one without arguments; the state_dict in `weights` is loaded into it. Runs the
+    code it names.
     """
+    if source.endswith(".onnx"):
+        if weights is not None:
+            raise InputError(f"Found --weights beside {source}, which holds its own. Expected one of them.")
+        return source
     if source.endswith(".pt2"):
         if weights is not None:
             raise InputError(f"Found --weights beside {source}, which holds its own. Expected one of them.")
@@ -40,7 +45,7 @@ def read_network(source: str, weights: Path | None = None) -> Any:
         )
     where, _, name = source.rpartition(":")
     if not where or not name:
-        raise InputError(f"Found {source!r}. Expected net.pt2, file.py:name or package.module:name.")
+        raise InputError(f"Found {source!r}. Expected net.pt2, net.onnx, file.py:name or package.module:name.")
     if where.endswith(".py") and not Path(where).is_file():
         raise InputError(f"The file {where} does not exist.")
     try:

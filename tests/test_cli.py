@@ -201,7 +201,7 @@ class TestCompress:
             (["net.py"], "file.py:name"),
             (["net.py:"], "file.py:name"),
             (["net.pt"], "pickle"),
-            (["net.onnx"], "file.py:name"),
+            (["net.onnx"], "net.onnx cannot be read as ONNX"),
             (["missing.pt2"], "missing.pt2 does not exist"),
             (["x.npy.pt2"], "cannot be read as a torch.export.save file"),
             (["net.py:absent"], "absent"),
