@@ -115,6 +115,18 @@ def test_shapes_slices_and_constants(tmp_path):
     assert all(n.op != "sqrt" for n in program.nodes), "what depends on constants alone is computed at once"
 
 
+def test_constant_indices_are_slices(tmp_path):
+    nodes = [
+        helper.make_node("Gather", ["x", "some"], ["s"], axis=1),
+        helper.make_node("Gather", ["x", "run"], ["r"], axis=-1),
+        helper.make_node("Gather", ["x", "one"], ["o"], axis=1),
+        helper.make_node("Unsqueeze", ["o", "axis"], ["u"]),
+        helper.make_node("Concat", ["s", "r", "u"], ["y"], axis=1),
+    ]
+    index = {"some": np.array([3, 0, 1, -1]), "run": np.array([1, 2]), "one": np.array(4), "axis": np.array([1])}
+    same_as_runtime(saved(tmp_path / "n.onnx", nodes, index), random(3, 6).astype(np.float64))
+
+
 def test_a_file_is_compressed_exported_and_run(tmp_path):
     """The whole way: ONNX in, compressed under a bound, saved, loaded, ONNX out, ONNX Runtime."""
     torch.manual_seed(0)
