@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check
 WHEEL := build/wheel
 
-.PHONY: help setup demo test coverage lint structure wheel-check gpu card clean
+.PHONY: help setup demo test coverage lint structure wheel-check gpu gpu-check gpu-measure card clean
 .DEFAULT_GOAL := help
 
 help:
@@ -69,13 +69,17 @@ CARD   := build/card
 ON_CARD = PYTHONPATH=$(CARD) TRITON_DEFAULT_FP_FUSION=1
 GPU    ?= $(shell nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1 | tr 'A-Z ' 'a-z-' | sed 's/[^a-z0-9-]//g')
 
-gpu: card
-	@$(ON_CARD) $(PYTHON) -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
-	  echo "make gpu: torch of '$(PYTHON)' sees no CUDA device; nothing was checked or measured." >&2; exit 2; }
-	@$(ON_CARD) HRT_ON_CARD=1 $(PYTHON) -P -m pytest tests/card.py -q
+gpu: gpu-check gpu-measure
+
+gpu-check: card
+	@$(ON_CARD) HRT_ON_CARD=1 $(PYTHON) -P -m pytest tests/card.py -q $(CARD_ARGS)
+
+gpu-measure: card
 	@$(ON_CARD) $(PYTHON) -P -m hrt.perf.gpu --out perf/results/$(GPU) $(GPU_ARGS)
 
 card:
+	@$(PYTHON) -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || { \
+	  echo "make gpu: '$(PYTHON)' has no torch that sees a CUDA device; nothing was checked or measured." >&2; exit 2; }
 	@rm -rf $(CARD) && mkdir -p $(CARD)/hrt
 	@ln -s $(CURDIR)/hrt/*.py $(CURDIR)/kernels $(CURDIR)/export $(CURDIR)/perf $(CARD)/hrt/
 

@@ -44,8 +44,12 @@ def boundary(schedule: Schedule) -> tuple[tuple[Port, ...], tuple[Port, ...], se
         written[stage.output.columns] = -1
         safe[stage.output.columns] = False
         safe[columns_read(stage, schedule)] = False
-    exits = []
+    exits: list[Port] = []
     for k, span in enumerate(schedule.outputs):
+        twin = next((e for e in exits if np.array_equal(e.span.columns, span.columns)), None)
+        if twin is not None:  # one value returned twice
+            exits.append(Port(k, span, twin.index))
+            continue
         writers = [j for j, s in enumerate(schedule.stages) if np.isin(s.output.columns, span.columns).any()]
         last = schedule.stages[writers[-1]] if writers else None
         if isinstance(last, Gather) and id(last) not in taken and _is_last_word(last, span, writers[-1], schedule):

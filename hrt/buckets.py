@@ -19,7 +19,7 @@ INTERPRETER = threading.Lock()  # Triton's interpreter patches modules while it 
 class Bucket:
     """Static workspace and graph of one bucket of a session: requests of up to `size` rows, one after the other."""
 
-    def __init__(self, session: "CudaSession", size: int):
+    def __init__(self, session: "CudaSession", size: int, capture: bool = True):
         self.session, self.size = session, size
         self.workspace = session.new_workspace(size)
         self.lock = threading.Lock() if session.graphs else INTERPRETER
@@ -27,7 +27,7 @@ class Bucket:
         self.kernel = "network" if session.one_launch(size) else "step"
         self.done: Any = None
         self.staging: list[Tensor] = []
-        if session.graphs:
+        if session.graphs and capture:
             self._capture()
 
     def _capture(self) -> None:
@@ -43,26 +43,28 @@ class Bucket:
                 torch.cuda.current_stream().wait_stream(side)
                 torch.cuda.synchronize()
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                     session.execute(self.workspace, self.size, kernel)
                 found.append((_replay_seconds(graph) if len(session.kernels) > 1 else 0.0, kernel, graph))
             _, self.kernel, self.graph = min(found, key=lambda f: f[0])
             self.done = torch.cuda.Event()
 
     def run(self, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
-        with self.lock:
+        """Fill, replay (or launch, where there is no graph), answer: on the caller's stream."""
+        with self.lock, self.session.guard():
             if self.graph is None:
                 self._fill(inputs, batch)
                 self.session.execute(self.workspace, self.size, self.kernel)
                 return self._answers(batch)
-            with self.session.guard():
-                stream = torch.cuda.current_stream()
-                stream.wait_event(self.done)  # whoever used the workspace last, on whatever stream
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self.done)  # whoever used the workspace last, on whatever stream
+            try:
                 self._fill(self._pinned(inputs, batch), batch)
                 self.graph.replay()
                 answers = self._answers(batch)
                 if all(x.device.type == "cpu" for x in inputs):
                     answers = tuple(y.cpu() for y in answers)  # waits
+            finally:
                 self.done.record(stream)
         return answers
 
@@ -93,7 +95,10 @@ class Bucket:
             return list(inputs)
         if not self.staging:
             spans = self.session.schedule.inputs
-            self.staging = [torch.empty(self.size, *s.shape, dtype=torch.float32, pin_memory=True) for s in spans]
+            try:
+                self.staging = [torch.empty(self.size, *s.shape, dtype=torch.float32, pin_memory=True) for s in spans]
+            except RuntimeError:  # no more page-locked memory: ordinary memory is copied too, with a wait
+                return list(inputs)
         self.done.synchronize()  # the copies before have left the page-locked rows
         pairs = zip(self.staging, inputs, strict=True)
         return [own[:batch].copy_(x) if x.device.type == "cpu" else x for own, x in pairs]

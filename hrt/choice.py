@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from hrt.hmatrix import HMatrix
 from hrt.latency import CHIPS, CLEAR, Chip, Work, dense_work, schedule_floor, work_of
@@ -41,7 +42,9 @@ def choose_schedule(program: Program, precision: str, chip: Chip, *, densify: bo
     dense = [name for name in program.weights if densify and _pays_dense(program, name, precision, chip)]
     dtype = WORKSPACE.get(precision, torch.float32)
     written = {name: HMatrix.from_dense(_weight(program, name).to_dense(torch.float32), dtype) for name in dense}
-    chosen = program.with_constants(written)
+    plain = {k: w for k, w in program.constants.items() if k in program.weights and isinstance(w, Tensor)}
+    single = {k: w.float() for k, w in plain.items() if w.dtype == torch.float64}  # nothing wider reaches a GPU
+    chosen = program.with_constants({**single, **written})
     found = [build_schedule(chosen, **layout) for layout in layouts(precision)]
     return Choice(min(found, key=lambda s: score(work_of(s), precision, chip)), tuple(dense))
 

@@ -136,7 +136,8 @@ def predict(
         Path | None,
         typer.Option("--out", "-o", help="Write outputs here (`.npy`, `.npz` or `.csv`) instead of printing them."),
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto or a backend's name.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch, onnxruntime or cuda.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Where the backend runs, such as cuda:1.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Compute so many rows at a time.")] = None,
     force: Force = False,
 ) -> None:
@@ -150,7 +151,7 @@ def predict(
     if out is not None:
         sources.check_outputs(out)
         check_writable(out, force)
-    model = load(artifact, backend=backend, max_batch=max_batch)
+    model = load(artifact, backend=backend, device=device, max_batch=max_batch)
     result = model.predict(tuple(sources.read_array(p) for p in inputs))
     outputs = result if isinstance(result, tuple) else (result,)
     if out is None:

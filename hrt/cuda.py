@@ -13,7 +13,7 @@ import copy
 import math
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +74,7 @@ class CudaSession:
                 id(g): g.index.to(self.device, torch.int64) for g in self.plan.launches if isinstance(g, Gather)
             }
             self.pitch = -(-max(1, schedule.width) // ALIGNED) * ALIGNED
-            self.largest = min(largest or LARGEST_BUCKET, _room(self.device, self.pitch * self.dtype.itemsize))
+            self.largest = min(_bucket_limit(largest), _room(self.device, self.pitch * self.dtype.itemsize))
             held = [c for c in (*self.constants.values(), *self.indices.values()) if isinstance(c, Tensor)]
             self.resident_bytes = self.plan.tables.nbytes + sum(c.numel() * c.element_size() for c in held)
             self._lists: dict[tuple[int, int], TileList] = {}
@@ -82,7 +82,8 @@ class CudaSession:
             self._buckets: dict[int, Bucket] = {}
             self._lock = threading.Lock()
             if self.graphs and warm:
-                self.warm_up()
+                with plain_mode(self.device):
+                    self.warm_up()
         except torch.cuda.OutOfMemoryError as error:
             raise BackendError(out_of_memory(self.device, error)) from error
 
@@ -107,7 +108,7 @@ class CudaSession:
         """
         batch = inputs[0].shape[0]
         try:
-            with torch.no_grad():
+            with plain_mode(self.device):
                 if batch <= self.largest:
                     return self._part(inputs, batch)
                 parts = [x.split(self.largest) for x in inputs]
@@ -120,6 +121,8 @@ class CudaSession:
         if not batch:
             where = inputs[0].device
             return tuple(torch.empty(0, *s.shape, dtype=torch.float32, device=where) for s in self.schedule.outputs)
+        if self.graphs and torch.cuda.is_current_stream_capturing():  # the caller's own graph takes the launches
+            return Bucket(self, bucket_of(batch), capture=False).run(inputs, batch)
         return self._bucket(bucket_of(batch)).run(inputs, batch)
 
     def _bucket(self, size: int) -> "Bucket":
@@ -136,7 +139,13 @@ class CudaSession:
         """What configurations of this network are kept under."""
         t = self.plan.tables
         storage = storage_name(w.dtype for w in t.weights)
-        return Key(self.arch, kernel, self._products(exact), storage, t.tile_rows, t.step_columns, bucket)
+        precision = self.network_precision if kernel == "network" else self._products(exact)
+        return Key(self.arch, kernel, precision, storage, t.tile_rows, t.step_columns, bucket)
+
+    @property
+    def network_precision(self) -> str:
+        """Of a network in one launch: where some layers stay in float32, three tf32 products for all."""
+        return "tf32x3" if self.precision == "tf32" and self.plan.has_exact else self.precision
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -154,12 +163,8 @@ class CudaSession:
 
     def _execute(self, workspace: Tensor, bucket: int, kernel: str, config: Config | None) -> None:
         if kernel == "network":
-            network = self._network()
-            network.run(
-                workspace,
-                config or self.config(bucket, "network", exact=self.plan.exact),
-                self._products(self.plan.exact),
-            )
+            chosen = config or self.config(bucket, "network")
+            self._network().run(workspace, chosen, self.network_precision)
             return
         for k, launch in enumerate(self.plan.launches):
             if isinstance(launch, Tiles):
@@ -206,20 +211,25 @@ class CudaSession:
 
     def warm_up(self) -> None:
         """Compile what any bucket will launch, on one row each, so that no request has to wait for a compiler."""
-        workspace = self.new_workspace(1)
-        seen = set()
-        bucket = 1
+        workspace, bucket = self.new_workspace(1), 1
         while bucket <= self.largest:
             for kernel in self.kernels:
-                key = kernel, self.config(bucket, kernel), self.config(bucket, exact=True)
-                if key not in seen:
-                    seen.add(key)
-                    self.execute(workspace, bucket, kernel)
+                self.execute(workspace, bucket, kernel)
             bucket *= 2
 
     def new_workspace(self, rows: int) -> Tensor:
         """Zeros (rows, pitch): padding must be zero, and is never written."""
         return torch.zeros(rows, self.pitch, dtype=self.dtype, device=self.device)
+
+
+def plain_mode(device: torch.device) -> ExitStack:
+    """Whatever the caller's modes: no gradients, no inference mode (its tensors cannot be refilled), no autocast."""
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.no_grad())
+    if torch.is_autocast_enabled(device.type):
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+    return stack
 
 
 def _placed(plan: Plan, dtype: torch.dtype, device: torch.device) -> Plan:
@@ -237,6 +247,13 @@ def _placed(plan: Plan, dtype: torch.dtype, device: torch.device) -> Plan:
 
 def _moved(index: Tensor | None, device: torch.device) -> Tensor | None:
     return None if index is None else index.to(device)
+
+
+def _bucket_limit(largest: int | None) -> int:
+    """The power of two that a limit allows. Raises BackendError for one below 1."""
+    if largest is not None and largest < 1:
+        raise BackendError(f"Found largest = {largest}. Expected at least one row.")
+    return LARGEST_BUCKET if largest is None else 1 << (largest.bit_length() - 1)
 
 
 def _room(device: torch.device, row_bytes: int) -> int:

@@ -1,5 +1,6 @@
 """Which GPU is there, and what it lacks; asked without importing Triton."""
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,6 +14,10 @@ OLDEST_CAPABILITY = (8, 0)  # tf32 and bfloat16 tensor cores, asynchronous copie
 
 def missing_for_cuda() -> str | None:
     """What the CUDA backend lacks on this machine, in words that say what to do; None where it can run."""
+    if torch.version.hip is not None:
+        return "found torch for ROCm. Expected a CUDA build of torch and an NVIDIA GPU."
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "TRITON_INTERPRET=1 is set: kernels would be interpreted on the CPU. Unset it."
     if not torch.cuda.is_available():
         built = (
             "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no usable CUDA device"

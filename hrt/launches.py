@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from hrt.boundary import Port, boundary
-from hrt.kernels.epilogues import Epilogue, epilogue_of
 from hrt.kernels.launch import Rescaling
+from hrt.kernels.names import Epilogue, epilogue_of
 from hrt.kernels.tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, LENGTH, NONE, StepTables
 from hrt.ops import TABLE
 from hrt.precision import WORKSPACE, stays_exact
@@ -59,9 +59,9 @@ class Plan:
 
     @property
     def waves(self) -> list[tuple[int, ...]] | None:
-        """The tiles of every launch if one launch can run them all: nothing but tiles, one epilogue, one precision."""
+        """The tiles of every launch if one launch can run them all: nothing but tiles, and one epilogue."""
         tiles = [launch for launch in self.launches if isinstance(launch, Tiles)]
-        alike = len({t.exact for t in tiles}) <= 1 and len({t.epilogue for t in tiles} - {Epilogue()}) <= 1
+        alike = len({t.epilogue for t in tiles} - {Epilogue()}) <= 1
         return [t.numbers for t in tiles] if tiles and alike and len(tiles) == len(self.launches) else None
 
     @property
@@ -71,9 +71,9 @@ class Plan:
         return next(iter(named), Epilogue())
 
     @property
-    def exact(self) -> bool:
-        """Whether the first launch, and with it all where one can run them all, is in float32."""
-        return any(t.exact for t in self.launches[:1] if isinstance(t, Tiles))
+    def has_exact(self) -> bool:
+        """Whether some layers stay in float32."""
+        return any(t.exact for t in self.launches if isinstance(t, Tiles))
 
 
 def make_plan(schedule: Schedule, precision: str) -> Plan:

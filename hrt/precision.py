@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hrt.certificate import output_error
 from hrt.hmatrix import HMatrix
+from hrt.kernels.names import epilogue_of
 from hrt.program import Node, Program
 
 PRECISIONS = ("bf16", "fp16", "tf32", "tf32x3", "ieee")  # fastest first
@@ -43,7 +44,7 @@ def stays_exact(inputs: int, precision: str) -> bool:
 
 
 def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple[tuple[Tensor, ...], float]:
-    """The outputs that kernels of `precision` would give for `inputs` (batch, *shape), and the largest magnitude met.
+    """The outputs that kernels of `precision` would give for `inputs` (batch, *shape), and the largest number stored.
 
     Raises ValueError for a precision that is not emulated (see EMULATED).
     """
@@ -51,20 +52,23 @@ def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple
         raise ValueError(f"Found precision {precision!r}. Expected one of {', '.join(EMULATED)}.")
     store = WORKSPACE.get(precision)
 
+    largest = 0.0
+
     def stored(value: Tensor) -> Tensor:
+        nonlocal largest
+        peak = float(value.abs().max()) if value.numel() else 0.0
+        largest = max(largest, peak) if peak == peak else float("inf")
         return value if store is None else value.to(store).to(torch.float32)
 
     values: dict[str, Any] = {k: c.float() if isinstance(c, Tensor) else c for k, c in program.constants.items()}
     values |= {v.name: stored(x.float()) for v, x in zip(program.inputs, inputs, strict=True)}
     fused = _fused(program)
-    largest = 0.0
     for node in program.nodes:
         arguments = [values[name] for name in node.inputs]
         if node.op == "linear" and isinstance(arguments[0], Tensor):
             y = _linear(arguments, precision, stored)
         else:
             y = node.row.torch(arguments, node.attrs)
-        largest = max(largest, float(y.abs().max()) if y.numel() else 0.0)
         values[node.name] = y if node.name in fused else stored(y)
         for name in program.last_use.get(node.name, ()):
             del values[name]
@@ -112,7 +116,8 @@ def _fused(program: Program) -> set[str]:
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
     alone = {n.name: readers[n.name][0] for n in program.linear_nodes if len(readers.get(n.name, ())) == 1}
-    return {name for name, reader in alone.items() if reader.row.is_activation and name not in program.outputs}
+    known = {n for n, r in alone.items() if r.row.is_activation and epilogue_of(r.op, r.attrs) is not None}
+    return known - set(program.outputs)  # others are applied after the wave, to numbers that were stored
 
 
 def _linear(arguments: Sequence[Any], precision: str, stored: Any) -> Tensor:
@@ -121,7 +126,7 @@ def _linear(arguments: Sequence[Any], precision: str, stored: Any) -> Tensor:
 
     def operand(t: Tensor) -> Tensor:
         if precision != "tf32":
-            return stored(t.float())
+            return t.to(WORKSPACE[precision]).float()
         return t.float() if stays_exact(n, precision) else cut(t.float())
 
     rows = x.reshape(-1, n) if x.numel() else x.new_zeros(0, n)

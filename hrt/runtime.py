@@ -32,7 +32,9 @@ class TorchSession:
         self.program = program
         try:
             self.device = torch.device("cpu" if device is None else device)
-            torch.zeros((), device=self.device).cpu()
+            probe = torch.zeros((), device=self.device)
+            probe.cpu()
+            self.device = probe.device  # with its number, as tensors name it
             self.constants = {k: prepare(c, self.device) for k, c in program.constants.items()}
         except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
             why = str(error).partition("\n")[0]

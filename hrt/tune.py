@@ -9,7 +9,7 @@ import torch
 from hrt.cuda import CudaSession
 from hrt.errors import BackendError, InputError
 from hrt.kernels.launch import Config
-from hrt.kernels.tuning import Key, candidates, fastest, remember
+from hrt.kernels.tuning import Key, candidates, fastest, remember, user_cache
 from hrt.model import CompressedModel
 from hrt.progress import Advance, silent
 
@@ -57,7 +57,12 @@ def tune(
             found[key] = fastest(candidates(key), partial(timer or time_on_device, session, bucket, kernel))
         except RuntimeError as error:
             raise BackendError(f"Batch {bucket}: {error}") from error
-        remember({key: found[key][0]})  # bucket by bucket: nothing is lost when the user stops it
+        try:
+            remember({key: found[key][0]})  # bucket by bucket: nothing is lost when the user stops it
+        except OSError as error:
+            raise BackendError(
+                f"{user_cache()} cannot be written: {error.strerror}. Set HRT_CACHE to a folder."
+            ) from error
         if session.device.type == "cuda":
             torch.cuda.empty_cache()
     advance("done", 1.0)

@@ -25,7 +25,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hrt.kernels.launch import MOST_BUFFERS, NETWORK_REGISTERS, WORKSPACE, Config
+from hrt.kernels.launch import FINISH_REGISTERS, MOST_BUFFERS, NETWORK_REGISTERS, WORKSPACE, Config
 from hrt.kernels.network import network_kernel
 from hrt.kernels.step import finish_kernel, step_kernel
 from hrt.kernels.tuning import SHARED, Key, rule
@@ -37,6 +37,7 @@ SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i8"}
 TENSOR_CORE = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA")
 ASYNC_COPY = ("LDGSTS", "UTMALDG")
 OPCODE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Za-z0-9_.]+)")
+LOCAL_BY_LIBRARY = ("sin", "cos")  # libdevice reduces huge arguments in local memory, off the usual path
 KERNELS = {"step": step_kernel, "network": network_kernel, "finish": finish_kernel}
 
 
@@ -50,6 +51,9 @@ class Variant:
     rows: int
     columns: int
     kernel: str = "step"
+    partial: bool = False  # a cut launch: float32 sums for a second pass
+    epilogue: str = "tanh"
+    rescale: bool = False  # gains and shifts behind the epilogue: the last wave of a network with scaled outputs
 
     @staticmethod
     def by_rule(
@@ -69,7 +73,9 @@ class Variant:
         """What a table row is called."""
         head = self.config.form if self.kernel == "step" else f"{self.kernel} {self.config.form}"
         storage = "+".join(SHORT[s] for s in self.storages)
-        return f"{head} {self.config.block}x{self.rows}x{self.columns} {self.precision}<-{storage}"
+        tail = (" cut" if self.partial else "") + (" scaled" if self.rescale else "")
+        tail += f" {self.epilogue}" if self.epilogue != "tanh" else ""
+        return f"{head} {self.config.block}x{self.rows}x{self.columns} {self.precision}<-{storage}{tail}"
 
     @property
     def uses_tensor_cores(self) -> bool:
@@ -115,6 +121,12 @@ def variants(arch: str) -> list[Variant]:
     """Everything that is compiled for one architecture."""
     found = [Variant.by_rule(*case[:4], bucket, arch) for case in CASES for bucket in case[4]]
     found += [Variant(Config("batch", 16), p, (), 64, 64, "finish") for p in ("tf32", "bf16")]
+    large = Variant.by_rule("step", "bf16", B, (64, 64), 4096, arch)
+    found += [replace(v, partial=True) for v in (large, Variant.by_rule("step", "bf16", B, (64, 64), 16, arch))]
+    network = Variant.by_rule("network", "bf16", B, (64, 64), 4096, arch)
+    found += [replace(v, rescale=True) for v in (large, network)]
+    found += [replace(large, epilogue=e) for e in ("gelu", "mish", "sin")]
+    found += [replace(Variant.by_rule("network", "tf32x3", S, (64, 32), 64, arch), epilogue="sin")]
     return list(dict.fromkeys(found))
 
 
@@ -142,6 +154,7 @@ def compile_variant(variant: Variant, arch: str) -> Any:
         **dict.fromkeys(("workspace", "target"), variant.workspace),
         **{f"weights{k}": padded[k] for k in range(MOST_BUFFERS)},
         **dict.fromkeys(("biases", "partial"), "*fp32"),
+        **({"target": "*fp32"} if variant.partial else {}),
         "scales": "*bf16",
         **dict.fromkeys(("tiles", "runs", "columns", "groups", "wave_ends"), "*i32"),
         "starts": "*i64",
@@ -159,10 +172,10 @@ def compile_variant(variant: Variant, arch: str) -> Any:
         "FORM": variant.config.form,
         "WIDEN": variant.config.form == "row" or (narrow and bool(floats - {variant.workspace})),
         "PRECISION": precision if precision in ("tf32", "tf32x3") else "tf32" if narrow else "ieee",
-        "EPILOGUE": "tanh",
+        "EPILOGUE": variant.epilogue,
         "FIRST": 0.0,
         "SECOND": 0.0,
-        "RESCALE": variant.kernel != "step",
+        "RESCALE": variant.rescale or variant.kernel == "finish",
     }
     names = kernel.arg_names
     signature = {n: types.get(n, "constexpr") for n in names}
@@ -170,8 +183,9 @@ def compile_variant(variant: Variant, arch: str) -> Any:
     attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(kernel, signature, {k: v for k, v in constants.items() if k in names}, attributes)
     options = {"num_warps": variant.config.warps, "num_stages": variant.config.stages}
-    if variant.kernel == "network" and arch in NVIDIA:
-        options["maxnreg"] = NETWORK_REGISTERS
+    limits = {"network": NETWORK_REGISTERS, "finish": FINISH_REGISTERS}
+    if variant.kernel in limits and arch in NVIDIA:
+        options["maxnreg"] = limits[variant.kernel]
     target = GPUTarget("cuda", NVIDIA[arch], 32) if arch in NVIDIA else GPUTarget("hip", arch, 64)
     return triton.compile(source, target=target, options=options)
 
@@ -197,7 +211,7 @@ def examine(variant: Variant, arch: str) -> Row:
     depth = max((int(d) for d in re.findall(r"!ttg\.memdesc<(\d+)x\d+x\d+x", compiled.asm["ttgir"])), default=1)
     pipelined = copies > 0 and depth >= variant.config.stages - 1
     faults = []
-    if spilled:
+    if spilled and variant.epilogue not in LOCAL_BY_LIBRARY:
         faults.append(f"{spilled} bytes or instructions of local memory")
     if compiled.metadata.shared > SHARED[arch]:
         faults.append(f"{compiled.metadata.shared} bytes of shared memory, {SHARED[arch]} at most")

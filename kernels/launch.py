@@ -15,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from hrt.kernels.epilogues import Epilogue
+from hrt.kernels.names import Epilogue
 from hrt.kernels.network import network_kernel
 from hrt.kernels.step import finish_kernel, step_kernel
 from hrt.kernels.tables import (
@@ -33,6 +33,7 @@ from hrt.kernels.tables import (
 
 MOST_BUFFERS = 4
 NETWORK_REGISTERS = 255  # a thread's most: else the assembler spills for the sake of neighbours that never come
+FINISH_REGISTERS = 128
 SHORTEST = 4  # steps of a part: fewer are over before the second pass has begun
 TILE_ROW = 8  # out column, out length, bias, epilogue?, first group, end group, gains, shifts
 PRECISIONS = ("ieee", "tf32x3", "tf32", "fp16", "bf16")
@@ -196,7 +197,7 @@ class TileList:
         )
         if self.finish is not None and partial is not None:
             second: Any = finish_kernel
-            block = min(16, triton.next_power_of_2(batch))
+            block = 16  # one form for all batches, so that it is compiled once
             second[(len(self.finish), triton.cdiv(batch, block))](
                 partial,
                 workspace,
@@ -212,6 +213,7 @@ class TileList:
                 SECOND=self.epilogue.second,
                 RESCALE=self.rescaled,
                 num_warps=4,
+                maxnreg=FINISH_REGISTERS,
             )
 
 

@@ -69,6 +69,8 @@ def rule(key: Key) -> Config:
         form, block = "batch", min(128, key.bucket)
     if plain or key.precision == "tf32x3" or mixed or key.kernel == "network":
         block = min(block, 64)  # two or three products' operands at a time are in registers
+    if key.arch.startswith("sm_10") and key.rows >= 128:
+        block = min(block, 64)  # sums come out of tensor memory all at once there
     crowded = packed and mixed and key.precision == "tf32x3"
     if plain or crowded or (key.kernel == "network" and (packed or mixed)):
         block = 32 if crowded and key.kernel == "network" else min(block, 32)

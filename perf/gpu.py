@@ -1,9 +1,10 @@
 """`python -m hrt.perf.gpu`: compressed layers on the GPU here, beside the best dense form, each checked, then timed.
 
 Dense is given its best: F.linear and torch.compile max-autotune, in the same precision, both captured in a CUDA graph;
-the faster one counts. Both sides run through several copies of weights and inputs in one graph, so that nothing stays
-in the L2 cache between runs; candidates are interleaved in random order, and medians are compared. The floor beside
-each time is `hrt.latency`'s with the copy and matmul rates of this card, measured first.
+the faster one counts. Layers run through several copies of weights and inputs in one graph, together twice the L2
+cache, so that nothing stays there between runs (the PINN fits any cache, and stays there in use too). Candidates are
+interleaved in random order, and medians are compared. The floor beside each time is `hrt.latency`'s with the copy and
+matmul rates of this card, measured first.
 
     python -m hrt.perf.gpu --out perf/results/h100            (what `make gpu` runs)
     python -m hrt.perf.gpu --size 4096 --kernel log --batch 1 4096 --out /tmp/few
@@ -12,6 +13,7 @@ Rows are written as they come: what was measured before an interruption is kept.
 """
 
 import argparse
+import copy
 import json
 import math
 import sys
@@ -42,7 +44,8 @@ BATCHES = (1, 16, 256, 4096, 65536)
 SIZES = (4096, 8192, 16384)
 MIN_LEAF = 128
 DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
-CHECKED_ROWS = 64
+UNIT = {"bf16": 2.0**-9, "fp16": 2.0**-12, "tf32": 2.0**-10}  # relative error of one rounded number
+CHECKED_ROWS = 512  # at most; from 128 on all batches have one form
 REPEATS = 30
 
 
@@ -110,7 +113,7 @@ def measured_chip(bench: device.Bench, quick: bool = False) -> Chip:
 
 def copies_for(nbytes: int, bench: device.Bench) -> int:
     """Copies of weights and activations to rotate through, so that together they are twice the L2 cache."""
-    return max(1, min(32, math.ceil(2 * bench.cache_bytes / max(1, nbytes))))
+    return max(1, min(256, math.ceil(2 * bench.cache_bytes / max(1, nbytes))))
 
 
 def our_calls(program: Program, precision: str, batch: int, bench: device.Bench) -> tuple[Callable[[], Any], int, Any]:
@@ -153,9 +156,9 @@ def dense_calls(
     return calls, count
 
 
-def error_of(session: CudaSession, matrix: Tensor) -> float:
-    """Relative L2 error of the session's answers against float64, on fresh random rows."""
-    x = torch.randn(CHECKED_ROWS, matrix.shape[1], dtype=torch.float64)
+def error_of(session: CudaSession, matrix: Tensor, rows: int) -> float:
+    """Relative L2 error of the session's answers against float64, on fresh random rows, in the forms of that batch."""
+    x = torch.randn(rows, matrix.shape[1], dtype=torch.float64)
     (y,) = session.run([x.to(session.device, torch.float32)])
     exact = (matrix @ x.T).T
     return float((y.cpu().double() - exact).norm() / exact.norm())
@@ -184,10 +187,11 @@ def one_layer(
     for batch in batches:
         try:
             run, count, session = our_calls(program, precision, batch, bench)
-            error = error_of(session, matrix)
-            # Rounding adds to the compression's error; on random rows that may exceed the matrix norm's by a little.
-            if not error <= 1.5 * tol + 8 * torch.finfo(DTYPE[precision]).eps + 1e-3:
-                raise HrtError(f"{kernel} {size} {precision}: error {error:.2e} where {tol:g} was promised.")
+            error = error_of(session, matrix, min(batch, CHECKED_ROWS))
+            # On few random rows the compression's error is not quite that of the matrix; x, V, T, U and y are rounded.
+            allowed = 1.5 * tol + 5 * UNIT[precision]
+            if not error <= allowed:
+                raise HrtError(f"{kernel} {size} {precision}: error {error:.2e}. Expected at most {allowed:.2e}.")
             dense, dense_count = dense_calls(matrix, batch, precision, bench)
             graphs = {"hrt": bench.captured(run), **{name: bench.captured(call) for name, call in dense.items()}}
             times = bench.seconds(graphs, REPEATS)
@@ -218,11 +222,15 @@ def burgers(report: Report, bench: device.Bench, chip: Chip, batches: Sequence[i
     net = load_burgers().float()
     model = hrt.compress(net, inputs=hrt.Box([-1.0, 0.0], [1.0, 1.0]), tol=1e-3, target="cuda", progress=False)
     session = CudaSession(model.program, bench.device, model.precision)
+    exact = copy.deepcopy(net).double()
     net = net.to(bench.device)
+    checked = torch.rand(4096, 2, dtype=torch.float64) * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
+    y, expected = session.run([checked.float().to(bench.device)])[0].cpu().double(), exact(checked).detach()
+    error = float((y - expected).norm() / expected.norm())
+    if not error <= 1.05e-3:  # the certificate's limit is for new inputs of the same kind, at 99 %
+        raise HrtError(f"Burgers: error {error:.2e} where 1e-3 was certified, in {model.precision} arithmetic.")
     for batch in batches:
-        x = torch.rand(batch, 2, device=bench.device)
-        y, expected = session.run([x])[0], net(x).detach()
-        error = float((y - expected).norm() / expected.norm())
+        x = checked[:batch].float().to(bench.device)
         compiled: Any = torch.compile(net, mode="max-autotune-no-cudagraphs", dynamic=False)
         calls: dict[str, Callable[[], Any]] = {}
         for kernel in session.kernels:
@@ -257,7 +265,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available() and not is_interpreted():
         print("hrt.perf.gpu: torch sees no CUDA device here. Nothing was measured.", file=sys.stderr)
         return 2
+    if min(args.size) < 64 or any(b < 1 or b & (b - 1) for b in args.batch):
+        print("hrt.perf.gpu: expected sizes from 64 on, and batches that are powers of two.", file=sys.stderr)
+        return 2
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"hrt.perf.gpu: {args.out} cannot be made: {error.strerror}.", file=sys.stderr)
+        return 2
     start = time.perf_counter()
+    torch.set_float32_matmul_precision("high")  # tf32 for dense, as for ours, and for the ceiling
     bench = device.Bench()
     chip = measured_chip(bench)
     facts = {
@@ -269,7 +286,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(f"# {chip.name}: copy {chip.copy_bytes_per_s / 1e12:.2f} TB/s, {chip.source}", flush=True)
     report = Report(args.out / f"gpu-{'-'.join(map(str, args.size))}.json", facts)
-    torch.set_float32_matmul_precision("high")  # tf32 for dense, as for ours
     try:
         burgers(report, bench, chip, [b for b in args.batch if b <= 4096])
         for size in args.size:

@@ -1,0 +1,39 @@
+"""Which functions of the op table a tile can apply to its sum in registers, by name and numbers. No Triton here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """A function of the kernel with its (at most two) numbers."""
+
+    name: str = "none"
+    first: float = 0.0
+    second: float = 0.0
+
+
+PLAIN = ("relu", "sigmoid", "silu", "gelu", "gelu_tanh", "tanh", "sin", "cos", "exp", "neg", "abs", "mish", "erf")
+PLAIN += ("log", "sqrt", "reciprocal")
+WITH_NUMBERS = {
+    "leaky_relu": lambda t: (float(t["slope"]), 0.0),
+    "elu": lambda t: (float(t["alpha"]), 0.0),
+    "softplus": lambda t: (float(t["beta"]), 0.0),
+    "clamp": lambda t: (_bound(t["low"], -1), _bound(t["high"], 1)),
+}
+NAMES = (*PLAIN, *WITH_NUMBERS)
+
+
+def epilogue_of(op: str, attrs: Mapping[str, Any]) -> Epilogue | None:
+    """The kernel's epilogue for an activation of the op table with these attributes; None where it has none."""
+    if op == "gelu":
+        name = {"none": "gelu", "tanh": "gelu_tanh"}.get(attrs["approximate"])
+        return None if name is None else Epilogue(name)
+    if op in WITH_NUMBERS:
+        return Epilogue(op, *WITH_NUMBERS[op](attrs))
+    return Epilogue(op) if op in PLAIN else None
+
+
+def _bound(limit: float | None, sign: int) -> float:
+    return sign * float("inf") if limit is None else float(limit)
