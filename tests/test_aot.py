@@ -21,9 +21,14 @@ def test_every_variant_passes_the_gate(tmp_path):
     forms = {row["kernel"].split()[0] for row in rows}
     assert forms == {"batch", "swapped", "row", "network", "finish"} and len(rows) >= 35
     for row in rows:
-        assert row["spill_bytes"] == 0 and 0 < row["registers"] <= 255 and row["faults"] == []
-        if row["kernel"].startswith(("batch 128", "batch 64", "swapped", "network batch", "network swapped")):
-            assert row["tensor_core_op"] == "HGMMA" and row["pipelined"], row
+        assert 0 < row["registers"] <= 255 and row["faults"] == []
+        # libdevice reduces huge arguments of a sine in local memory, off the usual path
+        assert (row["spill_bytes"] > 0) == row["kernel"].endswith(" sin")
+        form, shape, precision = row["kernel"].removeprefix("network ").split(" ")[:3]
+        if form in ("batch", "swapped") and not precision.startswith("ieee"):
+            block, height, _ = map(int, shape.split("x"))
+            wide = (height if form == "swapped" else block) >= 64  # what wgmma takes; fewer rows are for mma
+            assert row["pipelined"] and row["tensor_core_op"] in (("HGMMA",) if wide else ("HMMA", "HGMMA")), row
         if " ieee<-" in row["kernel"]:
             assert row["tensor_core_op"] == "", "float32 as IEEE says has no tensor core"
 
