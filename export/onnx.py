@@ -17,7 +17,7 @@ from hrt.errors import InputError
 from hrt.export.graph import Graph
 from hrt.export.layers import linear
 from hrt.export.lowering import lower
-from hrt.files import replacing
+from hrt.files import check_writable, replacing
 from hrt.hmatrix import HMatrix
 from hrt.model import CompressedModel
 from hrt.program import Node, Program
@@ -161,6 +161,7 @@ def export_onnx(
     target = Path(path)
     size = sum(len(t.raw_data) for t in proto.graph.initializer)
     if external or size > INLINE_BYTES:
+        check_writable(target, force=True)
         data = target.with_name(target.name + ".data")
         onnx.save(proto, str(target), save_as_external_data=True, location=data.name, size_threshold=1024)
         return

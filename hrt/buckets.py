@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hrt.launches import read
+from hrt.execute import read
 
 if TYPE_CHECKING:
     from hrt.cuda import CudaSession

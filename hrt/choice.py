@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from hrt.hmatrix import HMatrix
+from hrt.kernels.names import WORKSPACE
 from hrt.latency import CHIPS, CLEAR, Chip, Work, dense_work, schedule_floor, work_of
-from hrt.precision import WORKSPACE
+from hrt.precision import compressed_weights, written_out
 from hrt.program import Node, Program, Value
 from hrt.schedule import build_schedule
 from hrt.stages import Schedule
@@ -39,19 +38,16 @@ def chip_of(device: torch.device) -> Chip:
 
 def choose_schedule(program: Program, precision: str, chip: Chip, *, densify: bool = True) -> Choice:
     """The schedule that is predicted to be fastest. densify: whether layers may be written out."""
-    dense = [name for name in program.weights if densify and _pays_dense(program, name, precision, chip)]
-    dtype = WORKSPACE.get(precision, torch.float32)
-    written = {name: HMatrix.from_dense(_weight(program, name).to_dense(torch.float32), dtype) for name in dense}
-    plain = {k: w for k, w in program.constants.items() if k in program.weights and isinstance(w, Tensor)}
-    single = {k: w.float() for k, w in plain.items() if w.dtype == torch.float64}  # nothing wider reaches a GPU
-    chosen = program.with_constants({**single, **written})
+    dense = [k for k in compressed_weights(program) if densify and _pays_dense(program, k, precision, chip)]
+    wide = [k for k in program.weights if getattr(program.constants[k], "dtype", None) == torch.float64]
+    chosen = written_out(written_out(program, wide), dense, WORKSPACE[precision])  # nothing wider reaches a GPU
     found = [build_schedule(chosen, **layout) for layout in layouts(precision)]
     return Choice(min(found, key=lambda s: score(work_of(s), precision, chip)), tuple(dense))
 
 
 def layouts(precision: str) -> list[dict[str, int]]:
     """The weight tiles that are tried, as `build_schedule` takes them."""
-    narrow = precision in WORKSPACE
+    narrow = WORKSPACE[precision] != torch.float32
     sizes, unit = (NARROW_TILES, 8) if narrow else (WIDE_TILES, 4)
     return [{"tile_rows": rows, "step_columns": columns, "unit": unit} for rows, columns in sizes]
 
@@ -64,15 +60,10 @@ def score(work: Work, precision: str, chip: Chip, batches: Sequence[int] = BATCH
 def _pays_dense(program: Program, name: str, precision: str, chip: Chip) -> bool:
     """Whether a compressed weight is predicted to be no faster than the same weight as a dense layer."""
     weight = program.constants[name]
-    if not isinstance(weight, HMatrix) or weight.is_dense or not all(weight.shape):
+    if not all(weight.shape):
         return False
     m, n = weight.shape
     alone = Program((Value("x", (n,)),), (Node("y", "linear", ("x", "w"), (m,), {}),), ("y",), {"w": weight})
     works = [work_of(build_schedule(alone, **layout)) for layout in layouts(precision)[:2]]
     ours = min(score(work, precision, chip) for work in works)
     return score(dense_work(m, n, precision), precision, chip) <= ours - math.log(1 - CLEAR)
-
-
-def _weight(program: Program, name: str) -> HMatrix:
-    weight = program.constants[name]
-    return weight if isinstance(weight, HMatrix) else HMatrix.from_dense(weight)

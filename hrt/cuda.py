@@ -25,10 +25,10 @@ from hrt.choice import chip_of, choose_schedule
 from hrt.devices import architecture, cuda_device
 from hrt.errors import BackendError
 from hrt.kernels.launch import Config, NetworkList, TileList, is_interpreted
+from hrt.kernels.names import PRECISIONS, WORKSPACE
 from hrt.kernels.tables import StepTables
 from hrt.kernels.tuning import LARGEST_BUCKET, PROCESSORS, Key, bucket_of, find, storage_name
-from hrt.launches import Plan, Tiles, make_plan, run_stage, workspace_type
-from hrt.precision import PRECISIONS
+from hrt.launches import Plan, Tiles, make_plan, run_stage
 from hrt.program import Program
 from hrt.runtime import prepare
 from hrt.stages import Gather
@@ -62,7 +62,7 @@ class CudaSession:
             raise BackendError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
         interpreted = is_interpreted()
         self.device = torch.device("cpu") if interpreted else cuda_device(device)
-        self.program, self.precision, self.dtype = program, precision, workspace_type(precision)
+        self.program, self.precision, self.dtype = program, precision, WORKSPACE[precision]
         self.arch = architecture(self.device)
         self.graphs = self.device.type == "cuda"
         try:

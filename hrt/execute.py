@@ -46,15 +46,21 @@ def execute(
 
 
 def read(workspace: Tensor, span: Span) -> Tensor:
-    """The value in the columns of `span`, (batch, *shape)."""
-    return workspace[:, span.start : span.start + span.size].reshape(workspace.shape[0], *span.shape)
+    """The value in the columns of `span`, (batch, *shape); a view."""
+    if not span.pitch:
+        value = workspace[:, span.start : span.start + span.size]
+        return value.unflatten(1, span.shape) if span.shape else value[:, 0]
+    rows, width = span.shape
+    strides, start = (workspace.stride(0), span.pitch, 1), workspace.storage_offset() + span.start
+    return workspace.as_strided((workspace.shape[0], rows, width), strides, start)
 
 
 def write(workspace: Tensor, span: Span, value: Tensor) -> None:
-    """Put `value`, (batch, *shape) or broadcast to it, into the columns of `span`."""
-    batch = workspace.shape[0]
-    whole = value.to(workspace.dtype).broadcast_to(batch, *span.shape)
-    workspace[:, span.start : span.start + span.size] = whole.reshape(batch, span.size)
+    """Put `value`, (batch, *shape), or anything that can be viewed or broadcast so, into the columns of `span`."""
+    target = read(workspace, span)
+    if value.shape != target.shape and value.numel() == target.numel():
+        value = value.reshape(target.shape)
+    target.copy_(value)
 
 
 def epilogue_function(epilogue: Epilogue) -> Callable[[Tensor], Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from hrt.boundary import boundary
 from hrt.errors import InputError
 from hrt.hmatrix import HMatrix
+from hrt.kernels.names import WORKSPACE
 from hrt.kernels.tables import (
     BIAS_OFFSET,
     BUFFER,
@@ -32,17 +33,11 @@ from hrt.kernels.tables import (
     SCALE_OFFSET,
     WEIGHT_OFFSET,
 )
+from hrt.precision import written_out
 from hrt.program import Program
 from hrt.schedule import build_schedule
 from hrt.stages import Apply, Gather, Schedule, Span, Wave
 
-PRECISIONS = {  # what a value takes in the workspace, and a weight in a dense layer
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "tf32": torch.float32,
-    "tf32x3": torch.float32,
-    "ieee": torch.float32,
-}
 BATCHES = tuple(2**k for k in range(17))  # 1 to 65536
 CLEAR = 0.03  # an advantage below this share of the dense time is none: the model is not that good
 BLOCK = 128  # batch rows that one program of the step kernel multiplies a weight tile with, at large batches
@@ -155,7 +150,7 @@ def dense_work(m: int, n: int, precision: str, bias: bool = False) -> tuple[Load
 def schedule_floor(schedule: Schedule | Work, batch: int, precision: str, chip: Chip) -> Floor:
     """The least time of `schedule` for `batch` rows (bytes, flops, seconds; see the module's formula).
 
-    schedule: or its `work_of`, which saves counting again. precision: a key of PRECISIONS, which gives the type of the
+    schedule: or its `work_of`, which saves counting again. precision: a key of WORKSPACE, which gives the type of the
     workspace and the rate of products; weights count in the types in which they are packed. Raises InputError.
     """
     item = _item(precision)
@@ -189,12 +184,7 @@ def program_floor(
 
 def dense_program(program: Program, precision: str) -> Program:
     """The same program with every weight of a linear layer written out, in the type of `precision`."""
-    _item(precision)
-    changed: dict[str, Tensor | HMatrix] = {}
-    for name in program.weights:
-        weight, dtype = program.constants[name], PRECISIONS[precision]
-        changed[name] = weight.to_dense(dtype) if isinstance(weight, HMatrix) else weight.to(dtype)
-    return program.with_constants(changed)
+    return written_out(program, program.weights, _dtype(precision))
 
 
 def advantage(compressed: Schedule | Work, dense: Schedule | Work, batch: int, precision: str, chip: Chip) -> float:
@@ -284,6 +274,11 @@ def _work(schedule: Schedule | Work) -> Work:
 
 
 def _item(precision: str) -> int:
-    if precision not in PRECISIONS:
-        raise InputError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
-    return PRECISIONS[precision].itemsize
+    return _dtype(precision).itemsize
+
+
+def _dtype(precision: str) -> torch.dtype:
+    """What a value takes in the workspace, and a weight in a dense layer."""
+    if precision not in WORKSPACE:
+        raise InputError(f"Found precision {precision!r}. Expected one of {', '.join(WORKSPACE)}.")
+    return WORKSPACE[precision]

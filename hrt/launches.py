@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from hrt.boundary import Port, boundary
+from hrt.execute import read, write
 from hrt.kernels.launch import Rescaling
 from hrt.kernels.names import Epilogue, epilogue_of
 from hrt.kernels.tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, LENGTH, NONE, StepTables
 from hrt.ops import TABLE
-from hrt.precision import WORKSPACE, stays_exact
+from hrt.precision import stays_exact
 from hrt.rescaling import scalings, with_scalings
 from hrt.stages import Apply, Gather, Schedule, Span, Wave
 
@@ -153,26 +154,3 @@ def run_stage(
         case Apply():
             operands = [constants[s] if isinstance(s, str) else read(workspace, s).float() for s in launch.operands]
             write(workspace, launch.output, TABLE[launch.op].torch(operands, launch.attrs))
-
-
-def read(workspace: Tensor, span: Span) -> Tensor:
-    """The value in the columns of `span`, (batch, *shape); a view."""
-    if not span.pitch:
-        value = workspace[:, span.start : span.start + span.size]
-        return value.unflatten(1, span.shape) if span.shape else value[:, 0]
-    rows, width = span.shape
-    strides, start = (workspace.stride(0), span.pitch, 1), workspace.storage_offset() + span.start
-    return workspace.as_strided((workspace.shape[0], rows, width), strides, start)
-
-
-def write(workspace: Tensor, span: Span, value: Tensor) -> None:
-    """Put `value`, (batch, *shape), or anything that can be viewed or broadcast so, into the columns of `span`."""
-    target = read(workspace, span)
-    if value.shape != target.shape and value.numel() == target.numel():
-        value = value.reshape(target.shape)
-    target.copy_(value)
-
-
-def workspace_type(precision: str) -> torch.dtype:
-    """What the workspace holds under a precision."""
-    return WORKSPACE.get(precision, torch.float32)

@@ -8,19 +8,17 @@ Which of them meets the tolerance is worked out here by rounding what the kernel
 is needed, and the certificate keeps the figures. On a card only the order of the float32 sums differs.
 """
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrt.certificate import output_error
 from hrt.hmatrix import HMatrix
-from hrt.kernels.names import epilogue_of
-from hrt.program import Node, Program
+from hrt.kernels.names import WORKSPACE, epilogue_of
+from hrt.program import Constant, Node, Program
 
-PRECISIONS = ("bf16", "fp16", "tf32", "tf32x3", "ieee")  # fastest first
-WORKSPACE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 EMULATED = ("bf16", "fp16", "tf32")
 EXACT_INPUTS = 16  # layers of so few inputs are computed in float32 under tf32: coordinates should not be rounded
 FINE_TOL = 1e-5  # below, tf32x3 (about 1e-6 of the sum of absolute products) is not taken for float32
@@ -50,7 +48,7 @@ def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple
     """
     if precision not in EMULATED:
         raise ValueError(f"Found precision {precision!r}. Expected one of {', '.join(EMULATED)}.")
-    store = WORKSPACE.get(precision)
+    store = WORKSPACE[precision]
 
     largest = 0.0
 
@@ -58,7 +56,7 @@ def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple
         nonlocal largest
         peak = float(value.abs().max()) if value.numel() else 0.0
         largest = max(largest, peak) if peak == peak else float("inf")
-        return value if store is None else value.to(store).to(torch.float32)
+        return value.to(store).to(torch.float32)
 
     values: dict[str, Any] = {k: c.float() if isinstance(c, Tensor) else c for k, c in program.constants.items()}
     values |= {v.name: stored(x.float()) for v, x in zip(program.inputs, inputs, strict=True)}
@@ -84,7 +82,8 @@ def choose_precision(
     out as dense when the network is loaded: the larger limit of both forms counts.
     """
     limits: dict[str, float] = {}
-    forms = [program, written_out(program)] if any(_is_compressed(program, k) for k in program.weights) else [program]
+    compressed = compressed_weights(program)
+    forms = [program, written_out(program, compressed)] if compressed else [program]
     for precision in EMULATED:
         limits[precision] = 0.0
         for form in forms:
@@ -97,16 +96,19 @@ def choose_precision(
     return chosen, limits
 
 
-def written_out(program: Program) -> Program:
-    """The same network with every compressed weight as the dense float32 matrix that it stands for."""
-    names = [name for name in program.weights if _is_compressed(program, name)]
-    changed = {name: cast(HMatrix, program.constants[name]).to_dense(torch.float32) for name in names}
+def written_out(program: Program, names: Iterable[str], dtype: torch.dtype = torch.float32) -> Program:
+    """The same network with some weights as plain matrices of `dtype`."""
+    changed: dict[str, Constant] = {}
+    for name in names:
+        weight = program.constants[name]
+        changed[name] = (weight.to_dense(torch.float32) if isinstance(weight, HMatrix) else weight).to(dtype)
     return program.with_constants(changed)
 
 
-def _is_compressed(program: Program, name: str) -> bool:
-    weight = program.constants[name]
-    return isinstance(weight, HMatrix) and not weight.is_dense
+def compressed_weights(program: Program) -> list[str]:
+    """The weights that are not one dense leaf."""
+    found = ((name, program.constants[name]) for name in program.weights)
+    return [name for name, w in found if isinstance(w, HMatrix) and not w.is_dense]
 
 
 def _fused(program: Program) -> set[str]:

@@ -25,7 +25,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hrt.kernels.launch import FINISH_REGISTERS, MOST_BUFFERS, NETWORK_REGISTERS, WORKSPACE, Config
+from hrt.kernels.launch import FINISH_REGISTERS, MOST_BUFFERS, NETWORK_REGISTERS, Config
+from hrt.kernels.names import WORKSPACE
 from hrt.kernels.network import network_kernel
 from hrt.kernels.step import finish_kernel, step_kernel
 from hrt.kernels.tuning import SHARED, Key, rule

@@ -15,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from hrt.kernels.names import Epilogue
+from hrt.kernels.names import PRECISIONS, Epilogue
 from hrt.kernels.network import network_kernel
 from hrt.kernels.step import finish_kernel, step_kernel
 from hrt.kernels.tables import (
@@ -36,9 +36,6 @@ NETWORK_REGISTERS = 255  # a thread's most: else the assembler spills for the sa
 FINISH_REGISTERS = 128
 SHORTEST = 4  # steps of a part: fewer are over before the second pass has begun
 TILE_ROW = 8  # out column, out length, bias, epilogue?, first group, end group, gains, shifts
-PRECISIONS = ("ieee", "tf32x3", "tf32", "fp16", "bf16")
-WORKSPACE = {"ieee": torch.float32, "tf32x3": torch.float32, "tf32": torch.float32}
-WORKSPACE |= {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

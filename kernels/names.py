@@ -1,8 +1,21 @@
-"""Which functions of the op table a tile can apply to its sum in registers, by name and numbers. No Triton here."""
+"""What kernels can be asked for, without Triton: precisions, and the functions of the op table that a tile can apply to
+its sum in registers, by name and numbers.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+
+WORKSPACE = {  # precisions, fastest first, and what the workspace holds under each
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "tf32": torch.float32,
+    "tf32x3": torch.float32,
+    "ieee": torch.float32,
+}
+PRECISIONS = tuple(WORKSPACE)
 
 
 @dataclass(frozen=True)

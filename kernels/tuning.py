@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from hrt.kernels.launch import WORKSPACE, Config
+from hrt.kernels.launch import Config
+from hrt.kernels.names import WORKSPACE
 
 SHIPPED = Path(__file__).with_name("configs.json")
 FORMAT = 1

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hrt.errors import InputError
 from hrt.hmatrix import HMatrix
+from hrt.kernels.names import WORKSPACE
 from hrt.kernels.tables import END_STEP, FIRST_STEP
 from hrt.latency import (
-    PRECISIONS,
     Chip,
     Load,
     break_even,
@@ -128,7 +128,7 @@ def sides(tile: str) -> tuple[int, int]:
 def scheduled(h: HMatrix, min_leaf: int, tile: str, precision: str, seconds: float) -> Tried:
     """Facts of the schedule of one compressed layer."""
     rows, columns = sides(tile)
-    schedule = build_schedule(layer(h), tile_rows=rows, step_columns=columns, unit=16 // PRECISIONS[precision].itemsize)
+    schedule = build_schedule(layer(h), tile_rows=rows, step_columns=columns, unit=16 // WORKSPACE[precision].itemsize)
     counts, tiles = schedule.counts, schedule.tables.tiles
     longest = int((tiles[:, END_STEP] - tiles[:, FIRST_STEP]).max()) if len(tiles) else 0
     facts = h.nbytes, counts.bytes, counts.padded_bytes, counts.tiles, longest, seconds

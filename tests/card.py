@@ -17,7 +17,8 @@ from models import linear_program, mixed_model
 import hrt
 from hrt.cuda import CudaSession
 from hrt.hmatrix import HMatrix
-from hrt.precision import EXACT_INPUTS, PRECISIONS
+from hrt.kernels.names import PRECISIONS
+from hrt.precision import EXACT_INPUTS
 
 from helpers import absolute, random_hmatrix
 

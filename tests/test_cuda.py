@@ -16,11 +16,12 @@ from hrt.capture import capture
 from hrt.choice import choose_schedule
 from hrt.cuda import _room, out_of_memory
 from hrt.execute import execute
+from hrt.kernels.names import PRECISIONS
 from hrt.kernels.tuning import LARGEST_BUCKET
 from hrt.latency import CHIPS
 from hrt.launches import InPlace, Tiles, make_plan
 from hrt.perf.operators import log_kernel
-from hrt.precision import PRECISIONS, emulate
+from hrt.precision import emulate
 from hrt.program import Node, Program, Value
 from hrt.runtime import open_session
 from hrt.schedule import build_schedule

@@ -11,13 +11,13 @@ from models import as_int8, linear_program, mixed_model
 from hrt import HMatrix, InputError, compress_matrix
 from hrt.boundary import boundary
 from hrt.hmatrix import Leaf
+from hrt.kernels.names import WORKSPACE
 from hrt.kernels.tables import STEP_FIELDS, TILE_FIELDS
 from hrt.latency import (
     BATCHES,
     BLOCK,
     CHIPS,
     CLEAR,
-    PRECISIONS,
     Chip,
     Load,
     advantage,
@@ -39,7 +39,7 @@ from hrt.schedule import build_schedule
 from helpers import densified, random_hmatrix
 
 H100, H200 = CHIPS["h100"], CHIPS["h200"]
-ONE = Chip("one", "none", 1.0, dict.fromkeys(PRECISIONS, 1.0), 1, "made up", launch_s=0.0)  # seconds are bytes or flops
+ONE = Chip("one", "none", 1.0, dict.fromkeys(WORKSPACE, 1.0), 1, "made up", launch_s=0.0)  # seconds are bytes or flops
 TILE, STEP = 4 * TILE_FIELDS, 4 * STEP_FIELDS  # bytes of table per tile and per step
 
 
@@ -144,11 +144,11 @@ class TestWorkCountedByHand:
 
 
 class TestDense:
-    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("precision", WORKSPACE)
     @pytest.mark.parametrize("batch", [1, 300])
     def test_schedule_of_a_dense_layer_is_the_dense_floor_up_to_tables(self, precision, batch):
         m, n = 128, 96
-        program = linear_program(random_dense(m, n, PRECISIONS[precision]))
+        program = linear_program(random_dense(m, n, WORKSPACE[precision]))
         schedule = build_schedule(program, tile_rows=32, step_columns=32)
         floor, dense = (schedule_floor(schedule, batch, precision, H200), dense_floor(m, n, batch, precision, H200))
         tables = schedule.tables.nbytes - schedule.tables.weight_bytes
@@ -193,7 +193,7 @@ class TestAnySchedule:
         seed=st.integers(0, 2**32 - 1),
         m=st.integers(1, 60),
         n=st.integers(1, 60),
-        precision=st.sampled_from(list(PRECISIONS)),
+        precision=st.sampled_from(list(WORKSPACE)),
         batches=st.lists(st.integers(1, 1 << 20), min_size=2, max_size=2),
         tile=st.sampled_from([(None, None, 1), (8, 8, 4), (16, 8, 8), (32, 16, 4)]),
     )
@@ -277,11 +277,11 @@ class TestProgram:
             schedule, 7, "tf32", H100
         )
 
-    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("precision", WORKSPACE)
     def test_dense_program_holds_the_same_matrix_in_the_precisions_type(self, precision):
         program = linear_program(tiny(), torch.ones(8))
         dense = dense_program(program, precision)
-        assert dense.constants["w"].dtype == PRECISIONS[precision]
+        assert dense.constants["w"].dtype == WORKSPACE[precision]
         assert torch.equal(dense.constants["w"].double(), densified(program).constants["w"])
         assert dense.constants["b"] is program.constants["b"]
 
@@ -289,7 +289,7 @@ class TestProgram:
 class TestChips:
     def test_rates_say_where_they_come_from(self):
         for chip in CHIPS.values():
-            assert set(chip.matmul_flops) == set(PRECISIONS)
+            assert set(chip.matmul_flops) == set(WORKSPACE)
             assert "measured" in chip.source and "assumed" in chip.source
             assert (chip.arch, chip.sm_count, chip.launch_s) == ("sm_90", 132, 1.3e-6)
 

@@ -11,12 +11,9 @@ import hrt
 from hrt.calibration import evaluate
 from hrt.capture import capture
 from hrt.cuda import CudaSession
-from hrt.kernels import launch
 from hrt.precision import (
     EMULATED,
     EXACT_INPUTS,
-    PRECISIONS,
-    WORKSPACE,
     choose_precision,
     cut,
     default_precision,
@@ -50,11 +47,6 @@ def test_cut_keeps_ten_bits(value):
     assert torch.equal(cut(short), short) and short.abs() <= t.abs()
     assert (t.double() - short.double()).abs() <= 2.0**-10 * t.double().abs() + 2.0**-136
     assert torch.equal(cut(t.bfloat16().float()), t.bfloat16().float()), "every bfloat16 is a tf32"
-
-
-def test_the_kernels_know_the_same_precisions():
-    assert set(PRECISIONS) == set(launch.PRECISIONS)
-    assert all(launch.WORKSPACE[p] == WORKSPACE.get(p, torch.float32) for p in PRECISIONS)
 
 
 @pytest.mark.parametrize("seed", range(4))

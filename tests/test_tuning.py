@@ -11,7 +11,8 @@ from hrt import backends
 from hrt.capture import capture
 from hrt.cli import main
 from hrt.kernels import tuning
-from hrt.kernels.launch import PRECISIONS, WORKSPACE, Config
+from hrt.kernels.launch import Config
+from hrt.kernels.names import PRECISIONS, WORKSPACE
 from hrt.kernels.tuning import ITEM, SHARED, Key, bucket_of, candidates, fastest, find, remember, rule, storage_name
 from hrt.tune import tune
 
