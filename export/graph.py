@@ -10,20 +10,26 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from hrt.hmatrix import Leaf
+
 ONNX_TYPE = {
     torch.float32: TensorProto.FLOAT,
     torch.float16: TensorProto.FLOAT16,
     torch.bfloat16: TensorProto.BFLOAT16,
     torch.int8: TensorProto.INT8,
+    torch.int16: TensorProto.INT16,
+    torch.int32: TensorProto.INT32,
     torch.int64: TensorProto.INT64,
 }
 
 
 class Graph:
-    """Nodes and initializers. opset: of the default domain."""
+    """Nodes and initializers. opset: of the default domain. narrow: whether numbers stay in their storage types until a
+    runtime decodes them, as in a file; otherwise they are float32 at once.
+    """
 
-    def __init__(self, opset: int):
-        self.opset = opset
+    def __init__(self, opset: int, narrow: bool = True):
+        self.opset, self.narrow = opset, narrow
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._stored: dict[bytes, str] = {}
@@ -67,14 +73,24 @@ class Graph:
         """An int64 vector as an initializer."""
         return self.constant(torch.from_numpy(np.asarray(values, dtype=np.int64)), wanted)
 
+    def index(self, values: Any) -> str:
+        """An int32 vector for Gather, stored as int16 where that is enough."""
+        index = np.asarray(values, dtype=np.int32)
+        if not self.narrow or (index.size and index.max() > np.iinfo(np.int16).max):
+            return self.constant(torch.from_numpy(index), "index")
+        stored = self.constant(torch.from_numpy(index.astype(np.int16)), "index")
+        return self.add("Cast", [stored], "index", to=TensorProto.INT32)
+
     def number(self, value: float) -> str:
         """A float32 scalar as an initializer."""
         return self.constant(torch.tensor(value, dtype=torch.float32), "number")
 
     def decoded(self, value: Tensor, scale: Tensor | None = None, wanted: str = "weight") -> str:
         """Stored numbers as float32: narrow types keep their bytes in the file and are decoded by the runtime when it
-        loads the graph. scale: of int8 rows, (rows,).
+        loads the graph. scale: of int8 rows, such that value * scale[..., None] are the numbers.
         """
+        if not self.narrow and value.dtype != torch.float32:
+            return self.constant(value.float() if scale is None else value.float() * scale.float()[..., None], wanted)
         stored = self.constant(value if value.dtype in ONNX_TYPE else value.float(), wanted)
         if value.dtype in (torch.float32, torch.float64):
             return stored
@@ -83,4 +99,17 @@ class Graph:
             return numbers
         # Not DequantizeLinear: ONNX Runtime takes that before a MatMul as leave to quantize the activations too, which
         # cost 1e-3 in a network of ours; a product of constants it folds and leaves alone.
-        return self.add("Mul", [numbers, self.constant(scale.float()[:, None], "scale")], wanted)
+        return self.add("Mul", [numbers, self.decoded(scale[..., None], None, "scale")], wanted)
+
+    def beside(self, values: Sequence[str], wanted: str, axis: int) -> str:
+        """Values next to each other; one alone is itself."""
+        return values[0] if len(values) == 1 else self.add("Concat", values, wanted, axis=axis)
+
+    def gemm(self, x: str, weight: str, bias: Tensor | None, wanted: str) -> str:
+        """x (rows, n) times weight (m, n) transposed, plus bias (m,)."""
+        inputs = [x, weight] if bias is None else [x, weight, self.constant(bias, f"{wanted}.bias")]
+        return self.add("Gemm", inputs, wanted, transB=1)
+
+    def dense(self, leaf: Leaf, rows: slice, wanted: str) -> str:
+        """Some rows of a dense leaf."""
+        return self.decoded(leaf.tensors[0][rows], None if leaf.scale is None else leaf.scale[rows], wanted)

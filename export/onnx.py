@@ -1,7 +1,7 @@
 """`export_onnx`: a compressed network as one plain ONNX file, for any runtime that reads standard operators."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hrt.artifact import load
 from hrt.errors import InputError
+from hrt.export.costs import ANY_BATCH, choose_forms
 from hrt.export.graph import Graph
 from hrt.export.layers import linear
 from hrt.export.lowering import lower
@@ -29,20 +30,20 @@ INLINE_BYTES = 2_000_000_000  # a protobuf may not hold more
 
 
 class _Exporter:
-    """Walks a program once. `orders`: in which order the last dimension of a value stands, where not its own."""
+    """Walks a program once. forms: the form of every weight of a linear layer."""
 
-    def __init__(self, program: Program, opset: int):
-        self.program, self.g = program, Graph(opset)
+    def __init__(self, program: Program, graph: Graph, forms: Mapping[str, str]):
+        self.program, self.g, self.forms = program, graph, forms
         self.names: dict[str, str] = {}
-        self.orders: dict[str, Tensor] = {}
-        self.ranks = {v.name: 1 + len(v.shape) for v in (*program.inputs, *program.nodes)}
+        shapes = {k: len(c.shape) for k, c in program.constants.items()}
+        self.ranks = {**shapes, **{v.name: 1 + len(v.shape) for v in (*program.inputs, *program.nodes)}}
         for v in program.inputs:
             self.names[v.name] = self.g.name(v.name or "input")
 
     def run(self) -> list[str]:
         """All nodes; the names of the outputs."""
         for node in self.program.nodes:
-            self._linear(node) if node.op == "linear" else self._node(node)
+            self.names[node.name] = self._linear(node) if node.op == "linear" else self._node(node)
         outputs = []
         for k, name in enumerate(self.program.outputs):
             found = self.value(name)
@@ -54,53 +55,23 @@ class _Exporter:
         return outputs
 
     def value(self, name: str) -> str:
-        """A value or constant by its name in the graph, in its own order."""
-        if name in self.program.constants:
-            constant = self.program.constants[name]
-            numbers = constant.to_dense(torch.float32) if isinstance(constant, HMatrix) else constant
-            return self.g.constant(numbers.to(torch.float32), name or "constant")
-        order = self.orders.pop(name, None)
-        if order is not None:
-            index = self.g.constant(order.argsort(), "order")
-            self.names[name] = self.g.add("Gather", [self.names[name], index], name, axis=-1)
-        return self.names[name]
+        """A value or constant by its name in the graph."""
+        if name not in self.program.constants:
+            return self.names[name]
+        constant = self.program.constants[name]
+        numbers = constant.to_dense(torch.float32) if isinstance(constant, HMatrix) else constant
+        return self.g.constant(numbers.to(torch.float32), name or "constant")
 
-    def _node(self, node: Node) -> None:
-        moved = node.row.is_activation and node.inputs[0] in self.orders
-        source = self.names[node.inputs[0]] if moved else ""
-        inputs = [source] if moved else [self.value(name) for name in node.inputs]
-        shapes = {name: tuple(c.shape) for name, c in self.program.constants.items()}
-        ranks = [self.ranks.get(name, len(shapes.get(name, ()))) for name in node.inputs]
-        self.names[node.name] = lower(self.g, node.op, inputs, node.attrs, ranks, node.name or "value")
-        if moved:
-            self.orders[node.name] = self.orders[node.inputs[0]]
+    def _node(self, node: Node) -> str:
+        inputs, ranks = [self.value(name) for name in node.inputs], [self.ranks[name] for name in node.inputs]
+        return lower(self.g, node.op, inputs, node.attrs, ranks, node.name or "value")
 
-    def _linear(self, node: Node) -> None:
+    def _linear(self, node: Node) -> str:
         x, name, *rest = node.inputs
-        weight = self.program.constants[name]
         bias = self.program.constants[rest[0]] if rest else None
-        added = bias.detach() if isinstance(bias, Tensor) else None
-        columns = weight.col_order if isinstance(weight, HMatrix) else None
-        source = self._ordered(x, columns)
-        if isinstance(weight, HMatrix) and weight.row_order is not None:
-            added = None if added is None else added[weight.row_order.long()]
-            self.orders[node.name] = weight.row_order.long()
-        rank = self.ranks.get(x, len(getattr(self.program.constants.get(x), "shape", ())))
-        self.names[node.name] = linear(self.g, source, rank, weight, added, node.name or "value")
-
-    def _ordered(self, name: str, wanted: Tensor | None) -> str:
-        """A value with its last dimension in the order `wanted`."""
-        have = self.orders.get(name)
-        if wanted is None and have is None:
-            return self.value(name)
-        size = len(wanted if wanted is not None else have)  # type: ignore[arg-type]
-        index = torch.arange(size) if wanted is None else wanted.long()
-        if have is not None:
-            index = have.argsort()[index]
-        source = self.names[name] if have is not None else self.value(name)
-        if torch.equal(index, torch.arange(size)):
-            return source
-        return self.g.add("Gather", [source, self.g.constant(index, "order")], f"{name}.ordered", axis=-1)
+        weight, added = self.program.constants[name], bias.detach() if isinstance(bias, Tensor) else None
+        form = self.forms.get(name, "dense")
+        return linear(self.g, self.value(x), self.ranks[x], weight, added, node.name or "value", form)
 
 
 def to_onnx(model: CompressedModel, opset: int | None = None) -> onnx.ModelProto:
@@ -115,20 +86,24 @@ def to_onnx(model: CompressedModel, opset: int | None = None) -> onnx.ModelProto
     return proto
 
 
-def graph_of(program: Program, opset: int | None = None) -> onnx.ModelProto:
+def graph_of(
+    program: Program, opset: int | None = None, *, narrow: bool = True, forms: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
     """A program as an ONNX graph of float32 inputs and outputs (batch, *shape) with a dynamic batch.
 
+    narrow: whether weights keep their storage types, as in a file; otherwise they are float32.  forms: of every weight
+    of a linear layer (see `hrt.export.costs`); by default what is predicted to be fastest over batches of all sizes.
     Raises InputError for an opset outside 18 to 23.
     """
     opset = DEFAULT_OPSET if opset is None else opset
     if opset not in OPSETS:
         raise InputError(f"Found opset {opset!r}. Expected one of {OPSETS.start} to {OPSETS.stop - 1}.")
-    exporter = _Exporter(program, opset)
+    g = Graph(opset, narrow)
+    exporter = _Exporter(program, g, choose_forms(program, ANY_BATCH) if forms is None else forms)
     outputs = exporter.run()
     shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
     inputs = [_typed(exporter.names[v.name], v.shape) for v in program.inputs]
     found = [_typed(name, shapes.get(o, ())) for name, o in zip(outputs, program.outputs, strict=True)]
-    g = exporter.g
     graph = helper.make_graph(g.nodes, "hrt", inputs, found, g.initializers)
     opsets = [helper.make_opsetid("", opset)]
     return helper.make_model(graph, opset_imports=opsets, producer_name="hrt", ir_version=IR_VERSION[opset])

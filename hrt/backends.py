@@ -1,6 +1,6 @@
 """The backends that can run a network, by name, and how one is chosen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,29 +39,50 @@ def register_backend(name: str, make: Maker, missing: Callable[[], str | None]) 
     BACKENDS[name] = Backend(make, missing)
 
 
-def choose(backend: str, device: Any, target: str) -> str:
+def choose(backend: str, device: Any, target: str, certified: Collection[str] = ()) -> str:
     """The backend that "auto" stands for: the GPU's where a CUDA device is named, or where the network was compressed
-    for one and one is there; else torch.
+    for one and one is there; on the CPU ONNX Runtime, where it is installed and among those `certified` for this
+    network; else torch.
     """
     if backend != "auto":
         return backend
     named = device is not None and str(device).startswith("cuda")
     wanted = named or (device is None and target == "cuda")
-    gpu = BACKENDS.get("cuda")
-    return "cuda" if wanted and gpu is not None and gpu.missing() is None else "torch"
+    gpu, cpu = BACKENDS.get("cuda"), BACKENDS.get("onnxruntime")
+    if wanted and gpu is not None and gpu.missing() is None:
+        return "cuda"
+    here = device is None or str(device) == "cpu"
+    return "onnxruntime" if here and "onnxruntime" in certified and cpu and cpu.missing() is None else "torch"
 
 
 def open_session(
-    program: Program, backend: str = "auto", device: Any = None, *, target: str = "cpu", precision: str = "tf32x3"
+    program: Program,
+    backend: str = "auto",
+    device: Any = None,
+    *,
+    target: str = "cpu",
+    precision: str = "tf32x3",
+    certified: Collection[str] = (),
 ) -> Session:
-    """A session of `program`. precision: of products on a GPU's tensor cores (see `hrt.precision`).
+    """A session of `program`. precision: of products on a GPU's tensor cores (see `hrt.precision`).  certified: the
+    backends that "auto" may take beside torch. An "auto" that cannot be had after all becomes torch.
 
     Raises BackendError for a name that is unknown or cannot run here.
     """
-    name = choose(backend, device, target)
+    name = choose(backend, device, target, certified)
     if name not in BACKENDS:
         raise BackendError(f"Found backend {backend!r}. Expected one of auto, {', '.join(sorted(BACKENDS))}.")
     why = BACKENDS[name].missing()
     if why:
         raise BackendError(f"Backend {name!r} cannot run here: {why} Use backend='torch'.")
-    return BACKENDS[name].make(program, device, precision)
+    try:
+        return BACKENDS[name].make(program, device, precision)
+    except BackendError:
+        if backend != "auto" or name != "onnxruntime":
+            raise
+        return BACKENDS["torch"].make(program, device, precision)
+
+
+def on_cpu() -> list[str]:
+    """The backends that can serve a network on this machine's CPU."""
+    return [name for name in ("torch", "onnxruntime") if name in BACKENDS and BACKENDS[name].missing() is None]

@@ -64,8 +64,8 @@ class Certificate:
     tol: the tolerance asked for.  kind: "output" (relative L2 error of the output on held-out inputs) or "layers"
     (relative Frobenius error of every weight; no inputs were given).
     measured: figures computed on the stored numbers: `output_error` (float64 arithmetic), `runtime_error` (float32
-        arithmetic of the torch backend), `per_output` (relative error of each output column), `output_rms` and
-        `max_abs_error` of each output column on the held-out rows (float64 arithmetic).
+        arithmetic, the worst of the CPU backends in `runtimes`), `per_output` (relative error of each output column),
+        `output_rms` and `max_abs_error` of each output column on the held-out rows (float64 arithmetic).
     estimated: `unseen_probability_99`, the probability of the rarest kind of input that the held-out rows contain with
         99 % confidence, 1 - 0.01^(1/rows): of rarer ones the certificate says nothing. `output_error_upper_99`, the
         one-sided 99 % upper confidence limit for new inputs from the same distribution; for the target "cuda" also
@@ -73,7 +73,7 @@ class Certificate:
     guaranteed: what holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output column
         over the whole hrt.Box, for the stored numbers in exact arithmetic (the rounding of a runtime is not in it).
     context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none;
-        `precision`: the arithmetic chosen for a GPU (see `precision`).
+        `precision`: the arithmetic chosen for a GPU (see `precision`); `runtimes`: the CPU backends that were verified.
     statements: bounds of the whole network beside the measured figures.
     """
 
@@ -85,6 +85,13 @@ class Certificate:
     guaranteed: Mapping[str, Any] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
     statements: tuple[Statement, ...] = ()
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The CPU backends that this certificate speaks of: those whose arithmetic was verified, or, where only weights
+        are promised, any.
+        """
+        return tuple(self.context.get("runtimes", ("torch",))) if self.kind == "output" else ("torch", "onnxruntime")
 
     @property
     def precision(self) -> str | None:

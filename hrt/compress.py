@@ -25,7 +25,7 @@ from hrt.precision import choose_precision
 from hrt.program import Program
 from hrt.progress import Advance, part, track
 from hrt.records import layer_records
-from hrt.runtime import open_session
+from hrt.runtime import on_cpu, open_session
 from hrt.statements import box_statement
 from hrt.validate import check_tol, check_whole, storages_of
 
@@ -241,6 +241,7 @@ def by_output(
             "seed": seed,
             "torch": torch.__version__,
             "target": target,
+            "runtimes": on_cpu(),
             "remarks": remarks,
             **({"precision": precision} if precision else {}),
             **({"no_output_bound": proven.reason} if proven.per_output is None else {"boxes": proven.boxes}),
@@ -306,7 +307,12 @@ def _tensor(program: Program, name: str) -> Tensor:
 
 
 def served_error(program: Program, inputs: tuple[Tensor, ...], reference: Tensor) -> OutputError:
-    """The error of the float32 torch backend as it will be served, against the float64 network's `reference`."""
-    session = open_session(program, "torch")
-    ys = session.run([x.to(torch.float32) for x in inputs])
+    """The error of the float32 network as it will be served, against the float64 network's `reference`: the worst of
+    the CPU backends that are here.
+    """
+    return max((_error_on(name, program, inputs, reference) for name in on_cpu()), key=lambda e: e.upper_99)
+
+
+def _error_on(backend: str, program: Program, inputs: tuple[Tensor, ...], reference: Tensor) -> OutputError:
+    ys = open_session(program, backend).run([x.to(torch.float32).contiguous() for x in inputs])
     return output_error(reference, torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1).to(torch.float64))

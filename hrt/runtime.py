@@ -1,24 +1,22 @@
 """The backends that there are: torch, which batches leaves of like shape, and the GPU's (see `hrt.cuda`)."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.backends import Session, open_session, register_backend
+from hrt.backends import Session, on_cpu, open_session, register_backend
+from hrt.batching import Bucket, plan
 from hrt.devices import missing_for_cuda
 from hrt.errors import BackendError
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.program import Program
 
-__all__ = ["LowRank", "Product", "Session", "TorchSession", "open_session", "register_backend"]
-
-FREE_PADDING = 2048  # numbers of padding that cost less than one more product
+__all__ = ["LowRank", "Product", "Session", "TorchSession", "on_cpu", "open_session", "register_backend"]
 
 
 class TorchSession:
@@ -81,14 +79,6 @@ def prepare(constant: Any, device: torch.device) -> Any:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """One product before batching: `weight` (r, k) times the workspace rows `sources` (k of them)."""
-
-    sources: Sequence[int]
-    weight: Tensor
-
-
-@dataclass(frozen=True)
 class _Step:
     """One batched product: weights (count, wide, tall) take the workspace rows `sources` (count * wide) to count * tall
     rows from `top` on.
@@ -110,28 +100,18 @@ class _Step:
 
 
 class Product:
-    """y = x H^T in a handful of batched products instead of one or two per leaf.
-
-    The workspace's rows are features, its columns samples: [x ; one row of zeros ; T]. First wave: leaves that share a
-    column range are stacked into one V^T, and stacks of like shape are one batched product. Second wave: the leaves
-    that cross a row range, dense or low-rank, are one block [D | U | U ...] that reads its rows of x and T through an
-    index; tall blocks are first cut to the height of the short ones they cover, so that mostly one product remains and
-    every row of y is summed inside it. Where blocks are padded to a common shape they read the row of zeros.
-    """
+    """y = x H^T in a handful of batched products instead of one or two per leaf (see `hrt.batching`)."""
 
     def __init__(self, matrix: HMatrix, device: torch.device):
         self.shape = matrix.shape
         self.cols = None if matrix.col_order is None else matrix.col_order.to(device, torch.int32)
-        leaves = [leaf for leaf in matrix.leaves if leaf.rank != 0 and leaf.rows and leaf.cols]
-        blocks, stacked = _stacks(leaves)
+        found = plan(matrix)
         zero = self.shape[1]
-        self.first, starts, self.height = _batched(blocks, zero + 1, zero, 0, device)
-        place = {key: starts[stack] + at for key, (stack, at) in stacked.items()}
-        pieces = _cut(_rows(leaves, place))
-        self.second, starts, out = _batched([block for _, _, block in pieces], 0, zero, FREE_PADDING, device)
-        self.out_height = out + 1  # and one row of zeros
-        place_of = slice(None) if matrix.row_order is None else matrix.row_order.long().argsort()
-        self.index = [_index(rows[place_of], device) for rows in _layers(pieces, starts, self.shape[0], out)]
+        self.first, self.second = ([_step(b, zero, device) for b in wave] for wave in (found.first, found.second))
+        self.height, self.out_height = found.height, found.out_height + 1  # and one row of zeros
+        place_of = slice(None) if matrix.row_order is None else matrix.row_order.long().argsort().numpy()
+        rows = (np.where(layer < 0, found.out_height, layer)[place_of] for layer in found.layers)
+        self.index = [_index(r, device) for r in rows]
 
     @staticmethod
     def of(matrix: HMatrix, device: torch.device) -> "Product | LowRank":
@@ -187,109 +167,9 @@ class LowRank:
         return torch.nn.functional.linear(torch.nn.functional.linear(x, self.vt), self.u, bias)
 
 
-def _stacks(leaves: Sequence[Leaf]) -> tuple[list[_Block], dict[int, tuple[int, int]]]:
-    """V^T of all low-rank leaves, one block per column range; and each leaf's block and row therein."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for k, leaf in enumerate(leaves):
-        if not leaf.is_dense:
-            groups.setdefault((leaf.col, leaf.cols), []).append(k)
-    blocks: list[_Block] = []
-    stacked: dict[int, tuple[int, int]] = {}
-    for (col, cols), members in sorted(groups.items()):
-        at = 0
-        for k in members:
-            stacked[k] = (len(blocks), at)
-            at += leaves[k].rank
-        stack = torch.cat([leaves[k].decoded(torch.float32)[1] for k in members])
-        blocks.append(_Block(range(col, col + cols), stack))
-    return blocks, stacked
-
-
-def _rows(leaves: Sequence[Leaf], place: dict[int, int]) -> dict[tuple[int, int], _Block]:
-    """The leaves of every row range (row, rows) side by side; `place`: where a leaf's T stands in the workspace."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for k, leaf in enumerate(leaves):
-        groups.setdefault((leaf.row, leaf.rows), []).append(k)
-    blocks = {}
-    for key, members in groups.items():
-        sources: list[int] = []
-        for k in members:
-            leaf = leaves[k]
-            start, count = (leaf.col, leaf.cols) if leaf.is_dense else (place[k], leaf.rank)
-            sources += range(start, start + count)
-        blocks[key] = _Block(sources, torch.cat([leaves[k].decoded(torch.float32)[0] for k in members], dim=1))
-    return blocks
-
-
-def _cut(blocks: dict[tuple[int, int], _Block]) -> list[tuple[int, int, _Block]]:
-    """Blocks as (row, rows, block), cut where shorter ones begin or end and joined with them.
-
-    A block that is cut into p pieces is read p times; one that is not costs another pass over its rows of y.
-    """
-    ends = sorted({e for row, rows in blocks for e in (row, row + rows)})
-    joined: dict[tuple[int, int], list[_Block]] = {}
-    for (row, rows), block in sorted(blocks.items()):
-        inner = ends[bisect_left(ends, row) : bisect_left(ends, row + rows) + 1]
-        if len(block.sources) * (len(inner) - 1) > 2 * rows + len(block.sources):
-            inner = [row, row + rows]
-        for a, b in pairwise(inner):
-            joined.setdefault((a, b - a), []).append(_Block(block.sources, block.weight[a - row : b - row]))
-    return [
-        (row, rows, _Block([s for b in parts for s in b.sources], torch.cat([b.weight for b in parts], dim=1)))
-        for (row, rows), parts in sorted(joined.items())
-    ]
-
-
-def _batched(
-    blocks: Sequence[_Block], top: int, zero: int, free: int, device: torch.device
-) -> tuple[list[_Step], list[int], int]:
-    """Blocks of like shape as one step each, writing from row `top` on; where each block's rows begin, and the end.
-
-    Padding may add a quarter to the numbers of a step, or a few thousand, because one more step would cost more.
-    Columns are padded by a quarter, or by `free` numbers in all, and then read the workspace row `zero`.
-    """
-    buckets: list[list[int]] = []
-    tall = wide = true = 0  # of the last bucket: its largest shape, and its numbers without padding
-    for k in sorted(range(len(blocks)), key=lambda k: (blocks[k].weight.shape[::-1], k), reverse=True):
-        r, c = blocks[k].weight.shape
-        padded = (len(buckets[-1]) + 1) * max(tall, r) * wide if buckets else 0
-        like = padded <= 1.25 * (true + r * c) + FREE_PADDING and (wide <= 1.25 * c or padded - true - r * c <= free)
-        if buckets and like:
-            buckets[-1].append(k)
-            tall, true = max(tall, r), true + r * c
-        else:
-            buckets.append([k])
-            tall, wide, true = r, c, r * c
-    steps, starts = [], [0] * len(blocks)
-    for bucket in buckets:
-        bucket.sort()
-        tall, wide = (max(blocks[k].weight.shape[d] for k in bucket) for d in (0, 1))
-        weights = torch.zeros(len(bucket), wide, tall, dtype=torch.float32, device="cpu")
-        sources: list[int] = []
-        for g, k in enumerate(bucket):
-            r, c = blocks[k].weight.shape
-            weights[g, :c, :r] = blocks[k].weight.T
-            sources += [*blocks[k].sources, *([zero] * (wide - c))]
-            starts[k] = top + g * tall
-        steps.append(_Step(_index(sources, device), weights.to(device), top))
-        top += len(bucket) * tall
-    return steps, starts, top
-
-
-def _layers(pieces: Sequence[tuple[int, int, _Block]], starts: Sequence[int], m: int, zero: int) -> list[Tensor]:
-    """Per layer of pieces that do not overlap, the output row of each of the m positions; `zero` where there is none.
-    y is the sum of the layers, nearly always one.
-    """
-    layers: list[Tensor] = []
-    ends: list[int] = []
-    for (row, rows, _), start in zip(pieces, starts, strict=True):
-        k = next((k for k, end in enumerate(ends) if end <= row), len(ends))
-        if k == len(ends):
-            ends.append(0)
-            layers.append(torch.full((m,), zero, dtype=torch.int64))
-        layers[k][row : row + rows] = torch.arange(start, start + rows)
-        ends[k] = row + rows
-    return layers or [torch.full((m,), zero, dtype=torch.int64)]
+def _step(bucket: Bucket, zero: int, device: torch.device) -> _Step:
+    weights = bucket.weights().mT.contiguous().to(device)
+    return _Step(_index(bucket.sources(zero).reshape(-1), device), weights, bucket.top)
 
 
 def _index(rows: Any, device: torch.device) -> slice | Tensor:
