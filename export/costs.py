@@ -16,7 +16,7 @@ from hrt.hmatrix import HMatrix
 from hrt.program import Program
 
 ANY_BATCH, FEW_ROWS, MANY_ROWS = (1, 16, 256), (1, 8), (64, 256)  # batches that a graph should be fast at, alike
-NODE_US, GEMM_US = 0.85, 0.11  # a node of a graph; one small product of a batched one
+GEMM_US, NODE_US, SMALL_US = 0.4, 0.85, 0.11  # a Gemm; a node of a batched layer; one small product in there
 DENSE_US, BATCHED_US = 2.9, 6.4  # a million floating-point operations
 MOVED_US = 21.0  # a million bytes of activations that a batched layer moves
 CACHED_US, STREAMED_US, CACHE_MB = 7.0, 27.0, 16.0  # a million bytes of weights, from a cache or from memory
@@ -29,17 +29,17 @@ def layer_us(weight: Tensor | HMatrix, form: str, rows: int, found: Plan | None 
     m, n = weight.shape
     if not isinstance(weight, HMatrix) or form in ("dense", "multiplied"):
         size = 4e-6 * m * n
-        return NODE_US + DENSE_US * 2e-6 * m * n * rows + size * (CACHED_US if size < CACHE_MB else STREAMED_US)
+        return GEMM_US + DENSE_US * 2e-6 * m * n * rows + size * (CACHED_US if size < CACHE_MB else STREAMED_US)
     if form == "low rank":
         rank = sum(e.rank for e in weight.leaves)
         numbers = n * math.ceil(rank / LANES) * LANES + m * (rank + 1)
-        return 2 * NODE_US + DENSE_US * 2e-6 * numbers * rows + CACHED_US * 4e-6 * rank * (m + n)
+        return 2 * GEMM_US + DENSE_US * 2e-6 * numbers * rows + CACHED_US * 4e-6 * rank * (m + n)
     found = found or plan(weight)
     buckets = (*found.first, *found.second)
     nodes, products = 3 + 3 * len(found.first) + 4 * len(found.second), sum(len(b.blocks) for b in buckets)
     moved = n + found.height + found.out_height + m + sum(len(b.blocks) * b.wide for b in found.second)
     moved += sum(len(b.blocks) * b.wide for b in found.first if bool((np.diff(b.sources().reshape(-1)) != 1).any()))
-    return NODE_US * nodes + GEMM_US * products + (BATCHED_US * 2 * found.numbers + MOVED_US * 4 * moved) * rows / 1e6
+    return NODE_US * nodes + SMALL_US * products + (BATCHED_US * 2 * found.numbers + MOVED_US * 4 * moved) * rows / 1e6
 
 
 def choose_forms(program: Program, batches: Sequence[int]) -> dict[str, str]:

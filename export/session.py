@@ -25,6 +25,7 @@ from hrt.program import Program
 SMALL = 16  # rows up to which the graph for a few is used
 PART_BYTES = 1 << 21  # of activations that a part should hold at most: about a core's cache
 PART_ROWS = 64  # no part is smaller: weights are read once for each
+FLOAT32 = np.dtype(np.float32)
 FIXED_BYTES = 1 << 14  # of inputs and outputs: up to here copying costs less than binding new memory
 
 _sessions: "weakref.WeakSet[OnnxSession]" = weakref.WeakSet()
@@ -61,9 +62,12 @@ class OnnxSession:
         rows = inputs[0].shape[0]
         return (few if rows <= SMALL else many).run([x.cpu().contiguous() for x in inputs], rows)
 
-    def quick(self, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...] | None:
-        """The same for a few rows of float32 arrays, without any detour; None where these are anything else."""
-        return self._graphs()[0].quick(inputs)
+    def quick(self, x: Any) -> Any:
+        """The answer to a few rows of float32 arrays (one, or a tuple) without any detour: checks and conversions would
+        take longer than the arithmetic. None where `x` is anything else.
+        """
+        few = self._few if self._many is not None else self._graphs()[0]
+        return few.quick(x)
 
     def _graphs(self) -> "tuple[_Graph, _Graph]":
         if self._many is None:  # in a forked process, where the threads of the runtime are missing
@@ -95,7 +99,7 @@ class _Graph:
             math.prod(s) for s in (*self.in_shapes, *self.out_shapes)
         )
         self.part = max(PART_ROWS, PART_BYTES // (4 * max(1, _width(program))))
-        self._fixed: dict[int, list[_Fixed]] = {}
+        self._fixed: dict[Any, list[_Fixed]] = {}  # by the shape of the one input, or by rows
         held = sum(math.prod(s) for s in (*self.in_shapes, *self.out_shapes))
         self._largest = min(SMALL, FIXED_BYTES // (4 * max(1, held))) if self.bound else 0
 
@@ -114,16 +118,35 @@ class _Graph:
             self.session.run_with_iobinding(binding)
         return found
 
-    def quick(self, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...] | None:
-        rows = inputs[0].shape[0] if inputs[0].ndim else 0
+    def quick(self, x: Any) -> Any:
+        if type(x) is np.ndarray:
+            waiting = self._fixed.get(x.shape)  # known only if the network takes this shape, and alone
+            if waiting is None:
+                return self._quick((x,)) if len(self.in_shapes) == 1 else None
+            if x.dtype is not FLOAT32:
+                return None
+            try:
+                fixed = waiting.pop()  # one per thread that is inside at a time
+            except IndexError:
+                fixed = _Fixed(self, len(x))
+            fixed.input[...] = x
+            self.session.run_with_iobinding(fixed.binding)
+            found = fixed.output.copy() if fixed.output is not None else tuple([y.copy() for y in fixed.outputs])
+            waiting.append(fixed)
+            return found
+        return self._quick(x) if type(x) is tuple and len(x) == len(self.in_shapes) else None
+
+    def _quick(self, inputs: Sequence[Any]) -> Any:
+        """The first time with a shape, or with several inputs."""
+        rows = len(inputs[0]) if type(inputs[0]) is np.ndarray and inputs[0].ndim else 0
         if not 0 < rows <= self._largest:
             return None
         for x, shape in zip(inputs, self.in_shapes, strict=True):
-            if x.dtype != np.float32 or x.shape != (rows, *shape):
+            if type(x) is not np.ndarray or x.dtype != np.float32 or x.shape != (rows, *shape):
                 return None
-        waiting = self._fixed.setdefault(rows, [])
+        waiting = self._fixed.setdefault(inputs[0].shape if len(inputs) == 1 else rows, [])
         try:
-            fixed = waiting.pop()  # one per thread that is inside at a time
+            fixed = waiting.pop()
         except IndexError:
             fixed = _Fixed(self, rows)
         for own, x in zip(fixed.inputs, inputs, strict=True):
@@ -131,7 +154,7 @@ class _Graph:
         self.session.run_with_iobinding(fixed.binding)
         found = tuple([y.copy() for y in fixed.outputs])
         waiting.append(fixed)
-        return found
+        return found if len(found) != 1 else found[0]
 
 
 class _Fixed:
@@ -140,6 +163,7 @@ class _Fixed:
     def __init__(self, graph: _Graph, rows: int):
         self.inputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.in_shapes]
         self.outputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.out_shapes]
+        self.input, self.output = self.inputs[0], self.outputs[0] if len(self.outputs) == 1 else None
         self.binding = graph.session.io_binding()
         for name, x in zip(graph.inputs, self.inputs, strict=True):
             _bind(self.binding.bind_input, name, torch.from_numpy(x))

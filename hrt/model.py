@@ -93,20 +93,11 @@ class CompressedModel:
         """
         if derivatives is not None:
             raise InputError("predict(derivatives=...) is not available in this version. Expected None.")
-        given = tuple(x) if isinstance(x, (tuple, list)) else (x,)
-        found = self._answered_quickly(given)
-        if found is None:
-            found = self._answered(given)
+        found = self._quick(x) if self._quick is not None else None
+        if found is not None:
+            return found
+        found = self._answered(tuple(x) if isinstance(x, (tuple, list)) else (x,))
         return found[0] if len(found) == 1 else tuple(found)
-
-    def _answered_quickly(self, given: tuple[Any, ...]) -> Sequence[np.ndarray] | None:
-        """Small batches of float32 arrays, for which everything else would take longer than the arithmetic."""
-        if self._quick is None or len(given) != len(self.program.inputs):
-            return None
-        for v in given:
-            if type(v) is not np.ndarray:
-                return None
-        return self._quick(given)
 
     def _answered(self, given: tuple[Any, ...]) -> Sequence[Any]:
         tensors = [_as_tensor(v) for v in given]

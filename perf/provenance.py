@@ -10,7 +10,7 @@ import torch
 import hrt
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "triton", "numpy")
+PACKAGES = ("torch", "triton", "numpy", "onnxruntime")
 
 
 def commit() -> str:
