@@ -1,10 +1,12 @@
 """`export_onnx`: a compressed network as one plain ONNX file, for any runtime that reads standard operators."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from torch import Tensor
 from hrt.artifact import load
 from hrt.errors import InputError
 from hrt.export.costs import ANY_BATCH, choose_forms
+from hrt.export.functions import DOMAIN, VERSION, Functions
 from hrt.export.graph import Graph
 from hrt.export.layers import linear
 from hrt.export.lowering import lower
@@ -27,13 +30,14 @@ OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
 IR_VERSION = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}  # the oldest that goes with an opset
 INLINE_BYTES = 2_000_000_000  # a protobuf may not hold more
+EXTERNAL_FROM, ALIGNMENT = 1024, 4096  # bytes; tensors in a second file begin where a page does
 
 
 class _Exporter:
-    """Walks a program once. forms: the form of every weight of a linear layer."""
+    """Walks a program once. forms: the form of every weight of a linear layer. functions: where layers become nodes."""
 
-    def __init__(self, program: Program, graph: Graph, forms: Mapping[str, str]):
-        self.program, self.g, self.forms = program, graph, forms
+    def __init__(self, program: Program, graph: Graph, forms: Mapping[str, str], functions: Functions | None):
+        self.program, self.g, self.forms, self.functions = program, graph, forms, functions
         self.names: dict[str, str] = {}
         shapes = {k: len(c.shape) for k, c in program.constants.items()}
         self.ranks = {**shapes, **{v.name: 1 + len(v.shape) for v in (*program.inputs, *program.nodes)}}
@@ -71,15 +75,17 @@ class _Exporter:
         bias = self.program.constants[rest[0]] if rest else None
         weight, added = self.program.constants[name], bias.detach() if isinstance(bias, Tensor) else None
         form = self.forms.get(name, "dense")
-        return linear(self.g, self.value(x), self.ranks[x], weight, added, node.name or "value", form)
+        kind = "DenseLinear" if form == "dense" else "HierarchicalLinear"
+        with self.functions.layer(kind) if self.functions else nullcontext():
+            return linear(self.g, self.value(x), self.ranks[x], weight, added, node.name or "value", form)
 
 
-def to_onnx(model: CompressedModel, opset: int | None = None) -> onnx.ModelProto:
+def to_onnx(model: CompressedModel, opset: int | None = None, *, functions: bool = False) -> onnx.ModelProto:
     """The model as an ONNX graph of float32 inputs and outputs (batch, *shape), any batch, with its certificate.
 
-    Raises InputError for an opset outside 18 to 23.
+    functions: see `export_onnx`. Raises InputError for an opset outside 18 to 23.
     """
-    proto = graph_of(model.program, opset)
+    proto = graph_of(model.program, opset, functions=functions)
     certificate = json.dumps(model.certificate.to_header(), default=str)
     facts = {"hrt.certificate": certificate, "hrt.nbytes": str(model.nbytes), "hrt.tol": repr(model.certificate.tol)}
     helper.set_model_props(proto, facts)
@@ -87,26 +93,34 @@ def to_onnx(model: CompressedModel, opset: int | None = None) -> onnx.ModelProto
 
 
 def graph_of(
-    program: Program, opset: int | None = None, *, narrow: bool = True, forms: Mapping[str, str] | None = None
+    program: Program,
+    opset: int | None = None,
+    *,
+    narrow: bool = True,
+    forms: Mapping[str, str] | None = None,
+    functions: bool = False,
 ) -> onnx.ModelProto:
     """A program as an ONNX graph of float32 inputs and outputs (batch, *shape) with a dynamic batch.
 
     narrow: whether weights keep their storage types, as in a file; otherwise they are float32.  forms: of every weight
     of a linear layer (see `hrt.export.costs`); by default what is predicted to be fastest over batches of all sizes.
+    functions: one node per linear layer, with a body.
     Raises InputError for an opset outside 18 to 23.
     """
     opset = DEFAULT_OPSET if opset is None else opset
     if opset not in OPSETS:
         raise InputError(f"Found opset {opset!r}. Expected one of {OPSETS.start} to {OPSETS.stop - 1}.")
     g = Graph(opset, narrow)
-    exporter = _Exporter(program, g, choose_forms(program, ANY_BATCH) if forms is None else forms)
+    layers = Functions(g) if functions else None
+    exporter = _Exporter(program, g, choose_forms(program, ANY_BATCH) if forms is None else forms, layers)
     outputs = exporter.run()
     shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
     inputs = [_typed(exporter.names[v.name], v.shape) for v in program.inputs]
     found = [_typed(name, shapes.get(o, ())) for name, o in zip(outputs, program.outputs, strict=True)]
     graph = helper.make_graph(g.nodes, "hrt", inputs, found, g.initializers)
-    opsets = [helper.make_opsetid("", opset)]
-    return helper.make_model(graph, opset_imports=opsets, producer_name="hrt", ir_version=IR_VERSION[opset])
+    opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(DOMAIN, VERSION)] if layers else [])
+    facts = {"opset_imports": opsets, "producer_name": "hrt", "ir_version": IR_VERSION[opset]}
+    return helper.make_model(graph, functions=layers.found if layers else [], **facts)
 
 
 def export_onnx(
@@ -117,31 +131,53 @@ def export_onnx(
     opset: int | None = None,
     check: bool = True,
     external: bool = False,
+    functions: bool = False,
     inputs: Any = None,
 ) -> None:
     """Write a network as an ONNX file of standard operators.
 
     opset: 18 to 23 (default 20).  check: full check by onnx, and ONNX Runtime against `predict` on `inputs` (rows, as
     `predict` takes them; random ones by default); a failure raises and leaves no file.  external: weights in a second
-    file, `path` + ".data" (always so above 2 GB). Raises InputError or BackendError; see their messages.
+    file, `path` + ".data" (always so above 2 GB).  functions: every linear layer is one node of the domain "hrt" with a
+    function body in standard operators, for runtimes that know model-local functions. Raises InputError or
+    BackendError; see their messages.
     """
     if derivatives is not None:
         raise InputError("export_onnx(derivatives=...) is not available in this version. Expected None.")
     model = model_or_path if isinstance(model_or_path, CompressedModel) else load(model_or_path, backend="torch")
-    proto = to_onnx(model, opset)
+    proto = to_onnx(model, opset, functions=functions)
     if check:
         from hrt.export.check import check_onnx
 
         check_onnx(proto, model, inputs)
     target = Path(path)
     size = sum(len(t.raw_data) for t in proto.graph.initializer)
-    if external or size > INLINE_BYTES:
-        check_writable(target, force=True)
-        data = target.with_name(target.name + ".data")
-        onnx.save(proto, str(target), save_as_external_data=True, location=data.name, size_threshold=1024)
+    if not external and size <= INLINE_BYTES:
+        with replacing(target) as file:
+            file.write(proto.SerializeToString())
         return
-    with replacing(target) as file:
+    # Both files are complete on the disk before either takes its name.
+    data = target.with_name(target.name + ".data")
+    check_writable(target, force=True)
+    with replacing(data) as numbers, replacing(target) as file:
+        _move_weights(proto, data.name, numbers)
+        numbers.flush()
+        os.fsync(numbers.fileno())
         file.write(proto.SerializeToString())
+
+
+def _move_weights(proto: onnx.ModelProto, location: str, file: BinaryIO) -> None:
+    """Write the numbers of all but small initializers to `file` and leave references to it in their place."""
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) < EXTERNAL_FROM:
+            continue
+        file.write(b"\0" * (-file.tell() % ALIGNMENT))
+        where = {"location": location, "offset": file.tell(), "length": len(tensor.raw_data)}
+        file.write(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in where.items():
+            tensor.external_data.add(key=key, value=str(value))
 
 
 def _typed(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:

@@ -20,6 +20,7 @@ from hrt.errors import BackendError
 from hrt.export.check import open_runtime
 from hrt.export.costs import FEW_ROWS, MANY_ROWS, choose_forms
 from hrt.export.onnx import graph_of
+from hrt.parallel import one_blas_thread
 from hrt.program import Program
 
 SMALL = 16  # rows up to which the graph for a few is used
@@ -51,9 +52,10 @@ class OnnxSession:
         _sessions.add(self)
 
     def _open(self) -> None:
-        few, many = (choose_forms(self.program, batches) for batches in (FEW_ROWS, MANY_ROWS))
-        self._many: _Graph | None = _Graph(self.program, many, self._threads)
-        self._few = self._many if few == many else _Graph(self.program, few, self._threads)
+        with one_blas_thread():  # in a forked process the threads that BLAS had are gone, and it would wait for them
+            few, many = (choose_forms(self.program, batches) for batches in (FEW_ROWS, MANY_ROWS))
+            self._many: _Graph | None = _Graph(self.program, many, self._threads)
+            self._few = self._many if few == many else _Graph(self.program, few, self._threads)
         self.resident_bytes = sum(g.nbytes for g in {id(g): g for g in (self._few, self._many)}.values())
 
     def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

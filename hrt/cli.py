@@ -167,6 +167,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.onnx", help="The ONNX file to write.")],
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 20,
     external: Annotated[bool, typer.Option(help="Weights in a second file, NET.onnx.data.")] = False,
+    functions: Annotated[bool, typer.Option(help="One node per layer, with a body in standard operators.")] = False,
     check: Annotated[bool, typer.Option(help="Compare ONNX Runtime with predict before anything is written.")] = True,
     force: Force = False,
 ) -> None:
@@ -180,7 +181,7 @@ def export(
     """
     check_writable(out, force)
     export_onnx = import_module("hrt").export_onnx  # onnx is not imported by the other commands
-    export_onnx(artifact, out, opset=opset, external=external, check=check)
+    export_onnx(artifact, out, opset=opset, external=external, functions=functions, check=check)
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes{', checked by ONNX Runtime' if check else ''}")
 
 

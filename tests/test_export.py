@@ -92,10 +92,43 @@ def test_external_data_stands_beside_the_graph(tmp_path):
     assert np.allclose(y, model.predict(x), rtol=1e-5, atol=1e-5)
 
 
+def test_external_data_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    model = linear_model(torch.randn(64, 64))
+    export_onnx(model, tmp_path / "net.onnx", external=True)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert set(before) == {"net.onnx", "net.onnx.data"}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hrt.export.onnx.os.fsync", full)
+    with pytest.raises(hrt.InputError, match="No space left"):
+        export_onnx(linear_model(torch.randn(64, 64)), tmp_path / "net.onnx", external=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["mixed", "burgers_like"])
+def test_a_function_per_layer(name, tmp_path):
+    if name == "mixed":
+        model = mixed_model()
+    else:
+        net = torch.nn.Sequential(torch.nn.Linear(2, 30), torch.nn.Tanh(), torch.nn.Linear(30, 1))
+        model = model_of(hierarchical(capture(net, [torch.zeros(2, 2)]), 3))
+    plain, proto = to_onnx(model), to_onnx(model, functions=True)
+    layers = [n for n in proto.graph.node if n.domain == "hrt"]
+    linear = [n for n in model.program.nodes if n.op == "linear"]
+    assert len(layers) == len(proto.functions) == len(linear) and len(proto.graph.node) < len(plain.graph.node)
+    assert {n.op_type for n in layers} == {f.name for f in proto.functions}
+    assert all(n.domain == "" for f in proto.functions for n in f.node)
+    assert max(check_onnx(proto, model).values()) <= 1e-5
+    export_onnx(model, tmp_path / "net.onnx", functions=True)
+    assert len(onnx.load(tmp_path / "net.onnx").functions) == len(linear)
+
+
 def test_a_graph_that_is_wrong_leaves_no_file(tmp_path, monkeypatch):
     model = linear_model(torch.randn(8, 8))
     wrong = linear_model(torch.randn(8, 8))
-    monkeypatch.setattr("hrt.export.onnx.to_onnx", lambda *_: to_onnx(wrong))
+    monkeypatch.setattr("hrt.export.onnx.to_onnx", lambda *_, **__: to_onnx(wrong))
     with pytest.raises(hrt.HrtError, match="ONNX Runtime differs from predict"):
         export_onnx(model, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
