@@ -5,7 +5,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from hrt.export.batched import batched, plan_of
-from hrt.export.costs import compressed_form
+from hrt.export.costs import LANES, compressed_form
 from hrt.export.graph import Graph
 from hrt.hmatrix import HMatrix
 
@@ -95,12 +95,14 @@ def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) 
 
 
 def _low_rank(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
-    """Two Gemms; the bias is one more column of U, read by a one that is one more row of T."""
+    """Two Gemms; the bias is one more column of U, read by a one that is one more row of T, unless a row more were to
+    cost as much as LANES of them.
+    """
     us, vts = _factors(g, h, wanted)
-    if bias is None:
-        t = g.gemm(x, g.beside(vts, f"{wanted}.vt", 0), None, f"{wanted}.t")
-        return g.gemm(t, g.beside(us, f"{wanted}.u", 1), None, wanted)
     rank, n = sum(e.rank for e in h.leaves), h.shape[1]
+    if bias is None or rank % LANES == 0:
+        t = g.gemm(x, g.beside(vts, f"{wanted}.vt", 0), None, f"{wanted}.t")
+        return g.gemm(t, g.beside(us, f"{wanted}.u", 1), bias, wanted)
     one = torch.zeros(rank + 1)
     one[rank] = 1
     vts.append(g.add("Expand", [g.number(0.0), g.integers([1, n])], f"{wanted}.zeros"))

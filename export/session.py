@@ -27,7 +27,8 @@ SMALL = 16  # rows up to which the graph for a few is used
 PART_BYTES = 1 << 21  # of activations that a part should hold at most: about a core's cache
 PART_ROWS = 64  # no part is smaller: weights are read once for each
 FLOAT32 = np.dtype(np.float32)
-FIXED_BYTES = 1 << 14  # of inputs and outputs: up to here copying costs less than binding new memory
+FIXED_BYTES = 1 << 16  # of inputs and outputs: up to here copying costs less than binding new memory
+FIXED_SHAPES = 64  # batch sizes for which memory is kept
 
 _sessions: "weakref.WeakSet[OnnxSession]" = weakref.WeakSet()
 
@@ -65,11 +66,15 @@ class OnnxSession:
         return (few if rows <= SMALL else many).run([x.cpu().contiguous() for x in inputs], rows)
 
     def quick(self, x: Any) -> Any:
-        """The answer to a few rows of float32 arrays (one, or a tuple) without any detour: checks and conversions would
-        take longer than the arithmetic. None where `x` is anything else.
+        """The answer to a moderate batch of float32 arrays (one, or a tuple) without any detour: checks and conversions
+        may take longer than the arithmetic. None where `x` is anything else.
         """
-        few = self._few if self._many is not None else self._graphs()[0]
-        return few.quick(x)
+        if self._many is None:
+            self._graphs()
+        first = x[0] if type(x) is tuple and x else x
+        if type(first) is not np.ndarray or not first.ndim:
+            return None
+        return (self._few if len(first) <= SMALL else self._many).quick(x)  # type: ignore[union-attr]
 
     def _graphs(self) -> "tuple[_Graph, _Graph]":
         if self._many is None:  # in a forked process, where the threads of the runtime are missing
@@ -101,9 +106,9 @@ class _Graph:
             math.prod(s) for s in (*self.in_shapes, *self.out_shapes)
         )
         self.part = max(PART_ROWS, PART_BYTES // (4 * max(1, _width(program))))
-        self._fixed: dict[Any, list[_Fixed]] = {}  # by the shape of the one input, or by rows
+        self._fixed: dict[Any, list[_Fixed]] = {}  # by the shapes of the inputs
         held = sum(math.prod(s) for s in (*self.in_shapes, *self.out_shapes))
-        self._largest = min(SMALL, FIXED_BYTES // (4 * max(1, held))) if self.bound else 0
+        self._largest = min(self.part, FIXED_BYTES // (4 * max(1, held))) if self.bound else 0
 
     def run(self, inputs: Sequence[Tensor], rows: int) -> tuple[Tensor, ...]:
         if rows == 0 or not self.bound:
@@ -121,42 +126,37 @@ class _Graph:
         return found
 
     def quick(self, x: Any) -> Any:
-        if type(x) is np.ndarray:
-            waiting = self._fixed.get(x.shape)  # known only if the network takes this shape, and alone
-            if waiting is None:
-                return self._quick((x,)) if len(self.in_shapes) == 1 else None
-            if x.dtype is not FLOAT32:
+        single = type(x) is np.ndarray
+        for v in (x,) if single else x:
+            if type(v) is not np.ndarray or v.dtype is not FLOAT32:
                 return None
-            try:
-                fixed = waiting.pop()  # one per thread that is inside at a time
-            except IndexError:
-                fixed = _Fixed(self, len(x))
-            fixed.input[...] = x
-            self.session.run_with_iobinding(fixed.binding)
-            found = fixed.output.copy() if fixed.output is not None else tuple([y.copy() for y in fixed.outputs])
-            waiting.append(fixed)
-            return found
-        return self._quick(x) if type(x) is tuple and len(x) == len(self.in_shapes) else None
-
-    def _quick(self, inputs: Sequence[Any]) -> Any:
-        """The first time with a shape, or with several inputs."""
-        rows = len(inputs[0]) if type(inputs[0]) is np.ndarray and inputs[0].ndim else 0
-        if not 0 < rows <= self._largest:
-            return None
-        for x, shape in zip(inputs, self.in_shapes, strict=True):
-            if type(x) is not np.ndarray or x.dtype != np.float32 or x.shape != (rows, *shape):
+        key = x.shape if single else tuple([v.shape for v in x])
+        waiting = self._fixed.get(key)
+        if waiting is None:
+            if not self._fits((x,) if single else x):
                 return None
-        waiting = self._fixed.setdefault(inputs[0].shape if len(inputs) == 1 else rows, [])
+            waiting = self._fixed.setdefault(key, [])
         try:
-            fixed = waiting.pop()
+            fixed = waiting.pop()  # one per thread that is inside at a time
         except IndexError:
-            fixed = _Fixed(self, rows)
-        for own, x in zip(fixed.inputs, inputs, strict=True):
-            own[...] = x
+            fixed = _Fixed(self, len(x if single else x[0]))
+        if single:
+            fixed.input[...] = x
+        else:
+            for own, v in zip(fixed.inputs, x, strict=True):
+                own[...] = v
         self.session.run_with_iobinding(fixed.binding)
-        found = tuple([y.copy() for y in fixed.outputs])
+        found = fixed.output.copy() if fixed.output is not None else tuple([y.copy() for y in fixed.outputs])
         waiting.append(fixed)
-        return found if len(found) != 1 else found[0]
+        return found
+
+    def _fits(self, inputs: Sequence[np.ndarray]) -> bool:
+        """Whether the network takes these shapes, and fixed memory pays."""
+        rows = len(inputs[0])
+        right = len(inputs) == len(self.in_shapes) and all(
+            v.shape == (rows, *shape) for v, shape in zip(inputs, self.in_shapes, strict=True)
+        )
+        return right and 0 < rows <= self._largest and len(self._fixed) < FIXED_SHAPES
 
 
 class _Fixed:

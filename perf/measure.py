@@ -1,4 +1,4 @@
-"""Timing that can be compared: candidates interleaved in random order, medians with spread."""
+"""Timing that can be compared: candidates in bursts, in random order, medians with spread."""
 
 import random
 import time
@@ -29,32 +29,12 @@ class Latency:
         return float(low), float(high)
 
 
-def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, repeats: int = 40, warmup: int = 3, seed: int = 0
-) -> dict[str, Latency]:
-    """Time every call `repeats` times, all of them in a new random order each round, so that a machine whose speed
-    drifts treats them alike. Compare ratios within one result, not absolute times between two.
-    """
-    order = list(calls)
-    shuffle = random.Random(seed).shuffle
-    for call in calls.values():
-        for _ in range(warmup):
-            call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        shuffle(order)
-        for name in order:
-            start = time.perf_counter_ns()
-            calls[name]()
-            times[name].append((time.perf_counter_ns() - start) / 1e3)
-    return {name: _summary(sorted(values)) for name, values in times.items()}
-
-
 def bursts(
     calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, calls_each: int = 10, warmup: int = 3, seed: int = 0
 ) -> dict[str, Latency]:
     """Time every call in short bursts, all of them in a new random order each round, each after a pause and a few calls
-    that do not count: as in a loop that asks again and again, undisturbed by the threads of another library.
+    that do not count: as in a loop that asks again and again, undisturbed by the threads of another library. A machine
+    whose speed drifts treats them alike: compare ratios within one result, not absolute times between two.
     """
     order, shuffle = list(calls), random.Random(seed).shuffle
     times: dict[str, list[list[float]]] = {name: [] for name in calls}
