@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ TOLERANCE = 1e-5  # relative; both sides compute the same stored numbers in floa
 BATCHES = (1, 7, 64)
 ROOM = 1_900_000_000  # bytes of a graph that fits one message
 
+Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+
 
 def check_onnx(proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None) -> dict[str, float]:
     """The largest relative L2 difference of every output from `predict`, on batches of 1, 7 and 64 rows or on `inputs`.
@@ -29,24 +32,50 @@ def check_onnx(proto: onnx.ModelProto, model: CompressedModel, inputs: Any = Non
         raise HrtError(f"The exported graph is not valid ONNX: {error}") from error
     session = open_runtime(proto)
     names = [v.name for v in proto.graph.input]
-    worst = {v.name: 0.0 for v in proto.graph.output}
-    for x in _samples(model, inputs):
+
+    def run(x: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         try:
-            found = session.run(None, dict(zip(names, x, strict=True)))
+            return session.run(None, dict(zip(names, x, strict=True)))
         except Exception as error:
             raise HrtError(f"ONNX Runtime cannot run the exported graph: {error}") from error
+
+    return compare("ONNX Runtime", run, [v.name for v in proto.graph.output], model, samples(model, inputs))
+
+
+def compare(
+    runtime: str, run: Run, outputs: Sequence[str], model: CompressedModel, batches: Sequence[Sequence[np.ndarray]]
+) -> dict[str, float]:
+    """The largest relative L2 difference from `predict` of every output (by name) over float32 batches.
+
+    run: float32 inputs to outputs, in a runtime called `runtime`. Raises HrtError where shapes differ, or more than
+    1e-5.
+    """
+    worst = dict.fromkeys(outputs, 0.0)
+    for x in batches:
         expected = model.predict(tuple(x))
         expected = expected if isinstance(expected, tuple) else (expected,)
-        for name, y, e in zip(worst, found, expected, strict=True):
+        for name, y, e in zip(outputs, run(x), expected, strict=True):
             if y.shape != e.shape:
-                raise HrtError(f"Output {name!r} has shape {y.shape} in ONNX Runtime. Expected {e.shape}.")
-            size = float(np.linalg.norm(e.astype(np.float64)))
-            difference = float(np.linalg.norm(y.astype(np.float64) - e.astype(np.float64)))
-            worst[name] = max(worst[name], difference / size if size else difference)
+                raise HrtError(f"Output {name!r} has shape {y.shape} in {runtime}. Expected {e.shape}.")
+            difference = relative(y, e)
+            worst[name] = difference if np.isnan(difference) else max(worst[name], difference)
     bad = {name: value for name, value in worst.items() if not value <= TOLERANCE}
     if bad:
-        raise HrtError(f"ONNX Runtime differs from predict by {bad} (relative). Expected at most {TOLERANCE:g}.")
+        raise HrtError(f"{runtime} differs from predict by {bad} (relative). Expected at most {TOLERANCE:g}.")
     return worst
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """||found - expected|| / ||expected|| in float64; the difference alone where `expected` is zero.
+
+    Numbers that are not finite count as equal where both have the same one, and make the result NaN or inf where not.
+    """
+    y, e = found.astype(np.float64), expected.astype(np.float64)
+    same = (y == e) | (np.isnan(y) & np.isnan(e))
+    size = float(np.linalg.norm(e[np.isfinite(e)]))
+    with np.errstate(invalid="ignore"):
+        difference = float(np.linalg.norm((y - e)[~same]))
+    return difference / size if size else difference
 
 
 def open_runtime(proto: onnx.ModelProto | str, threads: int | None = None) -> Any:
@@ -70,7 +99,8 @@ def open_runtime(proto: onnx.ModelProto | str, threads: int | None = None) -> An
         return onnxruntime.InferenceSession(path, options, providers=providers)
 
 
-def _samples(model: CompressedModel, inputs: Any) -> list[list[np.ndarray]]:
+def samples(model: CompressedModel, inputs: Any = None) -> list[list[np.ndarray]]:
+    """`inputs` as one float32 batch, or random ones of 1, 7 and 64 rows in (0, 1)."""
     if inputs is not None:
         given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
         return [[np.asarray(v, dtype=np.float32) for v in given]]

@@ -1,0 +1,70 @@
+"""QLKNN 7_11, a turbulence surrogate of tokamak simulations, as its authors publish it: an ONNX file in their wheel.
+
+10 inputs, five hidden layers of 133 with tanh, 8 fluxes as separate outputs; normalisation and clipping are nodes of
+the graph (Apache-2.0; trained on the data sets QLKNN11D and QLKNN7D-edge).
+
+    pip install --no-deps fusion-surrogates==0.4.7
+
+Only files of the wheel are read; the package, which needs JAX, is never imported.
+"""
+
+import ast
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import hrt
+
+VARIABLE = "HRT_QLKNN"  # environment: a folder that holds the files
+FOLDER = Path("qlknn", "models")
+MODEL, RANGES = "qlknn_7_11.onnx", "README.md"
+DATASET = "QLKNN11D"  # the core of the plasma; the other data set is its edge
+INPUTS = ("Ati", "Ate", "Ane", "Ani", "q", "smag", "x", "Ti_Te", "LogNuStar", "normni")  # order in the graph
+
+
+def find_qlknn() -> Path:
+    """The folder with the ONNX file and the README: $HRT_QLKNN, else in the installed package, found but not imported.
+
+    Raises FileNotFoundError that says how to get it.
+    """
+    given = os.environ.get(VARIABLE)
+    spec = None if given else importlib.util.find_spec("fusion_surrogates")
+    places = [Path(given)] if given else [Path(p) / FOLDER for p in (spec and spec.submodule_search_locations) or []]
+    for place in places:
+        if (place / MODEL).is_file() and (place / RANGES).is_file():
+            return place
+    where = " or ".join(map(str, places)) or "the package fusion-surrogates"
+    raise FileNotFoundError(
+        f"Expected {MODEL} and {RANGES} in {where}. Found none. "
+        f"Get them with: pip install --no-deps fusion-surrogates==0.4.7, or name their folder by {VARIABLE}."
+    )
+
+
+def qlknn_path() -> Path:
+    """The ONNX file. Raises FileNotFoundError where the package is missing."""
+    return find_qlknn() / MODEL
+
+
+def qlknn_box(dataset: str = DATASET) -> hrt.Box:
+    """The ranges of the inputs that one of the training sets was sampled in, as the authors' README states them.
+
+    Raises FileNotFoundError where the package is missing, ValueError where the README does not name exactly INPUTS.
+    """
+    text = (find_qlknn() / RANGES).read_text("utf-8")
+    found = re.search(rf"- {re.escape(dataset)}:\s*```\s*(\{{.*?\}})\s*```", text, re.DOTALL)
+    ranges = ast.literal_eval(re.sub(r"^ +", "", found[1], flags=re.MULTILINE)) if found else {}
+    if tuple(ranges) != INPUTS:
+        raise ValueError(f"Found ranges of {tuple(ranges)} for {dataset}. Expected {INPUTS}.")
+    return hrt.Box([ranges[k]["min"] for k in INPUTS], [ranges[k]["max"] for k in INPUTS])
+
+
+def qlknn_inputs(count: int, seed: int) -> Tensor:
+    """Inputs (count, 10) float32, uniform in the ranges of the plasma's core: where the network was trained."""
+    box = qlknn_box()
+    low, high = (torch.as_tensor(v, dtype=torch.float64) for v in (box.low, box.high))
+    unit = torch.rand(count, len(INPUTS), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (low + unit * (high - low)).float()
