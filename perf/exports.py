@@ -172,11 +172,11 @@ def agreement_table(rows: Sequence[Row], missing: Mapping[str, str]) -> Table:
     for row in rows:
         cells = []
         for runtime in RUNTIMES:
-            if runtime in row.missing:
-                cells.append("not run, see below")
+            if runtime not in row.agreement:
+                cells.append("REFUSED, see below" if runtime in row.refused else "not run, see below")
                 continue
             kind = f" {row.default_precision}" if runtime == DEFAULT else ""
-            cells.append(f"{max(row.agreement[runtime].values()):.1e} | {row.error[runtime]:.1e}{kind}")
+            cells.append(f"{row.worst(runtime):.1e} | {row.error[runtime]:.1e}{kind}")
         valid = "yes" if row.valid == "yes" else "NO"
         table.add_row(row.network, row.storage, valid, f"{row.error['predict']:.1e}", *cells, f"{row.tol:g}")
     for name in missing:

@@ -51,8 +51,8 @@ class Row:
     """All figures of one network in one storage.
 
     agreement: relative L2 difference from `predict`, by runtime and batch, the worst output.  error: from the dense
-    network, by runtime, as the certificate counts it.  missing: why a runtime was not asked.  parts: what the bytes of
-    the .onnx file go to.
+    network, by runtime, as the certificate counts it.  missing: why a runtime was not asked.  refused: why it did not
+    take the graph.  parts: what the bytes of the .onnx file go to.
     """
 
     network: str
@@ -69,6 +69,7 @@ class Row:
     agreement: Mapping[str, Mapping[int, float]]
     error: Mapping[str, float]
     missing: Mapping[str, str]
+    refused: Mapping[str, str]
     default_precision: str
     seconds: float
     note: str = ""
@@ -79,14 +80,20 @@ class Row:
         """Bytes of the .onnx file over those of the .hrt file."""
         return self.onnx_bytes / self.hrt_bytes
 
+    def worst(self, runtime: str) -> float:
+        """The largest difference from `predict` of any batch; NaN where one is."""
+        return float(np.max(list(self.agreement[runtime].values())))
+
     def faults(self) -> list[str]:
         """What broke a promise; empty where all hold. OpenVINO's default arithmetic is shown, not promised."""
         where = f"{self.network}, {self.storage}"
         found = [] if self.valid == "yes" else [f"{where}: not valid ONNX: {self.valid}"]
-        for runtime, values in self.agreement.items():
-            worst = max(values.values(), key=lambda v: np.inf if np.isnan(v) else v)
-            if runtime != DEFAULT and not worst <= AGREEMENT:
-                found.append(f"{where}: {runtime} differs from predict by {worst:.2e}, limit {AGREEMENT:g}")
+        found += [f"{where}: {why}" for why in self.refused.values()]
+        for runtime in self.agreement:
+            if runtime != DEFAULT and not self.worst(runtime) <= AGREEMENT:
+                found.append(
+                    f"{where}: {runtime} differs from predict by {self.worst(runtime):.2e}, limit {AGREEMENT:g}"
+                )
         for runtime, value in self.error.items():
             if runtime != DEFAULT and not value <= self.tol:
                 found.append(f"{where}: {runtime} differs from the dense network by {value:.2e}, limit {self.tol:g}")
@@ -97,9 +104,14 @@ ORT, OPENVINO, DEFAULT, WEB = "onnxruntime", "openvino f32", "openvino default",
 
 
 def _onnxruntime(proto: onnx.ModelProto, batches: Batches) -> Answers:
-    session = open_runtime(proto, threads=torch.get_num_threads())
     names = [v.name for v in proto.graph.input]
-    return [session.run(None, dict(zip(names, x, strict=True))) for x in batches]
+    try:
+        session = open_runtime(proto, threads=torch.get_num_threads())
+        return [session.run(None, dict(zip(names, x, strict=True))) for x in batches]
+    except BackendError:
+        raise
+    except Exception as error:
+        raise hrt.HrtError(f"ONNX Runtime cannot run the exported graph: {error}") from error
 
 
 def _openvino(proto: onnx.ModelProto, batches: Batches) -> Answers:
@@ -152,20 +164,24 @@ def measure(
     expected = [_predicted(model, x) for x in batches]
     dense = network.dense(judged)
     agreement: dict[str, dict[int, float]] = {}
-    error = {"predict": _together(_predicted(model, judged), dense)}
+    errors = {"predict": _together(_predicted(model, judged), dense)}
     missing: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for runtime, run in RUNTIMES.items():
         on_stage(runtime)
         try:
             found = run(proto, [*batches, judged])
-        except (BackendError, hrt.HrtError) as problem:
-            missing[runtime] = str(problem)
+        except BackendError as error:
+            missing[runtime] = str(error)
+            continue
+        except hrt.HrtError as error:
+            refused[runtime] = str(error)
             continue
         agreement[runtime] = {
             b: float(np.max([relative(y, e) for y, e in zip(ys, es, strict=True)]))
             for b, ys, es in zip(BATCHES, found, expected, strict=False)
         }
-        error[runtime] = _together(found[-1], dense)
+        errors[runtime] = _together(found[-1], dense)
     return Row(
         network=name,
         storage=storage,
@@ -179,9 +195,10 @@ def measure(
         parts=parts_of(proto),
         valid=_valid(proto),
         agreement=agreement,
-        error=error,
+        error=errors,
         missing=missing,
-        default_precision="-" if DEFAULT in missing else open_openvino(proto, default=True).precision,
+        refused=refused,
+        default_precision=open_openvino(proto, default=True).precision if DEFAULT in errors else "-",
         seconds=seconds,
         note=network.note,
         nodes=dict(Counter(n.op_type for n in proto.graph.node).most_common()),

@@ -1,5 +1,7 @@
 """Exported graphs elsewhere: OpenVINO and onnxruntime-web's wasm build answer as float64 and `predict` do."""
 
+from functools import cache
+
 import numpy as np
 import onnx
 import pytest
@@ -54,6 +56,7 @@ def assert_close(found, program, inputs, name):
         assert (torch.from_numpy(y).double() - e).norm() <= allowed, name
 
 
+@cache
 def zoo_programs(name):
     """A network of the zoo as it is, and with random H-matrices of every storage type."""
     inputs = ZOO[name].inputs(5)
