@@ -8,8 +8,8 @@ float32, once left to what it does on this chip) and by onnxruntime-web's wasm b
     error         from the dense network, as the certificate counts it; limit its tolerance
     .onnx/.hrt    bytes of the two files; limit 1.10
 
-  python -m hrt.perf.exports                         everything, a few minutes
-  python -m hrt.perf.exports --quick                 smaller networks and fewer calibration rows, below a minute
+  python -m hrt.perf.exports                         everything, ten minutes, most of them for NeuralFoil
+  python -m hrt.perf.exports --quick                 smaller networks and fewer calibration rows, a minute
   python -m hrt.perf.exports --only pinn --only qlknn
   python -m hrt.perf.exports --json exports.json     all figures, also per batch, with versions and machine
 

@@ -46,7 +46,8 @@ class TestPartsOfAFile:
 def row(**changes) -> portable.Row:
     fields = {
         "network": "net", "storage": "auto", "tol": 1e-3, "promise": "output", "dense_nbytes": 400, "nbytes": 90,
-        "hrt_bytes": 100, "hrt_header": 10, "onnx_bytes": 105, "parts": {"numbers": 80, "node names": 25}, "valid": "yes",
+        "hrt_bytes": 100, "hrt_header": 10, "onnx_bytes": 105, "parts": {"numbers": 80, "node names": 25},
+        "valid": "yes",
         "agreement": {ORT: {1: 1e-7, 7: 1e-6}}, "error": {"predict": 9e-4, ORT: 9e-4}, "missing": {}, "refused": {},
         "default_precision": "-", "seconds": 1.0,
     }  # fmt: skip
@@ -142,6 +143,13 @@ def test_the_frobenius_bound_is_seen_through_unit_vectors(tmp_path):
     assert found.error["predict"] == pytest.approx(error, rel=1e-2) and found.error[ORT] == pytest.approx(
         error, rel=1e-2
     )
+
+
+def test_rows_that_say_nothing_come_last():
+    model = linear_model(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    x = np.array([[0, 0], [1, 0], [2, 3], [0, 4], [5, 6]], dtype=np.float32)
+    (found,) = portable._telling(model, (x,))
+    assert np.array_equal(found, x[[2, 4, 1, 3, 0]])
 
 
 class TestQlknn:
