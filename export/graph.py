@@ -24,8 +24,8 @@ ONNX_TYPE = {
 
 
 class Graph:
-    """Nodes and initializers. opset: of the default domain. narrow: whether numbers stay in their storage types until a
-    runtime decodes them, as in a file; otherwise they are float32 at once.
+    """Nodes and initializers. opset: of the default domain. narrow: for a file, in which numbers stay in their storage
+    types until a runtime decodes them; otherwise they are float32 at once, and layers said as ONNX Runtime likes them.
     """
 
     def __init__(self, opset: int, narrow: bool = True):

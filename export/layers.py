@@ -58,10 +58,12 @@ def _dense_rows(g: Graph, x: str, weight: Tensor | HMatrix, bias: Tensor | None,
 
 
 def _dense(g: Graph, x: str, w: str, shape: tuple[int, ...], bias: Tensor | None, wanted: str) -> str:
-    """One Gemm. ONNX Runtime fills its result with the bias first, on one thread, and pads one column to sixteen; both
-    are avoided where that is cheap.
+    """One Gemm. ONNX Runtime fills its result with the bias first, on one thread, and pads one column to sixteen; where
+    it is the runtime, both are avoided. A file says a layer plainly.
     """
     m, n = shape
+    if g.narrow:
+        return g.gemm(x, w, bias, wanted)
     if m == 1:
         inputs = [w, x] if bias is None else [w, x, g.constant(bias.reshape(1, 1), f"{wanted}.bias")]
         return g.add("Reshape", [g.add("Gemm", inputs, f"{wanted}.row", transB=1), g.integers([-1, 1])], wanted)
@@ -95,17 +97,17 @@ def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) 
 
 
 def _low_rank(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
-    """Two Gemms; the bias is one more column of U, read by a one that is one more row of T, unless a row more were to
-    cost as much as LANES of them.
+    """Two Gemms. In ONNX Runtime the bias is one more column of U, read by a one that is one more row of T, unless that
+    row were to cost as much as LANES of them.
     """
     us, vts = _factors(g, h, wanted)
     rank, n = sum(e.rank for e in h.leaves), h.shape[1]
-    if bias is None or rank % LANES == 0:
+    if bias is None or g.narrow or rank % LANES == 0:
         t = g.gemm(x, g.beside(vts, f"{wanted}.vt", 0), None, f"{wanted}.t")
         return g.gemm(t, g.beside(us, f"{wanted}.u", 1), bias, wanted)
     one = torch.zeros(rank + 1)
     one[rank] = 1
-    vts.append(g.add("Expand", [g.number(0.0), g.integers([1, n])], f"{wanted}.zeros"))
+    vts.append(g.constant(torch.zeros(1, n), f"{wanted}.zeros"))
     us.append(g.constant(bias[:, None], f"{wanted}.bias"))
     t = g.gemm(x, g.beside(vts, f"{wanted}.vt", 0), one, f"{wanted}.t")
     return g.gemm(t, g.beside(us, f"{wanted}.u", 1), None, wanted)
