@@ -1,0 +1,64 @@
+"""The MLServer runtime that `model-settings.json` names: serves a `.hrt` file."""
+
+import asyncio
+import os
+from typing import Any
+
+import numpy as np
+
+# In MLServer's own environment only; nothing else imports this module.
+from mlserver import MLModel  # type: ignore[import-not-found]
+from mlserver.codecs import NumpyCodec  # type: ignore[import-not-found]
+from mlserver.errors import InferenceError  # type: ignore[import-not-found]
+from mlserver.types import InferenceRequest, InferenceResponse  # type: ignore[import-not-found]
+from mlserver.utils import get_model_uri  # type: ignore[import-not-found]
+
+import hrt
+from hrt.errors import InputError
+
+
+class HrtRuntime(MLModel):
+    """A compressed network: FP32 tensors (rows, *shape) in and out, named as in `model-settings.json`.
+
+    Wrong names, types and shapes are answered with status 400 and what was expected.
+    """
+
+    async def load(self) -> bool:
+        """Read the file that `parameters.uri` names. Raises ArtifactError."""
+        path = await get_model_uri(self.settings)
+        extra: dict[str, Any] = self.settings.parameters.extra or {}
+        workers = int(os.environ.get("MLSERVER_PARALLEL_WORKERS", extra.get("workers", 1)))
+        hrt_threads(workers)
+        self._model = hrt.load(path, max_batch=extra.get("max_batch"))
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Answer a request, or several that MLServer's adaptive batching merged into one."""
+        given = {t.name: t for t in payload.inputs}
+        expected = [t.name for t in self.settings.inputs]
+        if sorted(given) != sorted(expected) or len(given) != len(payload.inputs):
+            raise InferenceError(f"Found inputs {[t.name for t in payload.inputs]}. Expected {expected}.")
+        arrays = []
+        for name in expected:
+            if str(getattr(given[name].datatype, "value", given[name].datatype)) != "FP32":
+                raise InferenceError(f"Input {name!r}: found datatype {given[name].datatype}. Expected FP32.")
+            arrays.append(np.asarray(NumpyCodec.decode_input(given[name]), dtype=np.float32))
+        try:
+            found = await asyncio.to_thread(self._model.predict, tuple(arrays))
+        except InputError as error:
+            raise InferenceError(str(error)) from error
+        answers = found if isinstance(found, tuple) else (found,)
+        wanted = {t.name for t in payload.outputs or self.settings.outputs}
+        outputs = [
+            NumpyCodec.encode_output(t.name, y)
+            for t, y in zip(self.settings.outputs, answers, strict=True)
+            if t.name in wanted
+        ]
+        return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
+
+
+def hrt_threads(workers: int) -> None:
+    """Share the processor's cores among so many worker processes."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers, 1)))

@@ -1,0 +1,165 @@
+"""The Open Inference Protocol (v2) over HTTP: requests and answers as JSON, tensors as JSON numbers or, by the binary
+extension that tritonclient uses, as bytes behind the JSON.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hrt.errors import InputError
+
+HEADER = "Inference-Header-Content-Length"  # bytes of JSON before the tensors' bytes
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A float32 input or output as servers name it; `shape` of one sample, without the batch."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def described(self) -> dict[str, Any]:
+        """As in the metadata of a model."""
+        return {"name": self.name, "datatype": "FP32", "shape": [-1, *self.shape]}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of a network, in the order of `predict`."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked. inputs: float32 (rows, *shape), in the signature's order.  outputs: wanted names, each with
+    whether it is to be answered as bytes.
+    """
+
+    id: str | None
+    inputs: tuple[np.ndarray, ...]
+    outputs: Mapping[str, bool]
+
+
+def read_request(body: bytes, json_length: str | None, signature: Signature) -> Request:
+    """The request in the body of a POST. json_length: the header of the binary extension, None without it.
+
+    Raises InputError for whatever is not a request for this signature.
+    """
+    length = len(body) if json_length is None else _length(json_length, len(body))
+    try:
+        asked = json.loads(body[:length])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"Found a body that is not JSON: {error}. Expected an inference request.") from error
+    given = asked.get("inputs") if isinstance(asked, dict) else None
+    if not isinstance(given, list) or not all(isinstance(t, dict) for t in given):
+        raise InputError("Found no list of inputs. Expected {'inputs': [{'name', 'shape', 'datatype', 'data'}, ...]}.")
+    names, expected = [t.get("name") for t in given], [t.name for t in signature.inputs]
+    if sorted(map(str, names)) != sorted(expected):
+        raise InputError(f"Found inputs {names}. Expected {expected}, each once.")
+    found, start = {}, length
+    for tensor, name in zip(given, names, strict=True):
+        size = _parameters(tensor).get("binary_data_size")
+        if size is None:
+            data = tensor.get("data")
+        else:
+            if not isinstance(size, int) or not 0 <= size <= len(body) - start:
+                raise InputError(f"Input {name!r}: found binary_data_size {size!r}. Expected bytes that were sent.")
+            data, start = body[start : start + size], start + size
+        wanted = next(t for t in signature.inputs if t.name == name)
+        found[name] = _array(tensor, data, wanted)
+    if start != len(body):
+        raise InputError(f"Found {len(body) - start} bytes behind the tensors. Expected none.")
+    inputs = tuple(found[name] for name in expected)
+    if len({len(x) for x in inputs}) > 1:
+        raise InputError(f"Found batch sizes {[len(x) for x in inputs]}. Expected one for all inputs.")
+    return Request(_identifier(asked), inputs, _wanted(asked, signature))
+
+
+def write_response(
+    name: str, request: Request, outputs: Sequence[np.ndarray], signature: Signature
+) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of the answer. outputs: float32 (rows, *shape), in the signature's order."""
+    described: list[dict[str, Any]] = []
+    parts: list[bytes] = []
+    for tensor, y in zip(signature.outputs, outputs, strict=True):
+        if tensor.name not in request.outputs:
+            continue
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": "FP32", "shape": list(y.shape)}
+        if request.outputs[tensor.name]:
+            parts.append(np.ascontiguousarray(y, dtype="<f4").tobytes())
+            entry["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            entry["data"] = np.asarray(y, dtype=np.float32).reshape(-1).tolist()
+        described.append(entry)
+    answer: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": described}
+    if request.id is not None:
+        answer["id"] = request.id
+    text = json.dumps(answer).encode()
+    if not parts:
+        return text, {"Content-Type": "application/json"}
+    return text + b"".join(parts), {"Content-Type": "application/octet-stream", HEADER: str(len(text))}
+
+
+def metadata(name: str, signature: Signature) -> dict[str, Any]:
+    """What GET /v2/models/<name> answers."""
+    return {
+        "name": name,
+        "versions": ["1"],
+        "platform": "hrt",
+        "inputs": [t.described() for t in signature.inputs],
+        "outputs": [t.described() for t in signature.outputs],
+    }
+
+
+def _length(text: str, size: int) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > size:
+        raise InputError(f"Found {HEADER} {text!r}. Expected at most {size}, the bytes of the body.")
+    return int(text)
+
+
+def _parameters(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = value.get("parameters") or {}
+    if not isinstance(found, dict):
+        raise InputError(f"Found parameters {found!r}. Expected an object.")
+    return found
+
+
+def _array(tensor: Mapping[str, Any], data: Any, wanted: Tensor) -> np.ndarray:
+    where, shape = f"Input {wanted.name!r}", tensor.get("shape")
+    if tensor.get("datatype") != "FP32":
+        raise InputError(f"{where}: found datatype {tensor.get('datatype')!r}. Expected 'FP32'.")
+    whole = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+    if not whole or not shape or tuple(shape[1:]) != wanted.shape:  # type: ignore[index]
+        raise InputError(f"{where}: found shape {shape}. Expected ({', '.join(map(str, ('batch', *wanted.shape)))}).")
+    try:
+        if isinstance(data, bytes):
+            values = np.frombuffer(data, dtype="<f4")
+        else:
+            values = np.asarray(data if isinstance(data, list) else None, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: found data that are no numbers: {error}. Expected FP32.") from error
+    if values.size != math.prod(shape):  # type: ignore[arg-type]
+        raise InputError(f"{where}: found {values.size} numbers. Expected {math.prod(shape)}, as its shape says.")  # type: ignore[arg-type]
+    return values.astype(np.float32, copy=False).reshape(shape)  # type: ignore[arg-type]
+
+
+def _identifier(asked: Mapping[str, Any]) -> str | None:
+    found = asked.get("id")
+    return None if found is None else str(found)
+
+
+def _wanted(asked: Mapping[str, Any], signature: Signature) -> dict[str, bool]:
+    bytes_by_default = bool(_parameters(asked).get("binary_data_output", False))
+    names = [t.name for t in signature.outputs]
+    given = asked.get("outputs")
+    if not given:
+        return dict.fromkeys(names, bytes_by_default)
+    if not isinstance(given, list) or not all(isinstance(t, dict) and t.get("name") in names for t in given):
+        raise InputError(f"Found outputs {given!r}. Expected some of {names}.")
+    return {t["name"]: bool(_parameters(t).get("binary_data", bytes_by_default)) for t in given}

@@ -1,0 +1,227 @@
+"""`export_repository`: the folder from which an inference server serves a compressed network."""
+
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import onnx
+
+from hrt.artifact import load
+from hrt.errors import InputError
+from hrt.export import server_files, triton_backend
+from hrt.export.check import check_onnx
+from hrt.export.onnx import INLINE_BYTES, to_onnx
+from hrt.export.open_inference import Signature, Tensor
+from hrt.export.triton_config import Settings, render_config
+from hrt.model import CompressedModel
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SERVERS = {"triton": ("onnxruntime", "hrt"), "mlserver": ("hrt",), "ray": ("hrt",)}  # each with its backends
+MARKS = ("config.pbtxt", "model-settings.json", "serve.yaml")  # what tells a folder of ours from any other
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A network on its way into a folder. path: of the artifact it was read from, if it was."""
+
+    model: CompressedModel
+    path: Path | None
+    proto: onnx.ModelProto
+    settings: Settings
+
+    @property
+    def signature(self) -> Signature:
+        """Names as in the exported graph, whatever is served, so that clients need not know which."""
+        inputs, outputs = (
+            tuple(Tensor(v.name, tuple(d.dim_value for d in v.type.tensor_type.shape.dim[1:])) for v in values)
+            for values in (self.proto.graph.input, self.proto.graph.output)
+        )
+        return Signature(inputs, outputs)
+
+    def write_artifact(self, target: Path) -> None:
+        if self.path is None:
+            self.model.save(target)
+        else:
+            shutil.copyfile(self.path, target)
+
+
+def export_repository(
+    model_or_path: CompressedModel | str | PathLike[str],
+    folder: str | PathLike[str],
+    *,
+    name: str,
+    server: str = "triton",
+    backend: str | None = None,
+    max_batch: int = 1024,
+    instances: int = 1,
+    device: str | None = None,
+    accelerator: str | None = None,
+    force: bool = False,
+    check: bool = True,
+) -> Path:
+    """Write `<folder>/<name>`, from which an inference server serves the network, and return that path.
+
+    server: "triton" (`config.pbtxt` and `1/model.onnx`, or with backend="hrt" `1/model.hrt`), "mlserver" or "ray"
+    (both serve `model.hrt`).  max_batch: rows of the largest batch.  instances: Triton's instances, MLServer's workers,
+    or the fewest replicas of Ray Serve.  device: "cpu" or "gpu", of Triton's instances; by default what the network was
+    compressed for.  accelerator: "tensorrt" for Triton's ONNX Runtime backend on GPUs, in float32.  force: replace what
+    an earlier call wrote there.  check: as in `export_onnx`.
+
+    Inputs and outputs are float32, (batch, *shape), and carry the names of the exported graph. The folder is built
+    beside the target and renamed: a failure leaves nothing behind and a folder that was there untouched (while it is
+    replaced, there is an instant in which neither is there). Raises InputError, ArtifactError for a path that is no
+    artifact, BackendError where ONNX Runtime is not installed, HrtError where the graph fails its check.
+    """
+    backend, device = _check_options(name, server, backend, max_batch, instances, device, accelerator)
+    parent = Path(folder)
+    target = parent / name
+    check_target(target, force)
+    given = isinstance(model_or_path, CompressedModel)
+    model = model_or_path if isinstance(model_or_path, CompressedModel) else load(model_or_path, backend="torch")
+    device = device or ("gpu" if model.target == "cuda" and server == "triton" else "cpu")
+    settings = Settings(name, backend, max_batch, instances, device, accelerator)
+    path = None if given else Path(model_or_path)  # type: ignore[arg-type]
+    served = _Served(model, path, to_onnx(model), settings)
+    if check and backend == "onnxruntime":
+        check_onnx(served.proto, model)
+    with_shape = [t for t in (*served.signature.inputs, *served.signature.outputs) if 0 in t.shape]
+    if with_shape:
+        raise InputError(
+            f"Found {with_shape[0].name!r} of shape {with_shape[0].shape}. Servers expect no empty tensors."
+        )
+    write = {"triton": _write_triton, "mlserver": _write_mlserver, "ray": _write_ray}[server]
+    replace_folder(target, lambda new: write(served, new), force)
+    return target
+
+
+def install_triton_backend(folder: str | PathLike[str], name: str = "hrt", *, force: bool = False) -> Path:
+    """Write `<folder>/<name>/model.py`, a Triton backend, and return that path.
+
+    folder: the server's folder of backends, such as /opt/tritonserver/backends, which holds Triton's `python` backend.
+    name: "hrt", or "onnxruntime" to serve ONNX files with ONNX Runtime for Python on a server that lacks NVIDIA's
+    backend. Raises InputError, also for a backend that is there already (unless `force`, and never over one that is
+    not hrt's).
+    """
+    if name not in SERVERS["triton"]:
+        raise InputError(f"Found backend {name!r}. Expected one of {', '.join(SERVERS['triton'])}.")
+    target = Path(folder) / name
+    if target.exists() and not (target / "model.py").is_file():
+        raise InputError(f"{target} holds a backend that is not hrt's, and was kept. Name another folder.")
+    source = Path(triton_backend.__file__)
+    check_target(target, force, marks=("model.py",))
+    replace_folder(target, lambda new: shutil.copyfile(source, new / "model.py"), force)
+    return target / "model.py"
+
+
+def check_target(target: Path, force: bool, marks: tuple[str, ...] = MARKS) -> None:
+    """Raise InputError where a folder `target` may not be written: it exists (unless `force` and it holds one of
+    `marks`), or the folder above the one it goes into does not exist, or something there is no folder.
+    """
+    parent = target.parent
+    if parent.exists() and not parent.is_dir():
+        raise InputError(f"{parent} is a file. Expected a folder, or a path where one can be made.")
+    if not parent.exists() and not parent.parent.is_dir():
+        raise InputError(f"{parent} cannot be made: the folder {parent.parent} does not exist.")
+    if not target.exists() and not target.is_symlink():
+        return
+    if not force:
+        raise InputError(f"{target} exists and was kept. Pass another name, or force (--force) to replace it.")
+    if target.is_symlink() or not any((target / mark).is_file() for mark in marks):
+        expected = " or ".join(marks)
+        raise InputError(
+            f"{target} was not written by hrt, and was kept. Expected {expected} in it; remove it yourself."
+        )
+
+
+def replace_folder(target: Path, write: Callable[[Path], object], force: bool) -> None:
+    """Let `write` fill a temporary folder beside `target`, then rename it. Nothing is left behind if that fails, and a
+    folder `target` that was there is put back. Raises InputError where the system refuses.
+    """
+    parent, made = target.parent, False
+    tag = secrets.token_hex(8)
+    new, old = parent / f".hrt-{tag}.tmp", parent / f".hrt-{tag}.old"  # dots: servers do not look into them
+    try:
+        if not parent.exists():
+            parent.mkdir()
+            made = True
+        new.mkdir()
+        write(new)
+        if force and target.exists():
+            target.rename(old)
+        new.rename(target)
+    except BaseException as error:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(new, ignore_errors=True)
+        if made:
+            with suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, OSError):
+            why = error.strerror or str(error)
+            raise InputError(f"{target} cannot be written: {why}. Nothing was changed.") from error
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_options(
+    name: str,
+    server: str,
+    backend: str | None,
+    max_batch: int,
+    instances: int,
+    device: str | None,
+    accelerator: str | None,
+) -> tuple[str, str | None]:
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InputError(
+            f"Found name {name!r}. Expected up to 128 letters, digits, '.', '_' and '-', beginning with a letter or "
+            "digit: it becomes a folder and a part of addresses."
+        )
+    if server not in SERVERS:
+        raise InputError(f"Found server {server!r}. Expected one of {', '.join(SERVERS)}.")
+    if backend is not None and backend not in SERVERS[server]:
+        raise InputError(f"Found backend {backend!r} for {server}. Expected one of {', '.join(SERVERS[server])}.")
+    for what, value in (("max_batch", max_batch), ("instances", instances)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"Found {what} {value!r}. Expected a positive whole number.")
+    if device not in (None, "cpu", "gpu"):
+        raise InputError(f"Found device {device!r}. Expected cpu, gpu or None.")
+    if device == "gpu" and server != "triton":
+        raise InputError(f"Found device 'gpu' for {server}. Expected cpu: only Triton's instances are placed on GPUs.")
+    backend = backend or SERVERS[server][0]
+    if accelerator is not None and (accelerator != "tensorrt" or backend != "onnxruntime" or device != "gpu"):
+        raise InputError(
+            f"Found accelerator {accelerator!r}. Expected 'tensorrt', with backend 'onnxruntime' and device 'gpu'."
+        )
+    return backend, device
+
+
+def _write_triton(served: _Served, folder: Path) -> None:
+    certificate = served.model.certificate
+    facts = {"hrt.tol": repr(certificate.tol), "hrt.promise": certificate.kind, "hrt.nbytes": str(served.model.nbytes)}
+    (folder / "config.pbtxt").write_text(render_config(served.signature, served.settings, facts))
+    version = folder / "1"
+    version.mkdir()
+    if served.settings.backend == "hrt":
+        served.write_artifact(version / "model.hrt")
+    else:
+        large = sum(len(t.raw_data) for t in served.proto.graph.initializer) > INLINE_BYTES
+        options = {"save_as_external_data": True, "location": "model.onnx.data"} if large else {}
+        onnx.save(served.proto, str(version / "model.onnx"), **options)
+
+
+def _write_mlserver(served: _Served, folder: Path) -> None:
+    served.write_artifact(folder / "model.hrt")
+    for name, text in server_files.mlserver(served.signature, served.settings).items():
+        (folder / name).write_text(text)
+
+
+def _write_ray(served: _Served, folder: Path) -> None:
+    served.write_artifact(folder / "model.hrt")
+    for name, text in server_files.ray(served.signature, served.settings).items():
+        (folder / name).write_text(text)
