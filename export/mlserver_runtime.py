@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import numpy as np
+import torch
 
 # In MLServer's own environment only; nothing else imports this module.
 from mlserver import MLModel  # type: ignore[import-not-found]
@@ -27,8 +28,7 @@ class HrtRuntime(MLModel):
         """Read the file that `parameters.uri` names. Raises ArtifactError."""
         path = await get_model_uri(self.settings)
         extra: dict[str, Any] = self.settings.parameters.extra or {}
-        workers = int(os.environ.get("MLSERVER_PARALLEL_WORKERS", extra.get("workers", 1)))
-        hrt_threads(workers)
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, extra.get("workers", 1))))
         self._model = hrt.load(path, max_batch=extra.get("max_batch"))
         return True
 
@@ -55,10 +55,3 @@ class HrtRuntime(MLModel):
             if t.name in wanted
         ]
         return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
-
-
-def hrt_threads(workers: int) -> None:
-    """Share the processor's cores among so many worker processes."""
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers, 1)))

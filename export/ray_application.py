@@ -37,7 +37,7 @@ def build(path: Path, *, name: str, inputs: Shapes, outputs: Shapes, max_batch: 
     hrt.load(path, backend="torch")  # a bad file fails here, not in every replica
     source = path.read_bytes() if path.stat().st_size <= CARRIED else os.fspath(path.resolve())
     tensors = (tuple(Tensor(n, tuple(s)) for n, s in side) for side in (inputs, outputs))
-    return Network.bind(source, name, Signature(*tensors), max_batch)
+    return Network.bind(source, name, Signature(*tensors), max_batch)  # type: ignore[attr-defined]
 
 
 @serve.deployment
@@ -59,8 +59,8 @@ class Network:
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Ray Serve calls it with `user_config` of serve.yaml."""
-        self.answer.set_max_batch_size(int(config["max_requests"]))
-        self.answer.set_batch_wait_timeout_s(float(config["wait_s"]))
+        self.answer.set_max_batch_size(int(config["max_requests"]))  # type: ignore[attr-defined]
+        self.answer.set_batch_wait_timeout_s(float(config["wait_s"]))  # type: ignore[attr-defined]
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0005)
     async def answer(self, requests: list[Request]) -> list[list[np.ndarray]]:
@@ -89,7 +89,8 @@ class Network:
             request = read_request(await http.body(), http.headers.get(HEADER), self.signature)
         except InputError as error:
             return _plain({"error": str(error)}, 400)
-        body, headers = write_response(self.name, request, await self.answer(request), self.signature)
+        outputs: Any = await self.answer(request)  # type: ignore[arg-type]  # one request in, its answer out
+        body, headers = write_response(self.name, request, outputs, self.signature)
         return Response(body, headers=headers)
 
 

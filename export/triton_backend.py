@@ -52,7 +52,7 @@ def open_model(folder: Path, threads: int, device: str | None = None) -> Run:
     # TensorFloat-32 would round float32 products to 10 bits, which no certificate has allowed for.
     gpu = [("CUDAExecutionProvider", {"device_id": (device or "cuda:0").split(":")[1], "use_tf32": 0})]
     providers = [*(gpu if device else []), "CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(os.fspath(folder / "model.onnx"), options, providers=providers)
+    session: Any = onnxruntime.InferenceSession(os.fspath(folder / "model.onnx"), options, providers=providers)
     names = [v.name for v in session.get_inputs()]
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
 
@@ -73,7 +73,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests that Triton's dynamic batcher handed over together, as one batch."""
-        import triton_python_backend_utils as triton  # only inside the server
+        import triton_python_backend_utils as triton  # type: ignore[import-not-found]  # inside the server only
 
         def failed(why: str) -> Any:
             return triton.InferenceResponse(error=triton.TritonError(why))

@@ -1,6 +1,6 @@
 """`config.pbtxt`: what Triton is told of a model, in protobuf's text format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,12 @@ def _warmup(signature: Signature, rows: int) -> dict[str, Any]:
 def _lines(message: Mapping[str, Any], indent: str = "") -> list[str]:
     lines = []
     for key, value in message.items():
-        repeated = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        repeated: list[Any] = value if isinstance(value, list) else [value]
         if any(isinstance(v, Mapping) for v in repeated):
             for v in repeated:
                 lines += [f"{indent}{key} {{", *_lines(v, indent + "  "), f"{indent}}}"]
         elif repeated is value:
-            lines.append(f"{indent}{key}: [{', '.join(map(_scalar, value))}]")
+            lines.append(f"{indent}{key}: [{', '.join(map(_scalar, repeated))}]")
         else:
             lines.append(f"{indent}{key}: {_scalar(value)}")
     return lines

@@ -1,4 +1,6 @@
-"""The command line: compress, info, predict, export, serve, plot. Exit status 0, or 2 for a user's mistake with one line on stderr."""
+"""The command line: compress, info, predict, export, plot. Exit status 0, or 2 for a user's mistake with one line on
+stderr.
+"""
 
 import json
 import sys

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -124,36 +125,24 @@ async def _ask(server: Server, asked: Sequence[Question], requests: int, in_flig
 
 def _client(server: Server, connections: int) -> tuple[Any, Any]:
     """An asynchronous client, and what turns a question into its inputs and outputs."""
-    try:
-        if server.protocol == "http":
-            import tritonclient.http as kinds
-            import tritonclient.http.aio as clients
-        else:
-            import tritonclient.grpc as kinds
-            import tritonclient.grpc.aio as clients
-    except ImportError as error:
-        raise BackendError(
-            "tritonclient is not installed. Install it: pip install 'tritonclient[http,grpc]'."
-        ) from error
     http = server.protocol == "http"
+    package = f"tritonclient.{server.protocol}"
+    try:
+        kinds: Any = import_module(package)
+        clients: Any = import_module(f"{package}.aio")
+    except ImportError as error:
+        raise BackendError("tritonclient is missing. Install it: pip install 'tritonclient[http,grpc]'.") from error
 
     def encode(question: Question) -> tuple[list[Any], list[Any]]:
+        options = {"binary_data": server.binary} if http else {}
         inputs = []
         for name, array in question.inputs.items():
-            tensor = kinds.InferInput(name, list(array.shape), "FP32")
-            if http:
-                tensor.set_data_from_numpy(array, binary_data=server.binary)
-            else:
-                tensor.set_data_from_numpy(array)
-            inputs.append(tensor)
-        options = {"binary_data": server.binary} if http else {}
+            inputs.append(kinds.InferInput(name, list(array.shape), "FP32"))
+            inputs[-1].set_data_from_numpy(array, **options)
         return inputs, [kinds.InferRequestedOutput(name, **options) for name in question.expected]
 
-    if http:
-        return clients.InferenceServerClient(
-            server.address, conn_limit=connections, conn_timeout=REQUEST_SECONDS
-        ), encode
-    return clients.InferenceServerClient(server.address), encode
+    limits = {"conn_limit": connections, "conn_timeout": REQUEST_SECONDS} if http else {}
+    return clients.InferenceServerClient(server.address, **limits), encode
 
 
 def _difference(found: Any, expected: np.ndarray) -> float:

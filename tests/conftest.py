@@ -6,3 +6,16 @@ import os
 
 if os.environ.get("HRT_ON_CARD") != "1":
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The lines that tests of real servers recorded, as one table."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, []) if r.when == "call"]
+    lines = [value for r in reports for name, value in r.user_properties if name == "transcript"]
+    if lines:
+        from hrt.perf.serving import HEADER
+
+        terminalreporter.section("real servers")
+        terminalreporter.write_line(f"{HEADER}  ready s")
+        for line in lines:
+            terminalreporter.write_line(line)
