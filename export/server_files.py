@@ -63,6 +63,8 @@ applications:
           min_replicas: {fewest}
           max_replicas: {REPLICAS * fewest}
           target_ongoing_requests: {REQUESTS}
+          upscale_delay_s: 5
+          look_back_period_s: 10
         ray_actor_options:
           num_cpus: 1 # also the threads of one replica
         user_config:

@@ -1,4 +1,4 @@
-"""Real servers as processes: an environment of their own, started on free ports of this machine, stopped by their ids."""
+"""Real servers as processes: each in an environment of its own, started on free ports, stopped by process id."""
 
 import os
 import signal
