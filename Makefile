@@ -9,12 +9,13 @@ STAMP := $(VENV)/.installed
 PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check
 WHEEL := build/wheel
 
-.PHONY: help setup demo test coverage lint structure wheel-check gpu gpu-check gpu-measure card clean
+.PHONY: help setup demo test servers coverage lint structure wheel-check gpu gpu-check gpu-measure card clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         compress, predict and compare a few small networks"
 	@echo "make test         run the tests"
+	@echo "make servers      start Triton, MLServer and Ray Serve, ask each 1,000 requests at once, print a table"
 	@echo "make coverage     run the tests and list the lines they do not reach"
 	@echo "make lint         ruff check, ruff format --check, pyright"
 	@echo "make wheel-check  build the wheel, look into it and import from it"
@@ -41,6 +42,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/pytest tests
+
+# Each server has an environment of its own, laid over this one (tests/servers); `make test` runs them, too.
+servers: $(STAMP)
+	@$(BIN)/pytest tests -m server --durations=10 --show-capture=no
 
 coverage: $(STAMP)
 	@$(BIN)/pytest tests --cov --cov-report=term-missing:skip-covered
@@ -84,5 +89,5 @@ card:
 	@ln -s $(CURDIR)/hrt/*.py $(CURDIR)/kernels $(CURDIR)/export $(CURDIR)/perf $(CARD)/hrt/
 
 clean:
-	rm -rf $(VENV) build dist hrt.egg-info demo-out .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) .venv-servers build dist hrt.egg-info demo-out .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find hrt kernels export perf tests -name __pycache__ -type d -prune -exec rm -rf {} +

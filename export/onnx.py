@@ -56,7 +56,7 @@ class _Exporter:
             outputs.append(
                 self.g.add("Identity", [found], wanted) if taken or name in self.program.constants else found
             )
-        return outputs
+        return _keep_names(self.g, outputs, self.program)
 
     def value(self, name: str) -> str:
         """A value or constant by its name in the graph."""
@@ -182,3 +182,21 @@ def _move_weights(proto: onnx.ModelProto, location: str, file: BinaryIO) -> None
 
 def _typed(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *map(int, np.asarray(shape, dtype=int))])
+
+
+def _keep_names(g: Graph, outputs: Sequence[str], program: Program) -> list[str]:
+    """The outputs under the program's own names wherever they can have them: clients know them by those, and what is
+    inside a layer must not change them.
+    """
+    named = [v.name for v in program.inputs]
+    for found, wanted in zip(outputs, program.outputs, strict=True):
+        if wanted and wanted not in named and found not in program.outputs:
+            swapped = {found: wanted, wanted: found}
+            for node in g.nodes:
+                for names in (node.input, node.output):
+                    names[:] = [swapped.get(name, name) for name in names]
+            for constant in g.initializers:
+                constant.name = swapped.get(constant.name, constant.name)
+            found = wanted
+        named.append(found)
+    return named[len(program.inputs) :]

@@ -82,6 +82,20 @@ def test_the_file_carries_names_batch_and_certificate(tmp_path):
     assert float(properties["hrt.tol"]) == model.certificate.tol and "layers" in properties["hrt.certificate"]
 
 
+def test_outputs_keep_their_names_whatever_a_layer_is_made_of():
+    for ordered in (False, True):
+        h = random_hmatrix(3, 40, 30, ordered=ordered)
+        model = linear_model(h)
+        proto = to_onnx(model)
+        assert [v.name for v in proto.graph.output] == ["y"]
+        check_onnx(proto, model)
+    twice = Program((Value("x", (30,)),), model.program.nodes, ("y", "x", "y"), model.program.constants)
+    proto = to_onnx(model_of(twice))
+    names = [v.name for v in proto.graph.output]
+    assert names[0] == "y" and len(set(names)) == 3 and "x" not in names
+    check_onnx(proto, model_of(twice))
+
+
 def test_external_data_stands_beside_the_graph(tmp_path):
     model = linear_model(torch.randn(64, 64))
     export_onnx(model, tmp_path / "net.onnx", external=True)
