@@ -40,13 +40,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`export_onnx` and `export_repository` on first use: onnx is not imported by those who do not export."""
+    """What exports, on first use: onnx is not imported by those who do not export."""
     if name == "export_onnx":
         from hrt.export.onnx import export_onnx
 
         return export_onnx
-    if name == "export_repository":
-        from hrt.export.repository import export_repository
+    if name in ("export_repository", "install_triton_backend"):
+        from hrt.export import repository
 
-        return export_repository
+        return getattr(repository, name)
     raise AttributeError(f"module 'hrt' has no attribute {name!r}")
