@@ -45,7 +45,7 @@ test: $(STAMP)
 
 # Each server has an environment of its own, laid over this one (tests/servers); `make test` runs them, too.
 servers: $(STAMP)
-	@$(BIN)/pytest tests -m server --durations=10 --show-capture=no
+	@$(BIN)/pytest tests/test_servers.py --durations=10 --show-capture=no
 
 coverage: $(STAMP)
 	@$(BIN)/pytest tests --cov --cov-report=term-missing:skip-covered
