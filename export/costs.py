@@ -47,6 +47,12 @@ def choose_forms(program: Program, batches: Sequence[int]) -> dict[str, str]:
     return {name: _choose(program.constants[name], batches) for name in program.weights}
 
 
+def program_us(program: Program, forms: Mapping[str, str], rows: int) -> float:
+    """Predicted microseconds of all linear layers of a program on so many rows."""
+    weights = (n.inputs[1] for n in program.nodes if n.op == "linear" and n.inputs[1] in forms)
+    return sum(layer_us(program.constants[name], forms[name], rows) for name in weights)
+
+
 def compressed_form(weight: HMatrix) -> str:
     """Either "low rank", where all leaves cover the whole matrix, in natural order, or "batched"."""
     whole = all(not e.is_dense and (e.rows, e.cols) == weight.shape for e in weight.leaves)

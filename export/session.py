@@ -18,12 +18,14 @@ from torch import Tensor
 
 from hrt.errors import BackendError
 from hrt.export.check import open_runtime
-from hrt.export.costs import FEW_ROWS, MANY_ROWS, choose_forms
+from hrt.export.costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
 from hrt.export.onnx import graph_of
 from hrt.parallel import one_blas_thread
 from hrt.program import Program
 
 SMALL = 16  # rows up to which the graph for a few is used
+ALONE_US = 200.0  # a graph for a few rows that takes less runs on one thread: others cost it more than they give, and
+# a runtime's threads spin for tens of milliseconds after every call, on cores that the caller may want
 PART_BYTES = 1 << 21  # of activations that a part should hold at most: about a core's cache
 PART_ROWS = 64  # no part is smaller: weights are read once for each
 FLOAT32 = np.dtype(np.float32)
@@ -41,6 +43,7 @@ class OnnxSession:
     """
 
     owns_outputs = True  # what `run` returns is new memory
+    any_alignment = True  # its results do not depend on where inputs lie
 
     def __init__(self, program: Program, device: Any = None):
         if device is not None and torch.device(device).type != "cpu":
@@ -55,19 +58,23 @@ class OnnxSession:
     def _open(self) -> None:
         with one_blas_thread():  # in a forked process the threads that BLAS had are gone, and it would wait for them
             few, many = (choose_forms(self.program, batches) for batches in (FEW_ROWS, MANY_ROWS))
+            alone = self._threads > 1 and program_us(self.program, few, FEW_ROWS[-1]) < ALONE_US
             self._many: _Graph | None = _Graph(self.program, many, self._threads)
-            self._few = self._many if few == many else _Graph(self.program, few, self._threads)
+            shared = few == many and not alone
+            self._few = self._many if shared else _Graph(self.program, few, 1 if alone else self._threads)
         self.resident_bytes = sum(g.nbytes for g in {id(g): g for g in (self._few, self._many)}.values())
 
     def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """float32 inputs (batch, *shape), contiguous, to float32 outputs."""
+        """float32 inputs (batch, *shape) to float32 outputs."""
         few, many = self._graphs()
         rows = inputs[0].shape[0]
-        return (few if rows <= SMALL else many).run([x.cpu().contiguous() for x in inputs], rows)
+        found = (few if rows <= SMALL else many).run([x.cpu().contiguous().numpy() for x in inputs], rows)
+        return tuple(torch.from_numpy(y) for y in found)
 
     def quick(self, x: Any) -> Any:
-        """The answer to a moderate batch of float32 arrays (one, or a tuple) without any detour: checks and conversions
-        may take longer than the arithmetic. None where `x` is anything else.
+        """The answer to float32 arrays in C order (one, or a tuple) without any detour: checks may take longer than the
+        arithmetic, and torch's threads, once awake, keep those of the runtime from their cores. None where `x` is
+        anything else.
         """
         if self._many is None:
             self._graphs()
@@ -110,19 +117,14 @@ class _Graph:
         held = sum(math.prod(s) for s in (*self.in_shapes, *self.out_shapes))
         self._largest = min(self.part, FIXED_BYTES // (4 * max(1, held))) if self.bound else 0
 
-    def run(self, inputs: Sequence[Tensor], rows: int) -> tuple[Tensor, ...]:
+    def run(self, inputs: Sequence[np.ndarray], rows: int) -> tuple[np.ndarray, ...]:
+        """Inputs in C order."""
         if rows == 0 or not self.bound:
-            feed = {n: x.numpy() for n, x in zip(self.inputs, inputs, strict=True)}
-            return tuple(torch.from_numpy(y) for y in self.session.run(None, feed))
-        found = tuple(torch.empty(rows, *shape) for shape in self.out_shapes)
+            return tuple(self.session.run(None, dict(zip(self.inputs, inputs, strict=True))))
+        found = tuple(np.empty((rows, *shape), dtype=np.float32) for shape in self.out_shapes)
         for start in range(0, rows, self.part):
-            stop = min(rows, start + self.part)
-            binding = self.session.io_binding()
-            for name, x in zip(self.inputs, inputs, strict=True):
-                _bind(binding.bind_input, name, x[start:stop])
-            for name, y in zip(self.outputs, found, strict=True):
-                _bind(binding.bind_output, name, y[start:stop])
-            self.session.run_with_iobinding(binding)
+            rest = slice(start, min(rows, start + self.part))
+            self.session.run_with_iobinding(self.binding([x[rest] for x in inputs], [y[rest] for y in found]))
         return found
 
     def quick(self, x: Any) -> Any:
@@ -130,12 +132,9 @@ class _Graph:
         for v in (x,) if single else x:
             if type(v) is not np.ndarray or v.dtype is not FLOAT32:
                 return None
-        key = x.shape if single else tuple([v.shape for v in x])
-        waiting = self._fixed.get(key)
+        waiting = self._fixed.get(x.shape if single else tuple([v.shape for v in x]))
         if waiting is None:
-            if not self._fits((x,) if single else x):
-                return None
-            waiting = self._fixed.setdefault(key, [])
+            return self._first((x,) if single else x)
         try:
             fixed = waiting.pop()  # one per thread that is inside at a time
         except IndexError:
@@ -150,13 +149,29 @@ class _Graph:
         waiting.append(fixed)
         return found
 
-    def _fits(self, inputs: Sequence[np.ndarray]) -> bool:
-        """Whether the network takes these shapes, and fixed memory pays."""
+    def _first(self, inputs: tuple[np.ndarray, ...]) -> Any:
+        """The answer to a shape for which no memory is kept, and memory for the next time if that pays. None where the
+        network does not take these arrays as they are.
+        """
         rows = len(inputs[0])
-        right = len(inputs) == len(self.in_shapes) and all(
-            v.shape == (rows, *shape) for v, shape in zip(inputs, self.in_shapes, strict=True)
-        )
-        return right and 0 < rows <= self._largest and len(self._fixed) < FIXED_SHAPES
+        if not self.bound or rows == 0 or len(inputs) != len(self.in_shapes):
+            return None
+        for v, shape in zip(inputs, self.in_shapes, strict=True):
+            if v.shape != (rows, *shape) or not v.flags.c_contiguous:
+                return None
+        if rows <= self._largest and len(self._fixed) < FIXED_SHAPES:
+            self._fixed.setdefault(inputs[0].shape if len(inputs) == 1 else tuple([v.shape for v in inputs]), [])
+        found = self.run(inputs, rows)
+        return found[0] if len(found) == 1 else found
+
+    def binding(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Any:
+        """What reads and writes these arrays, all in C order."""
+        found = self.session.io_binding()
+        for name, x in zip(self.inputs, inputs, strict=True):
+            found.bind_input(name, "cpu", 0, np.float32, x.shape, x.ctypes.data)
+        for name, y in zip(self.outputs, outputs, strict=True):
+            found.bind_output(name, "cpu", 0, np.float32, y.shape, y.ctypes.data)
+        return found
 
 
 class _Fixed:
@@ -166,15 +181,7 @@ class _Fixed:
         self.inputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.in_shapes]
         self.outputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.out_shapes]
         self.input, self.output = self.inputs[0], self.outputs[0] if len(self.outputs) == 1 else None
-        self.binding = graph.session.io_binding()
-        for name, x in zip(graph.inputs, self.inputs, strict=True):
-            _bind(self.binding.bind_input, name, torch.from_numpy(x))
-        for name, y in zip(graph.outputs, self.outputs, strict=True):
-            _bind(self.binding.bind_output, name, torch.from_numpy(y))
-
-
-def _bind(bind: Any, name: str, t: Tensor) -> None:
-    bind(name, "cpu", 0, np.float32, tuple(t.shape), t.data_ptr())
+        self.binding = graph.binding(self.inputs, self.outputs)
 
 
 def _width(program: Program) -> int:

@@ -107,8 +107,9 @@ class CompressedModel:
         rows, session = tensors[0].shape[0], self.session
         step = max(1, self.max_batch or rows)
         outputs: list[Tensor] = []
+        aligned = not getattr(session, "any_alignment", False)
         for start in range(0, max(rows, 1), step):
-            part = session.run([_prepared(t[start : start + step]) for t in tensors])
+            part = session.run([_prepared(t[start : start + step], aligned) for t in tensors])
             if step >= rows and getattr(session, "owns_outputs", False):
                 outputs = [y.to(given[0]) if isinstance(given[0], Tensor) else y for y in part]
                 break
@@ -174,14 +175,15 @@ def _as_tensor(v: Any) -> Tensor:
     return torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())
 
 
-def _prepared(rows: Tensor) -> Tensor:
-    """`rows` as contiguous float32 at an aligned address: the last bits of a product depend on both, and equal inputs
-    shall give equal answers wherever they lie in memory.
+def _prepared(rows: Tensor, aligned: bool = True) -> Tensor:
+    """`rows` as contiguous float32, on request at an aligned address: the last bits of torch's products depend on both,
+    and equal inputs shall give equal answers wherever they lie in memory.
     """
     rows = rows.to(torch.float32)
     if rows.device.type != "cpu":
         return rows
-    return rows if rows.is_contiguous() and rows.data_ptr() % ALIGNMENT == 0 else rows.clone(memory_format=CONTIGUOUS)
+    right = rows.is_contiguous() and (not aligned or rows.data_ptr() % ALIGNMENT == 0)
+    return rows if right else rows.clone(memory_format=CONTIGUOUS)
 
 
 def _empty_like(given: Any, shape: tuple[int, ...]) -> Tensor:

@@ -129,8 +129,10 @@ class TestRun:
     def test_a_few_rows_come_through_fixed_memory_and_are_new_arrays(self):
         model = served(random_hmatrix(3, 30, 20))
         x = np.random.default_rng(0).standard_normal((4, 20)).astype(np.float32)
+        once = model.predict(x)
         first = model.predict(x)
         kept = first.copy()
+        assert np.array_equal(once, kept)
         second = model.predict(2 * x)
         assert np.array_equal(first, kept) and not np.shares_memory(first, second)
         first[:] = 7
