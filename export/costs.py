@@ -57,7 +57,7 @@ def compressed_form(weight: HMatrix) -> str:
     """Either "low rank", where all leaves cover the whole matrix, in natural order, or "batched"."""
     whole = all(not e.is_dense and (e.rows, e.cols) == weight.shape for e in weight.leaves)
     natural = weight.row_order is None and weight.col_order is None
-    return "low rank" if whole and natural and weight.leaves else "batched"
+    return "low rank" if whole and natural and any(e.rank for e in weight.leaves) else "batched"
 
 
 def is_plain(weight: Tensor | HMatrix) -> bool:

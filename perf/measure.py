@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# In which threads that spin for work go to sleep. ONNX Runtime's spin for 30 to 100 ms after a call: with shorter pauses
-# the next candidate found every second core taken (Burgers PINN, 1024 rows, two threads: 306 us instead of 171).
+# In which threads that spin for work go to sleep. ONNX Runtime's spin for 30 to 100 ms after a call: with shorter
+# pauses the next candidate found a core taken (Burgers PINN, 1024 rows, two threads: 306 us instead of 171).
 PAUSE_S = 0.1
 
 
