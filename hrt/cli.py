@@ -12,11 +12,13 @@ import typer
 
 from hrt import server_commands, sources
 from hrt.artifact import load, read_header
+from hrt.backends import choose
 from hrt.compress import compress as compress_network
 from hrt.errors import HrtError, InputError
 from hrt.files import check_writable
 from hrt.progress import track
 from hrt.report import render
+from hrt.runtime import on_cpu, open_session
 
 INTERRUPTED = 130
 
@@ -121,8 +123,10 @@ def info(
     model = load(artifact, backend="torch")
     program = model.program
     typer.echo(render(model).rstrip())
-    resident = model.session.resident_bytes
-    typer.echo(f"on disk {artifact.stat().st_size:,} bytes; resident on the torch backend {resident:,} bytes")
+    taken = choose("auto", None, model.target, model.certificate.runtimes)
+    typer.echo(f"on disk {artifact.stat().st_size:,} bytes; on this machine predict takes the backend {taken}")
+    for name in on_cpu():
+        typer.echo(f"resident on the CPU in {name}: {open_session(program, name).resident_bytes:,} bytes")
     for what, names in (("input", [v.name for v in program.inputs]), ("output", program.outputs)):
         for name in names:
             typer.echo(f"{what} {name}: (batch, {', '.join(map(str, program.shape_of(name)))})")

@@ -19,6 +19,7 @@ from torch import nn
 import hrt
 from hrt import sources
 from hrt.cli import main
+from hrt.runtime import on_cpu
 
 from helpers import random_hmatrix
 
@@ -263,7 +264,8 @@ class TestInfo:
         out = capsys.readouterr().out
         assert hrt.load("m.hrt").report().rstrip() in out
         assert "input x: (batch, 7)" in out and "output y2: (batch, 3)" in out
-        assert f"on disk {Path('m.hrt').stat().st_size:,} bytes" in out
+        assert f"on disk {Path('m.hrt').stat().st_size:,} bytes; on this machine predict takes the backend " in out
+        assert all(f"resident on the CPU in {name}: " in out for name in on_cpu())
 
     def test_json_is_json_also_where_figures_are_not_finite(self, lab, capsys):
         mixed_model().save("m.hrt")
