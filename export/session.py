@@ -58,9 +58,10 @@ class OnnxSession:
     def _open(self) -> None:
         with one_blas_thread():  # in a forked process the threads that BLAS had are gone, and it would wait for them
             few, many = (choose_forms(self.program, batches) for batches in (FEW_ROWS, MANY_ROWS))
-            alone = self._threads > 1 and program_us(self.program, few, FEW_ROWS[-1]) < ALONE_US
             self._many: _Graph | None = _Graph(self.program, many, self._threads)
-            shared = few == many and not alone
+            alone = self._threads > 1 and program_us(self.program, few, FEW_ROWS[-1]) < ALONE_US
+            # The same graph twice, for the sake of threads alone, must not take more memory than the dense network.
+            shared = few == many and (not alone or 2 * self._many.nbytes > dense_nbytes(self.program))
             self._few = self._many if shared else _Graph(self.program, few, 1 if alone else self._threads)
         self.resident_bytes = sum(g.nbytes for g in {id(g): g for g in (self._few, self._many)}.values())
 
@@ -188,6 +189,11 @@ def _width(program: Program) -> int:
     """Numbers that one row takes at the widest node: its inputs and its result."""
     sizes = {v.name: math.prod(v.shape) for v in (*program.inputs, *program.nodes)}
     return max((sizes[v.name] + sum(sizes.get(name, 0) for name in v.inputs) for v in program.nodes), default=1)
+
+
+def dense_nbytes(program: Program) -> int:
+    """Bytes of all constants of a program as float32, weights written out."""
+    return sum(4 * math.prod(c.shape) for c in program.constants.values())
 
 
 def _forget() -> None:

@@ -201,6 +201,29 @@ class TestRun:
             assert np.array_equal(other.predict(x), expected)
 
 
+class TestMemory:
+    def test_the_same_graph_stands_there_twice_only_where_that_is_still_less_than_dense(self, monkeypatch):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        small, full = served(low_rank(400, 400, 9)).session, served(torch.randn(400, 400)).session
+        assert small._few is not small._many and small.resident_bytes < 4 * 400 * 400
+        assert full._few is full._many and full.resident_bytes <= 4 * 400 * 400 + 64
+
+    def test_one_thread_has_one_graph_for_equal_forms(self, monkeypatch):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        one = served(low_rank(400, 400, 9)).session
+        assert one._few is one._many
+
+    def test_many_batch_sizes_keep_little(self):
+        model = served(random_hmatrix(3, 30, 20))
+        for rows in range(1, 300):
+            model.predict(np.zeros((rows, 20), np.float32))
+        kept = [f for g in (model.session._few, model.session._many) for w in g._fixed.values() for f in w]
+        assert len(kept) <= 2 * module.FIXED_SHAPES
+        assert (
+            sum(x.nbytes for f in kept for x in (*f.inputs, *f.outputs)) <= 2 * module.FIXED_SHAPES * module.FIXED_BYTES
+        )
+
+
 class TestAuto:
     def test_takes_onnxruntime_where_the_certificate_speaks_of_it(self, tmp_path):
         net = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 1))
