@@ -7,7 +7,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -68,15 +68,19 @@ class Outcome:
 
 
 def questions(model: hrt.CompressedModel, batches: Sequence[int] = BATCHES, kinds: int = 4) -> list[Question]:
-    """Random requests of mixed batch sizes, `kinds` of every size, with their answers."""
+    """Random requests of mixed batch sizes, `kinds` of every size, with the answers of `predict` on the torch backend,
+    whose arithmetic is not that of the servers.
+    """
     from hrt.export.onnx import to_onnx
+
+    reference = replace(model, backend="torch", device=None)
 
     graph = to_onnx(model).graph  # the names that `export_repository` gives to inputs and outputs
     generator = np.random.default_rng(0)
     found = []
     for rows in [b for _ in range(kinds) for b in batches]:
         x = tuple(generator.random((rows, *v.shape), dtype=np.float32) for v in model.program.inputs)
-        y = model.predict(x)
+        y = reference.predict(x)
         answers = y if isinstance(y, tuple) else (y,)
         inputs = {v.name: a for v, a in zip(graph.input, x, strict=True)}
         found.append(Question(inputs, {v.name: a for v, a in zip(graph.output, answers, strict=True)}))
