@@ -73,7 +73,7 @@ class Certificate:
     guaranteed: what holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output column
         over the whole hrt.Box, for the stored numbers in exact arithmetic (the rounding of a runtime is not in it).
     context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none;
-        `precision`: the arithmetic chosen for a GPU (see `precision`); `runtimes`: the CPU backends that kept the bound.
+        `precision`: the arithmetic chosen for a GPU (see `precision`); `runtimes`: the CPU backends that kept `tol`.
     statements: bounds of the whole network beside the measured figures.
     """
 
