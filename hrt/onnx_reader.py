@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import torch
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -49,7 +50,7 @@ def _load(path: Path) -> onnx.ModelProto:
         raise CaptureError(
             f"{path} is of opset {opset}. Expected {OLDEST_OPSET} or newer; convert it (onnx.version_converter)."
         )
-    return proto
+    return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
 
 
 class Reader:

@@ -205,3 +205,14 @@ def test_external_data_stays_in_its_folder(tmp_path):
     (tmp_path / "n.onnx.data").unlink()
     with pytest.raises(hrt.CaptureError, match="cannot be read as ONNX"):
         read_onnx(tmp_path / "n.onnx")
+
+
+def test_a_file_of_functions_is_read_like_one_without(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 2))
+    model = hrt.CompressedModel(capture(net, [torch.zeros(2, 5)]), hrt.Certificate(1.0, "layers", ()))
+    export_onnx(model, tmp_path / "plain.onnx")
+    export_onnx(model, tmp_path / "functions.onnx", functions=True)
+    plain, found = (read_onnx(tmp_path / f"{name}.onnx") for name in ("plain", "functions"))
+    x = torch.randn(4, 5, dtype=torch.float64)
+    assert [n.op for n in found.nodes] == [n.op for n in plain.nodes]
+    assert torch.equal(found.run([x])[0], plain.run([x])[0])
