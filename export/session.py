@@ -58,16 +58,17 @@ class OnnxSession:
     def _open(self) -> None:
         with one_blas_thread():  # in a forked process the threads that BLAS had are gone, and it would wait for them
             few, many = (choose_forms(self.program, batches) for batches in (FEW_ROWS, MANY_ROWS))
-            self._many: _Graph | None = _Graph(self.program, many, self._threads)
+            large = _Graph(self.program, many, self._threads)
             alone = self._threads > 1 and program_us(self.program, few, FEW_ROWS[-1]) < ALONE_US
             # The same graph twice, for the sake of threads alone, must not take more memory than the dense network.
-            shared = few == many and (not alone or 2 * self._many.nbytes > dense_nbytes(self.program))
-            self._few = self._many if shared else _Graph(self.program, few, 1 if alone else self._threads)
-        self.resident_bytes = sum(g.nbytes for g in {id(g): g for g in (self._few, self._many)}.values())
+            shared = few == many and (not alone or 2 * large.nbytes > dense_nbytes(self.program))
+            small = large if shared else _Graph(self.program, few, 1 if alone else self._threads)
+        self.resident_bytes = small.nbytes + (0 if shared else large.nbytes)
+        self._pair: tuple[_Graph, _Graph] | None = (small, large)  # both at once: other threads look at any time
 
     def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """float32 inputs (batch, *shape) to float32 outputs."""
-        few, many = self._graphs()
+        few, many = self._pair or self._again()
         rows = inputs[0].shape[0]
         found = (few if rows <= SMALL else many).run([x.cpu().contiguous().numpy() for x in inputs], rows)
         return tuple(torch.from_numpy(y) for y in found)
@@ -77,19 +78,19 @@ class OnnxSession:
         arithmetic, and torch's threads, once awake, keep those of the runtime from their cores. None where `x` is
         anything else.
         """
-        if self._many is None:
-            self._graphs()
+        few, many = self._pair or self._again()
         first = x[0] if type(x) is tuple and x else x
         if type(first) is not np.ndarray or not first.ndim:
             return None
-        return (self._few if len(first) <= SMALL else self._many).quick(x)  # type: ignore[union-attr]
+        return (few if len(first) <= SMALL else many).quick(x)
 
-    def _graphs(self) -> "tuple[_Graph, _Graph]":
-        if self._many is None:  # in a forked process, where the threads of the runtime are missing
-            with self._lock:
-                if self._many is None:
-                    self._open()
-        return self._few, self._many  # type: ignore[return-value]
+    def _again(self) -> "tuple[_Graph, _Graph]":
+        """The graphs of a forked process, where the threads of those that it inherits are missing."""
+        with self._lock:
+            if self._pair is None:
+                self._open()
+            assert self._pair is not None
+            return self._pair
 
 
 class _Graph:
@@ -120,7 +121,9 @@ class _Graph:
 
     def run(self, inputs: Sequence[np.ndarray], rows: int) -> tuple[np.ndarray, ...]:
         """Inputs in C order."""
-        if rows == 0 or not self.bound:
+        if rows == 0:  # not asked: what a runtime makes of no rows ranges from other shapes to a crash
+            return tuple(np.empty((0, *shape), dtype=np.float32) for shape in self.out_shapes)
+        if not self.bound:
             return tuple(self.session.run(None, dict(zip(self.inputs, inputs, strict=True))))
         found = tuple(np.empty((rows, *shape), dtype=np.float32) for shape in self.out_shapes)
         for start in range(0, rows, self.part):
@@ -160,7 +163,9 @@ class _Graph:
         for v, shape in zip(inputs, self.in_shapes, strict=True):
             if v.shape != (rows, *shape) or not v.flags.c_contiguous:
                 return None
-        if rows <= self._largest and len(self._fixed) < FIXED_SHAPES:
+        if rows <= self._largest:
+            if len(self._fixed) >= FIXED_SHAPES:  # the one that came first goes; a size that stays comes back
+                self._fixed.pop(next(iter(self._fixed)), None)
             self._fixed.setdefault(inputs[0].shape if len(inputs) == 1 else tuple([v.shape for v in inputs]), [])
         found = self.run(inputs, rows)
         return found[0] if len(found) == 1 else found
@@ -199,8 +204,8 @@ def dense_nbytes(program: Program) -> int:
 def _forget() -> None:
     """In a forked child the runtime's threads do not exist; its sessions cannot be used or even freed there."""
     for session in list(_sessions):
-        _leaked.append((session._few, session._many))
-        session._many = None
+        _leaked.append(session._pair)
+        session._pair = None
         session._lock = threading.Lock()
 
 

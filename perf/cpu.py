@@ -79,7 +79,7 @@ def main() -> int:
         facts = {"command": sys.argv[1:], "commit": commit(), "versions": versions(), "threads": args.threads}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({**facts, "rows": [asdict(r) for r in rows]}, indent=1) + "\n")
-    return 1 if any(r.error > args.tol for r in rows if r.method.startswith("hrt")) else 0
+    return 1 if any(not r.error <= args.tol for r in rows if r.method.startswith("hrt")) else 0
 
 
 def burgers(tol: float) -> tuple[nn.Module, np.ndarray, hrt.CompressedModel]:
