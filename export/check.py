@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 
-from hrt.errors import BackendError, HrtError
+from hrt.errors import BackendError, HrtError, InputError
 from hrt.model import CompressedModel
 
 TOLERANCE = 1e-5  # relative; both sides compute the same stored numbers in float32, in another order
@@ -107,7 +107,17 @@ def samples(model: CompressedModel, inputs: Any = None) -> list[list[np.ndarray]
     """`inputs` as one float32 batch, or random ones of 1, 7 and 64 rows in (0, 1)."""
     if inputs is not None:
         given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-        return [[np.asarray(v, dtype=np.float32) for v in given]]
+        try:
+            rows = [np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=np.float32) for v in given]
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"Found inputs that are no numbers: {error}. Expected rows, as predict takes them."
+            ) from error
+        if any(not len(np.atleast_1d(v)) or not np.isfinite(v).all() for v in rows):
+            raise InputError(
+                "Found no rows, or NaN or infinite inputs. Expected rows that tell a right graph from a wrong one."
+            )
+        return [rows]
     g = torch.Generator().manual_seed(0)
     shapes = [v.shape for v in model.program.inputs]
     return [[torch.rand(b, *s, generator=g).numpy() for s in shapes] for b in BATCHES]

@@ -157,8 +157,8 @@ def export_onnx(
             file.write(proto.SerializeToString())
         return
     # Both files are complete on the disk before either takes its name.
+    target = check_writable(target, force=True)  # links followed: the second file goes where the first does
     data = target.with_name(target.name + ".data")
-    check_writable(target, force=True)
     with replacing(data) as numbers, replacing(target) as file:
         _move_weights(proto, data.name, numbers)
         numbers.flush()

@@ -1,5 +1,6 @@
 """`export_repository`: the folder from which an inference server serves a compressed network."""
 
+import json
 import re
 import secrets
 import shutil
@@ -22,7 +23,8 @@ from hrt.model import CompressedModel
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SERVERS = {"triton": ("onnxruntime", "hrt"), "mlserver": ("hrt",), "ray": ("hrt",)}  # each with its backends
-MARKS = ("config.pbtxt", "model-settings.json", "serve.yaml")  # what tells a folder of ours from any other
+MARK = ".hrt-files"  # in a folder of ours: the names of the files that we wrote there
+LARGEST = 2**31 - 1  # that Triton's configuration holds
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def export_repository(
     artifact, BackendError where ONNX Runtime is not installed, HrtError where the graph fails its check.
     """
     backend, device = _check_options(name, server, backend, max_batch, instances, device, accelerator)
+    if not isinstance(model_or_path, CompressedModel | str | PathLike):
+        raise InputError(f"Found {type(model_or_path).__name__}. Expected a compressed network or a path to one.")
     parent = Path(folder)
     target = parent / name
     check_target(target, force)
@@ -110,17 +114,15 @@ def install_triton_backend(folder: str | PathLike[str], name: str = "hrt", *, fo
     if name not in SERVERS["triton"]:
         raise InputError(f"Found backend {name!r}. Expected one of {', '.join(SERVERS['triton'])}.")
     target = Path(folder) / name
-    if target.exists() and not (target / "model.py").is_file():
-        raise InputError(f"{target} holds a backend that is not hrt's, and was kept. Name another folder.")
     source = Path(triton_backend.__file__)
-    check_target(target, force, marks=("model.py",))
+    check_target(target, force)
     replace_folder(target, lambda new: shutil.copyfile(source, new / "model.py"), force)
     return target / "model.py"
 
 
-def check_target(target: Path, force: bool, marks: tuple[str, ...] = MARKS) -> None:
-    """Raise InputError where a folder `target` may not be written: it exists (unless `force` and it holds one of
-    `marks`), or the folder above the one it goes into does not exist, or something there is no folder.
+def check_target(target: Path, force: bool) -> None:
+    """Raise InputError where a folder `target` may not be written: it exists (unless `force` and nothing is in it but
+    what hrt wrote there), or the folder above the one it goes into does not exist, or something there is no folder.
     """
     parent = target.parent
     if parent.exists() and not parent.is_dir():
@@ -129,13 +131,28 @@ def check_target(target: Path, force: bool, marks: tuple[str, ...] = MARKS) -> N
         raise InputError(f"{parent} cannot be made: the folder {parent.parent} does not exist.")
     if not target.exists() and not target.is_symlink():
         return
+    strangers = _strangers(target)
+    if strangers is None:
+        raise InputError(f"{target} was not written by hrt, and was kept, as it is with force. Remove it yourself.")
     if not force:
         raise InputError(f"{target} exists and was kept. Pass another name, or force (--force) to replace it.")
-    if target.is_symlink() or not any((target / mark).is_file() for mark in marks):
-        expected = " or ".join(marks)
+    if strangers:
         raise InputError(
-            f"{target} was not written by hrt, and was kept. Expected {expected} in it; remove it yourself."
+            f"{target} was kept: it holds {strangers[0]}, which hrt did not write. Move it elsewhere first."
         )
+
+
+def _strangers(target: Path) -> list[str] | None:
+    """What a folder holds beside the files that hrt wrote there; None where it is no folder of hrt's."""
+    try:
+        ours = set(json.loads((target / MARK).read_text())) if target.is_dir() and not target.is_symlink() else None
+    except (OSError, ValueError, TypeError):
+        return None
+    if ours is None:
+        return None
+    held = (p for p in sorted(target.rglob("*")) if not p.is_dir() or p.is_symlink())
+    names = [p.relative_to(target).as_posix() for p in held if p.suffix != ".pyc"]  # Python leaves those
+    return [name for name in names if name not in ours and name != MARK]
 
 
 def replace_folder(target: Path, write: Callable[[Path], object], force: bool) -> None:
@@ -151,6 +168,8 @@ def replace_folder(target: Path, write: Callable[[Path], object], force: bool) -
             made = True
         new.mkdir()
         write(new)
+        written = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
+        (new / MARK).write_text(json.dumps(written) + "\n")
         if force and target.exists():
             target.rename(old)
         new.rename(target)
@@ -177,6 +196,8 @@ def _check_options(
     device: str | None,
     accelerator: str | None,
 ) -> tuple[str, str | None]:
+    if not isinstance(server, str) or not isinstance(backend, str | None):
+        raise InputError(f"Found server {server!r} and backend {backend!r}. Expected names, the backend's or None.")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise InputError(
             f"Found name {name!r}. Expected up to 128 letters, digits, '.', '_' and '-', beginning with a letter or "
@@ -187,8 +208,8 @@ def _check_options(
     if backend is not None and backend not in SERVERS[server]:
         raise InputError(f"Found backend {backend!r} for {server}. Expected one of {', '.join(SERVERS[server])}.")
     for what, value in (("max_batch", max_batch), ("instances", instances)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"Found {what} {value!r}. Expected a positive whole number.")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+            raise InputError(f"Found {what} {value!r}. Expected a positive whole number up to {LARGEST}.")
     if device not in (None, "cpu", "gpu"):
         raise InputError(f"Found device {device!r}. Expected cpu, gpu or None.")
     if device == "gpu" and server != "triton":

@@ -53,7 +53,7 @@ http_options:
   host: 0.0.0.0
   port: 8000
 applications:
-  - name: {settings.name}
+  - name: {json.dumps(settings.name)}
     route_prefix: /
     import_path: application:app
     deployments:

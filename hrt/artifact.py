@@ -95,9 +95,10 @@ def load(
 ) -> CompressedModel:
     """Read a `.hrt` file and make it ready to predict.
 
-    backend: "torch", "cuda" (an NVIDIA GPU), or "auto": the GPU where `device` names one, or where the network was
-    compressed for "cuda" and a GPU is there.  device: where that backend runs ("cuda:1").  max_batch: larger batches
-    are split.  strict: refuse tensors that are on another device, instead of moving them.
+    backend: "torch", "onnxruntime" (CPU), "cuda" (an NVIDIA GPU), or "auto": the GPU where `device` names one, or where
+    the network was compressed for "cuda" and a GPU is there; else ONNX Runtime, where it is installed and the
+    certificate says that the bound holds in it; else torch.  device: where that backend runs ("cuda:1").
+    max_batch: larger batches are split.  strict: refuse tensors that are on another device, instead of moving them.
 
     Raises ArtifactError for a file that is missing, truncated, altered, oversized or newer than this version (checked
     before anything is allocated), BackendError for a backend that cannot run here.

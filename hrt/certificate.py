@@ -91,7 +91,10 @@ class Certificate:
         """The CPU backends that this certificate speaks of: those whose arithmetic was verified, or, where only weights
         are promised, any.
         """
-        return tuple(self.context.get("runtimes", ("torch",))) if self.kind == "output" else ("torch", "onnxruntime")
+        if self.kind != "output":
+            return ("torch", "onnxruntime")
+        named = self.context.get("runtimes")
+        return tuple(named) if isinstance(named, (list, tuple)) else ("torch",)
 
     @property
     def precision(self) -> str | None:

@@ -83,9 +83,9 @@ def _shaped(r: "Reader", x: Sequence[str], t: Mapping[str, Any]) -> None:
         shape = [-1]
     elif r.at.op_type == "Reshape":
         target = r.integers(x[1], "dimensions")
-        target = [have.shape[k] if v == 0 and not t.get("allowzero", 0) else v for k, v in enumerate(target)]
-        if target[:1] not in ([r.rows], [-1]):
+        if target[:1] != [-1] and (target[:1] != [0] or t.get("allowzero", 0)):
             raise r.fail(f"its first dimension is {target[:1]}, and so the batch is not kept")
+        target = [have.shape[k] if v == 0 and not t.get("allowzero", 0) else v for k, v in enumerate(target)]
         shape = target[1:]
     else:
         axes = list(t["axes"]) if "axes" in t else r.integers(x[1], "axes") if len(x) > 1 else []

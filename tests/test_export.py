@@ -121,6 +121,24 @@ def test_external_data_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+def test_external_data_goes_where_a_link_leads(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    model = linear_model(torch.randn(64, 64))
+    export_onnx(model, tmp_path / "b" / "real.onnx")
+    (tmp_path / "a" / "link.onnx").symlink_to(tmp_path / "b" / "real.onnx")
+    export_onnx(model, tmp_path / "a" / "link.onnx", external=True)
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["real.onnx", "real.onnx.data"]
+    assert open_runtime(str(tmp_path / "b" / "real.onnx")).get_inputs()
+
+
+@pytest.mark.parametrize("inputs", [np.zeros((0, 8)), np.full((2, 8), np.nan), "abc"])
+def test_a_check_on_nothing_is_refused(tmp_path, inputs):
+    with pytest.raises(hrt.InputError, match=r"Found (no rows|inputs that are no numbers)"):
+        export_onnx(linear_model(torch.randn(8, 8)), tmp_path / "n.onnx", inputs=inputs)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["mixed", "burgers_like"])
 def test_a_function_per_layer(name, tmp_path):
     if name == "mixed":

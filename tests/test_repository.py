@@ -48,7 +48,7 @@ class TestTriton:
     def test_the_configuration_says_what_was_meant(self, model, tmp_path):
         folder = hrt.export_repository(model, tmp_path / "models", name="burgers", instances=3, max_batch=256)
         assert folder == tmp_path / "models" / "burgers"
-        assert sorted(contents(folder)) == ["1", "1/model.onnx", "config.pbtxt"]
+        assert sorted(contents(folder)) == [".hrt-files", "1", "1/model.onnx", "config.pbtxt"]
         config = config_of(folder)
         assert (config.name, config.backend, config.platform) == ("burgers", "onnxruntime", "onnxruntime_onnx")
         assert config.max_batch_size == 256
@@ -93,7 +93,7 @@ class TestTriton:
         model.save(tmp_path / "net.hrt")
         for k, given in enumerate((model, tmp_path / "net.hrt", str(tmp_path / "net.hrt"))):
             folder = export_repository(given, tmp_path / "models", name=f"m{k}", backend="hrt")
-            assert sorted(contents(folder)) == ["1", "1/model.hrt", "config.pbtxt"]
+            assert sorted(contents(folder)) == [".hrt-files", "1", "1/model.hrt", "config.pbtxt"]
             assert (folder / "1" / "model.hrt").read_bytes() == (tmp_path / "net.hrt").read_bytes()
             config = config_of(folder)
             assert (config.backend, config.platform) == ("hrt", "")
@@ -130,7 +130,7 @@ class TestTriton:
 class TestOtherServers:
     def test_mlserver(self, model, tmp_path):
         folder = export_repository(model, tmp_path, name="m", server="mlserver", instances=2, max_batch=99)
-        assert sorted(contents(folder)) == ["model-settings.json", "model.hrt", "settings.json"]
+        assert sorted(contents(folder)) == [".hrt-files", "model-settings.json", "model.hrt", "settings.json"]
         settings = json.loads((folder / "model-settings.json").read_text())
         assert settings["name"] == "m" and settings["implementation"] == "hrt.export.mlserver_runtime.HrtRuntime"
         assert (folder / settings["parameters"]["uri"]).is_file()
@@ -141,7 +141,7 @@ class TestOtherServers:
 
     def test_ray(self, model, tmp_path):
         folder = export_repository(model, tmp_path, name="m", server="ray", instances=2)
-        assert sorted(contents(folder)) == ["application.py", "model.hrt", "serve.yaml"]
+        assert sorted(contents(folder)) == [".hrt-files", "application.py", "model.hrt", "serve.yaml"]
         config = yaml.safe_load((folder / "serve.yaml").read_text())
         (application,) = config["applications"]
         assert application["import_path"] == "application:app" and application["name"] == "m"
@@ -212,10 +212,25 @@ class TestWhatIsRefused:
         with pytest.raises(hrt.InputError, match="exists and was kept"):
             export_repository(linear_model(torch.randn(3, 2)), tmp_path, name="m", server=server)
         assert contents(tmp_path) == before
-        (tmp_path / "m" / "stale").touch()
+        (tmp_path / "m" / "2").mkdir()
+        (tmp_path / "m" / "2" / "model.plan").write_text("years of work")
+        with pytest.raises(hrt.InputError, match=r"it holds 2/model\.plan, which hrt did not write"):
+            export_repository(linear_model(torch.randn(3, 2)), tmp_path, name="m", server="triton", force=True)
+        assert (tmp_path / "m" / "2" / "model.plan").read_text() == "years of work"
+        (tmp_path / "m" / "2" / "model.plan").unlink()
         export_repository(linear_model(torch.randn(3, 2)), tmp_path, name="m", server="triton", force=True)
-        assert sorted(contents(tmp_path)) == ["m", "m/1", "m/1/model.onnx", "m/config.pbtxt"]
+        assert sorted(contents(tmp_path)) == ["m", "m/.hrt-files", "m/1", "m/1/model.onnx", "m/config.pbtxt"]
         assert [t.name for t in config_of(tmp_path / "m").input] == ["x"]
+
+    @pytest.mark.parametrize("mark", ["config.pbtxt", "model-settings.json", "serve.yaml", ".hrt-files"])
+    def test_somebody_elses_model_is_kept_even_if_forced(self, model, tmp_path, mark):
+        (tmp_path / "m" / "1").mkdir(parents=True)
+        (tmp_path / "m" / mark).write_text('name: "m"')
+        (tmp_path / "m" / "1" / "model.plan").write_text("years of work")
+        before = contents(tmp_path)
+        with pytest.raises(hrt.InputError, match="not written by hrt, and was kept"):
+            export_repository(model, tmp_path, name="m", force=True)
+        assert contents(tmp_path) == before
 
     @pytest.mark.parametrize("kind", ["folder", "file", "link"])
     def test_what_is_not_ours_is_kept_even_if_forced(self, model, tmp_path, kind):
@@ -324,9 +339,10 @@ class TestTritonBackend:
             install_triton_backend(tmp_path, "python")
         (tmp_path / "onnxruntime").mkdir()
         (tmp_path / "onnxruntime" / "libtriton_onnxruntime.so").touch()
-        with pytest.raises(hrt.InputError, match="not hrt's"):
+        (tmp_path / "onnxruntime" / "model.py").write_text("years of work")
+        with pytest.raises(hrt.InputError, match="not written by hrt"):
             install_triton_backend(tmp_path, "onnxruntime", force=True)
-        assert sorted(contents(tmp_path)) == ["onnxruntime", "onnxruntime/libtriton_onnxruntime.so"]
+        assert (tmp_path / "onnxruntime" / "model.py").read_text() == "years of work"
 
     @pytest.mark.parametrize("backend", ["hrt", "onnxruntime"])
     def test_several_requests_are_answered_as_one_batch(self, model, tmp_path, backend):
