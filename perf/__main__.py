@@ -4,7 +4,7 @@
     python -m hrt.perf --workload burgers log-1d:4096 --tol 1e-3 --batch 1 64
     python -m hrt.perf --workload mine.onnx --inputs x.npy --json mine.json
 
-Every method sets its knob on search rows until the error is kept by hrt's own rule, is judged on fresh rows, and is then
+Every method sets its knob on search rows until the error is kept by hrt's own rule, is judged on fresh rows, and then
 timed beside all others in short bursts in random order. What cannot be had is a row that says why.
 """
 
@@ -13,14 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from hrt.errors import HrtError
-from hrt.perf.harness import QUICK_METHODS, Plan, run
+from hrt.perf.bench import measure
+from hrt.perf.harness import QUICK_METHODS, Plan
 from hrt.perf.methods import METHODS
-from hrt.perf.terminal import show
 from hrt.perf.workloads import QUICK, REGISTRY
-from hrt.progress import track
 
 INTERRUPTED = 130
 
@@ -29,23 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print. Returns 0, 2 for a user's mistake, 130 after Ctrl-C (rows so far are printed and written)."""
     args = _parser().parse_args(arguments)
     try:
-        return measure(_plan(args), args.json, args.all)
+        return 0 if measure(_plan(args), args.json, args.all) else INTERRUPTED
     except HrtError as error:
         print(f"hrt.perf: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-
-
-def measure(plan: Plan, json: Path | None = None, every: bool = False) -> int:
-    """Run a plan, write its rows to `json`, print them. Returns 0, or 130 after Ctrl-C."""
-    with track("perf", True) as advance:
-        results = run(plan, advance)
-    if json is not None:
-        results.write(json)
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    show(results, console, every)
-    if json is not None:
-        console.print(f"wrote {json}: {len(results.rows)} rows")
-    return INTERRUPTED if results.facts.get("interrupted") else 0
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -60,6 +44,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         batches=tuple(args.batch) if args.batch else None,
         threads=args.threads,
         rounds=args.rounds or (12 if quick else 20),
+        burst_s=0.01 if quick else 0.02,
         seed=args.seed,
         inputs=tuple(args.inputs or ()),
     )
@@ -72,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     known = f"{', '.join(REGISTRY)} (operators take a size: log-1d:4096), or your .pt2, .onnx or .hrt file"
     parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)} at one error")
     parser.add_argument("--workload", nargs="+", metavar="NAME", help=known)
-    parser.add_argument("--inputs", nargs="+", type=Path, metavar="X.npy", help="rows for your file, one file per input")
+    parser.add_argument(
+        "--inputs", nargs="+", type=Path, metavar="X.npy", help="rows for your file, one file per input"
+    )
     parser.add_argument("--method", nargs="+", metavar="NAME", help=f"beginnings of names of {'; '.join(METHODS)}")
     parser.add_argument("--tol", nargs="+", type=float, help="relative errors to compare at (default 1e-2 1e-3 1e-4)")
     parser.add_argument("--batch", nargs="+", type=int, help="batch sizes (default 1 256)")
@@ -80,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="bursts of every method (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of bursts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
-    parser.add_argument("--all", action="store_true", help="show every execution of a method, not the fastest one alone")
+    parser.add_argument(
+        "--all", action="store_true", help="show every execution of a method, not the fastest one alone"
+    )
     return parser
 
 

@@ -211,11 +211,11 @@ def _batch(
     controls = _controls(calls)
     noise = float("inf")
     times: dict[str, Latency] = {}
-    for attempt in (1, 2):  # once more where the machine was too noisy
-        def told(k: int) -> None:
+    for rounds in (plan.rounds, 2 * plan.rounds):  # once more where the machine was too noisy
+
+        def told(k: int, rounds: int = rounds) -> None:
             advance(f"{workload.name}, batch {batch}: times", 0.5 + 0.5 * k / rounds)
 
-        rounds = attempt * plan.rounds
         times = bursts({**calls, **controls}, rounds=rounds, burst_s=plan.burst_s, seed=plan.seed, on_round=told)
         noise = noise_of(times[CONTROL], times[next(iter(calls))]) if CONTROL in times else 0.0
         if noise <= HOPELESS:
@@ -285,24 +285,26 @@ def _row(
     peaks: Peaks,
 ) -> tuple[Row, Comparison | None]:
     """One execution as a row; times only where the error is kept, a ratio only where noise allows it."""
-    known: dict[str, Any] = {"error": c.error, "nbytes": offer.nbytes, "note": offer.note}
+    known: dict[str, Any] = dict(error=c.error, nbytes=offer.nbytes, note=offer.note)
     head = name, method, batch, c.execution.backend, tol
     if c.problem:
         return Row(*head, FAILED, nbytes=offer.nbytes, note=c.problem), None
     if latency is None:
         missed = f"error {c.error:.2e} on fresh rows"
         promised = method.startswith("hrt")
-        return Row(*head, FAILED if promised else UNREACHABLE, **(known | {"note": f"{missed}; {offer.note}"})), None
-    known |= {"p50_us": latency.p50_us, "p95_us": latency.p95_us, "p99_us": latency.p99_us}
-    known |= {"p999_us": latency.p999_us, "peak_bytes": c.peak, "calls": latency.calls}
+        return Row(*head, FAILED if promised else UNREACHABLE, **{**known, "note": f"{missed}; {offer.note}"}), None
+    known.update(p50_us=latency.p50_us, p95_us=latency.p95_us, p99_us=latency.p99_us)
+    known.update(p999_us=latency.p999_us, peak_bytes=c.peak, calls=latency.calls)
     known["roofline_fraction"] = peaks.fraction(offer.work, batch, offer.nbytes, latency.p50_us)
     if best is None:
         return Row(*head, **known), None
     comparison = compared(best, latency, noise)
     if comparison.verdict == "too noisy" or noise > HOPELESS:
-        why_not = f"the same call differs from itself by {noise:.0%}" if noise > HOPELESS else "the interval is too wide"
-        return Row(*head, NOISY, **(known | {"note": f"no verdict: {why_not}; {offer.note}"})), comparison
-    known |= {"ratio_vs_best_dense": comparison.ratio, "ratio_low": comparison.low, "ratio_high": comparison.high}
+        why_not = (
+            f"the same call differs from itself by {noise:.0%}" if noise > HOPELESS else "the interval is too wide"
+        )
+        return Row(*head, NOISY, **{**known, "note": f"no verdict: {why_not}; {offer.note}"}), comparison
+    known.update(ratio_vs_best_dense=comparison.ratio, ratio_low=comparison.low, ratio_high=comparison.high)
     if comparison.verdict == "no difference" and latency is not best:
         known["note"] = f"no difference from the best dense beyond noise; {offer.note}".rstrip("; ")
     return Row(*head, **known), comparison

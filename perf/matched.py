@@ -21,7 +21,7 @@ from hrt.perf.workloads import Tensors, Workload
 Arrays = tuple[np.ndarray, ...]
 Run = Callable[[Tensors], Any]  # float32 tensors to a tensor, an array, or a tuple of them
 Bind = Callable[[Arrays], Callable[[], Any]]  # float32 arrays to a call without arguments that answers on them
-JUDGE_S, JUDGE_CALLS = 2.0, 64  # the longest that fresh rows are asked for, and how many calls at least
+JUDGE_S, JUDGE_CALLS = 1.0, 64  # the longest that fresh rows are asked for, and how many calls at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +34,17 @@ class Execution:
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """A method with its knob set. nbytes: as stored.  work: multiply-adds of one row.  facts: for whoever asks why."""
+    """A method with its knob set. nbytes: as stored.  work: multiply-adds of one row.  facts: for whoever asks why.
+
+    arithmetic: what products are computed in.
+    """
 
     nbytes: int
     executions: tuple[Execution, ...]
     note: str = ""
     work: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    arithmetic: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def accepted(workload: Workload, run: Run, tol: float) -> bool:
 
 
 def fresh_error(workload: Workload, bind: Bind, batch: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Relative L2 error on fresh rows, asked in batches as timed: all rows, or as many as two seconds allow (at least
+    """Relative L2 error on fresh rows, asked in batches as timed: all rows, or as many as a second allows (at least
     64 calls). Infinite where an answer is not finite.
     """
     reference, start = workload.reference("fresh"), clock()
@@ -96,7 +100,9 @@ def rotated(rows: Tensors, batch: int, first: int) -> Arrays:
     return tuple(np.ascontiguousarray(x.numpy()[pick]) for x in rows)
 
 
-def loosest(make: Callable[[float], Any], holds: Callable[[Any], bool], low: float, high: float, steps: int = 12) -> Any:
+def loosest(
+    make: Callable[[float], Any], holds: Callable[[Any], bool], low: float, high: float, steps: int = 12
+) -> Any:
     """What `make` gives for the loosest knob in [low, high] (log10) that holds, found by bisection; None where not even
     the tightest, `low`, does. A knob that is not quite monotone still ends at a value that was seen to hold.
     """
@@ -116,7 +122,9 @@ def loosest(make: Callable[[float], Any], holds: Callable[[Any], bool], low: flo
     return best
 
 
-def fewest_kept(names: Sequence[str], error: Callable[[frozenset[str]], OutputError], tol: float) -> frozenset[str] | None:
+def fewest_kept(
+    names: Sequence[str], error: Callable[[frozenset[str]], OutputError], tol: float
+) -> frozenset[str] | None:
     """Which layers to leave alone so that the rest can be quantized within `tol`: those that do most harm alone, until
     it holds; then any that turns out to be unneeded is quantized after all. None where every layer would have to stay.
 

@@ -1,5 +1,5 @@
-"""Timing that can be compared: candidates in bursts, in random order, medians with spread, and no verdict that the noise
-does not allow.
+"""Timing that can be compared: candidates in bursts, in random order, medians with spread, and no verdict where noise
+allows none.
 """
 
 import math
@@ -60,8 +60,8 @@ class Comparison:
 
 
 def compared(one: Latency, other: Latency, noise: float = 0.0) -> Comparison:
-    """`one` over `other`. noise: what the same call differs from itself by (see `noise_of`), relative: a difference that
-    does not clear it is none, whatever its own interval says.
+    """`one` over `other`. noise: what the same call differs from itself by (see `noise_of`), relative: a difference
+    that does not clear it is none, whatever its own interval says.
     """
     low, high = one.ratio_interval(other)
     ratio = float(np.median(one.medians) / np.median(other.medians))
@@ -135,8 +135,8 @@ def rotating(calls: list[Callable[[], object]]) -> Callable[[], object]:
 
 
 def peak_memory(call: Callable[[], object]) -> int | None:
-    """Bytes by which the process's resident memory rose above what it was, at its highest, while `call` ran. Pages that
-    an allocator already holds do not count, so that it is a lower bound. None where the system does not tell (no Linux).
+    """Bytes by which the process's resident memory rose above what it was, at its highest, while `call` ran. Pages
+    that an allocator already holds do not count, so that it is a lower bound. None where the system does not tell.
     """
     clear = Path("/proc/self/clear_refs")
     try:

@@ -1,8 +1,8 @@
 """The methods that the harness compares: dense, svd, pruned, hrt here; quantized in `hrt.perf.quantizers`.
 
 A method sets its knob on calibration and search rows and offers its executions, of which the fastest counts; or it says
-why it cannot. Bytes are those of the stored form for all alike, biases in float32: what a library decodes or widens when
-it loads is said in the note.
+why it cannot. Bytes are those of the stored form for all alike, biases in float32: what a library decodes or widens
+when it loads is said in the note.
 """
 
 import tempfile
@@ -63,7 +63,8 @@ def dense_narrow(dtype: torch.dtype) -> Method:
         if not upper <= tol:
             return Refusal(UNREACHABLE, f"error up to {upper:.1e}; it has no knob")
         ways = (in_torch(net, dtype), compiled(net, dtype))
-        return Offer(workload.dense_nbytes // 2, ways, work=_work(workload.program))
+        kind = str(dtype).removeprefix("torch.")
+        return Offer(workload.dense_nbytes // 2, ways, work=_work(workload.program), arithmetic=kind)
 
     return method
 
@@ -95,13 +96,15 @@ def svd(weighted: bool) -> Method:
 
 
 def pruned_magnitude(workload: Workload, tol: float) -> Offer | Refusal:
-    """Entries below one threshold relative to their matrix's norm dropped, as compressed sparse rows in torch.sparse."""
+    """Entries below one threshold relative to their matrix's norm dropped, as compressed sparse rows."""
     weights = _weights(workload.program)
-    squares = workload.once("sorted", lambda: {k: w.flatten().square().sort().values.cumsum(0) for k, w in weights.items()})
+    squares = workload.once(
+        "sorted", lambda: {k: w.flatten().square().sort().values.cumsum(0) for k, w in weights.items()}
+    )
 
     def make(t: float) -> dict[str, Tensor]:
         kept = {k: w.numel() - int((squares[k] <= t * t * squares[k][-1]).sum()) for k, w in weights.items()}
-        smaller = {k: n for k, n in kept.items() if csr_nbytes(*weights[k].shape, n) < 4 * weights[k].numel()}
+        smaller = {k: n for k, n in kept.items() if _csr_nbytes(weights[k], n) < 4 * weights[k].numel()}
         return {k: _largest(weights[k], n) for k, n in smaller.items()}
 
     def holds(found: dict[str, Tensor]) -> bool:
@@ -109,13 +112,18 @@ def pruned_magnitude(workload: Workload, tol: float) -> Offer | Refusal:
 
     found = loosest(make, holds, TIGHTEST, LOOSEST)
     if not found:
-        return Refusal(UNREACHABLE, "at no share of entries that is smaller than dense" if found is None else _NOT_SMALLER)
+        return Refusal(
+            UNREACHABLE, "at no share of entries that is smaller than dense" if found is None else _NOT_SMALLER
+        )
     counts = {k: int((w != 0).sum()) for k, w in found.items()}
-    stored = {k: csr_nbytes(*w.shape, counts[k]) for k, w in found.items()}
+    stored = {k: _csr_nbytes(w, counts[k]) for k, w in found.items()}
     nbytes = workload.dense_nbytes - sum(4 * w.numel() for w in found.values()) + sum(stored.values())
     program = workload.program.with_constants(found)
     sparse = module_of(program, {k: SparseLinear for k in found})
-    ways = (in_torch(sparse, backend="torch.sparse"), in_onnxruntime(graph_of(program, narrow=False), "onnxruntime, zeros and all"))
+    ways = (
+        in_torch(sparse, backend="torch.sparse"),
+        in_onnxruntime(graph_of(program, narrow=False), "onnxruntime, zeros and all"),
+    )
     share = sum(counts.values()) / sum(w.numel() for w in found.values())
     work = _work(workload.program) - sum(w.numel() for w in found.values()) + sum(counts.values())
     return Offer(nbytes, ways, f"{share:.0%} of entries kept in {len(found)} of {len(weights)} layers", work)
@@ -141,12 +149,14 @@ class SparseLinear(nn.Module):
 
 
 def pruned_two_of_four(workload: Workload, tol: float) -> Offer | Refusal:
-    """The two largest of every four entries, in torch's semi-structured format, where the device has a kernel for it."""
+    """The two largest of every four entries, in torch's semi-structured format, where the device has a kernel."""
     weights = {k: w for k, w in _weights(workload.program).items() if w.shape[1] % 4 == 0}
     found = {k: _two_of_four(w) for k, w in weights.items()}
     upper = _upper(workload, run_of(module_of(workload.program.with_constants(found))))
     if not upper <= tol:
-        return Refusal(UNREACHABLE, f"error up to {upper:.1e} with the two largest of every four entries; it has no knob")
+        return Refusal(
+            UNREACHABLE, f"error up to {upper:.1e} with the two largest of every four entries; it has no knob"
+        )
     try:
         for w in found.values():
             torch.sparse.to_sparse_semi_structured(w.to(torch.float16))
@@ -167,19 +177,19 @@ def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
             model.save(path)
             ways = tuple(Execution(b, _predicting(hrt.load(path, backend=b))) for b in backends)
         forms = choose_forms(model.program, ANY_BATCH)
-        layers = [_layer(name, model.program.constants[name], forms[name]) for name in model.program.weights]
+        layers = [_layer(model.program.constants[name], forms[name]) for name in model.program.weights]
         facts = {
             "nodes": len(graph_of(model.program, narrow=False).graph.node),
             "layers": len(layers),
             "multiplied": sum(f == "multiplied" for f in forms.values()),
             "dense": sum(f == "dense" for f in forms.values()),
-            "leaves": sum(n for n, _, _ in layers),
+            "leaves": sum(n for n, _ in layers),
             "reasons": dict.fromkeys(r.reason for r in model.certificate.layers),
         }
         note = f"{facts['leaves']} leaves in {len(layers)} layers"
         if facts["multiplied"] or facts["dense"]:
             note += f", {facts['multiplied'] + facts['dense']} of them run as dense products"
-        return Offer(model.nbytes, ways, note, sum(w for _, w, _ in layers), facts)
+        return Offer(model.nbytes, ways, note, sum(w for _, w in layers), facts)
 
     return method
 
@@ -190,32 +200,34 @@ def _compress(workload: Workload, tol: float, target: str) -> hrt.CompressedMode
         tol *= WEIGHTS_MARGIN
     else:
         rows = tuple(torch.cat(pair) for pair in zip(workload.calibration, workload.search, strict=True))
-        data = rows if len(rows) > 1 else rows[0]
+        data = rows if len(rows) > 1 else next(iter(rows))
     return hrt.compress(net, inputs=data, tol=tol, target=target, progress=False)
 
 
 def _predicting(model: hrt.CompressedModel) -> Bind:
     def bind(x: Arrays) -> Callable[[], Any]:
-        given = x if len(x) > 1 else x[0]
+        given = x if len(x) > 1 else next(iter(x))
         return lambda: model.predict(given)
 
     return bind
 
 
-def _layer(name: str, weight: Any, form: str) -> tuple[int, int, int]:
-    """Leaves, multiply-adds of one row as run, bytes."""
+def _layer(weight: Any, form: str) -> tuple[int, int]:
+    """Leaves, and multiply-adds of one row as run."""
     m, n = weight.shape
     if not isinstance(weight, HMatrix):
-        return 1, m * n, 4 * m * n
+        return 1, m * n
     sizes = [e.rows * e.cols if e.is_dense else e.rank * (e.rows + e.cols) for e in weight.leaves]
-    return len(sizes), m * n if form in ("dense", "multiplied") else sum(sizes), weight.nbytes
+    return len(sizes), m * n if form in ("dense", "multiplied") else sum(sizes)
 
 
 _NOT_SMALLER = "nothing smaller than dense"
 
 
 def _all_factors(workload: Workload, weighted: bool) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    moments = workload.once("moments", lambda: second_moments(workload.program, workload.calibration)) if weighted else {}
+    moments = (
+        workload.once("moments", lambda: second_moments(workload.program, workload.calibration)) if weighted else {}
+    )
     return {k: svd_factors(w, moments.get(k)) for k, w in _weights(workload.program).items()}
 
 
@@ -224,6 +236,11 @@ def _cut(factors: tuple[Tensor, Tensor, Tensor], t: float) -> tuple[Tensor, Tens
     u, vt, tail2 = factors
     rank = max(1, int((tail2 > t * t * tail2[0]).sum()))
     return None if rank * (len(u) + vt.shape[1]) >= len(u) * vt.shape[1] else (u[:, :rank], vt[:rank])
+
+
+def _csr_nbytes(w: Tensor, kept: int) -> int:
+    rows, cols = w.shape
+    return csr_nbytes(rows, cols, kept)
 
 
 def _largest(w: Tensor, count: int) -> Tensor:

@@ -30,8 +30,8 @@ class Problem:
     """widths: of the layers.  low, high: the box of the inputs.  second: inputs differentiated twice.
 
     residual(jets, points): the equations' residuals (N, equations); jets[0] is the value (N, outputs), then come the
-    first derivatives by every input, then the second ones.  exact(points): values (N, outputs).  gain: of the first layer, so
-    that oscillating solutions are found at all.  edge_weight: of the boundary's squared error in the loss.
+    first derivatives by every input, then the second ones.  exact(points): values (N, outputs).  gain: of the first
+    layer, so that oscillating solutions are found at all.  edge_weight: of the boundary's squared error in the loss.
     """
 
     widths: tuple[int, ...]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -110,7 +109,7 @@ def _onnx_nbytes(proto: onnx.ModelProto) -> int:
 
 
 def onnxruntime_dynamic(workload: Workload, tol: float) -> Offer | Refusal:
-    """`quantize_dynamic`: int8 weights, activations quantized as they come; with one scale per channel or per matrix and
+    """`quantize_dynamic`: int8 weights, activations quantized as they come; one scale per channel or per matrix,
     signed or not, whichever has the least error with all layers quantized.
     """
     library = _imported("onnxruntime.quantization", "pip install onnxruntime")
@@ -137,12 +136,12 @@ def onnxruntime_dynamic(workload: Workload, tol: float) -> Offer | Refusal:
     how = f"one scale per {'channel' if chosen[0] else 'matrix'}, {'signed' if chosen[1] else 'unsigned'}"
     note = f"{_kept_note(found[1], workload)}; {how}"
     facts = {"nodes": len(found[0].graph.node)}
-    return Offer(_onnx_nbytes(found[0]), (in_onnxruntime(found[0]),), note, _work(workload), facts)
+    return Offer(_onnx_nbytes(found[0]), (in_onnxruntime(found[0]),), note, _work(workload), facts, "int8")
 
 
 def onnxruntime_blocks(bits: int) -> Method:
-    """`MatMulNBitsQuantizer`: weights in blocks of 32 with a scale each, products by ONNX Runtime's own kernels, in float
-    arithmetic and in int8 arithmetic.
+    """`MatMulNBitsQuantizer`: weights in blocks of 32 with a scale each, products by ONNX Runtime's own kernels, in
+    float arithmetic and in int8 arithmetic.
     """
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
@@ -189,9 +188,10 @@ def _quantized_module(workload: Workload, config: Any, kept: Kept) -> nn.Module:
 
 def tensor_nbytes(tensor: Tensor) -> int:
     """Bytes of a tensor or of the tensors inside a subclass of it."""
-    if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if type(tensor) in (Tensor, nn.Parameter) or flatten is None:
         return tensor.numel() * tensor.element_size()
-    inner, _ = tensor.__tensor_flatten__()
+    inner, _ = flatten()
     return sum(tensor_nbytes(getattr(tensor, name)) for name in inner)
 
 
@@ -208,9 +208,10 @@ def torchao(config: str, decode: bool = False, **settings: Any) -> Method:
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
         library = _imported("torchao.quantization", GET_TORCHAO)
-        make = workload.once((config, "maker"), lambda: lambda kept: _quantized_module(
-            workload, getattr(library, config)(**settings), kept
-        ))
+        make = workload.once(
+            (config, "maker"),
+            lambda: lambda kept: _quantized_module(workload, getattr(library, config)(**settings), kept),
+        )
         try:
             with quiet():
                 found = _searched(workload, make, run_of, tol)
@@ -223,7 +224,8 @@ def torchao(config: str, decode: bool = False, **settings: Any) -> Method:
         net, kept = found
         nbytes, note = module_nbytes(net), _kept_note(kept, workload)
         if not decode:
-            return Offer(nbytes, (in_torch(net), compiled(net)), note, _work(workload))
+            kind = "int8" if "Int8Dynamic" in config else "float8" if "Float8Dynamic" in config else "float32"
+            return Offer(nbytes, (in_torch(net), compiled(net)), note, _work(workload), arithmetic=kind)
         weights: dict[str, Tensor] = {}
         for layer in net.modules():
             if isinstance(layer, nn.Linear) and layer.weight_name not in kept:

@@ -43,15 +43,15 @@ def module_of(program: Program, layers: Mapping[str, Layer] | None = None) -> fx
             values[name] = graph.get_attr(key)
     for node in program.nodes:
         if node.op == "linear":
-            key = made.get(node.inputs[1:])
+            x, weight, *rest = node.inputs
+            key = made.get((weight, *rest))
             if key is None:
-                key = made[node.inputs[1:]] = f"layer{len(made)}"
-                bias = _float(program.constants[node.inputs[2]]) if len(node.inputs) > 2 else None
-                make = (layers or {}).get(node.inputs[1], dense_layer)
-                layer = make(_float(program.constants[node.inputs[1]]), bias)
-                layer.weight_name = node.inputs[1]  # type: ignore[assignment]
+                key = made[weight, *rest] = f"layer{len(made)}"
+                bias = _float(program.constants[rest[0]]) if rest else None
+                layer = (layers or {}).get(weight, dense_layer)(_float(program.constants[weight]), bias)
+                layer.weight_name = weight  # type: ignore[assignment]
                 root.add_module(key, layer)
-            values[node.name] = graph.call_module(key, (values[node.inputs[0]],))
+            values[node.name] = graph.call_module(key, (values[x],))
         else:
             arguments = tuple(values[name] for name in node.inputs)
             values[node.name] = graph.call_function(_function(node), arguments)

@@ -70,9 +70,10 @@ def closing(results: Results) -> list[str]:
     lines = [f"{name}: the same call differs from itself by {v:.1%}" for name, v in facts.get("noise", {}).items()]
     if "machine" in facts:
         machine = facts["machine"]
+        load = f"{machine['load_average']} before and {facts.get('load_average_after')} after"
         lines.append(
-            f"{facts.get('threads')} threads of {machine['processor']}, load average {machine['load_average']} before "
-            f"and {facts.get('load_average_after')} after; {facts.get('seconds', 0):.0f} s; commit {facts.get('commit')}"
+            f"{facts.get('threads')} threads of {machine['processor']}, load average {load}; "
+            f"{facts.get('seconds', 0):.0f} s; commit {facts.get('commit')}"
         )
     if facts.get("interrupted"):
         lines.append("INTERRUPTED: these are the rows up to there")
@@ -85,7 +86,9 @@ def _cells(r: Row) -> list[str]:
         ratio = f"{r.ratio_vs_best_dense:.2f} ({r.ratio_low:.2f} to {r.ratio_high:.2f})"
     times = [_us(v) for v in (r.p50_us, r.p95_us, r.p99_us)]
     what = r.note if r.status == OK else f"{r.status.upper()}: {r.note}"
-    error, nbytes = ("-" if v is None else t for v, t in ((r.error, f"{r.error or 0:.1e}"), (r.nbytes, f"{r.nbytes or 0:,}")))
+    error, nbytes = (
+        "-" if v is None else t for v, t in ((r.error, f"{r.error or 0:.1e}"), (r.nbytes, f"{r.nbytes or 0:,}"))
+    )
     return [r.method, r.backend, error, nbytes, *times, ratio, what]
 
 

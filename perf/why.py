@@ -1,4 +1,4 @@
-"""hrt's rank among the methods that keep an error, and where it is not first, why: from what was measured and counted."""
+"""hrt's rank among the methods that keep an error, and where it is not first, why: from what was measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,8 +33,9 @@ def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
     """The fastest execution of every method among rows that keep the error and were timed."""
     best: dict[str, Row] = {}
     for r in rows:
-        timed = r.p50_us is not None and r.error is not None and r.error <= r.target
-        if timed and (r.method not in best or r.p50_us < (best[r.method].p50_us or 0.0)):
+        if r.p50_us is None or r.error is None or not r.error <= r.target:
+            continue
+        if r.method not in best or r.p50_us < (best[r.method].p50_us or 0.0):
             best[r.method] = r
     return best
 
@@ -99,6 +100,11 @@ def _time(ours: Contender, first: Contender, empty: Latency | None, noise: float
         parts.append(f"hrt does {work / less:.0%} of the multiply-adds but in {nodes} nodes against {fewer}")
     else:
         parts.append(f"hrt does {work / less:.0%} of the multiply-adds, in products that run further from the peak")
+    near, nearer = ours.row.roofline_fraction, first.row.roofline_fraction
+    if near and nearer and nearer > 1.2 * near and work >= 0.95 * less:
+        parts.append(f"at {near:.0%} of what this machine multiplies at best, against {nearer:.0%}")
+    if first.offer.arithmetic != ours.offer.arithmetic:
+        parts.append(f"{first.row.method} multiplies in {first.offer.arithmetic}")
     return f"{line}: {'; '.join(parts)}"
 
 

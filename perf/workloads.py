@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import hrt
 from hrt.calibration import evaluate
-from hrt.capture import capture, guess_example
+from hrt.capture import capture
 from hrt.errors import InputError
 from hrt.onnx_reader import read_onnx
 from hrt.perf import burgers, deeponet, neuralfoil, operators, pinns, qlknn
@@ -97,7 +97,7 @@ def build(name: str) -> Workload:
     """
     if name.endswith(SUFFIXES):
         return from_file(Path(name))
-    stem, entry, size = _entry(name)
+    entry, size = _entry(name)
     free, needed = psutil.virtual_memory().available, entry.needs(size)
     if needed > free:
         raise MemoryError(f"{name} needs about {needed / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free")
@@ -116,12 +116,12 @@ def check(name: str) -> None:
     _entry(name)
 
 
-def _entry(name: str) -> tuple[str, Entry, int]:
+def _entry(name: str) -> tuple[Entry, int]:
     stem, _, size = name.partition(":")
     if stem not in REGISTRY or (size and not (REGISTRY[stem].size and re.fullmatch(r"[1-9]\d*", size))):
         known = ", ".join(f"{k}[:SIZE]" if e.size else k for k, e in REGISTRY.items())
         raise InputError(f"Found workload {name!r}. Expected one of {known}, or a .pt2, .onnx or .hrt file.")
-    return stem, REGISTRY[stem], int(size) if size else REGISTRY[stem].size
+    return REGISTRY[stem], int(size) if size else REGISTRY[stem].size
 
 
 def from_file(path: Path, inputs: Sequence[Path] = ()) -> Workload:
@@ -139,15 +139,17 @@ def from_file(path: Path, inputs: Sequence[Path] = ()) -> Workload:
         if len(rows[0]) < 64:
             raise InputError(f"Found {len(rows[0])} rows of inputs. Expected 64 or more, of which a third judges.")
         order = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(HELD_OUT))
-        parts = [tuple(x[p] for x in rows) for p in order.chunk(3)]
+        parts: list[Tensors] = [tuple(x[p] for x in rows) for p in order.chunk(3)]
         about = f"{len(rows[0])} rows of {', '.join(map(str, inputs))}"
     else:
-        parts = [_normal(program, n, seed) for n, seed in ((ROWS // 2, 1), (ROWS // 2, 2), (FRESH, HELD_OUT))]
+        parts = [
+            _normal(program, n, seed) for n, seed in ((ROWS // 2, CALIBRATION), (ROWS // 2, SEARCH), (FRESH, HELD_OUT))
+        ]
         about = "standard normal inputs, for want of --inputs"
     if served:
         about += "; its own written-out dense network stands for the original, which is not in the file"
         program = written_out(program)
-    return Workload(path.name, about, net, program, *parts, served=served)
+    return Workload(path.name, about, net, program, parts[0], parts[1], parts[2], served=served)
 
 
 def _normal(program: Program, count: int, seed: int) -> Tensors:
@@ -155,14 +157,12 @@ def _normal(program: Program, count: int, seed: int) -> Tensors:
     return tuple(torch.randn(count, *v.shape, generator=generator) for v in program.inputs)
 
 
-def _sampled(
-    name: str, entry: Entry, net: Any, rows: Callable[[int, int], Tensor | Tensors], total: int = ROWS, **more: Any
-) -> Workload:
+def _sampled(name: str, entry: Entry, net: Any, rows: Callable[[int, int], Tensor | Tensors], **more: Any) -> Workload:
     """A workload of a network and a function (count, seed) to rows."""
-    parts = [rows(n, seed) for n, seed in ((total // 2, CALIBRATION), (total // 2, SEARCH), (FRESH, HELD_OUT))]
+    parts = [rows(n, seed) for n, seed in ((ROWS // 2, CALIBRATION), (ROWS // 2, SEARCH), (FRESH, HELD_OUT))]
     sets = [p if isinstance(p, tuple) else (p,) for p in parts]
     program = capture(net, sets[0]) if isinstance(net, nn.Module) else read_onnx(net)
-    return Workload(name, entry.about, net, program, *sets, batches=entry.batches, **more)
+    return Workload(name, entry.about, net, program, sets[0], sets[1], sets[2], batches=entry.batches, **more)
 
 
 def _burgers(name: str, entry: Entry, size: int) -> Workload:
@@ -232,7 +232,9 @@ REGISTRY: Mapping[str, Entry] = {
     "helmholtz": Entry("PINN of Helmholtz' equation, 2 -> 4 x 256 tanh -> 1, trained for seconds", _pinn),
     "navier-stokes": Entry("PINN of 2-D Navier-Stokes, 3 -> 6 x 256 tanh -> 3, trained for seconds", _pinn),
     "log-1d": Entry("log-kernel operator in 1-D, any right-hand side", _log, 2048, needs=_matrix_needs),
-    "green-1d": Entry("reaction-diffusion Green's operator in 1-D, smooth functions", _green, 2048, needs=_matrix_needs),
+    "green-1d": Entry(
+        "reaction-diffusion Green's operator in 1-D, smooth functions", _green, 2048, needs=_matrix_needs
+    ),
     "laplace-2d": Entry("log-kernel operator in 2-D, any right-hand side", _laplace, 2025, needs=_matrix_needs),
     "deeponet": Entry("DeepONet of the log-kernel operator, 128 sensors, 192 wide, trained for seconds", _deeponet),
     "neuralfoil-xlarge": Entry("NeuralFoil xlarge, an airfoil surrogate that others trained", _neuralfoil),
