@@ -101,7 +101,7 @@ def rotated(rows: Tensors, batch: int, first: int) -> Arrays:
 
 
 def loosest(
-    make: Callable[[float], Any], holds: Callable[[Any], bool], low: float, high: float, steps: int = 12
+    make: Callable[[float], Any], holds: Callable[[Any], bool], low: float, high: float, steps: int = 10
 ) -> Any:
     """What `make` gives for the loosest knob in [low, high] (log10) that holds, found by bisection; None where not even
     the tightest, `low`, does. A knob that is not quite monotone still ends at a value that was seen to hold.

@@ -159,7 +159,9 @@ def _normal(program: Program, count: int, seed: int) -> Tensors:
 
 def _sampled(name: str, entry: Entry, net: Any, rows: Callable[[int, int], Tensor | Tensors], **more: Any) -> Workload:
     """A workload of a network and a function (count, seed) to rows."""
-    parts = [rows(n, seed) for n, seed in ((ROWS // 2, CALIBRATION), (ROWS // 2, SEARCH), (FRESH, HELD_OUT))]
+    share = 2 if entry.size else 1  # of operators, whose rows are long
+    counts = (ROWS // 2 // share, CALIBRATION), (ROWS // 2 // share, SEARCH), (FRESH // share, HELD_OUT)
+    parts = [rows(n, seed) for n, seed in counts]
     sets = [p if isinstance(p, tuple) else (p,) for p in parts]
     program = capture(net, sets[0]) if isinstance(net, nn.Module) else read_onnx(net)
     return Workload(name, entry.about, net, program, sets[0], sets[1], sets[2], batches=entry.batches, **more)
