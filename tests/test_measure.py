@@ -1,4 +1,4 @@
-"""The self-test of the harness: known times, an injected slow-down, the same thing twice, machines too noisy to judge."""
+"""The self-test of the harness: known times, an injected slow-down, the same thing twice, machines full of noise."""
 
 import itertools
 import time
