@@ -5,7 +5,7 @@ What fails is a row like any other. Ctrl-C ends the run; the rows so far are kep
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,24 +13,20 @@ from typing import Any
 
 import psutil
 import torch
-from onnx import TensorProto, helper
 
 from hrt.errors import HrtError, InputError
 from hrt.perf import workloads
-from hrt.perf.matched import Execution, Offer, Refusal, fresh_error, rotated
-from hrt.perf.measure import Comparison, Latency, bursts, compared, noise_of, peak_memory, rotating, thread_facts
+from hrt.perf.candidates import EMPTY, HOPELESS, Candidate, bound, one_line, timed
+from hrt.perf.matched import Offer, Refusal
+from hrt.perf.measure import Comparison, Latency, compared, thread_facts
 from hrt.perf.methods import METHODS, Method
 from hrt.perf.provenance import commit, versions
 from hrt.perf.roofline_cpu import Peaks, measure_peaks
 from hrt.perf.rows import FAILED, MISSING, NOISY, OK, UNREACHABLE, Results, Row
-from hrt.perf.running import in_onnxruntime
 from hrt.perf.why import Contender, why
 from hrt.perf.workloads import MissingError, Workload
 from hrt.progress import Advance, part, silent
 
-ROTATIONS = 4  # inputs that every candidate is asked in turn
-HOPELESS = 0.5  # a call that differs from itself by half: nothing can be judged
-CONTROL, EMPTY = "control", "empty"
 QUICK_METHODS = tuple(m for m in METHODS if m != "hrt, fewest bytes")
 
 
@@ -164,28 +160,7 @@ def _offer(method: Method, workload: Workload, tol: float) -> Offer | Refusal:
     except MemoryError as error:
         return Refusal(FAILED, f"ran out of memory {error}".strip())
     except Exception as error:  # other libraries raise whatever they like; a method that fails is a row
-        return Refusal(FAILED, f"{type(error).__name__}: {_line(error)}")
-
-
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    """An execution bound to a batch, or why not. call: rotates inputs."""
-
-    execution: Execution
-    call: Callable[[], object] | None
-    error: float | None = None
-    peak: int | None = None
-    problem: str = ""
-
-
-def _bind(workload: Workload, execution: Execution, batch: int) -> _Candidate:
-    """Correctness first: the error on fresh rows through this very execution, then what is timed."""
-    try:
-        error = fresh_error(workload, execution.bind, batch)
-        calls = [execution.bind(rotated(workload.fresh, batch, k * batch)) for k in range(ROTATIONS)]
-        return _Candidate(execution, rotating(calls), error, peak_memory(calls[0]))
-    except Exception as error:
-        return _Candidate(execution, None, problem=f"{type(error).__name__}: {_line(error)}")
+        return Refusal(FAILED, f"{type(error).__name__}: {one_line(error)}")
 
 
 def _batch(
@@ -198,42 +173,25 @@ def _batch(
     advance: Advance,
 ) -> None:
     """All rows of one batch size: candidates bound and judged, then timed together, whatever their tolerance."""
-    found: dict[int, list[_Candidate]] = {}
-    calls: dict[str, Callable[[], object]] = {}
+    found: dict[int, list[Candidate]] = {}
+    running: dict[str, Candidate] = {}
     unique = {id(o): o for o in offers.values() if isinstance(o, Offer)}
     for k, (key, offer) in enumerate(unique.items()):
         advance(f"{workload.name}, batch {batch}: errors", 0.5 * k / len(unique))
-        found[key] = [_bind(workload, e, batch) for e in offer.executions]
+        found[key] = [bound(workload, e, batch) for e in offer.executions]
         loosest = max(tol for (_, tol), o in offers.items() if o is offer)
         for i, c in enumerate(found[key]):
             if c.call is not None and c.error is not None and c.error <= loosest:
-                calls[f"{key}/{i}"] = c.call
-    controls = _controls(calls)
-    noise = float("inf")
-    times: dict[str, Latency] = {}
-    for rounds in (plan.rounds, 2 * plan.rounds):  # once more where the machine was too noisy
+                running[f"{key}/{i}"] = c
 
-        def told(k: int, rounds: int = rounds) -> None:
-            advance(f"{workload.name}, batch {batch}: times", 0.5 + 0.5 * k / rounds)
+    def told(share: float) -> None:
+        advance(f"{workload.name}, batch {batch}: times", 0.5 + 0.5 * share)
 
-        times = bursts({**calls, **controls}, rounds=rounds, burst_s=plan.burst_s, seed=plan.seed, on_round=told)
-        noise = noise_of(times[CONTROL], times[next(iter(calls))]) if CONTROL in times else 0.0
-        if noise <= HOPELESS:
-            break
+    times, noise = timed(running, plan.rounds, plan.burst_s, plan.seed, told)
     kept.facts["noise"][f"{workload.name}, batch {batch}"] = round(noise, 4)
     for tol in plan.tols:
         group = {m: o for (m, t), o in offers.items() if t == tol}
         _rows(workload, batch, tol, group, found, times, noise, peaks, kept)
-
-
-def _controls(calls: Mapping[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:
-    """The first candidate once more, to see what noise alone does; and a graph that does nothing."""
-    if not calls:
-        return {}
-    x = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "empty", x[:1], x[1:])
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    return {CONTROL: next(iter(calls.values())), EMPTY: in_onnxruntime(proto).bind((torch.zeros(1).numpy(),))}
 
 
 def _rows(
@@ -241,7 +199,7 @@ def _rows(
     batch: int,
     tol: float,
     group: Mapping[str, Offer | Refusal],
-    found: Mapping[int, Sequence[_Candidate]],
+    found: Mapping[int, Sequence[Candidate]],
     times: Mapping[str, Latency],
     noise: float,
     peaks: Peaks,
@@ -278,7 +236,7 @@ def _row(
     batch: int,
     tol: float,
     offer: Offer,
-    c: _Candidate,
+    c: Candidate,
     latency: Latency | None,
     best: Latency | None,
     noise: float,
@@ -308,7 +266,3 @@ def _row(
     if comparison.verdict == "no difference" and latency is not best:
         known["note"] = f"no difference from the best dense beyond noise; {offer.note}".rstrip("; ")
     return Row(*head, **known), comparison
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:300]

@@ -36,11 +36,14 @@ class Latency:
     calls: int = 0
 
     def ratio_interval(self, other: "Latency", *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of this median over the other's, resampling rounds; they were timed together."""
+        """95 % bootstrap interval of this median over the other's, resampling rounds: the same ones of both where they
+        were timed together, else each for itself.
+        """
         rng = np.random.default_rng(seed)
         ours, theirs = np.array(self.medians), np.array(other.medians)
         pick = rng.integers(0, len(ours), (draws, len(ours)))
-        ratios = np.median(ours[pick], axis=1) / np.median(theirs[pick], axis=1)
+        same = pick if len(ours) == len(theirs) else rng.integers(0, len(theirs), (draws, len(theirs)))
+        ratios = np.median(ours[pick], axis=1) / np.median(theirs[same], axis=1)
         low, high = np.quantile(ratios, (0.025, 0.975))
         return float(low), float(high)
 

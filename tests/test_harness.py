@@ -17,7 +17,7 @@ from hrt.capture import capture
 from hrt.certificate import OutputError
 from hrt.cli import main as hrt_main
 from hrt.errors import InputError
-from hrt.perf import bench, harness, methods, pinns, quantizers, workloads
+from hrt.perf import bench, candidates, harness, methods, pinns, quantizers, workloads
 from hrt.perf.__main__ import main
 from hrt.perf.harness import Plan, run
 from hrt.perf.matched import (
@@ -389,10 +389,10 @@ class TestRun:
 
         def noisy(calls, *, rounds, **more):
             asked.append(rounds)
-            shift = {name: 1.0 + 3.0 * (name == harness.CONTROL) for name in calls}
+            shift = {name: 1.0 + 3.0 * (name == candidates.CONTROL) for name in calls}
             return {n: Latency(v, v, v, (v,) * rounds, calls=rounds) for n, v in shift.items()}
 
-        monkeypatch.setattr(harness, "bursts", noisy)
+        monkeypatch.setattr(candidates, "bursts", noisy)
         results = run(plan("svd, data-weighted"))
         assert asked == [2, 4]  # tried again for longer
         assert {r.status for r in results.rows} == {NOISY}

@@ -87,6 +87,12 @@ class TestVerdicts:
         noise = noise_of(found["again"], found["one"])
         assert compared(found["two"], found["one"], noise).verdict == "no difference"
 
+    def test_of_different_numbers_of_rounds(self):
+        clock = Clock(0.02)
+        quick, slow = clock.bursts({"a": clock.work(100)}), clock.bursts({"b": clock.work(900)}, rounds=5)
+        result = compared(slow["b"], quick["a"])
+        assert result.verdict == "slower" and result.low < 9 < result.high + 0.2
+
     def test_of_really_timed_calls(self):
         a = torch.rand(256, 256)
         found = bursts({"one": lambda: a @ a, "two": lambda: (a @ a, a @ a, a @ a)}, rounds=10)
