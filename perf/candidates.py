@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from hrt.perf.matched import Execution, fresh_error, rotated
 from hrt.perf.measure import Latency, bursts, noise_of, peak_memory, rotating
-from hrt.perf.running import in_onnxruntime
+from hrt.perf.running import in_onnxruntime, quiet
 from hrt.perf.workloads import Workload
 
 ROTATIONS = 4  # inputs that every candidate is asked in turn
@@ -36,12 +36,13 @@ class Candidate:
 def bound(workload: Workload, execution: Execution, batch: int) -> Candidate:
     """Correctness first: the error on fresh rows through this very execution; then what is to be timed."""
     try:
-        error = fresh_error(workload, execution.bind, batch)
-        calls = [execution.bind(rotated(workload.fresh, batch, k * batch)) for k in range(ROTATIONS)]
-        peak = peak_memory(calls[0])
-        start = time.perf_counter()
-        calls[0]()
-        return Candidate(execution, rotating(calls), error, peak, time.perf_counter() - start)
+        with quiet():
+            error = fresh_error(workload, execution.bind, batch)
+            calls = [execution.bind(rotated(workload.fresh, batch, k * batch)) for k in range(ROTATIONS)]
+            peak = peak_memory(calls[0])
+            start = time.perf_counter()
+            calls[0]()
+            return Candidate(execution, rotating(calls), error, peak, time.perf_counter() - start)
     except Exception as error:  # of a foreign library
         return Candidate(execution, None, problem=f"{type(error).__name__}: {one_line(error)}")
 

@@ -4,11 +4,8 @@ The knob is which layers stay float32: those that do most harm, as few as the er
 the others; where a library refuses on this machine, the row says in the library's words what it needs.
 """
 
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from hrt.export.onnx import graph_of
 from hrt.perf.matched import Offer, Refusal, Run, fewest_kept, search_error
 from hrt.perf.rebuilt import module_of
 from hrt.perf.rows import FAILED, MISSING, UNREACHABLE
-from hrt.perf.running import compiled, in_onnxruntime, in_torch, run_of, session_run
+from hrt.perf.running import compiled, in_onnxruntime, in_torch, quiet, run_of, session_run
 from hrt.perf.workloads import MissingError, Workload
 
 GET_TORCHAO = "pip install --no-deps torchao"
@@ -32,19 +29,6 @@ EVERYTHING_KEPT = "not even with all layers but one in float32"
 
 Method = Callable[[Workload, float], Offer | Refusal]
 Kept = frozenset[str]  # names of weights that stay float32
-
-
-@contextmanager
-def quiet() -> Any:
-    """Warnings and log lines of the libraries are not the harness's table."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def _imported(module: str, command: str) -> Any:

@@ -1,6 +1,9 @@
 """Ways to run a network on the CPU: torch as it is, torch.compile, ONNX Runtime; each bound to inputs as a call."""
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,19 @@ from hrt.export.check import open_runtime
 from hrt.perf.matched import Arrays, Execution, Run, Tensors
 
 BOUND_BYTES = 1 << 16  # of inputs and outputs; up to here copying costs less than binding new memory, as hrt does it
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Warnings and log lines of the libraries are not the harness's table."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
 
 
 def run_of(net: nn.Module) -> Run:
