@@ -1,6 +1,6 @@
 """`python -m hrt.perf`: at the error you can accept, what is fastest and what is smallest, on this machine?
 
-    python -m hrt.perf --quick --json build/quick.json     # two workloads, one error, under three minutes
+    python -m hrt.perf --quick --json build/quick.json     # one workload, one error, under three minutes
     python -m hrt.perf --workload burgers log-1d:4096 --tol 1e-3 --batch 1 64
     python -m hrt.perf --workload mine.onnx --inputs x.npy --json mine.json
 
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m hrt.perf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     known = f"{', '.join(REGISTRY)} (operators take a size: log-1d:4096), or your .pt2, .onnx or .hrt file"
-    parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)} at one error")
+    parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}, at one error")
     parser.add_argument("--workload", nargs="+", metavar="NAME", help=known)
     parser.add_argument(
         "--inputs", nargs="+", type=Path, metavar="X.npy", help="rows for your file, one file per input"

@@ -244,4 +244,4 @@ REGISTRY: Mapping[str, Entry] = {
     "qlknn": Entry("QLKNN 7_11, a tokamak turbulence surrogate, 5 x 133 tanh, an ONNX file of others", _qlknn),
     "random": Entry("independent Gaussian weights: nothing can win", _random, 512, needs=_matrix_needs),
 }
-QUICK = ("burgers", "random")
+QUICK = ("burgers",)
