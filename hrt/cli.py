@@ -227,6 +227,29 @@ def tune(
 
 
 @app.command()
+def bench(
+    source: Annotated[Path, typer.Argument(metavar="NET", help="Your `.hrt`, `.onnx` or `.pt2` file.")],
+    inputs: Annotated[
+        list[Path] | None, typer.Option("--inputs", "-i", help="Rows as the network is used on, one file per input.")
+    ] = None,
+    tol: Annotated[list[float] | None, typer.Option(help="Relative error to compare at; may be repeated.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; may be repeated (default 1 and 256).")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of every method.")] = 2,
+    out: Annotated[Path | None, typer.Option("--json", help="Also write the rows here.")] = None,
+) -> None:
+    """Time a network here beside dense, SVD, pruned and quantized forms of it, all at the same error.
+
+    ```
+    hrt bench net.onnx -i x.npy --tol 1e-3
+    hrt bench net.hrt --json rows.json
+    ```
+    A `.hrt` file does not hold the original: its own network, written out dense, stands for it.
+    """
+    if not import_module("hrt.perf.bench").bench(source, inputs or (), tol or (), batch or (), threads, out):
+        raise typer.Exit(1)
+
+
+@app.command()
 def plot(
     artifact: Artifact,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.png", help="Image file (`.png`, `.pdf`, `.svg`).")],

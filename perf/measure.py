@@ -1,65 +1,187 @@
-"""Timing that can be compared: candidates in bursts, in random order, medians with spread."""
+"""Timing that can be compared: candidates in bursts, in random order, medians with spread, and no verdict where noise
+allows none.
+"""
 
+import math
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import psutil
+import torch
 
 # In which threads that spin for work go to sleep. ONNX Runtime's spin for 30 to 100 ms after a call: with shorter
 # pauses the next candidate found a core taken (Burgers PINN, 1024 rows, two threads: 306 us instead of 171).
 PAUSE_S = 0.1
+TAIL_CALLS = {0.99: 200, 0.999: 2000}  # calls below which such a quantile is no measurement
+TOO_NOISY = 1.5  # upper over lower end of a ratio's interval, where 1 lies inside: it says nothing
+CLEAR = 0.02  # a difference of less than 2 % is none, however narrow its interval: layout of memory alone moves so much
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Microseconds of one call: median, and the quantiles at 5 % and 95 %. medians: of each round, in order."""
+    """Microseconds of one call: median, and the quantiles at 5 % and 95 %. medians: of each round, in order.
+
+    p99_us, p999_us: None where there were too few calls to know.  calls: how many counted.
+    """
 
     p50_us: float
     p05_us: float
     p95_us: float
     medians: tuple[float, ...] = ()
+    p99_us: float | None = None
+    p999_us: float | None = None
+    calls: int = 0
 
     def ratio_interval(self, other: "Latency", *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of this median over the other's, resampling rounds; they were timed together."""
+        """95 % bootstrap interval of this median over the other's, resampling rounds: the same ones of both where they
+        were timed together, else each for itself.
+        """
         rng = np.random.default_rng(seed)
         ours, theirs = np.array(self.medians), np.array(other.medians)
         pick = rng.integers(0, len(ours), (draws, len(ours)))
-        ratios = np.median(ours[pick], axis=1) / np.median(theirs[pick], axis=1)
+        same = pick if len(ours) == len(theirs) else rng.integers(0, len(theirs), (draws, len(theirs)))
+        ratios = np.median(ours[pick], axis=1) / np.median(theirs[same], axis=1)
         low, high = np.quantile(ratios, (0.025, 0.975))
         return float(low), float(high)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How many times slower one call is than another: ratio of medians of rounds, 95 % interval, and a verdict.
+
+    verdict: "slower", "faster", "no difference", or "too noisy" where the interval holds 1 and is too wide to say that
+    there is none.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+
+
+def compared(one: Latency, other: Latency, noise: float = 0.0) -> Comparison:
+    """`one` over `other`. noise: what the same call differs from itself by (see `noise_of`), relative: a difference
+    that does not clear it is none, whatever its own interval says.
+    """
+    low, high = one.ratio_interval(other)
+    ratio = float(np.median(one.medians) / np.median(other.medians))
+    threshold = math.log1p(max(CLEAR, noise))
+    if low <= 1 <= high and high / low > TOO_NOISY:
+        verdict = "too noisy"
+    elif low <= 1 <= high or abs(math.log(ratio)) <= threshold:
+        verdict = "no difference"
+    else:
+        verdict = "slower" if ratio > 1 else "faster"
+    return Comparison(ratio, low, high, verdict)
+
+
+def noise_of(one: Latency, again: Latency) -> float:
+    """By how much, relative, two timings of one and the same call seem to differ: the far end of the interval."""
+    low, high = one.ratio_interval(again)
+    return max(high, 1 / low) - 1
+
+
 def bursts(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, calls_each: int = 10, warmup: int = 3, seed: int = 0
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 20,
+    calls_each: int = 10,
+    warmup: int = 3,
+    seed: int = 0,
+    burst_s: float = 0.0,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    pause: Callable[[float], None] = time.sleep,
+    on_round: Callable[[int], None] = lambda k: None,
 ) -> dict[str, Latency]:
     """Time every call in short bursts, all of them in a new random order each round, each after a pause and a few calls
     that do not count: as in a loop that asks again and again, undisturbed by the threads of another library. A machine
     whose speed drifts treats them alike: compare ratios within one result, not absolute times between two.
+
+    calls_each: in a burst, or as many more as fit `burst_s` seconds.  clock: nanoseconds.  on_round: told what is done.
     """
     order, shuffle = list(calls), random.Random(seed).shuffle
     times: dict[str, list[list[float]]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for k in range(rounds):
         shuffle(order)
         for name in order:
             call, found = calls[name], []
-            time.sleep(PAUSE_S)
+            pause(PAUSE_S)
             for _ in range(warmup):
                 call()
-            for _ in range(calls_each):
-                start = time.perf_counter_ns()
+            until = clock() + burst_s * 1e9
+            stop = 0
+            while len(found) < calls_each or stop < until:
+                start = clock()
                 call()
-                found.append((time.perf_counter_ns() - start) / 1e3)
+                stop = clock()
+                found.append((stop - start) / 1e3)
             times[name].append(found)
+        on_round(k + 1)
     return {
         name: _summary(sorted(t for found in v for t in found), tuple(float(np.median(found)) for found in v))
         for name, v in times.items()
     }
 
 
+def rotating(calls: list[Callable[[], object]]) -> Callable[[], object]:
+    """One call that does them in turn: the same work on other inputs, so that no answer waits in a cache."""
+    state = [0]
+
+    def call() -> object:
+        state[0] = (state[0] + 1) % len(calls)
+        return calls[state[0]]()
+
+    return call if len(calls) > 1 else calls[0]
+
+
+def peak_memory(call: Callable[[], object]) -> int | None:
+    """Bytes by which the process's resident memory rose above what it was, at its highest, while `call` ran. Pages
+    that an allocator already holds do not count, so that it is a lower bound. None where the system does not tell.
+    """
+    clear = Path("/proc/self/clear_refs")
+    try:
+        clear.write_text("5")  # the high-water mark begins anew
+    except OSError:
+        return None
+    before = psutil.Process().memory_info().rss
+    call()
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return max(0, int(line.split()[1]) * 1024 - before)
+    return None
+
+
+def thread_facts() -> dict[str, object]:
+    """Threads, cores and how busy the machine is with others."""
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return {
+        "torch_threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_average": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "mhz": round(frequency.current) if frequency else None,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
+        "processor": _processor(),
+        "pause_between_bursts_s": PAUSE_S,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
 def _summary(values: list[float], medians: tuple[float, ...] = ()) -> Latency:
     def at(q: float) -> float:
         return values[min(len(values) - 1, round(q * (len(values) - 1)))]
 
-    return Latency(at(0.5), at(0.05), at(0.95), medians)
+    tails = {q: at(q) if len(values) >= least else None for q, least in TAIL_CALLS.items()}
+    return Latency(at(0.5), at(0.05), at(0.95), medians, tails[0.99], tails[0.999], len(values))

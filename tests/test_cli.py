@@ -410,6 +410,7 @@ class TestHelp:
             (["info"], [".hrt", "--json", "hrt info net.hrt"]),
             (["predict"], [".npy", ".npz", ".csv", "hrt predict net.hrt x.npy"]),
             (["plot"], [".png", ".pdf", ".svg", "hrt plot net.hrt -o net.png"]),
+            (["bench"], [".hrt", ".onnx", ".pt2", "--inputs", "--tol", "--json", "hrt bench net.onnx"]),
         ],
     )
     def test_teaches(self, command, words, capsys):

@@ -1,0 +1,58 @@
+"""A plan run, written and shown: what `python -m hrt.perf` and `hrt bench` share."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from hrt.artifact import read_header
+from hrt.errors import InputError
+from hrt.files import check_writable
+from hrt.perf.harness import Plan, run
+from hrt.perf.terminal import show
+from hrt.perf.workloads import SUFFIXES
+from hrt.progress import track
+
+WIDTH = 200  # of the table where nobody's terminal says
+
+
+def measure(plan: Plan, json: Path | None = None, every: bool = False) -> bool:
+    """Run a plan, write its rows to `json`, print them. False where Ctrl-C ended it: rows so far are kept."""
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(json, force=True)  # before the work
+    with track("perf", True) as advance:
+        results = run(plan, advance)
+    if json is not None:
+        results.write(json)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    show(results, console, every)
+    if json is not None:
+        console.print(f"wrote {json}: {len(results.rows)} rows")
+    return not results.facts.get("interrupted")
+
+
+def bench(
+    path: Path,
+    inputs: Sequence[Path] = (),
+    tols: Sequence[float] = (),
+    batches: Sequence[int] = (),
+    threads: int = 2,
+    json: Path | None = None,
+) -> bool:
+    """One network of a user's beside every method, see `measure`. tols: by default what a `.hrt` file was made for,
+    else 1e-2, 1e-3 and 1e-4. Raises InputError for a file of another kind.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"Found {path}. Expected a .hrt, .onnx or .pt2 file.")
+    if not tols and path.suffix == ".hrt" and path.is_file():
+        tols = (float(read_header(path)["certificate"]["tol"]),)
+    plan = Plan(
+        workloads=(str(path),),
+        tols=tuple(tols) or Plan.tols,
+        batches=tuple(batches) or None,
+        threads=threads,
+        inputs=tuple(inputs),
+    )
+    return measure(plan, json)

@@ -1,0 +1,93 @@
+"""Executions of methods, judged on fresh rows and then timed side by side."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from hrt.perf.matched import Execution, fresh_error, rotated
+from hrt.perf.measure import Latency, bursts, noise_of, peak_memory, rotating
+from hrt.perf.running import in_onnxruntime, quiet
+from hrt.perf.workloads import Workload
+
+ROTATIONS = 4  # inputs that every candidate is asked in turn
+HOPELESS = 0.5  # a call that differs from itself by half: nothing can be judged
+SLOW_S, SLOW_ROUNDS = 0.2, 5  # a call that takes so long is timed after the others, in so many rounds of one call
+CONTROL, EMPTY = "control", "empty"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An execution bound to a batch, or the problem with it. call: rotates inputs.  seconds: of one call, about.
+
+    error: on fresh rows.  peak: see `peak_memory`.
+    """
+
+    execution: Execution
+    call: Callable[[], object] | None
+    error: float | None = None
+    peak: int | None = None
+    seconds: float = 0.0
+    problem: str = ""
+
+
+def bound(workload: Workload, execution: Execution, batch: int) -> Candidate:
+    """Correctness first: the error on fresh rows through this very execution; then what is to be timed."""
+    try:
+        with quiet():
+            error = fresh_error(workload, execution.bind, batch)
+            calls = [execution.bind(rotated(workload.fresh, batch, k * batch)) for k in range(ROTATIONS)]
+            peak = peak_memory(calls[0])
+            start = time.perf_counter()
+            calls[0]()
+            return Candidate(execution, rotating(calls), error, peak, time.perf_counter() - start)
+    except Exception as error:  # of a foreign library
+        return Candidate(execution, None, problem=f"{type(error).__name__}: {one_line(error)}")
+
+
+def timed(
+    candidates: Mapping[str, Candidate],
+    rounds: int,
+    burst_s: float,
+    seed: int,
+    told: Callable[[float], None] = lambda share: None,
+) -> tuple[dict[str, Latency], float]:
+    """Latencies by name, that of a graph that does nothing as EMPTY, and the noise: what a call differs from itself by.
+
+    All candidates are timed together; where noise is hopeless, once more in twice the rounds. told: share that is done.
+    """
+    quick = {k: c.call for k, c in candidates.items() if c.call is not None and c.seconds <= SLOW_S}
+    slow = {k: c.call for k, c in candidates.items() if c.call is not None and c.seconds > SLOW_S}
+    times: dict[str, Latency] = {}
+    noise = 0.0
+    for count in (rounds, 2 * rounds):
+        if not quick:
+            break
+
+        def advance(k: int, count: int = count) -> None:
+            told(k / count)
+
+        first = next(iter(quick))
+        calls = {**quick, CONTROL: quick[first], EMPTY: _empty()}
+        times = bursts(calls, rounds=count, burst_s=burst_s, seed=seed, on_round=advance)
+        noise = noise_of(times[CONTROL], times[first])
+        if noise <= HOPELESS:
+            break
+    if slow:
+        times |= bursts(slow, rounds=min(rounds, SLOW_ROUNDS), calls_each=1, warmup=0, seed=seed)
+    return times, noise
+
+
+def one_line(error: BaseException) -> str:
+    """A foreign error's first line."""
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]
+
+
+def _empty() -> Callable[[], object]:
+    """A call of ONNX Runtime that computes nothing."""
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "empty", [x], [y])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return in_onnxruntime(proto).bind((np.zeros(1, np.float32),))

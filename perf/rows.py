@@ -1,0 +1,120 @@
+"""A row of the harness: one method on one workload at one batch size and one error, as JSON has it."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from hrt.errors import InputError
+from hrt.files import replacing
+
+FORMAT_VERSION = 1
+OK, UNREACHABLE, MISSING, FAILED, NOISY = "ok", "cannot reach", "not installed", "failed", "too noisy"
+STATUSES = (OK, UNREACHABLE, MISSING, FAILED, NOISY)
+FAMILIES = ("dense", "svd", "pruned", "quantized", "hrt")  # every method's name begins with one of them
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured, or why it was not. Everything that was not measured is None, never a guess.
+
+    target: the relative L2 error that may be had.  error: what is had, on rows that nothing was tuned on.  nbytes: what
+    must be resident to predict.  p50_us to p999_us: microseconds of one call.  ratio_vs_best_dense: the fastest dense
+    method's median over this one's at the same batch, above 1 it is faster; ratio_low, ratio_high: its 95 % bootstrap
+    interval.  roofline_fraction: least possible time over measured median, where a roofline is known.  status: one of
+    STATUSES.  note: why, or what the reader should know.
+    """
+
+    workload: str
+    method: str
+    batch: int
+    backend: str
+    target: float
+    status: str = OK
+    error: float | None = None
+    nbytes: int | None = None
+    p50_us: float | None = None
+    p95_us: float | None = None
+    p99_us: float | None = None
+    p999_us: float | None = None
+    peak_bytes: int | None = None
+    calls: int | None = None
+    ratio_vs_best_dense: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    roofline_fraction: float | None = None
+    note: str = ""
+
+    @property
+    def family(self) -> str:
+        """Which of FAMILIES the method belongs to."""
+        return next((f for f in FAMILIES if self.method.startswith(f)), "other")
+
+    @property
+    def key(self) -> tuple[str, str, int, str, float]:
+        """What makes two rows comparable."""
+        return self.workload, self.method, self.batch, self.backend, self.target
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows and where they come from. facts: command, commit, versions, machine, threads, date. samples: per-round
+    medians in microseconds by row number, for intervals of comparisons between files; may be empty.
+    """
+
+    rows: tuple[Row, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    samples: Mapping[int, Sequence[float]] = field(default_factory=dict)
+
+    def write(self, path: str | PathLike[str]) -> None:
+        """As JSON, whole or not at all. Raises InputError."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        body = {
+            "format": "hrt-bench",
+            "version": FORMAT_VERSION,
+            "facts": dict(self.facts),
+            "rows": [_plain(asdict(r)) for r in self.rows],
+            "samples": {str(k): [round(float(v), 3) for v in s] for k, s in self.samples.items()},
+        }
+        with replacing(path) as file:
+            file.write((json.dumps(body, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read(path: str | PathLike[str]) -> Results:
+    """What `Results.write` wrote. Raises InputError, saying what was found, for anything else."""
+    try:
+        body = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}. Expected a file that the harness wrote.") from error
+    if not isinstance(body, dict) or body.get("format") != "hrt-bench":
+        raise InputError(
+            f"{path} is not a result of the harness. Expected a file that `python -m hrt.perf --json` wrote."
+        )
+    if body.get("version") != FORMAT_VERSION:
+        raise InputError(f"{path}: found version {body.get('version')!r}. Expected {FORMAT_VERSION}; measure again.")
+    known = {f.name for f in fields(Row)}
+    try:
+        rows = tuple(Row(**{k: v for k, v in r.items() if k in known}) for r in body["rows"])
+        samples = {int(k): tuple(map(float, v)) for k, v in body.get("samples", {}).items()}
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {error}. Measure again.") from error
+    return Results(rows, body.get("facts", {}), samples)
+
+
+def merged(parts: Iterable[Results]) -> Results:
+    """Several results as one; the facts of the first."""
+    parts = list(parts)
+    samples: dict[int, Sequence[float]] = {}
+    start = 0
+    for part in parts:
+        samples |= {start + k: v for k, v in part.samples.items()}
+        start += len(part.rows)
+    return Results(tuple(r for p in parts for r in p.rows), parts[0].facts if parts else {}, samples)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Numbers that JSON has: infinity and NaN become None."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
