@@ -90,7 +90,9 @@ def read(path: str | PathLike[str]) -> Results:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}. Expected a file that the harness wrote.") from error
     if not isinstance(body, dict) or body.get("format") != "hrt-bench":
-        raise InputError(f"{path} is not a result of the harness. Expected a file that `python -m hrt.perf --json` wrote.")
+        raise InputError(
+            f"{path} is not a result of the harness. Expected a file that `python -m hrt.perf --json` wrote."
+        )
     if body.get("version") != FORMAT_VERSION:
         raise InputError(f"{path}: found version {body.get('version')!r}. Expected {FORMAT_VERSION}; measure again.")
     known = {f.name for f in fields(Row)}
