@@ -6,7 +6,7 @@
     python -m hrt.perf.realtime --self-test
 
 Request k is due at start + k / rate, whether or not the one before has been answered, and its latency counts from
-then: a stall of 5 ms at 1,000 a second makes five requests late, not one. hrt (the backend that `hrt.load` chooses), the
+then: a stall of 5 ms at 1,000 a second makes five requests late, not one. hrt (on the backend of `hrt.load`), the
 dense network in ONNX Runtime and in torch eager, and an empty call take turns of one second each in random order, so
 that a disturbed machine hurts all alike. The empty call is the floor: what clock, operating system and this loop cost.
 

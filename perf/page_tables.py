@@ -1,0 +1,121 @@
+"""The tables of the page: where hrt stands, every row, where the figures come from. Everything is escaped."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from hrt.perf.rows import OK, Row
+from hrt.perf.standings import Standing, latency, nbytes, standings
+
+COLUMNS = (
+    "method",
+    "backend",
+    "batch",
+    "target",
+    "error",
+    "bytes",
+    "p50 us",
+    "p95",
+    "p99",
+    "p99.9",
+    "beside best dense",
+)
+COLUMNS += ("95 % interval", "note")
+
+
+def standings_table(rows: Sequence[Row]) -> str:
+    """One line per workload and target: hrt's rank in bytes, and in latency at every batch size."""
+    small, fast = standings(rows, nbytes), standings(rows, latency)
+    if not small and not fast:
+        return "<p>There is no row of hrt's.</p>"
+    batches = sorted({s.batch for s in fast})
+    head = "".join(f"<th>{escape(h)}</th>" for h in ("error", "bytes", *(f"latency, batch {b}" for b in batches)))
+    lines = []
+    for workload, target in dict.fromkeys((s.workload, s.target) for s in (*small, *fast)):
+        at = {s.batch: s for s in fast if (s.workload, s.target) == (workload, target)}
+        first = next((s for s in small if (s.workload, s.target) == (workload, target) and s.of), None)
+        cells = [_standing(first, "smaller", "larger"), *(_standing(at.get(b), "faster", "slower") for b in batches)]
+        lines.append(f'<tr><td class="text">{escape(workload)}</td><td>{target:g}</td>{"".join(cells)}</tr>')
+    return (
+        "<p>Rank among all methods that reach the error, and beside the best of the others.</p>"
+        f'<div class="wide"><table><thead><tr><th class="text">workload</th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _standing(s: Standing | None, better: str, worse: str) -> str:
+    if s is None or not s.of:
+        return "<td>not measured</td>"
+    if s.rank is None or s.ratio is None:
+        said = "hrt does not reach it" if s.rank is None else f"1 of {s.of}: no other method"
+        return f'<td class="{"lost" if s.rank is None else "won"}">{said}</td>'
+    ahead = s.ratio >= 1
+    factor = s.ratio if ahead else 1 / s.ratio
+    title = escape(f"best: {s.best.method}, {s.best.backend}" if s.best else "", quote=True)
+    return (
+        f'<td class="{"won" if s.won else "lost"}" title="{title}">{s.rank} of {s.of}: '
+        f"{factor:.2f}x {better if ahead else worse}</td>"
+    )
+
+
+def rows_table(rows: Sequence[Row]) -> str:
+    """Every row in the order given. Rows that were not measured carry their reason."""
+    head = "".join(f"<th{_class(c)}>{escape(c)}</th>" for c in COLUMNS)
+    body = "".join(map(_row, rows))
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _row(r: Row) -> str:
+    names = f'<td class="text">{escape(r.method)}</td><td class="text">{escape(r.backend)}</td>'
+    place = f"<td>{r.batch}</td><td>{r.target:g}</td>"
+    if r.status != OK:
+        why = f": {r.note}" if r.note else ""
+        span = len(COLUMNS) - 4
+        return (
+            f'<tr class="unmeasured">{names}{place}<td class="text" colspan="{span}">{escape(r.status + why)}</td></tr>'
+        )
+    figures = [number(r.error, "{:.1e}"), number(r.nbytes), *map(number, (r.p50_us, r.p95_us, r.p99_us, r.p999_us))]
+    cells = "".join(f"<td>{c}</td>" for c in figures)
+    interval = "" if r.ratio_low is None or r.ratio_high is None else f"{r.ratio_low:.2f} to {r.ratio_high:.2f}"
+    note = f'<td class="note">{escape(r.note)}</td>'
+    style = ' class="hrt"' if r.family == "hrt" else ""
+    return f"<tr{style}>{names}{place}{cells}{_beside(r)}<td>{interval}</td>{note}</tr>"
+
+
+def _beside(r: Row) -> str:
+    ratio = r.ratio_vs_best_dense
+    if ratio is None or ratio <= 0:
+        return "<td></td>"
+    if r.ratio_low is not None and r.ratio_high is not None and r.ratio_low <= 1 <= r.ratio_high:
+        return f"<td>{ratio:.2f}x: no difference</td>"
+    return f'<td class="won">{ratio:.2f}x: faster</td>' if ratio > 1 else f'<td class="lost">{ratio:.2f}x: slower</td>'
+
+
+def facts_table(facts: Mapping[str, Any]) -> str:
+    """Command, commit, versions, machine, threads, and whatever else is known of the run, but for histograms."""
+    lines = []
+    for key, value in facts.items():
+        if key != "realtime":
+            shown = value if isinstance(value, str) else _listed(value)
+            lines.append(f'<tr><td class="text">{escape(str(key))}</td><td class="note">{escape(shown)}</td></tr>')
+    return f"<table><tbody>{''.join(lines)}</tbody></table>" if lines else "<p>Nothing was recorded.</p>"
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {v}" for k, v in value.items())
+    return json.dumps(value)
+
+
+def number(value: float | None, form: str = "") -> str:
+    """A figure as it stands in a table; empty where there is none."""
+    if value is None or value != value:
+        return ""
+    if form:
+        return form.format(value)
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:,.1f}"
+
+
+def _class(column: str) -> str:
+    return ' class="text"' if column in ("method", "backend", "note") else ""
