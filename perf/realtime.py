@@ -19,7 +19,7 @@ over the Open Inference Protocol instead, each request sent when it is due howev
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -282,10 +282,10 @@ def results(workload: str, options: Options, found: Sequence[Figures], command: 
 
 def _row(workload: str, batch: int, f: Figures) -> Row:
     method, _, backend = f.subject.partition(", ")
-    quantiles = {"p50_us": f.p50_us, "p95_us": f.p95_us, "p99_us": f.p99_us, "p999_us": f.p999_us}
     note = f"{f.missed} of {f.offered} later than {f.deadline_us:g} us; {f.verdict}"
     status = OK if f.served else FAILED
-    return Row(workload, method, batch, backend or "auto", 0.0, status, calls=f.served, note=note, **quantiles)
+    row = Row(workload, method, batch, backend or "auto", 0.0, status, calls=f.served, note=note)
+    return replace(row, p50_us=f.p50_us, p95_us=f.p95_us, p99_us=f.p99_us, p999_us=f.p999_us)
 
 
 def _us(value: float) -> str:
