@@ -12,7 +12,7 @@ from typing import Any
 
 from hrt.errors import HrtError
 from hrt.files import replacing
-from hrt.perf.arrivals import decoded
+from hrt.perf.punctuality import decoded
 from hrt.perf.rows import FAMILIES, OK, Row
 from hrt.perf.standings import Cost, break_even, front, latency, nbytes, usable
 
@@ -28,7 +28,7 @@ LINES = ("#d55e00", "#0072b2", "#009e73", "#4d4d4d", "#cc79a7", "#b8860b")
 INK, GRID = "#22223b", "#d8d8e0"
 LEAST_ERROR = 1e-9  # smaller ones are drawn here: an exact answer has no place on a logarithmic axis
 MOST_BARS = 26  # methods in one picture of latencies
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: to be searched, selected and read aloud
     "svg.hashsalt": "hrt",
     "font.family": "sans-serif",

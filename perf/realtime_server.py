@@ -11,7 +11,8 @@ import numpy as np
 
 import hrt
 from hrt.errors import BackendError
-from hrt.perf.arrivals import GRACE_S, NS, UNSERVED, Figures, Slice, schedule, summarise
+from hrt.perf.arrivals import GRACE_S, NS, UNSERVED, Slice, schedule
+from hrt.perf.punctuality import Figures, summarise
 from hrt.perf.serving import TOLERANCE, Question, Server, open_client
 
 if TYPE_CHECKING:

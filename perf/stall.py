@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hrt.perf.arrivals import Clock, Figures, Slice, serve, summarise
+from hrt.perf.arrivals import Clock, Slice, serve
+from hrt.perf.punctuality import Figures, summarise
 
 STALL_S, SECONDS = 0.005, 2.0
 
