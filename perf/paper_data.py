@@ -206,16 +206,23 @@ def propagation(s: Subject) -> Rows:
     reference = layer_outputs(original, s.problem.fresh)
     t = svd_tolerance(s, 1e-3)
     svd = original.with_constants({k: u @ vt for k, w in s.problem.weights.items() for u, vt in [truncated(w, t)]})
-    stored = s.middle().program.constants
-    ours = original.with_constants({k: _dense(stored[k]) for k in s.problem.weights})
+    stored = s.middle().program
+    ours = stored.with_constants({k: _dense(stored.constants[k]) for k in s.problem.weights})
     rows: Rows = []
     for method, program in ((AUTO, ours), (SVD, svd)):
         found = layer_outputs(program, s.problem.fresh)
-        for number, (name, y) in enumerate(reference.items()):
-            alone = original.with_constants({name: program.constants[name]})
-            row = {"method": method, "layer": number + 1, "weight": name, "error": relative(found[name], y)}
-            row["alone"] = relative(layer_outputs(alone, s.problem.fresh)[name], y)
-            rows.append(row | {"frobenius": frobenius(_dense(program.constants[name]), s.problem.weights[name])})
+        for number, node in enumerate(original.linear_nodes):
+            name = node.inputs[1]
+            own = {k: program.constants[k] for k in node.inputs[1:]}  # hrt corrects biases, too
+            alone = layer_outputs(original.with_constants(own), s.problem.fresh)[name]
+            row = {
+                "method": method,
+                "layer": number + 1,
+                "weight": name,
+                "error": relative(found[name], reference[name]),
+            }
+            row["alone"] = relative(alone, reference[name])
+            rows.append(row | {"frobenius": frobenius(own[name], s.problem.weights[name])})
     return rows
 
 

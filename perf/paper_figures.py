@@ -13,18 +13,21 @@ STYLES = {
     AUTO: ("#d55e00", "o"),
     "uncompressed": ("#4d4d4d", "s"),
 }
+LEAST_ERROR = 1e-9
 FAMILIES = {"SVD": "#0072b2", "pruning": "#b8860b", "quantized": "#009e73", "hrt": "#d55e00"}
 
 
 def compression(rows: Rows) -> Any:
-    """Error against ratio, a panel for each network; left of 1 the "compressed" network is larger than dense."""
+    """Error against ratio, a panel for each network; left of 1 the "compressed" network is larger than dense. Errors
+    below `LEAST_ERROR`, an exact answer among them, are drawn there.
+    """
     cases = list(dict.fromkeys(r["case"] for r in rows))
     fig = figure(5.2 * len(cases), 4.3)
     for axes, case in zip(fig.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
         for method in dict.fromkeys(r["method"] for r in rows):
             line = sorted((r for r in rows if (r["case"], r["method"]) == (case, method)), key=lambda r: r["ratio"])
             colour, marker = STYLES[method]
-            x, y = [r["ratio"] for r in line], [r["error"] for r in line]
+            x, y = [r["ratio"] for r in line], [max(r["error"], LEAST_ERROR) for r in line]
             axes.plot(x, y, f"{marker}-", color=colour, markersize=5, linewidth=1.3, label=method)
         axes.axvline(1, color=INK, linewidth=1, linestyle="--")
         kind = "output error, unseen points" if case == PINN else "Frobenius error"
@@ -54,11 +57,12 @@ def heat_maps(rows: Rows) -> Any:
             )  # fmt: skip
             axes.set_title(f"{r['case']}, {r['what']}\n{title}" if key == "W" else title, fontsize=9.5)
             axes.tick_params(labelsize=8)
-        blocks = [Rectangle((col, row), cols, rows_) for row, rows_, col, cols, _ in r["leaves"]]
+        places = {tuple(leaf[:4]) for leaf in r["leaves"]}
+        blocks = [Rectangle((col, row), cols, height) for row, height, col, cols in sorted(places)]
         edges = PatchCollection(blocks, facecolor="none", edgecolor="white", linewidth=0.5)
         line[1].add_collection(edges)
-        line[1].set_xlabel(f"{len(blocks)} leaves, {r['ratio']:.1f}x smaller, Frobenius error {r['error']:.1e}")
-        fig.colorbar(image, ax=list(line), shrink=0.85, label="root mean square of a cell")
+        line[1].set_xlabel(f"{len(blocks)} block(s), {r['ratio']:.1f}x smaller, Frobenius error {r['error']:.1e}")
+        fig.colorbar(image, ax=list(line), shrink=0.85, label="root mean square of a cell", format="{x:.0e}")
     return fig
 
 
@@ -97,7 +101,7 @@ def comparison(rows: Rows) -> Any:
         some = [r for r in rows if r["asked"] == tol]
         for k, r in enumerate(some):
             if r["ratio"] is None:
-                axes.text(0.15, k, "cannot reach it", va="center", fontsize=8.5)
+                axes.text(1.0, k, "  cannot reach it below dense", va="center", fontsize=8.5)
                 continue
             axes.barh(k, r["ratio"], color=FAMILIES[r["family"]], height=0.65)
             axes.text(r["ratio"], k, f" {r['ratio']:.1f}x", va="center", fontsize=8.5)
