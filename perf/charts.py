@@ -188,7 +188,8 @@ def realtime(found: Sequence[Mapping[str, Any]]) -> Any:
     axes.minorticks_off()
     log_ticks(axes.yaxis, most=9)
     tidy(axes, none="" if axes.get_legend_handles_labels()[0] else "no histogram can be read")
-    fig.legend(loc="outside lower center", ncols=3, frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        fig.legend(loc="outside lower center", ncols=3, frameon=False)
     return fig
 
 

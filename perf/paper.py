@@ -131,8 +131,8 @@ def compression(rows: Rows) -> Finding:
         svd = [r for r in some if r["method"] == SVD]
         good = [r["ratio"] for r in some if r["method"] == ALGORITHM and r["error"] <= 1e-2]
         of, yes = of + 1, yes + (max(good, default=0.0) > 1)
-        best = f"{max(good):.2f} times smaller than dense" if good else "nowhere at or below that error"
-        said.append(f"{case}: Algorithm 1 at an error of at most 1e-2 is {best}")
+        best = f"the ratio {max(good):.2f}" if good else "no ratio: it never gets there"
+        said.append(f"{case}: Algorithm 1 at an error of at most 1e-2 has {best}")
         for method in (ALGORITHM, FLOAT32, AUTO):
             pairs = matched([r for r in some if r["method"] == method], svd)
             if pairs:

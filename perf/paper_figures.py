@@ -146,8 +146,8 @@ def propagation(rows: Rows) -> Any:
     for axes, method in zip(fig.subplots(1, len(methods), squeeze=False, sharey=True)[0], methods, strict=True):
         line = [r for r in rows if r["method"] == method]
         for (key, label, style), colour in zip(kinds, LINES, strict=False):
-            points = [(r["layer"], r[key]) for r in line if r[key] > 0]
-            axes.plot(*zip(*points, strict=True), style, color=colour, markersize=5, label=label) if points else None
+            y = [max(r[key], LEAST_ERROR) for r in line]
+            axes.plot([r["layer"] for r in line], y, style, color=colour, markersize=5, label=label)
         axes.set(yscale="log", xlabel="layer", ylabel="relative error", title=method)
         axes.set_xticks([r["layer"] for r in line])
         log_ticks(axes.yaxis, "{:g}", most=8, steps=(1,))
