@@ -19,36 +19,29 @@ over the Open Inference Protocol instead, each request sent when it is due howev
 import argparse
 import gc
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 import hrt
 from hrt import sources
-from hrt.capture import capture
 from hrt.errors import HrtError, InputError
-from hrt.hmatrix import HMatrix
 from hrt.perf.arrivals import SPIN_NS, Clock, Slice, serve
 from hrt.perf.collector import CollectorWatch
-from hrt.perf.provenance import commit, versions
+from hrt.perf.provenance import commit, scheduling, versions
 from hrt.perf.punctuality import Figures, summarise
+from hrt.perf.realtime_subjects import OURS, Call, in_process, questions
 from hrt.perf.rows import FAILED, OK, Results, Row
 from hrt.perf.serving import Server
-from hrt.program import Program
 
-FLOOR, OURS = "empty call", "hrt"
-KINDS = 16  # inputs that requests take in turn
+FLOOR = "empty call"
 SLICE_S, LEAD_S = 1.0, 0.05  # of a turn; of the arrivals before it that do not count
 DISTURBED = 0.005  # share of deadlines that an empty call misses on a machine that cannot be judged on
-AGREEMENT = 1e-4  # relative: dense multiplied out from the file, beside predict
-Call = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError("Interrupted before the first turn ended: nothing was measured.")
         console = Console(width=150)
         console.print(table(f"{args.artifact}, batch {options.batch}", found))
-        for line in remarks(found):
+        for line in [*remarks(found), f"Scheduling: {scheduling()}."]:
             console.print(line, markup=False)
         if args.json:
             command = ["python", "-m", "hrt.perf.realtime", *map(str, arguments or sys.argv[1:])]
@@ -165,72 +158,6 @@ def interleaved(
             yield name, stretch
 
 
-def questions(program: Program, batch: int, rows: np.ndarray | None = None) -> list[tuple[np.ndarray, ...]]:
-    """KINDS requests of `batch` float32 rows: random ones in (0, 1), or from `rows` in turn. Raises InputError."""
-    generator = np.random.default_rng(0)
-    if rows is None:
-        return [tuple(generator.random((batch, *v.shape), np.float32) for v in program.inputs) for _ in range(KINDS)]
-    if len(program.inputs) != 1 or not len(rows):
-        raise InputError(f"Found one array of {len(rows)} rows for {len(program.inputs)} inputs. Expected one input.")
-    program.check_inputs([rows])
-    rows = np.asarray(rows, np.float32)
-    picks = (np.arange(k * batch, (k + 1) * batch) % len(rows) for k in range(KINDS))
-    return [(np.ascontiguousarray(rows[p]),) for p in picks]
-
-
-def in_process(
-    model: hrt.CompressedModel, asked: Sequence[tuple[np.ndarray, ...]], net: str | None, threads: int
-) -> dict[str, Call]:
-    """hrt and the dense forms by name, each checked on the first request. Raises InputError where they disagree."""
-    from hrt.export.check import open_runtime, relative
-    from hrt.export.onnx import graph_of
-
-    dense = written_out(model.program)
-    eager: Callable[..., Any] = straight_line(dense)
-    if net is not None:
-        module = sources.read_network(net)
-        dense = module if isinstance(module, Program) else capture(module, [torch.from_numpy(a) for a in asked[0]])
-        eager = module if isinstance(module, torch.nn.Module) else straight_line(dense)
-    runtime = open_runtime(graph_of(dense), threads)
-    names = [v.name for v in runtime.get_inputs()]
-    feeds = [dict(zip(names, x, strict=True)) for x in asked]
-    tensors = [tuple(map(torch.from_numpy, x)) for x in asked]
-    arrays: list[Any] = [x[0] if len(x) == 1 else x for x in asked]
-    calls: dict[str, Call] = {
-        OURS: lambda k: model.predict(arrays[k % KINDS]),
-        "dense, ONNX Runtime": lambda k: runtime.run(None, feeds[k % KINDS]),
-        "dense, torch eager": lambda k: eager(*tensors[k % KINDS]),
-    }
-    allowed = AGREEMENT if net is None else max(10 * model.certificate.tol, AGREEMENT)
-    with torch.no_grad():
-        ours = _first(calls[OURS](0))
-        for name, call in calls.items():
-            found = _first(call(0))
-            difference = relative(found, ours) if found.shape == ours.shape else float("inf")
-            if not difference <= allowed:
-                raise InputError(
-                    f"{name} differs from predict by {difference:.2g} (relative). Expected at most {allowed:g}: "
-                    "--net has to be the network that the file was made from."
-                )
-    return calls
-
-
-def written_out(program: Program) -> Program:
-    """The same network with every H-matrix multiplied out: as fast as any dense network of this shape."""
-    matrices = {k: c.to_dense() for k, c in program.constants.items() if isinstance(c, HMatrix)}
-    return program.with_constants(matrices)
-
-
-def straight_line(program: Program) -> Callable[..., Any]:
-    """Torch eager without what nn.Module adds: the ops one after the other, constants ready in float32."""
-    constants = {k: c.float() if isinstance(c, torch.Tensor) else c for k, c in program.constants.items()}
-
-    def run(*tensors: torch.Tensor) -> Any:
-        return program.run(tensors, dtype=torch.float32, constants=constants)
-
-    return run
-
-
 def table(title: str, found: Sequence[Figures]) -> Table:
     """Latency from when a request was due, misses, the queue and jitter of every subject; microseconds."""
     first = found[0]
@@ -287,6 +214,7 @@ def results(workload: str, options: Options, found: Sequence[Figures], command: 
         "commit": commit(),
         "versions": versions(),
         "threads": options.threads,
+        "scheduling": scheduling(),
         "realtime": [{**asdict(f), "workload": workload} for f in found],
     }
     return Results(tuple(rows), facts, samples)
@@ -302,11 +230,6 @@ def _row(workload: str, batch: int, f: Figures) -> Row:
 
 def _us(value: float) -> str:
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def _first(outputs: Any) -> np.ndarray:
-    y = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-    return y.numpy() if isinstance(y, torch.Tensor) else y
 
 
 def _parser() -> argparse.ArgumentParser:

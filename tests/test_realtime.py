@@ -20,7 +20,8 @@ from hrt.perf import realtime, realtime_server, stall
 from hrt.perf.arrivals import NS, UNSERVED, Clock, Slice, schedule, serve
 from hrt.perf.collector import CollectorWatch
 from hrt.perf.punctuality import decoded, run_lengths, summarise
-from hrt.perf.realtime import Options, interleaved, main, measure, questions
+from hrt.perf.realtime import Options, interleaved, main, measure
+from hrt.perf.realtime_subjects import questions
 from hrt.perf.rows import FAMILIES, read
 
 MS = 1_000_000
