@@ -27,6 +27,7 @@ LOOKS = {  # colour, marker
 LINES = ("#d55e00", "#0072b2", "#009e73", "#4d4d4d", "#cc79a7", "#b8860b")
 INK, GRID = "#22223b", "#d8d8e0"
 LEAST_ERROR = 1e-9  # smaller ones are drawn here: an exact answer has no place on a logarithmic axis
+STEPS = (1, 1.2, 1.5, 2, 3, 5, 7)  # of a decade, as ticks
 MOST_BARS = 26  # methods in one picture of latencies
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: to be searched, selected and read aloud
@@ -217,12 +218,12 @@ def _error(row: Row) -> float:
     return max(row.error or 0.0, LEAST_ERROR)
 
 
-def log_ticks(axis: Any, form: str = "{:,.10g}", most: int = 6, steps: Sequence[int] = (1, 2, 5)) -> None:
+def log_ticks(axis: Any, form: str = "{:,.10g}", most: int = 6, steps: Sequence[float] = STEPS) -> None:
     """Ticks in plain figures (0.5, 1, 2, ...) on a logarithmic axis, as many as can be read; powers of ten alone where
     those are enough.
     """
     low, high = axis.get_view_interval()
-    for chosen in (steps, (1, 5), (1,)):
+    for chosen in (steps, (1, 2, 5), (1, 5), (1,)) if steps is STEPS else (steps, (1,)):
         ticks = [d * 10.0**k for k in range(-12, 16) for d in chosen if low <= d * 10.0**k <= high]
         if len(ticks) <= most:
             break

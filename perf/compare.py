@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hrt.errors import HrtError, InputError
-from hrt.perf.rows import MISSING, OK, Results, Row, read
+from hrt.perf.rows import MISSING, NOISY, OK, Results, Row, read
 
 THRESHOLD, ALARMS = 0.05, 0.05  # slower than this is a regression; chance of one false alarm among all rows
 DRAWS = 2000
@@ -189,7 +189,7 @@ def _change(
     grown = b.nbytes / a.nbytes if a.nbytes and b.nbytes and a.status == b.status == OK else None
     ratio, low, high = times or (None, None, None)
     why = ""
-    if a.status == OK and b.status not in (OK, MISSING) and a.family == "hrt":
+    if a.status == OK and b.status not in (OK, MISSING, NOISY) and a.family == "hrt":
         why = f"was measured, now: {b.status}{': ' + b.note if b.note else ''}"
     elif judged and low is not None and low > limit:
         why = "slower"

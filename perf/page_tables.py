@@ -8,6 +8,7 @@ from typing import Any
 from hrt.perf.rows import OK, Row
 from hrt.perf.standings import Standing, latency, nbytes, standings
 
+LONG = 600  # characters of a fact that are shown at once
 COLUMNS = (
     "method",
     "backend",
@@ -21,11 +22,12 @@ COLUMNS = (
     "p99.9",
     "beside best dense",
 )
-COLUMNS += ("95 % interval", "note")
+COLUMNS += ("note",)
 
 
 def standings_table(rows: Sequence[Row]) -> str:
     """One line per workload and target: hrt's rank in bytes, and in latency at every batch size."""
+    rows = [r for r in rows if r.status != OK or r.error is not None]  # real-time rows have no error of their own
     small, fast = standings(rows, nbytes), standings(rows, latency)
     if not small and not fast:
         return "<p>There is no row of hrt's.</p>"
@@ -53,6 +55,8 @@ def _standing(s: Standing | None, better: str, worse: str) -> str:
     ahead = s.ratio >= 1
     factor = s.ratio if ahead else 1 / s.ratio
     title = escape(f"best: {s.best.method}, {s.best.backend}" if s.best else "", quote=True)
+    if s.noisy:
+        return f'<td title="{title}">{s.rank} of {s.of}: too noisy to judge</td>'
     return (
         f'<td class="{"won" if s.won else "lost"}" title="{title}">{s.rank} of {s.of}: '
         f"{factor:.2f}x {better if ahead else worse}</td>"
@@ -69,7 +73,7 @@ def rows_table(rows: Sequence[Row]) -> str:
 def _row(r: Row) -> str:
     names = f'<td class="text">{escape(r.method)}</td><td class="text">{escape(r.backend)}</td>'
     place = f"<td>{r.batch}</td><td>{r.target:g}</td>"
-    if r.status != OK:
+    if r.status != OK and r.p50_us is None:
         why = f": {r.note}" if r.note else ""
         span = len(COLUMNS) - 4
         return (
@@ -77,19 +81,24 @@ def _row(r: Row) -> str:
         )
     figures = [number(r.error, "{:.1e}"), number(r.nbytes), *map(number, (r.p50_us, r.p95_us, r.p99_us, r.p999_us))]
     cells = "".join(f"<td>{c}</td>" for c in figures)
-    interval = "" if r.ratio_low is None or r.ratio_high is None else f"{r.ratio_low:.2f} to {r.ratio_high:.2f}"
-    note = f'<td class="note">{escape(r.note)}</td>'
+    said = r.note if r.status == OK else f"{r.status}: {r.note}"
+    note = f'<td class="note">{escape(said)}</td>'
     style = ' class="hrt"' if r.family == "hrt" else ""
-    return f"<tr{style}>{names}{place}{cells}{_beside(r)}<td>{interval}</td>{note}</tr>"
+    return f"<tr{style}>{names}{place}{cells}{_beside(r)}{note}</tr>"
 
 
 def _beside(r: Row) -> str:
     ratio = r.ratio_vs_best_dense
     if ratio is None or ratio <= 0:
         return "<td></td>"
-    if r.ratio_low is not None and r.ratio_high is not None and r.ratio_low <= 1 <= r.ratio_high:
-        return f"<td>{ratio:.2f}x: no difference</td>"
-    return f'<td class="won">{ratio:.2f}x: faster</td>' if ratio > 1 else f'<td class="lost">{ratio:.2f}x: slower</td>'
+    around, style, word = "", "won" if ratio > 1 else "lost", "faster" if ratio > 1 else "slower"
+    if r.ratio_low is not None and r.ratio_high is not None:
+        around = f"<br><small>{r.ratio_low:.2f} to {r.ratio_high:.2f}</small>"
+        if r.ratio_low <= 1 <= r.ratio_high:
+            style, word = "even", "no difference"
+    if r.status != OK:
+        style, word = "even", "no verdict"
+    return f'<td class="{style}">{ratio:.2f}x: {word}{around}</td>'
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
@@ -97,8 +106,10 @@ def facts_table(facts: Mapping[str, Any]) -> str:
     lines = []
     for key, value in facts.items():
         if key != "realtime":
-            shown = value if isinstance(value, str) else _listed(value)
-            lines.append(f'<tr><td class="text">{escape(str(key))}</td><td class="note">{escape(shown)}</td></tr>')
+            shown = escape(value if isinstance(value, str) else _listed(value))
+            if len(shown) > LONG:
+                shown = f"<details><summary>{len(shown):,} characters</summary>{shown}</details>"
+            lines.append(f'<tr><td class="text">{escape(str(key))}</td><td class="fact">{shown}</td></tr>')
     return f"<table><tbody>{''.join(lines)}</tbody></table>" if lines else "<p>Nothing was recorded.</p>"
 
 

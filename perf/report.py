@@ -26,17 +26,19 @@ MOST_TARGETS = 3  # panels of break-even lines side by side
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #22223b; background: #fff; max-width: 1180px;
+body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #22223b; background: #fff; max-width: 1290px;
        margin: 0 auto; padding: 1.5rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.3rem; margin: 2.4rem 0 .4rem;
      border-bottom: 2px solid #d8d8e0; } h3 { font-size: 1.05rem; margin: 1.4rem 0 .3rem; }
 p { margin: .3rem 0 .6rem; max-width: 75ch; } figure { margin: .6rem 0 1rem; }
 figure svg { max-width: 100%; height: auto; }
 figcaption { font-size: .88rem; color: #4a4e69; max-width: 90ch; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; margin: .4rem 0; }
-th, td { padding: .18rem .55rem; text-align: right; border-bottom: 1px solid #e6e6ee; white-space: nowrap; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .8rem; margin: .4rem 0; }
+th, td { padding: .16rem .45rem; text-align: right; border-bottom: 1px solid #e6e6ee; white-space: nowrap; }
+td.text { white-space: normal; max-width: 13rem; } td.text[colspan] { max-width: none; } td.fact { text-align: left;
+  white-space: normal; overflow-wrap: anywhere; }
 th { background: #f4f4f8; position: sticky; top: 0; } .text { text-align: left; }
-td.note { text-align: left; white-space: normal; min-width: 14rem; max-width: 26rem; }
+td.note { text-align: left; white-space: normal; min-width: 15rem; max-width: 24rem; }
 tr.hrt td { font-weight: 600; background: #fff6ef; } tr.unmeasured td { color: #6b2737; background: #faf2f3; }
 .won { color: #00664a; } .lost { color: #9c2a00; } code { background: #f4f4f8; padding: 0 .25em; }
 nav a { margin-right: 1em; } summary { cursor: pointer; font-weight: 600; }

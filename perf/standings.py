@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from hrt.perf.rows import FAMILIES, OK, Row
+from hrt.perf.rows import FAMILIES, NOISY, OK, Row
 
 OURS, DENSE = "hrt", "dense"
 Cost = Callable[[Row], float | None]
@@ -20,9 +20,11 @@ def latency(row: Row) -> float | None:
 
 
 def usable(row: Row, cost: Cost) -> bool:
-    """Whether a row can be drawn and ranked by `cost`: measured, and at an error that was measured too."""
+    """Whether a row can be drawn and ranked by `cost`: measured, and at an error that was measured too. A noisy row is
+    one whose figures are there and whose comparison is not.
+    """
     value = cost(row)
-    return row.status == OK and row.error is not None and value is not None and value > 0
+    return row.status in (OK, NOISY) and row.error is not None and value is not None and value > 0
 
 
 def front(rows: Iterable[Row], cost: Cost) -> list[Row]:
@@ -43,7 +45,7 @@ class Standing:
 
     rank: 1 is best, None where hrt has no such row.  of: methods that reach the target.  best: the best method of all.
     ours: the best of hrt's rows.  ratio: the best other method's cost over hrt's, above 1 hrt is better; None where
-    either is missing.
+    either is missing.  noisy: times of either were too noisy for a verdict.
     """
 
     workload: str
@@ -54,11 +56,12 @@ class Standing:
     best: Row | None
     ours: Row | None
     ratio: float | None
+    noisy: bool = False
 
     @property
     def won(self) -> bool:
-        """Whether nothing is better than hrt."""
-        return self.rank == 1
+        """Whether nothing is better than hrt, beyond noise."""
+        return self.rank == 1 and not self.noisy
 
 
 def standing(rows: Sequence[Row], cost: Cost) -> Standing:
@@ -78,7 +81,8 @@ def standing(rows: Sequence[Row], cost: Cost) -> Standing:
     ratio = None if ours is None or rival is None else _of(cost, rival) / _of(cost, ours)
     first = rows[0]
     best = ranked[0] if ranked else None
-    return Standing(first.workload, first.target, first.batch, rank, len(ranked), best, ours, ratio)
+    noisy = cost is latency and any(r is not None and r.status == NOISY for r in (ours, rival))
+    return Standing(first.workload, first.target, first.batch, rank, len(ranked), best, ours, ratio, noisy)
 
 
 def standings(rows: Sequence[Row], cost: Cost) -> list[Standing]:

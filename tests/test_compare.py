@@ -11,7 +11,7 @@ from rich.console import Console
 from hrt.errors import BackendError, InputError
 from hrt.perf import revisions
 from hrt.perf.compare import compare, main, show
-from hrt.perf.rows import FAILED, MISSING, OK, UNREACHABLE, Results, Row
+from hrt.perf.rows import FAILED, MISSING, NOISY, OK, UNREACHABLE, Results, Row
 
 ROUNDS = 20
 
@@ -106,7 +106,7 @@ class TestRows:
         assert found.regressions[0].why == "larger"
         assert not compare([self.one(nbytes=1000)], [self.one(nbytes=1040)]).regressions
 
-    @pytest.mark.parametrize("status, bad", [(FAILED, True), (UNREACHABLE, True), (MISSING, False)])
+    @pytest.mark.parametrize("status, bad", [(FAILED, True), (UNREACHABLE, True), (MISSING, False), (NOISY, False)])
     def test_what_cannot_be_measured_any_more(self, status, bad):
         found = compare([self.one()], [self.one(status=status, nbytes=None, note="boom")])
         assert bool(found.regressions) == bad and status in found.changes[0].why

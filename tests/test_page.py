@@ -1,6 +1,7 @@
 """The page of a result: well-formed, self-contained, everything escaped, losses and failures as plain as wins."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ from hrt.errors import InputError
 from hrt.perf.arrivals import Slice, schedule
 from hrt.perf.punctuality import summarise
 from hrt.perf.report import distinct, main, page, sections, slug, write_pictures
-from hrt.perf.rows import FAILED, MISSING, OK, UNREACHABLE, Results, Row
+from hrt.perf.rows import FAILED, MISSING, NOISY, OK, UNREACHABLE, Results, Row
 from hrt.perf.standings import break_even, front, latency, nbytes, standing, standings
 
 HOSTILE = '<script>alert("1")</script>&\' onload=x $\\frac{x^2$ é漢 \x07'
@@ -127,7 +128,7 @@ class TestPage:
 
     def test_shows_losses_and_what_was_not_measured(self, html, results):
         text = "".join(reading(html).text)
-        assert "0.67x: slower" in text and "1.33x: faster" in text
+        assert "0.67x: slower" in text and "1.33x: faster" in text and "1.00x: no difference" in text
         assert "cannot reach: no sparsity keeps 1e-3" in text and "not installed: torchao is not installed" in text
         assert html.count("<tr") >= len(results.rows)
 
@@ -196,6 +197,13 @@ class TestStandings:
         rows = [row("dense", p50_us=30.0), row("hrt", p50_us=30.0), row("dense", p50_us=20.0, error=1.0)]
         found = standing(rows, latency)
         assert (found.rank, found.of, found.ratio, found.won) == (1, 2, 1.0, True)
+
+    def test_noise_is_neither_won_nor_lost(self):
+        rows = [row("dense", p50_us=30.0, nbytes=9), row("hrt", p50_us=20.0, nbytes=3, status=NOISY, error=1e-4)]
+        found = standing(rows, latency)
+        assert (found.rank, found.noisy, found.won) == (1, True, False) and standing(rows, nbytes).won
+        text = page(Results((rows[0], replace(rows[1], ratio_vs_best_dense=1.5, note="why"))))
+        assert "too noisy to judge" in text and "1.50x: no verdict" in text and "too noisy: why" in text
 
     def test_without_hrt_or_without_others(self):
         assert standings([row("dense", p50_us=1.0)], latency) == []
