@@ -30,7 +30,7 @@ def standings_table(rows: Sequence[Row]) -> str:
     rows = [r for r in rows if r.status != OK or r.error is not None]  # real-time rows have no error of their own
     small, fast = standings(rows, nbytes), standings(rows, latency)
     if not small and not fast:
-        return "<p>There is no row of hrt's.</p>"
+        return "<p>No row of hrt's here was compared at an error.</p>"
     batches = sorted({s.batch for s in fast})
     head = "".join(f"<th>{escape(h)}</th>" for h in ("error", "bytes", *(f"latency, batch {b}" for b in batches)))
     lines = []

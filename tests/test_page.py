@@ -138,7 +138,7 @@ class TestPage:
 
     def test_of_nothing_is_a_page_all_the_same(self):
         text = page(Results(()))
-        assert not reading(text).open and "There is no row of hrt" in text
+        assert not reading(text).open and "No row of hrt" in text
 
     @pytest.mark.parametrize(
         "facts", [{"realtime": 3}, {"realtime": [3, {}, {"histogram": "bad", "deadline_us": "x"}]}]
