@@ -8,7 +8,7 @@ import torch
 
 import hrt
 from hrt import sources
-from hrt.capture import capture
+from hrt.compress import program_of_network
 from hrt.errors import InputError
 from hrt.hmatrix import HMatrix
 from hrt.program import Program
@@ -43,7 +43,8 @@ def in_process(
     eager: Callable[..., Any] = straight_line(dense)
     if net is not None:
         module = sources.read_network(net)
-        dense = module if isinstance(module, Program) else capture(module, [torch.from_numpy(a) for a in asked[0]])
+        rows = tuple(torch.from_numpy(np.concatenate(pair)) for pair in zip(*asked[:2], strict=True))
+        dense = program_of_network(module, rows)
         eager = module if isinstance(module, torch.nn.Module) else straight_line(dense)
     runtime = open_runtime(graph_of(dense), threads)
     names = [v.name for v in runtime.get_inputs()]

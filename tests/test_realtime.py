@@ -232,6 +232,11 @@ class TestCommand:
         assert len(found.samples) == 3 and len(found.facts["realtime"]) == 4
         assert all(decoded(f["histogram"]) for f in found.facts["realtime"])
 
+    def test_takes_the_network_that_the_file_came_from(self, artifact, tmp_path, capsys):
+        hrt.export_onnx(artifact, tmp_path / "net.onnx")
+        assert main([str(artifact), "--net", str(tmp_path / "net.onnx"), "--rate", "100", "--seconds", "0.1"]) == 0
+        assert "dense, torch eager" in capsys.readouterr().out
+
     @pytest.mark.parametrize(
         "arguments, said",
         [
