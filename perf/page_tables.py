@@ -101,11 +101,28 @@ def _beside(r: Row) -> str:
     return f'<td class="{style}">{ratio:.2f}x: {word}{around}</td>'
 
 
+def about(facts: Mapping[str, Any], workload: str) -> str:
+    """What a workload is, from facts["about"], and why hrt does not win where it does not, from facts["why"]; nothing
+    where the facts hold something else.
+    """
+    told, why = facts.get("about"), facts.get("why")
+    said = told.get(workload) if isinstance(told, Mapping) else None
+    lines = (
+        [w for w in why if isinstance(w, Mapping) and w.get("workload") == workload] if isinstance(why, list) else []
+    )
+    items = "".join(
+        f"<li>batch {escape(str(w.get('batch')))}, error {escape(str(w.get('target')))}: {escape(str(w.get('line')))}</li>"
+        for w in lines
+    )
+    head = f"<p>{escape(str(said))}</p>" if said else ""
+    return head + (f"<h3>Where hrt does not win, and why</h3><ul>{items}</ul>" if items else "")
+
+
 def facts_table(facts: Mapping[str, Any]) -> str:
     """Command, commit, versions, machine, threads, and whatever else is known of the run, but for histograms."""
     lines = []
     for key, value in facts.items():
-        if key != "realtime":
+        if key not in ("realtime", "about", "why"):  # which stand in their sections
             shown = escape(value if isinstance(value, str) else _listed(value))
             if len(shown) > LONG:
                 shown = f"<details><summary>{len(shown):,} characters</summary>{shown}</details>"

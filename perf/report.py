@@ -19,7 +19,7 @@ from typing import Any
 from hrt.errors import HrtError, InputError
 from hrt.files import replacing
 from hrt.perf import charts
-from hrt.perf.page_tables import facts_table, rows_table, standings_table
+from hrt.perf.page_tables import about, facts_table, rows_table, standings_table
 from hrt.perf.rows import OK, Results, Row, read
 
 MOST_TARGETS = 3  # panels of break-even lines side by side
@@ -99,6 +99,7 @@ def page(results: Results) -> str:
         anchor = f"part-{len(links)}"
         links.append(f'<a href="#{anchor}">{escape(title)}</a>')
         body.append(f'<h2 id="{anchor}">{escape(title)}</h2>')
+        body.append(about(results.facts, title))
         own = [r for r in rows if r.workload == title]
         for _, caption, draw in pictures:
             number += 1

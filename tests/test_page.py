@@ -140,8 +140,20 @@ class TestPage:
         text = page(Results(()))
         assert not reading(text).open and "No row of hrt" in text
 
+    def test_says_why_hrt_does_not_win(self):
+        why = [{"workload": "w", "batch": 1, "target": 0.01, "line": "time: <b>dense</b>"}, {"workload": "other"}, 3]
+        text = page(Results((row(),), {"about": {"w": "a & b"}, "why": why}))
+        assert "batch 1, error 0.01: time: &lt;b&gt;dense" in text and "<p>a &amp; b</p>" in text
+        assert text.count("<li>") == 1
+
     @pytest.mark.parametrize(
-        "facts", [{"realtime": 3}, {"realtime": [3, {}, {"histogram": "bad", "deadline_us": "x"}]}]
+        "facts",
+        [
+            {"about": 3, "why": "x"},
+            {"why": {}, "about": []},
+            {"realtime": 3},
+            {"realtime": [3, {}, {"histogram": "bad", "deadline_us": "x"}]},
+        ],
     )
     def test_of_strange_facts_is_a_page_all_the_same(self, facts):
         assert not reading(page(Results((row(),), facts))).open
