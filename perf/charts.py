@@ -203,6 +203,14 @@ def tidy(axes: Any, none: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def shortly(value: float) -> str:
+    """A round figure as a tick says it: 0.5, 2,000, 50k, 3M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= max(size, 1e4):
+            return f"{value / size:g}{letter}"
+    return f"{value:,.10g}"
+
+
 def short(text: str, most: int = 46) -> str:
     """`text` on one line, cut where it is long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -218,7 +226,7 @@ def _error(row: Row) -> float:
     return max(row.error or 0.0, LEAST_ERROR)
 
 
-def log_ticks(axis: Any, form: str = "{:,.10g}", most: int = 6, steps: Sequence[float] = STEPS) -> None:
+def log_ticks(axis: Any, form: str = "", most: int = 6, steps: Sequence[float] = STEPS) -> None:
     """Ticks in plain figures (0.5, 1, 2, ...) on a logarithmic axis, as many as can be read; powers of ten alone where
     those are enough.
     """
@@ -228,7 +236,7 @@ def log_ticks(axis: Any, form: str = "{:,.10g}", most: int = 6, steps: Sequence[
         if len(ticks) <= most:
             break
     ticks = ticks[:: 1 + (len(ticks) - 1) // most] if ticks else ticks
-    axis.set_ticks(ticks, [form.format(t) for t in ticks])
+    axis.set_ticks(ticks, [form.format(t) if form else shortly(t) for t in ticks])
     axis.set_ticks([], minor=True)
 
 

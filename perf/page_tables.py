@@ -110,10 +110,8 @@ def about(facts: Mapping[str, Any], workload: str) -> str:
     lines = (
         [w for w in why if isinstance(w, Mapping) and w.get("workload") == workload] if isinstance(why, list) else []
     )
-    items = "".join(
-        f"<li>batch {escape(str(w.get('batch')))}, error {escape(str(w.get('target')))}: {escape(str(w.get('line')))}</li>"
-        for w in lines
-    )
+    texts = [f"batch {w.get('batch')}, error {w.get('target')}: {w.get('line')}" for w in lines]
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
     head = f"<p>{escape(str(said))}</p>" if said else ""
     return head + (f"<h3>Where hrt does not win, and why</h3><ul>{items}</ul>" if items else "")
 

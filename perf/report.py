@@ -112,7 +112,7 @@ def page(results: Results) -> str:
             body.append(f"<details{opened}><summary>All {len(own)} rows</summary>{rows_table(own)}</details>")
     missing = [r for r in rows if r.status != OK]
     said = (
-        f"{len(rows)} rows; {len(missing)} could not be measured or do not reach their error. "
+        f"{len(rows)} rows; {len(missing)} have no verdict: out of reach, not installed, failed or too noisy. "
         "Ratios compare with the fastest dense form of the same batch size; above 1 is faster."
     )
     parts = [

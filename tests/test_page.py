@@ -10,6 +10,7 @@ import pytest
 
 from hrt.errors import InputError
 from hrt.perf.arrivals import Slice, schedule
+from hrt.perf.charts import shortly
 from hrt.perf.punctuality import summarise
 from hrt.perf.report import distinct, main, page, sections, slug, write_pictures
 from hrt.perf.rows import FAILED, MISSING, NOISY, OK, UNREACHABLE, Results, Row
@@ -229,6 +230,11 @@ class TestStandings:
         rows += [row("svd a", 8, ratio_vs_best_dense=2.0), row("dense", 1, ratio_vs_best_dense=1.0), row("hrt", 1)]
         lines = break_even(rows, 1e-3)
         assert list(lines) == ["svd"] and [r.ratio_vs_best_dense for r in lines["svd"]] == [0.9, 2.0]
+
+
+def test_ticks_are_short():
+    values = (0.5, 1, 2000, 10_000, 500_000, 3_000_000)
+    assert [shortly(v) for v in values] == ["0.5", "1", "2,000", "10k", "500k", "3M"]
 
 
 def test_names_of_files_and_ids():
