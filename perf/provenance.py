@@ -1,5 +1,6 @@
 """Where a figure comes from: commit, versions, machine."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +34,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def scheduling() -> str:
+    """How the operating system schedules this process, where it says so: policy, niceness, cores."""
+    if not hasattr(os, "sched_getscheduler"):
+        return "unknown"
+    names = {os.SCHED_OTHER: "SCHED_OTHER", os.SCHED_FIFO: "SCHED_FIFO", os.SCHED_RR: "SCHED_RR"}
+    policy = os.sched_getscheduler(0)
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    return f"{names.get(policy, f'policy {policy}')}, niceness {niceness}, {os.cpu_count()} cores"
 
 
 def gpu() -> dict[str, str | int]:

@@ -108,7 +108,7 @@ def ask(
 async def _ask(
     server: Server, asked: Sequence[Question], requests: int, in_flight: int, attempts: int, deadline: float
 ) -> Outcome:
-    client, encode = _client(server)
+    client, encode = open_client(server)
     plain = server.protocol == "http" and not server.binary
     headers = {"Content-Type": "application/json"} if plain else None  # which tritonclient leaves out
     gate = asyncio.Semaphore(in_flight)
@@ -159,8 +159,10 @@ async def _ask(
     )
 
 
-def _client(server: Server) -> tuple[Any, Any]:
-    """An asynchronous client, and what turns a question into its inputs and outputs."""
+def open_client(server: Server) -> tuple[Any, Any]:
+    """An asynchronous client, and what turns a question into its inputs and outputs. Raises BackendError where
+    tritonclient is not installed.
+    """
     http = server.protocol == "http"
     package = f"tritonclient.{server.protocol}"
     try:

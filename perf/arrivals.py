@@ -1,0 +1,122 @@
+"""Open-loop arrivals: requests that are due at fixed moments, whether or not the one before has been answered.
+
+A load that asks, waits for the answer and asks again never sees what a stall does to those who come meanwhile
+("coordinated omission"). Here request k is due at start + k / rate, its latency counts from then, and one that begins
+late because an earlier one is still running carries that wait in its own figure.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hrt.errors import InputError
+
+NS = 1_000_000_000
+SPIN_NS = 200_000  # before an arrival: the clock is asked again and again, because a sleep may end this much late
+GRACE_S = 1.0  # after the last arrival of a slice, for those still waiting; after that they count as never served
+MAX_RATE = 100_000.0  # arrivals a second; beyond that a loop in Python is the bottleneck
+UNSERVED = -1  # in place of a time
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How time is told and passed. now_ns: nanoseconds that never go back.  sleep: seconds.  spin_ns: how long before
+    an arrival sleeping ends and asking the clock begins; 0 only sleeps.
+    """
+
+    now_ns: Callable[[], int] = time.perf_counter_ns
+    sleep: Callable[[float], None] = time.sleep
+    spin_ns: int = SPIN_NS
+
+    def wait_until(self, due: int) -> None:
+        """Sleep, then spin, until `due` (ns); nothing where that is past."""
+        left = due - self.now_ns()
+        if left > self.spin_ns:
+            self.sleep((left - self.spin_ns) / NS)
+        while self.now_ns() < due:
+            pass
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Requests of one stretch, int64 arrays (count,) in nanoseconds. due: when each should have begun.  begun, done:
+    when it did, and when its answer was there; UNSERVED where the stretch ended first.  closed: when it ended.
+    failed: answered with an error, bool.  period: between arrivals.
+    """
+
+    due: np.ndarray
+    begun: np.ndarray
+    done: np.ndarray
+    closed: int
+    period: float
+    failed: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    @property
+    def answered(self) -> np.ndarray:
+        """Which requests have a right to a latency of their own, bool (count,)."""
+        failed = self.failed if len(self.failed) else np.zeros(len(self.due), bool)
+        return (self.done != UNSERVED) & ~failed
+
+    @property
+    def latency(self) -> np.ndarray:
+        """From the moment a request was due to its answer, ns (count,). Those never served count what they had waited
+        when the stretch ended: less than the truth, but not nothing.
+        """
+        return np.where(self.done == UNSERVED, self.closed, self.done) - self.due
+
+    @property
+    def queue(self) -> int:
+        """The most requests that were due and unanswered at once; 1 where every answer comes before the next is due."""
+        done = np.sort(self.done[self.done != UNSERVED])
+        before = np.searchsorted(self.due, done, side="right") - np.arange(len(done))
+        left = int(np.searchsorted(self.due, self.closed, side="right")) - len(done)
+        return max(int(before.max(initial=0)), left)
+
+    @property
+    def jitter(self) -> np.ndarray:
+        """How late those began that no earlier request held up, ns: the clock and the machine, not the queue."""
+        ended = np.where(self.done == UNSERVED, self.closed, self.done)
+        busy_until = np.concatenate(([np.iinfo(np.int64).min], np.maximum.accumulate(ended)[:-1]))
+        free = (busy_until <= self.due) & (self.begun != UNSERVED)
+        return (self.begun - self.due)[free]
+
+
+def schedule(rate: float, count: int, start: int) -> np.ndarray:
+    """When `count` requests at `rate` a second are due, int64 ns, the first at `start`. Raises InputError."""
+    if not 0 < rate <= MAX_RATE:
+        raise InputError(f"Found a rate of {rate:g} requests a second. Expected more than 0 and at most {MAX_RATE:g}.")
+    if count < 1:
+        raise InputError(f"Found {count} requests. Expected at least one: a longer time, or a higher rate.")
+    return start + np.rint(np.arange(count) * (NS / rate)).astype(np.int64)
+
+
+def serve(
+    call: Callable[[int], object],
+    rate: float,
+    count: int,
+    *,
+    clock: Clock | None = None,
+    lead: int = 0,
+    grace: float = GRACE_S,
+) -> Slice:
+    """Call `call(k)` for `count` requests at `rate` a second, one at a time, each as soon as it is due and those before
+    it are done. lead: arrivals before, which do not count.  grace: seconds after the last arrival in which those that
+    wait are still served.
+    """
+    clock = clock or Clock()
+    now, wait = clock.now_ns, clock.wait_until
+    due = schedule(rate, lead + count, now() + clock.spin_ns + 1000)
+    end = int(due[-1]) + round(grace * NS)
+    begun, done = [UNSERVED] * len(due), [UNSERVED] * len(due)  # no arrays: indexing those takes longer than the loop
+    for k, moment in enumerate(due.tolist()):
+        wait(moment)
+        start = now()
+        if start > end:
+            break
+        call(k - lead)
+        done[k] = now()
+        begun[k] = start
+    closed = now()
+    return Slice(due[lead:], np.array(begun, np.int64)[lead:], np.array(done, np.int64)[lead:], closed, NS / rate)

@@ -1,0 +1,166 @@
+"""The paper's figures: judgements go either way with the figures, pictures come of them, and one small real run."""
+
+import json
+
+import pytest
+import torch
+
+from hrt.errors import InputError
+from hrt.perf import paper, paper_data, paper_figures
+from hrt.perf.charts import as_png
+from hrt.perf.paper import PARTS, Finding, Part, main, matched, paragraph, run, verdict
+from hrt.perf.paper_data import ALGORITHM, AUTO, FLOAT32, PINN, SVD, Setting, Subject, coarse, family
+
+
+def curve(case, method, points):
+    return [{"case": case, "method": method, "asked": e, "bytes": 1, "ratio": r, "error": e} for r, e in points]
+
+
+def compressed(algorithm, ours):
+    rows = curve(PINN, SVD, [(2.0, 1e-3), (4.0, 1e-2)])
+    for method, factor in ((ALGORITHM, algorithm), (FLOAT32, ours), (AUTO, ours)):
+        rows += curve(PINN, method, [(2.0 * factor, 1e-3), (4.0 * factor, 1e-2)])
+    return rows
+
+
+def trained(test):
+    base = {"method": "uncompressed", "asked": 0.0, "ratio": 1.0, "train_error": 1e-4, "test_error": 1e-4}
+    row = {"method": AUTO, "asked": 1e-3, "ratio": 9.0, "train_error": 2e-4, "test_error": test}
+    differences = {"calibration_difference": 1e-3, "fresh_difference": 2e-3}
+    return [base | dict.fromkeys(differences, 0.0), row | differences, row | differences | {"method": FLOAT32}]
+
+
+def compared(ours):
+    known = (("hrt", "hrt", ours), ("global SVD", "SVD", 3.0), ("int8", "quantized", 4.0), ("CSR", "pruning", None))
+    return [{"method": m, "family": f, "asked": 1e-3, "bytes": 1, "ratio": r, "error": 1e-4} for m, f, r in known]
+
+
+def raced(low):
+    common = {"case": PINN, "batch": 1, "error": 0.0, "p50_us": 1.0, "p95_us": 1.0, "ratio": 1.2 * low, "high": 2 * low}
+    return [common | {"method": m, "low": low} for m in ("dense, torch", "hrt")]
+
+
+def passed_on(output):
+    row = {"weight": "w", "alone": 1e-4, "frobenius": 0.9}
+    return [row | {"method": m, "layer": k, "error": e} for m in (AUTO, SVD) for k, e in ((1, 1e-5), (2, output))]
+
+
+def mapped(leaves):
+    maps = {k: [[1.0, 0.5], [0.25, 0.0]] for k in ("W", "H", "E")}
+    row = {"case": PINN, "what": "layer", "shape": [4, 4], "error": 1e-3, "ratio": 3.0, "leaves": leaves}
+    return [row | maps]
+
+
+ONE, TWO = [[0, 4, 0, 4, 2], [0, 4, 0, 4, 1]], [[0, 4, 0, 2, -1], [0, 4, 2, 2, 1]]
+CASES = [
+    (paper.compression, compressed(2.0, 3.0), "Agrees"),
+    (paper.compression, compressed(0.2, 3.0), "Agrees in part"),
+    (paper.compression, compressed(0.2, 0.5), "Does not agree"),
+    (paper.heat_maps, mapped(TWO), "Agrees"),
+    (paper.heat_maps, mapped(ONE), "Does not agree"),
+    (paper.train_and_test, trained(2e-4), "Does not agree"),
+    (paper.train_and_test, trained(9e-5), "Agrees"),
+    (paper.comparison, compared(9.0), "Agrees"),
+    (paper.comparison, compared(3.5), "Agrees in part"),
+    (paper.speed, raced(1.1), "Agrees"),
+    (paper.speed, raced(0.9), "Does not agree"),
+    (paper.propagation, passed_on(9e-4), "Agrees"),
+    (paper.propagation, passed_on(2e-3), "Does not agree"),
+]
+
+
+@pytest.mark.parametrize("judge, rows, expected", CASES)
+def test_judgements_follow_the_figures(judge, rows, expected):
+    assert judge(rows).verdict == expected
+
+
+def test_one_block_of_two_storages_is_one_block():
+    assert "1 block(s)" in paper.heat_maps(mapped(ONE)).text and "2 block(s)" in paper.heat_maps(mapped(TWO)).text
+
+
+def test_verdicts_need_figures():
+    assert [verdict(*v) for v in ((2, 2), (1, 2), (0, 2))] == ["Agrees", "Agrees in part", "Does not agree"]
+    with pytest.raises(InputError, match="Nothing was measured"):
+        verdict(0, 0)
+
+
+def test_matched_takes_the_smallest_rival_that_is_no_worse():
+    ours, theirs = [(10, 1e-2), (5, 1e-3), (3, 1e-9)], [(8, 9e-3), (7, 2e-2), (4, 1e-3)]
+    rows = ([{"ratio": r, "error": e} for r, e in side] for side in (ours, theirs))
+    assert matched(*rows) == [(10, 8), (5, 4)]
+
+
+@pytest.mark.parametrize(
+    "draw, rows",
+    [
+        (paper_figures.compression, compressed(2.0, 3.0) + curve("exact", SVD, [(1.0, 0.0)])),
+        (paper_figures.heat_maps, mapped(TWO) + mapped(ONE)),
+        (paper_figures.train_and_test, trained(2e-4)),
+        (paper_figures.comparison, compared(9.0)),
+        (paper_figures.speed, raced(1.1)),
+        (paper_figures.propagation, [*passed_on(0.0), *passed_on(1e-3)]),
+    ],
+)
+def test_pictures_come_of_the_rows_alone(draw, rows, tmp_path):
+    before = json.dumps(rows)
+    as_png(lambda: draw(rows), tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 5000 and json.dumps(rows) == before
+
+
+def test_every_part_has_its_paragraph():
+    assert len({p.name for p in PARTS}) == len(PARTS) == 6
+    part = Part("x", "X", "the claim", lambda s: [], lambda r: None, lambda r: Finding("Agrees", "Measured: 3."))
+    text = paragraph(part, [])
+    assert "Published: the claim. Measured: 3. **Agrees.**" in text and "(x.png)" in text
+
+
+@pytest.mark.parametrize(
+    "method, kind",
+    [
+        ("data-weighted SVD, float16", "SVD"),
+        ("magnitude pruning, CSR", "pruning"),
+        ("hrt", "hrt"),
+        ("bfloat16", "quantized"),
+    ],
+)
+def test_families(method, kind):
+    assert family(method) == kind
+
+
+def test_coarse_maps_keep_the_mean_square():
+    m = torch.randn(300, 7, generator=torch.Generator().manual_seed(0)).double()
+    found = coarse(m, 100)
+    assert found.shape == (100, 7) and float(found.square().mean()) == pytest.approx(float(m.square().mean()))
+    assert torch.allclose(coarse(m[:5], 100), m[:5].abs())
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return Subject.make(Setting((1e-3,), (0.1, 1e-3), 64, (1, 8), 3, 1500, 1000))
+
+
+def test_a_real_run_writes_pictures_figures_and_paragraphs(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr(Subject, "make", staticmethod(lambda setting: subject))
+    chosen = [p for p in PARTS if p.name != "comparison"]
+    paragraphs = run(subject.setting, tmp_path, chosen)
+    assert len(paragraphs) == 5
+    text = (tmp_path / "claims.md").read_text()
+    assert all(p in text for p in paragraphs) and "only its two abstracts could be read" in text
+    for part in chosen:
+        body = json.loads((tmp_path / f"{part.name}.json").read_text())
+        assert body["rows"] and body["facts"]["commit"]
+        assert (tmp_path / f"{part.name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_layers_together_give_the_networks_error(subject):
+    rows = paper_data.propagation(subject)
+    last = {r["method"]: r["error"] for r in rows if r["layer"] == 5}
+    assert last[AUTO] == pytest.approx(paper_data.output_error(subject, subject.middle()), rel=0.01)
+    assert last[SVD] <= 1e-3 and last[AUTO] <= 1.5e-3  # few points calibrate here: the promise is tested elsewhere
+    assert all(r["error"] == pytest.approx(r["alone"]) for r in rows if r["layer"] == 1)
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert main(["--out", str(tmp_path / "taken"), "--quick"]) == 2
+    assert "Expected a folder" in capsys.readouterr().err
