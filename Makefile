@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check
 WHEEL := build/wheel
 
-.PHONY: help setup demo test servers coverage lint structure wheel-check gpu gpu-check gpu-measure card clean
+.PHONY: help setup demo test servers coverage web lint structure wheel-check gpu gpu-check gpu-measure card clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test         run the tests"
 	@echo "make servers      start Triton, MLServer and Ray Serve, ask each 1,000 requests at once, print a table"
 	@echo "make coverage     run the tests and list the lines they do not reach"
+	@echo "make web          run exported networks in the browser's runtime too (needs npm)"
 	@echo "make lint         ruff check, ruff format --check, pyright"
 	@echo "make wheel-check  build the wheel, look into it and import from it"
 	@echo "make gpu          check the kernels on this machine's GPU, then measure them there"
@@ -49,6 +50,11 @@ servers: $(STAMP)
 
 coverage: $(STAMP)
 	@$(BIN)/pytest tests --cov --cov-report=term-missing:skip-covered
+
+# Needs Node's npm and its registry; without, these tests are skipped and say so.
+web: $(STAMP)
+	@$(BIN)/python -m hrt.export.web
+	@$(BIN)/pytest tests/test_portable.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

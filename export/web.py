@@ -28,7 +28,7 @@ from hrt.model import CompressedModel
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 VARIABLE = "HRT_WEB"  # environment: where it is installed
 SCRIPT = Path(__file__).with_name("web.mjs")
-TIMEOUT = 600  # seconds, for npm and for Node
+TIMEOUT = 300  # seconds, for npm and for Node
 
 Batch = Sequence[np.ndarray]
 
