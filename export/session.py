@@ -52,10 +52,11 @@ class OnnxSession:
         self.program = program
         self._threads = torch.get_num_threads()
         self._lock = threading.Lock()
-        self._open()
+        self._pair: tuple[_Graph, _Graph] | None = self._open()
         _sessions.add(self)
 
-    def _open(self) -> None:
+    def _open(self) -> "tuple[_Graph, _Graph]":
+        """The graphs for a few rows and for many; may be one and the same."""
         with one_blas_thread():  # in a forked process the threads that BLAS had are gone, and it would wait for them
             few, many = (choose_forms(self.program, batches) for batches in (FEW_ROWS, MANY_ROWS))
             large = _Graph(self.program, many, self._threads)
@@ -64,7 +65,7 @@ class OnnxSession:
             shared = few == many and (not alone or 2 * large.nbytes > dense_nbytes(self.program))
             small = large if shared else _Graph(self.program, few, 1 if alone else self._threads)
         self.resident_bytes = small.nbytes + (0 if shared else large.nbytes)
-        self._pair: tuple[_Graph, _Graph] | None = (small, large)  # both at once: other threads look at any time
+        return small, large
 
     def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """float32 inputs (batch, *shape) to float32 outputs."""
@@ -87,10 +88,9 @@ class OnnxSession:
     def _again(self) -> "tuple[_Graph, _Graph]":
         """The graphs of a forked process, where the threads of those that it inherits are missing."""
         with self._lock:
-            if self._pair is None:
-                self._open()
-            assert self._pair is not None
-            return self._pair
+            found = self._pair or self._open()
+            self._pair = found  # both at once: other threads look at any time
+            return found
 
 
 class _Graph:

@@ -31,7 +31,7 @@ def model_of(program) -> hrt.CompressedModel:
 
 @pytest.fixture(scope="module")
 def browser():
-    """onnxruntime-web under Node. npm's registry is not there everywhere: `make web` installs it and runs these tests."""
+    """onnxruntime-web under Node. npm's registry is not there everywhere: `make web` installs it and runs these."""
     if not web.installed(web.home()):
         pytest.skip("onnxruntime-web is not installed; make web installs it and runs this")
     return web.home()
