@@ -226,7 +226,19 @@ def _work(workload: Workload) -> int:
     return sum(m * n for m, n in shapes)
 
 
-QUANTIZERS: Mapping[str, Method] = {
+def _smaller(method: Method) -> Method:
+    """The method, refused where scales and padding make its network no smaller than dense."""
+
+    def checked(workload: Workload, tol: float) -> Offer | Refusal:
+        found = method(workload, tol)
+        if isinstance(found, Offer) and found.nbytes >= workload.dense_nbytes:
+            return Refusal(UNREACHABLE, f"nothing smaller than dense: {found.nbytes:,} bytes, {found.note}")
+        return found
+
+    return checked
+
+
+_METHODS: Mapping[str, Method] = {
     "quantized, onnxruntime int8 dynamic": onnxruntime_dynamic,
     "quantized, onnxruntime int8 blocks": onnxruntime_blocks(8),
     "quantized, onnxruntime int4 blocks": onnxruntime_blocks(4),
@@ -237,3 +249,4 @@ QUANTIZERS: Mapping[str, Method] = {
     "quantized, torchao fp8 weights": torchao("Float8WeightOnlyConfig"),
     "quantized, torchao fp8 dynamic": torchao("Float8DynamicActivationFloat8WeightConfig"),
 }
+QUANTIZERS: Mapping[str, Method] = {name: _smaller(method) for name, method in _METHODS.items()}

@@ -53,7 +53,7 @@ def verdict(results: Results, rows: Sequence[Row]) -> list[str]:
         f"hrt is number {by_bytes.place} of {by_bytes.of} in bytes (first: {by_bytes.first}), "
         + (
             "latency: the machine was too noisy to rank"
-            if any(r.status == NOISY and r.method in ("hrt", by_time.first) for r in rows)
+            if any(best_rows(rows)[m].status == NOISY for m in ("hrt", by_time.first))
             else f"number {by_time.place} of {by_time.of} in latency (first: {by_time.first})"
         )
     ]

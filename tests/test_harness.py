@@ -285,7 +285,7 @@ class TestMethods:
         if isinstance(offer, Refusal):
             assert offer.status in STATUSES and offer.status != OK and offer.note
             return
-        assert 0 < offer.nbytes <= shared.dense_nbytes * 1.1 and offer.executions
+        assert 0 < offer.nbytes <= shared.dense_nbytes and offer.executions
         for way in offer.executions:
             if way.backend != "onnxruntime, int8 arithmetic":  # not searched with; judged when it is run
                 assert fresh_error(shared, way.bind, 64) <= tol
