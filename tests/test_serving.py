@@ -108,8 +108,9 @@ def test_requests_that_fail_are_counted_and_sent_again_if_wanted(asked):
         found = ask(Server(address, "http", "m"), asked, 100, 8)
     assert (found.failed, found.repeated, len(found.seconds)) == (10, 0, 90) and "busy" in found.errors[-1]
     with served(lambda number, y: None if number < 100 else y) as address:
-        found = ask(Server(address, "http", "m"), asked, 100, 100, attempts=2)
-    assert (found.failed, found.repeated, found.wrong) == (0, 100, 0)
+        found = ask(Server(address, "http", "m"), asked, 100, 100, attempts=8)
+    # On a busy machine some repeat before others have asked at all.
+    assert (found.failed, found.wrong) == (0, 0) and 20 <= found.repeated <= 100
 
 
 def test_a_server_that_hangs_ends_the_load_at_the_deadline(asked):
