@@ -329,7 +329,7 @@ class TestRun:
         assert all(r.p50_us > 0 for r in results.rows)
         assert all(r.ratio_low <= r.ratio_vs_best_dense <= r.ratio_high for r in results.rows if r.status == OK)
         assert sorted(results.samples) == list(range(len(results.rows)))
-        assert all(len(s) == 2 for s in results.samples.values())
+        assert all(len(s) in (2, 4) for s in results.samples.values()), "noisy groups are timed once more, longer"
         results.write(tmp_path / "rows.json")
         again = read(tmp_path / "rows.json")
         assert again.rows == results.rows and again.facts["threads"] == 1
