@@ -113,3 +113,9 @@ class Graph:
     def dense(self, leaf: Leaf, rows: slice, wanted: str) -> str:
         """Some rows of a dense leaf."""
         return self.decoded(leaf.tensors[0][rows], None if leaf.scale is None else leaf.scale[rows], wanted)
+
+    def repeated(self, row: Tensor, x: str, wanted: str) -> str:
+        """`row` (*shape) once for every row of the batch of `x`, (batch, *shape)."""
+        batch = self.add("Slice", [self.add("Shape", [x]), self.integers([0]), self.integers([1])], f"{wanted}.batch")
+        shape = self.beside([batch, self.integers(row.shape)], f"{wanted}.shape", 0)
+        return self.add("Expand", [self.constant(row[None], f"{wanted}.row"), shape], wanted)

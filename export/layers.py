@@ -24,7 +24,7 @@ def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor |
     if form == "dense" and rank > 2:
         return _dense_rows(g, x, weight, added, wanted)
     if rank == 2 and not m * n:  # a weight without entries: OpenVINO takes it for a scalar
-        return _constant_rows(g, x, torch.zeros(m) if added is None else added, wanted)
+        return g.repeated(torch.zeros(m) if added is None else added, x, wanted)
     flat = x if rank == 2 else g.add("Reshape", [x, g.integers([-1, n])], f"{wanted}.rows")
     if isinstance(weight, Tensor) or form == "dense":
         y = _dense(g, flat, _entries(g, weight, wanted), weight.shape, added, wanted)
@@ -39,13 +39,6 @@ def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor |
     lead = g.add("Slice", [g.add("Shape", [x]), g.integers([0]), g.integers([-1])], f"{wanted}.lead")
     shape = g.add("Concat", [lead, g.integers([m])], f"{wanted}.shape", axis=0)
     return g.add("Reshape", [y, shape], wanted)
-
-
-def _constant_rows(g: Graph, x: str, row: Tensor, wanted: str) -> str:
-    """The same row (m,) for every row of x."""
-    batch = g.add("Slice", [g.add("Shape", [x]), g.integers([0]), g.integers([1])], f"{wanted}.batch")
-    shape = g.add("Concat", [batch, g.integers([len(row)])], f"{wanted}.shape", axis=0)
-    return g.add("Expand", [g.constant(row[None], f"{wanted}.bias"), shape], wanted)
 
 
 def _entries(g: Graph, weight: Tensor | HMatrix, wanted: str) -> str:
