@@ -43,7 +43,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         tols=tuple(args.tol or ((1e-2,) if quick else (1e-2, 1e-3, 1e-4))),
         batches=tuple(args.batch) if args.batch else None,
         threads=args.threads,
-        rounds=args.rounds or (12 if quick else 20),
+        rounds=args.rounds or (12 if quick else Plan.rounds),
         burst_s=0.01 if quick else 0.02,
         seed=args.seed,
         inputs=tuple(args.inputs or ()),

@@ -18,14 +18,12 @@ WIDTH = 200  # of the table where nobody's terminal says
 
 
 def measure(plan: Plan, json: Path | None = None, every: bool = False) -> bool:
-    """Run a plan, write its rows to `json`, print them. False where Ctrl-C ended it: rows so far are kept."""
+    """Run a plan, write its rows to `json` after every workload, print them. False where Ctrl-C ended it."""
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         check_writable(json, force=True)  # before the work
     with track("perf", True) as advance:
-        results = run(plan, advance)
-    if json is not None:
-        results.write(json)
+        results = run(plan, advance, keep=lambda results: json is not None and results.write(json))
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     show(results, console, every)
     if json is not None:

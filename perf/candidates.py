@@ -1,19 +1,24 @@
 """Executions of methods, judged on fresh rows and then timed side by side."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from hrt.perf.matched import Execution, fresh_error, rotated
-from hrt.perf.measure import Latency, bursts, noise_of, peak_memory, rotating
+from hrt.perf.measure import COLD_ROUNDS, Latency, bursts, cold, noise_of, peak_memory, rotating, sweeping
+from hrt.perf.roofline_cpu import cache_bytes
 from hrt.perf.running import in_onnxruntime, quiet
 from hrt.perf.workloads import Workload
 
 ROTATIONS = 4  # inputs that every candidate is asked in turn
 HOPELESS = 0.5  # a call that differs from itself by half: nothing can be judged
+SCOUT_ROUNDS, BEHIND = 5, 1.5  # after so many rounds, executions so far behind their method's best are timed no more
+CACHES = 2  # how often over the last cache is filled before a cold call
 SLOW_S, SLOW_ROUNDS = 0.2, 5  # a call that takes so long is timed after the others, in so many rounds of one call
 CONTROL, EMPTY = "control", "empty"
 
@@ -56,7 +61,9 @@ def timed(
 ) -> tuple[dict[str, Latency], float]:
     """Latencies by name, that of a graph that does nothing as EMPTY, and the noise: what a call differs from itself by.
 
-    All candidates are timed together; where noise is hopeless, once more in twice the rounds. told: share that is done.
+    candidates: named METHOD/EXECUTION; executions that SCOUT_ROUNDS show far behind another of their method stop there,
+    the others are also timed cold (`measure.cold`). All are timed together; where noise is hopeless, once more in twice
+    the rounds.  told: share that is done.
     """
     quick = {k: c.call for k, c in candidates.items() if c.call is not None and c.seconds <= SLOW_S}
     slow = {k: c.call for k, c in candidates.items() if c.call is not None and c.seconds > SLOW_S}
@@ -71,13 +78,29 @@ def timed(
 
         first = next(iter(quick))
         calls = {**quick, CONTROL: quick[first], EMPTY: _empty()}
-        times = bursts(calls, rounds=count, burst_s=burst_s, seed=seed, on_round=advance)
+        kept = (first, CONTROL, EMPTY)
+        times = bursts(calls, rounds=count, burst_s=burst_s, seed=seed, on_round=advance, drop=partial(_behind, kept))
         noise = noise_of(times[CONTROL], times[first])
         if noise <= HOPELESS:
             break
+    going = {name: call for name, call in quick.items() if len(times[name].medians) > SCOUT_ROUNDS}
+    for name, us in cold(going, sweeping(CACHES * cache_bytes()), rounds=min(rounds, COLD_ROUNDS), seed=seed).items():
+        times[name] = replace(times[name], cold_us=us)
     if slow:
         times |= bursts(slow, rounds=min(rounds, SLOW_ROUNDS), calls_each=1, warmup=0, seed=seed)
     return times, noise
+
+
+def _behind(kept: Collection[str], rounds: int, medians: Mapping[str, Sequence[float]]) -> list[str]:
+    """Executions that a faster one of the same method makes uninteresting, but for those in `kept`."""
+    if rounds != SCOUT_ROUNDS:
+        return []
+    best: dict[str, float] = {}
+    for name, found in medians.items():
+        method = name.rpartition("/")[0] or name
+        best[method] = min(best.get(method, math.inf), float(np.median(found)))
+    late = [n for n, found in medians.items() if np.median(found) > BEHIND * best[n.rpartition("/")[0] or n]]
+    return [name for name in late if name not in kept]
 
 
 def one_line(error: BaseException) -> str:

@@ -42,7 +42,7 @@ Call = Callable[[], object]
 @dataclass(frozen=True)
 class Row:
     """One method at one batch size. error: relative L2 against the dense network in float64. ratio: the fastest dense
-    method's median over this one's, above 1 it is faster; low, high: its 95 % bootstrap interval.
+    method over this one (`Latency.ratio`), above 1 it is faster; low, high: its 95 % bootstrap interval.
     """
 
     case: str
@@ -149,7 +149,7 @@ def measure(
 
 def _row(case: str, batch: int, method: str, error: float, t: Latency, best: Latency) -> Row:
     low, high = best.ratio_interval(t)
-    return Row(case, batch, method, error, t.p50_us, t.p05_us, t.p95_us, best.p50_us / t.p50_us, low, high)
+    return Row(case, batch, method, error, t.p50_us, t.p05_us, t.p95_us, best.ratio(t), low, high)
 
 
 def _compiled(net: nn.Module, inputs: np.ndarray) -> tuple[Callable[..., object] | None, str]:

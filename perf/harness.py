@@ -5,7 +5,7 @@ What fails is a row like any other. Ctrl-C ends the run; the rows so far are kep
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ class Plan:
     tols: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     batches: tuple[int, ...] | None = None
     threads: int = 2
-    rounds: int = 20
+    rounds: int = 16
     burst_s: float = 0.02
     seed: int = 0
     inputs: tuple[Path, ...] = ()
@@ -78,11 +78,20 @@ class _Kept:
             self.samples[len(self.rows)] = latency.medians
         self.rows.append(row)
 
+    @property
+    def results(self) -> Results:
+        return Results(tuple(self.rows), self.facts, self.samples)
 
-def run(plan: Plan, advance: Advance = silent, methods: Mapping[str, Method] = METHODS) -> Results:
+
+def run(
+    plan: Plan,
+    advance: Advance = silent,
+    methods: Mapping[str, Method] = METHODS,
+    keep: Callable[[Results], object] = lambda results: None,
+) -> Results:
     """All rows. Ctrl-C ends it early: facts["interrupted"] is True then, and what was measured is there.
 
-    methods: what the names in the plan stand for.
+    methods: what the names in the plan stand for.  keep: given all rows so far after every workload.
     """
     torch.set_num_threads(plan.threads)
     kept = _Kept(facts=_facts(plan))
@@ -93,11 +102,13 @@ def run(plan: Plan, advance: Advance = silent, methods: Mapping[str, Method] = M
         for k, name in enumerate(plan.workloads):
             share = part(advance, k / len(plan.workloads), (k + 1) / len(plan.workloads))
             _workload(plan, name, methods, peaks, kept, share)
+            keep(kept.results)
     except KeyboardInterrupt:
         kept.facts["interrupted"] = True
     kept.facts["seconds"] = round(time.perf_counter() - start, 1)
     kept.facts["load_average_after"] = thread_facts()["load_average"]
-    return Results(tuple(kept.rows), kept.facts, kept.samples)
+    keep(kept.results)
+    return kept.results
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
@@ -252,8 +263,9 @@ def _row(
         promised = method.startswith("hrt")
         return Row(*head, FAILED if promised else UNREACHABLE, **{**known, "note": f"{missed}; {offer.note}"}), None
     known.update(p50_us=latency.p50_us, p95_us=latency.p95_us, p99_us=latency.p99_us)
-    known.update(p999_us=latency.p999_us, peak_bytes=c.peak, calls=latency.calls)
-    known["roofline_fraction"] = peaks.fraction(offer.work, batch, offer.nbytes, latency.p50_us)
+    known.update(p999_us=latency.p999_us, cold_us=latency.cold_us, peak_bytes=c.peak, calls=latency.calls)
+    if offer.arithmetic == "float32":
+        known["roofline_fraction"] = peaks.fraction(offer.work, batch, offer.nbytes, latency.p50_us)
     if best is None:
         return Row(*head, **known), None
     comparison = compared(best, latency, noise)

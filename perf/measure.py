@@ -6,7 +6,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 # In which threads that spin for work go to sleep. ONNX Runtime's spin for 30 to 100 ms after a call: with shorter
 # pauses the next candidate found a core taken (Burgers PINN, 1024 rows, two threads: 306 us instead of 171).
 PAUSE_S = 0.1
+COLD_ROUNDS = 5
 TAIL_CALLS = {0.99: 200, 0.999: 2000}  # calls below which such a quantile is no measurement
 TOO_NOISY = 1.5  # upper over lower end of a ratio's interval, where 1 lies inside: it says nothing
 CLEAR = 0.02  # a difference of less than 2 % is none, however narrow its interval: layout of memory alone moves so much
@@ -26,7 +27,8 @@ CLEAR = 0.02  # a difference of less than 2 % is none, however narrow its interv
 class Latency:
     """Microseconds of one call: median, and the quantiles at 5 % and 95 %. medians: of each round, in order.
 
-    p99_us, p999_us: None where there were too few calls to know.  calls: how many counted.
+    p99_us, p999_us: None where there were too few calls to know.  calls: how many counted.  cold_us: see `cold`, None
+    where that was not asked.
     """
 
     p50_us: float
@@ -36,23 +38,30 @@ class Latency:
     p99_us: float | None = None
     p999_us: float | None = None
     calls: int = 0
+    cold_us: float | None = None
+
+    def ratio(self, other: "Latency") -> float:
+        """How many times slower this call is: the median over rounds of this round's median over the other's. In rounds
+        that something else on the machine slowed down, both were slow (6 us became 10 in one round of four), so that
+        the quotient of two medians would move where this does not. As many rounds as both have.
+        """
+        return float(np.exp(np.median(self._log_ratios(other))))
 
     def ratio_interval(self, other: "Latency", *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of this median over the other's, resampling rounds: the same ones of both where they
-        were timed together, else each for itself.
-        """
-        rng = np.random.default_rng(seed)
-        ours, theirs = np.array(self.medians), np.array(other.medians)
-        pick = rng.integers(0, len(ours), (draws, len(ours)))
-        same = pick if len(ours) == len(theirs) else rng.integers(0, len(theirs), (draws, len(theirs)))
-        ratios = np.median(ours[pick], axis=1) / np.median(theirs[same], axis=1)
-        low, high = np.quantile(ratios, (0.025, 0.975))
-        return float(low), float(high)
+        """95 % bootstrap interval of `ratio`, resampling rounds."""
+        found = self._log_ratios(other)
+        pick = np.random.default_rng(seed).integers(0, len(found), (draws, len(found)))
+        low, high = np.quantile(np.median(found[pick], axis=1), (0.025, 0.975))
+        return float(np.exp(low)), float(np.exp(high))
+
+    def _log_ratios(self, other: "Latency") -> np.ndarray:
+        rounds = min(len(self.medians), len(other.medians))
+        return np.log(self.medians[:rounds]) - np.log(other.medians[:rounds])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many times slower one call is than another: ratio of medians of rounds, 95 % interval, and a verdict.
+    """How many times slower one call is than another (`Latency.ratio`), its 95 % interval, and a verdict.
 
     verdict: "slower", "faster", "no difference", or "too noisy" where the interval holds 1 and is too wide to say that
     there is none.
@@ -69,7 +78,7 @@ def compared(one: Latency, other: Latency, noise: float = 0.0) -> Comparison:
     that does not clear it is none, whatever its own interval says.
     """
     low, high = one.ratio_interval(other)
-    ratio = float(np.median(one.medians) / np.median(other.medians))
+    ratio = one.ratio(other)
     threshold = math.log1p(max(CLEAR, noise))
     if low <= 1 <= high and high / low > TOO_NOISY:
         verdict = "too noisy"
@@ -97,15 +106,18 @@ def bursts(
     clock: Callable[[], int] = time.perf_counter_ns,
     pause: Callable[[float], None] = time.sleep,
     on_round: Callable[[int], None] = lambda k: None,
+    drop: Callable[[int, Mapping[str, Sequence[float]]], Collection[str]] = lambda k, medians: (),
 ) -> dict[str, Latency]:
     """Time every call in short bursts, all of them in a new random order each round, each after a pause and a few calls
     that do not count: as in a loop that asks again and again, undisturbed by the threads of another library. A machine
     whose speed drifts treats them alike: compare ratios within one result, not absolute times between two.
 
     calls_each: in a burst, or as many more as fit `burst_s` seconds.  clock: nanoseconds.  on_round: told what is done.
+    drop: after every round, given its number and the medians so far by name, names that are not timed any further.
     """
     order, shuffle = list(calls), random.Random(seed).shuffle
     times: dict[str, list[list[float]]] = {name: [] for name in calls}
+    medians: dict[str, list[float]] = {name: [] for name in calls}
     for k in range(rounds):
         shuffle(order)
         for name in order:
@@ -121,11 +133,42 @@ def bursts(
                 stop = clock()
                 found.append((stop - start) / 1e3)
             times[name].append(found)
+            medians[name].append(float(np.median(found)))
         on_round(k + 1)
-    return {
-        name: _summary(sorted(t for found in v for t in found), tuple(float(np.median(found)) for found in v))
-        for name, v in times.items()
-    }
+        dropped = set(drop(k + 1, medians))
+        order = [name for name in order if name not in dropped]
+    return {name: _summary(sorted(t for found in v for t in found), tuple(medians[name])) for name, v in times.items()}
+
+
+def cold(
+    calls: Mapping[str, Callable[[], object]],
+    sweep: Callable[[], object],
+    *,
+    rounds: int = COLD_ROUNDS,
+    seed: int = 0,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    pause: Callable[[float], None] = time.sleep,
+) -> dict[str, float]:
+    """Microseconds of single calls by name, medians over rounds, each after a pause and `sweep`, which fills the caches
+    with something else: what a caller sees who does other work between two questions. Weights are read from memory.
+    """
+    order, shuffle = list(calls), random.Random(seed).shuffle
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            pause(PAUSE_S)
+            sweep()
+            start = clock()
+            calls[name]()
+            times[name].append((clock() - start) / 1e3)
+    return {name: float(np.median(found)) for name, found in times.items()}
+
+
+def sweeping(nbytes: int) -> Callable[[], object]:
+    """A call that reads and writes `nbytes` of memory."""
+    block = np.zeros(max(1, nbytes // 8))
+    return lambda: np.add(block, 1.0, out=block)
 
 
 def rotating(calls: list[Callable[[], object]]) -> Callable[[], object]:

@@ -20,6 +20,7 @@ COLUMNS = (
     "p95",
     "p99",
     "p99.9",
+    "cold",
     "beside best dense",
 )
 COLUMNS += ("note",)
@@ -79,7 +80,11 @@ def _row(r: Row) -> str:
         return (
             f'<tr class="unmeasured">{names}{place}<td class="text" colspan="{span}">{escape(r.status + why)}</td></tr>'
         )
-    figures = [number(r.error, "{:.1e}"), number(r.nbytes), *map(number, (r.p50_us, r.p95_us, r.p99_us, r.p999_us))]
+    figures = [
+        number(r.error, "{:.1e}"),
+        number(r.nbytes),
+        *map(number, (r.p50_us, r.p95_us, r.p99_us, r.p999_us, r.cold_us)),
+    ]
     cells = "".join(f"<td>{c}</td>" for c in figures)
     said = r.note if r.status == OK else f"{r.status}: {r.note}"
     note = f'<td class="note">{escape(said)}</td>'

@@ -58,7 +58,7 @@ def _timed(s: Subject, case: str, net: nn.Module, model: hrt.CompressedModel, cu
         for name, found in times.items():
             low, high = best.ratio_interval(found)
             row = {"case": case, "method": name, "batch": batch, "error": errors[name], "p50_us": found.p50_us}
-            rows.append(row | {"p95_us": found.p95_us, "ratio": best.p50_us / found.p50_us, "low": low, "high": high})
+            rows.append(row | {"p95_us": found.p95_us, "ratio": best.ratio(found), "low": low, "high": high})
     return rows
 
 

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from onnx import TensorProto, helper
+
+from hrt.perf.running import in_onnxruntime
 
 SIZE, STREAM = 1536, 1 << 26  # of the product; floats that no cache holds
-TRIES = 5
+TRIES = 10
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Floating-point operations per second of a large product, bytes per second read from memory, bytes of the last
-    cache, all with the threads that are set.
+    """Floating-point operations per second of a large float32 product, bytes per second read from memory, bytes of the
+    last cache, all with the threads that are set.
     """
 
     flops: float
@@ -27,7 +31,7 @@ class Peaks:
         return 1e6 * max(2.0 * work * batch / self.flops, reading)
 
     def fraction(self, work: int, batch: int, nbytes: int, measured_us: float) -> float | None:
-        """Floor over measured time; None where nothing is known about the work."""
+        """Floor over measured time of float32 work; None where nothing is known about that."""
         return self.floor_us(work, batch, nbytes) / measured_us if work and measured_us > 0 else None
 
     def as_facts(self) -> dict[str, float]:
@@ -36,9 +40,9 @@ class Peaks:
 
 
 def measure_peaks() -> Peaks:
-    """The best of a few tries of each."""
+    """The best of a few tries of each; of products by torch and by ONNX Runtime, twice as fast on AVX-512."""
     a = torch.rand(SIZE, SIZE)
-    product = _best(lambda: a @ a)
+    product = min(_best(lambda: a @ a), _best(_onnx_product(a.numpy())))
     stream = torch.ones(STREAM)
     reading = _best(stream.sum)
     return Peaks(2.0 * SIZE**3 / product, 4.0 * STREAM / reading, cache_bytes())
@@ -52,6 +56,14 @@ def cache_bytes() -> int:
         if text[:-1].isdigit() and text[-1] in "KM":
             sizes.append(int(text[:-1]) << (10 if text[-1] == "K" else 20))
     return max(sizes, default=32 << 20)
+
+
+def _onnx_product(a: np.ndarray) -> Callable[[], object]:
+    """A call that multiplies a square matrix by itself."""
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "product", [x], [y])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return in_onnxruntime(proto).bind((a,))
 
 
 def _best(call: Callable[[], object]) -> float:

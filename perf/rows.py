@@ -22,10 +22,11 @@ class Row:
     """What was measured, or why it was not. Everything that was not measured is None, never a guess.
 
     target: the relative L2 error that may be had.  error: what is had, on rows that nothing was tuned on.  nbytes: what
-    must be resident to predict.  p50_us to p999_us: microseconds of one call.  ratio_vs_best_dense: the fastest dense
-    method's median over this one's at the same batch, above 1 it is faster; ratio_low, ratio_high: its 95 % bootstrap
-    interval.  roofline_fraction: least possible time over measured median, where a roofline is known.  status: one of
-    STATUSES.  note: why, or what the reader should know.
+    must be resident to predict.  p50_us to p999_us: microseconds of one call.  cold_us: of a call after other work has
+    used the caches.  ratio_vs_best_dense: the fastest dense method over this one at the same batch (`Latency.ratio`),
+    above 1 it is faster; ratio_low, ratio_high: its 95 % bootstrap interval.  roofline_fraction: least possible time
+    over measured median, where a roofline is known.  status: one of STATUSES.  note: why, or what the reader should
+    know.
     """
 
     workload: str
@@ -40,6 +41,7 @@ class Row:
     p95_us: float | None = None
     p99_us: float | None = None
     p999_us: float | None = None
+    cold_us: float | None = None
     peak_bytes: int | None = None
     calls: int | None = None
     ratio_vs_best_dense: float | None = None

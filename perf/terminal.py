@@ -12,7 +12,7 @@ from rich.text import Text
 from hrt.perf.rows import NOISY, OK, Results, Row
 from hrt.perf.why import best_rows, rank
 
-COLUMNS = ("method", "backend", "error", "bytes", "p50 us", "p95", "p99", "best dense / this", "what")
+COLUMNS = ("method", "backend", "error", "bytes", "p50 us", "p95", "p99", "cold", "best dense / this", "what")
 
 
 def show(results: Results, console: Console, every: bool = False) -> None:
@@ -84,7 +84,7 @@ def _cells(r: Row) -> list[str]:
     ratio = "-"
     if r.ratio_vs_best_dense is not None:
         ratio = f"{r.ratio_vs_best_dense:.2f} ({r.ratio_low:.2f} to {r.ratio_high:.2f})"
-    times = [_us(v) for v in (r.p50_us, r.p95_us, r.p99_us)]
+    times = [_us(v) for v in (r.p50_us, r.p95_us, r.p99_us, r.cold_us)]
     what = r.note if r.status == OK else f"{r.status.upper()}: {r.note}"
     error, nbytes = (
         "-" if v is None else t for v, t in ((r.error, f"{r.error or 0:.1e}"), (r.nbytes, f"{r.nbytes or 0:,}"))

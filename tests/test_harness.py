@@ -384,6 +384,19 @@ class TestRun:
         results = run(plan("svd", workloads=("small", "small")), methods=monkeyed)
         assert results.facts["interrupted"] and {r.method for r in results.rows} == {"dense float32", "svd"}
 
+    def test_rows_are_kept_after_every_workload(self, registered):
+        kept = []
+        results = run(plan("svd", workloads=("small", "small")), keep=lambda found: kept.append(len(found.rows)))
+        assert kept == [len(results.rows) // 2, len(results.rows), len(results.rows)]
+
+    @pytest.mark.parametrize(
+        "rounds, late",
+        [(candidates.SCOUT_ROUNDS, ["a/1"]), (candidates.SCOUT_ROUNDS - 1, []), (candidates.SCOUT_ROUNDS + 1, [])],
+    )
+    def test_only_a_methods_own_best_makes_an_execution_uninteresting(self, rounds, late):
+        medians = {"a/0": [1.0] * 5, "a/1": [1.6] * 5, "a/2": [1.4] * 5, "b/0": [9.0] * 5, "c/0": [1], "c/1": [5]}
+        assert candidates._behind(("c/1", "control"), rounds, {**medians, "control": [1.0], "empty": [0.1]}) == late
+
     def test_a_noisy_machine_gets_no_ratios(self, registered, monkeypatch):
         asked = []
 
@@ -485,7 +498,7 @@ class TestBench:
     def asked(self, monkeypatch) -> list[Plan]:
         plans: list[Plan] = []
 
-        def remember(plan, advance):
+        def remember(plan, advance, keep):
             plans.append(plan)
             return Results((), {"interrupted": len(plans) > 1})
 

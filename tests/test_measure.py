@@ -11,13 +11,15 @@ import torch
 from hrt.perf.measure import (
     Latency,
     bursts,
+    cold,
     compared,
     noise_of,
     peak_memory,
     rotating,
+    sweeping,
     thread_facts,
 )
-from hrt.perf.roofline_cpu import Peaks, measure_peaks
+from hrt.perf.roofline_cpu import Peaks, cache_bytes, measure_peaks
 
 
 class Clock:
@@ -87,6 +89,15 @@ class TestVerdicts:
         noise = noise_of(found["again"], found["one"])
         assert compared(found["two"], found["one"], noise).verdict == "no difference"
 
+    def test_rounds_that_were_slow_for_all_change_no_ratio(self):
+        slow = np.where(np.arange(16) % 3 == 1, 1.65, 1.0)  # as on a core whose sibling was busy
+        slow[:6] = 1.65
+        one = Latency(0, 0, 0, tuple(10 * slow))
+        other = Latency(0, 0, 0, tuple(8 * np.where(np.arange(16) == 9, 1.0, slow)))
+        found = compared(one, other)
+        assert found.ratio == pytest.approx(1.25) and found.low == pytest.approx(1.25) == found.high
+        assert one.ratio(other) == pytest.approx(1 / other.ratio(one))
+
     def test_of_different_numbers_of_rounds(self):
         clock = Clock(0.02)
         quick, slow = clock.bursts({"a": clock.work(100)}), clock.bursts({"b": clock.work(900)}, rounds=5)
@@ -139,12 +150,47 @@ class TestBursts:
         found = clock.bursts({"a": clock.work(10), "b": clock.work(1000)}, rounds=1, calls_each=5, burst_s=1e-3)
         assert found["a"].calls == 100 and found["b"].calls == 5
 
+    def test_what_is_dropped_is_timed_no_more_and_the_others_are(self):
+        clock, told = Clock(0.0), []
+
+        def drop(rounds, medians):
+            told.append((rounds, {name: len(found) for name, found in medians.items()}))
+            return ["slow"] if rounds == 2 else []
+
+        calls = {"slow": clock.work(300), "fast": clock.work(100)}
+        found = clock.bursts(calls, rounds=4, calls_each=5, drop=drop)
+        assert len(found["slow"].medians) == 2 and len(found["fast"].medians) == 4
+        assert found["slow"].calls == 10 and found["slow"].p50_us == pytest.approx(300)
+        assert told[1] == (2, {"slow": 2, "fast": 2}) and told[3] == (4, {"slow": 2, "fast": 4})
+
     def test_an_interruption_is_let_through(self):
         def call() -> None:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             bursts({"a": call}, rounds=1)
+
+
+def test_a_cold_call_comes_after_other_work_each_time():
+    clock, order = Clock(0.0), []
+    calls = {"a": clock.work(100), "b": clock.work(250)}
+
+    def sweep() -> None:
+        order.append(clock.now)
+        clock.work(5000)()
+
+    found = cold(calls, sweep, rounds=3, clock=clock, pause=lambda s: None)
+    assert found == {"a": pytest.approx(100), "b": pytest.approx(250)} and len(order) == 6
+
+
+def test_weights_that_left_the_caches_take_longer():
+    w = np.ones(1 << 19)  # 4 MiB: in a core's own caches and the last one, warm
+    calls = {"sum": lambda: float(w.sum())}
+    for _ in range(5):  # a busy machine may blur it, not every time
+        warm = bursts(calls, rounds=5, calls_each=20)["sum"].p50_us
+        if cold(calls, sweeping(2 * cache_bytes()))["sum"] > warm:
+            return
+    pytest.fail("sweeping the caches makes no difference")
 
 
 def test_rotation_asks_in_turn():
