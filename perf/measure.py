@@ -18,6 +18,7 @@ import torch
 # pauses the next candidate found a core taken (Burgers PINN, 1024 rows, two threads: 306 us instead of 171).
 PAUSE_S = 0.1
 COLD_ROUNDS = 5
+LONG_S = 0.1  # of warming up, and of a burst that has not yet had its calls
 TAIL_CALLS = {0.99: 200, 0.999: 2000}  # calls below which such a quantile is no measurement
 TOO_NOISY = 1.5  # upper over lower end of a ratio's interval, where 1 lies inside: it says nothing
 CLEAR = 0.02  # a difference of less than 2 % is none, however narrow its interval: layout of memory alone moves so much
@@ -112,9 +113,16 @@ def bursts(
     that do not count: as in a loop that asks again and again, undisturbed by the threads of another library. A machine
     whose speed drifts treats them alike: compare ratios within one result, not absolute times between two.
 
-    calls_each: in a burst, or as many more as fit `burst_s` seconds.  clock: nanoseconds.  on_round: told what is done.
-    drop: after every round, given its number and the medians so far by name, names that are not timed any further.
+    calls_each: in a burst, or as many more as fit `burst_s` seconds, or fewer, at least two, where they take LONG_S.
+    clock: nanoseconds.  on_round: told what is done.  drop: after every round, given its number and the medians so far
+    by name, names that are not timed any further.
     """
+
+    def enough(count: int, seconds: float) -> bool:
+        if count < min(2, calls_each):
+            return False
+        return seconds >= (burst_s if count >= calls_each else max(burst_s, LONG_S))
+
     order, shuffle = list(calls), random.Random(seed).shuffle
     times: dict[str, list[list[float]]] = {name: [] for name in calls}
     medians: dict[str, list[float]] = {name: [] for name in calls}
@@ -123,11 +131,13 @@ def bursts(
         for name in order:
             call, found = calls[name], []
             pause(PAUSE_S)
+            begun = clock()
             for _ in range(warmup):
                 call()
-            until = clock() + burst_s * 1e9
-            stop = 0
-            while len(found) < calls_each or stop < until:
+                if clock() - begun > 1e9 * LONG_S:
+                    break
+            begun = stop = clock()
+            while not enough(len(found), (stop - begun) / 1e9):
                 start = clock()
                 call()
                 stop = clock()

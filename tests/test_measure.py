@@ -150,6 +150,12 @@ class TestBursts:
         found = clock.bursts({"a": clock.work(10), "b": clock.work(1000)}, rounds=1, calls_each=5, burst_s=1e-3)
         assert found["a"].calls == 100 and found["b"].calls == 5
 
+    def test_a_slow_call_is_not_asked_ten_times_a_round(self):
+        clock = Clock(0.0)
+        found = clock.bursts({"slow": clock.work(60_000), "slower": clock.work(300_000)}, rounds=3)
+        assert found["slow"].calls == 3 * 2 and found["slower"].calls == 3 * 2
+        assert clock.now == pytest.approx(1e3 * 3 * (2 * 60_000 + 2 * 60_000 + 300_000 + 2 * 300_000))
+
     def test_what_is_dropped_is_timed_no_more_and_the_others_are(self):
         clock, told = Clock(0.0), []
 
