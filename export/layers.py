@@ -1,11 +1,11 @@
-"""A linear layer as ONNX nodes, in one of several forms (`hrt.export.costs` says which is fastest)."""
+"""A linear layer as ONNX nodes, in one of several forms (`hrt.costs` says which is fastest)."""
 
 import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from hrt.costs import LANES, compressed_form
 from hrt.export.batched import batched, plan_of
-from hrt.export.costs import LANES, compressed_form
 from hrt.export.graph import Graph
 from hrt.hmatrix import HMatrix
 

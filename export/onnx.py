@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from hrt.artifact import load
+from hrt.costs import ANY_BATCH, choose_forms
 from hrt.errors import InputError
-from hrt.export.costs import ANY_BATCH, choose_forms
 from hrt.export.functions import DOMAIN, VERSION, Functions
 from hrt.export.graph import Graph
 from hrt.export.layers import linear
@@ -103,7 +103,7 @@ def graph_of(
     """A program as an ONNX graph of float32 inputs and outputs (batch, *shape) with a dynamic batch.
 
     narrow: whether weights keep their storage types, as in a file; otherwise they are float32.  forms: of every weight
-    of a linear layer (see `hrt.export.costs`); by default what is predicted to be fastest over batches of all sizes.
+    of a linear layer (see `hrt.costs`); by default what is predicted to be fastest over batches of all sizes.
     functions: one node per linear layer, with a body.
     Raises InputError for an opset outside 18 to 23.
     """

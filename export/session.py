@@ -1,7 +1,7 @@
 """The CPU backend of ONNX Runtime: the exported graph in a session, fed in parts that fit a cache.
 
 A network has up to two graphs: one for a few rows, where what counts is the number of nodes, and one for many, where
-arithmetic does (`hrt.export.costs`). Many rows are computed in parts: intermediate values then stay in a core's cache
+arithmetic does (`hrt.costs`). Many rows are computed in parts: intermediate values then stay in a core's cache
 and in memory that the process already has (4096-wide layer, 256 rows: 1.3 ms in parts of 64, 2 to 6 ms at once).
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrt.costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
 from hrt.errors import BackendError
 from hrt.export.check import open_runtime
-from hrt.export.costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
 from hrt.export.onnx import graph_of
 from hrt.parallel import one_blas_thread
 from hrt.program import Program

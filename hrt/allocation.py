@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hrt.calibration import Moments, evaluate
 from hrt.certificate import OutputError, output_error
+from hrt.fewer_leaves import whole_where_faster
 from hrt.hmatrix import HMatrix
 from hrt.layers import LayerTask, PlannedLayer, plan_layers
 from hrt.options import Choice, neighbours
@@ -89,7 +90,7 @@ class Allocator:
                         best = candidate
             if best is not None and min(gaps) < 3.0:
                 break
-        return best and self._polish(best)
+        return best and self._fewer_leaves(self._polish(best))
 
     def _narrow_biases(self) -> set[str]:
         """The biases to keep in float16: all of them, where that alone costs little of the tolerance."""
@@ -223,6 +224,15 @@ class Allocator:
             else:
                 refused.add(changes[0][1:])
         return best
+
+    def _fewer_leaves(self, best: Candidate) -> Candidate:
+        """For a CPU: single leaves where they pay (`hrt.fewer_leaves`), if the tolerance can be kept."""
+        built = [best.program.constants[layer.name] for layer in best.layers]
+        plans = whole_where_faster(best.layers, best.plans, built) if self.target == "cpu" else best.plans
+        if tuple(plans) == best.plans:
+            return best
+        kept = self._repair(self._build(best.layers, plans))
+        return best if kept is None else self._polish(kept)
 
     def _repair(self, candidate: Candidate) -> Candidate | None:
         """Bring a candidate that narrowly misses under the tolerance: the most error removed per byte, repeatedly.

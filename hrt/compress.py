@@ -52,7 +52,8 @@ def compress(
     inputs: tensor or array (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. With them
         the relative L2 error of the network's *output* on held-out rows is at most `tol` (its 99 % upper confidence
         limit is). Without them every weight satisfies ||W - H||_F <= tol ||W||_F.
-    target: "cpu" or "cuda" price a leaf's time beside its bytes; "bytes" counts bytes only. For "cuda" the fastest
+    target: "cpu" or "cuda" price a leaf's time beside its bytes; "bytes" counts bytes only. For "cpu" one larger
+        low-rank leaf stands for several where predicted time falls by more than bytes rise. For "cuda" the fastest
         arithmetic that keeps the bound is worked out too (see `hrt.precision`) and kept in the certificate.
     storage: "auto" (per leaf, under the bound), "float32", "float16", "bfloat16", "int8".
     seed: same seed, same bytes.  progress: a bar on stderr.

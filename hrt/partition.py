@@ -20,7 +20,7 @@ from hrt.blocks import BlockSource
 from hrt.cluster import Level, block_levels
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.leaves import build_all
-from hrt.options import ITEM, LEAF_OVERHEAD, Choice, LevelOptions, without_last
+from hrt.options import ITEM, LEAF_OVERHEAD, Best, Choice, LevelOptions, without_last
 from hrt.progress import Advance, silent
 from hrt.spectra import LevelSpectra, level_spectra
 
@@ -122,14 +122,10 @@ class Planner:
         leaves: list[Choice] = []
         cost = error2 = 0.0
         active = np.ones((1, 1), bool)
-        for k, (options, level) in enumerate(zip(self._options, self.levels, strict=True)):
+        for k, options in enumerate(self._options):
             here = np.flatnonzero(active & ~split[k])
             best = options.best(lam, here)
-            for index, dense, counts in zip(here.tolist(), best.dense.tolist(), best.counts.tolist(), strict=True):
-                i, j = divmod(index, options.grid[1])
-                rows, cols = (level.rows[i], level.rows[i + 1]), (level.cols[j], level.cols[j + 1])
-                stored = self.storages[dense] if dense >= 0 else None
-                leaves.append(Choice((k, i, j), rows, cols, stored, tuple(counts) if dense < 0 else ()))
+            leaves += self._choices(k, here, best)
             cost += float(best.cost.sum())
             error2 += float(best.error2.sum())
             if k + 1 < len(self._options):
@@ -142,6 +138,28 @@ class Planner:
         self._guess = step
         plan = self.solve(self.multiplier(step))
         return self._trim(plan, error2) if plan.error2 <= error2 else plan
+
+    def _choices(self, k: int, blocks: np.ndarray, best: Best) -> list[Choice]:
+        """The best options of some blocks of level k, given by their flat indices."""
+        level, found = self.levels[k], []
+        for index, dense, counts in zip(blocks.tolist(), best.dense.tolist(), best.counts.tolist(), strict=True):
+            i, j = divmod(index, self._options[k].grid[1])
+            rows, cols = (level.rows[i], level.rows[i + 1]), (level.cols[j], level.cols[j + 1])
+            stored = self.storages[dense] if dense >= 0 else None
+            found.append(Choice((k, i, j), rows, cols, stored, tuple(counts) if dense < 0 else ()))
+        return found
+
+    def whole(self, error2: float) -> Plan | None:
+        """The cheapest plan of one low-rank leaf over the whole matrix with predicted squared error at most `error2`;
+        None where the ranks that are known do not reach that, or a dense leaf is cheaper.
+        """
+        options, all_blocks = self._options[0], np.arange(1)
+        step = least_step(lambda step: options.values(self.multiplier(step))[1].sum() <= error2, self._guess)
+        best = options.best(self.multiplier(step))
+        if options.grid != (1, 1) or best.error2[0] > error2 or best.dense[0] >= 0:
+            return None
+        plan = Plan(tuple(self._choices(0, all_blocks, best)), float(best.cost[0]), float(best.error2[0]))
+        return self._trim(plan, error2)
 
     def _trim(self, plan: Plan, error2: float) -> Plan:
         """Spend what the multiplier left of the budget: drop trailing directions, least error per byte first."""
@@ -174,14 +192,29 @@ class Planner:
         return self._options[choice.place[0]].known(choice)
 
     def build(self, plan: Plan, row_order: Tensor | None = None, col_order: Tensor | None = None) -> HMatrix:
-        """Factor the chosen leaves and round them to their storage types; the last two plans' are still there."""
+        """Factor the chosen leaves and round them to their storage types; the last two plans' are still there. A single
+        block needs no orderings: its factors are put back into the original order.
+        """
         m, n = self.source.matrix.shape
         before = {**self._built[0], **self._built[1]}
         new = [choice for choice in plan.leaves if choice not in before]
         before.update(zip(new, build_all(self.source, new, self.storages), strict=True))
         self._built = [self._built[1], {choice: before[choice] for choice in plan.leaves}]
-        leaves = (leaf for choice in plan.leaves for leaf in before[choice])
-        return HMatrix((m, n), tuple(leaves), row_order, col_order)
+        leaves = tuple(leaf for choice in plan.leaves for leaf in before[choice])
+        if all(not leaf.is_dense and (leaf.rows, leaf.cols) == (m, n) for leaf in leaves):
+            leaves = tuple(_reordered(leaf, row_order, col_order) for leaf in leaves)
+            row_order = col_order = None
+        return HMatrix((m, n), leaves, row_order, col_order)
+
+
+def _reordered(leaf: Leaf, row_order: Tensor | None, col_order: Tensor | None) -> Leaf:
+    """A low-rank leaf over the whole of a matrix in tree order, as one of the matrix in its own order."""
+    u, vt = leaf.u, leaf.vt
+    if row_order is not None and u is not None:
+        u = torch.empty_like(u).index_copy_(0, row_order.long(), u)
+    if col_order is not None and vt is not None:
+        vt = torch.empty_like(vt).index_copy_(1, col_order.long(), vt)
+    return replace(leaf, u=u, vt=vt)
 
 
 def least_step(enough: Callable[[int], bool], guess: int, finest: int = 1, grid: int = GRID) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hrt.errors import HrtError
 from hrt.perf.bench import measure
-from hrt.perf.harness import QUICK_METHODS, Plan
+from hrt.perf.harness import USUAL, Plan
 from hrt.perf.methods import METHODS
 from hrt.perf.workloads import QUICK, REGISTRY
 
@@ -39,7 +39,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     chosen = tuple(dict.fromkeys(("dense float32", *(names or ())))) if args.method else None
     return Plan(
         workloads=tuple(args.workload or (QUICK if quick else REGISTRY)),
-        methods=tuple(unknown) or chosen or (QUICK_METHODS if quick else tuple(METHODS)),
+        methods=tuple(unknown) or chosen or USUAL,
         tols=tuple(args.tol or ((1e-2,) if quick else (1e-2, 1e-3, 1e-4))),
         batches=tuple(args.batch) if args.batch else None,
         threads=args.threads,
@@ -60,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--inputs", nargs="+", type=Path, metavar="X.npy", help="rows for your file, one file per input"
     )
-    parser.add_argument("--method", nargs="+", metavar="NAME", help=f"beginnings of names of {'; '.join(METHODS)}")
+    parser.add_argument(
+        "--method",
+        nargs="+",
+        metavar="NAME",
+        help=f"beginnings of names of {'; '.join(METHODS)} (default: all but the last)",
+    )
     parser.add_argument("--tol", nargs="+", type=float, help="relative errors to compare at (default 1e-2 1e-3 1e-4)")
     parser.add_argument("--batch", nargs="+", type=int, help="batch sizes (default 1 256)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every method (default 2)")

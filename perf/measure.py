@@ -14,9 +14,10 @@ import numpy as np
 import psutil
 import torch
 
-# In which threads that spin for work go to sleep. ONNX Runtime's spin for 30 to 100 ms after a call: with shorter
-# pauses the next candidate found a core taken (Burgers PINN, 1024 rows, two threads: 306 us instead of 171).
+# Threads that spin for work take a core from the next candidate (Burgers PINN, 1024 rows, two threads: 306 us in place
+# of 171); ONNX Runtime's do so for 30 to 100 ms after a call. At most this long is waited until they sleep.
 PAUSE_S = 0.1
+STEP_S, ASLEEP = 0.005, 0.2  # of such a wait; a process that uses less than this share of a core is asleep
 COLD_ROUNDS = 5
 LONG_S = 0.1  # of warming up, and of a burst that has not yet had its calls
 TAIL_CALLS = {0.99: 200, 0.999: 2000}  # calls below which such a quantile is no measurement
@@ -96,6 +97,16 @@ def noise_of(one: Latency, again: Latency) -> float:
     return max(high, 1 / low) - 1
 
 
+def settle() -> None:
+    """Sleep until the threads of this process sleep, too, PAUSE_S at most."""
+    until = time.perf_counter() + PAUSE_S
+    while time.perf_counter() < until:
+        used, start = time.process_time(), time.perf_counter()
+        time.sleep(STEP_S)
+        if time.process_time() - used < ASLEEP * (time.perf_counter() - start):
+            return
+
+
 def bursts(
     calls: Mapping[str, Callable[[], object]],
     *,
@@ -105,13 +116,13 @@ def bursts(
     seed: int = 0,
     burst_s: float = 0.0,
     clock: Callable[[], int] = time.perf_counter_ns,
-    pause: Callable[[float], None] = time.sleep,
+    pause: Callable[[], None] = settle,
     on_round: Callable[[int], None] = lambda k: None,
     drop: Callable[[int, Mapping[str, Sequence[float]]], Collection[str]] = lambda k, medians: (),
 ) -> dict[str, Latency]:
-    """Time every call in short bursts, all of them in a new random order each round, each after a pause and a few calls
-    that do not count: as in a loop that asks again and again, undisturbed by the threads of another library. A machine
-    whose speed drifts treats them alike: compare ratios within one result, not absolute times between two.
+    """Time every call in short bursts, all of them in a new random order each round, each after `settle` and some
+    calls that do not count: as in a loop that asks again and again, undisturbed by the threads of another library. A
+    machine whose speed drifts treats them alike: compare ratios within one result, not absolute times between two.
 
     calls_each: in a burst, or as many more as fit `burst_s` seconds, or fewer, at least two, where they take LONG_S.
     clock: nanoseconds.  on_round: told what is done.  drop: after every round, given its number and the medians so far
@@ -130,7 +141,7 @@ def bursts(
         shuffle(order)
         for name in order:
             call, found = calls[name], []
-            pause(PAUSE_S)
+            pause()
             begun = clock()
             for _ in range(warmup):
                 call()
@@ -157,9 +168,9 @@ def cold(
     rounds: int = COLD_ROUNDS,
     seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
-    pause: Callable[[float], None] = time.sleep,
+    pause: Callable[[], None] = settle,
 ) -> dict[str, float]:
-    """Microseconds of single calls by name, medians over rounds, each after a pause and `sweep`, which fills the caches
+    """Microseconds of single calls by name, medians over rounds, each after `settle` and `sweep`, which fills caches
     with something else: what a caller sees who does other work between two questions. Weights are read from memory.
     """
     order, shuffle = list(calls), random.Random(seed).shuffle
@@ -167,7 +178,7 @@ def cold(
     for _ in range(rounds):
         shuffle(order)
         for name in order:
-            pause(PAUSE_S)
+            pause()
             sweep()
             start = clock()
             calls[name]()
@@ -220,7 +231,7 @@ def thread_facts() -> dict[str, object]:
         "mhz": round(frequency.current) if frequency else None,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
         "processor": _processor(),
-        "pause_between_bursts_s": PAUSE_S,
+        "longest_pause_between_bursts_s": PAUSE_S,
     }
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import hrt
-from hrt.export.costs import ANY_BATCH, choose_forms
+from hrt.costs import ANY_BATCH, choose_forms
 from hrt.export.onnx import graph_of
 from hrt.hmatrix import HMatrix
 from hrt.perf.baselines import second_moments

@@ -3,11 +3,13 @@
 import itertools
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from hrt.perf import measure
 from hrt.perf.measure import (
     Latency,
     bursts,
@@ -16,6 +18,7 @@ from hrt.perf.measure import (
     noise_of,
     peak_memory,
     rotating,
+    settle,
     sweeping,
     thread_facts,
 )
@@ -38,7 +41,7 @@ class Clock:
         return call
 
     def bursts(self, calls: dict[str, Callable[[], object]], **more: int) -> dict[str, Latency]:
-        return bursts(calls, clock=self, pause=lambda s: None, **more)
+        return bursts(calls, clock=self, pause=lambda: None, **more)
 
 
 class TestKnownTimes:
@@ -127,14 +130,30 @@ class TestBursts:
     def test_every_round_asks_all_in_another_order(self):
         seen: list[str] = []
         calls = {name: (lambda name=name: seen.append(name)) for name in "abcdefgh"}
-        bursts(calls, rounds=6, calls_each=1, warmup=0, pause=lambda s: None)
+        bursts(calls, rounds=6, calls_each=1, warmup=0, pause=lambda: None)
         rounds = [tuple(seen[k : k + 8]) for k in range(0, 48, 8)]
         assert all(sorted(r) == sorted(calls) for r in rounds) and len(set(rounds)) > 3
 
     def test_pauses_before_every_burst(self):
-        paused: list[float] = []
-        bursts({"a": lambda: None, "b": lambda: None}, rounds=3, pause=paused.append)
-        assert len(paused) == 6 and min(paused) > 0
+        paused: list[int] = []
+        bursts({"a": lambda: None, "b": lambda: None}, rounds=3, pause=lambda: paused.append(1))
+        assert len(paused) == 6
+
+    @pytest.mark.parametrize(
+        "busy, steps", [([0.0], 1), ([1.9, 1.0, 0.1], 3), ([1.0] * 100, round(measure.PAUSE_S / measure.STEP_S))]
+    )
+    def test_settling_waits_for_threads_that_spin_and_not_for_ever(self, busy, steps, monkeypatch):
+        clock = SimpleNamespace(now=0.0, used=0.0, steps=0)
+
+        def sleep(seconds: float) -> None:
+            clock.now += seconds
+            clock.used += busy[clock.steps] * seconds
+            clock.steps += 1
+
+        fake = SimpleNamespace(sleep=sleep, perf_counter=lambda: clock.now, process_time=lambda: clock.used)
+        monkeypatch.setattr(measure, "time", fake)
+        settle()
+        assert abs(clock.steps - steps) <= (steps > 3)  # sums of steps round
 
     def test_tails_only_where_there_are_calls_for_them(self):
         clock = Clock(0.1)
@@ -185,7 +204,7 @@ def test_a_cold_call_comes_after_other_work_each_time():
         order.append(clock.now)
         clock.work(5000)()
 
-    found = cold(calls, sweep, rounds=3, clock=clock, pause=lambda s: None)
+    found = cold(calls, sweep, rounds=3, clock=clock, pause=lambda: None)
     assert found == {"a": pytest.approx(100), "b": pytest.approx(250)} and len(order) == 6
 
 

@@ -16,9 +16,9 @@ from zoo import ZOO
 import hrt
 from hrt.backends import BACKENDS, Backend, choose
 from hrt.capture import capture
+from hrt.costs import ANY_BATCH, FEW_ROWS, MANY_ROWS, choose_forms, compressed_form, layer_us
 from hrt.export import session as module
 from hrt.export.check import open_runtime
-from hrt.export.costs import ANY_BATCH, FEW_ROWS, MANY_ROWS, choose_forms, compressed_form, layer_us
 from hrt.export.onnx import graph_of
 from hrt.export.session import OnnxSession
 from hrt.hmatrix import HMatrix, Leaf

@@ -1,0 +1,38 @@
+"""One leaf where several would be slower: bytes are not all that a CPU's time depends on.
+
+A layer of many leaves gathers, multiplies and adds in some ten operations; one low-rank leaf takes two. Where the data
+are smooth, one leaf of twice the bytes may run five times faster. `hrt.costs` predicts both, and a layer for the CPU is
+the one whose predicted time times bytes is less.
+"""
+
+import math
+from collections.abc import Sequence
+
+from hrt.costs import ANY_BATCH, compressed_form, layer_us
+from hrt.hmatrix import HMatrix
+from hrt.layers import PlannedLayer
+from hrt.partition import Plan
+from hrt.program import Constant
+
+
+def whole_where_faster(layers: Sequence[PlannedLayer], plans: Sequence[Plan], built: Sequence[Constant]) -> list[Plan]:
+    """The plans, with one low-rank leaf of no more predicted error in place of several where time times bytes falls.
+
+    built: what the plans gave, in the same order.
+    """
+    found = []
+    for layer, plan, h in zip(layers, plans, built, strict=True):
+        whole = None
+        if isinstance(h, HMatrix) and not h.is_dense and compressed_form(h) == "batched":
+            whole = layer.planner.whole(plan.error2)
+        if whole is not None and _product(layer.planner.build(whole, layer.rows, layer.cols)) < _product(h):
+            plan = whole
+        found.append(plan)
+    return found
+
+
+def _product(h: HMatrix) -> float:
+    """Bytes times predicted microseconds, the geometric mean over batches."""
+    form = compressed_form(h)
+    logs = [math.log(min(layer_us(h, form, b), layer_us(h, "multiplied", b))) for b in ANY_BATCH]
+    return h.nbytes * math.exp(sum(logs) / len(logs))
