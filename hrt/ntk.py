@@ -1,11 +1,12 @@
 """The empirical neural tangent kernel of a network's value, or of any function of it, on a sample of points.
 
-Theta[(i, a), (j, b)] = sum over parameters p of d g_a(x_i)/dp  d g_b(x_j)/dp  (Jacot, Gabriel and Hongler, NeurIPS 2018),
+Theta[(i, a), (j, b)] = sum over parameters p of d g_a(x_i)/dp  d g_b(x_j)/dp  (Jacot, Gabriel, Hongler, NeurIPS 2018),
 with g the network's outputs or a residual's components. The parameters of a compressed network are those of the dense
 network that it stands for: every H(W) is written out, and differentiated by as a matrix of independent entries. The
 kernel in its factors' parameters is another one, of a network that is trained in another way.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,8 +26,9 @@ from hrt.program import Program
 Residual = Callable[..., Tensor]  # (network, *points) -> (rows, ...): network(*points) is a tensor, or a tuple of them
 Parameters = Mapping[str, Tensor]
 MEMORY = 1 << 30  # bytes
-COPIES = 4  # blocks of the Jacobian that are alive at once: two, one in other strides, what a weight's uses add up to
+COPIES = 6  # blocks of the Jacobian alive at once: two, and what the uses of a weight add up to (5.2 measured for u_xx)
 KERNELS = 3  # the same of Theta, where one block is all of it
+FEWEST_ROWS, MOST_ROWS = 8, 32  # points of the kernel in a certificate
 DTYPES = (torch.float64, torch.float32)
 
 
@@ -60,7 +62,7 @@ def ntk(
         return _kernel(function, parameters, tensors, memory, dtype)
 
 
-def compare(
+def compare_ntk(
     net: Any,
     compressed: Any,
     points: Any,
@@ -85,8 +87,28 @@ def compare(
             shapes.append(sorted(tuple(p.shape) for p in parameters.values()))
     if shapes[0] != shapes[1]:
         raise InputError(f"Found parameters of shapes {shapes[0]} and {shapes[1]}. Expected the same network twice.")
-    kernels = [ntk(n, points, residual=residual, memory=memory, dtype=dtype) for n in pair]
-    return drift(*kernels, leading)
+    before, after = (ntk(n, points, residual=residual, memory=memory, dtype=dtype) for n in pair)
+    return drift(before, after, leading)
+
+
+def affordable_drift(program: Program, result: Program, rows: Sequence[Tensor]) -> tuple[float | None, int, str]:
+    """The drift of the value's kernel on the first few `rows` (one tensor per input), how many, and why there is none.
+
+    As many rows as one block within MEMORY holds, at most MOST_ROWS and at least FEWEST_ROWS: counted, not timed, so
+    that the same network has the same certificate on every machine.
+    """
+    names = {name for node in program.linear_nodes for name in node.inputs[1:]}
+    count = sum(math.prod(program.constants[name].shape) for name in names)
+    known = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
+    width = sum(math.prod(known.get(name, ())) for name in program.outputs)
+    each = torch.float64.itemsize * COPIES * max(1, width * count)
+    size = min(MOST_ROWS, len(rows[0]), MEMORY // 2 // each)
+    if size < FEWEST_ROWS:
+        return None, 0, f"{width} output(s) times {count:,} parameters allow {size} point(s), fewer than {FEWEST_ROWS}"
+    try:
+        return compare_ntk(program, result, tuple(x[:size] for x in rows)).relative, size, ""
+    except InputError as error:
+        return None, 0, str(error)
 
 
 def as_points(points: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -244,4 +266,6 @@ def _width(function: Function, parameters: Parameters, points: Sequence[Tensor])
             "The residual does not depend on the network's parameters: its kernel would be zero. Expected a function "
             "of the network that it is given (not of another one), without detach or no_grad."
         )
+    if not found.numel():
+        raise InputError(f"The function gave {tuple(found.shape)} for one point. Expected at least one component.")
     return found.numel()
