@@ -1,13 +1,13 @@
-"""`python -m hrt.perf.ntk`: how far compression moves the neural tangent kernel of the Burgers PINN, over the tolerance.
+"""`python -m hrt.perf.ntk`: how far compression moves the Burgers PINN's neural tangent kernel, over the tolerance.
 
     python -m hrt.perf.ntk --out build/ntk            # ntk.json and ntk.png; some minutes on one core
     python -m hrt.perf.ntk --out build/ntk --quick    # fewer tolerances, points and steps
 
-Kernels of the value u and of the residual u_t + u u_x - nu u_xx, in the dense weights, float64, on points as the network
-was trained on. Two meanings of the tolerance: of every weight (relative Frobenius norm, no inputs: the theorem's case)
-and of the output on held-out inputs (what hrt usually promises). Exponents are least-squares slopes on a log-log plot
-with 95 % intervals. Over a short training of the same network: how far its kernel has come from the initial one, and how
-far compression at one tolerance would move it there.
+Kernels of the value u and of the residual u_t + u u_x - nu u_xx, in the dense weights, float64, on points as the
+network was trained on. Two meanings of the tolerance: of every weight (relative Frobenius norm, no inputs: the
+theorem's case) and of the output on held-out inputs (what hrt usually promises). Exponents are least-squares slopes on
+a log-log plot with 95 % intervals. Over a short training of the same network: how far its kernel has come from the
+initial one, and how far compression at one tolerance would move it there.
 """
 
 import argparse
