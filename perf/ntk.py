@@ -66,7 +66,8 @@ class Setting:
 def burgers_residual(u: Any, points: Tensor) -> Tensor:
     """u_t + u u_x - nu u_xx of a network (rows, 2) -> (rows, 1), by forward differentiation: (rows, 1)."""
     along_x, along_t = (torch.zeros_like(points) + points.new_tensor(axis) for axis in ((1.0, 0.0), (0.0, 1.0)))
-    (value, u_x), (_, u_xx) = jvp(lambda p: jvp(u, (p,), (along_x,)), (points,), (along_x,))
+    twice = jvp(lambda p: jvp(u, (p,), (along_x,)), (points,), (along_x,))
+    (value, u_x), (_, u_xx) = twice[0], twice[1]
     u_t = jvp(u, (points,), (along_t,))[1]
     return u_t + value * u_x - NU * u_xx
 
