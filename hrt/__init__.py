@@ -11,10 +11,12 @@ from hrt.artifact import load
 from hrt.calibration import Box
 from hrt.certificate import Certificate, LayerRecord
 from hrt.compress import compress
+from hrt.drift import Drift, Spectrum
 from hrt.errors import ArtifactError, BackendError, CaptureError, HrtError, InputError, ToleranceError
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.matrix import compress_matrix
 from hrt.model import CompressedModel
+from hrt.ntk import compare_ntk, ntk
 from hrt.partition import adaptive_partition
 
 __version__ = "0.1.0"
@@ -26,16 +28,20 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "CompressedModel",
+    "Drift",
     "HMatrix",
     "HrtError",
     "InputError",
     "LayerRecord",
     "Leaf",
+    "Spectrum",
     "ToleranceError",
     "adaptive_partition",
+    "compare_ntk",
     "compress",
     "compress_matrix",
     "load",
+    "ntk",
 ]
 
 

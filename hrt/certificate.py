@@ -65,7 +65,9 @@ class Certificate:
     (relative Frobenius error of every weight; no inputs were given).
     measured: figures computed on the stored numbers: `output_error` (float64 arithmetic), `runtime_error` (float32
         arithmetic, the worst of the CPU backends in `runtimes`), `per_output` (relative error of each output column),
-        `output_rms` and `max_abs_error` of each output column on the held-out rows (float64 arithmetic).
+        `output_rms` and `max_abs_error` of each output column on the held-out rows (float64 arithmetic), `ntk_drift`,
+        ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel (`hrt.ntk`) on the first `ntk_points`
+        held-out rows; missing where it is too large to compute beside a compression (`no_ntk_drift` says so).
     estimated: `unseen_probability_99`, the probability of the rarest kind of input that the held-out rows contain with
         99 % confidence, 1 - 0.01^(1/rows): of rarer ones the certificate says nothing. `output_error_upper_99`, the
         one-sided 99 % upper confidence limit for new inputs from the same distribution; for the target "cuda" also

@@ -19,6 +19,7 @@ from hrt.errors import CaptureError, InputError, ToleranceError
 from hrt.hmatrix import HMatrix, relative
 from hrt.matrix import compress_alone, compress_for
 from hrt.model import CompressedModel
+from hrt.ntk import affordable_drift
 from hrt.options import LEAF_OVERHEAD
 from hrt.parallel import executor_map
 from hrt.precision import choose_precision
@@ -208,6 +209,7 @@ def by_output(
     rms = references[1].square().mean(0).sqrt()
     worst = (references[1] - found_outputs).abs().amax(0)
     proven = output_bound(program, best, boxes)
+    drift, ntk_points, no_drift = affordable_drift(program, best, split.held_out)
     precision, limits = choose_precision(best, split.held_out, references[1], tol) if target == "cuda" else ("", {})
     remarks = []
     repeated = given[0].shape[0] - samples[0].shape[0]
@@ -230,6 +232,7 @@ def by_output(
             "per_output": list(error.per_output),
             "output_rms": rms.tolist(),
             "max_abs_error": worst.tolist(),
+            **({} if drift is None else {"ntk_drift": drift}),
         },
         estimated={
             "output_error_upper_99": error.upper_99,
@@ -247,6 +250,7 @@ def by_output(
             "target": target,
             "runtimes": list(served),
             "remarks": remarks,
+            **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": precision} if precision else {}),
             **({"no_output_bound": proven.reason} if proven.per_output is None else {"boxes": proven.boxes}),
         },

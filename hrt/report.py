@@ -108,6 +108,9 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
         lines.append(f"measured: {_figure(measured['runtime_error'])} on {rows} held-out rows, in float32 arithmetic")
     if "output_error" in measured:
         lines.append(f"measured: {_figure(measured['output_error'])} on the same rows, in float64 arithmetic")
+    if "ntk_drift" in measured:
+        drift = _figure(measured["ntk_drift"])
+        lines.append(f"measured: the neural tangent kernel drifts by {drift} on {context['ntk_points']} of these rows")
     columns = list(measured.get("per_output", ()))
     if len(columns) > 1:
         lines.append(f"measured per output: {_figure(min(columns))} to {_figure(max(columns))}")
