@@ -85,7 +85,9 @@ class TrainableNetwork(nn.Module):
         found: dict[str, Constant] = {}
         for name in self._homes:
             value = self.constant(name)
-            found[name] = value.to_hmatrix(dtype) if isinstance(value, HLinear) else value.detach().to("cpu", dtype, copy=True)
+            found[name] = (
+                value.to_hmatrix(dtype) if isinstance(value, HLinear) else value.detach().to("cpu", dtype, copy=True)
+            )
         return found
 
     def to_program(self, dtype: torch.dtype = torch.float64) -> Program:

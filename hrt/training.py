@@ -1,8 +1,8 @@
 """`HLinear`: a linear layer whose weight is a hierarchical matrix that is trained, over a partition that stays.
 
 The parameters are the batched blocks of `hrt.batching.plan`, padded as they are: what pads a block meets the row of
-zeros or is read by nobody, so that its gradient is exactly zero and it stays zero. One leaf over the whole matrix is one
-or two plain products.
+zeros or is read by nobody, so that its gradient is exactly zero and it stays zero. One leaf over the whole matrix is
+one or two plain products.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,9 @@ class HLinear(nn.Module):
     def __init__(self, matrix: HMatrix, bias: Tensor | None = None, *, dtype: torch.dtype = torch.float32):
         super().__init__()
         if not isinstance(matrix, HMatrix):
-            raise InputError(f"Found {type(matrix).__name__}. Expected an HMatrix; see HLinear.from_dense for a weight.")
+            raise InputError(
+                f"Found {type(matrix).__name__}. Expected an HMatrix; see HLinear.from_dense for a weight."
+            )
         if bias is not None and tuple(bias.shape) != matrix.shape[:1]:
             raise InputError(f"Found a bias of shape {tuple(bias.shape)}. Expected ({matrix.shape[0]},).")
         start = merged(matrix)
@@ -70,7 +72,9 @@ class HLinear(nn.Module):
         self._plain = len(start.leaves) == 1 and start.leaves[0].rank != 0 and not ordered
         self._places = _places(found, start)
         self._sources = tuple(
-            tuple(self._index(f"{name}_{k}", bucket.sources(self.in_features).reshape(-1)) for k, bucket in enumerate(w))
+            tuple(
+                self._index(f"{name}_{k}", bucket.sources(self.in_features).reshape(-1)) for k, bucket in enumerate(w)
+            )
             for name, w in (("first", found.first), ("second", found.second))
         )
         place_of = slice(None) if start.row_order is None else start.row_order.long().argsort().numpy()
@@ -148,7 +152,10 @@ class HLinear(nn.Module):
                 for slots in (self._slots(number, 0), self._slots(number, 1))
             ]
             if rank == 0:
-                parts = [self.table.new_zeros(place[1], 0).to(self.dtype), self.table.new_zeros(0, place[3]).to(self.dtype)]
+                parts = [
+                    self.table.new_zeros(place[1], 0).to(self.dtype),
+                    self.table.new_zeros(0, place[3]).to(self.dtype),
+                ]
             found.append(Leaf(*place, dense=parts[0]) if rank < 0 else Leaf(*place, u=parts[0], vt=parts[1]))
         return tuple(found)
 
@@ -203,6 +210,8 @@ def _places(found: Plan, matrix: HMatrix) -> list[tuple[list, list]]:
                 for piece, _, at in bucket.placed(g):
                     r, c = piece.stored.shape
                     along = at + (r if bucket.axis == STACKED else c)
-                    rows, cols = (slice(at, along), slice(0, c)) if bucket.axis == STACKED else (slice(0, r), slice(at, along))
+                    rows, cols = (
+                        (slice(at, along), slice(0, c)) if bucket.axis == STACKED else (slice(0, r), slice(at, along))
+                    )
                     parts[planned[piece.number]][part][piece.first] = (k, g, rows, cols)
     return [tuple([slots[first] for first in sorted(slots)] for slots in pair) for pair in parts]  # type: ignore[misc]
