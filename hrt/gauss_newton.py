@@ -9,33 +9,46 @@ per residual and one column per number that is trained; of factors there are few
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-Parameters = dict[str, Tensor]
-RowResiduals = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # parameters, one row -> (k,)
-
+RowResiduals = Callable[..., Tensor]  # (parameters, *one row of every tensor) -> (k,)
 MOMENTUM = 0.9
-LEAST, MOST = 1e-9, 1.0  # damping, relative to the mean square of a row of J
+LEAST, MOST = 1e-9, 1.0  # damping, for residuals whose squares add up to a mean
 SHORTEST = 1e-3  # of a step; below it the step is taken whatever it does
 
 
-def jacobian(function: RowResiduals, parameters: Parameters, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Residuals (N k,) of all rows (N, ...) and their derivatives (N k, P) by the parameters, side by side."""
+@dataclass(frozen=True, eq=False)
+class Term:
+    """Residuals of rows that do not touch each other, times `weight`. function: in terms of torch.func only.
+    rows: tensors (N, ...), of each of which the function gets one row.
+    """
 
-    def both(values: Mapping[str, Tensor], row: Tensor) -> tuple[Tensor, Tensor]:
-        found = function(values, row)
-        return found, found
+    function: RowResiduals
+    rows: tuple[Tensor, ...]
+    weight: float = 1.0
 
-    derivatives, residuals = vmap(jacrev(both, has_aux=True), in_dims=(None, 0))(parameters, rows)
-    count = residuals.numel()
-    return residuals.reshape(-1).detach(), torch.cat(
-        [derivatives[k].reshape(count, -1) for k in parameters], dim=1
-    ).detach()
+    def residuals(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """(N k,)."""
+        in_dims = (None, *(0 for _ in self.rows))
+        return self.weight * vmap(self.function, in_dims=in_dims)(parameters, *self.rows).reshape(-1)
+
+    def jacobian(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Residuals (N k,) and their derivatives (N k, P) by the parameters, side by side in their order."""
+
+        def twice(values: Mapping[str, Tensor], *row: Tensor) -> tuple[Tensor, Tensor]:
+            found = self.function(values, *row)
+            return found, found
+
+        in_dims = (None, *(0 for _ in self.rows))
+        derivatives, residuals = vmap(jacrev(twice, has_aux=True), in_dims=in_dims)(parameters, *self.rows)
+        count = residuals.numel()
+        found = torch.cat([derivatives[name].reshape(count, -1) for name in parameters], dim=1)
+        return self.weight * residuals.reshape(-1), self.weight * found
 
 
 def direction(j: Tensor, r: Tensor, kept: Tensor, damping: float) -> Tensor:
@@ -49,30 +62,46 @@ def direction(j: Tensor, r: Tensor, kept: Tensor, damping: float) -> Tensor:
     return kept + torch.cholesky_solve((j.T @ (r - j @ kept))[:, None], torch.linalg.cholesky(kernel))[:, 0]
 
 
-@dataclass
 class GaussNewton:
-    """The optimizer's state: the damping, which follows the lengths that were accepted, and the last direction."""
+    """Steps on parameters that are views of one vector. damping: follows the lengths that were accepted."""
 
-    damping: float = 1e-2
-    previous: Tensor | None = None
+    def __init__(self, shapes: Mapping[str, torch.Size], start: Tensor):
+        """shapes: of every parameter.  start: (P,) their numbers, copied."""
+        self.shapes, self.numbers = dict(shapes), start.detach().clone()
+        self.previous = torch.zeros_like(self.numbers)
+        self.damping = 1e-2
 
-    def step(self, function: RowResiduals, parameters: Parameters, rows: Tensor, longest: float = 1.0) -> float:
-        """One step on `rows`, in place; halved from `longest` until it lowers the sum of squares. The sum before it."""
-        r, j = jacobian(function, parameters, rows)
+    def parameters(self, numbers: Tensor | None = None) -> dict[str, Tensor]:
+        """The parameters by name, views of `numbers`, by default of the current ones."""
+        numbers = self.numbers if numbers is None else numbers
+        parts = numbers.split([shape.numel() for shape in self.shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def step(self, terms: Sequence[Term], free: Tensor | None = None, longest: float = 1.0) -> float:
+        """One step, halved from `longest` until it lowers the sum of squares. Returns the sum before it.
+
+        free: (P,) bool, which numbers may move; None: all.
+        """
+        found = [term.jacobian(self.parameters()) for term in terms]
+        r, j = (torch.cat(parts).detach() for parts in zip(*found, strict=True))
         before = float(r.square().sum())
-        kept = torch.zeros_like(j[0]) if self.previous is None else MOMENTUM * self.previous
-        self.previous = direction(j, r, kept, self.damping)
-        parts = self.previous.split([p.numel() for p in parameters.values()])
-        start = {k: p.detach().clone() for k, p in parameters.items()}
-        length, evaluate = longest, vmap(function, in_dims=(None, 0))
+        if not math.isfinite(before):
+            return before
+        where = slice(None) if free is None else free.nonzero()[:, 0]
+        kept = MOMENTUM * self.previous[where]
+        p = torch.zeros_like(self.numbers)
+        p[where] = direction(j[:, where], r, kept, self.damping)
+        start, length = self.numbers, longest
         with torch.no_grad():
             while True:
-                for (name, p), part in zip(parameters.items(), parts, strict=True):
-                    p.copy_(start[name] - length * part.view_as(p))
-                after = float(evaluate(parameters, rows).square().sum())
-                if after < before or (length < SHORTEST and math.isfinite(after)) or length < 1e-9:
+                trial = self.parameters(start - length * p)
+                after = sum(float(term.residuals(trial).square().sum()) for term in terms)
+                if after < before or (length < SHORTEST and math.isfinite(after)):
                     break
+                if length < SHORTEST**3:
+                    return before
                 length /= 2
+        self.numbers, self.previous = start - length * p, p
         self.damping *= 1 / 1.5 if length == longest else 3.0 if length < longest / 4 else 1.0
         self.damping = min(max(self.damping, LEAST), MOST)
         return before

@@ -56,6 +56,10 @@ class TrainableNetwork(nn.Module):
         home, key = self._homes[name]
         return getattr(self.fixed, key) if home == "fixed" else getattr(self, home)[key]
 
+    def is_parameter(self, name: str) -> bool:
+        """Whether the program's constant `name` is a plain tensor that is trained."""
+        return self._homes[name][0] == "values"
+
     @property
     def layers(self) -> dict[str, HLinear]:
         """The H-matrix layers by the names of their weights in the program."""
