@@ -12,10 +12,13 @@ from hrt.calibration import Box
 from hrt.certificate import Certificate, LayerRecord
 from hrt.compress import compress
 from hrt.errors import ArtifactError, BackendError, CaptureError, HrtError, InputError, ToleranceError
+from hrt.finetune import finetune
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.matrix import compress_matrix
 from hrt.model import CompressedModel
 from hrt.partition import adaptive_partition
+from hrt.trainable import TrainableNetwork, to_trainable
+from hrt.training import HLinear
 
 __version__ = "0.1.0"
 
@@ -26,16 +29,20 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "CompressedModel",
+    "HLinear",
     "HMatrix",
     "HrtError",
     "InputError",
     "LayerRecord",
     "Leaf",
     "ToleranceError",
+    "TrainableNetwork",
     "adaptive_partition",
     "compress",
     "compress_matrix",
+    "finetune",
     "load",
+    "to_trainable",
 ]
 
 
