@@ -17,6 +17,7 @@ from hrt.hmatrix import HMatrix, Leaf
 from hrt.matrix import compress_matrix
 from hrt.model import CompressedModel
 from hrt.partition import adaptive_partition
+from hrt.rank_penalty import proximal_step, rank_penalty, second_moments
 from hrt.trainable import TrainableNetwork, to_trainable
 from hrt.training import HLinear
 
@@ -42,6 +43,9 @@ __all__ = [
     "compress_matrix",
     "finetune",
     "load",
+    "proximal_step",
+    "rank_penalty",
+    "second_moments",
     "to_trainable",
 ]
 

@@ -109,12 +109,13 @@ class HLinear(nn.Module):
     def _take(self, work: Tensor, rows: slice | str) -> Tensor:
         return work[rows] if isinstance(rows, slice) else work.index_select(0, getattr(self, rows))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., n) to (..., m)."""
-        return self.affine(x, self.bias)
-
     def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x (..., n) times H^T, plus a bias (m,) in the place of the layer's own."""
+        """x (..., n) times H^T, plus a bias (m,) in the place of the layer's own; hooks see the call."""
+        return self(x, bias, own_bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, own_bias: bool = True) -> Tensor:
+        """x (..., n) to (..., m), with the layer's own bias or the one given."""
+        bias = self.bias if own_bias else bias
         if x.shape[-1] != self.in_features:
             raise InputError(f"Found an input of shape {tuple(x.shape)}. Expected (..., {self.in_features}).")
         if self._plain:
