@@ -28,7 +28,7 @@ from hrt.verification import Held, output_certificate, served_errors
 
 JACOBIAN_NUMBERS = 1 << 26  # float64; half a gigabyte
 FREE_SHARE = 0.35  # of the steps, before anything is rounded
-SHARES = (0.4, 0.7, 0.9, 1.0)  # of the numbers of a kind that are rounded, stage by stage
+SHARES = (0.5, 0.8, 0.95, 1.0)  # of the numbers of a kind that are rounded, the most sensitive first
 Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
 Points = Callable[[int, torch.Generator], Tensor]
 
@@ -77,7 +77,7 @@ def finetune(
     network = to_trainable(model, dtype=torch.float64)
     draw = _Draws(network, known, answers, residual, points, batch, teacher_weight, residual_weight, seed)
     with track("finetune", progress) as advance:
-        program = train_stored(network, model.program, draw, steps, seed, part(advance, 0.0, 0.9))
+        program = train_stored(network, model.program, draw, steps, part(advance, 0.0, 0.9))
         advance("verify", 0.9)
         served = served_errors(program, split.held_out, held.reference)
         limit = served["torch"].upper_99
@@ -163,14 +163,13 @@ class _Adam(GaussNewton):
         first, second, count = self.moments or (torch.zeros_like(slope), torch.zeros_like(slope), 0)
         first, second, count = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2, count + 1
         self.moments = first, second, count
+        self.felt = second.sqrt()
         move = first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
         self.numbers = self.numbers - longest * self.RATE * (move if free is None else move * free)
         return float(loss.detach())
 
 
-def train_stored(
-    network: TrainableNetwork, stored: Program, draw: _Draws, steps: int, seed: int, advance: Advance
-) -> Program:
+def train_stored(network: TrainableNetwork, stored: Program, draw: _Draws, steps: int, advance: Advance) -> Program:
     """Train `network` (float64) and return `stored` with its numbers in their storage types."""
     start, outputs = numbers_of(network), draw.answers.shape[1]
     fits = (draw.batch * (outputs + 1)) * len(start) <= JACOBIAN_NUMBERS
@@ -178,30 +177,30 @@ def train_stored(
     solver = (GaussNewton if fits else _Adam)(shapes, start)
     free_steps = max(1, round(FREE_SHARE * steps))
 
-    def run(count: int, free: Tensor | None, label: str, low: float, high: float, rest: float) -> None:
+    def run(count: int, free: Tensor | None, label: str, low: float, high: float) -> None:
         for step in range(1, count + 1):
             advance(f"{label}, step {step}", low + (high - low) * step / count)
-            longest = min(1.0, max(rest, 4 * (1 - step / count)))  # short steps at the end average the draws' noise
+            longest = min(1.0, max(0.1, 4 * (1 - step / count)))  # short steps at the end average the draws' noise
             loss = solver.step(draw.terms(), free, longest)
             if not math.isfinite(loss):
                 raise InputError(f"The loss is {loss} in step {step} ({label}). Expected finite residuals.")
 
-    run(free_steps, None, "train", 0.0, FREE_SHARE, 0.1)
+    run(free_steps, None, "train", 0.0, FREE_SHARE)
     load_numbers(network, solver.numbers)
     grid = Grid(network, stored)
     solver.numbers, free = grid.numbers.clone(), torch.ones_like(grid.coarse)
-    generator = torch.Generator().manual_seed(seed)
     kinds = [pair for pair in (("int8", grid.coarse), ("16 bits", grid.narrow)) if bool(pair[1].any())]
     stages = [(label, mine, share) for label, mine in kinds for share in SHARES]
     each = (steps - free_steps) // max(1, len(stages) - 1)
     for done, (label, mine, share) in enumerate(stages):
         candidates = (mine & free).nonzero()[:, 0]
         count = round(share * int(mine.sum())) - int((mine & ~free).sum())
-        chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
+        harm = solver.felt * grid.spacing(solver.numbers)  # the largest first, while many can still make up for it
+        chosen = candidates[harm[candidates].argsort(descending=True, stable=True)[:count]]
         solver.numbers[chosen] = grid.rounded(solver.numbers)[chosen]
         free[chosen] = False
         solver.previous = torch.zeros_like(solver.previous)
         if done + 1 < len(stages):  # after the last there is nothing left to make up for it
             low, width = FREE_SHARE + (1 - FREE_SHARE) * done / len(stages), (1 - FREE_SHARE) / len(stages)
-            run(each, free, f"{share:.0%} of {label} rounded", low, low + width, 0.3)
+            run(each, free, f"{share:.0%} of {label} rounded", low, low + width)
     return grid.program(solver.numbers)
