@@ -9,9 +9,11 @@ from typing import Any
 
 from hrt.artifact import load
 from hrt.calibration import Box
+from hrt.callbacks import deepxde_callback, lightning_callback
 from hrt.certificate import Certificate, LayerRecord
 from hrt.compress import compress
-from hrt.errors import ArtifactError, BackendError, CaptureError, HrtError, InputError, ToleranceError
+from hrt.dynamic import DynamicCompression
+from hrt.errors import ArtifactError, BackendError, CaptureError, HrtError, InputError, ToleranceError, TrainingError
 from hrt.finetune import finetune
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.matrix import compress_matrix
@@ -30,6 +32,7 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "CompressedModel",
+    "DynamicCompression",
     "HLinear",
     "HMatrix",
     "HrtError",
@@ -38,10 +41,13 @@ __all__ = [
     "Leaf",
     "ToleranceError",
     "TrainableNetwork",
+    "TrainingError",
     "adaptive_partition",
     "compress",
     "compress_matrix",
+    "deepxde_callback",
     "finetune",
+    "lightning_callback",
     "load",
     "proximal_step",
     "rank_penalty",

@@ -24,7 +24,7 @@ from hrt.parallel import executor_map
 from hrt.program import Program
 from hrt.progress import Advance, part, track
 from hrt.records import layer_records
-from hrt.trainable import TrainableNetwork, dense_program, partitions
+from hrt.trainable import TrainableNetwork, dense_program, densified, partitions
 from hrt.validate import check_tol, check_whole, storages_of
 from hrt.verification import Held, output_certificate, served_errors
 
@@ -48,7 +48,7 @@ def compress(
     """Compress every weight matrix of `net` under one error bound.
 
     net: nn.Module, torch.export.ExportedProgram or the path of an .onnx file; it is not changed. What
-        `hrt.to_trainable` made keeps its partitions: blocks are truncated and stored as the tolerance allows.
+        `hrt.to_trainable` made, and every HLinear in a module, keeps its partition: blocks are truncated and stored as the tolerance allows.
     inputs: tensor or array (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. With them
         the relative L2 error of the network's *output* on held-out rows is at most `tol` (its 99 % upper confidence
         limit is). Without them every weight satisfies ||W - H||_F <= tol ||W||_F.
@@ -74,13 +74,16 @@ def compress(
     with track("compress", progress) as advance:
         samples = None if inputs is None else as_samples(inputs, seed)
         advance("capture", 0.0)
-        kept = {}
+        kept: dict[str, HMatrix] = {}
         if isinstance(net, TrainableNetwork):
             check_weights(net)
             program = net.to_program()
             kept, program = partitions(program.constants), dense_program(program)
         else:
+            if isinstance(net, nn.Module):
+                net, kept = densified(net)
             program = program_of_network(net, samples)
+            kept = {name: h for name, h in kept.items() if name in program.weights}
         dense_nbytes = program_nbytes(stored(program))
         if samples is None:
             model = by_layers(program, tol, storages, target, seed, part(advance, 0.02, 1.0), executor, kept)

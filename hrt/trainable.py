@@ -1,5 +1,6 @@
 """`to_trainable`: a compressed network as an nn.Module that is trained on, its H-matrices in the place of weights."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -114,6 +115,20 @@ def to_trainable(model: CompressedModel | Program, *, dtype: torch.dtype = torch
 def partitions(constants: Mapping[str, Constant]) -> dict[str, HMatrix]:
     """The H-matrices among constants that have a structure to keep: more than one dense leaf."""
     return {k: c for k, c in constants.items() if isinstance(c, HMatrix) and not c.is_dense}
+
+
+def densified(net: nn.Module) -> tuple[nn.Module, dict[str, HMatrix]]:
+    """A copy of `net` with an nn.Linear in the place of every HLinear, and their partitions by the weights' names."""
+    found = {path: m for path, m in net.named_modules() if isinstance(m, HLinear)}
+    copied = copy.deepcopy(net) if found else net
+    for path, layer in found.items():
+        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+        plain.weight = nn.Parameter(layer.to_hmatrix(torch.float64).to_dense().to(layer.table.device, layer.dtype))
+        plain.bias = layer.bias
+        parent, _, name = path.rpartition(".")
+        setattr(copied.get_submodule(parent), name, plain)
+    names = {f"{path}.weight": layer.to_hmatrix(torch.float64) for path, layer in found.items()}
+    return copied, partitions(names)
 
 
 def dense_program(program: Program) -> Program:

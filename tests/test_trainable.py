@@ -79,7 +79,8 @@ def test_compress_takes_it_back(model: hrt.CompressedModel, tol: float) -> None:
     net = to_trainable(model)
     again = hrt.compress(net, inputs=inputs(), tol=tol, target="bytes", progress=False)
     fresh = inputs(4000, 3) * 0.99
-    assert float((again.predict(fresh) - net(fresh)).norm() / net(fresh).norm()) <= tol
+    expected = net(fresh).detach()
+    assert float((again.predict(fresh) - expected).norm() / expected.norm()) <= tol
     assert again.nbytes < again.dense_nbytes == sum(4 * p.numel() for p in made().parameters()) + 4 * 4
     for name in model.program.weights:
         old, new = model.program.constants[name], again.program.constants[name]
@@ -111,6 +112,19 @@ def test_nothing_is_ever_larger_than_dense() -> None:
     net = to_trainable(hierarchical(program, depth=2, max_rank=40))
     again = hrt.compress(net, inputs=inputs(), tol=1e-5, storage="float32", target="bytes", progress=False)
     assert again.nbytes <= again.dense_nbytes
+
+
+def test_modules_with_h_layers_among_others_keep_them_too(model: hrt.CompressedModel) -> None:
+    net = made()
+    partition = model.program.constants["second.weight"]
+    net.second = hrt.HLinear.from_linear(net.second, partition=partition)  # type: ignore[assignment]
+    again = hrt.compress(net, inputs=inputs(), tol=1e-3, target="bytes", progress=False)
+    fresh = inputs(3000) * 0.99
+    expected = net(fresh).detach()
+    assert float((again.predict(fresh) - expected).norm() / expected.norm()) <= 1e-3
+    new, old = block_ranks(again.program.constants["second.weight"]), block_ranks(partition)
+    assert set(new) <= set(old) and all(new[place] <= old[place] for place in new)
+    assert isinstance(net.second, hrt.HLinear)  # the user's module is as it was
 
 
 def test_bad_input(model: hrt.CompressedModel) -> None:
