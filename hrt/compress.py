@@ -48,7 +48,8 @@ def compress(
     """Compress every weight matrix of `net` under one error bound.
 
     net: nn.Module, torch.export.ExportedProgram or the path of an .onnx file; it is not changed. What
-        `hrt.to_trainable` made, and every HLinear in a module, keeps its partition: blocks are truncated and stored as the tolerance allows.
+        `hrt.to_trainable` made, and every HLinear in a module, keeps its partition: blocks are truncated and stored as
+        the tolerance allows.
     inputs: tensor or array (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. With them
         the relative L2 error of the network's *output* on held-out rows is at most `tol` (its 99 % upper confidence
         limit is). Without them every weight satisfies ||W - H||_F <= tol ||W||_F.
