@@ -28,7 +28,7 @@ from hrt.verification import Held, output_certificate, served_errors
 
 JACOBIAN_NUMBERS = 1 << 26  # float64; half a gigabyte
 FREE_SHARE = 0.35  # of the steps, before anything is rounded
-SHARES = (0.5, 0.8, 0.95, 1.0)  # of the numbers of a kind that are rounded, the most sensitive first
+SHARES = (0.5, 0.8, 0.95, 1.0)  # of the numbers of a kind that are rounded, drawn by chance
 Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
 Points = Callable[[int, torch.Generator], Tensor]
 
@@ -45,6 +45,7 @@ def finetune(
     teacher_weight: float = 1.0,
     residual_weight: float = 1.0,
     tol: float | None = None,
+    exact_biases: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> CompressedModel:
@@ -56,6 +57,8 @@ def finetune(
     residual: residual(network, row) -> (k,) of one row of what `points` draws, with network((batch, *shape)) ->
         (batch, *shape) and derivatives by torch.func (jvp, jacfwd), not torch.autograd.
     points: points(count, generator) -> (count, ...) float64 for the residual; by default rows of the one input.
+    exact_biases: keep biases in float32, two bytes more for each that was in 16 bits: they make up for the rounding of
+        everything else.
     steps: optimizer steps in all.  batch: rows in each.  tol: to be certified; by default the model's own.
     Deterministic under `seed` on one thread. Raises InputError for what does not fit or a loss that is not finite, and
     ToleranceError where the result misses `tol`; `model` is never changed.
@@ -77,7 +80,11 @@ def finetune(
     network = to_trainable(model, dtype=torch.float64)
     draw = _Draws(network, known, answers, residual, points, batch, teacher_weight, residual_weight, seed)
     with track("finetune", progress) as advance:
-        program = train_stored(network, model.program, draw, steps, part(advance, 0.0, 0.9))
+        stored = model.program
+        if exact_biases:
+            wide = [name for name in stored.constants if network.is_parameter(name)]
+            stored = stored.with_constants({k: stored.constants[k].to(torch.float32) for k in wide})  # type: ignore[union-attr]
+        program = train_stored(network, stored, draw, steps, seed, part(advance, 0.0, 0.9))
         advance("verify", 0.9)
         served = served_errors(program, split.held_out, held.reference)
         limit = served["torch"].upper_99
@@ -163,13 +170,14 @@ class _Adam(GaussNewton):
         first, second, count = self.moments or (torch.zeros_like(slope), torch.zeros_like(slope), 0)
         first, second, count = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2, count + 1
         self.moments = first, second, count
-        self.felt = second.sqrt()
         move = first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
         self.numbers = self.numbers - longest * self.RATE * (move if free is None else move * free)
         return float(loss.detach())
 
 
-def train_stored(network: TrainableNetwork, stored: Program, draw: _Draws, steps: int, advance: Advance) -> Program:
+def train_stored(
+    network: TrainableNetwork, stored: Program, draw: _Draws, steps: int, seed: int, advance: Advance
+) -> Program:
     """Train `network` (float64) and return `stored` with its numbers in their storage types."""
     start, outputs = numbers_of(network), draw.answers.shape[1]
     fits = (draw.batch * (outputs + 1)) * len(start) <= JACOBIAN_NUMBERS
@@ -189,18 +197,18 @@ def train_stored(network: TrainableNetwork, stored: Program, draw: _Draws, steps
     load_numbers(network, solver.numbers)
     grid = Grid(network, stored)
     solver.numbers, free = grid.numbers.clone(), torch.ones_like(grid.coarse)
+    generator = torch.Generator().manual_seed(seed)
     kinds = [pair for pair in (("int8", grid.coarse), ("16 bits", grid.narrow)) if bool(pair[1].any())]
     stages = [(label, mine, share) for label, mine in kinds for share in SHARES]
-    each = (steps - free_steps) // max(1, len(stages) - 1)
+    each = (steps - free_steps) // max(1, len(stages) - int(bool((grid.coarse | grid.narrow).all())))
     for done, (label, mine, share) in enumerate(stages):
         candidates = (mine & free).nonzero()[:, 0]
         count = round(share * int(mine.sum())) - int((mine & ~free).sum())
-        harm = solver.felt * grid.spacing(solver.numbers)  # the largest first, while many can still make up for it
-        chosen = candidates[harm[candidates].argsort(descending=True, stable=True)[:count]]
+        chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
         solver.numbers[chosen] = grid.rounded(solver.numbers)[chosen]
         free[chosen] = False
         solver.previous = torch.zeros_like(solver.previous)
-        if done + 1 < len(stages):  # after the last there is nothing left to make up for it
+        if bool(free.any()):
             low, width = FREE_SHARE + (1 - FREE_SHARE) * done / len(stages), (1 - FREE_SHARE) / len(stages)
             run(each, free, f"{share:.0%} of {label} rounded", low, low + width)
     return grid.program(solver.numbers)

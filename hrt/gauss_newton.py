@@ -70,7 +70,6 @@ class GaussNewton:
         self.shapes, self.numbers = dict(shapes), start.detach().clone()
         self.previous = torch.zeros_like(self.numbers)
         self.damping = 1e-2
-        self.felt = torch.ones_like(self.numbers)  # (P,) how much the residuals change with each number
 
     def parameters(self, numbers: Tensor | None = None) -> dict[str, Tensor]:
         """The parameters by name, views of `numbers`, by default of the current ones."""
@@ -88,7 +87,6 @@ class GaussNewton:
         before = float(r.square().sum())
         if not math.isfinite(before):
             return before
-        self.felt = j.square().sum(0).sqrt()
         where = slice(None) if free is None else free.nonzero()[:, 0]
         kept = MOMENTUM * self.previous[where]
         p = torch.zeros_like(self.numbers)

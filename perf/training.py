@@ -118,7 +118,9 @@ def finetuned(ratio: float, steps: int, batch: int, seed: int) -> list[Figure]:
     """(c): the committed network, compressed, then trained on at its size for a tenth of its steps."""
     dense, since = load_burgers(), time.perf_counter()
     figures = [of_dense("dense", seed, dense, ADAM_STEPS + NEWTON_STEPS, since)]
-    model = compressed_to(dense, ratio, seed)
+    biases = sum(p.numel() for name, p in dense.named_parameters() if name.endswith("bias"))
+    nbytes = 4 * sum(p.numel() for p in dense.parameters())
+    model = compressed_to(dense, nbytes / (nbytes / ratio - 2 * biases), seed)  # room for float32 biases
     figures.append(of_model("compressed", seed, model, 0, since, f"tol {model.certificate.tol:.2g}"))
     since = time.perf_counter()
     tuned = hrt.finetune(
@@ -128,6 +130,7 @@ def finetuned(ratio: float, steps: int, batch: int, seed: int) -> list[Figure]:
         residual=burgers_residual,
         points=burgers_points,
         teacher_weight=0.0,
+        exact_biases=True,
         steps=steps,
         batch=batch,
         seed=seed,
