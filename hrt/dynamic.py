@@ -133,8 +133,10 @@ class DynamicCompression:
         before, moments = _flat(self.net(*x)), second_moments(self.net, *x)
         for path in self._paths():
             layer, c = self.net.get_submodule(path), moments.get(path)
-            dense = layer.to_hmatrix(torch.float64).to_dense() if isinstance(layer, HLinear) else layer.weight  # type: ignore[union-attr]
-            w = dense.detach().to("cpu", torch.float64)
+            if isinstance(layer, HLinear):
+                w = layer.to_hmatrix(torch.float64).to_dense()
+            else:
+                w = layer.weight.detach().to("cpu", torch.float64)  # type: ignore[operator, union-attr]
             moment = None if c is None else ridge(c.to("cpu", torch.float64), RIDGE)
             order = "auto" if min(w.shape) >= ORDERING_SIDE else "natural"
             h = compress_matrix(w, tol=self.tol, second_moment=moment, ordering=order, seed=self.seed)

@@ -129,7 +129,7 @@ def _layers(net: nn.Module) -> Iterator[tuple[str, Any]]:
 def _blocks(net: nn.Module, partitions: Mapping[str, HMatrix]) -> Iterator[_Block]:
     for name, module in _layers(net):
         if isinstance(module, HLinear):
-            order = module.col_order
+            order: Tensor | None = module.col_order
             for number, leaf in enumerate(module.leaves):
                 if leaf.rank == 0 or not leaf.rows or not leaf.cols:
                     continue

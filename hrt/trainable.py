@@ -124,10 +124,14 @@ def densified(net: nn.Module) -> tuple[nn.Module, dict[str, HMatrix]]:
     for path, layer in found.items():
         plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
         plain.weight = nn.Parameter(layer.to_hmatrix(torch.float64).to_dense().to(layer.table.device, layer.dtype))
-        plain.bias = layer.bias
+        if layer.bias is not None:
+            plain.bias = layer.bias
         parent, _, name = path.rpartition(".")
-        setattr(copied.get_submodule(parent), name, plain)
-    names = {f"{path}.weight": layer.to_hmatrix(torch.float64) for path, layer in found.items()}
+        if path:
+            setattr(copied.get_submodule(parent), name, plain)
+        else:
+            copied = plain
+    names = {f"{path}.weight".lstrip("."): layer.to_hmatrix(torch.float64) for path, layer in found.items()}
     return copied, partitions(names)
 
 

@@ -5,7 +5,7 @@ zeros or is read by nobody, so that its gradient is exactly zero and it stays ze
 one or two plain products.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class HLinear(nn.Module):
     """
 
     table: Tensor
+    row_order: Tensor | None
+    col_order: Tensor | None
 
     def __init__(self, matrix: HMatrix, bias: Tensor | None = None, *, dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -131,7 +133,7 @@ class HLinear(nn.Module):
         y = y.T.reshape(*x.shape[:-1], self.out_features)
         return y if bias is None else y + bias
 
-    def _wave(self, which: int, weights: Sequence[Tensor], work: Tensor) -> list[Tensor]:
+    def _wave(self, which: int, weights: Iterable[Tensor], work: Tensor) -> list[Tensor]:
         outs = []
         for w, rows in zip(weights, self._sources[which], strict=True):
             part = self._take(work, rows).reshape(w.shape[0], w.shape[2], -1)
@@ -157,7 +159,9 @@ class HLinear(nn.Module):
                     self.table.new_zeros(place[1], 0).to(self.dtype),
                     self.table.new_zeros(0, place[3]).to(self.dtype),
                 ]
-            found.append(Leaf(*place, dense=parts[0]) if rank < 0 else Leaf(*place, u=parts[0], vt=parts[1]))
+            row, rows, col, cols = place
+            named = {"dense": parts[0]} if rank < 0 else {"u": parts[0], "vt": parts[1]}
+            found.append(Leaf(row, rows, col, cols, **named))
         return tuple(found)
 
     @torch.no_grad()
@@ -193,7 +197,8 @@ class HLinear(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("table", "row_order", "col_order"):
             own, other = getattr(self, name), state_dict.get(prefix + name)
-            if (own is None) != (other is None) or (own is not None and not torch.equal(own.cpu(), other.cpu())):
+            same = own is other if own is None or other is None else torch.equal(own.cpu(), other.cpu())
+            if not same:
                 raise InputError(
                     f"{prefix + name} of the state_dict is not that of this layer: another partition. "
                     "Build the layer over the H-matrix that was saved, then load."

@@ -39,7 +39,8 @@ def mixed_residuals(network: nn.Module, batch: Batch) -> Tensor:
         if isinstance(module, (nn.Linear, HLinear)):
             hierarchical = isinstance(module, HLinear)
             products = module.affine(streams, None) if hierarchical else streams @ module.weight.mT
-            streams = torch.stack((products[0] + module.bias, *products[1:]))
+            bias = torch.zeros(()) if module.bias is None else module.bias
+            streams = torch.stack((products[0] + bias, *products[1:]))
         else:
             z, z_x, z_t, z_xx = streams
             a = torch.tanh(z)

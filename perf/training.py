@@ -50,10 +50,10 @@ def burgers_residual(network: Callable[..., Tensor], row: Tensor) -> Tensor:
         return network(point[None])[0, 0]
 
     def u_and_u_x(point: Tensor) -> tuple[Tensor, Tensor]:
-        return jvp(u, (point,), (along_x,))
+        return jvp(u, (point,), (along_x,))  # type: ignore[return-value]
 
-    (value, u_x), (_, u_xx) = jvp(u_and_u_x, (row[:2],), (along_x,))
-    _, u_t = jvp(u, (row[:2],), (along_t,))
+    (value, u_x), (_, u_xx) = jvp(u_and_u_x, (row[:2],), (along_x,))  # type: ignore[misc]
+    _, u_t = jvp(u, (row[:2],), (along_t,))  # type: ignore[misc]
     edge = (value - row[3]) * math.sqrt(DATA_WEIGHT * EDGE_SHARE)
     return torch.where(row[2] > 0, edge, u_t + value * u_x - NU * u_xx)[None]
 
