@@ -9,15 +9,21 @@ from typing import Any
 
 from hrt.artifact import load
 from hrt.calibration import Box
+from hrt.callbacks import deepxde_callback, lightning_callback
 from hrt.certificate import Certificate, LayerRecord
 from hrt.compress import compress
 from hrt.drift import Drift, Spectrum
-from hrt.errors import ArtifactError, BackendError, CaptureError, HrtError, InputError, ToleranceError
+from hrt.dynamic import DynamicCompression
+from hrt.errors import ArtifactError, BackendError, CaptureError, HrtError, InputError, ToleranceError, TrainingError
+from hrt.finetune import finetune
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.matrix import compress_matrix
 from hrt.model import CompressedModel
 from hrt.ntk import compare_ntk, ntk
 from hrt.partition import adaptive_partition
+from hrt.rank_penalty import proximal_step, rank_penalty, second_moments
+from hrt.trainable import TrainableNetwork, to_trainable
+from hrt.training import HLinear
 
 __version__ = "0.1.0"
 
@@ -29,6 +35,8 @@ __all__ = [
     "Certificate",
     "CompressedModel",
     "Drift",
+    "DynamicCompression",
+    "HLinear",
     "HMatrix",
     "HrtError",
     "InputError",
@@ -36,12 +44,21 @@ __all__ = [
     "Leaf",
     "Spectrum",
     "ToleranceError",
+    "TrainableNetwork",
+    "TrainingError",
     "adaptive_partition",
     "compare_ntk",
     "compress",
     "compress_matrix",
+    "deepxde_callback",
+    "finetune",
+    "lightning_callback",
     "load",
     "ntk",
+    "proximal_step",
+    "rank_penalty",
+    "second_moments",
+    "to_trainable",
 ]
 
 

@@ -62,7 +62,9 @@ class Allocator:
         seed: int,
         advance: Advance,
         executor: Executor | None = None,
+        partitions: Mapping[str, HMatrix] | None = None,
     ):
+        self.partitions = partitions or {}  # of weights whose blocks stay as they are
         self.program, self.moments, self.search_rows, self.reference = program, moments, rows, reference
         self.tol, self.storages, self.target, self.seed = tol, storages, target, seed
         self.advance, self.executor = advance, executor
@@ -166,6 +168,7 @@ class Allocator:
             self.storages,
             self.target,
             self.seed,
+            self.partitions.get(name),
         )
 
     def _own_bias(self, weight: str) -> str | None:

@@ -53,12 +53,12 @@ class Piece:
         """Whether these are entries of the matrix itself."""
         return self.leaf.is_dense
 
-    def decoded(self) -> Tensor:
-        """The numbers as float32, (rows, columns), scales multiplied into dense blocks and u."""
-        numbers = self.stored.to(torch.float32)
+    def decoded(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The numbers as `dtype`, (rows, columns), scales multiplied into dense blocks and u."""
+        numbers = self.stored.to(dtype)
         if self.leaf.scale is None or self.part:
             return numbers
-        scale = self.leaf.scale.to(torch.float32)
+        scale = self.leaf.scale.to(dtype)
         return numbers * (scale[self.rows, None] if self.is_dense else scale)
 
     def below(self, start: int, stop: int) -> "Piece":
@@ -118,12 +118,12 @@ class Bucket:
                     rows[g, at : at + len(source)] = source
         return rows
 
-    def weights(self) -> Tensor:
-        """All blocks as float32, (len(blocks), tall, wide)."""
-        found = torch.zeros(len(self.blocks), self.tall, self.wide, dtype=torch.float32, device="cpu")
+    def weights(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """All blocks as `dtype`, (len(blocks), tall, wide)."""
+        found = torch.zeros(len(self.blocks), self.tall, self.wide, dtype=dtype, device="cpu")
         for g in range(len(self.blocks)):
             for piece, _, at in self.placed(g):
-                numbers = piece.decoded()
+                numbers = piece.decoded(dtype)
                 r, c = numbers.shape
                 if self.axis == STACKED:
                     found[g, at : at + r, :c] = numbers

@@ -1,7 +1,7 @@
 """`hrt.compress`: a network in, the smallest network found that keeps the promised error out."""
 
-import math
 import os
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -10,25 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from hrt.allocation import Allocator, dense_constants, program_nbytes, stored
-from hrt.bounds import as_boxes, output_bound
+from hrt.allocation import Allocator, program_nbytes, stored
+from hrt.bounds import as_boxes
 from hrt.calibration import Box, Split, as_samples, distinct, evaluate, layer_moments
 from hrt.capture import capture, check_weights, guess_example
-from hrt.certificate import BOX_BOUND, IN_PRECISION, Certificate, OutputError, output_error
+from hrt.certificate import Certificate
 from hrt.errors import CaptureError, InputError, ToleranceError
 from hrt.hmatrix import HMatrix, relative
 from hrt.matrix import compress_alone, compress_for
 from hrt.model import CompressedModel
-from hrt.ntk import affordable_drift
 from hrt.options import LEAF_OVERHEAD
 from hrt.parallel import executor_map
-from hrt.precision import choose_precision
 from hrt.program import Program
 from hrt.progress import Advance, part, track
 from hrt.records import layer_records
-from hrt.runtime import on_cpu, open_session
-from hrt.statements import box_statement
+from hrt.trainable import TrainableNetwork, dense_program, densified, partitions
 from hrt.validate import check_tol, check_whole, storages_of
+from hrt.verification import Held, output_certificate, served_errors
 
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
@@ -49,7 +47,9 @@ def compress(
 ) -> CompressedModel:
     """Compress every weight matrix of `net` under one error bound.
 
-    net: nn.Module, torch.export.ExportedProgram or the path of an .onnx file; it is not changed.
+    net: nn.Module, torch.export.ExportedProgram or the path of an .onnx file; it is not changed. What
+        `hrt.to_trainable` made, and every HLinear in a module, keeps its partition: blocks are truncated and stored as
+        the tolerance allows.
     inputs: tensor or array (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. With them
         the relative L2 error of the network's *output* on held-out rows is at most `tol` (its 99 % upper confidence
         limit is). Without them every weight satisfies ||W - H||_F <= tol ||W||_F.
@@ -76,13 +76,22 @@ def compress(
     with track("compress", progress) as advance:
         samples = None if inputs is None else as_samples(inputs, seed)
         advance("capture", 0.0)
-        program = program_of_network(net, samples)
+        kept: dict[str, HMatrix] = {}
+        if isinstance(net, TrainableNetwork):
+            check_weights(net)
+            program = net.to_program()
+            kept, program = partitions(program.constants), dense_program(program)
+        else:
+            if isinstance(net, nn.Module):
+                net, kept = densified(net)
+            program = program_of_network(net, samples)
+            kept = {name: h for name, h in kept.items() if name in program.weights}
         dense_nbytes = program_nbytes(stored(program))
         if samples is None:
-            model = by_layers(program, tol, storages, target, seed, part(advance, 0.02, 1.0), executor)
+            model = by_layers(program, tol, storages, target, seed, part(advance, 0.02, 1.0), executor, kept)
         else:
             boxes, rest = as_boxes(inputs), part(advance, 0.02, 1.0)
-            model = by_output(program, samples, tol, storages, target, seed, rest, boxes, executor)
+            model = by_output(program, samples, tol, storages, target, seed, rest, boxes, executor, kept)
         model.dense_nbytes = dense_nbytes
         return model
 
@@ -113,13 +122,15 @@ def by_layers(
     seed: int,
     advance: Advance,
     executor: Executor | None = None,
+    kept: Mapping[str, HMatrix] | None = None,
 ) -> CompressedModel:
     """Every weight within `tol` in relative Frobenius norm, by construction."""
     storage = storages[0] if len(storages) == 1 else "auto"
     options = {"tol": tol, "storage": storage, "seed": seed, "target": target}
     sizes = {name: _tensor(program, name).numel() for name in program.weights}
-    small = [name for name, size in sizes.items() if size < PANELS_FROM]
-    changed, behind, total = {}, 0, max(1, sum(sizes.values()))
+    changed = {k: compress_alone(program.constants[k], **options, partition=h) for k, h in (kept or {}).items()}
+    small = [name for name, size in sizes.items() if size < PANELS_FROM and name not in changed]
+    behind, total = sum(sizes[name] for name in changed), max(1, sum(sizes.values()))
     work, matrices = partial(compress_alone, **options), (program.constants[k] for k in small)
     for name, h in zip(small, executor_map(work, matrices, executor), strict=True):
         behind += sizes[name]
@@ -155,10 +166,12 @@ def by_output(
     advance: Advance,
     boxes: tuple[Box, ...] | None = None,
     executor: Executor | None = None,
+    kept: Mapping[str, HMatrix] | None = None,
 ) -> CompressedModel:
     """The output's relative L2 error on held-out inputs at most `tol`, dense where nothing else can.
 
     boxes: where the samples come from, for a bound over all of it; None if they are the user's own.
+    kept: partitions of weights that stay (see `hrt.kept`).
     """
     program.check_inputs(samples)
     given, samples = samples, distinct(samples)
@@ -192,6 +205,7 @@ def by_output(
             seed=seed,
             advance=part(advance, 0.05, 0.95),
             executor=executor,
+            partitions=kept,
         ).search()
         if found is None or found.nbytes >= program_nbytes(dense):
             break
@@ -202,58 +216,19 @@ def by_output(
             best, served = found.program, {name: e for name, e in verified.items() if e.upper_99 <= tol}
             break
         goal *= min(0.95, 0.98 * tol / verified["torch"].upper_99)
-    error = max(served.values(), key=lambda e: e.upper_99)
     advance("certify", 0.96)
-    found_outputs = evaluate(best, split.held_out, dense_constants(best))
-    exact = output_error(references[1], found_outputs)
-    rms = references[1].square().mean(0).sqrt()
-    worst = (references[1] - found_outputs).abs().amax(0)
-    proven = output_bound(program, best, boxes)
-    drift, ntk_points, no_drift = affordable_drift(program, best, split.held_out)
-    precision, limits = choose_precision(best, split.held_out, references[1], tol) if target == "cuda" else ("", {})
-    remarks = []
-    repeated = given[0].shape[0] - samples[0].shape[0]
-    if repeated:
-        remarks.append(f"{repeated} of {given[0].shape[0]} rows repeat another and were left out")
-    if not verifiable:
-        remarks.append(f"{samples[0].shape[0]} distinct rows are too few to verify anything: the network stays dense")
-    if samples[0].shape[0] < 200:
-        remarks.append(f"only {samples[0].shape[0]} distinct calibration rows; the confidence limit is wide")
-    constant = [i for i, x in enumerate(given) if bool((x == x[:1]).all())]
-    if constant:
-        remarks.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
-    certificate = Certificate(
+    few = f"{samples[0].shape[0]} distinct rows are too few to verify anything: the network stays dense"
+    certificate = output_certificate(
+        program,
+        best,
+        Held(given, samples, split, references[1]),
+        served,
+        moments,
         tol=tol,
-        kind="output",
-        layers=layer_records(program, best, moments, tol),
-        measured={
-            "output_error": exact.value,
-            "runtime_error": error.value,
-            "per_output": list(error.per_output),
-            "output_rms": rms.tolist(),
-            "max_abs_error": worst.tolist(),
-            **({} if drift is None else {"ntk_drift": drift}),
-        },
-        estimated={
-            "output_error_upper_99": error.upper_99,
-            "unseen_probability_99": 1 - 0.01 ** (1 / split.held_out[0].shape[0]),
-            **{IN_PRECISION + name: limit for name, limit in limits.items() if math.isfinite(limit)},
-        },
-        guaranteed={} if proven.per_output is None else {BOX_BOUND: list(proven.per_output)},
-        statements=() if proven.per_output is None else (box_statement(proven.per_output, worst, rms),),
-        context={
-            "calibration_rows": split.calibration[0].shape[0],
-            "search_rows": split.search[0].shape[0],
-            "held_out_rows": split.held_out[0].shape[0],
-            "seed": seed,
-            "torch": torch.__version__,
-            "target": target,
-            "runtimes": list(served),
-            "remarks": remarks,
-            **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
-            **({"precision": precision} if precision else {}),
-            **({"no_output_bound": proven.reason} if proven.per_output is None else {"boxes": proven.boxes}),
-        },
+        target=target,
+        seed=seed,
+        boxes=boxes,
+        remarks=() if verifiable else (few,),
     )
     return CompressedModel(best, certificate, target)
 
@@ -312,13 +287,3 @@ def check_capture(net: Any, program: Program, example: tuple[Tensor, ...]) -> No
 def _tensor(program: Program, name: str) -> Tensor:
     value = program.constants[name]
     return value if isinstance(value, Tensor) else value.to_dense()
-
-
-def served_errors(program: Program, inputs: tuple[Tensor, ...], reference: Tensor) -> dict[str, OutputError]:
-    """The error of the float32 network against the float64 network's `reference`, in every CPU backend that is here."""
-    return {name: _error_on(name, program, inputs, reference) for name in on_cpu()}
-
-
-def _error_on(backend: str, program: Program, inputs: tuple[Tensor, ...], reference: Tensor) -> OutputError:
-    ys = open_session(program, backend).run([x.to(torch.float32).contiguous() for x in inputs])
-    return output_error(reference, torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1).to(torch.float64))

@@ -23,3 +23,7 @@ class InputError(HrtError, ValueError):
 
 class BackendError(HrtError, RuntimeError):
     """A backend that is unknown, not installed, or cannot run here."""
+
+
+class TrainingError(HrtError, RuntimeError):
+    """A loss that is not finite; the network was put back to its last good state, which the message names."""

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from hrt.blocks import BlockSource
 from hrt.cluster import default_min_leaf, gram_order
+from hrt.hmatrix import HMatrix
+from hrt.kept import KeptPlanner
 from hrt.ordering import permute
 from hrt.parallel import executor_map, one_blas_thread
 from hrt.partition import Planner
@@ -42,6 +44,7 @@ class LayerTask:
     storages: tuple[str, ...]
     target: str
     seed: int
+    partition: HMatrix | None = None  # to be kept, see `hrt.kept`
 
     def source(self, rows: Tensor | None, cols: Tensor | None) -> BlockSource:
         """The matrix and its weights in tree order. Copies: BLAS may round differently where memory is aligned
@@ -56,18 +59,17 @@ def plan_layer(task: LayerTask) -> PlannedLayer:
     """The planner of one layer in the better of its orderings."""
     matrix, choices = task.matrix, []
     m, n = matrix.shape
+    kept = task.partition
     orders: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
+    if kept is not None:
+        orders = [(kept.row_order, kept.col_order)]
     with one_blas_thread():  # in a forked worker the threads that BLAS had are gone, and it would wait for them
-        if min(m, n) >= ORDERING_SIDE:
+        if kept is None and min(m, n) >= ORDERING_SIDE:
             orders.append((gram_order(matrix), gram_order(matrix.T)))
         for rows, cols in orders:
-            planner = Planner(
-                task.source(rows, cols),
-                min_leaf=default_min_leaf(m, n),
-                storages=task.storages,
-                target=task.target,
-                budget2=task.budget2,
-            )
+            source, leaf = task.source(rows, cols), default_min_leaf(m, n)
+            common = {"storages": task.storages, "target": task.target, "budget2": task.budget2}
+            planner = Planner(source, min_leaf=leaf, **common) if kept is None else KeptPlanner(source, kept, **common)
             cost = planner.solve_budget(task.budget2).cost + (0 if rows is None else 4 * (m + n))
             choices.append((cost, PlannedLayer(task.name, matrix, planner, rows, cols, task.mean, task.bias)))
     return min(choices, key=lambda pair: pair[0])[1]

@@ -11,6 +11,7 @@ from hrt.blocks import STRIP, BlockSource
 from hrt.cluster import default_min_leaf
 from hrt.errors import InputError, ToleranceError
 from hrt.hmatrix import STORAGE, HMatrix, Leaf, relative, squared_error
+from hrt.kept import KeptPlanner
 from hrt.options import ITEM, SCALE_BYTES
 from hrt.ordering import ORDERINGS, orderings, permute
 from hrt.parallel import one_blas_thread
@@ -87,8 +88,12 @@ def compress_for(
     target: str,
     advance: Advance = silent,
     executor: Executor | None = None,
+    partition: HMatrix | None = None,
 ) -> HMatrix:
-    """`compress_matrix` for a target, which prices a leaf's time beside its bytes (see `partition.LEAF_OVERHEAD`)."""
+    """`compress_matrix` for a target, which prices a leaf's time beside its bytes (see `partition.LEAF_OVERHEAD`).
+
+    partition: whose orderings and blocks stay, truncated and stored as the tolerance allows.
+    """
     tol = check_tol(tol)
     seed = check_whole(seed, "seed", 0)
     storages = storages_of(storage)
@@ -107,10 +112,13 @@ def compress_for(
         return min(_dense(matrix, name, c), _zero(m, n), key=lambda h: h.nbytes)
     fallback_nbytes = ITEM[name] * m * n + (SCALE_BYTES * m if name == "int8" else 0)
     best = None
-    pairs = orderings(matrix, c, ordering, row_points, column_points, tol=tol, seed=seed)
+    if partition is None:
+        pairs = orderings(matrix, c, ordering, row_points, column_points, tol=tol, seed=seed)
+    else:
+        pairs = [(partition.row_order, partition.col_order)]
     sets = storage_sets(matrix, storages, largest)
     tries = [(kinds, *order) for kinds in sets for order in pairs]
-    options = {"min_leaf": leaf, "seed": seed, "target": target, "executor": executor}
+    options = {"min_leaf": leaf, "seed": seed, "target": target, "executor": executor, "partition": partition}
     for k, (kinds, rows, cols) in enumerate(tries):
         here = part(advance, k / len(tries), (k + 1) / len(tries))
         h = compress_ordered(matrix, c, tol, norm2, rows, cols, storages=kinds, advance=here, **options)
@@ -161,21 +169,25 @@ def compress_ordered(
     target: str,
     advance: Advance = silent,
     executor: Executor | None = None,
+    partition: HMatrix | None = None,
 ) -> HMatrix | None:
     """Compress in one given ordering; None where no partition meets `tol` with these storages. norm2: of the matrix."""
     fast = c is None and tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
     ordered = permute(matrix, rows, cols, torch.float32 if fast else matrix.dtype)
     source = BlockSource(ordered, None if c is None else permute(c, cols, cols), None, seed, fast)
     allowed2 = tol**2 * norm2
-    planner = Planner(
-        source,
-        min_leaf=min_leaf,
-        storages=storages,
-        target=target,
-        budget2=allowed2,
-        advance=part(advance, 0.0, 0.8),
-        executor=executor,
-    )
+    if partition is not None:
+        planner = KeptPlanner(source, partition, storages=storages, target=target, budget2=allowed2)
+    else:
+        planner = Planner(
+            source,
+            min_leaf=min_leaf,
+            storages=storages,
+            target=target,
+            budget2=allowed2,
+            advance=part(advance, 0.0, 0.8),
+            executor=executor,
+        )
     budget2, best = allowed2, None
     tried: dict[float, float] = {}
     for trial in range(TRIALS):

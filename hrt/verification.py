@@ -1,0 +1,113 @@
+"""What a compressed network is held to: its error on held-out rows in every backend, and the certificate of that."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hrt.allocation import dense_constants
+from hrt.bounds import output_bound
+from hrt.calibration import Box, Moments, Split, evaluate
+from hrt.certificate import BOX_BOUND, IN_PRECISION, Certificate, OutputError, output_error
+from hrt.ntk import affordable_drift
+from hrt.precision import choose_precision
+from hrt.program import Program
+from hrt.records import layer_records
+from hrt.runtime import on_cpu, open_session
+from hrt.statements import box_statement
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """The user's rows as given and without repetitions, their split, and what the original network answers on the
+    held-out ones: (rows, features) float64.
+    """
+
+    given: tuple[Tensor, ...]
+    samples: tuple[Tensor, ...]
+    split: Split
+    reference: Tensor
+
+
+def output_certificate(
+    program: Program,
+    best: Program,
+    held: Held,
+    served: Mapping[str, OutputError],
+    moments: Mapping[str, Moments],
+    *,
+    tol: float,
+    target: str,
+    seed: int,
+    boxes: Sequence[Box] | None = None,
+    remarks: Sequence[str] = (),
+) -> Certificate:
+    """What can be said of `best` as a stand-in for `program`, the original in float64.
+
+    served: the errors of the backends that kept `tol`.  moments: what the weights of `program` see.
+    """
+    error = max(served.values(), key=lambda e: e.upper_99)
+    found_outputs = evaluate(best, held.split.held_out, dense_constants(best))
+    exact = output_error(held.reference, found_outputs)
+    rms = held.reference.square().mean(0).sqrt()
+    worst = (held.reference - found_outputs).abs().amax(0)
+    proven = output_bound(program, best, boxes)
+    drift, ntk_points, no_drift = affordable_drift(program, best, held.split.held_out)
+    precision, limits = (
+        choose_precision(best, held.split.held_out, held.reference, tol) if target == "cuda" else ("", {})
+    )
+    said = []
+    rows, distinct_rows = held.given[0].shape[0], held.samples[0].shape[0]
+    if rows > distinct_rows:
+        said.append(f"{rows - distinct_rows} of {rows} rows repeat another and were left out")
+    said += remarks
+    if distinct_rows < 200:
+        said.append(f"only {distinct_rows} distinct calibration rows; the confidence limit is wide")
+    constant = [i for i, x in enumerate(held.given) if bool((x == x[:1]).all())]
+    if constant:
+        said.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
+    return Certificate(
+        tol=tol,
+        kind="output",
+        layers=layer_records(program, best, moments, tol),
+        measured={
+            "output_error": exact.value,
+            "runtime_error": error.value,
+            "per_output": list(error.per_output),
+            "output_rms": rms.tolist(),
+            "max_abs_error": worst.tolist(),
+            **({} if drift is None else {"ntk_drift": drift}),
+        },
+        estimated={
+            "output_error_upper_99": error.upper_99,
+            "unseen_probability_99": 1 - 0.01 ** (1 / held.split.held_out[0].shape[0]),
+            **{IN_PRECISION + name: limit for name, limit in limits.items() if math.isfinite(limit)},
+        },
+        guaranteed={} if proven.per_output is None else {BOX_BOUND: list(proven.per_output)},
+        statements=() if proven.per_output is None else (box_statement(proven.per_output, worst, rms),),
+        context={
+            "calibration_rows": held.split.calibration[0].shape[0],
+            "search_rows": held.split.search[0].shape[0],
+            "held_out_rows": held.split.held_out[0].shape[0],
+            "seed": seed,
+            "torch": torch.__version__,
+            "target": target,
+            "runtimes": list(served),
+            "remarks": said,
+            **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
+            **({"precision": precision} if precision else {}),
+            **({"no_output_bound": proven.reason} if proven.per_output is None else {"boxes": proven.boxes}),
+        },
+    )
+
+
+def served_errors(program: Program, inputs: tuple[Tensor, ...], reference: Tensor) -> dict[str, OutputError]:
+    """The error of the float32 network against the float64 network's `reference`, in every CPU backend that is here."""
+    return {name: _error_on(name, program, inputs, reference) for name in on_cpu()}
+
+
+def _error_on(backend: str, program: Program, inputs: tuple[Tensor, ...], reference: Tensor) -> OutputError:
+    ys = open_session(program, backend).run([x.to(torch.float32).contiguous() for x in inputs])
+    return output_error(reference, torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1).to(torch.float64))

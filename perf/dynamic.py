@@ -1,0 +1,133 @@
+"""Dynamic compression of the Burgers PINN while it is trained, beside dense training of the same steps."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import hrt
+from hrt.gauss_newton import GaussNewton, Term
+from hrt.perf.burgers import (
+    DATA_WEIGHT,
+    NU,
+    Batch,
+    BurgersPINN,
+    burgers_network,
+    newton_direction,
+    residuals,
+    sample,
+)
+from hrt.perf.training import DOMAIN, Figure, burgers_points, burgers_residual, of_dense, of_model
+from hrt.training import HLinear
+
+ADAM, NEWTON = 1000, 120  # steps; a fraction of perf/burgers.py's 2000 and 400, to stay below 15 minutes
+EVERY, FIRST = 200, 200  # of Adam's steps: between changes of the partitions, before the first
+NEWTON_EVERY, NEWTON_UNTIL = 30, 0.5  # of Gauss-Newton's steps, and up to which share of them
+COARSEST, FINEST = 0.03, 1e-3
+STORED_TOL = 1e-4  # of storing the trained network
+
+
+def mixed_residuals(network: nn.Module, batch: Batch) -> Tensor:
+    """`burgers.residuals` of a network whose linear layers are nn.Linear or HLinear."""
+    interior, edge, value = batch
+    points, n = torch.cat((interior, edge)), len(interior)
+    streams = points.new_zeros(4, *points.shape)
+    streams[0] = points
+    streams[1, :, 0] = streams[2, :, 1] = 1.0
+    for module in network.layers:  # type: ignore[union-attr]
+        if isinstance(module, (nn.Linear, HLinear)):
+            hierarchical = isinstance(module, HLinear)
+            products = module.affine(streams, None) if hierarchical else streams @ module.weight.mT
+            bias = torch.zeros(()) if module.bias is None else module.bias
+            streams = torch.stack((products[0] + bias, *products[1:]))
+        else:
+            z, z_x, z_t, z_xx = streams
+            a = torch.tanh(z)
+            s = 1 - a * a
+            streams = torch.stack((a, s * z_x, s * z_t, s * (z_xx - 2 * a * z_x * z_x)))
+    u, u_x, u_t, u_xx = streams[..., 0]
+    equation = (u_t + u * u_x - NU * u_xx)[:n] / n**0.5
+    return torch.cat((equation, (u[n:] - value) * (DATA_WEIGHT / len(value)) ** 0.5))
+
+
+def newton_on_factors(
+    network: nn.Module, steps: int, done: int, total: int, batch: int, draws: torch.Generator
+) -> float:
+    """`steps` of Gauss-Newton in place, number `done` to done + steps of `total`; the last loss."""
+    names = {name: p.shape for name, p in network.named_parameters()}
+    solver = GaussNewton(names, torch.cat([p.detach().reshape(-1) for p in network.parameters()]))
+    loss = 0.0
+
+    def residual(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+        return burgers_residual(lambda x: functional_call(network, parameters, (x,)), row)
+
+    for step in range(done + 1, done + steps + 1):
+        rows = burgers_points(batch, draws)
+        longest = min(1.0, max(0.1, 4 * (1 - step / total)))
+        loss = solver.step([Term(residual, (rows,), len(rows) ** -0.5)], longest=longest)
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            p.copy_(solver.parameters()[name])
+    return loss
+
+
+def dense_newton(network: BurgersPINN, steps: int, batch: int, draws: torch.Generator) -> None:
+    """Gauss-Newton as `burgers.train` does it."""
+    parameters = list(network.parameters())
+    damping, direction = 1e-2, [torch.zeros_like(p) for p in parameters]
+    for step in range(1, steps + 1):
+        points = sample(batch, draws)
+        direction, before = newton_direction(network, points, direction, damping)
+        start = [p.detach().clone() for p in parameters]
+        longest = length = min(1.0, max(0.1, 4 * (1 - step / steps)))
+        with torch.no_grad():
+            while True:
+                for p, origin, slope in zip(parameters, start, direction, strict=True):
+                    p.copy_(origin - length * slope)
+                if length < 1e-3 or residuals(network, points).square().sum().item() < before:
+                    break
+                length /= 2
+        damping *= 1 / 1.5 if length == longest else 3.0 if length < longest / 4 else 1.0
+        damping = min(max(damping, 1e-9), 1.0)
+
+
+def trained_dynamically(width: int, steps: int | None, batch: int, seed: int) -> list[Figure]:
+    """(b): the dense network, and the one that is compressed while it is trained: same start, steps and draws."""
+    adam_steps, newton_steps = ADAM, steps or NEWTON
+    figures = []
+    for dynamically in (False, True):
+        since, draws = time.perf_counter(), torch.Generator().manual_seed(seed)
+        network = burgers_network(width=width, seed=seed).double()
+        adam = torch.optim.Adam(network.parameters(), lr=1e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, adam_steps, eta_min=1e-4)
+        options = {"optimizer": adam, "every": EVERY, "first": FIRST, "tol": COARSEST, "finest": FINEST, "seed": seed}
+        dynamic = hrt.DynamicCompression(network, DOMAIN, **options) if dynamically else None
+        smoothed = None
+        for step in range(1, adam_steps + 1):
+            adam.zero_grad()
+            loss = mixed_residuals(network, sample(batch, draws)).square().sum()
+            loss.backward()
+            adam.step()
+            schedule.step()
+            smoothed = loss.item() if smoothed is None else 0.98 * smoothed + 0.02 * loss.item()
+            if dynamic is not None:
+                dynamic.step(step, smoothed)
+        if dynamic is None:
+            dense_newton(network, newton_steps, batch, draws)
+            figures.append(of_dense("dense", seed, network, adam_steps + newton_steps, since))
+            continue
+        dynamic.optimizer, done = None, 0
+        while done < newton_steps:
+            last = done + NEWTON_EVERY >= NEWTON_UNTIL * newton_steps
+            count = newton_steps - done if last else NEWTON_EVERY
+            dynamic.log.clear()
+            if done:
+                dynamic.adapt()
+            newton_on_factors(network, count, done, newton_steps, batch, draws)
+            done += count
+        ranks = " ".join("+".join(map(str, r)) or "-" for r in dynamic.ranks.values())
+        print(f"seed {seed}: ratio {dynamic.ratio:.2f} in float32, tol {dynamic.tol:.2g}, ranks {ranks}", flush=True)
+        model = hrt.compress(network, inputs=DOMAIN, tol=STORED_TOL, target="bytes", seed=seed, progress=False)
+        figures.append(of_model("dynamic", seed, model, adam_steps + newton_steps, since, f"ranks {ranks}"))
+    return figures

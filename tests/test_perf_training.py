@@ -1,0 +1,58 @@
+"""The training experiments: their residuals are those of `perf/burgers.py`, for dense layers and for H-matrices."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import hrt
+from hrt.perf.burgers import burgers_network, residuals, sample
+from hrt.perf.dynamic import mixed_residuals, newton_on_factors
+from hrt.perf.training import burgers_points, burgers_residual, main
+
+COUNT = 64
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_residual_of_a_row_is_that_of_training() -> None:
+    net, rows = burgers_network(width=12).double(), burgers_points(COUNT, draws())
+    found = torch.cat([burgers_residual(net, row) for row in rows]) / math.sqrt(len(rows))
+    expected = residuals(net, sample(COUNT, draws()))
+    scale = math.sqrt(COUNT / len(rows))  # both are means, over inside rows and over all
+    assert torch.allclose(found, scale * expected, rtol=1e-10, atol=1e-13)
+
+
+def test_residuals_with_h_layers_are_those_of_the_same_dense_network() -> None:
+    net = burgers_network(width=40).double()
+    batch = sample(COUNT, draws(1))
+    expected = residuals(net, batch)
+    assert torch.allclose(mixed_residuals(net, batch), expected, rtol=1e-10, atol=1e-13)
+    net.layers[2] = hrt.HLinear.from_linear(net.layers[2], tol=1e-12 + 1e-7)  # type: ignore[arg-type]
+    assert float((mixed_residuals(net, batch) - expected).detach().norm() / expected.detach().norm()) < 1e-4
+
+
+def test_newton_on_factors_lowers_the_loss() -> None:
+    net = burgers_network(width=16).double()
+    net.layers[2] = hrt.HLinear.from_linear(net.layers[2], tol=0.3)  # type: ignore[arg-type]
+    batch = sample(COUNT, draws(1))
+    before = residuals_sum(net, batch)
+    newton_on_factors(net, 10, 0, 10, COUNT, draws(2))
+    assert residuals_sum(net, batch) < 0.5 * before
+
+
+def residuals_sum(net: torch.nn.Module, batch) -> float:
+    return mixed_residuals(net, batch).detach().square().sum().item()
+
+
+def test_command_writes_what_it_prints(tmp_path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "penalty.json"
+    arguments = ["penalty", "--steps", "5", "--width", "12", "--batch", "32", "--weights", "0", "0.001"]
+    assert main([*arguments, "--json", str(path)]) == 0
+    figures = json.loads(path.read_text())["figures"]
+    assert [f["name"] for f in figures] == ["no penalty", "penalty 0.001"]
+    shown = capsys.readouterr().out
+    assert all(f"{f['nbytes']:,}" in shown for f in figures)
