@@ -11,7 +11,15 @@ from hrt.artifact import load
 from hrt.calibration import Box
 from hrt.certificate import Certificate, LayerRecord
 from hrt.compress import compress
-from hrt.errors import ArtifactError, BackendError, CaptureError, HrtError, InputError, ToleranceError
+from hrt.errors import (
+    ArtifactError,
+    BackendError,
+    CaptureError,
+    DerivativeError,
+    HrtError,
+    InputError,
+    ToleranceError,
+)
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.matrix import compress_matrix
 from hrt.model import CompressedModel
@@ -26,6 +34,7 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "CompressedModel",
+    "DerivativeError",
     "HMatrix",
     "HrtError",
     "InputError",

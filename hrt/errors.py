@@ -23,3 +23,7 @@ class InputError(HrtError, ValueError):
 
 class BackendError(HrtError, RuntimeError):
     """A backend that is unknown, not installed, or cannot run here."""
+
+
+class DerivativeError(HrtError):
+    """A derivative that the op table has no rule for."""
