@@ -1,7 +1,7 @@
 """Derivatives by the input as a Program: what `predict(x, derivatives=[...])` and exports run.
 
-Forward (Taylor) mode: one pass carries the value and just those derivatives that the asked ones are made of (for "d0d1":
-d0 and d1), as more rows of the network's own layers (`hrt.jets`). Layers keep their weights, compressed or not.
+Forward (Taylor) mode: one pass carries the value and just those derivatives that the asked ones are made of (d0 and d1
+for "d0d1"), as more rows of the network's own layers (`hrt.jets`). Layers keep their weights, compressed or not.
 """
 
 import re
@@ -34,9 +34,9 @@ class Differentiated:
 def differentiate(program: Program, derivatives: Sequence[str]) -> Differentiated:
     """`program` with derivatives by its inputs as more outputs.
 
-    derivatives: such as ["d0", "d1", "d0d1"], by input coordinates. Coordinates count through the features of all inputs
-    in order, x = [x0 | x1 | ...], those of an input of several axes in row-major order. Every sample is differentiated
-    by its own input. Raises InputError for names that are malformed, out of range or given twice, DerivativeError for
+    derivatives: such as ["d0", "d1", "d0d1"], by input coordinates. Coordinates count through the features of all
+    inputs in order, x = [x0 | x1 | ...], those of an input of several axes in row-major order. Every sample is
+    differentiated by its own input. Raises InputError for names that are malformed, out of range or given twice, DerivativeError for
     an order beyond the third where an op of the program has no rule for it.
     """
     asked = parse(program, derivatives)
@@ -72,7 +72,7 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
     found = []
     for text in derivatives:
         if not re.fullmatch(r"(d[0-9]+)+", text):
-            raise InputError(f"Found the derivative {text!r}. {known}, each a d and a number, repeated for higher orders.")
+            raise InputError(f"Found the derivative {text!r}. {known}: a d and a number, repeated for higher orders.")
         index = tuple(sorted(int(k) for k in re.findall(r"[0-9]+", text)))
         if index[-1] >= count:
             raise InputError(f"Found the derivative {text!r} of a network of {count} input coordinates. {known}.")

@@ -93,7 +93,9 @@ def assignments(index: Index, factors: int) -> Counter[tuple[Index, ...]]:
 
 
 def derived(
-    needed: Sequence[Index], terms: Callable[[Index], list[Addend]], build: Callable[[list[list[Addend]]], Symbol | None]
+    needed: Sequence[Index],
+    terms: Callable[[Index], list[Addend]],
+    build: Callable[[list[list[Addend]]], Symbol | None],
 ) -> dict[int, Part]:
     """Parts from the terms of every index. Those that look alike are built together, in a symbol (count, *shape)."""
     alike: dict[tuple, list[tuple[Index, list[Addend]]]] = {}

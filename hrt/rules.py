@@ -64,8 +64,8 @@ class Step:
         """The error for this node."""
         where = f" in {self.node.module}" if self.node.module else ""
         return DerivativeError(
-            f"Found {found} of the op {self.node.op} (node {self.node.name}{where}). Expected {expected}: the op table has "
-            "no rule beyond."
+            f"Found {found} of the op {self.node.op} (node {self.node.name}{where}). Expected {expected}: the op "
+            "table has no rule for more."
         )
 
 
@@ -209,11 +209,11 @@ def _chosen(sign: float) -> Rule:
     def rule(s: Step) -> Jet:
         first, second = (a.value if isinstance(a, Jet) else a for a in s.arguments)
         weight = (s.writer.node("sub", [first, second], s.node.shape, {}) * sign).apply("step", at_zero=0.5)
-        scaled = []
-        for argument, share in zip(s.arguments, (weight, 1 - weight), strict=True):
-            x = argument if isinstance(argument, Jet) else Jet(share, {})
-            scaled.append(s.times(Jet(share, {}), x, s.value))
-        return summed(*scaled, s.value)
+        x, y = (
+            s.times(Jet(share, {}), a, s.value) if isinstance(a, Jet) else Jet(s.value, {})
+            for a, share in zip(s.arguments, (weight, 1 - weight), strict=True)
+        )
+        return summed(x, y, s.value)
 
     return rule
 

@@ -181,7 +181,9 @@ class Writer:
         """A constant symbol for every row of the batch; any other as it is."""
         if x.constant is None:
             return self.plain(x)
-        return self.node("repeat", [x, Symbol(self, self.program.inputs[0].name, ())], x.shape, {"shape": list(x.shape)})
+        return self.node(
+            "repeat", [x, Symbol(self, self.program.inputs[0].name, ())], x.shape, {"shape": list(x.shape)}
+        )
 
     def concat(self, parts: Sequence[Symbol], axis: int) -> Symbol:
         """Symbols next to each other along a negative axis."""
@@ -228,4 +230,3 @@ def runs(rows: Sequence[int]) -> list[tuple[int, int, int]]:
         else:
             found.append((k, k + 1, 1))
     return found
-

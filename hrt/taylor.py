@@ -68,37 +68,37 @@ def composed(outer: Series, inner: Series) -> Series:
     return Series(times(f1, g1), (second, third))
 
 
-def tanh(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _tanh(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     square = y * y
     return ratios(1 - square, -y, square - 1 / 3)
 
 
-def sin(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _sin(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     c = x.apply("cos")
     return Series(c, (y * -0.5, c * (-1 / 6)))
 
 
-def cos(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _cos(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     s = x.apply("sin")
     return Series(-s, (y * -0.5, s * (1 / 6)))
 
 
-def sigmoid(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _sigmoid(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     s = y * (1 - y)
     return ratios(s, 0.5 - y, 1 / 6 - s)
 
 
-def silu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _silu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     s = x.apply("sigmoid")
-    return times_x(x, s, sigmoid(x, s, {}))
+    return times_x(x, s, _sigmoid(x, s, {}))
 
 
-def gelu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _gelu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     square = x * x
     if t["approximate"] == "tanh":
         c, a = math.sqrt(2 / math.pi), 0.044715
         u = (x * (1 + square * a) * c).apply("tanh")
-        gate = composed(tanh(None, u, {}), Series((1 + square * (3 * a)) * c, (x * (3 * a * c), c * a)))
+        gate = composed(_tanh(None, u, {}), Series((1 + square * (3 * a)) * c, (x * (3 * a * c), c * a)))
     else:
         u = (x * (1 / math.sqrt(2))).apply("erf")
         density = (square * -0.5).apply("exp") * math.sqrt(2 / math.pi)
@@ -107,84 +107,84 @@ def gelu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(found.first * 0.5, tuple(times(h, 0.5) for h in found.higher))
 
 
-def mish(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _mish(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     inner = x.apply("softplus", beta=1.0)
     u = inner.apply("tanh")
-    return times_x(x, u, composed(tanh(inner, u, {}), softplus(x, inner, {"beta": 1.0})))
+    return times_x(x, u, composed(_tanh(inner, u, {}), _softplus(x, inner, {"beta": 1.0})))
 
 
-def softplus(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _softplus(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     beta = float(t["beta"])
     s = (x * beta).apply("sigmoid")
     slope = s * (1 - s)
     return Series(s, (slope * (beta / 2), slope * (1 - 2 * s) * (beta * beta / 6)))
 
 
-def relu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _relu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(x.apply("step", at_zero=0.0))
 
 
-def leaky_relu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _leaky_relu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(x.apply("step", at_zero=0.0) * (1 - t["slope"]) + t["slope"])
 
 
-def elu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _elu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     right = x.apply("step", at_zero=0.0)
     left = (1 - right) * x.apply("clamp", low=None, high=0.0).apply("exp") * t["alpha"]
     return Series(right + left, (left * 0.5, left * (1 / 6)))
 
 
-def clamp(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _clamp(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     sides = [x - t["low"]] if t["low"] is not None and t["low"] > -math.inf else []
     sides += [t["high"] - x] if t["high"] is not None and t["high"] < math.inf else []
     inside = [s.apply("step", at_zero=1.0) for s in sides]
     return Series(times(*inside) if inside else 1.0)
 
 
-def absolute(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _absolute(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(x.apply("step", at_zero=0.5) * 2 - 1)
 
 
-def flat(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _flat(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(None)
 
 
-def negative(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _negative(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(-1.0)
 
 
-def exp(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _exp(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return ratios(y, 0.5, 1 / 6)
 
 
-def log(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _log(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     inverse = x.apply("reciprocal")
     return ratios(inverse, inverse * -0.5, inverse * inverse * (1 / 3))
 
 
-def sqrt(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _sqrt(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     root = y.apply("reciprocal")
     inverse = root * root
     return ratios(root * 0.5, inverse * -0.25, inverse * inverse * 0.125)
 
 
-def reciprocal(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _reciprocal(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     square = y * y
     return ratios(-square, -y, square)
 
 
-def erf(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _erf(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     square = x * x
     return ratios((-square).apply("exp") * (2 / math.sqrt(math.pi)), -x, (2 * square - 1) * (1 / 3))
 
 
-def atan(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _atan(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     square = x * x
     inverse = (1 + square).apply("reciprocal")
     return ratios(inverse, -(x * inverse), (square - 1 / 3) * inverse * inverse)
 
 
-def power(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+def _power(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     p, terms = float(t["exponent"]), []
     for k in range(1, ORDER + 1):
         binomial, rest = math.prod((p - j) / (j + 1) for j in range(k)), p - k
@@ -197,29 +197,28 @@ def power(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(terms[0], tuple(terms[1:]))
 
 
-
 RULES: dict[str, Rule] = {
-    "tanh": tanh,
-    "sin": sin,
-    "cos": cos,
-    "sigmoid": sigmoid,
-    "silu": silu,
-    "gelu": gelu,
-    "mish": mish,
-    "relu": relu,
-    "leaky_relu": leaky_relu,
-    "elu": elu,
-    "softplus": softplus,
-    "clamp": clamp,
-    "neg": negative,
-    "abs": absolute,
-    "exp": exp,
-    "log": log,
-    "sqrt": sqrt,
-    "reciprocal": reciprocal,
-    "erf": erf,
-    "atan": atan,
-    "power": power,
-    "step": flat,
+    "tanh": _tanh,
+    "sin": _sin,
+    "cos": _cos,
+    "sigmoid": _sigmoid,
+    "silu": _silu,
+    "gelu": _gelu,
+    "mish": _mish,
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "elu": _elu,
+    "softplus": _softplus,
+    "clamp": _clamp,
+    "neg": _negative,
+    "abs": _absolute,
+    "exp": _exp,
+    "log": _log,
+    "sqrt": _sqrt,
+    "reciprocal": _reciprocal,
+    "erf": _erf,
+    "atan": _atan,
+    "power": _power,
+    "step": _flat,
 }
 KINKED = {"relu", "leaky_relu", "elu", "clamp", "abs", "step"}  # some derivative jumps: zero almost everywhere beyond
