@@ -36,8 +36,8 @@ def differentiate(program: Program, derivatives: Sequence[str]) -> Differentiate
 
     derivatives: such as ["d0", "d1", "d0d1"], by input coordinates. Coordinates count through the features of all
     inputs in order, x = [x0 | x1 | ...], those of an input of several axes in row-major order. Every sample is
-    differentiated by its own input. Raises InputError for names that are malformed, out of range or given twice, DerivativeError for
-    an order beyond the third where an op of the program has no rule for it.
+    differentiated by its own input. Raises InputError for names that are malformed, out of range or given twice,
+    DerivativeError for an order beyond the third where an op of the program has no rule for it.
     """
     asked = parse(program, derivatives)
     needed = closure(asked)
