@@ -24,6 +24,7 @@ from hrt.execute import execute
 from hrt.export.onnx import export_onnx
 from hrt.model import CompressedModel
 from hrt.ops import TABLE
+from hrt.perf import derivatives as timing
 from hrt.perf.burgers import load_burgers
 from hrt.perf.deeponet import DeepONet
 from hrt.perf.neuralfoil import load_neuralfoil
@@ -398,3 +399,19 @@ class TestExport:
         spread = ["predict", "n.hrt", "--derivatives", "d0", "--derivatives", "d1", "data.npy", "d2"]
         assert one_each(words) == spread
         assert one_each(["info", "d0"]) == ["info", "d0"]
+
+
+class TestTiming:
+    def test_all_ways_of_torch_say_the_same(self) -> None:
+        net, x = load_burgers().double().requires_grad_(False), timing.points_of(7).double()
+        first, *others = (way(net, x) for way in (timing.reverse, timing.functional_reverse, timing.forward))
+        for found in others:
+            for y, e in zip(found, first, strict=True):
+                torch.testing.assert_close(y, e, rtol=1e-10, atol=1e-10)
+
+    def test_what_is_timed_is_what_torch_says(self) -> None:
+        net = load_burgers().requires_grad_(False)
+        model, x = model_of(capture(net, [torch.rand(2, 2)]), "onnxruntime"), timing.points_of(64)
+        exact = timing.reverse(load_burgers().double(), x.double())
+        for y, e in zip(model.predict(x, derivatives=timing.DERIVATIVES), exact, strict=True):
+            assert y.shape == e.shape and float((y - e).norm()) <= 1e-3 * float(e.norm())
