@@ -17,17 +17,23 @@ from hrt.errors import BackendError, HrtError, InputError
 from hrt.model import CompressedModel
 
 TOLERANCE = 1e-5  # relative; both sides compute the same stored numbers in float32, in another order
+# Derivatives amplify rounding, and a runtime's tanh may be some units off in the last place where torch's is one: d0d1
+# of the compressed Burgers PINN is 5 times as far from float64 in ONNX Runtime. So many times predict's own error.
+ROUNDING = 16
 BATCHES = (1, 7, 64)
 ROOM = 1_900_000_000  # bytes of a graph that fits one message
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
-def check_onnx(proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None) -> dict[str, float]:
+def check_onnx(
+    proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None, *, values: int | None = None
+) -> dict[str, float]:
     """The largest relative L2 difference of every output from `predict`, on batches of 1, 7 and 64 rows or on `inputs`.
 
-    Raises HrtError where onnx or ONNX Runtime refuses the graph or an output differs by more than 1e-5, BackendError
-    where ONNX Runtime is not installed.
+    values: how many of the outputs are values; those behind them are derivatives (see `compare`). Raises HrtError where
+    onnx or ONNX Runtime refuses the graph or an output differs by more than 1e-5, BackendError where ONNX Runtime is
+    not installed.
     """
     try:
         onnx.checker.check_model(proto, full_check=proto.ByteSize() < ROOM)
@@ -42,31 +48,57 @@ def check_onnx(proto: onnx.ModelProto, model: CompressedModel, inputs: Any = Non
         except Exception as error:
             raise HrtError(f"ONNX Runtime cannot run the exported graph: {error}") from error
 
-    return compare("ONNX Runtime", run, [v.name for v in proto.graph.output], model, samples(model, inputs))
+    outputs = [v.name for v in proto.graph.output]
+    return compare("ONNX Runtime", run, outputs, model, samples(model, inputs), values=values)
 
 
 def compare(
-    runtime: str, run: Run, outputs: Sequence[str], model: CompressedModel, batches: Sequence[Sequence[np.ndarray]]
+    runtime: str,
+    run: Run,
+    outputs: Sequence[str],
+    model: CompressedModel,
+    batches: Sequence[Sequence[np.ndarray]],
+    *,
+    values: int | None = None,
 ) -> dict[str, float]:
     """The largest relative L2 difference from `predict` of every output (by name) over float32 batches.
 
     `predict` is asked on the torch backend, lest ONNX Runtime be compared with itself.  run: float32 inputs to outputs,
-    in a runtime called `runtime`. Raises HrtError where shapes differ, or more than 1e-5.
+    in a runtime called `runtime`.  values: outputs from that number on are derivatives; over all batches together they
+    may differ by ROUNDING times what `predict` itself differs from float64 by, where that is more than 1e-5. Raises
+    HrtError where shapes differ, or more than that.
     """
+    values = len(outputs) if values is None else values
     worst = dict.fromkeys(outputs, 0.0)
     reference = replace(model, backend="torch", device=None)
+    answers = []
     for x in batches:
         expected = reference.predict(tuple(x))
         expected = expected if isinstance(expected, tuple) else (expected,)
-        for name, y, e in zip(outputs, run(x), expected, strict=True):
+        found = run(x)
+        for name, y, e in zip(outputs, found, expected, strict=True):
             if y.shape != e.shape:
                 raise HrtError(f"Output {name!r} has shape {y.shape} in {runtime}. Expected {e.shape}.")
             difference = relative(y, e)
             worst[name] = difference if np.isnan(difference) else max(worst[name], difference)
-    bad = {name: value for name, value in worst.items() if not value <= TOLERANCE}
+        answers.append((found, expected, x))
+    limits = dict.fromkeys(outputs, TOLERANCE)
+    for k, name in list(enumerate(outputs))[values:]:
+        worst[name], limits[name] = _derivative(model, k, answers)
+    bad = {name: value for name, value in worst.items() if not value <= limits[name]}
     if bad:
-        raise HrtError(f"{runtime} differs from predict by {bad} (relative). Expected at most {TOLERANCE:g}.")
+        allowed = ", ".join(f"{limits[name]:.2g}" for name in bad)
+        raise HrtError(f"{runtime} differs from predict by {bad} (relative). Expected at most {allowed}.")
     return worst
+
+
+def _derivative(model: CompressedModel, k: int, answers: Sequence[tuple[Any, Any, Any]]) -> tuple[float, float]:
+    """What output k differs by, and what it may, over all (found, expected, inputs) at once: derivatives amplify
+    rounding most where they are small, and a batch of one row may be such a place.
+    """
+    found, expected = (np.concatenate([a[side][k] for a in answers]) for side in (0, 1))
+    exact = np.concatenate([model.program.run([torch.from_numpy(v) for v in x])[k].numpy() for *_, x in answers])
+    return relative(found, expected), max(TOLERANCE, ROUNDING * relative(expected, exact))
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from onnx import TensorProto
 
 from hrt.export.graph import Graph
 from hrt.ops import TABLE, Attrs
@@ -84,6 +85,15 @@ def _repeat(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: 
     return g.add("Expand", [x[0], shape], wanted)
 
 
+def _step(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
+    """1 for x > 0, at_zero for x = 0, else 0."""
+    if t["at_zero"] in (0, 1):
+        side = g.add("Greater" if t["at_zero"] == 0 else "GreaterOrEqual", [x[0], g.number(0.0)])
+        return g.add("Cast", [side], wanted, to=TensorProto.FLOAT)
+    right = g.add("Cast", [g.add("Greater", [x[0], g.number(0.0)])], to=TensorProto.FLOAT)
+    return g.add("Where", [g.add("Equal", [x[0], g.number(0.0)]), g.number(float(t["at_zero"])), right], wanted)
+
+
 def _reduction(name: str) -> Lowering:
     def nodes(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
         return g.add(name, [x[0], g.integers(t["axes"], "axes")], wanted, keepdims=int(t["keep"]))
@@ -112,6 +122,7 @@ SPECIAL: dict[str, Lowering] = {
     "transpose": _transpose,
     "expand": _expand,
     "repeat": _repeat,
+    "step": _step,
     "sum": _reduction("ReduceSum"),
     "mean": _reduction("ReduceMean"),
     "layer_norm": _layer_norm,

@@ -136,20 +136,22 @@ def export_onnx(
 ) -> None:
     """Write a network as an ONNX file of standard operators.
 
-    opset: 18 to 23 (default 20).  check: full check by onnx, and ONNX Runtime against `predict` on `inputs` (rows, as
-    `predict` takes them; random ones by default); a failure raises and leaves no file.  external: weights in a second
-    file, `path` + ".data" (always so above 2 GB).  functions: every linear layer is one node of the domain "hrt" with a
-    function body in standard operators, for runtimes that know model-local functions. Raises InputError or
+    derivatives: by input coordinates, as `predict` takes them: more outputs behind the network's own, derivative by
+    derivative in the order asked, called "d0_u", "d0d1_u" for an output u and shaped like it.  opset: 18 to 23 (default
+    20).  check: full check by onnx, and ONNX Runtime against `predict` on `inputs` (rows, as `predict` takes them;
+    random ones by default); a failure raises and leaves no file.  external: weights in a second file, `path` + ".data"
+    (always so above 2 GB).  functions: every linear layer is one node of the domain "hrt" with a function body in
+    standard operators, for runtimes that know model-local functions. Raises InputError, DerivativeError or
     BackendError; see their messages.
     """
-    if derivatives is not None:
-        raise InputError("export_onnx(derivatives=...) is not available in this version. Expected None.")
     model = model_or_path if isinstance(model_or_path, CompressedModel) else load(model_or_path, backend="torch")
+    values = len(model.program.outputs)
+    model = model if derivatives is None else model.differentiated(derivatives)
     proto = to_onnx(model, opset, functions=functions)
     if check:
         from hrt.export.check import check_onnx
 
-        check_onnx(proto, model, inputs)
+        check_onnx(proto, model, inputs, values=values)
     target = Path(path)
     size = sum(len(t.raw_data) for t in proto.graph.initializer)
     if not external and size <= INLINE_BYTES:

@@ -14,7 +14,16 @@ from hrt.certificate import Certificate, LayerRecord
 from hrt.compress import compress
 from hrt.drift import Drift, Spectrum
 from hrt.dynamic import DynamicCompression
-from hrt.errors import ArtifactError, BackendError, CaptureError, HrtError, InputError, ToleranceError, TrainingError
+from hrt.errors import (
+    ArtifactError,
+    BackendError,
+    CaptureError,
+    DerivativeError,
+    HrtError,
+    InputError,
+    ToleranceError,
+    TrainingError,
+)
 from hrt.finetune import finetune
 from hrt.hmatrix import HMatrix, Leaf
 from hrt.matrix import compress_matrix
@@ -34,6 +43,7 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "CompressedModel",
+    "DerivativeError",
     "Drift",
     "DynamicCompression",
     "HLinear",

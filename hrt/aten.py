@@ -137,6 +137,17 @@ def _power(b: Builder, x: Any, exponent: Any) -> Any:
     raise b.fail("neither is its exponent one number, nor its base a positive constant")
 
 
+def _heaviside(b: Builder, x: Ref, values: Any) -> Ref:
+    if not isinstance(values, Tensor) or values.numel() != 1:
+        raise b.fail("its value at zero is not one constant number")
+    return b.emit("step", [x], b.result_shape(), at_zero=float(values))
+
+
+def _sign(b: Builder, x: Ref) -> Ref:
+    twice = b.emit("mul", [b.emit("step", [x], x.shape, at_zero=0.5), 2.0], x.shape)
+    return b.emit("sub", [twice, 1.0], x.shape)
+
+
 def _prelu(b: Builder, x: Ref, slope: Tensor) -> Ref:
     slope = b.named(slope.reshape(-1, *(1,) * (len(x.shape) - 1)), "slope", slope)
     negative = b.emit("minimum", [x, 0.0], x.shape)
@@ -183,6 +194,8 @@ LOWERINGS: dict[str, Callable] = {
     "log_sigmoid": _composed(("neg",), ("softplus", {"beta": 1.0}), ("neg",)),
     "sinh": _hyperbolic("sub"),
     "cosh": _hyperbolic("add"),
+    "heaviside": _heaviside,
+    "sign": _sign,
     "prelu": _prelu,
     "pow": _power,
     **{name: _binary(name) for name in ("add", "sub", "mul", "div", "maximum", "minimum")},

@@ -115,6 +115,13 @@ def _chosen(node: Node, a: Sequence[Enclosure]) -> Enclosure:
     return Enclosure.make(x, y, p.d.hull(q.d), math.prod(node.shape))
 
 
+def _stepped(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    """Monotone, but with a jump: what is on one side for both networks is equal, else nothing is known."""
+    (v,), f = a, node.row.torch
+    x, y = (Interval(f((part.lo,), node.attrs), f((part.hi,), node.attrs)) for part in (v.x, v.y))
+    return Enclosure.make(x, y, x - y, math.prod(node.shape))
+
+
 def _moved(node: Node, a: Sequence[Enclosure], keeps_norm: bool = True) -> Enclosure:
     """Entries go to other places, none changes; keeps_norm: none is repeated."""
 
@@ -196,6 +203,7 @@ RULES: dict[str, Callable[[Node, Sequence], Enclosure]] = {
     "mul": _multiplied,
     "div": _divided,
     **dict.fromkeys(("maximum", "minimum"), _chosen),
+    "step": _stepped,
     **dict.fromkeys(("concat", "slice", "reshape", "transpose"), _moved),
     **dict.fromkeys(("expand", "repeat"), partial(_moved, keeps_norm=False)),
     **dict.fromkeys(("sum", "mean", "matmul", "einsum"), _multilinear),

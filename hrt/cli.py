@@ -3,7 +3,9 @@ stderr.
 """
 
 import json
+import re
 import sys
+from collections.abc import Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +23,7 @@ from hrt.report import render
 from hrt.runtime import on_cpu, open_session
 
 INTERRUPTED = 130
+DERIVATIVES = "--derivatives"
 
 app = typer.Typer(
     name="hrt",
@@ -40,6 +43,10 @@ hrt plot net.hrt -o net.png
 )
 
 Artifact = Annotated[Path, typer.Argument(metavar="NET.hrt", help="A file that `hrt compress` wrote.")]
+Derivatives = Annotated[
+    list[str] | None,
+    typer.Option(metavar="d0 d1 d0d0", help="Derivatives by input coordinates too, behind the outputs, in this order."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
 
 
@@ -145,6 +152,7 @@ def predict(
     backend: Annotated[str, typer.Option(help="auto, torch, onnxruntime or cuda.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Where the backend runs, such as cuda:1.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Compute so many rows at a time.")] = None,
+    derivatives: Derivatives = None,
     force: Force = False,
 ) -> None:
     """Evaluate a compressed network on a file of inputs (`.npy`, `.npz` or `.csv`), one row a sample.
@@ -152,12 +160,14 @@ def predict(
     ```
     hrt predict net.hrt x.npy -o y.npy
     hrt predict net.hrt x.csv > y.csv
+    hrt predict net.hrt x.npy --derivatives d0 d1 d0d0 -o y.npz
     ```
     """
     if out is not None:
         sources.check_outputs(out)
         check_writable(out, force)
     model = load(artifact, backend=backend, device=device, max_batch=max_batch)
+    model = model.differentiated(derivatives) if derivatives else model
     result = model.predict(tuple(sources.read_array(p) for p in inputs))
     outputs = result if isinstance(result, tuple) else (result,)
     if out is None:
@@ -175,19 +185,22 @@ def export(
     external: Annotated[bool, typer.Option(help="Weights in a second file, NET.onnx.data.")] = False,
     functions: Annotated[bool, typer.Option(help="One node per layer, with a body in standard operators.")] = False,
     check: Annotated[bool, typer.Option(help="Compare ONNX Runtime with predict before anything is written.")] = True,
+    derivatives: Derivatives = None,
     force: Force = False,
 ) -> None:
     """Write a compressed network as a plain ONNX file, for any inference server.
 
     ```
     hrt export net.hrt -o net.onnx
+    hrt export net.hrt -o net.onnx --derivatives d0 d1 d0d0
     ```
     Standard operators only, any batch size; float16 and int8 weights keep their bytes. The certificate is in the
     file's metadata.
     """
     check_writable(out, force)
     export_onnx = import_module("hrt").export_onnx  # onnx is not imported by the other commands
-    export_onnx(artifact, out, opset=opset, external=external, functions=functions, check=check)
+    options = {"opset": opset, "external": external, "functions": functions, "check": check}
+    export_onnx(artifact, out, derivatives=derivatives or None, **options)
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes{', checked by ONNX Runtime' if check else ''}")
 
 
@@ -285,7 +298,7 @@ def _without_infinity(value: Any) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `hrt`: runs the command line, returns the exit status and raises nothing for a user's mistake."""
     try:
-        code = app(arguments, prog_name="hrt", standalone_mode=False)
+        code = app(one_each(sys.argv[1:] if arguments is None else arguments), prog_name="hrt", standalone_mode=False)
     except HrtError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
@@ -303,6 +316,19 @@ def main(arguments: list[str] | None = None) -> int:
     if code == INTERRUPTED:
         print("hrt: interrupted; nothing was written", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def one_each(arguments: Sequence[str]) -> list[str]:
+    """`--derivatives d0 d1` as an option before each: the parser takes one value at a time. Names end where something
+    stands that does not begin with a d or has a dot or a slash in it, as files do.
+    """
+    found: list[str] = []
+    listing = False
+    for k, word in enumerate(arguments):
+        first = k > 0 and arguments[k - 1] == DERIVATIVES
+        listing = first or (listing and re.fullmatch(r"d[^./]*", word) is not None)
+        found += [DERIVATIVES, word] if listing and not first else [word]
+    return found
 
 
 def _fail(message: str) -> int:

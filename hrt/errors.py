@@ -27,3 +27,7 @@ class BackendError(HrtError, RuntimeError):
 
 class TrainingError(HrtError, RuntimeError):
     """A loss that is not finite; the network was put back to its last good state, which the message names."""
+
+
+class DerivativeError(HrtError):
+    """A derivative that the op table has no rule for."""

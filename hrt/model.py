@@ -1,7 +1,7 @@
 """CompressedModel: what compress returns and load gives back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from hrt.allocation import program_nbytes
 from hrt.certificate import Certificate
+from hrt.derivatives import differentiate
 from hrt.errors import InputError
 from hrt.precision import default_precision
 from hrt.program import Program
 from hrt.runtime import Session, open_session
 
 ALIGNMENT = 64  # bytes, of what torch allocates
+DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
 CONTIGUOUS = torch.contiguous_format
 
 
@@ -60,8 +62,8 @@ class CompressedModel:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the session, which belongs to this process."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("session", "_quick")}
+        """Without the sessions, which belong to this process."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("session", "_quick", "_differentiated")}
 
     @cached_property
     def _quick(self) -> Any:
@@ -90,14 +92,39 @@ class CompressedModel:
         them for several inputs. The answer is of the kind and dtype of the (first) input, newly allocated and
         contiguous, without gradients; a tuple for several outputs. Arithmetic is float32. Raises InputError, saying
         found and expected, for anything else.
+
+        derivatives: by input coordinates, such as ["d0", "d1", "d0d0"] (see `hrt.derivatives.differentiate`). The
+        answer is then a tuple: the value, then every derivative in the order asked, each as the value is (for several
+        outputs a tuple). The network is differentiated once for every set of names. Raises DerivativeError for an order
+        that an op has no rule for.
         """
         if derivatives is not None:
-            raise InputError("predict(derivatives=...) is not available in this version. Expected None.")
+            found = self.differentiated(derivatives).predict(x)
+            flat, outputs = found if isinstance(found, tuple) else (found,), len(self.program.outputs)
+            groups = [flat[k : k + outputs] for k in range(0, len(flat), outputs)]
+            return flat if outputs == 1 else tuple(groups)
         found = self._quick(x) if self._quick is not None else None
         if found is not None:
             return found
         found = self._answered(tuple(x) if isinstance(x, (tuple, list)) else (x,))
         return found[0] if len(found) == 1 else tuple(found)
+
+    def differentiated(self, derivatives: Sequence[str]) -> "CompressedModel":
+        """The model whose outputs are this one's and then, derivative by derivative, those of every output. It has the
+        same weights; its certificate speaks of the value alone. Raises what `predict` does.
+        """
+        key = derivatives if isinstance(derivatives, str) else tuple(derivatives)
+        found = self._differentiated.get(key)
+        if found is None:
+            program = differentiate(self.program, key).program
+            while len(self._differentiated) >= DIFFERENTIATED:
+                self._differentiated.pop(next(iter(self._differentiated)), None)
+            found = self._differentiated.setdefault(key, replace(self, program=program))
+        return found
+
+    @cached_property
+    def _differentiated(self) -> dict[Any, "CompressedModel"]:
+        return {}
 
     def _answered(self, given: tuple[Any, ...]) -> Sequence[Any]:
         tensors = [_as_tensor(v) for v in given]

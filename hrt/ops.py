@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrt.taylor import KINKED, RULES, Rule
+
 Attrs = Mapping[str, Any]
 
 
@@ -23,7 +25,8 @@ class Op:
 
     torch: (arguments, attributes) -> value.  arity: number of arguments, None for any.  onnx: operator name or None
     (lowered by several nodes).  derivative: f'(x) of an elementwise op, or None.  lipschitz: attributes -> a constant
-    with |f(x) - f(y)| <= L |x - y| everywhere, or None where there is none.
+    with |f(x) - f(y)| <= L |x - y| everywhere, or None where there is none.  taylor: of an elementwise op, its Taylor
+    coefficients as formulas (see `hrt.taylor`).  kinked: some derivative jumps, at single points.
     """
 
     name: str
@@ -32,6 +35,8 @@ class Op:
     onnx: str | None = None
     derivative: Callable[[Tensor, Attrs], Tensor] | None = None
     lipschitz: Callable[[Attrs], float] | None = None
+    taylor: Rule | None = None
+    kinked: bool = False
 
     @property
     def is_activation(self) -> bool:
@@ -74,6 +79,14 @@ def _step(x: Tensor, below: Any) -> Tensor:
     return torch.where(x > 0, torch.ones_like(x), below)
 
 
+def heaviside(x: Tensor, at_zero: float) -> Tensor:
+    """1 where x > 0, at_zero where x = 0, else 0, in the precision of x."""
+    if at_zero == 1:
+        return (x >= 0).to(x.dtype)
+    right = (x > 0).to(x.dtype)
+    return right if at_zero == 0 else right + at_zero * (x == 0).to(x.dtype)
+
+
 def _clamp_derivative(x: Tensor, t: Attrs) -> Tensor:
     low, high = (-math.inf if t["low"] is None else t["low"]), (math.inf if t["high"] is None else t["high"])
     return ((x >= low) & (x <= high)).to(x.dtype)
@@ -98,7 +111,8 @@ def _unary(
     lipschitz: float | Callable[[Attrs], float] | None = None,
 ) -> Op:
     constant = lipschitz if lipschitz is None or callable(lipschitz) else lambda _, value=lipschitz: float(value)
-    return Op(name, 1, lambda a, t: function(a[0], t), onnx, derivative, constant)
+    rule, kinked = RULES[name], name in KINKED
+    return Op(name, 1, lambda a, t: function(a[0], t), onnx, derivative, constant, rule, kinked)
 
 
 def _axes(t: Attrs) -> tuple[int, ...]:
@@ -171,13 +185,15 @@ _ROWS = [
         "Pow",
         lambda x, t: t["exponent"] * x ** (t["exponent"] - 1),
     ),
+    # 1 for x > 0, at_zero for 0, else 0: the derivative of a kink. No activation: it has no Lipschitz constant
+    Op("step", 1, lambda a, t: heaviside(a[0], t["at_zero"]), None, taylor=RULES["step"], kinked=True),
     # two arguments, broadcast
     Op("add", 2, lambda a, t: a[0] + a[1], "Add"),
     Op("sub", 2, lambda a, t: a[0] - a[1], "Sub"),
     Op("mul", 2, lambda a, t: a[0] * a[1], "Mul"),
     Op("div", 2, lambda a, t: a[0] / a[1], "Div"),
-    Op("maximum", 2, lambda a, t: torch.maximum(a[0], a[1]), "Max"),
-    Op("minimum", 2, lambda a, t: torch.minimum(a[0], a[1]), "Min"),
+    Op("maximum", 2, lambda a, t: torch.maximum(a[0], a[1]), "Max", kinked=True),
+    Op("minimum", 2, lambda a, t: torch.minimum(a[0], a[1]), "Min", kinked=True),
     # shape
     Op("concat", None, lambda a, t: torch.cat(list(a), dim=t["axis"]), "Concat"),
     Op("slice", 1, lambda a, t: _slice(a[0], t), "Slice"),

@@ -107,6 +107,11 @@ def test_holds_with_tokens_products_and_normalisation(name, quick):
         assert limit is not None and bool(torch.isfinite(limit).all())
 
 
+def test_a_step_is_known_where_neither_network_crosses_it(quick):
+    program = Program((Value("x", (2,)),), (Node("y", "step", ("x",), (2,), {"at_zero": 0.0}),), ("y",), {})
+    assert holds(program, program, [hrt.Box([0.1, -2.0], [1.0, -1.0])]).tolist() == pytest.approx([0, 0], abs=1e-12)
+
+
 BINARY = {
     **{name: ((5,), {}, (5,)) for name in ("add", "sub", "mul", "div", "maximum", "minimum")},
     "concat": ((5,), {"axis": -1}, (10,)),

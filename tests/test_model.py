@@ -273,9 +273,9 @@ class TestMistakes:
         with pytest.raises(hrt.InputError, match="no array"):
             model.predict(([[1.0], [1.0, 2.0]],))
 
-    def test_a_derivative_is_not_promised(self, model):
-        with pytest.raises(hrt.InputError, match="derivatives"):
-            model.predict(samples(1), derivatives=["d0"])
+    def test_a_derivative_by_a_coordinate_that_is_not_there(self, model):
+        with pytest.raises(hrt.InputError, match=r"Found the derivative 'd999'.*Expected"):
+            model.predict(samples(1), derivatives=["d999"])
 
     def test_an_unknown_backend_is_an_error_on_first_use(self, h):
         with pytest.raises(hrt.BackendError):

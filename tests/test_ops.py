@@ -119,6 +119,8 @@ CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
     ("sub", (A, C[:4]), {}, A - C[:4]),
     ("mul", (A, B), {}, A * B),
     ("div", (A, B), {}, A / B),
+    ("step", (A - 1,), {"at_zero": 1.0}, torch.where(A >= 1, 1.0, 0.0).double()),
+    ("step", ((A - 1).relu(),), {"at_zero": 0.5}, torch.where(A > 1, 1.0, 0.5).double()),
     ("maximum", (A, B), {}, torch.where(A > B, A, B)),
     ("minimum", (A, B), {}, torch.where(A > B, B, A)),
     ("concat", (A, B[:, :2]), {"axis": -2}, torch.cat([A, B[:, :2]], 1)),

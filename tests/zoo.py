@@ -760,6 +760,19 @@ class CastInside(nn.Module):
         return self.net(torch.sin(x.to(torch.float64)).type_as(x)).to(x.dtype)
 
 
+@entry(3, (3,))
+class Steps(nn.Module):
+    """Switched features: signs and Heaviside's function of coordinates, beside the coordinates."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(6, 12, 12, 1)
+
+    def forward(self, x):
+        side = torch.heaviside(x[:, :1] - 0.5, torch.zeros((), dtype=x.dtype))
+        return self.net(torch.cat((x, torch.sign(x[:, 1:] - 0.25), side), dim=1))
+
+
 @entry(1, (0,))
 def no_features():
     return nn.Linear(0, 5)
