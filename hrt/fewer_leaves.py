@@ -20,15 +20,16 @@ def whole_where_faster(layers: Sequence[PlannedLayer], plans: Sequence[Plan], bu
 
     built: what the plans gave, in the same order.
     """
-    found = []
-    for layer, plan, h in zip(layers, plans, built, strict=True):
-        whole = None
-        if isinstance(h, HMatrix) and not h.is_dense and compressed_form(h) == "batched":
-            whole = layer.planner.whole(plan.error2)
-        if whole is not None and _product(layer.planner.build(whole, layer.rows, layer.cols)) < _product(h):
-            plan = whole
-        found.append(plan)
-    return found
+    return [_choice(*each) for each in zip(layers, plans, built, strict=True)]
+
+
+def _choice(layer: PlannedLayer, plan: Plan, h: Constant) -> Plan:
+    if not isinstance(h, HMatrix) or h.is_dense or compressed_form(h) != "batched":
+        return plan
+    whole = layer.planner.whole(plan.error2)
+    if whole is None or _product(layer.planner.build(whole, layer.rows, layer.cols)) >= _product(h):
+        return plan
+    return whole
 
 
 def _product(h: HMatrix) -> float:
