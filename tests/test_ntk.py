@@ -165,13 +165,13 @@ class TestMemory:
 
 
 PEAK = """
-import resource, torch
+from hrt.perf.large import own_peak_bytes
 from test_ntk import mlp, ntk, points, second_derivative
 residual = {residual}
 ntk(mlp(2, 50, 50, 1), points(2), residual=residual)
-net, before = mlp(2, 1000, 1000, 1).double(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+net, before = mlp(2, 1000, 1000, 1).double(), own_peak_bytes()
 ntk(net, points(14), residual=residual, memory=400_000_000)
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), 400_000_000)
+print(own_peak_bytes() - before, 400_000_000)
 """
 
 
