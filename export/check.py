@@ -17,8 +17,8 @@ from hrt.errors import BackendError, HrtError, InputError
 from hrt.model import CompressedModel
 
 TOLERANCE = 1e-5  # relative; both sides compute the same stored numbers in float32, in another order
-# Derivatives amplify rounding, and a runtime's tanh may be some units off in the last place where torch's is one: d0d1
-# of the compressed Burgers PINN is 5 times as far from float64 in ONNX Runtime. So many times predict's own error.
+# Derivatives amplify rounding, differently in another runtime: d0d1 of the compressed Burgers PINN differs by 5 times
+# what float32 costs in torch, measured against float64. They may differ by so many times that.
 ROUNDING = 16
 BATCHES = (1, 7, 64)
 ROOM = 1_900_000_000  # bytes of a graph that fits one message
