@@ -58,7 +58,7 @@ class OnnxSession:
     def _open(self) -> "tuple[_Graph, _Graph]":
         """The graphs for a few rows and for many; may be one and the same."""
         with one_blas_thread():  # in a forked process the threads that BLAS had are gone, and it would wait for them
-            few, many = (choose_forms(self.program, batches) for batches in (FEW_ROWS, MANY_ROWS))
+            few, many = (forms_for(self.program, rows) for rows in (SMALL, SMALL + 1))
             large = _Graph(self.program, many, self._threads)
             alone = self._threads > 1 and program_us(self.program, few, FEW_ROWS[-1]) < ALONE_US
             # The same graph twice, for the sake of threads alone, must not take more memory than the dense network.
@@ -91,6 +91,11 @@ class OnnxSession:
             found = self._pair or self._open()
             self._pair = found  # both at once: other threads look at any time
             return found
+
+
+def forms_for(program: Program, rows: int) -> dict[str, str]:
+    """The form in which a session runs every weight of a linear layer on so many rows."""
+    return choose_forms(program, FEW_ROWS if rows <= SMALL else MANY_ROWS)
 
 
 class _Graph:

@@ -10,6 +10,7 @@ from hrt.artifact import read_header
 from hrt.errors import InputError
 from hrt.files import check_writable
 from hrt.perf.harness import Plan, run
+from hrt.perf.rows import Results
 from hrt.perf.terminal import show
 from hrt.perf.workloads import SUFFIXES
 from hrt.progress import track
@@ -23,12 +24,18 @@ def measure(plan: Plan, json: Path | None = None, every: bool = False) -> bool:
         json.parent.mkdir(parents=True, exist_ok=True)
         check_writable(json, force=True)  # before the work
     with track("perf", True) as advance:
-        results = run(plan, advance, keep=lambda results: json is not None and results.write(json))
+        results = run(plan, advance, keep=lambda found: _keep(found, json))
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     show(results, console, every)
     if json is not None:
-        console.print(f"wrote {json}: {len(results.rows)} rows")
+        console.print(f"wrote {json}: {len(results.rows)} rows" if results.rows else f"no rows yet for {json}")
     return not results.facts.get("interrupted")
+
+
+def _keep(results: Results, json: Path | None) -> None:
+    """Write, unless there is nothing yet and an earlier run left something, which is worth more."""
+    if json is not None and (results.rows or not json.exists() or not json.stat().st_size):
+        results.write(json)
 
 
 def bench(

@@ -8,7 +8,7 @@ rows that were not used to make it is at most the target. Who meets it there and
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Execution:
 class Offer:
     """A method with its knob set. nbytes: as stored.  work: multiply-adds of one row.  facts: for whoever asks why.
 
-    arithmetic: what products are computed in.
+    arithmetic: what products are computed in.  on_rows: note, work and facts where they depend on the batch size.
     """
 
     nbytes: int
@@ -45,6 +45,14 @@ class Offer:
     work: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     arithmetic: str = "float32"
+    on_rows: Callable[[int], tuple[str, int, Mapping[str, Any]]] | None = None
+
+    def at(self, batch: int) -> "Offer":
+        """As it is for one batch size."""
+        if self.on_rows is None:
+            return self
+        note, work, facts = self.on_rows(batch)
+        return replace(self, note=note, work=work, facts=facts, on_rows=None)
 
 
 @dataclass(frozen=True)

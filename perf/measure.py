@@ -81,7 +81,7 @@ def compared(one: Latency, other: Latency, noise: float = 0.0) -> Comparison:
     """
     low, high = one.ratio_interval(other)
     ratio = one.ratio(other)
-    threshold = math.log1p(max(CLEAR, noise))
+    threshold = math.log(slack(noise))
     if low <= 1 <= high and high / low > TOO_NOISY:
         verdict = "too noisy"
     elif low <= 1 <= high or abs(math.log(ratio)) <= threshold:
@@ -89,6 +89,11 @@ def compared(one: Latency, other: Latency, noise: float = 0.0) -> Comparison:
     else:
         verdict = "slower" if ratio > 1 else "faster"
     return Comparison(ratio, low, high, verdict)
+
+
+def slack(noise: float | None) -> float:
+    """The factor between two times up to which they do not differ, given `noise_of` one call."""
+    return 1 + max(CLEAR, noise or 0.0)
 
 
 def noise_of(one: Latency, again: Latency) -> float:

@@ -8,6 +8,7 @@ when it loads is said in the note.
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import hrt
-from hrt.costs import ANY_BATCH, choose_forms
 from hrt.export.onnx import graph_of
+from hrt.export.session import forms_for
 from hrt.hmatrix import HMatrix
 from hrt.perf.baselines import second_moments
 from hrt.perf.low_rank import svd_factors
@@ -26,7 +27,7 @@ from hrt.perf.pruning import csr_nbytes
 from hrt.perf.quantizers import QUANTIZERS
 from hrt.perf.rebuilt import factored, module_of
 from hrt.perf.rows import UNREACHABLE
-from hrt.perf.running import compiled, in_onnxruntime, in_torch, run_of
+from hrt.perf.running import compiled, in_onnxruntime, in_torch, run_of, ways_in_onnxruntime
 from hrt.perf.workloads import WEIGHTS_MARGIN, Workload
 from hrt.program import Program
 
@@ -40,12 +41,7 @@ def dense_float32(workload: Workload, tol: float) -> Offer:
     def make() -> Offer:
         program = workload.program
         net = workload.net if isinstance(workload.net, nn.Module) else module_of(program)
-        ways = (
-            in_torch(net),
-            compiled(net),
-            in_onnxruntime(graph_of(program), bound=False),
-            in_onnxruntime(graph_of(program, narrow=False), "onnxruntime, bound memory"),
-        )
+        ways = in_torch(net), compiled(net), *ways_in_onnxruntime(graph_of(program, narrow=False))
         return Offer(workload.dense_nbytes, ways, work=_work(program), facts={"nodes": _nodes(program)})
 
     return workload.once("dense", make)
@@ -69,8 +65,25 @@ def dense_narrow(dtype: torch.dtype) -> Method:
     return method
 
 
-def svd(weighted: bool) -> Method:
-    """Two thin layers per weight, cut at one relative error for all: of the weight, or of its outputs on the data."""
+def dense_in_halves(workload: Workload, tol: float) -> Offer | Refusal:
+    """Weights stored in float16, widened to float32 at loading: the same products as dense float32."""
+
+    def make() -> tuple[Program, int, float]:
+        program, nbytes = _in_halves(workload.program)
+        return program, nbytes, float(_upper(workload, run_of(module_of(program))))
+
+    program, nbytes, upper = workload.once("dense in halves", make)
+    if not upper <= tol:
+        return Refusal(UNREACHABLE, f"error up to {upper:.1e}; it has no knob")
+    ways = in_torch(module_of(program)), *ways_in_onnxruntime(graph_of(program, narrow=False))
+    return Offer(nbytes, ways, "widened at loading", _work(program), {"nodes": _nodes(program)})
+
+
+def svd(weighted: bool, halves: bool = False) -> Method:
+    """Two thin layers per weight, cut at one relative error for all: of the weight, or of its outputs on the data.
+
+    halves: weights and factors stored in float16, widened to float32 at loading.
+    """
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
         factors = workload.once(("svd", weighted), lambda: _all_factors(workload, weighted))
@@ -78,16 +91,19 @@ def svd(weighted: bool) -> Method:
         def make(t: float) -> dict[str, tuple[Tensor, Tensor]]:
             return {k: cut for k, f in factors.items() if (cut := _cut(f, t)) is not None}
 
+        def stored(cut: dict[str, tuple[Tensor, Tensor]]) -> tuple[Program, int]:
+            program = factored(workload.program, cut)
+            return _in_halves(program) if halves else (program, _nbytes(program))
+
         def holds(cut: dict[str, tuple[Tensor, Tensor]]) -> bool:
-            return accepted(workload, run_of(module_of(factored(workload.program, cut))), tol)
+            return accepted(workload, run_of(module_of(stored(cut)[0])), tol)
 
         found = loosest(make, holds, TIGHTEST, LOOSEST)
         if not found:
             return Refusal(UNREACHABLE, "at no rank that is smaller than dense" if found is None else _NOT_SMALLER)
-        program = factored(workload.program, found)
+        program, nbytes = stored(found)
         ranks = {k: len(vt) for k, (_, vt) in found.items()}
-        ways = (in_torch(module_of(program)), in_onnxruntime(graph_of(program, narrow=False)))
-        nbytes = sum(4 * int(np.prod(c.shape)) for c in program.constants.values())
+        ways = in_torch(module_of(program)), *ways_in_onnxruntime(graph_of(program, narrow=False))
         shapes = {k: tuple(workload.program.constants[k].shape) for k in workload.program.weights}
         note = "ranks " + ", ".join(str(ranks.get(k, f"dense {min(s)}")) for k, s in shapes.items())
         return Offer(nbytes, ways, note, _work(program), {"ranks": ranks, "nodes": _nodes(program)})
@@ -170,28 +186,36 @@ def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
         model = workload.served or _compress(workload, tol, target)
+        if workload.served and tol < workload.served.certificate.tol:
+            made = workload.served.certificate.tol
+            return Refusal(UNREACHABLE, f"the file was made for an error of {made:g} and is judged at no smaller one")
         if workload.served and target != workload.served.target:
             return Refusal(UNREACHABLE, f"the file holds a network for target {workload.served.target}")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.hrt"
             model.save(path)
             ways = tuple(Execution(b, _predicting(hrt.load(path, backend=b))) for b in backends)
-        forms = choose_forms(model.program, ANY_BATCH)
-        layers = [_layer(model.program.constants[name], forms[name]) for name in model.program.weights]
-        facts = {
-            "nodes": len(graph_of(model.program, narrow=False).graph.node),
-            "layers": len(layers),
-            "multiplied": sum(f == "multiplied" for f in forms.values()),
-            "dense": sum(f == "dense" for f in forms.values()),
-            "leaves": sum(n for n, _ in layers),
-            "reasons": dict.fromkeys(r.reason for r in model.certificate.layers),
-        }
-        note = f"{facts['leaves']} leaves in {len(layers)} layers"
-        if facts["multiplied"] or facts["dense"]:
-            note += f", {facts['multiplied'] + facts['dense']} of them run as dense products"
-        return Offer(model.nbytes, ways, note, sum(w for _, w in layers), facts)
+        return Offer(model.nbytes, ways, on_rows=partial(_as_run, model))
 
     return method
+
+
+def _as_run(model: hrt.CompressedModel, batch: int) -> tuple[str, int, dict[str, Any]]:
+    """Note, multiply-adds of a row, and facts: of the graph that ONNX Runtime runs on so many rows."""
+    forms = forms_for(model.program, batch)
+    layers = [_layer(model.program.constants[name], forms[name]) for name in model.program.weights]
+    facts = {
+        "nodes": len(graph_of(model.program, narrow=False, forms=forms).graph.node),
+        "layers": len(layers),
+        "multiplied": sum(f == "multiplied" for f in forms.values()),
+        "dense": sum(f == "dense" for f in forms.values()),
+        "leaves": sum(n for n, _ in layers),
+        "reasons": dict.fromkeys(r.reason for r in model.certificate.layers),
+    }
+    note = f"{facts['leaves']} leaves in {len(layers)} layers"
+    if facts["multiplied"] or facts["dense"]:
+        note += f", {facts['multiplied'] + facts['dense']} of them run as dense products"
+    return note, sum(w for _, w in layers), facts
 
 
 def _compress(workload: Workload, tol: float, target: str) -> hrt.CompressedModel:
@@ -210,6 +234,18 @@ def _predicting(model: hrt.CompressedModel) -> Bind:
         return lambda: model.predict(given)
 
     return bind
+
+
+def _nbytes(program: Program) -> int:
+    """Of all constants in float32."""
+    return sum(4 * int(np.prod(c.shape)) for c in program.constants.values())
+
+
+def _in_halves(program: Program) -> tuple[Program, int]:
+    """The program with its matrices rounded to float16, and bytes with those stored so."""
+    matrices = {k: c for k, c in program.constants.items() if isinstance(c, Tensor) and c.ndim == 2}
+    rounded = {k: c.to(torch.float16).to(torch.float32) for k, c in matrices.items()}
+    return program.with_constants(rounded), _nbytes(program) - sum(2 * c.numel() for c in matrices.values())
 
 
 def _layer(weight: Any, form: str) -> tuple[int, int]:
@@ -282,8 +318,10 @@ METHODS: Mapping[str, Method] = {
     "dense float32": dense_float32,
     "dense bfloat16": dense_narrow(torch.bfloat16),
     "dense float16": dense_narrow(torch.float16),
+    "dense float16, widened": dense_in_halves,
     "svd": svd(False),
     "svd, data-weighted": svd(True),
+    "svd, data-weighted float16": svd(True, halves=True),
     "pruned, magnitude": pruned_magnitude,
     "pruned, 2:4": pruned_two_of_four,
     **QUANTIZERS,

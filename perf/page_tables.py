@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from hrt.perf.measure import slack
 from hrt.perf.rows import OK, Row
 from hrt.perf.standings import Standing, latency, nbytes, standings
 
@@ -58,6 +59,8 @@ def _standing(s: Standing | None, better: str, worse: str) -> str:
     title = escape(f"best: {s.best.method}, {s.best.backend}" if s.best else "", quote=True)
     if s.noisy:
         return f'<td title="{title}">{s.rank} of {s.of}: too noisy to judge</td>'
+    if s.even:
+        return f'<td class="even" title="{title}">{s.rank} of {s.of}: no difference</td>'
     return (
         f'<td class="{"won" if s.won else "lost"}" title="{title}">{s.rank} of {s.of}: '
         f"{factor:.2f}x {better if ahead else worse}</td>"
@@ -99,7 +102,7 @@ def _beside(r: Row) -> str:
     around, style, word = "", "won" if ratio > 1 else "lost", "faster" if ratio > 1 else "slower"
     if r.ratio_low is not None and r.ratio_high is not None:
         around = f"<br><small>{r.ratio_low:.2f} to {r.ratio_high:.2f}</small>"
-        if r.ratio_low <= 1 <= r.ratio_high:
+        if r.ratio_low <= 1 <= r.ratio_high or 1 / slack(r.noise) <= ratio <= slack(r.noise):
             style, word = "even", "no difference"
     if r.status != OK:
         style, word = "even", "no verdict"

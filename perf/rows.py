@@ -25,8 +25,9 @@ class Row:
     must be resident to predict.  p50_us to p999_us: microseconds of one call.  cold_us: of a call after other work has
     used the caches.  ratio_vs_best_dense: the fastest dense method over this one at the same batch (`Latency.ratio`),
     above 1 it is faster; ratio_low, ratio_high: its 95 % bootstrap interval.  roofline_fraction: least possible time
-    over measured median, where a roofline is known.  status: one of STATUSES.  note: why, or what the reader should
-    know.
+    over measured median, where a roofline is known.  noise: by how much, relative, one network differed from itself
+    in this group: a difference that does not exceed it is none.  status: one of STATUSES.  note: why, or what the
+    reader should know.
     """
 
     workload: str
@@ -48,6 +49,7 @@ class Row:
     ratio_low: float | None = None
     ratio_high: float | None = None
     roofline_fraction: float | None = None
+    noise: float | None = None
     note: str = ""
 
     @property

@@ -11,9 +11,11 @@ import onnx
 import torch
 from torch import nn
 
+from hrt.errors import BackendError
 from hrt.export.check import open_runtime
 from hrt.perf.matched import Arrays, Execution, Run, Tensors
 
+BOUND = "onnxruntime, bound memory"
 BOUND_BYTES = 1 << 16  # of inputs and outputs; up to here copying costs less than binding new memory, as hrt does it
 
 
@@ -63,11 +65,13 @@ def _binder(net: Callable[..., Any], dtype: torch.dtype) -> Callable[[Arrays], C
     return bind
 
 
-def in_onnxruntime(proto: onnx.ModelProto, backend: str = "onnxruntime", bound: bool = True) -> Execution:
-    """A session on as many threads as torch has. bound: few rows go through memory that is bound once, copied into and
-    out of: the fastest that gives new arrays back; otherwise `session.run`.
+def in_onnxruntime(
+    proto: onnx.ModelProto, backend: str = "onnxruntime", bound: bool = True, threads: int | None = None
+) -> Execution:
+    """A session on as many threads as torch has, or on `threads`. bound: few rows go through memory that is bound once,
+    copied into and out of: the fastest that gives new arrays back; otherwise `session.run`.
     """
-    session = open_runtime(proto, torch.get_num_threads())
+    session = open_runtime(proto, threads or torch.get_num_threads())
     names, outputs = [v.name for v in session.get_inputs()], [v.name for v in session.get_outputs()]
 
     def bind(x: Arrays) -> Callable[[], Any]:
@@ -91,6 +95,19 @@ def in_onnxruntime(proto: onnx.ModelProto, backend: str = "onnxruntime", bound: 
         return call
 
     return Execution(backend, bind)
+
+
+def ways_in_onnxruntime(proto: onnx.ModelProto) -> tuple[Execution, ...]:
+    """Every way to run a graph there that may be the fastest; none where ONNX Runtime is not installed."""
+    try:
+        ways = [
+            in_onnxruntime(proto, bound=False),
+            in_onnxruntime(proto, BOUND),
+            in_onnxruntime(proto, f"{BOUND}, one thread", threads=1),
+        ]
+    except BackendError:
+        return ()
+    return tuple(ways[: None if torch.get_num_threads() > 1 else 2])
 
 
 def session_run(proto: onnx.ModelProto) -> Run:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from hrt.perf.measure import slack
 from hrt.perf.rows import FAMILIES, NOISY, OK, Row
 
 OURS, DENSE = "hrt", "dense"
@@ -45,7 +46,7 @@ class Standing:
 
     rank: 1 is best, None where hrt has no such row.  of: methods that reach the target.  best: the best method of all.
     ours: the best of hrt's rows.  ratio: the best other method's cost over hrt's, above 1 hrt is better; None where
-    either is missing.  noisy: times of either were too noisy for a verdict.
+    either is missing.  noisy: times of either were too noisy for a verdict.  even: noise does not tell the two apart.
     """
 
     workload: str
@@ -57,6 +58,7 @@ class Standing:
     ours: Row | None
     ratio: float | None
     noisy: bool = False
+    even: bool = False
 
     @property
     def won(self) -> bool:
@@ -65,11 +67,15 @@ class Standing:
 
 
 def standing(rows: Sequence[Row], cost: Cost) -> Standing:
-    """hrt's place among `rows`, all of one workload, target and batch size. Methods of equal cost share the better
-    rank; a method counts once, by its best backend.
+    """hrt's place among `rows`, all of one workload, target and batch size. Methods of equal cost, and times that noise
+    does not tell apart, share the better rank; a method counts once, by its best backend; other settings of hrt do not
+    count where "hrt" itself is there.
     """
     best_of: dict[str, Row] = {}
+    plain = any(r.method == OURS for r in rows)
     for row in rows:
+        if plain and row.family == OURS and row.method != OURS:
+            continue
         if usable(row, cost) and (row.error or 0.0) <= row.target:
             other = best_of.get(row.method)
             if other is None or _of(cost, row) < _of(cost, other):
@@ -77,12 +83,14 @@ def standing(rows: Sequence[Row], cost: Cost) -> Standing:
     ranked = sorted(best_of.values(), key=lambda r: _of(cost, r))
     ours = next((r for r in ranked if r.family == OURS), None)
     rival = next((r for r in ranked if r.family != OURS), None)
-    rank = None if ours is None else 1 + sum(_of(cost, r) < _of(cost, ours) for r in ranked)
+    factor = slack(ours.noise) if ours is not None and cost is latency else 1.0
+    rank = None if ours is None else 1 + sum(_of(cost, r) * factor < _of(cost, ours) for r in ranked)
     ratio = None if ours is None or rival is None else _of(cost, rival) / _of(cost, ours)
     first = rows[0]
     best = ranked[0] if ranked else None
     noisy = cost is latency and any(r is not None and r.status == NOISY for r in (ours, rival))
-    return Standing(first.workload, first.target, first.batch, rank, len(ranked), best, ours, ratio, noisy)
+    even = ratio is not None and factor > 1 and 1 / factor <= ratio <= factor
+    return Standing(first.workload, first.target, first.batch, rank, len(ranked), best, ours, ratio, noisy, even)
 
 
 def standings(rows: Sequence[Row], cost: Cost) -> list[Standing]:

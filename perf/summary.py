@@ -67,7 +67,7 @@ def _place(rows: Sequence[Row], by: str) -> str:
     if found is None:
         return NONE
     first = "" if found.place == 1 else f", first: {found.first}"
-    return f"{found.place} of {found.of}{first}"
+    return f"{found.text}{first}"
 
 
 def _line(cells: Sequence[str]) -> str:

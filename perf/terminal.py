@@ -50,11 +50,11 @@ def verdict(results: Results, rows: Sequence[Row]) -> list[str]:
     if by_bytes is None or by_time is None:
         return ["hrt: no row that keeps the error"] if any(r.method == "hrt" for r in rows) else []
     lines = [
-        f"hrt is number {by_bytes.place} of {by_bytes.of} in bytes (first: {by_bytes.first}), "
+        f"hrt is number {by_bytes.text} in bytes (first: {by_bytes.first}), "
         + (
             "latency: the machine was too noisy to rank"
             if any(best_rows(rows)[m].status == NOISY for m in ("hrt", by_time.first))
-            else f"number {by_time.place} of {by_time.of} in latency (first: {by_time.first})"
+            else f"number {by_time.text} in latency (first: {by_time.first})"
         )
     ]
     key = rows[0].workload, rows[0].batch, rows[0].target

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hrt.perf.matched import Offer
-from hrt.perf.measure import Comparison, Latency, compared
+from hrt.perf.measure import Comparison, Latency, compared, slack
 from hrt.perf.rows import OK, Row
 
 OURS = "hrt"
@@ -22,11 +22,20 @@ class Contender:
 
 @dataclass(frozen=True)
 class Rank:
-    """hrt's place (1 is best; equal bytes share one) among `of` methods, and who is first."""
+    """hrt's place (1 is best; equal bytes, and times that noise does not tell apart, share one) among `of` methods, who
+    has the least, and how many others share the place.
+    """
 
     place: int
     of: int
     first: str
+    shared: int = 0
+
+    @property
+    def text(self) -> str:
+        """Such as "2 of 5"."""
+        beside = f", with {self.shared} others" if self.shared > 1 else ", with another" if self.shared else ""
+        return f"{self.place} of {self.of}{beside}"
 
 
 def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
@@ -49,7 +58,10 @@ def rank(rows: Sequence[Row], by: str, ours: str = OURS) -> Rank | None:
         return None
     values = {m: getattr(r, by) for m, r in best.items()}
     first = min(values, key=lambda m: (values[m], m != ours))
-    return Rank(1 + sum(v < values[ours] for v in values.values()), len(values), first)
+    factor, own = slack(best[ours].noise) if by == "p50_us" else 1.0, values[ours]
+    ahead = sum(v * factor < own for v in values.values())
+    shared = sum(v * factor >= own and own * factor >= v for m, v in values.items() if m != ours)
+    return Rank(1 + ahead, len(values), first, shared)
 
 
 def why(contenders: Sequence[Contender], dense_nbytes: int, empty: Latency | None, noise: float = 0.0) -> str:

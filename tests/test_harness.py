@@ -16,8 +16,9 @@ import hrt
 from hrt.capture import capture
 from hrt.certificate import OutputError
 from hrt.cli import main as hrt_main
+from hrt.costs import FEW_ROWS, MANY_ROWS, choose_forms
 from hrt.errors import InputError
-from hrt.perf import bench, candidates, harness, methods, pinns, quantizers, workloads
+from hrt.perf import bench, candidates, harness, methods, pinns, quantizers, roofline_cpu, workloads
 from hrt.perf.__main__ import main
 from hrt.perf.harness import Plan, run
 from hrt.perf.matched import (
@@ -34,6 +35,7 @@ from hrt.perf.matched import (
 )
 from hrt.perf.measure import Latency
 from hrt.perf.methods import METHODS, SparseLinear
+from hrt.perf.operators import log_kernel
 from hrt.perf.quantizers import module_nbytes, tensor_nbytes
 from hrt.perf.rebuilt import factored, module_of
 from hrt.perf.roofline_cpu import Peaks
@@ -320,6 +322,35 @@ class TestMethods:
         assert 64 * 32 < tensor_nbytes(net[0].weight) <= 64 * 32 + 4 * 32 * 2
 
 
+class TestAsRun:
+    def test_what_is_told_of_a_row_is_the_graph_that_ran(self):
+        net = nn.Linear(512, 512, bias=False)
+        with torch.no_grad():
+            net.weight.copy_(torch.from_numpy(log_kernel(512)))
+        model = hrt.compress(net, tol=1e-2, progress=False)
+        for batch, batches in ((1, FEW_ROWS), (16, FEW_ROWS), (17, MANY_ROWS), (256, MANY_ROWS)):
+            (name,) = model.program.weights
+            form = choose_forms(model.program, batches)[name]
+            note, work, facts = methods._as_run(model, batch)
+            assert ("dense products" in note) == (form == "multiplied") == (work == 512 * 512), batch
+            assert facts["nodes"] == 1 if form == "multiplied" else facts["nodes"] > 1
+
+    def test_halves_are_what_is_multiplied_and_counted(self, shared):
+        offer = METHODS["dense float16, widened"](shared, 1e-2)
+        program = shared.program
+        matrices = sum(c.numel() for c in program.constants.values() if c.ndim == 2)
+        assert offer.nbytes == shared.dense_nbytes - 2 * matrices
+        thin = METHODS["svd, data-weighted float16"](shared, 1e-2), METHODS["svd, data-weighted"](shared, 1e-2)
+        assert thin[0].nbytes < thin[1].nbytes
+
+    def test_without_onnxruntime_torch_is_measured_alone(self, registered, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        monkeypatch.setattr(harness, "measure_peaks", roofline_cpu.measure_peaks)
+        monkeypatch.setattr(roofline_cpu, "SIZE", 64)
+        results = run(plan())
+        assert all("onnx" not in r.backend and r.status in TIMED for r in results.rows) and results.rows
+
+
 class TestRun:
     def test_rows_errors_times_and_a_file_that_gives_them_back(self, registered, tmp_path):
         results = run(plan("svd, data-weighted", "hrt", tols=(1e-1, 1e-2), batches=(1, 4)))
@@ -473,6 +504,7 @@ class TestCommandLine:
             "hrt, fewest bytes",
             "svd",
             "svd, data-weighted",
+            "svd, data-weighted float16",
         }
 
     @pytest.mark.parametrize("arguments", [["--workload", "nothing"], ["--method", "magic"], ["--tol", "-1"]])
@@ -500,7 +532,9 @@ class TestBench:
 
         def remember(plan, advance, keep):
             plans.append(plan)
-            return Results((), {"interrupted": len(plans) > 1})
+            results = Results((row("hrt", 1, 1.0),), {"interrupted": len(plans) > 1})
+            keep(results)
+            return results
 
         monkeypatch.setattr(bench, "run", remember)
         return plans
@@ -514,7 +548,21 @@ class TestBench:
         assert hrt_main(["bench", str(files / "net.onnx"), *options, "--json", str(tmp_path / "rows.json")]) == 0
         (plan,) = asked
         assert (plan.tols, plan.batches, plan.threads, plan.inputs) == ((0.05,), (3, 5), 1, (files / "x.npy",))
-        assert read(tmp_path / "rows.json").rows == ()
+        assert read(tmp_path / "rows.json").rows == (row("hrt", 1, 1.0),)
+
+    def test_no_rows_do_not_replace_those_of_an_earlier_run(self, tmp_path, monkeypatch, capsys):
+        path = tmp_path / "rows.json"
+        Results((row("hrt", 1, 1.0),)).write(path)
+        monkeypatch.setattr(bench, "run", lambda plan, advance, keep: keep(Results(())) or Results(()))
+        bench.measure(Plan(workloads=("burgers",)), path)
+        assert len(read(path).rows) == 1 and "no rows" in capsys.readouterr().out
+
+    def test_a_file_is_not_ranked_at_errors_it_was_not_made_for(self, files):
+        workload = workloads.build(str(files / "net.hrt"))
+        made = workload.served.certificate.tol
+        refused = METHODS["hrt"](workload, made / 10)
+        assert isinstance(refused, Refusal) and f"{made:g}" in refused.note
+        assert isinstance(METHODS["hrt"](workload, made), Offer)
 
     def test_an_interruption_is_status_1(self, files, asked):
         assert [hrt_main(["bench", str(files / "net.pt2")]) for _ in range(2)] == [0, 1]
@@ -530,6 +578,14 @@ def row(method: str, nbytes: int, p50: float | None, **changes) -> Row:
 
 
 class TestRanks:
+    def test_times_within_noise_share_a_place(self):
+        rows = [row("dense", 9, 10.0, noise=0.05), row("hrt", 1, 10.4, noise=0.05), row("svd", 5, 11.5, noise=0.05)]
+        found = rank(rows, "p50_us")
+        assert (found.place, found.of, found.shared, found.text) == (1, 3, 1, "1 of 3, with another")
+        clear = [replace(r, noise=0.0) for r in rows]
+        assert (rank(clear, "p50_us").place, rank(clear, "p50_us").shared) == (2, 0)
+        assert rank(rows, "nbytes").place == 1
+
     def test_the_fastest_execution_counts(self):
         rows = [row("dense", 100, 9.0), row("dense", 100, 5.0), row("hrt", 40, 7.0), row("svd", 60, 8.0)]
         by_time, by_bytes = rank(rows, "p50_us"), rank(rows, "nbytes")
