@@ -178,6 +178,21 @@ def merged(parts: Iterable[Results]) -> Results:
     return Results(tuple(r for p in parts for r in p.rows), parts[0].facts if parts else {}, samples)
 
 
+def disagreement(parts: Iterable[Results]) -> str:
+    """What times depend on and `parts` differ in: threads, processor, as "threads: 1, 2"; empty where they agree, as
+    far as their facts say.
+    """
+    machines = [(p.facts, p.facts.get("machine")) for p in parts]
+    known = {
+        "threads": [facts.get("threads") for facts, _ in machines],
+        "processor": [m.get("processor") for _, m in machines if isinstance(m, Mapping)],
+    }
+    found = {
+        name: dict.fromkeys(str(v) for v in values if v not in (None, "unknown")) for name, values in known.items()
+    }
+    return "; ".join(f"{name}: {', '.join(values)}" for name, values in found.items() if len(values) > 1)
+
+
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Numbers that JSON has: infinity and NaN become None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
