@@ -4,20 +4,24 @@
     python -m hrt.perf.compare --commits HEAD~1 HEAD --repeats 3 -- --quick --workload burgers
 
 Every row that both sides have gets the ratio of its medians, after over before (above 1: slower), and a bootstrap
-interval; what stands behind `--` goes to `python -m hrt.perf`. Exit status 1 on a regression, 0 without one, 2 for a
-mistake. A row has regressed where
+interval; what stands behind `--` goes to `python -m hrt.perf`. Exit status 0: judged, and no regression; 1: a
+regression; 2: a mistake; 3: no regression seen, but not judged: no row was, or not all that should have been (fewer
+than 5 rounds, a wandering machine, another processor or number of threads). Rows that their file already calls too
+noisy may be left out beside others that were judged; the last line counts them. A row has regressed where
 
 - its whole interval lies above 1 + threshold (--threshold, default 0.05). Many rows are asked at once, so that
   intervals are widened until the chance of any false alarm among all of them is 5 %;
 - and above what dense rows moved by. No commit of hrt's changes those: their median is the machine's own drift, which
   is divided out, and as far as the interval of any of them stays off 1, no row of hrt's is blamed;
-- or its bytes grew by more than the threshold, or it was measured before and now fails.
+- or its bytes grew by more than the threshold;
+- or it was measured before and now is not: it fails, misses its error, lacks a library, or is gone.
 
 Methods that are not hrt's are compared and shown, and not judged. Two runs of one file each say nothing of how runs
 differ; --commits measures every side several times, alternating, and counts how its runs differ.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,21 +32,21 @@ from rich.console import Console
 from rich.table import Table
 
 from hrt.errors import HrtError, InputError
-from hrt.perf.rows import MISSING, NOISY, OK, Results, Row, read
+from hrt.perf.rows import NOISY, OK, Results, Row, disagreement, read
+from hrt.perf.run_intervals import DRAWS, Runs, between_runs, interval, median
 
 THRESHOLD, ALARMS = 0.05, 0.05  # slower than this is a regression; chance of one false alarm among all rows
-DRAWS = 2000
-PRIOR = 8  # degrees of freedom that the spread of all rows' runs is worth beside that of one row's
 FEWEST = 5  # rounds of a row below which an interval means nothing
 TOO_NOISY = 0.25  # where dense rows wander farther than this, nothing is judged
+MEASURED = (OK, NOISY)  # rows that have times
 Key = tuple[str, str, int, str, float]
-Runs = Sequence[Sequence[float]]  # microseconds: rounds of every run
 
 
 @dataclass(frozen=True)
 class Change:
     """One row of both sides. ratio: median microseconds after over before, drift divided out; low, high: its interval.
     nbytes_ratio: bytes after over before. None: not known.  regressed: see the module; why: what is wrong with it.
+    judged: whether its times were; None where nobody asked (a method of others, or not measured on both sides).
     """
 
     before: Row
@@ -53,12 +57,14 @@ class Change:
     nbytes_ratio: float | None = None
     regressed: bool = False
     why: str = ""
+    judged: bool | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """changes: rows that both sides have.  only_before, only_after: those of one side.  drift: of the machine, after
     over before.  noise: how far the interval of a dense row stays off it at most, relative; 0 where all hold it.
+    lost: of only_before, what was measured and is asked for.  elsewhere: what the sides' machines differ in.
     """
 
     changes: tuple[Change, ...]
@@ -67,6 +73,20 @@ class Comparison:
     drift: float
     noise: float
     threshold: float
+    lost: tuple[Row, ...] = ()
+    elsewhere: str = ""
+
+    @property
+    def status(self) -> int:
+        """Exit status: 1 on a regression, 3 where none was seen but too little was judged, else 0."""
+        if self.regressions or self.lost:
+            return 1
+        missed = any(c.judged is False and NOISY not in (c.before.status, c.after.status) for c in self.changes)
+        return 3 if missed or not self.count(True) else 0
+
+    def count(self, judged: bool) -> int:
+        """Rows whose times were judged, or should have been and were not."""
+        return sum(c.judged is judged for c in self.changes)
 
     @property
     def regressions(self) -> list[Change]:
@@ -80,13 +100,16 @@ class Comparison:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare and print. Returns 1 on a regression, 0 without one, 2 for a mistake, said on stderr."""
+    """Compare and print. Returns the exit status, see the module; 2 for a mistake, said on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
     args = _parser().parse_args(given[:cut])
     try:
-        if args.threshold < 0 or args.repeats < 1:
-            raise InputError(f"Found threshold {args.threshold:g}, repeats {args.repeats}. Expected 0 and 1 or more.")
+        if not 0 < args.threshold < math.inf or args.repeats < 1:
+            raise InputError(
+                f"Found threshold {args.threshold:g}, repeats {args.repeats}. Expected a positive finite "
+                "number, and 1 or more."
+            )
         if args.commits and args.files:
             raise InputError("Found --commits and files. Expected one of them.")
         if args.commits:
@@ -102,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hrt.perf.compare: {error}", file=sys.stderr)
         return 2
     show(found, Console(width=150))
-    return 1 if found.regressions else 0
+    return found.status
 
 
 def compare(
@@ -115,8 +138,10 @@ def compare(
     seed: int = 0,
 ) -> Comparison:
     """Runs of one side beside runs of the other. judge_all: rows of every method are judged, and no drift is taken from
-    dense ones. Raises InputError where no row is on both sides.
+    dense ones. Raises InputError where no row is on both sides, or for a threshold that is no finite number from 0 on.
     """
+    if not 0 <= threshold < math.inf:
+        raise InputError(f"Found threshold {threshold:g}. Expected a finite number, 0 or more.")
     old, new = _by_key(before), _by_key(after)
     shared = [key for key in old if key in new]
     if not shared:
@@ -125,82 +150,55 @@ def compare(
             "same workloads, methods, batch sizes and targets."
         )
     timed = [k for k in shared if all(_usable(runs) for _, runs in (old[k], new[k]))]
-    judged = [k for k in timed if judge_all or old[k][0].family == "hrt"]
+    asked = {k for k, (row, _) in old.items() if row.status in MEASURED and (judge_all or row.family == "hrt")}
+    judged = [k for k in timed if k in asked]
     controls = [] if judge_all else [k for k in timed if old[k][0].family == "dense"]
-    moved = np.array([_median(new[k][1]) / _median(old[k][1]) for k in controls])
+    moved = np.array([median(new[k][1]) / median(old[k][1]) for k in controls])
     drift = float(np.median(moved)) if len(moved) else 1.0
-    pooled = [_between([old[k][1], new[k][1]]) for k in timed]
+    pooled = [between_runs([old[k][1], new[k][1]]) for k in timed]
     between = (sum(v * d for v, d in pooled) / max(1, sum(d for _, d in pooled))) ** 0.5
     rng, level = np.random.default_rng(seed), ALARMS / max(1, len(judged))
     times: dict[Key, tuple[float, float, float]] = {}
     for key in timed:
         was, now = old[key][1], new[key][1]
         low, high = interval(was, now, level, between=between, draws=draws, rng=rng)
-        times[key] = (_median(now) / _median(was) / drift, low / drift, high / drift)
+        times[key] = (median(now) / median(was) / drift, low / drift, high / drift)
     noise = max((max(times[k][1], 1 / times[k][2], 1.0) - 1 for k in controls), default=0.0)
     limit = 1 + max(threshold, noise)
-    changes = []
-    for key in shared:
-        asked = key in judged and noise <= TOO_NOISY
-        changes.append(_change(old[key][0], new[key][0], times.get(key), limit, threshold, asked))
+    elsewhere = disagreement([*before, *after])
+    fit = noise <= TOO_NOISY and not elsewhere
+    changes = tuple(
+        _change(old[k][0], new[k][0], times.get(k), limit if fit else math.inf, threshold, k in asked) for k in shared
+    )
     alone = tuple(old[k][0] for k in old if k not in new), tuple(new[k][0] for k in new if k not in old)
-    return Comparison(tuple(changes), *alone, drift, noise, threshold)
-
-
-def interval(
-    was: Runs, now: Runs, level: float, *, between: float = 0.0, draws: int = DRAWS, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Interval of the ratio of medians, now over was, that misses the truth with chance `level`.
-
-    The spread of the logarithm is that of the bootstrap (rounds drawn again within every run), and on top of it how
-    runs differ: this row's runs, moderated by `between`, what runs of all rows differ by. So few draws cannot say how
-    likely the unlikely is: Student's t does, with as many degrees of freedom as there were rounds or runs.
-    """
-    from scipy.special import stdtrit
-
-    logs = np.log(_resampled(now, draws, rng)) - np.log(_resampled(was, draws, rng))
-    spread2, freedom = float(logs.var(ddof=1)), min(len(r) for r in (*was, *now)) - 1
-    own2, own_freedom = _between([was, now])
-    if own_freedom:
-        freedom = own_freedom + PRIOR
-        moderated2 = (own_freedom * own2 + PRIOR * between**2) / freedom
-        spread2 += moderated2 * (1 / len(was) + 1 / len(now))
-    centre = float(np.log(_median(now)) - np.log(_median(was)))
-    half = float(stdtrit(freedom, 1 - level / 2)) * spread2**0.5
-    return float(np.exp(centre - half)), float(np.exp(centre + half))
-
-
-def _between(sides: Sequence[Runs]) -> tuple[float, int]:
-    """Variance of log medians between runs of one side, pooled, and its degrees of freedom; 0, 0 for single runs."""
-    logs = [np.log([np.median(r) for r in runs]) for runs in sides]
-    freedom = sum(len(v) - 1 for v in logs)
-    return (sum(float(((v - v.mean()) ** 2).sum()) for v in logs) / freedom if freedom else 0.0), freedom
-
-
-def _resampled(runs: Runs, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Medians (draws,): in every run rounds are drawn again; the median of the runs' medians."""
-    medians = [np.median(np.asarray(r)[rng.integers(0, len(r), (draws, len(r)))], axis=1) for r in runs]
-    return np.median(np.array(medians), axis=0)
+    lost = tuple(r for r in alone[0] if r.key in asked)
+    return Comparison(changes, *alone, drift, noise, threshold, lost, elsewhere)
 
 
 def _change(
-    a: Row, b: Row, times: tuple[float, float, float] | None, limit: float, threshold: float, judged: bool
+    a: Row, b: Row, times: tuple[float, float, float] | None, limit: float, threshold: float, asked: bool
 ) -> Change:
+    """limit: an interval above it is slower; infinite where times cannot be judged.  asked: whether to judge it."""
     grown = b.nbytes / a.nbytes if a.nbytes and b.nbytes and a.status == b.status == OK else None
     ratio, low, high = times or (None, None, None)
-    why = ""
-    if a.status == OK and b.status not in (OK, MISSING, NOISY) and a.family == "hrt":
-        why = f"was measured, now: {b.status}{': ' + b.note if b.note else ''}"
-    elif judged and low is not None and low > limit:
-        why = "slower"
-    if grown is not None and grown > 1 + threshold and a.family == "hrt":
-        why = f"{why}; larger" if why else "larger"
-    remark = why
-    if not why and a.status != b.status:
+    bad = []
+    if asked and b.status not in MEASURED:
+        bad.append(f"was measured, now: {b.status}{': ' + b.note if b.note else ''}")
+    if asked and low is not None and low > limit:
+        bad.append("slower")
+    if asked and grown is not None and grown > 1 + threshold:
+        bad.append("larger")
+    remark = "; ".join(bad)
+    if not bad and a.status != b.status:
         remark = f"{a.status}, then {b.status}"
-    elif not why and times is None and a.status == OK:
+    elif not bad and times is None and a.status == OK:
         remark = f"fewer than {FEWEST} rounds: not compared"
-    return Change(a, b, ratio, low, high, grown, bool(why), remark)
+    judged = times is not None and limit < math.inf if asked and b.status in MEASURED else None
+    return Change(a, b, ratio, low, high, grown, bool(bad), remark, judged)
+
+
+def _usable(runs: Runs) -> bool:
+    return bool(runs) and all(len(r) >= FEWEST for r in runs)
 
 
 def _by_key(runs: Sequence[Results]) -> dict[Key, tuple[Row, list[Sequence[float]]]]:
@@ -212,16 +210,9 @@ def _by_key(runs: Sequence[Results]) -> dict[Key, tuple[Row, list[Sequence[float
         for number, row in enumerate(results.rows):
             known, rounds = found.get(row.key, (row, []))
             values = [v for v in results.samples.get(number, ()) if np.isfinite(v) and v > 0]
-            found[row.key] = (known if known.status != OK else row, [*rounds, values])
+            worse = known if known.status not in MEASURED or row.status == OK else row
+            found[row.key] = worse, [*rounds, values]
     return found
-
-
-def _usable(runs: Runs) -> bool:
-    return bool(runs) and all(len(r) >= FEWEST for r in runs)
-
-
-def _median(runs: Runs) -> float:
-    return float(np.median([np.median(r) for r in runs]))
 
 
 def show(found: Comparison, console: Console) -> None:
@@ -240,9 +231,9 @@ def show(found: Comparison, console: Console) -> None:
     sides: Mapping[str, Sequence[Row]] = {"before": found.only_before, "after": found.only_after}
     for side, rows in sides.items():
         for r in rows:
-            console.print(
-                f"only {side}: {r.workload}, {r.method}, batch {r.batch}, {r.backend}, {r.target:g}", markup=False
-            )
+            lost = " (lost: it was measured)" if r in found.lost else ""
+            named = f"{r.workload}, {r.method}, batch {r.batch}, {r.backend}, {r.target:g}"
+            console.print(f"only {side}: {named}{lost}", markup=False)
     if any(c.before.family == "dense" for c in found.changes):
         console.print(f"Dense rows: drift {found.drift:.3f} (divided out), beyond their intervals {found.noise:.1%}.")
     if found.noisy:
@@ -250,11 +241,20 @@ def show(found: Comparison, console: Console) -> None:
             f"TOO NOISY to judge times: dense rows, which no commit changes, wander by more than {TOO_NOISY:.0%}. "
             "Measure again on a quiet machine."
         )
-    count = len(found.regressions)
-    limit = max(found.threshold, found.noise)
-    console.print(
-        f"{count} regression(s)." if count else f"No regression beyond {limit:.1%} among {len(found.changes)} rows."
-    )
+    if found.elsewhere:
+        console.print(f"Times are not judged: the sides differ in {found.elsewhere}.", markup=False)
+    console.print(_verdict(found))
+
+
+def _verdict(found: Comparison) -> str:
+    worse, judged, missed = len(found.regressions) + len(found.lost), found.count(True), found.count(False)
+    left = f" Times of {missed} row(s) not judged." if missed else ""
+    if worse:
+        return f"{worse} regression(s).{left}"
+    said = f"No regression beyond {max(found.threshold, found.noise):.1%} among {judged} rows." if judged else ""
+    if not judged and not missed:
+        left = "not judged: no row that is asked for was measured on both sides."
+    return f"{said}{left}".strip()
 
 
 def _plain(text: str) -> str:

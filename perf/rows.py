@@ -2,11 +2,12 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from hrt.errors import InputError
 from hrt.files import replacing
@@ -15,6 +16,14 @@ FORMAT_VERSION = 1
 OK, UNREACHABLE, MISSING, FAILED, NOISY = "ok", "cannot reach", "not installed", "failed", "too noisy"
 STATUSES = (OK, UNREACHABLE, MISSING, FAILED, NOISY)
 FAMILIES = ("dense", "svd", "pruned", "quantized", "hrt")  # every method's name begins with one of them
+KINDS = {
+    str: "text",
+    int: "a whole number, 0 or more",
+    float: "a finite number, 0 or more",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True)
@@ -99,13 +108,65 @@ def read(path: str | PathLike[str]) -> Results:
         )
     if body.get("version") != FORMAT_VERSION:
         raise InputError(f"{path}: found version {body.get('version')!r}. Expected {FORMAT_VERSION}; measure again.")
-    known = {f.name for f in fields(Row)}
     try:
-        rows = tuple(Row(**{k: v for k, v in r.items() if k in known}) for r in body["rows"])
-        samples = {int(k): tuple(map(float, v)) for k, v in body.get("samples", {}).items()}
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}. Measure again.") from error
-    return Results(rows, body.get("facts", {}), samples)
+        rows = tuple(_row(r, f"row {number}") for number, r in enumerate(_is(body.get("rows"), list, "rows")))
+        samples = _samples(_is(body.get("samples", {}), dict, "samples"), len(rows))
+        return Results(rows, _facts(body.get("facts", {})), samples)
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error} Measure again.") from error
+
+
+def _row(found: Any, where: str) -> Row:
+    """One row of a file, every value of the type that `Row` says; numbers are finite and none is negative."""
+    kinds = get_type_hints(Row)
+    given = {k: v for k, v in _is(found, dict, where).items() if k in kinds}
+    for f in fields(Row)[:5]:  # those without a default
+        if f.name not in given:
+            raise InputError(f"{where}: found no {f.name}. Expected one.")
+    for name, value in given.items():
+        _is(value, kinds[name], f"{where}: {name}")
+    row = Row(**given)
+    if row.status not in STATUSES or row.batch < 1:
+        raise InputError(
+            f"{where}: found status {row.status!r}, batch {row.batch}. Expected one of {', '.join(STATUSES)}, and 1 or "
+            "more."
+        )
+    if row.ratio_vs_best_dense is not None and (row.ratio_low is None or row.ratio_high is None):
+        raise InputError(f"{where}: found a ratio without both ends of its interval. Expected ratio_low, ratio_high.")
+    return row
+
+
+def _facts(found: Any) -> Mapping[str, Any]:
+    """What readers of a file look up in its facts, in the form they take for granted; the rest may be anything."""
+    facts = _is(found, dict, "facts")
+    _is(facts.get("about", {}), dict, "facts: about")
+    _is(facts.get("realtime", []), list, "facts: realtime")
+    for number, line in enumerate(_is(facts.get("why", []), list, "facts: why")):
+        where = f"facts: why: entry {number}"
+        for name, kind in (("workload", str), ("batch", int), ("target", float), ("line", str)):
+            _is(_is(line, dict, where).get(name), kind, f"{where}: {name}")
+    return facts
+
+
+def _samples(found: Mapping[str, Any], count: int) -> dict[int, Sequence[float]]:
+    numbers = {str(k): k for k in range(count)}
+    samples = {}
+    for key, values in found.items():
+        if key not in numbers:
+            raise InputError(f"samples: found {key[:60]!r}. Expected the number of one of {count} rows.")
+        where = f"samples of row {key}"
+        samples[numbers[key]] = tuple(float(_is(v, float, where)) for v in _is(values, list, where))
+    return samples
+
+
+def _is(value: Any, kind: Any, where: str) -> Any:
+    """`value` where it is of `kind`, a type or a union; where floats are expected a whole number is one."""
+    kinds = get_args(kind) or (kind,)
+    fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and not isinstance(value, bool)
+    if fits and (not isinstance(value, int | float) or 0 <= value <= sys.float_info.max):
+        return value
+    said = {dict: "an object", list: "a list", type(None): "nothing"}.get(type(value), repr(value)[:60])
+    raise InputError(f"{where}: found {said}. Expected {' or '.join(KINDS[k] for k in kinds)}.")
 
 
 def merged(parts: Iterable[Results]) -> Results:
@@ -117,6 +178,21 @@ def merged(parts: Iterable[Results]) -> Results:
         samples |= {start + k: v for k, v in part.samples.items()}
         start += len(part.rows)
     return Results(tuple(r for p in parts for r in p.rows), parts[0].facts if parts else {}, samples)
+
+
+def disagreement(parts: Iterable[Results]) -> str:
+    """What times depend on and `parts` differ in: threads, processor, as "threads: 1, 2"; empty where they agree, as
+    far as their facts say.
+    """
+    machines = [(p.facts, p.facts.get("machine")) for p in parts]
+    known = {
+        "threads": [facts.get("threads") for facts, _ in machines],
+        "processor": [m.get("processor") for _, m in machines if isinstance(m, Mapping)],
+    }
+    found = {
+        name: dict.fromkeys(str(v) for v in values if v not in (None, "unknown")) for name, values in known.items()
+    }
+    return "; ".join(f"{name}: {', '.join(values)}" for name, values in found.items() if len(values) > 1)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,12 @@ is first where it is not, and why.
 import argparse
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
 
-from hrt.errors import HrtError
-from hrt.perf.rows import NOISY, Results, Row, merged, read
+from hrt.errors import HrtError, InputError
+from hrt.perf.rows import NOISY, OK, Results, Row, disagreement, merged, read
 from hrt.perf.why import OURS, best_rows, rank
 
 NONE = "-"
@@ -28,18 +29,41 @@ def table(results: Results) -> str:
     for (workload, target), rows in groupby(_sorted(results.rows), key=lambda r: (r.workload, r.target)):
         groups = {b: list(g) for b, g in groupby(rows, key=lambda r: r.batch)}
         times = [_time(groups[b]) if b in groups else NONE for b in batches]
-        lines.append(
-            _line([workload, f"{target:.0e}".replace("e-0", "e-"), _bytes(next(iter(groups.values()))), *times])
-        )
+        lines.append(_line([workload, _exactly(target), _bytes(next(iter(groups.values()))), *times]))
     return "\n".join(lines)
 
 
 def reasons(results: Results) -> list[str]:
-    """Why, for every row that hrt does not win, and the workloads that gave no row of hrt's."""
+    """Why, for every row that hrt does not win, and workloads of which nothing, or nothing of hrt, was measured."""
     lines = [f"{w['workload']}, {w['target']:g}, batch {w['batch']}: {w['line']}" for w in results.facts.get("why", [])]
-    measured = {r.workload for r in results.rows if r.method == OURS}
-    absent = {r.workload: r.note for r in results.rows if r.workload not in measured}
-    return lines + [f"{name}: not measured: {note}" for name, note in absent.items()]
+    for workload in dict.fromkeys(r.workload for r in results.rows):
+        rows = [r for r in results.rows if r.workload == workload]
+        if not any(r.status in (OK, NOISY) for r in rows):
+            lines.append(f"{workload}: not measured: {next((r.note for r in rows if r.note), rows[0].status)}")
+        elif not any(r.method == OURS for r in rows):
+            lines.append(f"{workload}: measured without hrt, which is not among the methods of this result")
+    return lines
+
+
+def one_of(paths: Sequence[Path]) -> tuple[Results, list[Results]]:
+    """All files as one result, and each. Raises InputError for a file that is none of `python -m hrt.perf`, or files of
+    different machines or numbers of threads, whose times cannot be ranked with each other.
+    """
+    parts = [read(path) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if "realtime" in part.facts:
+            raise InputError(
+                f"{path} holds requests by the clock, which have no errors to rank at. Expected a file of "
+                "`python -m hrt.perf --json`; `python -m hrt.perf.report` draws this one."
+            )
+    if differing := disagreement(parts):
+        raise InputError(f"The files differ in {differing}. Expected files of one machine; summarize each by itself.")
+    return merged(parts), parts
+
+
+def _exactly(target: float) -> str:
+    """As people write it, with every digit that is there: 1e-3, 1.4e-3."""
+    return f"{Decimal(repr(target)).normalize():e}"
 
 
 def _bytes(rows: Sequence[Row]) -> str:
@@ -80,7 +104,7 @@ def _sorted(rows: Sequence[Row]) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print. Returns 0, or 2 for a file that is none of the harness."""
+    """Print. Returns 0, or 2 for files that `one_of` refuses, said on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m hrt.perf.summary", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -88,11 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--why", action="store_true", help="print why hrt does not win where it does not")
     args = parser.parse_args(arguments)
     try:
-        parts = [read(path) for path in args.results]
+        results, parts = one_of(args.results)
     except HrtError as error:
         print(f"hrt.perf.summary: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    results = merged(parts)
     why = [line for part in parts for line in reasons(part)]
     print("\n".join(f"- {line}" for line in why) if args.why else table(results))
     return 0

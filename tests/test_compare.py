@@ -2,6 +2,7 @@
 
 import io
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ class TestRows:
         assert found.regressions[0].why == "larger"
         assert not compare([self.one(nbytes=1000)], [self.one(nbytes=1040)]).regressions
 
-    @pytest.mark.parametrize("status, bad", [(FAILED, True), (UNREACHABLE, True), (MISSING, False), (NOISY, False)])
+    @pytest.mark.parametrize("status, bad", [(FAILED, True), (UNREACHABLE, True), (MISSING, True), (NOISY, False)])
     def test_what_cannot_be_measured_any_more(self, status, bad):
         found = compare([self.one()], [self.one(status=status, nbytes=None, note="boom")])
         assert bool(found.regressions) == bad and status in found.changes[0].why
@@ -114,6 +115,9 @@ class TestRows:
 
     def test_a_failure_in_one_of_several_runs_counts(self):
         assert compare([self.one()], [self.one(), self.one(status=FAILED), self.one()]).regressions
+
+    def test_a_failure_after_a_noisy_run_counts(self):
+        assert compare([self.one()], [self.one(status=NOISY), self.one(status=FAILED)]).regressions
 
     @pytest.mark.parametrize("samples", [None, [], [1.0, 2.0], [float("nan")] * 20, [0.0] * 20])
     def test_rows_without_rounds_are_listed_and_not_timed(self, samples):
@@ -148,6 +152,76 @@ class TestCommand:
         assert main([a, c]) == 1 and "1 regression(s)" in capsys.readouterr().out
         assert main([a, c, "--threshold", "0.5"]) == 0
         assert main([a, a]) == 0
+
+    def ended(self, folder: Path, capsys, before: Results, after: Results, *options: str) -> tuple[int, str]:
+        """Exit status and what was printed."""
+        status = main([self.write(folder, "a.json", before), self.write(folder, "b.json", after), *options])
+        return status, capsys.readouterr().out
+
+    def test_rows_of_hrt_that_vanished_are_a_regression(self, tmp_path, capsys):
+        full = result(1, rows=5)
+        gone = Results(full.rows[1:], {}, {k - 1: v for k, v in full.samples.items() if k})
+        status, said = self.ended(tmp_path, capsys, full, gone)
+        assert status == 1 and "only before: w, hrt, batch 1, b, 0.001 (lost" in said and "1 regression(s)" in said
+        assert self.ended(tmp_path, capsys, gone, full)[0] == 0
+        unmeasured = Results((replace(full.rows[0], status=FAILED), *full.rows[1:]), {}, full.samples)
+        assert self.ended(tmp_path, capsys, unmeasured, gone)[0] == 0, "it was not there before either"
+
+    def test_dense_rows_that_vanished_are_lost_only_if_asked_for(self, tmp_path, capsys):
+        full = result(1, rows=5, dense=5)
+        gone = Results(full.rows[:-1], {}, {k: v for k, v in full.samples.items() if k < 9})
+        assert self.ended(tmp_path, capsys, full, gone)[0] == 0
+        assert self.ended(tmp_path, capsys, full, gone, "--all")[0] == 1
+
+    @pytest.mark.parametrize("status", [MISSING, FAILED, UNREACHABLE])
+    def test_a_row_that_is_measured_no_more_is_a_regression(self, status, tmp_path, capsys):
+        full = result(1, rows=5)
+        after = Results((replace(full.rows[0], status=status), *full.rows[1:]), {}, full.samples)
+        assert self.ended(tmp_path, capsys, full, after)[0] == 1
+
+    def test_fewer_rounds_than_an_interval_needs_are_not_judged(self, tmp_path, capsys):
+        status, said = self.ended(tmp_path, capsys, result(1, rows=12), result(1, rows=12, rounds=4))
+        assert status == 3 and "Times of 12 row(s) not judged." in said and "No regression" not in said
+
+    @pytest.mark.parametrize("row_status, ended", [(OK, 3), (NOISY, 0)])
+    def test_only_rows_called_noisy_may_be_left_out(self, row_status, ended, tmp_path, capsys):
+        full = result(1, rows=12)
+        after = Results(
+            (replace(full.rows[0], status=row_status), *full.rows[1:]), {}, {k: v for k, v in full.samples.items() if k}
+        )
+        status, said = self.ended(tmp_path, capsys, full, after)
+        assert status == ended and "among 11 rows. Times of 1 row(s) not judged." in said
+
+    def test_a_machine_that_wanders_is_not_judged(self, tmp_path, capsys):
+        status, said = self.ended(tmp_path, capsys, result(1), result(2, wander=0.5))
+        assert status == 3 and "TOO NOISY" in said and "Times of 40 row(s) not judged." in said
+        assert "No regression" not in said
+
+    def test_without_a_row_of_hrt_nothing_is_judged(self, tmp_path, capsys):
+        status, said = self.ended(tmp_path, capsys, result(1, rows=0), result(2, rows=0))
+        assert status == 3 and "not judged: no row" in said and "No regression" not in said
+
+    @pytest.mark.parametrize(
+        "facts, named",
+        [
+            ({"threads": 2, "machine": {"processor": "A"}}, "threads: 1, 2"),
+            ({"threads": 1, "machine": {"processor": "B"}}, "processor: A, B"),
+        ],
+    )
+    def test_another_machine_is_not_judged_but_for_bytes(self, facts, named, tmp_path, capsys):
+        here = {"threads": 1, "machine": {"processor": "A"}}
+        a, b, c = result(1), result(2, slow={5: 3.0}), result(2, nbytes=1200)
+        assert self.ended(tmp_path, capsys, replace(a, facts=here), replace(a, facts=here))[0] == 0
+        status, said = self.ended(tmp_path, capsys, replace(a, facts=here), replace(b, facts=facts))
+        assert status == 3 and named in said and "Times of 40 row(s) not judged." in said
+        status, said = self.ended(tmp_path, capsys, replace(a, facts=here), replace(c, facts=facts))
+        assert status == 1 and "40 regression(s). Times of 40 row(s) not judged." in said
+
+    @pytest.mark.parametrize("threshold", ["nan", "inf", "-inf", "-0.1", "0"])
+    def test_a_threshold_that_judges_nothing_is_a_mistake(self, threshold, tmp_path, capsys):
+        a = self.write(tmp_path, "a.json", result(1, rows=2))
+        assert main([a, a, f"--threshold={threshold}"]) == 2
+        assert "Expected a positive finite number" in capsys.readouterr().err
 
     @pytest.mark.parametrize("text", ["", "{}", "[1]", "not json", '{"format": "hrt-bench", "version": 99}'])
     def test_bad_files_are_a_mistake(self, tmp_path, text, capsys):

@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -521,6 +522,72 @@ class TestCommandLine:
         arguments = ["--workload", "small", "--method", "pruned, 2:4", "--tol", "1e-2", "--threads", "1"]
         assert main([*arguments, "--json", str(tmp_path / "rows.json")]) == 130
         assert read(tmp_path / "rows.json").facts["interrupted"] and "INTERRUPTED" in capsys.readouterr().out
+
+
+GOOD = dict(asdict(Row("w", "hrt", 1, "b", 1e-3)), p50_us=2, ratio_vs_best_dense=2.0, ratio_low=1.9, ratio_high=2.1)
+
+
+class TestReading:
+    def written(self, folder: Path, row: object, **changes: object) -> Path:
+        body = {"format": "hrt-bench", "version": 1, "facts": {}, "rows": [GOOD, row], "samples": {"1": [1, 2.5]}}
+        (folder / "rows.json").write_text(json.dumps({**body, **changes}))
+        return folder / "rows.json"
+
+    def test_a_whole_number_is_a_number(self, tmp_path):
+        found = read(self.written(tmp_path, GOOD, facts={"why": [], "anything": None}))
+        assert found.rows[1].p50_us == 2 and found.samples == {1: (1.0, 2.5)}
+
+    @pytest.mark.parametrize(
+        "changes, words",
+        [
+            ({"p50_us": "12"}, "row 1: p50_us: found '12'. Expected a finite number, 0 or more or null"),
+            ({"nbytes": "12"}, "row 1: nbytes: found '12'"),
+            ({"nbytes": 1.5}, "row 1: nbytes: found 1.5"),
+            ({"target": "1e-3"}, "row 1: target: found '1e-3'. Expected a finite number"),
+            ({"target": float("nan")}, "row 1: target: found nan"),
+            ({"p50_us": 10**400}, "row 1: p50_us: found 1000"),
+            ({"error": -1.0}, "row 1: error: found -1.0"),
+            ({"calls": True}, "row 1: calls: found True"),
+            ({"batch": None}, "row 1: batch: found nothing. Expected a whole number"),
+            ({"batch": 0}, "row 1: found status 'ok', batch 0"),
+            ({"workload": None}, "row 1: workload: found nothing. Expected text"),
+            ({"note": None}, "row 1: note: found nothing. Expected text"),
+            ({"status": "splendid"}, "row 1: found status 'splendid'"),
+            ({"ratio_low": None}, "row 1: found a ratio without both ends"),
+        ],
+    )
+    def test_a_value_of_another_kind_is_named(self, changes, words, tmp_path):
+        with pytest.raises(InputError, match=re.escape(words)):
+            read(self.written(tmp_path, {**GOOD, **changes}))
+
+    @pytest.mark.parametrize("name", ["workload", "method", "batch", "backend", "target"])
+    def test_a_row_without_what_it_is_of(self, name, tmp_path):
+        with pytest.raises(InputError, match=f"row 1: found no {name}"):
+            read(self.written(tmp_path, {k: v for k, v in GOOD.items() if k != name}))
+
+    @pytest.mark.parametrize(
+        "changes, words",
+        [
+            ({"rows": None}, "rows: found nothing. Expected a list"),
+            ({"rows": [1]}, "row 0: found 1. Expected an object"),
+            ({"facts": None}, "facts: found nothing. Expected an object"),
+            ({"facts": []}, "facts: found a list. Expected an object"),
+            ({"facts": {"about": []}}, "facts: about: found a list"),
+            ({"facts": {"why": {}}}, "facts: why: found an object. Expected a list"),
+            ({"facts": {"why": ["w"]}}, "facts: why: entry 0: found 'w'"),
+            (
+                {"facts": {"why": [{"workload": "w", "batch": 1, "target": "x", "line": ""}]}},
+                "entry 0: target: found 'x'",
+            ),
+            ({"facts": {"why": [{"workload": "w", "batch": 1, "target": 0.1}]}}, "entry 0: line: found nothing"),
+            ({"samples": []}, "samples: found a list"),
+            ({"samples": {"2": []}}, "samples: found '2'. Expected the number of one of 2 rows"),
+            ({"samples": {"1": [1.0, "2"]}}, "samples of row 1: found '2'"),
+        ],
+    )
+    def test_another_shape_of_file_is_named(self, changes, words, tmp_path):
+        with pytest.raises(InputError, match=re.escape(words)):
+            read(self.written(tmp_path, GOOD, **changes))
 
 
 class TestBench:
