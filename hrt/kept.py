@@ -44,3 +44,7 @@ class KeptPlanner(Planner):
             cost += float(best.cost[0])
             error2 += float(best.error2[0])
         return Plan(tuple(leaves), cost, error2)
+
+    def whole(self, error2: float) -> Plan | None:
+        """None: blocks that are there stay."""
+        return None

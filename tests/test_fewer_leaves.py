@@ -51,6 +51,15 @@ def test_smooth_data_on_a_cpu_take_one_low_rank_layer(operator):
         assert model.nbytes < 4 * N * N
 
 
+def test_blocks_that_a_trainable_network_has_stay(operator):
+    small, many = compressed(operator, "bytes")
+    net = hrt.to_trainable(small)
+    model, again = compressed(net, "cpu")
+    assert compressed_form(again) == "batched" and model.nbytes < 4 * N * N
+    places = [{(e.row, e.rows, e.col, e.cols) for e in h.leaves} for h in (many, again)]
+    assert places[0] == places[1]
+
+
 def planner_of(matrix: Tensor, rows: Tensor | None, cols: Tensor | None) -> Planner:
     tree = permute(matrix, rows, cols)
     source = BlockSource(tree, torch.eye(tree.shape[1], dtype=torch.float64), None, 0)
