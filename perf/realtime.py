@@ -14,6 +14,9 @@ Until 0.2 ms before an arrival the loop sleeps, then it spins on the clock (--sp
 collector runs as it would for anybody and is counted; --no-gc turns it off during every turn. Dense is what .hrt holds
 with every matrix multiplied out, or --net, the network it came from. With --http or --grpc a running server is asked
 over the Open Inference Protocol instead, each request sent when it is due however many are still out.
+
+Status 0: measured. 2: a mistake, said in one line. Of --self-test: 0 the stall was DETECTED, 1 it was NOT DETECTED,
+3 TOO DISTURBED to judge: requests come as late without a stall.
 """
 
 import argparse
@@ -73,7 +76,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and print. Returns 0; 1 where the self-test misses its stall; 2 for a mistake, said on stderr."""
+    """Run and print. Returns 0; 2 for a mistake, said on stderr; for the self-test what `hrt.perf.stall` says."""
     args = _parser().parse_args(arguments)
     try:
         if args.self_test:
