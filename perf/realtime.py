@@ -37,7 +37,7 @@ from hrt.errors import HrtError, InputError
 from hrt.perf.arrivals import SPIN_NS, Clock, Slice, serve
 from hrt.perf.collector import CollectorWatch
 from hrt.perf.provenance import commit, scheduling, versions
-from hrt.perf.punctuality import Figures, summarise
+from hrt.perf.punctuality import Figures, shown, summarise
 from hrt.perf.realtime_subjects import OURS, Call, in_process, questions
 from hrt.perf.rows import FAILED, OK, Results, Row
 from hrt.perf.serving import Server
@@ -169,9 +169,9 @@ def table(title: str, found: Sequence[Figures]) -> Table:
     for column in ("", "requests", "missed", "p50", "p95", "p99", "p99.9", "max", *lasts):
         out.add_column(column, justify="right" if column else "left", overflow="fold")
     for f in found:
-        cells = [_us(v) for v in (f.p50_us, f.p95_us, f.p99_us, f.p999_us, f.max_us)]
-        late = f"{_us(f.jitter_p999_us)} / {_us(f.jitter_max_us)}"
-        alone = f"{_us(f.call_p50_us)} / {_us(f.call_p999_us)}"
+        cells = [shown(v) for v in (f.p50_us, f.p95_us, f.p99_us, f.p999_us, f.max_us)]
+        late = f"{shown(f.jitter_p999_us)} / {shown(f.jitter_max_us)}"
+        alone = f"{shown(f.call_p50_us)} / {shown(f.call_p999_us)}"
         counts = f"{f.offered:,}", f"{f.missed:,} ({f.missed / f.offered:.2%})"
         style = "bold" if f.subject == OURS else "dim" if f.subject == FLOOR else None
         out.add_row(f.subject, *counts, *cells, f"{f.queue:,}", alone, late, style=style)
@@ -194,7 +194,7 @@ def remarks(found: Sequence[Figures]) -> list[str]:
     if floor is not None and floor.missed > DISTURBED * floor.offered:
         lines.append(
             f"TOO DISTURBED to judge: even the empty call missed {floor.missed / floor.offered:.1%} of its deadlines, "
-            f"by up to {floor.max_us / 1e3:,.0f} ms. Others use these cores; measure again without them."
+            f"by up to {shown(floor.max_us)} us. Others use these cores; measure again without them."
         )
     elif floor is not None and floor.missed:
         lines.append(
@@ -228,11 +228,9 @@ def _row(workload: str, batch: int, f: Figures) -> Row:
     note = f"{f.missed} of {f.offered} later than {f.deadline_us:g} us; {f.verdict}"
     status = OK if f.served else FAILED
     row = Row(workload, method, batch, backend or "auto", 0.0, status, calls=f.served, note=note)
+    if not f.served:
+        return row
     return replace(row, p50_us=f.p50_us, p95_us=f.p95_us, p99_us=f.p99_us, p999_us=f.p999_us)
-
-
-def _us(value: float) -> str:
-    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hrt.perf.arrivals import Clock, Slice, serve
-from hrt.perf.punctuality import Figures, summarise
+from hrt.perf.punctuality import Figures, shown, summarise
 
 STALL_S, SECONDS = 0.005, 2.0
 BY_CHANCE = 0.05  # share of requests without a stall that may look stalled; above it "detected" says nothing
@@ -92,12 +92,12 @@ def self_test(rate: float, *, spin_us: float = 200.0) -> int:
     """
     found = injected(rate, clock=Clock(spin_ns=round(spin_us * 1e3)))
     f = found.figures
-    shown = ", ".join(f"{v / 1e3:.2f}" for v in found.seen_us[:12])
+    seen = ", ".join(f"{v / 1e3:.2f}" for v in found.seen_us[:12])
     print(f"injected one stall of {1e3 * STALL_S:g} ms at {rate:g} requests a second for {SECONDS:g} s")
-    print(f"requests due meanwhile: {len(found.expected_us)}, with latencies of {shown} ms")
+    print(f"requests due meanwhile: {len(found.expected_us)}, with latencies of {seen} ms")
     print(f"as late without a stall: {found.by_chance:.1%} of the requests, at most {BY_CHANCE:.0%} may be")
     print(
-        f"all {f.offered:,} requests: p50 {f.p50_us:,.0f} us, p99.9 {f.p999_us:,.0f} us, max {f.max_us:,.0f} us; "
+        f"all {f.offered:,} requests: p50 {shown(f.p50_us)} us, p99.9 {shown(f.p999_us)} us, max {shown(f.max_us)} us; "
         f"missed {f.missed}; longest queue {f.queue}"
     )
     print(f"a load that waits for every answer would have seen 1 slow call of {f.offered:,}")

@@ -22,7 +22,7 @@ from hrt.perf.collector import CollectorWatch
 from hrt.perf.punctuality import decoded, run_lengths, summarise
 from hrt.perf.realtime import Options, interleaved, main, measure
 from hrt.perf.realtime_subjects import questions
-from hrt.perf.rows import FAMILIES, read
+from hrt.perf.rows import FAILED, FAMILIES, read
 
 MS = 1_000_000
 
@@ -78,7 +78,9 @@ class TestArrivals:
         late = s.latency[50:56] / MS
         assert late == pytest.approx([5, 4.01, 3.02, 2.03, 1.04, 0.05], abs=0.003)
         assert (f.missed, f.spells, f.longest_spell, f.queue) == (5, 1, 5, 6)
-        assert f.p99_us > 4000 > 100 > f.p50_us  # 5 of 100 requests are late, where the calls alone know of one
+        assert (
+            f.p95_us > 50 > f.p50_us and np.percentile(s.latency, 99) > 4 * MS
+        )  # 5 of 100 requests are late, where the calls alone know of one
         assert np.sum((s.done - s.begun) > MS) == 1
         assert len(s.jitter) == 95 and f.jitter_max_us < 1  # waiting behind a stall is not jitter
 
@@ -122,7 +124,8 @@ class TestFigures:
 
     def test_where_everything_failed_there_is_a_reason_and_no_quantile(self):
         f = summarise("x", [self.slice([1, 1], [True, True])], note="no route")
-        assert "no route" in f.verdict and np.isnan(f.p50_us) and f.missed == 2
+        assert "no route" in f.verdict and f.p50_us is f.max_us is None and f.missed == 2
+        json.dumps(vars(f), allow_nan=False)
 
     def test_of_nothing_are_refused(self):
         with pytest.raises(InputError, match="nothing to report"):
@@ -138,10 +141,28 @@ class TestFigures:
     def test_quantiles_agree_with_the_requests_to_three_digits(self):
         latency = np.random.default_rng(0).lognormal(12, 1, 20_000).astype(np.int64)
         f = summarise("x", [self.slice(latency)])
-        for q, found in ((50, f.p50_us), (99, f.p99_us), (99.9, f.p999_us)):
-            assert found == pytest.approx(np.percentile(latency, q) / 1e3, rel=0.01)
         points = decoded(f.histogram)
+        for q, found in points:  # a bin is 1 / 1000 wide, and the requests' ranks are whole
+            assert np.quantile(latency, q, method="lower") / 1e3 * 0.998 <= found
+            assert found <= np.quantile(latency, q, method="higher") / 1e3
         assert points == sorted(points) and f.p999_us < points[-1][1] <= f.max_us
+
+    @pytest.mark.parametrize("count", [1, 50, 199, 200, 1999, 2000])
+    def test_quantiles_need_requests_enough_and_stay_below_the_maximum(self, count):
+        f = summarise("x", [self.slice([123_457_123] * count)])  # which three digits do not hold
+        assert (f.p99_us is not None) == (count >= 200) and (f.p999_us is not None) == (count >= 2000)
+        assert (f.call_p999_us is None) == (f.p999_us is None) and f.max_us == 123_457.123
+        assert all(v is None or v <= f.max_us for v in (f.p50_us, f.p95_us, f.p99_us, f.p999_us))
+        assert max(us for _, us in decoded(f.histogram)) <= f.max_us
+        assert json.loads(json.dumps(vars(f), allow_nan=False))["p999_us"] == f.p999_us
+
+    def test_where_nothing_was_served_the_verdict_says_so(self):
+        time = FakeTime()
+        s = serve(busy(time, 3.0), 1000, 20, clock=time.clock(0), lead=5)  # the lead alone takes longer than the turn
+        f = summarise("hrt", [s])
+        assert f.served == 0 and f.verdict.startswith("NOTHING SERVED of 20 requests") and "nan" not in f.verdict
+        (row,) = realtime.results("net", Options(), [f]).rows
+        assert row.status == FAILED and row.p50_us is None and "NOTHING SERVED" in row.note
 
     @pytest.mark.parametrize("text", ["", "x", "HISTFAAAAA", "é", "AAAA" * 100])
     def test_a_histogram_that_is_none(self, text):
