@@ -21,6 +21,7 @@ Status 0: measured. 2: a mistake, said in one line. Of --self-test: 0 the stall 
 
 import argparse
 import gc
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +35,7 @@ from rich.table import Table
 import hrt
 from hrt import sources
 from hrt.errors import HrtError, InputError
-from hrt.perf.arrivals import SPIN_NS, Clock, Slice, serve
+from hrt.perf.arrivals import SPIN_NS, Clock, Slice, check_rate, serve
 from hrt.perf.collector import CollectorWatch
 from hrt.perf.provenance import commit, scheduling, versions
 from hrt.perf.punctuality import Figures, shown, summarise
@@ -44,6 +45,7 @@ from hrt.perf.serving import Server
 
 FLOOR = "empty call"
 SLICE_S, LEAD_S = 1.0, 0.05  # of a turn; of the arrivals before it that do not count
+MAX_SPIN_US = 1e6  # the first request waits so long
 DISTURBED = 0.005  # share of deadlines that an empty call misses on a machine that cannot be judged on
 
 
@@ -63,10 +65,17 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_rate(self.rate)
         if not 0 < self.seconds <= 86_400:
             raise InputError(f"Found {self.seconds:g} seconds. Expected more than 0 and at most a day.")
-        if self.batch < 1 or self.threads < 1 or self.spin_us < 0 or (self.deadline_us or 1) <= 0:
-            raise InputError(f"Found {self}. Expected a positive batch, deadline and threads, and a spin of 0 or more.")
+        if self.rate * self.seconds < 1:
+            raise InputError(f"Found {self.rate:g} a second for {self.seconds:g} s. Expected at least one request.")
+        if self.deadline_us is not None and not 0 < self.deadline_us < math.inf:
+            raise InputError(f"Found a deadline of {self.deadline_us:g} us. Expected more than 0, and finite.")
+        if not 0 <= self.spin_us <= MAX_SPIN_US:
+            raise InputError(f"Found a spin of {self.spin_us:g} us. Expected 0 to {MAX_SPIN_US:,.0f}.")
+        if self.batch < 1 or self.threads < 1:
+            raise InputError(f"Found batch {self.batch} and {self.threads} threads. Expected at least one of each.")
 
     def turns(self) -> list[int]:
         """Requests of every turn of a subject, about a second each."""
@@ -80,16 +89,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         if args.self_test:
-            from hrt.perf.stall import self_test
+            from hrt.perf.stall import SECONDS, self_test
 
-            return self_test(args.rate, spin_us=args.spin_us)
+            checked = Options(args.rate, SECONDS, spin_us=args.spin_us)
+            return self_test(checked.rate, spin_us=checked.spin_us)
         if args.artifact is None:
             raise InputError("Found no network. Expected the path of a .hrt file, or --self-test.")
         options = Options(
             args.rate, args.seconds, args.deadline_us, args.batch, args.spin_us, not args.no_gc, args.threads
         )
         addresses = [("http", args.http), ("grpc", args.grpc)]
-        servers = [Server(a, p, args.name or args.artifact.stem, not args.json_tensors) for p, a in addresses if a]
+        servers = [
+            Server(a, p, args.name or args.artifact.stem, not args.json_tensors) for p, a in addresses if a is not None
+        ]
         found = measure(args.artifact, options, net=args.net, inputs=args.inputs, servers=servers)
         if not found:
             raise InputError("Interrupted before the first turn ended: nothing was measured.")

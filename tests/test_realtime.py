@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import math
 import sys
 import threading
 from contextlib import contextmanager
@@ -270,7 +271,19 @@ def test_subjects_take_turns_under_the_same_arrivals():
     assert len({tuple(n for n, _ in turns[k : k + 3]) for k in range(0, len(turns), 3)}) > 1
 
 
-@pytest.mark.parametrize("bad", [{"seconds": 0}, {"seconds": 1e9}, {"batch": 0}, {"threads": 0}, {"deadline_us": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"seconds": 0},
+        {"seconds": 1e9},
+        {"batch": 0},
+        {"threads": 0},
+        *({k: v} for k in ("rate", "seconds", "deadline_us", "spin_us") for v in (-1, math.nan, math.inf)),
+        {"rate": 0.1, "seconds": 5},
+        {"spin_us": 1e12},
+        {"deadline_us": 0},
+    ],
+)
 def test_options_that_make_no_sense(bad):
     with pytest.raises(InputError, match="Expected"):
         Options(**bad)
@@ -312,13 +325,26 @@ class TestCommand:
             (["{net}", "--inputs", "missing.npy"], "missing.npy"),
             (["{net}", "--net", "torch.nn:Identity", "--seconds", "0.1"], "Expected"),
             (["{net}", "--http", "127.0.0.1:9"], "No server answers at 127.0.0.1:9 (http)"),
+            *(
+                (["{net}", f"--{k}", v], f"{a} of {v}")
+                for k, a in (("rate", "rate"), ("deadline-us", "deadline"), ("spin-us", "spin"))
+                for v in ("nan", "inf")
+            ),
+            (["--self-test", "--rate", "nan"], "rate of nan"),
+            (["--self-test", "--rate", "1e-9"], "Expected at least one request"),
+            (["--self-test", "--spin-us", "inf"], "spin of inf"),
+            *(
+                (["{net}", f"--{k}", a], "Expected HOST:PORT")
+                for k in ("http", "grpc")
+                for a in ("http://x:y/z", "x:y", "", "x", "x:0", "x:65536", "x:80/z", "[x]:1")
+            ),
             (["{net}", "--grpc", "127.0.0.1:9"], "No server answers at 127.0.0.1:9 (grpc)"),
         ],
     )
     def test_a_mistake_is_one_line_and_status_2(self, artifact, arguments, said, capsys):
         assert main([a.format(net=artifact) for a in arguments]) == 2
         error = capsys.readouterr().err
-        assert said in error and "Traceback" not in error
+        assert said in error and "Traceback" not in error and error.count("\n") == 1
 
     def test_ctrl_c_keeps_the_turns_until_then(self, artifact, monkeypatch, capsys):
         calls = {"n": 0}
