@@ -140,7 +140,7 @@ def run_lengths(bad: np.ndarray) -> list[int]:
 
 def record(latency: np.ndarray) -> Any:
     """An HdrHistogram of latencies in nanoseconds, three digits. Raises BackendError where the library is missing."""
-    histogram = _library()(1, HIGHEST_NS, DIGITS)
+    histogram = histogram_library()(1, HIGHEST_NS, DIGITS)
     for value, count in zip(*np.unique(np.clip(latency, 1, HIGHEST_NS), return_counts=True), strict=True):
         histogram.record_value(int(value), int(count))
     return histogram
@@ -150,7 +150,7 @@ def decoded(histogram: str) -> list[tuple[float, float]]:
     """Points (quantile below 1, microseconds) of an encoded histogram, for drawing. Raises InputError for any other
     text, BackendError where the library is missing.
     """
-    library = _library()
+    library = histogram_library()
     try:
         base64.b64decode(histogram, validate=True)
         found = library.decode(histogram)
@@ -161,7 +161,8 @@ def decoded(histogram: str) -> list[tuple[float, float]]:
         raise InputError(f"Found a histogram that cannot be decoded: {error}. Measure again.") from error
 
 
-def _library() -> Any:
+def histogram_library() -> Any:
+    """HdrHistogram's class. Raises BackendError where it is not installed."""
     try:
         from hdrh.histogram import HdrHistogram
     except ImportError as error:

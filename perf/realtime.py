@@ -38,9 +38,9 @@ from hrt.errors import HrtError, InputError
 from hrt.perf.arrivals import SPIN_NS, Clock, Slice, check_rate, serve
 from hrt.perf.collector import CollectorWatch
 from hrt.perf.provenance import commit, scheduling, versions
-from hrt.perf.punctuality import Figures, shown, summarise
+from hrt.perf.punctuality import Figures, histogram_library, shown, summarise
 from hrt.perf.realtime_subjects import OURS, Call, in_process, questions
-from hrt.perf.rows import FAILED, OK, Results, Row
+from hrt.perf.rows import FAILED, OK, Results, Row, check_results
 from hrt.perf.serving import Server
 
 FLOOR = "empty call"
@@ -88,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print. Returns 0; 2 for a mistake, said on stderr; for the self-test what `hrt.perf.stall` says."""
     args = _parser().parse_args(arguments)
     try:
+        histogram_library()  # before minutes of measuring, not after
         if args.self_test:
             from hrt.perf.stall import SECONDS, self_test
 
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = Options(
             args.rate, args.seconds, args.deadline_us, args.batch, args.spin_us, not args.no_gc, args.threads
         )
+        if args.json is not None:
+            check_results(args.json)
         addresses = [("http", args.http), ("grpc", args.grpc)]
         servers = [
             Server(a, p, args.name or args.artifact.stem, not args.json_tensors) for p, a in addresses if a is not None
@@ -109,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(table(f"{args.artifact}, batch {options.batch}", found))
         for line in [*remarks(found), f"Scheduling: {scheduling()}."]:
             console.print(line, markup=False)
-        if args.json:
+        if args.json is not None:
             command = ["python", "-m", "hrt.perf.realtime", *map(str, arguments or sys.argv[1:])]
             results(args.artifact.stem, options, found, command).write(args.json)
     except HrtError as error:

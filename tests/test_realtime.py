@@ -346,6 +346,24 @@ class TestCommand:
         error = capsys.readouterr().err
         assert said in error and "Traceback" not in error and error.count("\n") == 1
 
+    @pytest.mark.parametrize("name", ["", "net.hrt/figures.json", "/proc/figures.json"])
+    def test_figures_that_cannot_be_written_are_refused_before_measuring(
+        self, artifact, name, tmp_path, monkeypatch, capsys
+    ):
+        monkeypatch.setattr(realtime, "measure", lambda *_, **__: pytest.fail("measured"))
+        (tmp_path / "net.hrt").write_bytes(b"")
+        assert main([str(artifact), "--json", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert "folder" in error or "cannot be written" in error
+
+    @pytest.mark.parametrize("arguments", [["{net}"], ["--self-test"]])
+    def test_a_missing_library_is_said_before_measuring(self, artifact, arguments, monkeypatch, capsys):
+        monkeypatch.setattr(realtime, "measure", lambda *_, **__: pytest.fail("measured"))
+        monkeypatch.setattr(stall, "serve", lambda *_, **__: pytest.fail("measured"))
+        monkeypatch.setitem(sys.modules, "hdrh.histogram", None)
+        assert main([a.format(net=artifact) for a in arguments]) == 2
+        assert "pip install hdrhistogram" in capsys.readouterr().err
+
     def test_ctrl_c_keeps_the_turns_until_then(self, artifact, monkeypatch, capsys):
         calls = {"n": 0}
 
