@@ -389,6 +389,14 @@ class TestCommand:
         with pytest.raises(InputError):
             questions(program, 1, np.zeros((3, 5)))
 
+    @pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e300])
+    def test_rows_that_are_not_finite_are_refused(self, artifact, bad, tmp_path, capsys):
+        rows = np.zeros((5, 6))
+        rows[3, 2] = bad
+        np.save(tmp_path / "rows.npy", rows)
+        assert main([str(artifact), "--inputs", str(tmp_path / "rows.npy"), "--seconds", "0.1"]) == 2
+        assert "1 of 5 rows" in capsys.readouterr().err
+
 
 @contextmanager
 def served(model, *, live=True, ready="m", wrong=False):
