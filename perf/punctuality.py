@@ -70,10 +70,11 @@ class Figures:
         if self.sustained:
             return f"sustained {self.rate:,.0f} a second"
         slow = self.call_p50_us is not None and self.call_p50_us * self.rate >= 0.99e6
+        once = "" if self.jitter_max_us is None else f", once for {shown(self.jitter_max_us)} us"
         why = (
             f"a call takes {shown(self.call_p50_us)} us, so that the wait grew as long as the load lasted"
             if slow
-            else f"calls are short enough, but the machine held them up, once for {shown(self.jitter_max_us)} us"
+            else f"calls are short enough, but the machine held them up{once}"
         )
         return f"NOT SUSTAINED: offered {self.rate:,.0f} a second, achieved {self.achieved:,.0f}; {why}"
 

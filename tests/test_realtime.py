@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -156,6 +157,13 @@ class TestFigures:
         assert all(v is None or v <= f.max_us for v in (f.p50_us, f.p95_us, f.p99_us, f.p999_us))
         assert max(us for _, us in decoded(f.histogram)) <= f.max_us
         assert json.loads(json.dumps(vars(f), allow_nan=False))["p999_us"] == f.p999_us
+
+    def test_a_verdict_names_no_figure_that_is_not_known(self):
+        due = schedule(1000, 10, 0)
+        begun = due + 50 * MS  # behind one another from the first on, but for calls of 10 us
+        s = Slice(due, begun, np.where(np.arange(10) < 9, begun + 10_000, UNSERVED), int(begun[-1]), NS / 1000)
+        f = replace(summarise("x", [s]), jitter_max_us=None)
+        assert "held them up" in f.verdict and "once" not in f.verdict and "-" not in f.verdict
 
     def test_where_nothing_was_served_the_verdict_says_so(self):
         time = FakeTime()
