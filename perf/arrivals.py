@@ -83,10 +83,15 @@ class Slice:
         return (self.begun - self.due)[free]
 
 
-def schedule(rate: float, count: int, start: int) -> np.ndarray:
-    """When `count` requests at `rate` a second are due, int64 ns, the first at `start`. Raises InputError."""
+def check_rate(rate: float) -> None:
+    """Raise InputError for a rate that is none (NaN, too) or that this loop cannot offer."""
     if not 0 < rate <= MAX_RATE:
         raise InputError(f"Found a rate of {rate:g} requests a second. Expected more than 0 and at most {MAX_RATE:g}.")
+
+
+def schedule(rate: float, count: int, start: int) -> np.ndarray:
+    """When `count` requests at `rate` a second are due, int64 ns, the first at `start`. Raises InputError."""
+    check_rate(rate)
     if count < 1:
         raise InputError(f"Found {count} requests. Expected at least one: a longer time, or a higher rate.")
     return start + np.rint(np.arange(count) * (NS / rate)).astype(np.int64)

@@ -10,6 +10,7 @@ import numpy as np
 from hrt.errors import BackendError, InputError
 from hrt.perf.arrivals import NS, UNSERVED, Slice
 from hrt.perf.collector import Collections
+from hrt.perf.measure import TAIL_CALLS
 
 HIGHEST_NS, DIGITS = 3600 * NS, 3  # of the histogram
 
@@ -19,7 +20,8 @@ class Figures:
     """How punctual one subject was. offered: requests that were due.  served: with an answer.  failed: with an error.
     rate, achieved: asked for and answered, a second.  p50_us to max_us: microseconds from when a request was due to its
     answer, those never served included.  call_p50_us, call_p999_us: of the call alone, which is what a load that waits
-    for every answer would report.  jitter_*: how late requests began that nothing held up.  missed: later than
+    for every answer would report.  jitter_*: how late requests began that nothing held up.  None: of too
+    few requests to know (TAIL_CALLS).  missed: later than
     `deadline_us`, failed or never served.  spells: unbroken runs of misses; longest_spell: requests in the longest.
     queue: the most that were due and unanswered at once.  histogram: HdrHistogram's V2 encoding, nanoseconds.
     """
@@ -32,16 +34,16 @@ class Figures:
     failed: int
     achieved: float
     missed: int
-    p50_us: float
-    p95_us: float
-    p99_us: float
-    p999_us: float
-    max_us: float
-    call_p50_us: float
-    call_p999_us: float
-    jitter_p50_us: float
-    jitter_p999_us: float
-    jitter_max_us: float
+    p50_us: float | None
+    p95_us: float | None
+    p99_us: float | None
+    p999_us: float | None
+    max_us: float | None
+    call_p50_us: float | None
+    call_p999_us: float | None
+    jitter_p50_us: float | None
+    jitter_p999_us: float | None
+    jitter_max_us: float | None
     queue: int
     spells: int
     longest_spell: int
@@ -63,13 +65,16 @@ class Figures:
         """One line on whether the rate was sustained, and if not, whether the calls or the machine are to blame."""
         if self.failed == self.offered:
             return f"every request failed: {self.note}"
+        if not self.served:
+            return f"NOTHING SERVED of {self.offered:,} requests at {self.rate:,.0f} a second; ask for a lower rate"
         if self.sustained:
             return f"sustained {self.rate:,.0f} a second"
-        slow = self.call_p50_us * self.rate >= 0.99e6
+        slow = self.call_p50_us is not None and self.call_p50_us * self.rate >= 0.99e6
+        once = "" if self.jitter_max_us is None else f", once for {shown(self.jitter_max_us)} us"
         why = (
-            f"a call takes {self.call_p50_us:,.0f} us, so that the wait grew as long as the load lasted"
+            f"a call takes {shown(self.call_p50_us)} us, so that the wait grew as long as the load lasted"
             if slow
-            else f"calls are short enough, but the machine held them up, once for {self.jitter_max_us / 1e3:,.0f} ms"
+            else f"calls are short enough, but the machine held them up{once}"
         )
         return f"NOT SUSTAINED: offered {self.rate:,.0f} a second, achieved {self.achieved:,.0f}; {why}"
 
@@ -98,7 +103,6 @@ def summarise(
     jitter = np.concatenate([s.jitter for s in slices])
     spans = [max(float(s.done.max()) - float(s.due[0]), len(s.due) * period) for s in slices]
     served = sum(int(s.answered.sum()) for s in slices)
-    p50, p95, p99, p999 = (_at(histogram, q) if len(latency) else float("nan") for q in (50, 95, 99, 99.9))
     return Figures(
         subject=subject,
         rate=NS / period,
@@ -108,10 +112,10 @@ def summarise(
         failed=sum(int(s.failed.sum()) for s in slices),
         achieved=served / (sum(spans) / NS),
         missed=sum(int(bad.sum()) for bad in late),
-        p50_us=p50,
-        p95_us=p95,
-        p99_us=p99,
-        p999_us=p999,
+        p50_us=_quantile(latency, 0.5),
+        p95_us=_quantile(latency, 0.95),
+        p99_us=_quantile(latency, 0.99),
+        p999_us=_quantile(latency, 0.999),
         max_us=_quantile(latency, 1.0),
         call_p50_us=_quantile(calls, 0.5),
         call_p999_us=_quantile(calls, 0.999),
@@ -137,7 +141,7 @@ def run_lengths(bad: np.ndarray) -> list[int]:
 
 def record(latency: np.ndarray) -> Any:
     """An HdrHistogram of latencies in nanoseconds, three digits. Raises BackendError where the library is missing."""
-    histogram = _library()(1, HIGHEST_NS, DIGITS)
+    histogram = histogram_library()(1, HIGHEST_NS, DIGITS)
     for value, count in zip(*np.unique(np.clip(latency, 1, HIGHEST_NS), return_counts=True), strict=True):
         histogram.record_value(int(value), int(count))
     return histogram
@@ -147,17 +151,19 @@ def decoded(histogram: str) -> list[tuple[float, float]]:
     """Points (quantile below 1, microseconds) of an encoded histogram, for drawing. Raises InputError for any other
     text, BackendError where the library is missing.
     """
-    library = _library()
+    library = histogram_library()
     try:
         base64.b64decode(histogram, validate=True)
         found = library.decode(histogram)
         steps = 1 - np.logspace(0, -np.log10(max(10, found.get_total_count())), 200)
-        return [(float(q), found.get_value_at_percentile(100 * q) / 1e3) for q in steps]
+        values = (found.get_value_at_percentile(100 * q) for q in steps)  # the upper end of a bin
+        return [(float(q), found.get_lowest_equivalent_value(v) / 1e3) for q, v in zip(steps, values, strict=True)]
     except Exception as error:  # the library's, struct's and zlib's; a text that somebody else wrote
         raise InputError(f"Found a histogram that cannot be decoded: {error}. Measure again.") from error
 
 
-def _library() -> Any:
+def histogram_library() -> Any:
+    """HdrHistogram's class. Raises BackendError where it is not installed."""
     try:
         from hdrh.histogram import HdrHistogram
     except ImportError as error:
@@ -165,9 +171,11 @@ def _library() -> Any:
     return HdrHistogram
 
 
-def _at(histogram: Any, percent: float) -> float:
-    return histogram.get_value_at_percentile(percent) / 1e3
+def shown(value: float | None) -> str:
+    """Microseconds as tables have them; "-" for what is not known."""
+    return "-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _quantile(values: np.ndarray, q: float) -> float:
-    return float(np.quantile(values, q)) / 1e3 if len(values) else float("nan")
+def _quantile(values: np.ndarray, q: float) -> float | None:
+    """Of the values (ns) themselves, in microseconds: the histogram rounds up, beyond the maximum, too."""
+    return float(np.quantile(values, q)) / 1e3 if len(values) >= TAIL_CALLS.get(q, 1) else None

@@ -14,10 +14,14 @@ Until 0.2 ms before an arrival the loop sleeps, then it spins on the clock (--sp
 collector runs as it would for anybody and is counted; --no-gc turns it off during every turn. Dense is what .hrt holds
 with every matrix multiplied out, or --net, the network it came from. With --http or --grpc a running server is asked
 over the Open Inference Protocol instead, each request sent when it is due however many are still out.
+
+Status 0: measured. 2: a mistake, said in one line. Of --self-test: 0 the stall was DETECTED, 1 it was NOT DETECTED,
+3 TOO DISTURBED to judge: requests come as late without a stall.
 """
 
 import argparse
 import gc
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,16 +35,17 @@ from rich.table import Table
 import hrt
 from hrt import sources
 from hrt.errors import HrtError, InputError
-from hrt.perf.arrivals import SPIN_NS, Clock, Slice, serve
+from hrt.perf.arrivals import SPIN_NS, Clock, Slice, check_rate, serve
 from hrt.perf.collector import CollectorWatch
 from hrt.perf.provenance import commit, scheduling, versions
-from hrt.perf.punctuality import Figures, summarise
+from hrt.perf.punctuality import Figures, histogram_library, shown, summarise
 from hrt.perf.realtime_subjects import OURS, Call, in_process, questions
-from hrt.perf.rows import FAILED, OK, Results, Row
+from hrt.perf.rows import FAILED, OK, Results, Row, check_results
 from hrt.perf.serving import Server
 
 FLOOR = "empty call"
 SLICE_S, LEAD_S = 1.0, 0.05  # of a turn; of the arrivals before it that do not count
+MAX_SPIN_US = 1e6  # the first request waits so long
 DISTURBED = 0.005  # share of deadlines that an empty call misses on a machine that cannot be judged on
 
 
@@ -60,10 +65,17 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_rate(self.rate)
         if not 0 < self.seconds <= 86_400:
             raise InputError(f"Found {self.seconds:g} seconds. Expected more than 0 and at most a day.")
-        if self.batch < 1 or self.threads < 1 or self.spin_us < 0 or (self.deadline_us or 1) <= 0:
-            raise InputError(f"Found {self}. Expected a positive batch, deadline and threads, and a spin of 0 or more.")
+        if self.rate * self.seconds < 1:
+            raise InputError(f"Found {self.rate:g} a second for {self.seconds:g} s. Expected at least one request.")
+        if self.deadline_us is not None and not 0 < self.deadline_us < math.inf:
+            raise InputError(f"Found a deadline of {self.deadline_us:g} us. Expected more than 0, and finite.")
+        if not 0 <= self.spin_us <= MAX_SPIN_US:
+            raise InputError(f"Found a spin of {self.spin_us:g} us. Expected 0 to {MAX_SPIN_US:,.0f}.")
+        if self.batch < 1 or self.threads < 1:
+            raise InputError(f"Found batch {self.batch} and {self.threads} threads. Expected at least one of each.")
 
     def turns(self) -> list[int]:
         """Requests of every turn of a subject, about a second each."""
@@ -73,20 +85,26 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and print. Returns 0; 1 where the self-test misses its stall; 2 for a mistake, said on stderr."""
+    """Run and print. Returns 0; 2 for a mistake, said on stderr; for the self-test what `hrt.perf.stall` says."""
     args = _parser().parse_args(arguments)
     try:
+        histogram_library()  # before minutes of measuring, not after
         if args.self_test:
-            from hrt.perf.stall import self_test
+            from hrt.perf.stall import SECONDS, self_test
 
-            return self_test(args.rate, spin_us=args.spin_us)
+            checked = Options(args.rate, SECONDS, spin_us=args.spin_us)
+            return self_test(checked.rate, spin_us=checked.spin_us)
         if args.artifact is None:
             raise InputError("Found no network. Expected the path of a .hrt file, or --self-test.")
         options = Options(
             args.rate, args.seconds, args.deadline_us, args.batch, args.spin_us, not args.no_gc, args.threads
         )
+        if args.json is not None:
+            check_results(args.json)
         addresses = [("http", args.http), ("grpc", args.grpc)]
-        servers = [Server(a, p, args.name or args.artifact.stem, not args.json_tensors) for p, a in addresses if a]
+        servers = [
+            Server(a, p, args.name or args.artifact.stem, not args.json_tensors) for p, a in addresses if a is not None
+        ]
         found = measure(args.artifact, options, net=args.net, inputs=args.inputs, servers=servers)
         if not found:
             raise InputError("Interrupted before the first turn ended: nothing was measured.")
@@ -94,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(table(f"{args.artifact}, batch {options.batch}", found))
         for line in [*remarks(found), f"Scheduling: {scheduling()}."]:
             console.print(line, markup=False)
-        if args.json:
+        if args.json is not None:
             command = ["python", "-m", "hrt.perf.realtime", *map(str, arguments or sys.argv[1:])]
             results(args.artifact.stem, options, found, command).write(args.json)
     except HrtError as error:
@@ -166,9 +184,9 @@ def table(title: str, found: Sequence[Figures]) -> Table:
     for column in ("", "requests", "missed", "p50", "p95", "p99", "p99.9", "max", *lasts):
         out.add_column(column, justify="right" if column else "left", overflow="fold")
     for f in found:
-        cells = [_us(v) for v in (f.p50_us, f.p95_us, f.p99_us, f.p999_us, f.max_us)]
-        late = f"{_us(f.jitter_p999_us)} / {_us(f.jitter_max_us)}"
-        alone = f"{_us(f.call_p50_us)} / {_us(f.call_p999_us)}"
+        cells = [shown(v) for v in (f.p50_us, f.p95_us, f.p99_us, f.p999_us, f.max_us)]
+        late = f"{shown(f.jitter_p999_us)} / {shown(f.jitter_max_us)}"
+        alone = f"{shown(f.call_p50_us)} / {shown(f.call_p999_us)}"
         counts = f"{f.offered:,}", f"{f.missed:,} ({f.missed / f.offered:.2%})"
         style = "bold" if f.subject == OURS else "dim" if f.subject == FLOOR else None
         out.add_row(f.subject, *counts, *cells, f"{f.queue:,}", alone, late, style=style)
@@ -191,7 +209,7 @@ def remarks(found: Sequence[Figures]) -> list[str]:
     if floor is not None and floor.missed > DISTURBED * floor.offered:
         lines.append(
             f"TOO DISTURBED to judge: even the empty call missed {floor.missed / floor.offered:.1%} of its deadlines, "
-            f"by up to {floor.max_us / 1e3:,.0f} ms. Others use these cores; measure again without them."
+            f"by up to {shown(floor.max_us)} us. Others use these cores; measure again without them."
         )
     elif floor is not None and floor.missed:
         lines.append(
@@ -225,11 +243,9 @@ def _row(workload: str, batch: int, f: Figures) -> Row:
     note = f"{f.missed} of {f.offered} later than {f.deadline_us:g} us; {f.verdict}"
     status = OK if f.served else FAILED
     row = Row(workload, method, batch, backend or "auto", 0.0, status, calls=f.served, note=note)
+    if not f.served:
+        return row
     return replace(row, p50_us=f.p50_us, p95_us=f.p95_us, p99_us=f.p99_us, p999_us=f.p999_us)
-
-
-def _us(value: float) -> str:
-    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -27,7 +27,11 @@ def questions(program: Program, batch: int, rows: np.ndarray | None = None) -> l
     if len(program.inputs) != 1 or not len(rows):
         raise InputError(f"Found one array of {len(rows)} rows for {len(program.inputs)} inputs. Expected one input.")
     program.check_inputs([rows])
-    rows = np.asarray(rows, np.float32)
+    with np.errstate(over="ignore"):  # said below
+        rows = np.asarray(rows, np.float32)
+    bad = int((~np.isfinite(rows).reshape(len(rows), -1).all(1)).sum())
+    if bad:
+        raise InputError(f"Found NaN or infinity (in float32) in {bad} of {len(rows)} rows. Expected finite numbers.")
     picks = (np.arange(k * batch, (k + 1) * batch) % len(rows) for k in range(KINDS))
     return [(np.ascontiguousarray(rows[p]),) for p in picks]
 

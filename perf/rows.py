@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, get_args, get_type_hints
 
 from hrt.errors import InputError
-from hrt.files import replacing
+from hrt.files import check_writable, replacing
 
 FORMAT_VERSION = 1
 OK, UNREACHABLE, MISSING, FAILED, NOISY = "ok", "cannot reach", "not installed", "failed", "too noisy"
@@ -84,7 +85,7 @@ class Results:
 
     def write(self, path: str | PathLike[str]) -> None:
         """As JSON, whole or not at all. Raises InputError."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        check_results(path)
         body = {
             "format": "hrt-bench",
             "version": FORMAT_VERSION,
@@ -94,6 +95,20 @@ class Results:
         }
         with replacing(path) as file:
             file.write((json.dumps(body, indent=1, allow_nan=False) + "\n").encode())
+
+
+def check_results(path: str | PathLike[str]) -> None:
+    """Make the folder of `path` where it is missing. Raises InputError, before anything is measured, where results
+    cannot be written there.
+    """
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(path, force=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}. Pass another path.") from error
 
 
 def read(path: str | PathLike[str]) -> Results:

@@ -5,6 +5,7 @@ python -m hrt.perf.serving net.hrt --http 127.0.0.1:8000 --grpc 127.0.0.1:8001 -
 
 import argparse
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import hrt
-from hrt.errors import BackendError, HrtError
+from hrt.errors import BackendError, HrtError, InputError
 
 BATCHES = (1, 2, 3, 7, 16, 33, 64)  # rows of a request, in turn
 TOLERANCE = 1e-5  # relative L2, of every output: the same numbers in float32, summed in another order
@@ -22,18 +23,28 @@ DEADLINE_SECONDS = 60.0
 # Of one client over HTTP, as tritonclient has it; other requests wait for one. When 1,000 connections open at once,
 # Triton 2.51's HTTP server at times computes answers that it never sends (seen without aiohttp, too).
 CONNECTIONS = 100
+ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True)
 class Server:
     """Where a served network is asked. address: host:port.  protocol: "http" or "grpc" (Open Inference Protocol).
-    binary: tensors as bytes behind the JSON of an HTTP request, an extension that not every server has.
+    binary: tensors as bytes behind the JSON of an HTTP request, an extension that not every server has. Raises
+    InputError for another form of address, on which tritonclient fails in ways of its own.
     """
 
     address: str
     protocol: str
     name: str
     binary: bool = True
+
+    def __post_init__(self) -> None:
+        found = ADDRESS.fullmatch(self.address)
+        if not found or not 0 < int(found["port"]) < 65_536:
+            raise InputError(
+                f"Found the address {self.address!r} ({self.protocol}). Expected HOST:PORT, as in 127.0.0.1:8000, "
+                "without http:// and without a path."
+            )
 
 
 @dataclass(frozen=True)
