@@ -210,12 +210,28 @@ def train(
         schedule.step()
         on_step(network, step, loss.item())
 
+    def told(step: int, before: float) -> None:
+        on_step(network, adam_steps + step, before)
+
+    gauss_newton(network, newton_steps, batch, generator, told)
+    return network
+
+
+def gauss_newton(
+    network: BurgersPINN,
+    steps: int,
+    batch: int,
+    generator: torch.Generator,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """The Gauss-Newton steps of `train`, in place. on_step(steps so far, loss before the step) is called after each."""
+    parameters = list(network.parameters())
     damping, direction = 1e-2, [torch.zeros_like(parameter) for parameter in parameters]
-    for step in range(1, newton_steps + 1):
+    for step in range(1, steps + 1):
         points = sample(batch, generator)
         direction, before = newton_direction(network, points, direction, damping)
         start = [parameter.detach().clone() for parameter in parameters]
-        longest = min(1.0, max(0.1, 4.0 * (1.0 - step / newton_steps)))
+        longest = min(1.0, max(0.1, 4.0 * (1.0 - step / steps)))
         length = longest
         with torch.no_grad():
             while True:
@@ -226,8 +242,7 @@ def train(
                 length /= 2.0
         damping *= 1.0 / 1.5 if length == longest else 3.0 if length < longest / 4.0 else 1.0
         damping = min(max(damping, 1e-9), 1.0)
-        on_step(network, adam_steps + step, before)
-    return network
+        on_step(step, before)
 
 
 def relative_error(network: BurgersPINN) -> float:

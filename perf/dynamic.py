@@ -12,10 +12,8 @@ from hrt.perf.burgers import (
     DATA_WEIGHT,
     NU,
     Batch,
-    BurgersPINN,
     burgers_network,
-    newton_direction,
-    residuals,
+    gauss_newton,
     sample,
 )
 from hrt.perf.training import DOMAIN, Figure, burgers_points, burgers_residual, of_dense, of_model
@@ -72,26 +70,6 @@ def newton_on_factors(
     return loss
 
 
-def dense_newton(network: BurgersPINN, steps: int, batch: int, draws: torch.Generator) -> None:
-    """Gauss-Newton as `burgers.train` does it."""
-    parameters = list(network.parameters())
-    damping, direction = 1e-2, [torch.zeros_like(p) for p in parameters]
-    for step in range(1, steps + 1):
-        points = sample(batch, draws)
-        direction, before = newton_direction(network, points, direction, damping)
-        start = [p.detach().clone() for p in parameters]
-        longest = length = min(1.0, max(0.1, 4 * (1 - step / steps)))
-        with torch.no_grad():
-            while True:
-                for p, origin, slope in zip(parameters, start, direction, strict=True):
-                    p.copy_(origin - length * slope)
-                if length < 1e-3 or residuals(network, points).square().sum().item() < before:
-                    break
-                length /= 2
-        damping *= 1 / 1.5 if length == longest else 3.0 if length < longest / 4 else 1.0
-        damping = min(max(damping, 1e-9), 1.0)
-
-
 def trained_dynamically(width: int, steps: int | None, batch: int, seed: int) -> list[Figure]:
     """(b): the dense network, and the one that is compressed while it is trained: same start, steps and draws."""
     adam_steps, newton_steps = ADAM, steps or NEWTON
@@ -114,7 +92,7 @@ def trained_dynamically(width: int, steps: int | None, batch: int, seed: int) ->
             if dynamic is not None:
                 dynamic.step(step, smoothed)
         if dynamic is None:
-            dense_newton(network, newton_steps, batch, draws)
+            gauss_newton(network, newton_steps, batch, draws)
             figures.append(of_dense("dense", seed, network, adam_steps + newton_steps, since))
             continue
         dynamic.optimizer, done = None, 0

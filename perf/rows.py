@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
@@ -71,6 +71,16 @@ class Row:
     def key(self) -> tuple[str, str, int, str, float]:
         """What makes two rows comparable."""
         return self.workload, self.method, self.batch, self.backend, self.target
+
+
+def slowness(rows: Iterable[Row]) -> Callable[[Row], float]:
+    """What orders rows of one workload, target and batch size by time. Where all that were timed were compared with the
+    best dense form, round by round, that counts: medians of calls also tell who had the quieter moments. Else medians.
+    """
+    timed = [r for r in rows if r.p50_us is not None]
+    if timed and all(r.ratio_vs_best_dense for r in timed):
+        return lambda r: 1 / r.ratio_vs_best_dense if r.ratio_vs_best_dense else math.inf
+    return lambda r: math.inf if r.p50_us is None else r.p50_us
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from hrt.perf.measure import slack
-from hrt.perf.rows import FAMILIES, NOISY, OK, Row
+from hrt.perf.rows import FAMILIES, NOISY, OK, Row, slowness
 
 OURS, DENSE = "hrt", "dense"
 Cost = Callable[[Row], float | None]
@@ -72,20 +73,21 @@ def standing(rows: Sequence[Row], cost: Cost) -> Standing:
     count where "hrt" itself is there.
     """
     best_of: dict[str, Row] = {}
+    value = slowness(rows) if cost is latency else partial(_of, cost)
     plain = any(r.method == OURS for r in rows)
     for row in rows:
         if plain and row.family == OURS and row.method != OURS:
             continue
         if usable(row, cost) and (row.error or 0.0) <= row.target:
             other = best_of.get(row.method)
-            if other is None or _of(cost, row) < _of(cost, other):
+            if other is None or value(row) < value(other):
                 best_of[row.method] = row
-    ranked = sorted(best_of.values(), key=lambda r: _of(cost, r))
+    ranked = sorted(best_of.values(), key=value)
     ours = next((r for r in ranked if r.family == OURS), None)
     rival = next((r for r in ranked if r.family != OURS), None)
     factor = slack(ours.noise) if ours is not None and cost is latency else 1.0
-    rank = None if ours is None else 1 + sum(_of(cost, r) * factor < _of(cost, ours) for r in ranked)
-    ratio = None if ours is None or rival is None else _of(cost, rival) / _of(cost, ours)
+    rank = None if ours is None else 1 + sum(value(r) * factor < value(ours) for r in ranked)
+    ratio = None if ours is None or rival is None else value(rival) / value(ours)
     first = rows[0]
     best = ranked[0] if ranked else None
     noisy = cost is latency and any(r is not None and r.status == NOISY for r in (ours, rival))

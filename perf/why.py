@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hrt.perf.matched import Offer
 from hrt.perf.measure import Comparison, Latency, compared, slack
-from hrt.perf.rows import OK, Row
+from hrt.perf.rows import OK, Row, slowness
 
 OURS = "hrt"
 
@@ -41,22 +41,24 @@ class Rank:
 def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
     """The fastest execution of every method among rows that keep the error and were timed."""
     best: dict[str, Row] = {}
+    time = slowness(rows)
     for r in rows:
         if r.p50_us is None or r.error is None or not r.error <= r.target:
             continue
-        if r.method not in best or r.p50_us < (best[r.method].p50_us or 0.0):
+        if r.method not in best or time(r) < time(best[r.method]):
             best[r.method] = r
     return best
 
 
 def rank(rows: Sequence[Row], by: str, ours: str = OURS) -> Rank | None:
-    """hrt's rank in "nbytes" or "p50_us" among the best executions of all methods (other settings of hrt aside); None
-    where it is not among them.
+    """hrt's rank in "nbytes" or "p50_us" (time, see `slowness`) among the best executions of all methods (other
+    settings of hrt aside); None where it is not among them.
     """
     best = {m: r for m, r in best_rows(rows).items() if m == ours or not m.startswith(OURS)}
     if ours not in best:
         return None
-    values = {m: getattr(r, by) for m, r in best.items()}
+    time = slowness(rows)
+    values = {m: time(r) if by == "p50_us" else getattr(r, by) for m, r in best.items()}
     first = min(values, key=lambda m: (values[m], m != ours))
     factor, own = slack(best[ours].noise) if by == "p50_us" else 1.0, values[ours]
     ahead = sum(v * factor < own for v in values.values())

@@ -1,6 +1,9 @@
 """Random H-matrices and programs for tests, and the bound that rounding alone may reach."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
 import numpy as np
@@ -132,3 +135,21 @@ def random_inputs(program: Program, batch: int, seed: int = 0) -> tuple[Tensor, 
 def constants_of(**arrays) -> Mapping[str, Tensor]:
     """Named float64 tensors, for programs written by hand."""
     return {name: torch.as_tensor(a, dtype=torch.float64) for name, a in arrays.items()}
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """HOST:PORT of a server of this process that answers each request in a thread of its own."""
+
+    class Threads(ThreadingHTTPServer):
+        request_queue_size, daemon_threads, block_on_close = 256, True, False
+
+    server = Threads(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)

@@ -42,6 +42,7 @@ from hrt.perf.rebuilt import factored, module_of
 from hrt.perf.roofline_cpu import Peaks
 from hrt.perf.rows import FAILED, FAMILIES, MISSING, NOISY, OK, STATUSES, UNREACHABLE, Results, Row, read
 from hrt.perf.running import compiled, in_onnxruntime, in_torch, run_of
+from hrt.perf.standings import latency, standing
 from hrt.perf.terminal import verdict
 from hrt.perf.why import rank
 from hrt.perf.workloads import MissingError, Workload
@@ -645,6 +646,13 @@ def row(method: str, nbytes: int, p50: float | None, **changes) -> Row:
 
 
 class TestRanks:
+    def test_rounds_count_more_than_medians(self):
+        quiet = row("dense", 9, 6.5, ratio_vs_best_dense=1.0, noise=0.02)
+        unlucky = row("hrt", 1, 9.7, ratio_vs_best_dense=1.05, noise=0.02)  # asked in slower rounds
+        assert rank([quiet, unlucky], "p50_us").place == 1
+        assert standing([quiet, unlucky], latency).rank == 1
+        assert rank([replace(quiet, ratio_vs_best_dense=None), unlucky], "p50_us").place == 2
+
     def test_times_within_noise_share_a_place(self):
         rows = [row("dense", 9, 10.0, noise=0.05), row("hrt", 1, 10.4, noise=0.05), row("svd", 5, 11.5, noise=0.05)]
         found = rank(rows, "p50_us")

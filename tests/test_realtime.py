@@ -5,10 +5,9 @@ import gc
 import json
 import math
 import sys
-import threading
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -25,6 +24,8 @@ from hrt.perf.punctuality import decoded, run_lengths, summarise
 from hrt.perf.realtime import Options, interleaved, main, measure
 from hrt.perf.realtime_subjects import questions
 from hrt.perf.rows import FAILED, FAMILIES, read
+
+from helpers import answering
 
 MS = 1_000_000
 
@@ -440,16 +441,8 @@ def served(model, *, live=True, ready="m", wrong=False):
             text, headers = write_response("m", request, outputs, known)
             self.answer(200, headers, text)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.block_on_close = True, False
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
+    with answering(Handler) as address:
+        yield address
 
 
 class TestServer:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ from hrt.export.onnx import to_onnx
 from hrt.export.open_inference import HEADER, Signature, Tensor, read_request, write_response
 from hrt.perf import serving
 from hrt.perf.serving import BATCHES, Server, ask, questions, row
+
+from helpers import answering
 
 MODEL = mixed_model()
 Change = Callable[[int, list[np.ndarray]], list[np.ndarray] | None]
@@ -56,18 +58,8 @@ def served(change: Change) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(text)
 
-    class Threads(ThreadingHTTPServer):
-        request_queue_size, daemon_threads, block_on_close = 256, True, False
-
-    server = Threads(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
+    with answering(Handler) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
