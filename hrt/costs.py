@@ -19,7 +19,7 @@ ANY_BATCH, FEW_ROWS, MANY_ROWS = (1, 16, 256), (1, 8), (64, 256)  # batches that
 GEMM_US, NODE_US, SMALL_US = 0.4, 0.85, 0.11  # a Gemm; a node of a batched layer; one small product in there
 DENSE_US, BATCHED_US = 2.9, 6.4  # a million floating-point operations
 MOVED_US = 21.0  # a million bytes of activations that a batched layer moves
-CACHED_US, STREAMED_US, CACHE_MB = 7.0, 27.0, 16.0  # a million bytes of weights, from a cache or from memory
+CACHED_US, STREAMED_US, CACHE_MB = 7.0, 27.0, 32.0  # a million bytes of weights, from a cache or from memory
 LANES = 16  # columns that a product is padded to
 CLEAR = 0.9  # a compressed form is taken where it needs less than this share of the dense one's time
 

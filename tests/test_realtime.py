@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from hrt.perf.punctuality import decoded, run_lengths, summarise
 from hrt.perf.realtime import Options, interleaved, main, measure
 from hrt.perf.realtime_subjects import questions
 from hrt.perf.rows import FAILED, FAMILIES, read
+from hrt.perf.serving import Question, Server
 
 from helpers import answering
 
@@ -463,6 +465,21 @@ class TestServer:
         with served(hrt.load(artifact, backend="torch"), **state) as address:
             assert main([str(artifact), "--http", address, "--name", "m", "--seconds", "0.1"]) == 2
         assert said in capsys.readouterr().err
+
+    @pytest.mark.parametrize("error, agrees", [(1e-7, True), (1e-4, False)])
+    def test_one_row_near_zero_is_judged_by_the_outputs_at_large(self, error, agrees):
+        expected = [np.full((1, 1), value, np.float32) for value in (1.0, -0.5, 1e-4)]
+        asked = [Question({}, {"y": y}) for y in expected]
+
+        async def ask(k):
+            return SimpleNamespace(as_numpy=lambda name: expected[k] + np.float32(error))
+
+        server = Server("127.0.0.1:1", "http", "m")
+        if agrees:
+            asyncio.run(realtime_server._agree(ask, server, asked))
+            return
+        with pytest.raises(BackendError, match="otherwise than predict"):
+            asyncio.run(realtime_server._agree(ask, server, asked))
 
     def test_requests_do_not_wait_for_one_another(self):
         done = []
