@@ -24,7 +24,7 @@ from hrt.parallel import one_blas_thread
 from hrt.program import Program
 
 SMALL = 16  # rows up to which the graph for a few is used
-ALONE_US = 200.0  # a graph for a few rows that takes less runs on one thread: others cost it more than they give, and
+ALONE_US = 60.0  # a graph for a few rows that takes less runs on one thread: others cost it more than they give, and
 # a runtime's threads spin for tens of milliseconds after every call, on cores that the caller may want
 PART_BYTES = 1 << 21  # of activations that a part should hold at most: about a core's cache
 PART_ROWS = 64  # no part is smaller: weights are read once for each

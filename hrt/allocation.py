@@ -28,6 +28,7 @@ NARROW = (torch.float16, torch.bfloat16)
 BIAS_SHARE = 0.3  # of the tolerance; squared, it takes a tenth of the budget
 REPAIR_TRIALS, REPAIR_WIDTH = 10, 4
 POLISH_LEAVES = 16  # layers of more leaves are close to their budget already: many small steps
+Setting = tuple[tuple[float, float], bool]  # one of RIDGES, and whether the moments are the focused ones
 RIDGES = ((1e-9, 1e-3), (1e-6, 1e-2), (1e-4, 1e-1), (1e-2, 1.0))  # (inputs, sensitivity), relative to the mean
 
 
@@ -63,7 +64,9 @@ class Allocator:
         advance: Advance,
         executor: Executor | None = None,
         partitions: Mapping[str, HMatrix] | None = None,
+        setting: Setting | None = None,
     ):
+        self.setting = setting  # the one to try before all others; after a search the one that won
         self.partitions = partitions or {}  # of weights whose blocks stay as they are
         self.program, self.moments, self.search_rows, self.reference = program, moments, rows, reference
         self.tol, self.storages, self.target, self.seed = tol, storages, target, seed
@@ -77,22 +80,29 @@ class Allocator:
         Too few calibration rows leave directions unseen; the network then fails on held-out rows what it met on
         calibration rows, and a stronger ridge treats the unseen directions with more respect.
         """
-        best: Candidate | None = None
         self.narrow = self._narrow_biases()
-        rounds = 0
-        for ridges in RIDGES:
+        best = self._smallest([[self.setting]]) if self.setting else None
+        every = [[(r, focus) for focus in ((False, True) if r == RIDGES[0] else (False,))] for r in RIDGES]
+        best = best or self._smallest(every)
+        return best and self._fewer_leaves(self._polish(best))
+
+    def _smallest(self, rounds: Sequence[Sequence[Setting]]) -> Candidate | None:
+        """The smallest candidate over rounds of settings, until one has held and predicted its error well."""
+        best: Candidate | None = None
+        done = 0
+        for settings in rounds:
             gaps = []
-            for focus in (False, True) if ridges == RIDGES[0] else (False,):
-                low, rounds = min(0.35 * rounds, 0.7), rounds + 1  # two rounds are the rule
+            for ridges, focus in settings:
+                low, done = min(0.35 * done, 0.7), done + 1  # two settings are the rule
                 found, missed, gap = self._search(*ridges, focus, part(self.advance, low, min(low + 0.35, 0.75)))
                 gaps.append(gap)
                 repaired = self._repair(missed) if missed is not None else None
                 for candidate in (found, repaired):
                     if candidate is not None and (best is None or candidate.nbytes < best.nbytes):
-                        best = candidate
+                        best, self.setting = candidate, (ridges, focus)
             if best is not None and min(gaps) < 3.0:
                 break
-        return best and self._fewer_leaves(self._polish(best))
+        return best
 
     def _narrow_biases(self) -> set[str]:
         """The biases to keep in float16: all of them, where that alone costs little of the tolerance."""

@@ -193,8 +193,9 @@ def by_output(
     served = {name: e for name, e in served.items() if e.value <= tol}
     goal = tol
     verifiable = split.held_out[0].shape[0] >= FEWEST_HELD_OUT and samples[0].shape[0] >= 4
+    setting = None
     for _ in range(VERIFICATIONS if verifiable else 0):
-        found = Allocator(
+        allocator = Allocator(
             program,
             moments,
             split.search,
@@ -206,7 +207,9 @@ def by_output(
             advance=part(advance, 0.05, 0.95),
             executor=executor,
             partitions=kept,
-        ).search()
+            setting=setting,  # a little tighter than the last: what was best then is tried first
+        )
+        found, setting = allocator.search(), allocator.setting
         if found is None or found.nbytes >= program_nbytes(dense):
             break
         advance("verify", 0.95)
