@@ -258,8 +258,8 @@ def bench(
     ```
     A `.hrt` file does not hold the original: its own network, written out dense, stands for it.
     """
-    if not import_module("hrt.perf.bench").bench(source, inputs or (), tol or (), batch or (), threads, out):
-        raise typer.Exit(1)
+    if status := import_module("hrt.perf.bench").bench(source, inputs or (), tol or (), batch or (), threads, out):
+        raise typer.Exit(status)
 
 
 @app.command()

@@ -7,6 +7,7 @@ the Jacobian fits, which on PINNs gets further than L-BFGS by orders of magnitud
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from hrt.compress import program_of_network
 from hrt.errors import InputError, ToleranceError
 from hrt.gauss_newton import GaussNewton, Term
 from hrt.grid import Grid, load_numbers, numbers_of
+from hrt.hmatrix import HMatrix
 from hrt.model import CompressedModel
-from hrt.program import Program
+from hrt.program import Constant, Program
 from hrt.progress import Advance, part, track
 from hrt.trainable import TrainableNetwork, to_trainable
 from hrt.validate import check_tol, check_whole
@@ -28,6 +30,7 @@ from hrt.verification import Held, output_certificate, served_errors
 
 JACOBIAN_NUMBERS = 1 << 26  # float64; half a gigabyte
 FREE_SHARE = 0.35  # of the steps, before anything is rounded
+HALVES = (torch.float16, torch.bfloat16)
 SHARES = (0.5, 0.8, 0.95, 1.0)  # of the numbers of a kind that are rounded, drawn by chance
 Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
 Points = Callable[[int, torch.Generator], Tensor]
@@ -45,7 +48,7 @@ def finetune(
     teacher_weight: float = 1.0,
     residual_weight: float = 1.0,
     tol: float | None = None,
-    exact_biases: bool = False,
+    exact: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> CompressedModel:
@@ -57,8 +60,8 @@ def finetune(
     residual: residual(network, row) -> (k,) of one row of what `points` draws, with network((batch, *shape)) ->
         (batch, *shape) and derivatives by torch.func (jvp, jacfwd), not torch.autograd.
     points: points(count, generator) -> (count, ...) float64 for the residual; by default rows of the one input.
-    exact_biases: keep biases in float32, two bytes more for each that was in 16 bits: they make up for the rounding of
-        everything else.
+    exact: keep in float32 whatever was in 16 bits (biases, short leaves), two bytes more for each number: these make
+        up for the rounding of what is in int8.
     steps: optimizer steps in all.  batch: rows in each.  tol: to be certified; by default the model's own.
     Deterministic under `seed` on one thread. Raises InputError for what does not fit or a loss that is not finite, and
     ToleranceError where the result misses `tol`; `model` is never changed.
@@ -81,9 +84,9 @@ def finetune(
     draw = _Draws(network, known, answers, residual, points, batch, teacher_weight, residual_weight, seed)
     with track("finetune", progress) as advance:
         stored = model.program
-        if exact_biases:
-            wide = [name for name in stored.constants if network.is_parameter(name)]
-            stored = stored.with_constants({k: stored.constants[k].to(torch.float32) for k in wide})  # type: ignore[union-attr]
+        if exact:
+            trained = [k for k, c in stored.constants.items() if isinstance(c, HMatrix) or network.is_parameter(k)]
+            stored = stored.with_constants({k: exact_floats(stored.constants[k]) for k in trained})
         program = train_stored(network, stored, draw, steps, seed, part(advance, 0.0, 0.9))
         advance("verify", 0.9)
         served = served_errors(program, split.held_out, held.reference)
@@ -108,6 +111,17 @@ def finetune(
     result = CompressedModel(program, certificate, model.target)
     result.dense_nbytes = model.dense_nbytes
     return result
+
+
+def exact_floats(constant: Constant) -> Constant:
+    """A constant with its 16-bit floats as float32; int8 leaves stay."""
+    if isinstance(constant, Tensor):
+        return constant.to(torch.float32) if constant.dtype in HALVES else constant
+    leaves = []
+    for e in constant.leaves:
+        wide = {k: t.to(torch.float32) for k in ("dense", "u", "vt") if (t := getattr(e, k)) is not None}
+        leaves.append(replace(e, **wide) if e.dtype in HALVES else e)
+    return HMatrix(constant.shape, tuple(leaves), constant.row_order, constant.col_order)
 
 
 class _Draws:

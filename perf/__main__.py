@@ -19,14 +19,14 @@ from hrt.perf.harness import USUAL, Plan
 from hrt.perf.methods import METHODS
 from hrt.perf.workloads import QUICK, REGISTRY
 
-INTERRUPTED = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and print. Returns 0, 2 for a user's mistake, 130 after Ctrl-C (rows so far are printed and written)."""
+    """Run and print. Returns 0, 1 where a network could not be measured, 2 for a user's mistake, 130 after Ctrl-C (rows
+    so far are printed and written).
+    """
     args = _parser().parse_args(arguments)
     try:
-        return 0 if measure(_plan(args), args.json, args.all) else INTERRUPTED
+        return measure(_plan(args), args.json, args.all)
     except HrtError as error:
         print(f"hrt.perf: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

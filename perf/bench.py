@@ -10,16 +10,19 @@ from hrt.artifact import read_header
 from hrt.errors import InputError
 from hrt.files import check_writable
 from hrt.perf.harness import Plan, run
-from hrt.perf.rows import Results
+from hrt.perf.rows import FAILED, Results
 from hrt.perf.terminal import show
 from hrt.perf.workloads import SUFFIXES
 from hrt.progress import track
 
+INTERRUPTED = 130
 WIDTH = 200  # of the table where nobody's terminal says
 
 
-def measure(plan: Plan, json: Path | None = None, every: bool = False) -> bool:
-    """Run a plan, write its rows to `json` after every workload, print them. False where Ctrl-C ended it."""
+def measure(plan: Plan, json: Path | None = None, every: bool = False) -> int:
+    """Run a plan, write its rows to `json` after every workload, print them. Returns 0, 1 where a network could not be
+    measured at all, or 130 where Ctrl-C ended it.
+    """
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         check_writable(json, force=True)  # before the work
@@ -29,7 +32,13 @@ def measure(plan: Plan, json: Path | None = None, every: bool = False) -> bool:
     show(results, console, every)
     if json is not None:
         console.print(f"wrote {json}: {len(results.rows)} rows" if results.rows else f"no rows yet for {json}")
-    return not results.facts.get("interrupted")
+    if results.facts.get("interrupted"):
+        return INTERRUPTED
+    names = dict.fromkeys(r.workload for r in results.rows)
+    failed = [n for n in names if all(r.status == FAILED for r in results.rows if r.workload == n)]
+    if failed:
+        print(f"not measured: {', '.join(failed)}; the table says why", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _keep(results: Results, json: Path | None) -> None:
@@ -45,9 +54,9 @@ def bench(
     batches: Sequence[int] = (),
     threads: int = 2,
     json: Path | None = None,
-) -> bool:
-    """One network of a user's beside every method, see `measure`. tols: by default what a `.hrt` file was made for,
-    else 1e-2, 1e-3 and 1e-4. Raises InputError for a file of another kind.
+) -> int:
+    """One network of a user's beside every method; returns as `measure`. tols: by default what a `.hrt` file was made
+    for, else 1e-2, 1e-3 and 1e-4. Raises InputError for a file of another kind.
     """
     if path.suffix not in SUFFIXES:
         raise InputError(f"Found {path}. Expected a .hrt, .onnx or .pt2 file.")

@@ -93,3 +93,19 @@ def test_a_miss_is_an_error_and_so_is_what_does_not_fit(rough: hrt.CompressedMod
         hrt.finetune(rough, teacher=made(), **{**options, "steps": 0})
     with pytest.raises(InputError, match="Expected finite"):
         hrt.finetune(rough, teacher=made(), residual=lambda network, row: network(row[None])[0] / 0.0, **options)
+
+
+def test_exact_keeps_16_bit_floats_in_float32(rough: hrt.CompressedModel) -> None:
+    tuned = hrt.finetune(rough, inputs=inputs(), teacher=made(), exact=True, steps=40, batch=128, progress=False)
+    halves = [t for t in _stored(rough) if t.dtype in (torch.float16, torch.bfloat16)]
+    assert halves and not any(t.dtype in (torch.float16, torch.bfloat16) for t in _stored(tuned))
+    assert tuned.nbytes == rough.nbytes + 2 * sum(t.numel() for t in halves)
+    assert error(tuned) < 0.9 * error(rough)
+
+
+def _stored(model: hrt.CompressedModel) -> list[torch.Tensor]:
+    """Every trained tensor of numbers; int8's scales are not trained."""
+    found: list[torch.Tensor] = []
+    for c in model.program.constants.values():
+        found += [t for e in c.leaves for t in e.tensors] if isinstance(c, HMatrix) else [c]
+    return found

@@ -632,8 +632,14 @@ class TestBench:
         assert isinstance(refused, Refusal) and f"{made:g}" in refused.note
         assert isinstance(METHODS["hrt"](workload, made), Offer)
 
-    def test_an_interruption_is_status_1(self, files, asked):
-        assert [hrt_main(["bench", str(files / "net.pt2")]) for _ in range(2)] == [0, 1]
+    def test_an_interruption_is_status_130(self, files, asked):
+        assert [hrt_main(["bench", str(files / "net.pt2")]) for _ in range(2)] == [0, 130]
+
+    def test_a_network_that_could_not_be_measured_is_status_1(self, tmp_path, monkeypatch, capsys):
+        rows = (row("hrt", 1, 1.0), row("dense float32", 1, None, status=FAILED, workload="mine.onnx"))
+        monkeypatch.setattr(bench, "run", lambda plan, advance, keep: keep(Results(rows)) or Results(rows))
+        assert bench.measure(Plan(workloads=("burgers",))) == 1
+        assert "not measured: mine.onnx" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["gone.hrt", "gone.onnx", "net.txt", "burgers"])
     def test_a_mistake_is_status_2(self, name, asked, capsys):
@@ -642,7 +648,8 @@ class TestBench:
 
 
 def row(method: str, nbytes: int, p50: float | None, **changes) -> Row:
-    return Row("w", method, 1, "b", 1e-2, **{"error": 1e-3, "nbytes": nbytes, "p50_us": p50, **changes})
+    known = {"workload": "w", "batch": 1, "backend": "b", "target": 1e-2, "error": 1e-3}
+    return Row(method=method, **{**known, "nbytes": nbytes, "p50_us": p50, **changes})
 
 
 class TestRanks:
