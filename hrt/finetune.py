@@ -29,7 +29,9 @@ from hrt.validate import check_tol, check_whole
 from hrt.verification import Held, output_certificate, served_errors
 
 JACOBIAN_NUMBERS = 1 << 26  # float64; half a gigabyte
-FREE_SHARE = 0.35  # of the steps, before anything is rounded
+FREE_SHARE = 0.3  # of the steps, before anything is rounded
+LAST_SHARE = 0.35  # of the others, after all of the last kind is rounded
+LAST_ROWS = 2.5  # times as many rows as before, where errors are small and their average is what counts
 HALVES = (torch.float16, torch.bfloat16)
 SHARES = (0.5, 0.8, 0.95, 1.0)  # of the numbers of a kind that are rounded, drawn by chance
 Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
@@ -62,7 +64,8 @@ def finetune(
     points: points(count, generator) -> (count, ...) float64 for the residual; by default rows of the one input.
     exact: keep in float32 whatever was in 16 bits (biases, short leaves), two bytes more for each number: these make
         up for the rounding of what is in int8.
-    steps: optimizer steps in all.  batch: rows in each.  tol: to be certified; by default the model's own.
+    steps: optimizer steps in all.  batch: rows in each (2.5 times as many in the last).
+    tol: to be certified; by default the model's own.
     Deterministic under `seed` on one thread. Raises InputError for what does not fit or a loss that is not finite, and
     ToleranceError where the result misses `tol`; `model` is never changed.
     """
@@ -85,8 +88,7 @@ def finetune(
     with track("finetune", progress) as advance:
         stored = model.program
         if exact:
-            trained = [k for k, c in stored.constants.items() if isinstance(c, HMatrix) or network.is_parameter(k)]
-            stored = stored.with_constants({k: exact_floats(stored.constants[k]) for k in trained})
+            stored = with_exact_floats(stored)
         program = train_stored(network, stored, draw, steps, seed, part(advance, 0.0, 0.9))
         advance("verify", 0.9)
         served = served_errors(program, split.held_out, held.reference)
@@ -113,8 +115,12 @@ def finetune(
     return result
 
 
-def exact_floats(constant: Constant) -> Constant:
-    """A constant with its 16-bit floats as float32; int8 leaves stay."""
+def with_exact_floats(program: Program) -> Program:
+    """A program whose 16-bit floats are float32; int8 leaves stay."""
+    return program.with_constants({name: _exact(c) for name, c in program.constants.items()})
+
+
+def _exact(constant: Constant) -> Constant:
     if isinstance(constant, Tensor):
         return constant.to(torch.float32) if constant.dtype in HALVES else constant
     leaves = []
@@ -194,7 +200,7 @@ def train_stored(
 ) -> Program:
     """Train `network` (float64) and return `stored` with its numbers in their storage types."""
     start, outputs = numbers_of(network), draw.answers.shape[1]
-    fits = (draw.batch * (outputs + 1)) * len(start) <= JACOBIAN_NUMBERS
+    fits = LAST_ROWS * draw.batch * (outputs + 1) * len(start) <= JACOBIAN_NUMBERS
     shapes = {name: p.shape for name, p in network.named_parameters()}
     solver = (GaussNewton if fits else _Adam)(shapes, start)
     free_steps = max(1, round(FREE_SHARE * steps))
@@ -214,7 +220,9 @@ def train_stored(
     generator = torch.Generator().manual_seed(seed)
     kinds = [pair for pair in (("int8", grid.coarse), ("16 bits", grid.narrow)) if bool(pair[1].any())]
     stages = [(label, mine, share) for label, mine in kinds for share in SHARES]
-    each = (steps - free_steps) // max(1, len(stages) - int(bool((grid.coarse | grid.narrow).all())))
+    runs = len(stages) - int(bool((grid.coarse | grid.narrow).all()))  # after the last rounding something must be free
+    rest, rows = steps - free_steps, draw.batch
+    last = round(LAST_SHARE * rest) if runs > 1 else rest
     for done, (label, mine, share) in enumerate(stages):
         candidates = (mine & free).nonzero()[:, 0]
         count = round(share * int(mine.sum())) - int((mine & ~free).sum())
@@ -222,7 +230,10 @@ def train_stored(
         solver.numbers[chosen] = grid.rounded(solver.numbers)[chosen]
         free[chosen] = False
         solver.previous = torch.zeros_like(solver.previous)
-        if bool(free.any()):
-            low, width = FREE_SHARE + (1 - FREE_SHARE) * done / len(stages), (1 - FREE_SHARE) / len(stages)
-            run(each, free, f"{share:.0%} of {label} rounded", low, low + width)
+        if done < runs:
+            low, width = FREE_SHARE + (1 - FREE_SHARE) * done / runs, (1 - FREE_SHARE) / runs
+            final = done == runs - 1
+            draw.batch = round(LAST_ROWS * rows) if final else rows
+            count = last if final else (rest - last) // (runs - 1)
+            run(count, free, f"{share:.0%} of {label} rounded", low, low + width)
     return grid.program(solver.numbers)

@@ -43,7 +43,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         tols=tuple(args.tol or ((1e-2,) if quick else (1e-2, 1e-3, 1e-4))),
         batches=tuple(args.batch) if args.batch else None,
         threads=args.threads,
-        rounds=(12 if quick else Plan.rounds) if args.rounds is None else args.rounds,
+        rounds=Plan.rounds if args.rounds is None else args.rounds,
         burst_s=0.01 if quick else 0.02,
         seed=args.seed,
         inputs=tuple(args.inputs or ()),
@@ -69,9 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tol", nargs="+", type=float, help="relative errors to compare at (default 1e-2 1e-3 1e-4)")
     parser.add_argument("--batch", nargs="+", type=int, help="batch sizes (default 1 256)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every method (default 2)")
-    parser.add_argument(
-        "--rounds", type=int, help=f"bursts of every method (default {Plan.rounds}, or 12 with --quick)"
-    )
+    parser.add_argument("--rounds", type=int, help=f"bursts of every method (default {Plan.rounds})")
     parser.add_argument("--seed", type=int, default=0, help="of the order of bursts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
     parser.add_argument(

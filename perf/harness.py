@@ -43,7 +43,7 @@ class Plan:
     tols: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     batches: tuple[int, ...] | None = None
     threads: int = 2
-    rounds: int = 16
+    rounds: int = 12
     burst_s: float = 0.02
     seed: int = 0
     inputs: tuple[Path, ...] = ()
@@ -128,6 +128,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "noise": {},
         "why": [],
         "about": {},
+        "seconds": {},
     }
 
 
@@ -154,12 +155,17 @@ def _workload(
     batches = plan.batches or workload.batches
     offers: dict[tuple[str, float], Offer | Refusal] = {}
     pairs = [(method, tol) for tol in plan.tols for method in plan.methods]
+    spent = kept.facts["seconds"][name] = {}  # where the time of a run goes, to the second
     for k, (method, tol) in enumerate(pairs):
         advance(f"{name}: {method} at {tol:g}", 0.7 * k / len(pairs))
+        since = time.perf_counter()
         offers[method, tol] = _offer(methods[method], workload, tol)
+        spent[method] = round(spent.get(method, 0.0) + time.perf_counter() - since, 1)
+    since = time.perf_counter()
     for k, b in enumerate(batches):
         share = part(advance, 0.7 + 0.3 * k / len(batches), 0.7 + 0.3 * (k + 1) / len(batches))
         _batch(plan, workload, b, offers, peaks, kept, share)
+    spent["errors and times"] = round(time.perf_counter() - since, 1)
     torch.compiler.reset()
 
 

@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.func import jvp
 
 import hrt
+from hrt.allocation import program_nbytes
+from hrt.finetune import with_exact_floats
 from hrt.perf.burgers import (
     ADAM_STEPS,
     DATA_WEIGHT,
@@ -104,23 +106,21 @@ def of_dense(name: str, seed: int, network: BurgersPINN, steps: int, since: floa
     return Figure(name, seed, relative_error(network), nbytes, 1.0, steps, time.perf_counter() - since)
 
 
-def compressed_to(network: BurgersPINN, ratio: float, seed: int) -> hrt.CompressedModel:
-    """The tightest of a ladder of tolerances (a tenth apart) that is at least `ratio` times smaller."""
-    tol = 3.5e-3
+def compressed_to(network: BurgersPINN, nbytes: float, seed: int) -> hrt.CompressedModel:
+    """The tightest of a ladder of tolerances (5 % apart) that takes at most `nbytes` with its 16-bit floats exact."""
+    tol = 5e-3
     while True:
         model = hrt.compress(network, inputs=DOMAIN, tol=tol, target="bytes", seed=seed, progress=False)
-        if model.compression_ratio >= ratio:
+        if program_nbytes(with_exact_floats(model.program)) <= nbytes:
             return model
-        tol *= 1.1
+        tol *= 1.05
 
 
 def finetuned(ratio: float, steps: int, batch: int, seed: int) -> list[Figure]:
     """(c): the committed network, compressed, then trained on at its size for a tenth of its steps."""
     dense, since = load_burgers(), time.perf_counter()
     figures = [of_dense("dense", seed, dense, ADAM_STEPS + NEWTON_STEPS, since)]
-    biases = sum(p.numel() for name, p in dense.named_parameters() if name.endswith("bias"))
-    nbytes = 4 * sum(p.numel() for p in dense.parameters())
-    model = compressed_to(dense, nbytes / (nbytes / ratio - 2 * biases), seed)  # room for float32 biases
+    model = compressed_to(dense, 4 * sum(p.numel() for p in dense.parameters()) / ratio, seed)
     figures.append(of_model("compressed", seed, model, 0, since, f"tol {model.certificate.tol:.2g}"))
     since = time.perf_counter()
     tuned = hrt.finetune(
@@ -130,7 +130,7 @@ def finetuned(ratio: float, steps: int, batch: int, seed: int) -> list[Figure]:
         residual=burgers_residual,
         points=burgers_points,
         teacher_weight=0.0,
-        exact_biases=True,
+        exact=True,
         steps=steps,
         batch=batch,
         seed=seed,
