@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from google.protobuf import text_format
-from models import any_hmatrix, linear_model, linear_program, mixed_model
+from models import linear_model, linear_program, mixed_model
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 import hrt
@@ -37,7 +37,7 @@ def smooth() -> hrt.CompressedModel:
     """Inputs x (7,) and z (5,), outputs y (3,) and h (16,): y = C h, h = tanh(A x + B z). No derivative is zero."""
     t = torch.Generator().manual_seed(0)
     a, b = torch.randn(16, 7, generator=t) / 4, torch.randn(16, 5, generator=t) / 4
-    constants = {"a": a, "b": b, "c": any_hmatrix(3, 3, 16)}
+    constants = {"a": a, "b": b, "c": hrt.HMatrix.from_dense(torch.randn(3, 16, generator=t), torch.float16)}
     nodes = (
         Node("ax", "linear", ("x", "a"), (16,), {}),
         Node("bz", "linear", ("z", "b"), (16,), {}),
@@ -178,7 +178,7 @@ class TestOtherServers:
 
 
 class TestDerivatives:
-    """The network's outputs, then derivative by derivative those of every output: x has coordinates 0 to 6, z 7 to 11."""
+    """Behind the outputs, derivative by derivative those of every output: x has coordinates 0 to 6, z 7 to 11."""
 
     NAMES = ("d8", "d0d8")
     OUTPUTS = ("y", "h", "d8_y", "d8_h", "d0d8_y", "d0d8_h")
@@ -231,7 +231,7 @@ class TestDerivatives:
     @pytest.mark.parametrize("server", ["triton", "mlserver", "ray"])
     @pytest.mark.parametrize("names", [["d12"], ["d0", "d0"], "d0", ["dx"]])
     def test_names_that_are_none_leave_nothing(self, model, tmp_path, server, names):
-        with pytest.raises(hrt.InputError, match="Found .*Expected"):
+        with pytest.raises(hrt.InputError, match=r"Found .*Expected"):
             export_repository(model, tmp_path / "models", name="m", server=server, derivatives=names)
         assert contents(tmp_path) == {}
 
