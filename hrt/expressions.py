@@ -87,9 +87,9 @@ def parse_expression(text: str, names: Names) -> Expression:
         number | pi | u | d0, d0d1, ... | u[0], d0[1], ... | x0, x1, ... | + - * / ** | (...) | sin(...), ...
 
     with the functions sin, cos, tan, exp, log, sqrt, tanh and abs. Outputs and derivatives have an index, of the
-    component, where the network has several components, and none where it has one. Raises InputError, saying what was
-    found, at which column, and what is expected: for anything else, more than 4,000 characters, 200 operations inside
-    one another, numbers that are not finite in float64, and exponents that are numbers beyond 100.
+    component, where the network has several components, and need none where it has one. Raises InputError, saying what
+    was found, at which column, and what is expected: for anything else, more than 4,000 characters, 200 operations
+    inside one another, numbers that are not finite in float64, and exponents that are numbers beyond 100.
     """
     return _Parser(text, names).parse()
 

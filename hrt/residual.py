@@ -113,7 +113,7 @@ def _is_array(x: Any) -> bool:
 def _values(model: CompressedModel, x: Any, derivatives: tuple[str, ...]) -> Values:
     """What is named, computed by the network."""
     given = tuple(_wide(v) for v in (x if isinstance(x, (tuple, list)) else (x,)))
-    found = model.differentiated(derivatives).predict(given)
+    found = (model.differentiated(derivatives) if derivatives else model).predict(given)
     outputs = [torch.as_tensor(y) for y in (found if isinstance(found, tuple) else (found,))]
     rows, count = outputs[0].shape[0], len(model.program.outputs)
 
