@@ -35,7 +35,7 @@ class Case:
         differences = []
         for name, y, e, limit in zip(OUTPUTS, found, self.expected, self.limits, strict=True):
             assert y.shape == tuple(e.shape) and y.dtype == np.float32, name
-            difference = float((torch.from_numpy(y).double() - e).norm())
+            difference = float((torch.from_numpy(y.astype(np.float64)) - e).norm())
             assert difference <= limit, f"{name} is {difference:.2g} off. Expected at most {limit:.2g}."
             differences.append(difference / float(e.norm()))
         return differences
@@ -60,5 +60,6 @@ def case(rows: int) -> Case:
     """The compressed network at `rows` points that it has not seen."""
     x, model = burgers_points(rows, 77), compressed()
     program = densified(model.program)
-    limits = [ULPS * moved for moved in noise(model.differentiated(DERIVATIVES).program, [x])]
+    draws = 12 if rows < 100 else 3  # norms over many rows hardly vary
+    limits = [ULPS * moved for moved in noise(model.differentiated(DERIVATIVES).program, [x], draws)]
     return Case(x, by_torch_func(lambda z: program.run([z])[0], x), limits)
