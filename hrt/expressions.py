@@ -121,7 +121,7 @@ class _Parser:
         if depth > DEPTH:
             self.refuse(node, f"more than {DEPTH} operations inside one another")
         match node:
-            case ast.Constant(value) if type(value) in (int, float):
+            case ast.Constant(int() | float() as value) if not isinstance(value, bool):
                 return self.number(node, value)
             case ast.Name("pi"):
                 return self.number(node, math.pi)
