@@ -4,7 +4,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
@@ -29,7 +29,7 @@ LARGEST = 2**31 - 1  # that Triton's configuration holds
 
 @dataclass(frozen=True)
 class _Served:
-    """A network on its way into a folder. path: of the artifact it was read from, if it was."""
+    """A network on its way into a folder. path: of the artifact that holds just it, if there is one."""
 
     model: CompressedModel
     path: Path | None
@@ -63,6 +63,7 @@ def export_repository(
     instances: int = 1,
     device: str | None = None,
     accelerator: str | None = None,
+    derivatives: Sequence[str] | None = None,
     force: bool = False,
     check: bool = True,
 ) -> Path:
@@ -71,13 +72,15 @@ def export_repository(
     server: "triton" (`config.pbtxt` and `1/model.onnx`, or with backend="hrt" `1/model.hrt`), "mlserver" or "ray"
     (both serve `model.hrt`).  max_batch: rows of the largest batch.  instances: Triton's instances, MLServer's workers,
     or the fewest replicas of Ray Serve.  device: "cpu" or "gpu", of Triton's instances; by default what the network was
-    compressed for.  accelerator: "tensorrt" for Triton's ONNX Runtime backend on GPUs, in float32.  force: replace what
-    an earlier call wrote there.  check: as in `export_onnx`.
+    compressed for.  accelerator: "tensorrt" for Triton's ONNX Runtime backend on GPUs, in float32.  derivatives: more
+    outputs, as in `export_onnx`, whatever is served; an artifact is then written anew, with them as outputs.  force:
+    replace what an earlier call wrote there.  check: as in `export_onnx`.
 
     Inputs and outputs are float32, (batch, *shape), and carry the names of the exported graph. The folder is built
     beside the target and renamed: a failure leaves nothing behind and a folder that was there untouched (while it is
     replaced, there is an instant in which neither is there). Raises InputError, ArtifactError for a path that is no
-    artifact, BackendError where ONNX Runtime is not installed, HrtError where the graph fails its check.
+    artifact, BackendError where ONNX Runtime is not installed, DerivativeError for an order that an op has no rule
+    for, HrtError where the graph fails its check.
     """
     backend, device = _check_options(name, server, backend, max_batch, instances, device, accelerator)
     if not isinstance(model_or_path, CompressedModel | str | PathLike):
@@ -85,14 +88,16 @@ def export_repository(
     parent = Path(folder)
     target = parent / name
     check_target(target, force)
-    given = isinstance(model_or_path, CompressedModel)
     model = model_or_path if isinstance(model_or_path, CompressedModel) else load(model_or_path, backend="torch")
+    values = len(model.program.outputs)
+    path = None if isinstance(model_or_path, CompressedModel) else Path(model_or_path)
+    if derivatives is not None:
+        model, path = model.differentiated(derivatives), None
     device = device or ("gpu" if model.target == "cuda" and server == "triton" else "cpu")
     settings = Settings(name, backend, max_batch, instances, device, accelerator)
-    path = None if given else Path(model_or_path)  # type: ignore[arg-type]
     served = _Served(model, path, to_onnx(model), settings)
     if check and backend == "onnxruntime":
-        check_onnx(served.proto, model)
+        check_onnx(served.proto, model, values=values)
     with_shape = [t for t in (*served.signature.inputs, *served.signature.outputs) if 0 in t.shape]
     if with_shape:
         raise InputError(

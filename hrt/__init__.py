@@ -31,6 +31,7 @@ from hrt.model import CompressedModel
 from hrt.ntk import compare_ntk, ntk
 from hrt.partition import adaptive_partition
 from hrt.rank_penalty import proximal_step, rank_penalty, second_moments
+from hrt.residual import residual
 from hrt.trainable import TrainableNetwork, to_trainable
 from hrt.training import HLinear
 
@@ -67,6 +68,7 @@ __all__ = [
     "ntk",
     "proximal_step",
     "rank_penalty",
+    "residual",
     "second_moments",
     "to_trainable",
 ]

@@ -1,5 +1,5 @@
-"""The command line: compress, info, predict, export, plot. Exit status 0, or 2 for a user's mistake with one line on
-stderr.
+"""The command line: compress, info, predict, residual, export, plot. Exit status 0, or 2 for a user's mistake with one
+line on stderr.
 """
 
 import json
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hrt import server_commands, sources
+from hrt import residual_command, server_commands, sources
+from hrt.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch
 from hrt.artifact import load, read_header
 from hrt.backends import choose
 from hrt.compress import compress as compress_network
@@ -41,13 +42,6 @@ hrt plot net.hrt -o net.png
 ```
 """,
 )
-
-Artifact = Annotated[Path, typer.Argument(metavar="NET.hrt", help="A file that `hrt compress` wrote.")]
-Derivatives = Annotated[
-    list[str] | None,
-    typer.Option(metavar="d0 d1 d0d0", help="Derivatives by input coordinates too, behind the outputs, in this order."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
 
 
 @app.command()
@@ -142,16 +136,14 @@ def info(
 @app.command()
 def predict(
     artifact: Artifact,
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="X.npy", help="Inputs (`.npy`, `.npz`, `.csv`), one file per input.")
-    ],
+    inputs: Inputs,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write outputs here (`.npy`, `.npz` or `.csv`) instead of printing them."),
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, torch, onnxruntime or cuda.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Where the backend runs, such as cuda:1.")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="Compute so many rows at a time.")] = None,
+    backend: Backend = "auto",
+    device: Device = None,
+    max_batch: MaxBatch = None,
     derivatives: Derivatives = None,
     force: Force = False,
 ) -> None:
@@ -175,6 +167,9 @@ def predict(
         return
     sources.write_arrays(out, outputs, force)
     typer.echo(f"wrote {out}: {', '.join(str(y.shape) for y in outputs)}")
+
+
+app.command()(residual_command.residual)
 
 
 @app.command()

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from hrt.arguments import Artifact, Derivatives
+
 
 def repository(
-    artifact: Annotated[Path, typer.Argument(metavar="NET.hrt", help="A file that `hrt compress` wrote.")],
+    artifact: Artifact,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The repository: a folder of models.")],
     name: Annotated[str, typer.Option(help="The model's name at the server, and its folder's.")],
     server: Annotated[str, typer.Option(help="triton, mlserver or ray.")] = "triton",
@@ -21,6 +23,7 @@ def repository(
         str | None, typer.Option(help="Triton's instances: cpu or gpu; by default what NET.hrt was compressed for.")
     ] = None,
     accelerator: Annotated[str | None, typer.Option(help="tensorrt, for Triton's ONNX Runtime on GPUs.")] = None,
+    derivatives: Derivatives = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what hrt wrote there before.")] = False,
 ) -> None:
     """Write the folder from which an inference server serves a compressed network.
@@ -28,6 +31,7 @@ def repository(
     ```
     hrt repository net.hrt models/ --name burgers
     hrt repository net.hrt models/ --name burgers --server mlserver
+    hrt repository net.hrt models/ --name burgers --derivatives d0 d1 d0d0
     ```
     """
     export_repository = import_module("hrt").export_repository
@@ -41,6 +45,7 @@ def repository(
         instances=instances,
         device=device,
         accelerator=accelerator,
+        derivatives=derivatives or None,
         force=force,
     )
     typer.echo(f"wrote {made}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hrt.hmatrix import STORAGE, HMatrix, Leaf
+from hrt.ops import TABLE
 from hrt.program import Program
 
 SINGLE = (torch.float32,)
@@ -153,3 +154,29 @@ def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join(10)
+
+
+def noise(program: Program, inputs: Sequence[Tensor], draws: int = 12) -> list[float]:
+    """How far rounding of every node to float32 may move each output (L2): in float64, every node's result is moved by
+    random relative amounts of half an ulp of what it sums (a product of n terms: sqrt(n + 1) times that).
+    """
+    exact, worst = program.run(inputs), [0.0] * len(program.outputs)
+    half = torch.finfo(torch.float32).eps / 2
+    for seed in range(draws):
+        generator = torch.Generator().manual_seed(seed)
+        values = {k: c.double() for k, c in program.constants.items() if isinstance(c, Tensor)}
+        for k, c in program.constants.items():
+            values.setdefault(k, c.to_dense())  # type: ignore[union-attr]
+        values |= {v.name: x.double() for v, x in zip(program.inputs, inputs, strict=True)}
+        for node in program.nodes:
+            a = [values[name] for name in node.inputs]
+            y = node.row.torch(a, node.attrs)
+            terms, size = 1, y.abs()
+            if node.op in ("linear", "add", "sub"):
+                terms = a[0].shape[-1] + 1 if node.op == "linear" else 1
+                size = TABLE["add" if node.op != "linear" else "linear"].torch([v.abs() for v in a], node.attrs)
+            move = 2 * torch.rand(y.shape, generator=generator, dtype=torch.float64) - 1
+            values[node.name] = y + half * terms**0.5 * size * move
+        for k, (name, e) in enumerate(zip(program.outputs, exact, strict=True)):
+            worst[k] = max(worst[k], float((values[name] - e).norm()))
+    return worst

@@ -32,7 +32,7 @@ from hrt.program import Node, Program, Value
 from hrt.rules import RULES, STACK_LEAVES
 from hrt.schedule import build_schedule
 
-from helpers import hierarchical, random_hmatrix
+from helpers import hierarchical, noise, random_hmatrix
 
 EXACT = 1e-10  # relative to the largest, float64
 Function = Callable[[Tensor], tuple[Tensor, ...]]
@@ -144,32 +144,6 @@ def test_of_networks_that_are_used(name: str) -> None:
         return (net(*(p[None] for p in z.split([s[0] for s in shapes])))[0],)
 
     check(capture(net, [x[:2] for x in inputs]), inputs, names, f)
-
-
-def noise(program: Program, inputs: Sequence[Tensor], draws: int = 12) -> list[float]:
-    """How far rounding of every node to float32 may move each output (L2): in float64, every node's result is moved by
-    random relative amounts of half an ulp of what it sums (a product of n terms: sqrt(n + 1) times that).
-    """
-    exact, worst = program.run(inputs), [0.0] * len(program.outputs)
-    half = torch.finfo(torch.float32).eps / 2
-    for seed in range(draws):
-        generator = torch.Generator().manual_seed(seed)
-        values = {k: c.double() for k, c in program.constants.items() if isinstance(c, Tensor)}
-        for k, c in program.constants.items():
-            values.setdefault(k, c.to_dense())  # type: ignore[union-attr]
-        values |= {v.name: x.double() for v, x in zip(program.inputs, inputs, strict=True)}
-        for node in program.nodes:
-            a = [values[name] for name in node.inputs]
-            y = node.row.torch(a, node.attrs)
-            terms, size = 1, y.abs()
-            if node.op in ("linear", "add", "sub"):
-                terms = a[0].shape[-1] + 1 if node.op == "linear" else 1
-                size = TABLE["add" if node.op != "linear" else "linear"].torch([v.abs() for v in a], node.attrs)
-            move = 2 * torch.rand(y.shape, generator=generator, dtype=torch.float64) - 1
-            values[node.name] = y + half * terms**0.5 * size * move
-        for k, (name, e) in enumerate(zip(program.outputs, exact, strict=True)):
-            worst[k] = max(worst[k], float((values[name] - e).norm()))
-    return worst
 
 
 @pytest.mark.parametrize("name", ["burgers", "allen-cahn", "deeponet"])

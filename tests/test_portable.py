@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import onnx
+import pinn as burgers
 import pytest
 import torch
 from models import linear_model, mixed_model
@@ -12,7 +13,7 @@ from zoo import ZOO
 import hrt
 from hrt.capture import capture
 from hrt.export import openvino, web
-from hrt.export.check import check_onnx, relative
+from hrt.export.check import check_onnx, open_runtime, relative
 from hrt.export.onnx import export_onnx, to_onnx
 from hrt.export.openvino import check_openvino, open_openvino
 from hrt.export.web import WebJob, check_web, run_web
@@ -39,7 +40,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pinn():
-    return hrt.compress(load_burgers(), inputs=burgers_points(4000, 1), tol=1e-3, progress=False)
+    return burgers.compressed()
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,27 @@ def test_compressed_networks_agree_with_predict_and_keep_their_bound(which, runt
         expected = dense.double()(torch.from_numpy(x).double()).numpy()
     # of all unit vectors an operator makes its columns, so that this is the certificate's own Frobenius error
     assert relative(found[-1][0], expected) <= model.certificate.tol
+
+
+@pytest.mark.parametrize("rows", [1, 4096])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_derivatives_are_those_of_torch_func(pinn, runtime, rows, record_property):
+    case, proto = burgers.case(rows), to_onnx(pinn.differentiated(burgers.DERIVATIVES))
+    x = case.x.numpy()
+    if runtime == "openvino":
+        found = open_openvino(proto).run([x])
+    else:
+        found = open_runtime(proto).run(None, {proto.graph.input[0].name: x})
+    record_property("differences", dict(zip(burgers.OUTPUTS, case.check(found), strict=True)))
+
+
+def test_derivatives_rounded_to_bfloat16_would_be_seen():
+    case = burgers.case(4096)
+    rounded = [e.bfloat16().float().numpy() for e in case.expected]
+    for k in range(len(rounded)):
+        found = [e.float().numpy() if j != k else rounded[j] for j, e in enumerate(case.expected)]
+        with pytest.raises(AssertionError, match=burgers.OUTPUTS[k]):
+            case.check(found)
 
 
 def test_random_matrices_of_every_storage_type(browser):

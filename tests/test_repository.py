@@ -19,6 +19,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 import hrt
 from hrt.cli import main
 from hrt.export import repository, triton_backend
+from hrt.export.check import relative
 from hrt.export.open_inference import Signature, Tensor
 from hrt.export.repository import export_repository, install_triton_backend
 from hrt.export.triton_backend import TritonPythonModel, open_model, run_together
@@ -29,6 +30,23 @@ from hrt.program import Node, Program, Value
 @pytest.fixture
 def model() -> hrt.CompressedModel:
     return mixed_model()
+
+
+@pytest.fixture
+def smooth() -> hrt.CompressedModel:
+    """Inputs x (7,) and z (5,), outputs y (3,) and h (16,): y = C h, h = tanh(A x + B z). No derivative is zero."""
+    t = torch.Generator().manual_seed(0)
+    a, b = torch.randn(16, 7, generator=t) / 4, torch.randn(16, 5, generator=t) / 4
+    constants = {"a": a, "b": b, "c": hrt.HMatrix.from_dense(torch.randn(3, 16, generator=t), torch.float16)}
+    nodes = (
+        Node("ax", "linear", ("x", "a"), (16,), {}),
+        Node("bz", "linear", ("z", "b"), (16,), {}),
+        Node("sum", "add", ("ax", "bz"), (16,), {}),
+        Node("h", "tanh", ("sum",), (16,), {}),
+        Node("y", "linear", ("h", "c"), (3,), {}),
+    )
+    program = Program((Value("x", (7,)), Value("z", (5,))), nodes, ("y", "h"), constants)
+    return hrt.CompressedModel(program, hrt.Certificate(1e-3, "layers", ()))
 
 
 def config_of(folder: Path) -> ModelConfig:
@@ -157,6 +175,69 @@ class TestOtherServers:
         x = inputs_of(model, 3)
         for a, b in zip(hrt.load(folder / "model.hrt").predict(x), model.predict(x), strict=True):
             assert np.array_equal(a, b)
+
+
+class TestDerivatives:
+    """Behind the outputs, derivative by derivative those of every output: x has coordinates 0 to 6, z 7 to 11."""
+
+    NAMES = ("d8", "d0d8")
+    OUTPUTS = ("y", "h", "d8_y", "d8_h", "d0d8_y", "d0d8_h")
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "hrt"])
+    def test_triton_has_them_as_outputs_that_are_those_of_predict(self, smooth, tmp_path, backend):
+        smooth.save(tmp_path / "net.hrt")
+        given = smooth if backend == "onnxruntime" else tmp_path / "net.hrt"
+        folder = export_repository(given, tmp_path / "models", name="m", backend=backend, derivatives=self.NAMES)
+        config = config_of(folder)
+        assert [(t.name, list(t.dims)) for t in config.output] == list(zip(self.OUTPUTS, [[3], [16]] * 3, strict=True))
+        assert [(t.name, list(t.dims)) for t in config.input] == [("x", [7]), ("z", [5])]
+        threads = torch.get_num_threads()
+        found = open_model(folder / "1", 1)(x := inputs_of(smooth, 9))
+        torch.set_num_threads(threads)
+        self.check(found, smooth, x)
+
+    @pytest.mark.parametrize("server", ["mlserver", "ray"])
+    def test_other_servers_serve_an_artifact_with_them(self, smooth, tmp_path, server):
+        smooth.save(tmp_path / "net.hrt")
+        folder = export_repository(
+            tmp_path / "net.hrt", tmp_path / "models", name="m", server=server, derivatives=self.NAMES
+        )
+        x = inputs_of(smooth, 5)
+        self.check(hrt.load(folder / "model.hrt").predict(x), smooth, x)
+        if server == "mlserver":
+            outputs = json.loads((folder / "model-settings.json").read_text())["outputs"]
+            assert [t["name"] for t in outputs] == list(self.OUTPUTS)
+            assert outputs[4] == {"name": "d0d8_y", "datatype": "FP32", "shape": [-1, 3]}
+        else:
+            text = (folder / "application.py").read_text()
+            assert all(repr(name) in text for name in self.OUTPUTS)
+
+    def check(self, found, model, x):
+        value, *derived = model.predict(x, derivatives=self.NAMES)
+        expected = [*value, *(y for part in derived for y in part)]
+        assert len(found) == len(expected) == 6
+        for y, e in zip(found, expected, strict=True):
+            assert y.shape == e.shape and np.abs(e).min() > 0, "no zeros"
+            assert relative(y, e) <= 1e-5, "as checked when an ONNX file is written"
+
+    def test_the_weights_are_held_once(self, smooth, tmp_path):
+        smooth.save(tmp_path / "net.hrt")
+        folder = export_repository(smooth, tmp_path, name="m", server="ray", derivatives=["d0", "d0d0"])
+        again = hrt.load(folder / "model.hrt")
+        matrices = [k for k, c in smooth.program.constants.items() if isinstance(c, hrt.HMatrix)]
+        assert [k for k, c in again.program.constants.items() if isinstance(c, hrt.HMatrix)] == matrices
+        assert again.certificate == hrt.load(tmp_path / "net.hrt").certificate
+
+    @pytest.mark.parametrize("server", ["triton", "mlserver", "ray"])
+    @pytest.mark.parametrize("names", [["d12"], ["d0", "d0"], "d0", ["dx"]])
+    def test_names_that_are_none_leave_nothing(self, model, tmp_path, server, names):
+        with pytest.raises(hrt.InputError, match=r"Found .*Expected"):
+            export_repository(model, tmp_path / "models", name="m", server=server, derivatives=names)
+        assert contents(tmp_path) == {}
+
+    def test_no_derivatives_are_the_value_alone(self, model, tmp_path):
+        folder = export_repository(model, tmp_path, name="m", derivatives=[])
+        assert [t.name for t in config_of(folder).output] == ["y2", "h3"]
 
 
 MISTAKES = [
@@ -417,6 +498,9 @@ class TestCommandLine:
         config = config_of(tmp_path / "models" / "m")
         assert (config.max_batch_size, config.instance_group[0].count) == (32, 2)
         assert main(command) == 2 and "exists and was kept" in capsys.readouterr().err
+        assert main([*command, "--force", "--derivatives", "d0", "d1d1", "--backend", "hrt"]) == 0
+        found = [t.name for t in config_of(tmp_path / "models" / "m").output]
+        assert found == ["y2", "h3", "d0_y2", "d0_h3", "d1d1_y2", "d1d1_h3"]
         assert main([*command, "--force", "--server", "ray"]) == 0
         assert (tmp_path / "models" / "m" / "serve.yaml").is_file()
         capsys.readouterr()

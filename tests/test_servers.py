@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pinn
 import psutil
 import pytest
 import torch
 import yaml
 from running import Running, alive, answers, environment, free_ports
 from torch import nn
+from tritonclient.http import InferenceServerClient, InferInput
 
 import hrt
 from hrt.export.repository import install_triton_backend
@@ -165,6 +167,10 @@ def triton(model, tmp_path_factory) -> Iterator[Served]:
     model.save(folder / "net.hrt")
     hrt.export_repository(model, models, name="onnx", instances=2, max_batch=256)
     hrt.export_repository(folder / "net.hrt", models, name="native", backend="hrt", instances=2, max_batch=256)
+    burgers = pinn.compressed()
+    burgers.save(folder / "burgers.hrt")
+    for name, backend, given in (("pinn-onnx", None, burgers), ("pinn-native", "hrt", folder / "burgers.hrt")):
+        hrt.export_repository(given, models, name=name, backend=backend, max_batch=4096, derivatives=pinn.DERIVATIVES)
     http, grpc = free_ports(2)
     running = Running(
         [
@@ -206,6 +212,21 @@ class TestTriton:
 
     def test_a_difference_would_be_seen(self, triton, another):
         check_teeth(triton.server("grpc", "onnx"), another)
+
+    @pytest.mark.parametrize("rows", [1, 4096])
+    @pytest.mark.parametrize("name", ["pinn-onnx", "pinn-native"])
+    def test_derivatives_are_those_of_torch_func(self, triton, name, rows, record_property):
+        case = pinn.case(rows)
+        with InferenceServerClient(triton.http) as client:
+            outputs = [v["name"] for v in client.get_model_metadata(name)["outputs"]]
+            (described,) = client.get_model_metadata(name)["inputs"]
+            x = InferInput(described["name"], [rows, 2], "FP32")
+            x.set_data_from_numpy(case.x.numpy())
+            answer = client.infer(name, [x])
+        assert [o.split("_")[0] for o in outputs[1:]] == pinn.DERIVATIVES
+        differences = case.check([answer.as_numpy(o) for o in outputs])
+        worst = ", ".join(f"{what} {d:.1e}" for what, d in zip(pinn.OUTPUTS, differences, strict=True))
+        record_property("transcript", f"Triton {name}, {rows} rows, from torch.func in float64: {worst}")
 
     def test_the_server_reads_the_configuration_as_it_was_meant(self, triton):
         with urllib.request.urlopen(f"http://{triton.http}/v2/models/onnx/config", timeout=20) as response:
