@@ -8,7 +8,7 @@ Which of them meets the tolerance is worked out here by rounding what the kernel
 is needed, and the certificate keeps the figures. On a card only the order of the float32 sums differs.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,16 +74,25 @@ def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple
 
 
 def choose_precision(
-    program: Program,
-    inputs: Sequence[Tensor],
-    reference: Tensor,
-    tol: float,
-    error: Callable[[Tensor, Tensor], OutputError] = output_error,
+    program: Program, inputs: Sequence[Tensor], reference: Tensor, tol: float
 ) -> tuple[str, dict[str, float]]:
     """The fastest precision whose error limit stays within `tol`, and the limit (99 %) of every emulated one.
 
-    inputs: held-out rows.  reference: (rows, features) float64, the network's own outputs there.  error: of outputs
-    against them. Layers may be written out as dense when the network is loaded: the larger limit of both forms counts.
+    inputs: held-out rows.  reference: (rows, features) float64, the network's own outputs there.
+    """
+    limits = precision_limits(program, inputs, reference)
+    return fastest_within(limits, tol), limits
+
+
+def precision_limits(
+    program: Program,
+    inputs: Sequence[Tensor],
+    reference: Tensor,
+    error: Callable[[Tensor, Tensor], OutputError] = output_error,
+) -> dict[str, float]:
+    """The error limit (99 %) of every emulated precision. error: of outputs (rows, features) against `reference`.
+
+    Layers may be written out as dense when the network is loaded: the larger limit of both forms counts.
     """
     limits: dict[str, float] = {}
     compressed = compressed_weights(program)
@@ -96,8 +105,12 @@ def choose_precision(
             limit = error(reference, found).limit
             overflows = precision == "fp16" and not HEADROOM * largest <= torch.finfo(torch.float16).max
             limits[precision] = max(limits[precision], float("inf") if overflows else limit)
-    chosen = next((p for p in EMULATED if limits[p] <= tol), default_precision(tol))
-    return chosen, limits
+    return limits
+
+
+def fastest_within(limits: Mapping[str, float], tol: float) -> str:
+    """The first of the emulated precisions whose limit is at most `tol`, else one near float32."""
+    return next((p for p in EMULATED if limits[p] <= tol), default_precision(tol))
 
 
 def written_out(program: Program, names: Iterable[str], dtype: torch.dtype = torch.float32) -> Program:
