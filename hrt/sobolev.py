@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.calibration import CHUNK, Moments, Use, evaluate, layer_moments, observed_uses
+from hrt.calibration import Moments, Use, evaluate, layer_moments, observed_uses
 from hrt.certificate import OutputError, output_error
 from hrt.derivatives import differentiate
 from hrt.program import Program
 
+ROWS = 1024  # at a time: everything between the layers is kept for the backward pass
 GRAM_NUMBERS = 1 << 22  # of Gram matrices (S, S) held at a time
 
 
@@ -134,32 +135,31 @@ def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[s
         for part in aim.parts(aim.outputs(inputs))
     ]
     each = len(aim.graph.outputs) // len(scales)
+    weights = [scale for scale in scales for _ in range(each)]
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, _Sums] = {}
     samples = inputs[0].shape[0]
-    for start in range(0, samples, CHUNK):
-        chunk = [x[start : start + CHUNK] for x in inputs]
-        weights = [scale for scale in scales for _ in range(each)]
-        for name, uses in _by_weight(observed_uses(aim.graph, chunk, generator, weights)).items():
-            rows = chunk[0].shape[0]
-            x, g = (
-                torch.cat([t.reshape(rows, -1, t.shape[-1]) for t in ts], 1)
-                for ts in zip(*((u.x.expand(rows, *u.x.shape[1:]), u.slope) for u in uses), strict=True)
-            )
-            counts = torch.tensor([u.slope.reshape(rows, -1, u.slope.shape[-1]).shape[1] for u in uses])
-            biased = torch.tensor([u.biased for u in uses]).repeat_interleave(counts)
+    for start in range(0, samples, ROWS):
+        chunk = [x[start : start + ROWS] for x in inputs]
+        uses: dict[str, list[Use]] = {}
+        for use in observed_uses(aim.graph, chunk, generator, weights):
+            uses.setdefault(use.weight, []).append(use)
+        for name, together in uses.items():
+            x, g, biased = _stacked(together)
             own = sums.setdefault(name, _Sums(g.shape[2], x.shape[2]))
             step = max(1, GRAM_NUMBERS // max(1, x.shape[1] ** 2))
-            for part in range(0, rows, step):
+            for part in range(0, len(x), step):
                 own.add(x[part : part + step], g[part : part + step], biased)
     return {name: own.moments(samples) for name, own in sums.items()}
 
 
-def _by_weight(uses: Sequence[Use]) -> dict[str, list[Use]]:
-    found: dict[str, list[Use]] = {}
-    for use in uses:
-        found.setdefault(use.weight, []).append(use)
-    return found
+def _stacked(uses: Sequence[Use]) -> tuple[Tensor, Tensor, Tensor]:
+    """All uses of a weight as rows: inputs (B, S, n), slopes (B, S, m), and which of them add a bias (S,)."""
+    count = len(uses[0].slope)
+    x = [u.x.expand(count, *u.x.shape[1:]).reshape(count, -1, u.x.shape[-1]) for u in uses]
+    g = [u.slope.reshape(count, -1, u.slope.shape[-1]) for u in uses]
+    biased = [torch.full((part.shape[1],), u.biased) for part, u in zip(g, uses, strict=True)]
+    return torch.cat(x, 1), torch.cat(g, 1), torch.cat(biased)
 
 
 def derivative_figures(
