@@ -29,7 +29,7 @@ from hrt.perf.provenance import commit, versions
 
 BOX = hrt.Box([-1.0, 0.0], [1.0, 1.0])
 SMALLER = 4.0  # times, that all four within the tolerance must be
-KINDS = {"value": (), "value and derivatives": DERIVATIVES}
+KINDS = {"value": (), "with derivatives": DERIVATIVES}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def show(rows: Sequence[Row]) -> None:
         limits = [f" [{v:.1e}]" for v in r.limits] + [""] * (len(r.errors) - len(r.limits))
         figures = (f"{e:.1e}{limit}" for e, limit in zip(r.errors, limits, strict=True))
         table.add_row(f"{r.tol:g}", r.held, f"{r.nbytes:,}", f"{r.ratio:.2f}", *figures, f"{r.seconds:.0f}")
-    Console(width=140, markup=False).print(table)
+    Console(width=150, markup=False).print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

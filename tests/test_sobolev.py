@@ -360,7 +360,7 @@ def test_the_command_line(tmp_path: Path, capsys) -> None:
 
 
 def test_the_table_fails_where_a_derivative_misses(monkeypatch, capsys) -> None:
-    good = table.Row(1e-3, "value and derivatives", 10, 5.0, (1e-4,) * 4, (2e-4,) * 4, 1.0)
+    good = table.Row(1e-3, "with derivatives", 10, 5.0, (1e-4,) * 4, (2e-4,) * 4, 1.0)
     for row, status in ((good, 0), (replace(good, errors=(1e-4, 1e-4, 1e-4, 2e-3)), 1), (replace(good, ratio=3.9), 1)):
         monkeypatch.setattr(table, "measure", lambda tol, held, points, row=row: replace(row, tol=tol, held=held))
         assert table.main([]) == status
