@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hrt.calibration import Moments, evaluate
-from hrt.certificate import OutputError, output_error
+from hrt.calibration import Moments
+from hrt.certificate import OutputError
 from hrt.fewer_leaves import whole_where_faster
 from hrt.hmatrix import HMatrix
 from hrt.layers import LayerTask, PlannedLayer, plan_layers
@@ -21,6 +21,7 @@ from hrt.options import Choice, neighbours
 from hrt.partition import Plan, least_step
 from hrt.program import Constant, Program
 from hrt.progress import Advance, part
+from hrt.sobolev import Aim
 
 FINE_GRID = 64  # multipliers per factor of two
 POLISH_TRIALS = 48
@@ -47,7 +48,8 @@ class Allocator:
     """Searches the cheapest compressed form of `program` whose output error on `rows` is at most `tol`.
 
     program: float64 constants.  moments: of every weight, on the calibration inputs.  reference: the network's
-    outputs on `rows`, (rows, features) float64.
+    outputs on `rows`, (rows, features) float64.  aim: what is held to `tol` besides the value, which `moments` and
+    `reference` then speak of too; the limit that counts is the largest.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Allocator:
         executor: Executor | None = None,
         partitions: Mapping[str, HMatrix] | None = None,
         setting: Setting | None = None,
+        aim: Aim | None = None,
     ):
         self.setting = setting  # the one to try before all others; after a search the one that won
         self.partitions = partitions or {}  # of weights whose blocks stay as they are
@@ -72,7 +75,10 @@ class Allocator:
         self.tol, self.storages, self.target, self.seed = tol, storages, target, seed
         self.advance, self.executor = advance, executor
         self._guess = 0  # where the multiplier was last found
+        self.aim = aim or Aim.of(program)
         self.allowed2 = tol**2 * float((reference**2).sum()) / max(1, reference.shape[0])
+        if self.aim.names:
+            self.allowed2 = tol**2  # these moments are of relative errors
 
     def search(self) -> Candidate | None:
         """The smallest candidate that holds, over increasing regularisation of the moments; None if none does.
@@ -82,7 +88,8 @@ class Allocator:
         """
         self.narrow = self._narrow_biases()
         best = self._smallest([[self.setting]]) if self.setting else None
-        every = [[(r, focus) for focus in ((False, True) if r == RIDGES[0] else (False,))] for r in RIDGES]
+        first = (False,) if self.aim.names else (False, True)  # moments with derivatives are focused as they are
+        every = [[(r, focus) for focus in (first if r == RIDGES[0] else (False,))] for r in RIDGES]
         best = best or self._smallest(every)
         return best and self._fewer_leaves(self._polish(best))
 
@@ -110,7 +117,7 @@ class Allocator:
         if "float16" not in self.storages or not biases:
             return set()
         trial = self.measure(self._with_narrow(self.program, biases))
-        return biases if trial.error.upper_99 <= BIAS_SHARE * self.tol else set()
+        return biases if trial.error.limit <= BIAS_SHARE * self.tol else set()
 
     @staticmethod
     def _with_narrow(program: Program, names: set[str]) -> Program:
@@ -137,7 +144,7 @@ class Allocator:
             advance(f"search, trial {trial + 1}", 0.6 + 0.4 * trial / 16)
             plans = self._plans(layers, budget)
             candidate = self._build(layers, plans)
-            upper2 = (candidate.error.upper_99 / self.tol) ** 2 * self.allowed2
+            upper2 = (candidate.error.limit / self.tol) ** 2 * self.allowed2
             gap = upper2 / max(sum(p.error2 for p in plans), 1e-300)
             if upper2 <= self.allowed2:
                 low = max(low, budget)
@@ -147,7 +154,7 @@ class Allocator:
                     break
             else:
                 high = min(high, budget)
-                if missed is None or candidate.error.upper_99 < missed.error.upper_99:
+                if missed is None or candidate.error.limit < missed.error.limit:
                     missed = candidate
             step = budget * min(30.0, max(1 / 30, 0.98 * self.allowed2 / max(upper2, 1e-300)))
             if not low < step < high:
@@ -232,7 +239,7 @@ class Allocator:
                 break
             self.advance(f"polish, trial {trial + 1}", 0.75 + 0.25 * trial / POLISH_TRIALS)
             candidate = self._build(best.layers, self._changed(best, changes[0]))
-            if candidate.error.upper_99 <= self.tol and candidate.nbytes < best.nbytes:
+            if candidate.error.limit <= self.tol and candidate.nbytes < best.nbytes:
                 best = candidate
             else:
                 refused.add(changes[0][1:])
@@ -254,17 +261,17 @@ class Allocator:
         bytes may lie, and much of it can be saved from below.
         """
         for trial in range(REPAIR_TRIALS):
-            if candidate.error.upper_99 <= self.tol:
+            if candidate.error.limit <= self.tol:
                 return candidate
             changes = self._changes(candidate, up=True)
-            if candidate.error.upper_99 > 1.5 * self.tol or not changes:
+            if candidate.error.limit > 1.5 * self.tol or not changes:
                 return None
             self.advance(f"repair, trial {trial + 1}", 0.0)
             tried = [self._build(candidate.layers, self._changed(candidate, c)) for c in changes[:REPAIR_WIDTH]]
             base = candidate
 
             def gain(new: Candidate, base: Candidate = base) -> float:
-                removed = base.error.upper_99**2 - max(new.error.upper_99, self.tol) ** 2
+                removed = base.error.limit**2 - max(new.error.limit, self.tol) ** 2
                 return removed / max(1, new.nbytes - base.nbytes)
 
             candidate = max(tried, key=gain)
@@ -298,8 +305,8 @@ class Allocator:
     def measure(self, program: Program) -> Candidate:
         """The candidate `program`, its stored numbers evaluated in float64 on the held-out inputs."""
         program = stored(program)
-        outputs = evaluate(program, self.search_rows, dense_constants(program))
-        return Candidate(program, output_error(self.reference, outputs), program_nbytes(program))
+        outputs = self.aim.outputs(self.search_rows, dense_constants(program))
+        return Candidate(program, self.aim.error(self.reference, outputs), program_nbytes(program))
 
 
 def ridge(c: Tensor, amount: float) -> Tensor:

@@ -168,14 +168,8 @@ def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> 
     total_rows = inputs[0].shape[0]
     for start in range(0, total_rows, CHUNK):
         chunk = [x[start : start + CHUNK] for x in inputs]
-        seen: list[tuple[str, Tensor, Tensor]] = []
-        probed = _with_probes(program, chunk, seen)
-        loss = sum((y * _signs(y, generator)).sum() for y in probed)
-        probes = [probe for _, _, probe in seen]
-        grads = torch.autograd.grad(loss, probes, allow_unused=True) if isinstance(loss, Tensor) and probes else []
-        for (name, x, probe), g in zip(seen, grads, strict=True):
-            g = torch.zeros_like(probe) if g is None else g
-            x, g = x.flatten(0, -2), g.flatten(0, -2)
+        for use in observed_uses(program, chunk, generator):
+            name, x, g = use.weight, use.x.flatten(0, -2), use.slope.flatten(0, -2)
             weight = (g * g).sum(1, keepdim=True)
             xw = x * weight
             entry = [x.sum(0), x.T @ x, g.T @ g, x.shape[0], xw.sum(0), xw.T @ x, weight.sum()]
@@ -196,23 +190,51 @@ def _moments(mean: Tensor, second: Tensor, left: Tensor, rows: int) -> Moments:
     return Moments(mean, second, second - torch.outer(mean, mean), left, rows)
 
 
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One linear node at work. x: (rows, ..., n), what it multiplies.  slope: (rows, ..., m), the derivative of the
+    signed sum of the outputs by its product.  biased: whether it adds a bias.
+    """
+
+    weight: str
+    x: Tensor
+    slope: Tensor
+    biased: bool
+
+
+def observed_uses(
+    program: Program, chunk: Sequence[Tensor], generator: torch.Generator, scales: Sequence[float] = ()
+) -> list[Use]:
+    """Every linear node on the rows of `chunk`, in order. scales: factors of the outputs, by default 1."""
+    seen: list[tuple[Node, Tensor, Tensor]] = []
+    probed = _with_probes(program, chunk, seen)
+    scaled = [y * s for y, s in zip(probed, scales, strict=True)] if scales else probed
+    loss = sum((y * _signs(y, generator)).sum() for y in scaled)
+    probes = [probe for _, _, probe in seen]
+    grads = torch.autograd.grad(loss, probes, allow_unused=True) if isinstance(loss, Tensor) and probes else []
+    return [
+        Use(node.inputs[1], x, torch.zeros_like(probe) if g is None else g, len(node.inputs) == 3)
+        for (node, x, probe), g in zip(seen, grads, strict=True)
+    ]
+
+
 def _signs(y: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, y.shape, generator=generator).to(y.dtype) * 2 - 1
 
 
-def _with_probes(program: Program, chunk: Sequence[Tensor], seen: list[tuple[str, Tensor, Tensor]]) -> list[Tensor]:
+def _with_probes(program: Program, chunk: Sequence[Tensor], seen: list[tuple[Node, Tensor, Tensor]]) -> list[Tensor]:
     """Run the program with a zero added to every linear layer's output, to take derivatives there."""
     nodes: list[Node] = []
     extra: dict[str, Tensor] = {}
     rows = chunk[0].shape[0]
-    owner: dict[str, str] = {}
+    owner: dict[str, Node] = {}
     for node in program.nodes:
         if node.op != "linear":
             nodes.append(node)
             continue
         raw, probe = f"{node.name}:raw", f"{node.name}:probe"
         extra[probe] = torch.zeros(rows, *node.shape, dtype=torch.float64, requires_grad=True)
-        owner[raw] = node.inputs[1]
+        owner[raw] = node
         nodes.append(replace(node, name=raw))
         nodes.append(replace(node, op="add", inputs=(raw, probe), attrs={}))
     probed = replace(program, nodes=tuple(nodes), constants={**program.constants, **extra})

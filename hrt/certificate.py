@@ -67,15 +67,20 @@ class Certificate:
         arithmetic, the worst of the CPU backends in `runtimes`), `per_output` (relative error of each output column),
         `output_rms` and `max_abs_error` of each output column on the held-out rows (float64 arithmetic), `ntk_drift`,
         ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel (`hrt.ntk`) on the first `ntk_points`
-        held-out rows; missing where it is too large to compute beside a compression (`no_ntk_drift` says so).
+        held-out rows; missing where it is too large to compute beside a compression (`no_ntk_drift` says so). Where
+        derivatives were asked for, by name such as "d0d0": `derivative_error`, `derivative_runtime_error` and
+        `derivative_rms`, each derivative of all outputs together, as the three above.
     estimated: `unseen_probability_99`, the probability of the rarest kind of input that the held-out rows contain with
         99 % confidence, 1 - 0.01^(1/rows): of rarer ones the certificate says nothing. `output_error_upper_99`, the
-        one-sided 99 % upper confidence limit for new inputs from the same distribution; for the target "cuda" also
-        `output_error_upper_99_in_bf16`, `_in_fp16`, `_in_tf32`, with the rounding of that arithmetic emulated.
+        one-sided 99 % upper confidence limit for new inputs from the same distribution, `derivative_error_upper_99`
+        that of each derivative by name; for the target "cuda" also `output_error_upper_99_in_bf16`, `_in_fp16`,
+        `_in_tf32`, with the rounding of that arithmetic emulated, the largest of value and derivatives.
     guaranteed: what holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output column
         over the whole hrt.Box, for the stored numbers in exact arithmetic (the rounding of a runtime is not in it).
+        Of derivatives nothing is guaranteed.
     context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none;
-        `precision`: the arithmetic chosen for a GPU (see `precision`); `runtimes`: the CPU backends that kept `tol`.
+        `precision`: the arithmetic chosen for a GPU (see `precision`); `runtimes`: the CPU backends that kept `tol`;
+        `derivatives`: the names held to `tol`; `kinks`: the ops whose derivatives jump somewhere ("relu (layers.1)").
     statements: bounds of the whole network beside the measured figures.
     """
 
@@ -97,6 +102,11 @@ class Certificate:
             return ("torch", "onnxruntime")
         named = self.context.get("runtimes")
         return tuple(named) if isinstance(named, (list, tuple)) else ("torch",)
+
+    @property
+    def derivatives(self) -> tuple[str, ...]:
+        """The derivatives, by name, that are held to `tol` beside the value."""
+        return tuple(self.context.get("derivatives", ()))
 
     @property
     def precision(self) -> str | None:
@@ -126,11 +136,24 @@ def _statements(header: Mapping[str, Any]) -> tuple[Statement, ...]:
 
 @dataclass(frozen=True)
 class OutputError:
-    """Relative L2 error of a network's output, over rows: value, 99 % upper limit, and per output column."""
+    """Relative L2 error of a network's output, over rows: value, 99 % upper limit, and per output column; the same of
+    every derivative that is held to the same tolerance.
+    """
 
     value: float
     upper_99: float
     per_output: tuple[float, ...]
+    derivatives: tuple["OutputError", ...] = ()
+
+    @property
+    def largest(self) -> float:
+        """The largest error of the output and its derivatives."""
+        return max(self.value, *(d.value for d in self.derivatives)) if self.derivatives else self.value
+
+    @property
+    def limit(self) -> float:
+        """The largest 99 % upper limit of the output and its derivatives."""
+        return max(self.upper_99, *(d.upper_99 for d in self.derivatives)) if self.derivatives else self.upper_99
 
 
 def output_error(reference: Tensor, actual: Tensor) -> OutputError:

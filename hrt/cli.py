@@ -76,6 +76,10 @@ def compress(
     target: Annotated[str, typer.Option(help="cpu, cuda, or bytes (size only).")] = "cpu",
     storage: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or int8.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    derivatives: Annotated[
+        list[str] | None,
+        typer.Option(metavar="d0 d1 d0d0", help="Derivatives by input coordinates that `--tol` must hold for, too."),
+    ] = None,
     force: Force = False,
     progress: Annotated[bool, typer.Option(help="Show on the terminal what is being done.")] = True,
 ) -> None:
@@ -87,6 +91,7 @@ def compress(
     ```
     hrt compress net.py:build --weights net.safetensors --inputs x.npy -o net.hrt
     hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 -o net.hrt
+    hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 --derivatives d0 d1 d0d0 -o net.hrt
     ```
     """
     check_writable(out, force)
@@ -98,7 +103,8 @@ def compress(
     elif box:
         data = tuple(sources.parse_box(b) for b in box)
     net = sources.read_network(source, weights)
-    model = compress_network(net, inputs=data, tol=tol, target=target, storage=storage, seed=seed, progress=progress)
+    options = {"tol": tol, "target": target, "storage": storage, "seed": seed, "progress": progress}
+    model = compress_network(net, inputs=data, derivatives=derivatives or None, **options)
     model.save(out, force=force)
     typer.echo(render(model).rstrip())
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes on disk")

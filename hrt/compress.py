@@ -1,7 +1,7 @@
 """`hrt.compress`: a network in, the smallest network found that keeps the promised error out."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from hrt.allocation import Allocator, program_nbytes, stored
 from hrt.bounds import as_boxes
-from hrt.calibration import Box, Split, as_samples, distinct, evaluate, layer_moments
+from hrt.calibration import Box, Split, as_samples, distinct
 from hrt.capture import capture, check_weights, guess_example
 from hrt.certificate import Certificate
 from hrt.errors import CaptureError, InputError, ToleranceError
@@ -24,6 +24,7 @@ from hrt.parallel import executor_map
 from hrt.program import Program
 from hrt.progress import Advance, part, track
 from hrt.records import layer_records
+from hrt.sobolev import Aim
 from hrt.trainable import TrainableNetwork, dense_program, densified, partitions
 from hrt.validate import check_tol, check_whole, storages_of
 from hrt.verification import Held, output_certificate, served_errors
@@ -39,7 +40,7 @@ def compress(
     inputs: Any = None,
     tol: float = 1e-3,
     target: str = "cpu",
-    derivatives: Any = None,
+    derivatives: Sequence[str] | None = None,
     storage: str = "auto",
     seed: int = 0,
     progress: bool = True,
@@ -56,6 +57,9 @@ def compress(
     target: "cpu" or "cuda" price a leaf's time beside its bytes; "bytes" counts bytes only. For "cpu" one larger
         low-rank leaf stands for several where predicted time falls by more than bytes rise. For "cuda" the fastest
         arithmetic that keeps the bound is worked out too (see `hrt.precision`) and kept in the certificate.
+    derivatives: by input coordinates, such as ["d0", "d1", "d0d0"] (see `hrt.derivatives`): the relative L2 error of
+        each, of all outputs together, is held to `tol` as the value's is. They need `inputs`. What is stored is the
+        network alone, which `predict(x, derivatives=...)` differentiates. DerivativeError where an op has no rule.
     storage: "auto" (per leaf, under the bound), "float32", "float16", "bfloat16", "int8".
     seed: same seed, same bytes.  progress: a bar on stderr.
     executor: a concurrent.futures.Executor (processes, or a cluster's) over which layers, and panels of large matrices,
@@ -69,8 +73,11 @@ def compress(
     seed = check_whole(seed, "seed", 0)
     if target not in LEAF_OVERHEAD:
         raise InputError(f"Found target {target!r}. Expected one of {', '.join(LEAF_OVERHEAD)}.")
-    if derivatives is not None:
-        raise InputError("compress(derivatives=...) is not available in this version. Expected None.")
+    if derivatives is not None and inputs is None:
+        raise InputError(
+            f"Found derivatives={derivatives!r} and no inputs. Expected inputs too: without them only the weights are "
+            "held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
+        )
     if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
         raise InputError(f"Found executor {executor!r}. Expected a concurrent.futures.Executor or None.")
     with track("compress", progress) as advance:
@@ -91,7 +98,8 @@ def compress(
             model = by_layers(program, tol, storages, target, seed, part(advance, 0.02, 1.0), executor, kept)
         else:
             boxes, rest = as_boxes(inputs), part(advance, 0.02, 1.0)
-            model = by_output(program, samples, tol, storages, target, seed, rest, boxes, executor, kept)
+            names = () if derivatives is None else derivatives
+            model = by_output(program, samples, tol, storages, target, seed, rest, boxes, executor, kept, names)
         model.dense_nbytes = dense_nbytes
         return model
 
@@ -167,30 +175,35 @@ def by_output(
     boxes: tuple[Box, ...] | None = None,
     executor: Executor | None = None,
     kept: Mapping[str, HMatrix] | None = None,
+    derivatives: Sequence[str] = (),
 ) -> CompressedModel:
     """The output's relative L2 error on held-out inputs at most `tol`, dense where nothing else can.
 
     boxes: where the samples come from, for a bound over all of it; None if they are the user's own.
-    kept: partitions of weights that stay (see `hrt.kept`).
+    kept: partitions of weights that stay (see `hrt.kept`).  derivatives: names, each held to `tol` like the output.
     """
     program.check_inputs(samples)
+    aim = Aim.of(program, derivatives)
     given, samples = samples, distinct(samples)
     split = Split.make(samples, seed)
     advance("calibrate", 0.0)
-    references = [evaluate(program, x) for x in (split.search, split.held_out)]
+    references = [aim.outputs(x) for x in (split.search, split.held_out)]
     if not all(bool(torch.isfinite(r).all()) for r in references):
-        raise InputError("The network's output is NaN or infinite on some calibration inputs. Expected finite outputs.")
-    moments = layer_moments(program, split.calibration, seed)
+        what = f"output, or one of {', '.join(aim.names)}," if aim.names else "output"
+        raise InputError(
+            f"The network's {what} is NaN or infinite on some calibration inputs. Expected finite outputs."
+        )
+    moments = aim.moments(split.calibration, seed)
     dense = stored(program.with_constants({k: HMatrix.from_dense(_tensor(program, k)) for k in program.weights}))
-    served = served_errors(dense, split.held_out, references[1])
+    served = served_errors(dense, split.held_out, references[1], aim)
     floor = served["torch"]
-    if floor.value > tol:
+    if floor.largest > tol:
         raise ToleranceError(
             f"tol = {tol:.3g} is below what float32 can hold for this network: the dense float32 network already "
-            f"differs from float64 by {floor.value:.3g}. Ask for a larger tol."
+            f"differs from float64 by {floor.largest:.3g}{aim.where(floor)}. Ask for a larger tol."
         )
     best = dense
-    served = {name: e for name, e in served.items() if e.value <= tol}
+    served = {name: e for name, e in served.items() if e.largest <= tol}
     goal = tol
     verifiable = split.held_out[0].shape[0] >= FEWEST_HELD_OUT and samples[0].shape[0] >= 4
     setting = None
@@ -207,6 +220,7 @@ def by_output(
             advance=part(advance, 0.05, 0.95),
             executor=executor,
             partitions=kept,
+            aim=aim,
             setting=setting,  # a little tighter than the last: what was best then is tried first
         )
         found, setting = allocator.search(), allocator.setting
@@ -214,11 +228,11 @@ def by_output(
             break
         advance("verify", 0.95)
         # The search chose among many candidates on its rows; these rows it never saw, and float32 does the sums.
-        verified = served_errors(found.program, split.held_out, references[1])
-        if verified["torch"].upper_99 <= tol:
-            best, served = found.program, {name: e for name, e in verified.items() if e.upper_99 <= tol}
+        verified = served_errors(found.program, split.held_out, references[1], aim)
+        if verified["torch"].limit <= tol:
+            best, served = found.program, {name: e for name, e in verified.items() if e.limit <= tol}
             break
-        goal *= min(0.95, 0.98 * tol / verified["torch"].upper_99)
+        goal *= min(0.95, 0.98 * tol / verified["torch"].limit)
     advance("certify", 0.96)
     few = f"{samples[0].shape[0]} distinct rows are too few to verify anything: the network stays dense"
     certificate = output_certificate(
@@ -232,6 +246,7 @@ def by_output(
         seed=seed,
         boxes=boxes,
         remarks=() if verifiable else (few,),
+        aim=aim,
     )
     return CompressedModel(best, certificate, target)
 

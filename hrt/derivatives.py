@@ -5,7 +5,7 @@ for "d0d1"), as more rows of the network's own layers (`hrt.jets`). Layers keep 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import factorial, prod
@@ -31,18 +31,20 @@ class Differentiated:
     kinks: tuple[str, ...]
 
 
-def differentiate(program: Program, derivatives: Sequence[str]) -> Differentiated:
+def differentiate(program: Program, derivatives: Sequence[str], *, folded: bool = True) -> Differentiated:
     """`program` with derivatives by its inputs as more outputs.
 
     derivatives: such as ["d0", "d1", "d0d1"], by input coordinates. Coordinates count through the features of all
     inputs in order, x = [x0 | x1 | ...], those of an input of several axes in row-major order. Every sample is
-    differentiated by its own input. Raises InputError for names that are malformed, out of range or given twice,
-    DerivativeError for an order beyond the third where an op of the program has no rule for it.
+    differentiated by its own input.  folded: compute beforehand what depends on no input, such as tangents behind the
+    first layer; False keeps every use of a weight, so that weights may be replaced afterwards. Raises InputError for
+    names that are malformed, out of range or given twice, DerivativeError for an order beyond the third where an op of
+    the program has no rule for it.
     """
     asked = parse(program, derivatives)
     needed = closure(asked)
     writer, kinks = Writer(program), []
-    jets = _inputs(program, writer, needed)
+    jets = _inputs(program, writer, needed, folded)
     for node in program.nodes:
         writer.origin = node
         arguments = [jets.get(name, name) for name in node.inputs]
@@ -64,7 +66,8 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
     """The coordinates, sorted, of every derivative. Raises InputError for names that are none."""
     count = sum(prod(v.shape) for v in program.inputs)
     known = f"Expected a list of names such as ['d0', 'd0d0'] by the input coordinates 0 to {count - 1}"
-    if isinstance(derivatives, str) or not all(isinstance(text, str) for text in derivatives):
+    listed = isinstance(derivatives, Iterable) and not isinstance(derivatives, str)
+    if not listed or not all(isinstance(text, str) for text in derivatives):
         raise InputError(f"Found derivatives={derivatives!r}. {known}.")
     twice = sorted({text for text in derivatives if list(derivatives).count(text) > 1})
     if twice:
@@ -86,7 +89,7 @@ def closure(asked: Sequence[Index]) -> tuple[Index, ...]:
     return tuple(sorted(found, key=lambda i: (len(i), i)))
 
 
-def _inputs(program: Program, writer: Writer, needed: Sequence[Index]) -> dict[str, Jet]:
+def _inputs(program: Program, writer: Writer, needed: Sequence[Index], folded: bool) -> dict[str, Jet]:
     """The jets of the inputs: unit vectors, constant over the batch, and nothing of higher order."""
     jets, start = {}, 0
     for v in program.inputs:
@@ -96,7 +99,8 @@ def _inputs(program: Program, writer: Writer, needed: Sequence[Index]) -> dict[s
         if own:
             rows = torch.zeros(1, len(own), size, dtype=torch.float64)
             rows[0, range(len(own)), [i[0] - start for i in own]] = 1
-            parts[1] = Part(tuple(own), writer.tensor(rows.reshape(1, len(own), *v.shape)))
+            unit = writer.tensor(rows.reshape(1, len(own), *v.shape))
+            parts[1] = Part(tuple(own), unit if folded else writer.repeated(unit))
         jets[v.name] = Jet(Symbol(writer, v.name, v.shape), parts)
         start += size
     return jets

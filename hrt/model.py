@@ -111,7 +111,8 @@ class CompressedModel:
 
     def differentiated(self, derivatives: Sequence[str]) -> "CompressedModel":
         """The model whose outputs are this one's and then, derivative by derivative, those of every output. It has the
-        same weights; its certificate speaks of the value alone. Raises what `predict` does.
+        same weights; its certificate speaks of the value, and of the derivatives that `compress` was asked for. Raises
+        what `predict` does.
         """
         key = derivatives if isinstance(derivatives, str) else tuple(derivatives)
         found = self._differentiated.get(key)

@@ -8,13 +8,13 @@ Which of them meets the tolerance is worked out here by rounding what the kernel
 is needed, and the certificate keeps the figures. On a card only the order of the float32 sums differs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hrt.certificate import output_error
+from hrt.certificate import OutputError, output_error
 from hrt.hmatrix import HMatrix
 from hrt.kernels.names import WORKSPACE, epilogue_of
 from hrt.program import Constant, Node, Program
@@ -78,8 +78,21 @@ def choose_precision(
 ) -> tuple[str, dict[str, float]]:
     """The fastest precision whose error limit stays within `tol`, and the limit (99 %) of every emulated one.
 
-    inputs: held-out rows.  reference: (rows, features) float64, the network's own outputs there. Layers may be written
-    out as dense when the network is loaded: the larger limit of both forms counts.
+    inputs: held-out rows.  reference: (rows, features) float64, the network's own outputs there.
+    """
+    limits = precision_limits(program, inputs, reference)
+    return fastest_within(limits, tol), limits
+
+
+def precision_limits(
+    program: Program,
+    inputs: Sequence[Tensor],
+    reference: Tensor,
+    error: Callable[[Tensor, Tensor], OutputError] = output_error,
+) -> dict[str, float]:
+    """The error limit (99 %) of every emulated precision. error: of outputs (rows, features) against `reference`.
+
+    Layers may be written out as dense when the network is loaded: the larger limit of both forms counts.
     """
     limits: dict[str, float] = {}
     compressed = compressed_weights(program)
@@ -89,11 +102,15 @@ def choose_precision(
         for form in forms:
             outputs, largest = emulate(form, inputs, precision)
             found = torch.cat([y.reshape(y.shape[0], -1) for y in outputs], dim=1).to(torch.float64)
-            limit = output_error(reference, found).upper_99
+            limit = error(reference, found).limit
             overflows = precision == "fp16" and not HEADROOM * largest <= torch.finfo(torch.float16).max
             limits[precision] = max(limits[precision], float("inf") if overflows else limit)
-    chosen = next((p for p in EMULATED if limits[p] <= tol), default_precision(tol))
-    return chosen, limits
+    return limits
+
+
+def fastest_within(limits: Mapping[str, float], tol: float) -> str:
+    """The first of the emulated precisions whose limit is at most `tol`, else one near float32."""
+    return next((p for p in EMULATED if limits[p] <= tol), default_precision(tol))
 
 
 def written_out(program: Program, names: Iterable[str], dtype: torch.dtype = torch.float32) -> Program:

@@ -117,6 +117,21 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
     if "output_error_upper_99" in estimated:
         limit = _figure(estimated["output_error_upper_99"])
         lines.append(f"estimated: at most {limit} on new inputs of this distribution, at 99 % confidence")
+    for name in context.get("derivatives", ()):
+        error, limit, exact = (
+            _figure(section[field][name])
+            for section, field in (
+                (measured, "derivative_runtime_error"),
+                (estimated, "derivative_error_upper_99"),
+                (measured, "derivative_error"),
+            )
+        )
+        lines.append(f"{name}: measured {error} in float32, {exact} in float64 arithmetic; estimated at most {limit}")
+    if context.get("kinks"):
+        lines.append(
+            f"kinks: {', '.join(context['kinks'])}; there a derivative is torch's, and the op's second derivative "
+            "is taken as zero, which it is almost everywhere"
+        )
     if "unseen_probability_99" in estimated:
         share = 100 * estimated["unseen_probability_99"]
         lines.append(f"not covered: kinds of input rarer than {share:.2g} %, of which the held-out rows may hold none")

@@ -2,27 +2,28 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hrt.allocation import dense_constants
 from hrt.bounds import output_bound
-from hrt.calibration import Box, Moments, Split, evaluate
+from hrt.calibration import Box, Moments, Split
 from hrt.certificate import BOX_BOUND, IN_PRECISION, Certificate, OutputError, output_error
 from hrt.ntk import affordable_drift
-from hrt.precision import choose_precision
+from hrt.precision import fastest_within, precision_limits
 from hrt.program import Program
 from hrt.records import layer_records
 from hrt.runtime import on_cpu, open_session
+from hrt.sobolev import Aim, derivative_figures
 from hrt.statements import box_statement
 
 
 @dataclass(frozen=True, eq=False)
 class Held:
     """The user's rows as given and without repetitions, their split, and what the original network answers on the
-    held-out ones: (rows, features) float64.
+    held-out ones: (rows, features) float64, derivatives that are held to the tolerance behind the value.
     """
 
     given: tuple[Tensor, ...]
@@ -43,21 +44,25 @@ def output_certificate(
     seed: int,
     boxes: Sequence[Box] | None = None,
     remarks: Sequence[str] = (),
+    aim: Aim | None = None,
 ) -> Certificate:
     """What can be said of `best` as a stand-in for `program`, the original in float64.
 
-    served: the errors of the backends that kept `tol`.  moments: what the weights of `program` see.
+    served: the errors of the backends that kept `tol`.  moments: what the weights of `program` see.  aim: what was held
+    to `tol`, by default the value alone.
     """
+    aim = aim or Aim.of(program)
     error = max(served.values(), key=lambda e: e.upper_99)
-    found_outputs = evaluate(best, held.split.held_out, dense_constants(best))
-    exact = output_error(held.reference, found_outputs)
-    rms = held.reference.square().mean(0).sqrt()
-    worst = (held.reference - found_outputs).abs().amax(0)
+    found = aim.outputs(held.split.held_out, dense_constants(best))
+    exact = aim.error(held.reference, found)
+    derived = derivative_figures(aim, exact, served, held.reference)
+    value, found_value = aim.parts(held.reference)[0], aim.parts(found)[0]
+    rms = value.square().mean(0).sqrt()
+    worst = (value - found_value).abs().amax(0)
     proven = output_bound(program, best, boxes)
     drift, ntk_points, no_drift = affordable_drift(program, best, held.split.held_out)
-    precision, limits = (
-        choose_precision(best, held.split.held_out, held.reference, tol) if target == "cuda" else ("", {})
-    )
+    limits = served_limits(best, held, aim) if target == "cuda" else {}
+    precision = fastest_within(limits, tol) if limits else ""
     said = []
     rows, distinct_rows = held.given[0].shape[0], held.samples[0].shape[0]
     if rows > distinct_rows:
@@ -79,11 +84,13 @@ def output_certificate(
             "output_rms": rms.tolist(),
             "max_abs_error": worst.tolist(),
             **({} if drift is None else {"ntk_drift": drift}),
+            **derived["measured"],
         },
         estimated={
             "output_error_upper_99": error.upper_99,
             "unseen_probability_99": 1 - 0.01 ** (1 / held.split.held_out[0].shape[0]),
             **{IN_PRECISION + name: limit for name, limit in limits.items() if math.isfinite(limit)},
+            **derived["estimated"],
         },
         guaranteed={} if proven.per_output is None else {BOX_BOUND: list(proven.per_output)},
         statements=() if proven.per_output is None else (box_statement(proven.per_output, worst, rms),),
@@ -99,15 +106,40 @@ def output_certificate(
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": precision} if precision else {}),
             **({"no_output_bound": proven.reason} if proven.per_output is None else {"boxes": proven.boxes}),
+            **derived["context"],
         },
     )
 
 
-def served_errors(program: Program, inputs: tuple[Tensor, ...], reference: Tensor) -> dict[str, OutputError]:
-    """The error of the float32 network against the float64 network's `reference`, in every CPU backend that is here."""
-    return {name: _error_on(name, program, inputs, reference) for name in on_cpu()}
+def served_limits(best: Program, held: Held, aim: Aim) -> dict[str, float]:
+    """The largest 99 % limit in every emulated arithmetic of a GPU: of the network alone, and with its derivatives."""
+    rows = held.split.held_out
+    limits = precision_limits(best, rows, aim.parts(held.reference)[0])
+    if not aim.names:
+        return limits
+    others = precision_limits(aim.served(best), rows, held.reference, aim.error)
+    return {name: max(limit, others[name]) for name, limit in limits.items()}
 
 
-def _error_on(backend: str, program: Program, inputs: tuple[Tensor, ...], reference: Tensor) -> OutputError:
+def served_errors(
+    program: Program, inputs: tuple[Tensor, ...], reference: Tensor, aim: Aim | None = None
+) -> dict[str, OutputError]:
+    """The error of the float32 network against the float64 network's `reference`, in every CPU backend that is here.
+
+    Where `aim` has derivatives they come from the program that gives them, whose value counts too, where it is worse.
+    """
+    aim = aim or Aim.of(program)
+    return {name: _error_on(name, program, inputs, reference, aim) for name in on_cpu()}
+
+
+def _error_on(backend: str, program: Program, inputs: tuple[Tensor, ...], reference: Tensor, aim: Aim) -> OutputError:
+    error = aim.error(reference, _outputs_of(backend, aim.served(program), inputs))
+    if not aim.names:
+        return error
+    alone = output_error(aim.parts(reference)[0], _outputs_of(backend, program, inputs))
+    return replace(max(alone, error, key=lambda e: e.upper_99), derivatives=error.derivatives)
+
+
+def _outputs_of(backend: str, program: Program, inputs: tuple[Tensor, ...]) -> Tensor:
     ys = open_session(program, backend).run([x.to(torch.float32).contiguous() for x in inputs])
-    return output_error(reference, torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1).to(torch.float64))
+    return torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1).to(torch.float64)
