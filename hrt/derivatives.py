@@ -18,6 +18,7 @@ from hrt.program import Program
 from hrt.rules import RULES, Step
 from hrt.symbols import Symbol, Writer
 
+HIGHEST = 8  # order: the derivatives below it are many; most ops have rules to the third
 
 @dataclass(frozen=True)
 class Differentiated:
@@ -79,6 +80,8 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
         index = tuple(sorted(int(k) for k in re.findall(r"[0-9]+", text)))
         if index[-1] >= count:
             raise InputError(f"Found the derivative {text!r} of a network of {count} input coordinates. {known}.")
+        if len(index) > HIGHEST:
+            raise InputError(f"Found a derivative of order {len(index)}. Expected at most {HIGHEST}: each takes all below.")
         found.append(index)
     return tuple(found)
 

@@ -15,13 +15,13 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from hrt.derivatives import HIGHEST
 from hrt.errors import InputError
 from hrt.program import Program
 
 LENGTH = 4000  # characters of an expression
 DEPTH = 200  # operations inside one another; a sum of n terms is n - 1 deep
 POWER = 100  # the largest exponent that is a number
-ORDER = 8  # of a derivative; the op table, which is asked later, ends at three
 
 OPERATORS: dict[type[ast.operator], Callable[..., Tensor]] = {
     ast.Add: torch.add,
@@ -58,8 +58,8 @@ class Names:
         """The name in its one spelling ("d1d0" is "d0d1"); None for one that is unknown."""
         if name == "u":
             return name
-        numbers = [int(k) for k in re.findall(r"[0-9]+", name)] if len(name) <= 16 * ORDER else []
-        known = re.fullmatch(r"x[0-9]+|(d[0-9]+)+", name) and 0 < len(numbers) <= ORDER
+        numbers = [int(k) for k in re.findall(r"[0-9]+", name)] if len(name) <= 16 * HIGHEST else []
+        known = re.fullmatch(r"x[0-9]+|(d[0-9]+)+", name) and 0 < len(numbers) <= HIGHEST
         if not known or max(numbers) >= self.coordinates:
             return None
         return "".join(f"{name[0]}{k}" for k in sorted(numbers))
