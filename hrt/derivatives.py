@@ -20,6 +20,7 @@ from hrt.symbols import Symbol, Writer
 
 HIGHEST = 8  # order: the derivatives below it are many; most ops have rules to the third
 
+
 @dataclass(frozen=True)
 class Differentiated:
     """program: its outputs are those of the original, then, derivative by derivative in the order asked, the derivative
@@ -81,7 +82,7 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
         if index[-1] >= count:
             raise InputError(f"Found the derivative {text!r} of a network of {count} input coordinates. {known}.")
         if len(index) > HIGHEST:
-            raise InputError(f"Found a derivative of order {len(index)}. Expected at most {HIGHEST}: each takes all below.")
+            raise InputError(f"Found the order {len(index)}. Expected at most {HIGHEST}: it takes all that are lower.")
         found.append(index)
     return tuple(found)
 

@@ -273,6 +273,11 @@ class TestMistakes:
         with pytest.raises(hrt.InputError, match=rf"Found .*{found}.*Expected"):
             linear_model(torch.rand(3, 2)).predict(np.zeros((1, 2)), derivatives=names)
 
+    def test_an_order_that_no_network_needs_is_refused_before_anything_grows(self) -> None:
+        model = hrt.compress(torch.nn.Sequential(torch.nn.Linear(1, 1)), tol=1e-3, progress=False)
+        with pytest.raises(hrt.InputError, match="Found the order 60"):
+            model.predict(np.zeros((1, 1), np.float32), derivatives=["d0" * 60])
+
     def test_an_order_beyond_the_table_names_the_op(self) -> None:
         program = capture(mlp(2, 4, 1), [torch.rand(2, 2)])
         with pytest.raises(hrt.DerivativeError, match=r"order 4 of the op tanh \(node .*Expected at most order 3"):
