@@ -67,7 +67,7 @@ def finetune(
     steps: optimizer steps in all.  batch: rows in each (2.5 times as many in the last).
     tol: to be certified; by default the model's own.
     Deterministic under `seed` on one thread. Raises InputError for what does not fit or a loss that is not finite, and
-    ToleranceError where the result misses `tol`; `model` is never changed.
+    ToleranceError where the result misses `tol`; `model` is never changed. Only the value is certified, no derivatives.
     """
     tol = model.certificate.tol if tol is None else check_tol(tol)
     steps, batch, seed = check_whole(steps, "steps", 1), check_whole(batch, "batch", 1), check_whole(seed, "seed", 0)
@@ -92,6 +92,8 @@ def finetune(
         program = train_stored(network, stored, draw, steps, seed, part(advance, 0.0, 0.9))
         advance("verify", 0.9)
         served = served_errors(program, split.held_out, held.reference)
+        lost = model.certificate.derivatives
+        unheld = [f"no longer verified: the derivatives {', '.join(lost)}"] if lost else []
         limit = served["torch"].upper_99
         if limit > tol:
             raise ToleranceError(
@@ -108,7 +110,7 @@ def finetune(
             target=model.target,
             seed=seed,
             boxes=as_boxes(inputs),
-            remarks=[f"fine-tuned by {steps} steps; the layers' errors are against the original's weights"],
+            remarks=[f"fine-tuned by {steps} steps; the layers' errors are against the original's weights", *unheld],
         )
     result = CompressedModel(program, certificate, model.target)
     result.dense_nbytes = model.dense_nbytes

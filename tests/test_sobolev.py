@@ -365,3 +365,9 @@ def test_the_table_fails_where_a_derivative_misses(monkeypatch, capsys) -> None:
         monkeypatch.setattr(table, "measure", lambda tol, held, points, row=row: replace(row, tol=tol, held=held))
         assert table.main([]) == status
     assert "u_xx" in capsys.readouterr().out
+
+
+def test_finetuning_says_that_derivatives_are_no_longer_verified(tanh_net, model) -> None:
+    found = hrt.finetune(model, teacher=tanh_net, inputs=rows(1200, 1), steps=20, batch=128, progress=False)
+    assert found.certificate.derivatives == ()
+    assert "no longer verified: the derivatives d0, d1, d0d0, d0d1" in found.certificate.context["remarks"]
