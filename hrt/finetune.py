@@ -31,7 +31,7 @@ from hrt.verification import Held, output_certificate, served_errors
 JACOBIAN_NUMBERS = 1 << 26  # float64; half a gigabyte
 FREE_SHARE = 0.3  # of the steps, before anything is rounded
 LAST_SHARE = 0.35  # of the others, after all of the last kind is rounded
-LAST_ROWS = 2.5  # times as many rows as before, where errors are small and their average is what counts
+LAST_ROWS = 8  # times as many rows as before: few numbers are free then, and an average over many rows is what counts
 HALVES = (torch.float16, torch.bfloat16)
 SHARES = (0.5, 0.8, 0.95, 1.0)  # of the numbers of a kind that are rounded, drawn by chance
 Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
@@ -64,7 +64,7 @@ def finetune(
     points: points(count, generator) -> (count, ...) float64 for the residual; by default rows of the one input.
     exact: keep in float32 whatever was in 16 bits (biases, short leaves), two bytes more for each number: these make
         up for the rounding of what is in int8.
-    steps: optimizer steps in all.  batch: rows in each (2.5 times as many in the last).
+    steps: optimizer steps in all.  batch: rows in each (8 times as many in the last).
     tol: to be certified; by default the model's own.
     Deterministic under `seed` on one thread. Raises InputError for what does not fit or a loss that is not finite, and
     ToleranceError where the result misses `tol`; `model` is never changed. Only the value is certified, no derivatives.
@@ -205,7 +205,9 @@ def train_stored(
     fits = LAST_ROWS * draw.batch * (outputs + 1) * len(start) <= JACOBIAN_NUMBERS
     shapes = {name: p.shape for name, p in network.named_parameters()}
     solver = (GaussNewton if fits else _Adam)(shapes, start)
-    free_steps = max(1, round(FREE_SHARE * steps))
+    before = Grid(network, stored)
+    gridded = bool((before.coarse | before.narrow).any())
+    free_steps = max(1, round(FREE_SHARE * steps)) if gridded else steps
 
     def run(count: int, free: Tensor | None, label: str, low: float, high: float) -> None:
         for step in range(1, count + 1):

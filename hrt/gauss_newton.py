@@ -9,7 +9,7 @@ per residual and one column per number that is trained; of factors there are few
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +37,13 @@ class Term:
         in_dims = (None, *(0 for _ in self.rows))
         return self.weight * vmap(self.function, in_dims=in_dims)(parameters, *self.rows).reshape(-1)
 
-    def jacobian(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Residuals (N k,) and their derivatives (N k, P) by the parameters, side by side in their order."""
+    def jacobian(self, parameters: Mapping[str, Tensor], moving: Collection[str]) -> tuple[Tensor, Tensor]:
+        """Residuals (N k,) and their derivatives (N k, P) by the parameters in `moving`, side by side in order."""
+        fixed = {name: p for name, p in parameters.items() if name not in moving}
+        parameters = {name: p for name, p in parameters.items() if name in moving}
 
         def twice(values: Mapping[str, Tensor], *row: Tensor) -> tuple[Tensor, Tensor]:
-            found = self.function(values, *row)
+            found = self.function({**fixed, **values}, *row)
             return found, found
 
         in_dims = (None, *(0 for _ in self.rows))
@@ -77,20 +79,27 @@ class GaussNewton:
         parts = numbers.split([shape.numel() for shape in self.shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
+    def _whole(self, free: Tensor | None) -> Tensor:
+        """The numbers of all parameters of which at least one may move, (P,) bool."""
+        if free is None:
+            return torch.ones_like(self.numbers, dtype=torch.bool)
+        return torch.cat([part.any().expand(part.numel()) for part in self.parameters(free).values()])
+
     def step(self, terms: Sequence[Term], free: Tensor | None = None, longest: float = 1.0) -> float:
         """One step, halved from `longest` until it lowers the sum of squares. Returns the sum before it.
 
         free: (P,) bool, which numbers may move; None: all.
         """
-        found = [term.jacobian(self.parameters()) for term in terms]
+        mine = self._whole(free)
+        names = [name for name, part in self.parameters(mine).items() if bool(part.any())]
+        found = [term.jacobian(self.parameters(), names) for term in terms]
         r, j = (torch.cat(parts).detach() for parts in zip(*found, strict=True))
         before = float(r.square().sum())
         if not math.isfinite(before):
             return before
-        where = slice(None) if free is None else free.nonzero()[:, 0]
-        kept = MOMENTUM * self.previous[where]
+        where = mine if free is None else free
         p = torch.zeros_like(self.numbers)
-        p[where] = direction(j[:, where], r, kept, self.damping)
+        p[where] = direction(j[:, where[mine]], r, MOMENTUM * self.previous[where], self.damping)
         start, length = self.numbers, longest
         with torch.no_grad():
             while True:

@@ -109,3 +109,13 @@ def _stored(model: hrt.CompressedModel) -> list[torch.Tensor]:
     for c in model.program.constants.values():
         found += [t for e in c.leaves for t in e.tensors] if isinstance(c, HMatrix) else [c]
     return found
+
+
+def test_float32_takes_all_steps_freely(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"inputs": inputs(), "progress": False}
+    model = hrt.compress(made(), tol=ROUGH, target="bytes", storage="float32", **options)
+    taken: list[int] = []
+    step = import_module("hrt.gauss_newton").GaussNewton.step
+    monkeypatch.setattr("hrt.gauss_newton.GaussNewton.step", lambda *args: taken.append(1) or step(*args))
+    tuned = hrt.finetune(model, teacher=made(), steps=12, batch=64, **options)
+    assert len(taken) == 12 and error(tuned) < error(model)

@@ -28,7 +28,7 @@ def test_direction_minimises_what_it_says(rows: int, columns: int) -> None:
 def test_jacobian_is_autograds() -> None:
     w, c, x, y = randn(2, 3), randn(2, seed=1), randn(4, 3, seed=2), randn(4, 2, seed=3)
     term = Term(lambda p, x, y: torch.tanh(line(p, x, y)), (x, y), 0.5)
-    r, j = term.jacobian({"w": w, "c": c})
+    r, j = term.jacobian({"w": w, "c": c}, ["w", "c"])
 
     def every(w: Tensor, c: Tensor) -> Tensor:
         return 0.5 * torch.tanh(x @ w.T + c - y).reshape(-1)
@@ -36,6 +36,7 @@ def test_jacobian_is_autograds() -> None:
     expected = torch.autograd.functional.jacobian(every, (w, c))
     assert torch.allclose(j, torch.cat([e.reshape(8, -1) for e in expected], dim=1), atol=1e-13)
     assert torch.allclose(r, every(w, c)) and torch.allclose(term.residuals({"w": w, "c": c}), r)
+    assert torch.equal(term.jacobian({"w": w, "c": c}, ["c"])[1], j[:, 6:])
 
 
 def solver_and_term(noise: float = 0.0) -> tuple[GaussNewton, Term]:
@@ -72,3 +73,16 @@ def test_a_loss_that_is_not_finite_moves_nothing() -> None:
         before,
     ) or bool(torch.isnan(before).any())
     assert torch.equal(solver.numbers[1:], before[1:])
+
+
+def test_a_parameter_that_is_not_free_costs_nothing_and_stays() -> None:
+    (one, term), (two, _) = solver_and_term(), solver_and_term()
+    free = torch.tensor([False] * 6 + [True] * 2)
+    some = torch.tensor([True] + [False] * 5 + [True] * 2)  # all columns of w are made, one of them is used
+    for solver, which in ((one, free), (two, some)):
+        solver.step([term], which)
+        assert torch.equal(solver.numbers[~which], torch.zeros(int((~which).sum()), dtype=torch.float64))
+        assert bool((solver.numbers[which] != 0).all())
+    r, j = term.jacobian(GaussNewton(one.shapes, torch.zeros(8, dtype=torch.float64)).parameters(), ["w", "c"])
+    start = direction(j[:, free], r, torch.zeros(2, dtype=torch.float64), 1e-2)
+    assert torch.allclose(one.numbers[free], -start, rtol=1e-12)
