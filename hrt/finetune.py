@@ -31,7 +31,7 @@ from hrt.verification import Held, output_certificate, served_errors
 JACOBIAN_NUMBERS = 1 << 26  # float64; half a gigabyte
 FREE_SHARE = 0.3  # of the steps, before anything is rounded
 LAST_SHARE = 0.35  # of the others, after all of the last kind is rounded
-LAST_ROWS = 8  # times as many rows as before: few numbers are free then, and an average over many rows is what counts
+LAST_ROWS = 8  # times as many rows, where they fit: few numbers are free then, and errors are those of the rows drawn
 HALVES = (torch.float16, torch.bfloat16)
 SHARES = (0.5, 0.8, 0.95, 1.0)  # of the numbers of a kind that are rounded, drawn by chance
 Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
@@ -64,7 +64,7 @@ def finetune(
     points: points(count, generator) -> (count, ...) float64 for the residual; by default rows of the one input.
     exact: keep in float32 whatever was in 16 bits (biases, short leaves), two bytes more for each number: these make
         up for the rounding of what is in int8.
-    steps: optimizer steps in all.  batch: rows in each (8 times as many in the last).
+    steps: optimizer steps in all.  batch: rows in each (up to 8 times as many in the last).
     tol: to be certified; by default the model's own.
     Deterministic under `seed` on one thread. Raises InputError for what does not fit or a loss that is not finite, and
     ToleranceError where the result misses `tol`; `model` is never changed. Only the value is certified, no derivatives.
@@ -202,7 +202,7 @@ def train_stored(
 ) -> Program:
     """Train `network` (float64) and return `stored` with its numbers in their storage types."""
     start, outputs = numbers_of(network), draw.answers.shape[1]
-    fits = LAST_ROWS * draw.batch * (outputs + 1) * len(start) <= JACOBIAN_NUMBERS
+    fits = draw.batch * (outputs + 1) * len(start) <= JACOBIAN_NUMBERS
     shapes = {name: p.shape for name, p in network.named_parameters()}
     solver = (GaussNewton if fits else _Adam)(shapes, start)
     before = Grid(network, stored)
@@ -237,7 +237,9 @@ def train_stored(
         if done < runs:
             low, width = FREE_SHARE + (1 - FREE_SHARE) * done / runs, (1 - FREE_SHARE) / runs
             final = done == runs - 1
-            draw.batch = round(LAST_ROWS * rows) if final else rows
+            if final:
+                room = JACOBIAN_NUMBERS // ((outputs + 1) * max(1, int(solver.moving(free).sum())))
+                draw.batch = max(rows, min(LAST_ROWS * rows, room))
             count = last if final else (rest - last) // (runs - 1)
             run(count, free, f"{share:.0%} of {label} rounded", low, low + width)
     return grid.program(solver.numbers)

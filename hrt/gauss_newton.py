@@ -79,7 +79,7 @@ class GaussNewton:
         parts = numbers.split([shape.numel() for shape in self.shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
-    def _whole(self, free: Tensor | None) -> Tensor:
+    def moving(self, free: Tensor | None) -> Tensor:
         """The numbers of all parameters of which at least one may move, (P,) bool."""
         if free is None:
             return torch.ones_like(self.numbers, dtype=torch.bool)
@@ -90,7 +90,7 @@ class GaussNewton:
 
         free: (P,) bool, which numbers may move; None: all.
         """
-        mine = self._whole(free)
+        mine = self.moving(free)
         names = [name for name, part in self.parameters(mine).items() if bool(part.any())]
         found = [term.jacobian(self.parameters(), names) for term in terms]
         r, j = (torch.cat(parts).detach() for parts in zip(*found, strict=True))
