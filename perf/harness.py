@@ -128,7 +128,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "noise": {},
         "why": [],
         "about": {},
-        "seconds": {},
+        "spent": {},
     }
 
 
@@ -155,7 +155,7 @@ def _workload(
     batches = plan.batches or workload.batches
     offers: dict[tuple[str, float], Offer | Refusal] = {}
     pairs = [(method, tol) for tol in plan.tols for method in plan.methods]
-    spent = kept.facts["seconds"][name] = {}  # where the time of a run goes, to the second
+    spent = kept.facts["spent"][name] = {}  # where the time of a run goes, to the second
     for k, (method, tol) in enumerate(pairs):
         advance(f"{name}: {method} at {tol:g}", 0.7 * k / len(pairs))
         since = time.perf_counter()
