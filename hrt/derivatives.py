@@ -71,18 +71,17 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
     listed = isinstance(derivatives, Iterable) and not isinstance(derivatives, str)
     if not listed or not all(isinstance(text, str) for text in derivatives):
         raise InputError(f"Found derivatives={derivatives!r}. {known}.")
-    twice = sorted({text for text in derivatives if list(derivatives).count(text) > 1})
-    if twice:
-        raise InputError(f"Found the derivatives {twice} more than once. Expected each once.")
-    found = []
+    found: list[Index] = []
     for text in derivatives:
-        if not re.fullmatch(r"(d[0-9]+)+", text):
+        if not re.fullmatch(r"(d(0|[1-9][0-9]*))+", text):
             raise InputError(f"Found the derivative {text!r}. {known}: a d and a number, repeated for higher orders.")
         index = tuple(sorted(int(k) for k in re.findall(r"[0-9]+", text)))
         if index[-1] >= count:
             raise InputError(f"Found the derivative {text!r} of a network of {count} input coordinates. {known}.")
         if len(index) > HIGHEST:
             raise InputError(f"Found the order {len(index)}. Expected at most {HIGHEST}: it takes all that are lower.")
+        if index in found:
+            raise InputError(f"Found the derivative {text!r} more than once. Expected each once, in whatever spelling.")
         found.append(index)
     return tuple(found)
 

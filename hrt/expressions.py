@@ -21,6 +21,7 @@ from hrt.program import Program
 
 LENGTH = 4000  # characters of an expression
 DEPTH = 200  # operations inside one another; a sum of n terms is n - 1 deep
+NUMBER = "(0|[1-9][0-9]*)"  # d01 would be read as d1 by some, as d0d1 by others
 POWER = 100  # the largest exponent that is a number
 
 OPERATORS: dict[type[ast.operator], Callable[..., Tensor]] = {
@@ -59,7 +60,7 @@ class Names:
         if name == "u":
             return name
         numbers = [int(k) for k in re.findall(r"[0-9]+", name)] if len(name) <= 16 * HIGHEST else []
-        known = re.fullmatch(r"x[0-9]+|(d[0-9]+)+", name) and 0 < len(numbers) <= HIGHEST
+        known = re.fullmatch(f"x{NUMBER}|(d{NUMBER})+", name) and 0 < len(numbers) <= HIGHEST
         if not known or max(numbers) >= self.coordinates:
             return None
         return "".join(f"{name[0]}{k}" for k in sorted(numbers))

@@ -62,6 +62,9 @@ class Plan:
             raise InputError(f"Found batches {list(self.batches)}. Expected positive whole numbers.")
         if self.threads < 1 or self.rounds < 2:
             raise InputError(f"Found {self.threads} threads, {self.rounds} rounds. Expected at least 1 and 2.")
+        gone = [str(p) for p in self.inputs if not p.is_file()]
+        if gone:
+            raise InputError(f"{gone[0]} does not exist. Expected a file of rows: .npy, .npz or .csv.")
         if self.inputs and not all(w.endswith(workloads.SUFFIXES) for w in self.workloads):
             raise InputError("Found inputs for a workload of the registry, which has its own. Give them with a file.")
 

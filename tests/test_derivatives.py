@@ -265,6 +265,8 @@ class TestMistakes:
             ([""], "''"),
             (["d2"], "'d2' of a network of 2"),
             (["d0", "d0"], "more than once"),
+            (["d0d1", "d1d0"], "'d1d0' more than once"),
+            (["d00"], "'d00'"),
             ("d0", "'d0'"),
             ([0], r"\(0,\)"),
         ],

@@ -509,6 +509,10 @@ class TestCommandLine:
             "svd, data-weighted float16",
         }
 
+    def test_rows_that_are_not_there_are_a_mistake(self, tmp_path, capsys):
+        assert main(["--workload", "mine.onnx", "--inputs", str(tmp_path / "none.npy")]) == 2
+        assert "none.npy does not exist" in capsys.readouterr().err
+
     @pytest.mark.parametrize("arguments", [["--workload", "nothing"], ["--method", "magic"], ["--tol", "-1"]])
     def test_a_mistake_is_one_line_and_status_2(self, arguments, capsys):
         assert main(arguments) == 2
