@@ -510,7 +510,8 @@ class TestCommandLine:
         }
 
     def test_rows_that_are_not_there_are_a_mistake(self, tmp_path, capsys):
-        assert main(["--workload", "mine.onnx", "--inputs", str(tmp_path / "none.npy")]) == 2
+        (tmp_path / "mine.onnx").write_bytes(b"looked at later")
+        assert main(["--workload", str(tmp_path / "mine.onnx"), "--inputs", str(tmp_path / "none.npy")]) == 2
         assert "none.npy does not exist" in capsys.readouterr().err
 
     @pytest.mark.parametrize("arguments", [["--workload", "nothing"], ["--method", "magic"], ["--tol", "-1"]])
