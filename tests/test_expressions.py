@@ -127,7 +127,7 @@ def test_precedence_is_pythons() -> None:
 
 
 def test_every_derivative_is_asked_once_under_one_name() -> None:
-    assert parse_expression("d1d0 + d0d1 * d0 + d00 + u", ONE).derivatives == ("d0d1", "d0")
+    assert parse_expression("d1d0 + d0d1 * d0 + d0 + u", ONE).derivatives == ("d0d1", "d0")
 
 
 def test_a_sum_of_many_terms_and_no_more() -> None:
@@ -137,6 +137,7 @@ def test_a_sum_of_many_terms_and_no_more() -> None:
 
 
 MISTAKES = [
+    ("u + d01", "the name 'd01' at column 5"),
     ("u_x", "the name 'u_x' at column 1"),
     ("d0 + v", "the name 'v' at column 6"),
     ("(d0 +\n v)", "the name 'v' at line 2, column 2"),
