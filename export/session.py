@@ -95,7 +95,7 @@ class OnnxSession:
 
 def forms_for(program: Program, rows: int) -> dict[str, str]:
     """The form in which a session runs every weight of a linear layer on so many rows."""
-    return choose_forms(program, FEW_ROWS if rows <= SMALL else MANY_ROWS)
+    return choose_forms(program, FEW_ROWS if rows <= SMALL else MANY_ROWS, never_slower=True)
 
 
 class _Graph:

@@ -94,11 +94,13 @@ class Allocator:
         return best and self._fewer_leaves(self._polish(best))
 
     def _smallest(self, rounds: Sequence[Sequence[Setting]]) -> Candidate | None:
-        """The smallest candidate over rounds of settings, until one has held and predicted its error well."""
+        """The smallest candidate over rounds of settings, until one has held and predicted its error well, or a round
+        has found none smaller.
+        """
         best: Candidate | None = None
         done = 0
         for settings in rounds:
-            gaps = []
+            gaps, before = [], best
             for ridges, focus in settings:
                 low, done = min(0.35 * done, 0.7), done + 1  # two settings are the rule
                 found, missed, gap = self._search(*ridges, focus, part(self.advance, low, min(low + 0.35, 0.75)))
@@ -107,7 +109,7 @@ class Allocator:
                 for candidate in (found, repaired):
                     if candidate is not None and (best is None or candidate.nbytes < best.nbytes):
                         best, self.setting = candidate, (ridges, focus)
-            if best is not None and min(gaps) < 3.0:
+            if best is not None and (min(gaps) < 3.0 or best is before):
                 break
         return best
 

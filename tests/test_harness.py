@@ -17,8 +17,8 @@ import hrt
 from hrt.capture import capture
 from hrt.certificate import OutputError
 from hrt.cli import main as hrt_main
-from hrt.costs import FEW_ROWS, MANY_ROWS, choose_forms
 from hrt.errors import InputError
+from hrt.export.session import forms_for
 from hrt.perf import bench, candidates, harness, methods, pinns, quantizers, roofline_cpu, workloads
 from hrt.perf.__main__ import main
 from hrt.perf.harness import Plan, run
@@ -330,9 +330,8 @@ class TestAsRun:
         with torch.no_grad():
             net.weight.copy_(torch.from_numpy(log_kernel(512)))
         model = hrt.compress(net, tol=1e-2, progress=False)
-        for batch, batches in ((1, FEW_ROWS), (16, FEW_ROWS), (17, MANY_ROWS), (256, MANY_ROWS)):
-            (name,) = model.program.weights
-            form = choose_forms(model.program, batches)[name]
+        for batch in (1, 16, 17, 256):
+            (form,) = forms_for(model.program, batch).values()
             note, work, facts = methods._as_run(model, batch)
             assert ("dense products" in note) == (form == "multiplied") == (work == 512 * 512), batch
             assert facts["nodes"] == 1 if form == "multiplied" else facts["nodes"] > 1
