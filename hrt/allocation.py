@@ -88,7 +88,8 @@ class Allocator:
         """
         self.narrow = self._narrow_biases()
         best = self._smallest([[self.setting]]) if self.setting else None
-        first = (False,) if self.aim.names else (False, True)  # moments with derivatives are focused as they are
+        focusable = not self.aim.names and any(self.moments[n].is_focusable for n in self.program.weights)
+        first = (False, True) if focusable else (False,)  # moments with derivatives are focused as they are
         every = [[(r, focus) for focus in (first if r == RIDGES[0] else (False,))] for r in RIDGES]
         best = best or self._smallest(every)
         return best and self._fewer_leaves(self._polish(best))

@@ -111,3 +111,11 @@ def range_basis(block: Tensor, k: int, seed: int, fast: bool = False, power: boo
     if not power:
         return basis
     return torch.linalg.qr(times(block, torch.linalg.qr(times(block.mT, basis, fast)).Q, fast)).Q
+
+
+def leading_basis(block: Tensor, rank: int, seed: int) -> Tensor:
+    """Orthonormal (h, rank): the leading left singular vectors of a block (h, w), sketched where it is wide."""
+    if 3 * (rank + 8) >= min(block.shape):
+        return torch.linalg.svd(block, full_matrices=False).U[:, :rank]
+    rough = range_basis(block, rank + 8, seed)
+    return rough @ torch.linalg.svd(rough.mT @ block, full_matrices=False).U[:, :rank]

@@ -156,6 +156,13 @@ class Moments:
     rows: int
     focused: "Moments | None" = None
 
+    @property
+    def is_focusable(self) -> bool:
+        """Whether focusing changes the second moment at all: where J is the same for every input it does not."""
+        if self.focused is None:
+            return False
+        return not torch.allclose(self.focused.second, self.second, rtol=0, atol=1e-9 * float(self.second.norm()))
+
 
 def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
     """Moments of every weight of `program`, in float64. Tied weights pool their uses.

@@ -8,7 +8,7 @@ K_I^-T P_r P_r^T K_I^T A with P the left singular vectors of K_I^T A L_J, so no 
 import torch
 from torch import Tensor
 
-from hrt.blocks import BlockSource, cholesky_psd, range_basis, times, weigh
+from hrt.blocks import BlockSource, cholesky_psd, leading_basis, range_basis, times, weigh
 
 
 def low_rank_factors(
@@ -19,12 +19,7 @@ def low_rank_factors(
         u, vt = plain_factors(source.matrix[None, rows[0] : rows[1], cols[0] : cols[1]], rank, source.seed)
         return u[0], vt[0]
     weighted = weigh(source.block(rows, cols), source.left_factor(*rows), source.right_factor(*cols))
-    if 3 * (rank + 8) >= min(weighted.shape):
-        basis = torch.linalg.svd(weighted, full_matrices=False).U[:, :rank]
-    else:
-        rough = range_basis(weighted, rank + 8, source.seed)
-        basis = rough @ torch.linalg.svd(rough.mT @ weighted, full_matrices=False).U[:, :rank]
-    return factors_of_basis(source, rows, cols, basis)
+    return factors_of_basis(source, rows, cols, leading_basis(weighted, rank, source.seed))
 
 
 def plain_factors(blocks: Tensor, rank: int, seed: int, fast: bool = False) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.blocks import LARGE_BLOCK, BlockSource, range_basis, squared_frobenius, times, weigh
+from hrt.blocks import LARGE_BLOCK, BlockSource, leading_basis, range_basis, squared_frobenius, times, weigh
 from hrt.cluster import Level
 from hrt.factors import factors_of_basis
 from hrt.hmatrix import STORAGE
@@ -130,7 +130,7 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
         noise = 2 * sigma2
         if strip.detailed:
             for j, span in enumerate(spans):
-                basis = torch.linalg.svd(blocks[j], full_matrices=False).U[:, : sigma2.shape[1]]
+                basis = leading_basis(blocks[j], sigma2.shape[1], source.seed)
                 noise[j] = direction_noise(source, (0, height), span, basis)
         rounding2 = {}
         for storage in strip.storages:

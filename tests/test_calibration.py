@@ -113,3 +113,12 @@ def test_tied_weights_pool_their_uses():
     inner = torch.tanh(net.shared(x)).detach()
     torch.testing.assert_close(m.second, (x.T @ x + inner.T @ inner) / 100)
     assert m.rows == 100
+
+
+def test_moments_are_focusable_only_where_sensitivity_depends_on_the_input():
+    torch.manual_seed(0)
+    x = torch.randn(400, 6, dtype=torch.float64)
+    linear, curved = nn.Linear(6, 5), nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+    for net, expected in ((linear, [False]), (curved, [True, False])):
+        moments = layer_moments(capture(net.double(), [x]), [x])
+        assert [m.is_focusable for m in moments.values()] == expected

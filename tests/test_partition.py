@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hrt
-from hrt.blocks import BlockSource
+from hrt.blocks import BlockSource, leading_basis
 from hrt.cluster import block_levels
 from hrt.factors import low_rank_factors
 from hrt.options import LEAF_OVERHEAD
@@ -115,3 +115,15 @@ def test_weighted_factors_are_optimal_in_the_weighted_norm():
     tail2 = torch.linalg.svdvals(left.T @ a @ right)[6:].square().sum()
     u, vt = low_rank_factors(source, (0, 30), (0, 40), 6)
     assert float((left.T @ (a - u @ vt) @ right).square().sum()) == pytest.approx(float(tail2), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(120, 90), (90, 120), (30, 40)])
+def test_a_leading_basis_captures_what_the_singular_vectors_do(shape):
+    """Sketched or not: no more than 1 % of the error of the best approximation is added (Halko et al., 2011)."""
+    torch.manual_seed(0)
+    rank = 6
+    block = torch.randn(*shape, dtype=torch.float64) @ torch.diag(0.7 ** torch.arange(shape[1], dtype=torch.float64))
+    basis = leading_basis(block, rank, seed=1)
+    assert torch.allclose(basis.mT @ basis, torch.eye(rank, dtype=torch.float64), atol=1e-12)
+    missed = float((block - basis @ (basis.mT @ block)).norm())
+    assert missed <= 1.01 * float(torch.linalg.svdvals(block)[rank:].norm())
