@@ -95,15 +95,14 @@ def trained_dynamically(width: int, steps: int | None, batch: int, seed: int) ->
             gauss_newton(network, newton_steps, batch, draws)
             figures.append(of_dense("dense", seed, network, adam_steps + newton_steps, since))
             continue
-        dynamic.optimizer, done = None, 0
+        dynamic.optimizer, dynamic.every, dynamic.first, done = None, NEWTON_EVERY, adam_steps, 0
         while done < newton_steps:
             last = done + NEWTON_EVERY >= NEWTON_UNTIL * newton_steps
             count = newton_steps - done if last else NEWTON_EVERY
-            dynamic.log.clear()
-            if done:
-                dynamic.adapt()
-            newton_on_factors(network, count, done, newton_steps, batch, draws)
+            smoothed = newton_on_factors(network, count, done, newton_steps, batch, draws)
             done += count
+            if not last:
+                dynamic.step(adam_steps + done, smoothed)
         ranks = " ".join("+".join(map(str, r)) or "-" for r in dynamic.ranks.values())
         print(f"seed {seed}: ratio {dynamic.ratio:.2f} in float32, tol {dynamic.tol:.2g}, ranks {ranks}", flush=True)
         model = hrt.compress(network, inputs=DOMAIN, tol=STORED_TOL, target="bytes", seed=seed, progress=False)

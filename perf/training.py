@@ -31,14 +31,11 @@ from hrt.perf.burgers import (
     NEWTON_STEPS,
     NU,
     BurgersPINN,
-    burgers_network,
     load_burgers,
     relative_error,
-    residuals,
     sample,
 )
 from hrt.perf.provenance import commit, scheduling, versions
-from hrt.rank_penalty import rank_penalty, second_moments
 
 DOMAIN = hrt.Box([-1.0, 0.0], [1.0, 1.0])
 TEACHER_WEIGHT = 0.0  # of fine-tuning: with 10 the steps from the compressed network get stuck
@@ -142,29 +139,6 @@ def finetuned(ratio: float, steps: int, batch: int, seed: int) -> list[Figure]:
     return figures
 
 
-def penalised(weight: float, steps: int, width: int, batch: int, seed: int) -> Figure:
-    """(d): Adam on the PINN's loss plus `weight` times the penalty in the norm of the data; bytes at error 1e-3."""
-    since, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
-    network = burgers_network(width=width, seed=seed).double()
-    adam = torch.optim.Adam(network.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps, eta_min=1e-4)
-    moments: dict[str, Tensor] = {}
-    for step in range(steps):
-        points = sample(batch, generator)
-        if weight and step % 20 == 0:
-            moments = second_moments(network, points[0])
-        adam.zero_grad()
-        loss = residuals(network, points).square().sum()
-        if weight:
-            loss = loss + weight * rank_penalty(network, second_moments=moments)
-        loss.backward()
-        adam.step()
-        schedule.step()
-    model = hrt.compress(network, inputs=DOMAIN, tol=1e-3, target="bytes", seed=seed, progress=False)
-    name = f"penalty {weight:g}" if weight else "no penalty"
-    return of_model(name, seed, model, steps, since, f"dense {relative_error(network):.3e}")
-
-
 def show(figures: Sequence[Figure], console: Console) -> None:
     """A table, one line per network."""
     table = Table("network", "seed", "error (Cole-Hopf)", "bytes", "smaller", "steps", "seconds", "remark")
@@ -183,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="of the experiment's training")
     parser.add_argument("--batch", type=int, default=768)
     parser.add_argument("--ratio", type=float, default=16.0, help="finetune: how many times smaller")
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 1e-4], help="penalty: of the penalty")
+    parser.add_argument("--weights", type=float, nargs="*", default=[], help="penalty: of the penalty, beside none")
+    parser.add_argument("--thresholds", type=float, nargs="*", default=[1e-3], help="penalty: of the proximal steps")
     parser.add_argument("--width", type=int, default=128, help="penalty, dynamic: of the network")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
@@ -194,8 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             steps = options.steps or (ADAM_STEPS + NEWTON_STEPS) // 10
             figures += finetuned(options.ratio, steps, options.batch, seed)
         elif options.what == "penalty":
-            steps = options.steps or 1000
-            figures += [penalised(w, steps, options.width, options.batch, seed) for w in options.weights]
+            from hrt.perf.penalty import penalised
+
+            steps = options.steps or 100
+            pairs = [(0.0, 0.0), *((w, 0.0) for w in options.weights), *((0.0, t) for t in options.thresholds)]
+            figures += [penalised(w, t, steps, options.width, options.batch, seed) for w, t in pairs]
         else:
             from hrt.perf.dynamic import trained_dynamically
 

@@ -48,11 +48,13 @@ def residuals_sum(net: torch.nn.Module, batch) -> float:
     return mixed_residuals(net, batch).detach().square().sum().item()
 
 
-def test_command_writes_what_it_prints(tmp_path, capsys: pytest.CaptureFixture) -> None:
+def test_command_writes_what_it_prints(tmp_path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    monkeypatch.setattr("hrt.perf.penalty.ADAM", 20)
     path = tmp_path / "penalty.json"
-    arguments = ["penalty", "--steps", "5", "--width", "12", "--batch", "32", "--weights", "0", "0.001"]
+    small = ["--steps", "5", "--width", "12", "--batch", "32"]
+    arguments = ["penalty", *small, "--weights", "0.001", "--thresholds", "0.01"]
     assert main([*arguments, "--json", str(path)]) == 0
     figures = json.loads(path.read_text())["figures"]
-    assert [f["name"] for f in figures] == ["no penalty", "penalty 0.001"]
+    assert [f["name"] for f in figures] == ["neither", "penalty 0.001", "proximal 0.01"]
     shown = capsys.readouterr().out
     assert all(f"{f['nbytes']:,}" in shown for f in figures)
