@@ -22,7 +22,7 @@ from hrt.training import HLinear
 ADAM, NEWTON = 1000, 120  # steps; a fraction of perf/burgers.py's 2000 and 400, to stay below 15 minutes
 EVERY, FIRST = 200, 200  # of Adam's steps: between changes of the partitions, before the first
 NEWTON_EVERY, NEWTON_UNTIL = 30, 0.5  # of Gauss-Newton's steps, and up to which share of them
-COARSEST, FINEST = 0.03, 1e-3
+COARSEST, FINEST = 3e-3, 1e-4
 STORED_TOL = 1e-4  # of storing the trained network
 
 

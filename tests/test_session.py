@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from models import linear_model, mixed_model
 from torch import nn
 from zoo import ZOO
@@ -118,7 +120,7 @@ class TestRun:
         model, other = served(kernel), served(kernel)
         part = other.session._pair[1].part
         x = np.random.default_rng(0).standard_normal((3 * part + 7, 1024)).astype(np.float32)
-        whole = model.predict(x)
+        whole, part = model.predict(x), module.part_rows(len(x), part)
         for start in range(0, len(x), part):
             if len(x) - start > module.SMALL:
                 assert np.array_equal(other.predict(x[start : start + part]), whole[start : start + part])
@@ -126,6 +128,13 @@ class TestRun:
         y = model.predict(x)
         good = np.arange(len(x)) != part + 3
         assert np.isnan(y[~good]).all() and np.isfinite(y[good]).all()
+
+    @given(st.integers(1, 100_000), st.integers(64, 5000))
+    def test_parts_are_alike_and_about_as_large_as_wanted(self, rows, wanted):
+        size = module.part_rows(rows, wanted)
+        count = -(-rows // size)
+        assert size <= min(rows, 1.5 * wanted + 1) and (count == 1 or size >= 0.66 * wanted)
+        assert rows - (count - 1) * size >= size - count, "the last part is not a small rest"
 
     def test_a_few_rows_come_through_fixed_memory_and_are_new_arrays(self):
         model = served(random_hmatrix(3, 30, 20))
