@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from hrt.derivatives import Differentiated
 from hrt.errors import BackendError
 from hrt.program import Program
 
@@ -21,22 +22,27 @@ class Session(Protocol):
 
 
 Maker = Callable[[Program, Any, str], Session]
+Carrier = Callable[[Differentiated, Any, str], Session | None]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """How to make a session from (program, device, precision), and why that is impossible here (None: it is not)."""
+    """How to make a session from (program, device, precision), and why that is impossible here (None: it is not).
+
+    carry: makes a session that works out derivatives in a way of its own, or None where it has none for a network.
+    """
 
     make: Maker
     missing: Callable[[], str | None]
+    carry: Carrier | None = None
 
 
 BACKENDS: dict[str, Backend] = {}
 
 
-def register_backend(name: str, make: Maker, missing: Callable[[], str | None]) -> None:
+def register_backend(name: str, make: Maker, missing: Callable[[], str | None], carry: Carrier | None = None) -> None:
     """Add a backend under `name`. `missing()` says in words what it lacks on this machine, or None."""
-    BACKENDS[name] = Backend(make, missing)
+    BACKENDS[name] = Backend(make, missing, carry)
 
 
 def choose(backend: str, device: Any, target: str, certified: Collection[str] = ()) -> str:
@@ -63,9 +69,11 @@ def open_session(
     target: str = "cpu",
     precision: str = "tf32x3",
     certified: Collection[str] = (),
+    differentiated: Differentiated | None = None,
 ) -> Session:
     """A session of `program`. precision: of products on a GPU's tensor cores (see `hrt.precision`).  certified: the
-    backends that "auto" may take beside torch. An "auto" that cannot be had after all becomes torch.
+    backends that "auto" may take beside torch. An "auto" that cannot be had after all becomes torch.  differentiated:
+    what `program` came from, where it gives derivatives.
 
     Raises BackendError for a name that is unknown or cannot run here.
     """
@@ -75,6 +83,10 @@ def open_session(
     why = BACKENDS[name].missing()
     if why:
         raise BackendError(f"Backend {name!r} cannot run here: {why} Use backend='torch'.")
+    carry = BACKENDS[name].carry
+    carried = carry(differentiated, device, precision) if carry and differentiated else None
+    if carried is not None:
+        return carried
     try:
         return BACKENDS[name].make(program, device, precision)
     except BackendError:

@@ -17,7 +17,7 @@ INTERPRETER = threading.Lock()  # Triton's interpreter patches modules while it 
 
 
 class Bucket:
-    """Static workspace and graph of one bucket of a session: requests of up to `size` rows, one after the other."""
+    """Static workspace and graph of one bucket of a session: requests of up to `size` points, one after the other."""
 
     def __init__(self, session: "CudaSession", size: int, capture: bool = True):
         self.session, self.size = session, size
@@ -70,8 +70,11 @@ class Bucket:
 
     def _fill(self, inputs: Sequence[Tensor], batch: int) -> None:
         """Inputs into their columns, in the order in which they are read."""
+        if self.session.reseeds:
+            self.session.seed(self.workspace)
+        rows = self.session.carried.rows(self.workspace, batch)
         for port in self.session.plan.entries:
-            x, rows = inputs[port.number], self.workspace[:batch]
+            x = inputs[port.number]
             if port.index is None:
                 read(rows, port.span).copy_(x, non_blocking=True)
             else:
@@ -80,13 +83,15 @@ class Bucket:
                 target.copy_(flat.index_select(1, port.index))
 
     def _answers(self, batch: int) -> tuple[Tensor, ...]:
-        rows, found = self.workspace[:batch], []
-        for port in self.session.plan.exits:
-            if port.index is None:
-                y = read(rows, port.span)
-            else:
-                y = rows.index_select(1, port.index).reshape(batch, *port.span.shape)
-            found.append(y.to(torch.float32, copy=True, memory_format=torch.contiguous_format))
+        carried, found = self.session.carried, []
+        for stream in carried.answers:
+            rows = carried.rows(self.workspace, batch, stream)
+            for port in self.session.plan.exits:
+                if port.index is None:
+                    y = read(rows, port.span)
+                else:
+                    y = rows.index_select(1, port.index).reshape(batch, *port.span.shape)
+                found.append(y.to(torch.float32, copy=True, memory_format=torch.contiguous_format))
         return tuple(found)
 
     def _pinned(self, inputs: Sequence[Tensor], batch: int) -> list[Tensor]:

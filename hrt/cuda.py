@@ -5,7 +5,8 @@ copies its rows in, replays the graph on the caller's stream and copies the answ
 no look-up, no compilation and, for tensors that are on the device already, no wait. Kernels are compiled when the
 session is opened, graphs are captured when a bucket is first used (milliseconds).
 
-Small networks run in one launch (`hrt.kernels.network`). On Triton's interpreter the same code runs on the CPU without
+Small networks run in one launch (`hrt.kernels.network`), with derivatives too (`hrt.carried`): a point then takes
+several rows of the workspace. On Triton's interpreter the same code runs on the CPU without
 graphs, which is how it is tested.
 """
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from hrt.buckets import Bucket
+from hrt.carried import Carried, overwritten
 from hrt.choice import chip_of, choose_schedule
 from hrt.devices import architecture, cuda_device
 from hrt.errors import BackendError
@@ -28,7 +30,7 @@ from hrt.kernels.launch import Config, NetworkList, TileList, is_interpreted
 from hrt.kernels.names import PRECISIONS, WORKSPACE
 from hrt.kernels.tables import StepTables
 from hrt.kernels.tuning import LARGEST_BUCKET, PROCESSORS, Key, bucket_of, find, storage_name
-from hrt.launches import Plan, Tiles, make_plan, run_stage
+from hrt.launches import Plan, Tiles, make_plan
 from hrt.program import Program
 from hrt.runtime import prepare
 from hrt.stages import Gather
@@ -44,8 +46,9 @@ class CudaSession:
     device: a CUDA device; a CPU device on Triton's interpreter. precision: of `hrt.precision.PRECISIONS`.
     largest: the largest bucket; bigger batches are computed in parts. warm: compile everything now. densify: write out
     layers that are predicted to be no faster compressed (`dense_layers` names them). resident_bytes: tables, weights
-    and constants (workspaces are counted by `workspace_bytes`). Raises BackendError where the device is absent, too old
-    or too small.
+    and constants (workspaces are counted by `workspace_bytes`). derivatives: more outputs, as `differentiate` gives
+    them. Raises BackendError where the device is absent, too old or too small, its child NotCarriedError where the
+    kernels cannot carry the derivatives of this network, and InputError for names that are none.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class CudaSession:
         largest: int | None = None,
         warm: bool = True,
         densify: bool = True,
+        derivatives: Sequence[str] = (),
     ):
         if precision not in PRECISIONS:
             raise BackendError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
@@ -65,16 +69,23 @@ class CudaSession:
         self.program, self.precision, self.dtype = program, precision, WORKSPACE[precision]
         self.arch = architecture(self.device)
         self.graphs = self.device.type == "cuda"
+        self.carried = Carried.of(program, derivatives) if derivatives else Carried()
         try:
             choice = choose_schedule(program, precision, chip_of(self.device), densify=densify)
             schedule, self.dense_layers = choice.schedule, choice.dense
-            self.schedule, self.plan = schedule, _placed(make_plan(schedule, precision), self.dtype, self.device)
+            plan = make_plan(schedule, precision)
+            self.carried.check(plan)
+            self.schedule, self.plan = schedule, _placed(plan, self.dtype, self.device)
+            seeds = self.carried.seeds(program.inputs, plan.entries)
+            self.seeds = [(column, numbers.to(self.device, self.dtype)) for column, numbers in seeds]
+            self.reseeds = bool(seeds) and overwritten(schedule, plan.entries)
             self.constants = {k: prepare(c, self.device) for k, c in schedule.constants.items()}
             self.indices = {
                 id(g): g.index.to(self.device, torch.int64) for g in self.plan.launches if isinstance(g, Gather)
             }
             self.pitch = -(-max(1, schedule.width) // ALIGNED) * ALIGNED
-            self.largest = min(_bucket_limit(largest), _room(self.device, self.pitch * self.dtype.itemsize))
+            point_bytes = self.point_rows * self.pitch * self.dtype.itemsize
+            self.largest = min(_bucket_limit(largest), _room(self.device, point_bytes))
             held = [c for c in (*self.constants.values(), *self.indices.values()) if isinstance(c, Tensor)]
             self.resident_bytes = self.plan.tables.nbytes + sum(c.numel() * c.element_size() for c in held)
             self._lists: dict[tuple[int, int], TileList] = {}
@@ -119,8 +130,8 @@ class CudaSession:
 
     def _part(self, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
         if not batch:
-            where = inputs[0].device
-            return tuple(torch.empty(0, *s.shape, dtype=torch.float32, device=where) for s in self.schedule.outputs)
+            where, spans = inputs[0].device, self.schedule.outputs * len(self.carried.answers)
+            return tuple(torch.empty(0, *s.shape, dtype=torch.float32, device=where) for s in spans)
         if self.graphs and torch.cuda.is_current_stream_capturing():  # the caller's own graph takes the launches
             return Bucket(self, bucket_of(batch), capture=False).run(inputs, batch)
         return self._bucket(bucket_of(batch)).run(inputs, batch)
@@ -140,7 +151,12 @@ class CudaSession:
         t = self.plan.tables
         storage = storage_name(w.dtype for w in t.weights)
         precision = self.network_precision if kernel == "network" else self._products(exact)
-        return Key(self.arch, kernel, precision, storage, t.tile_rows, t.step_columns, bucket)
+        return Key(self.arch, kernel, precision, storage, t.tile_rows, t.step_columns, bucket, self.point_rows)
+
+    @property
+    def point_rows(self) -> int:
+        """Rows of the workspace that a point takes."""
+        return self.carried.streams.rows
 
     @property
     def network_precision(self) -> str:
@@ -153,7 +169,9 @@ class CudaSession:
         return ("step", "network") if self.plan.waves and len(self.plan.waves) > 1 else ("step",)
 
     def execute(self, workspace: Tensor, bucket: int, kernel: str, config: Config | None = None) -> None:
-        """All launches on a workspace (rows, pitch) as `bucket` runs them, or with a configuration to try."""
+        """All launches on a workspace (rows, pitch) as `bucket` runs them, or with a configuration to try. A point has
+        `point_rows` rows.
+        """
         with self.guard():
             self._execute(workspace, bucket, kernel, config)
 
@@ -169,9 +187,10 @@ class CudaSession:
         for k, launch in enumerate(self.plan.launches):
             if isinstance(launch, Tiles):
                 chosen = config if config and not launch.exact else self.config(bucket, exact=launch.exact)
-                self._tiles(k, launch, chosen.parts(bucket)).run(workspace, chosen, self._products(launch.exact))
+                parts = chosen.parts(bucket * self.point_rows)
+                self._tiles(k, launch, parts).run(workspace, chosen, self._products(launch.exact))
             else:
-                run_stage(launch, workspace, self.constants, self.indices.get(id(launch)))
+                self.carried.run_stage(launch, workspace, self.constants, self.indices.get(id(launch)))
 
     def _products(self, exact: bool) -> str:
         return "ieee" if exact else self.precision
@@ -181,16 +200,15 @@ class CudaSession:
         key = place, parts if parts > len(launch.numbers) else 0
         if key not in self._lists:
             self._lists[key] = TileList.build(
-                self.plan.tables, launch.numbers, launch.epilogue, parts, self.plan.rescaling
+                self.plan.tables, launch.numbers, launch.epilogue, parts, self.plan.rescaling, self.carried.streams
             )
         return self._lists[key]
 
     def _network(self) -> NetworkList:
         """What the kernel looks up for the whole network; made once."""
         if self._whole is None:
-            self._whole = NetworkList.build(
-                self.plan.tables, self.plan.waves or [], self.plan.epilogue, self.plan.rescaling
-            )
+            waves, streams = self.plan.waves or [], self.carried.streams
+            self._whole = NetworkList.build(self.plan.tables, waves, self.plan.epilogue, self.plan.rescaling, streams)
         return self._whole
 
     def one_launch(self, bucket: int) -> bool:
@@ -204,7 +222,7 @@ class CudaSession:
         if waves is None or "network" not in self.kernels:
             return False
         t = self.plan.tables
-        blocks = -(-bucket // self.config(bucket, "network").block)
+        blocks = -(-bucket * self.point_rows // self.config(bucket, "network").block)
         rounds = blocks / PROCESSORS.get(self.arch, PROCESSORS["sm_90"])
         walk = len(t.tiles) * TILE_SECONDS + len(t.steps) * STEP_SECONDS
         return math.ceil(rounds) * walk < len(waves) * WAVE_SECONDS + rounds * walk
@@ -217,9 +235,19 @@ class CudaSession:
                 self.execute(workspace, bucket, kernel)
             bucket *= 2
 
-    def new_workspace(self, rows: int) -> Tensor:
-        """Zeros (rows, pitch): padding must be zero, and is never written."""
-        return torch.zeros(rows, self.pitch, dtype=self.dtype, device=self.device)
+    def new_workspace(self, points: int) -> Tensor:
+        """(points * point_rows, pitch), zeros but for the derivatives of the inputs: padding must be zero, and is never
+        written.
+        """
+        workspace = torch.zeros(points * self.point_rows, self.pitch, dtype=self.dtype, device=self.device)
+        self.seed(workspace)
+        return workspace
+
+    def seed(self, workspace: Tensor) -> None:
+        """Write the derivatives of the inputs, in place."""
+        points = workspace.unflatten(0, (-1, self.point_rows))
+        for column, numbers in self.seeds:
+            points[:, 1:, column : column + numbers.shape[1]] = numbers
 
 
 def plain_mode(device: torch.device) -> ExitStack:

@@ -26,11 +26,13 @@ class Differentiated:
     """program: its outputs are those of the original, then, derivative by derivative in the order asked, the derivative
     of every output, called "d0_u" for an output u and shaped like it.  kinks: nodes with an op whose derivatives jump
     somewhere ("relu (layers.1)"): there the derivative is torch's, and what lies beyond the jump is taken as zero.
+    origin: the original.
     """
 
     program: Program
     derivatives: tuple[str, ...]
     kinks: tuple[str, ...]
+    origin: Program
 
 
 def differentiate(program: Program, derivatives: Sequence[str], *, folded: bool = True) -> Differentiated:
@@ -61,7 +63,7 @@ def differentiate(program: Program, derivatives: Sequence[str], *, folded: bool 
     outputs = [*program.outputs]
     for text, index in zip(derivatives, asked, strict=True):
         outputs += [_output(writer, jets, name, text, index) for name in program.outputs]
-    return Differentiated(writer.program_of(program.inputs, outputs), tuple(derivatives), tuple(kinks))
+    return Differentiated(writer.program_of(program.inputs, outputs), tuple(derivatives), tuple(kinks), program)
 
 
 def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:

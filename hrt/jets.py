@@ -21,10 +21,10 @@ from operator import mul
 
 import torch
 
+from hrt.kernels.streams import Index, partitions
 from hrt.symbols import Symbol, Writer
 from hrt.taylor import Series, Term
 
-Index = tuple[int, ...]  # the coordinates that a derivative is by, sorted
 Addend = tuple[tuple[Index, ...], float]  # indices of the factors, and the number in front of their product
 
 
@@ -69,19 +69,6 @@ class Jet:
         """What a linear function makes of it: `function` takes parts (count, *shape)."""
         parts = {r: Part.make(p.indices, function(p.symbol)) for r, p in self.parts.items()}
         return Jet(value, {r: p for r, p in parts.items() if p is not None})
-
-
-def partitions(index: Index) -> Counter[tuple[Index, ...]]:
-    """Every way to cut `index` into blocks, sorted, and how often it occurs among distinguishable coordinates."""
-    if not index:
-        return Counter({(): 1})
-    first, rest, found = index[:1], index[1:], Counter[tuple[Index, ...]]()
-    for chosen in product((False, True), repeat=len(rest)):
-        block = first + tuple(c for c, inside in zip(rest, chosen, strict=True) if inside)
-        others = tuple(c for c, inside in zip(rest, chosen, strict=True) if not inside)
-        for blocks, count in partitions(others).items():
-            found[tuple(sorted((block, *blocks), key=lambda b: (len(b), b)))] += count
-    return found
 
 
 def assignments(index: Index, factors: int) -> Counter[tuple[Index, ...]]:

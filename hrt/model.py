@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hrt.allocation import program_nbytes
 from hrt.certificate import Certificate
-from hrt.derivatives import differentiate
+from hrt.derivatives import Differentiated, differentiate
 from hrt.errors import InputError
 from hrt.precision import default_precision
 from hrt.program import Program
@@ -28,8 +28,8 @@ class CompressedModel:
     """A compressed network: its program, its certificate, and a backend to run it on.
 
     `predict` is thread-safe. `program` and `certificate` are immutable. max_batch: larger batches are computed in parts
-    of so many rows. strict: refuse tensors that are not on the backend's device, instead of moving them. Raises
-    InputError for a max_batch that is not a positive whole number.
+    of so many rows. strict: refuse tensors that are not on the backend's device, instead of moving them. origin: where
+    `program` came from, if it gives derivatives. Raises InputError for a max_batch that is not a positive whole number.
     """
 
     program: Program
@@ -40,6 +40,7 @@ class CompressedModel:
     max_batch: int | None = None
     dense_nbytes: int = field(default=0)
     strict: bool = False
+    origin: Differentiated | None = None
 
     def __post_init__(self) -> None:
         if self.max_batch is not None and (not isinstance(self.max_batch, int) or self.max_batch < 1):
@@ -59,6 +60,7 @@ class CompressedModel:
             target=self.target,
             precision=self.precision,
             certified=self.certificate.runtimes,
+            differentiated=self.origin if self.origin and self.origin.program is self.program else None,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,10 +119,10 @@ class CompressedModel:
         key = derivatives if isinstance(derivatives, str) else tuple(derivatives)
         found = self._differentiated.get(key)
         if found is None:
-            program = differentiate(self.program, key).program
+            origin = differentiate(self.program, key)
             while len(self._differentiated) >= DIFFERENTIATED:
                 self._differentiated.pop(next(iter(self._differentiated)), None)
-            found = self._differentiated.setdefault(key, replace(self, program=program))
+            found = self._differentiated.setdefault(key, replace(self, program=origin.program, origin=origin))
         return found
 
     @cached_property

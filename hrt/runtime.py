@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hrt.backends import Session, on_cpu, open_session, register_backend
 from hrt.batching import Bucket, plan
+from hrt.derivatives import Differentiated
 from hrt.devices import missing_for_cuda
 from hrt.errors import BackendError
 from hrt.hmatrix import HMatrix, Leaf
@@ -190,6 +191,16 @@ def _open_cuda(program: Program, device: Any, precision: str) -> Session:
     return CudaSession(program, device, precision)
 
 
+def _carry_cuda(differentiated: Differentiated, device: Any, precision: str) -> Session | None:
+    from hrt.carried import NotCarriedError
+    from hrt.cuda import CudaSession
+
+    try:
+        return CudaSession(differentiated.origin, device, precision, derivatives=differentiated.derivatives)
+    except NotCarriedError:
+        return None
+
+
 def _open_onnxruntime(program: Program, device: Any, precision: str) -> Session:
     from hrt.export.session import OnnxSession  # onnx is not imported by those who do not use it
 
@@ -203,4 +214,4 @@ def _missing_onnxruntime() -> str | None:
 
 register_backend("onnxruntime", _open_onnxruntime, _missing_onnxruntime)
 register_backend("torch", lambda program, device, _: TorchSession(program, device), lambda: None)
-register_backend("cuda", _open_cuda, missing_for_cuda)
+register_backend("cuda", _open_cuda, missing_for_cuda, _carry_cuda)

@@ -29,6 +29,7 @@ from hrt.kernels.launch import FINISH_REGISTERS, MOST_BUFFERS, NETWORK_REGISTERS
 from hrt.kernels.names import WORKSPACE
 from hrt.kernels.network import network_kernel
 from hrt.kernels.step import finish_kernel, step_kernel
+from hrt.kernels.streams import VALUE, Streams
 from hrt.kernels.tuning import SHARED, Key, rule
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -55,14 +56,21 @@ class Variant:
     partial: bool = False  # a cut launch: float32 sums for a second pass
     epilogue: str = "tanh"
     rescale: bool = False  # gains and shifts behind the epilogue: the last wave of a network with scaled outputs
+    streams: Streams = VALUE
 
     @staticmethod
     def by_rule(
-        kernel: str, precision: str, storages: tuple[str, ...], shape: tuple[int, int], bucket: int, arch: str
+        kernel: str,
+        precision: str,
+        storages: tuple[str, ...],
+        shape: tuple[int, int],
+        bucket: int,
+        arch: str,
+        streams: Streams = VALUE,
     ) -> "Variant":
         """The configuration that `tuning.rule` gives to this batch bucket. shape: rows and columns of a weight tile."""
-        key = Key(arch, kernel, precision, "+".join(sorted(storages)), *shape, bucket)
-        return Variant(rule(key), precision, storages, *shape, kernel)
+        key = Key(arch, kernel, precision, "+".join(sorted(storages)), *shape, bucket, streams.rows)
+        return Variant(rule(key), precision, storages, *shape, kernel, streams=streams)
 
     @property
     def workspace(self) -> str:
@@ -75,6 +83,7 @@ class Variant:
         head = self.config.form if self.kernel == "step" else f"{self.kernel} {self.config.form}"
         storage = "+".join(SHORT[s] for s in self.storages)
         tail = (" cut" if self.partial else "") + (" scaled" if self.rescale else "")
+        tail += f" {len(self.streams.indices)} streams" if self.streams != VALUE else ""
         tail += f" {self.epilogue}" if self.epilogue != "tanh" else ""
         return f"{head} {self.config.block}x{self.rows}x{self.columns} {self.precision}<-{storage}{tail}"
 
@@ -117,6 +126,22 @@ CASES = (  # kernel, precision, storages, shape of a weight tile, batch buckets;
     ("network", "tf32x3", EVERY, (64, 32), (1, 16, 4096)),
 )
 
+SECOND = Streams(((), (0,), (1,), (0, 0)))  # u, u_x, u_t, u_xx
+HESSIAN = Streams(((), (0,), (1,), (2,), (0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
+THIRD = Streams(((), (0,), (0, 0), (0, 0, 0)))
+JETS = (  # as CASES, with streams: a bucket counts points
+    *(("step", p, s, (64, c), (1, 16, 1024), SECOND) for p, s, c in (("bf16", B, 64), ("tf32", S, 32))),
+    ("step", "bf16", B, (128, 64), (16, 1024), SECOND),
+    ("step", "tf32x3", EVERY, (64, 32), (1, 1024), SECOND),
+    ("step", "tf32x3", S, (128, 32), (1, 1024), SECOND),
+    ("step", "ieee", S, (64, 32), (1, 1024), SECOND),
+    ("network", "bf16", B, (64, 64), (1, 16, 1024), SECOND),
+    *(("network", "tf32x3", S, (64, 32), (1, 16, 1024), j) for j in (SECOND, HESSIAN, THIRD)),
+    ("network", "tf32", S, (64, 32), (16, 1024), SECOND),
+    ("network", "tf32x3", EVERY, (64, 32), (1, 1024), SECOND),
+    ("network", "ieee", S, (64, 32), (1, 1024), SECOND),
+)
+
 
 def variants(arch: str) -> list[Variant]:
     """Everything that is compiled for one architecture."""
@@ -128,6 +153,10 @@ def variants(arch: str) -> list[Variant]:
     found += [replace(v, rescale=True) for v in (large, network)]
     found += [replace(large, epilogue=e) for e in ("gelu", "mish", "sin")]
     found += [replace(Variant.by_rule("network", "tf32x3", S, (64, 32), 64, arch), epilogue="sin")]
+    found += [Variant.by_rule(*case[:4], bucket, arch, case[5]) for case in JETS for bucket in case[4]]
+    jet = Variant.by_rule("network", "tf32x3", S, (64, 32), 1024, arch, SECOND)
+    found += [replace(jet, epilogue=e) for e in ("gelu", "gelu_tanh", "silu", "mish", "sin", "relu")]
+    found += [replace(jet, rescale=True), Variant(Config("batch", 16), "tf32", (), 64, 64, "finish", streams=HESSIAN)]
     return list(dict.fromkeys(found))
 
 
@@ -177,6 +206,7 @@ def compile_variant(variant: Variant, arch: str) -> Any:
         "FIRST": 0.0,
         "SECOND": 0.0,
         "RESCALE": variant.rescale or variant.kernel == "finish",
+        "JET": variant.streams.code,
     }
     names = kernel.arg_names
     signature = {n: types.get(n, "constexpr") for n in names}

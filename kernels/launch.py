@@ -7,7 +7,6 @@ every time.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,11 @@ import torch
 import triton
 from torch import Tensor
 
+from hrt.kernels.cutting import cut, longest_part, scale_groups
 from hrt.kernels.names import PRECISIONS, Epilogue
 from hrt.kernels.network import network_kernel
 from hrt.kernels.step import finish_kernel, step_kernel
+from hrt.kernels.streams import VALUE, Streams
 from hrt.kernels.tables import (
     BIAS_OFFSET,
     END_STEP,
@@ -34,7 +35,6 @@ from hrt.kernels.tables import (
 MOST_BUFFERS = 4
 NETWORK_REGISTERS = 255  # a thread's most: else the assembler spills for the sake of neighbours that never come
 FINISH_REGISTERS = 128
-SHORTEST = 4  # steps of a part: fewer are over before the second pass has begun
 TILE_ROW = 8  # out column, out length, bias, epilogue?, first group, end group, gains, shifts
 
 
@@ -97,6 +97,7 @@ class TileList:
     slots: int
     epilogue: Epilogue
     rescaled: bool = False
+    streams: Streams = VALUE
 
     @staticmethod
     def build(
@@ -105,10 +106,11 @@ class TileList:
         epilogue: Epilogue,
         parts: int,
         rescaling: Mapping[int, Rescaling] | None = None,
+        streams: Streams = VALUE,
     ) -> "TileList":
         """The tiles with these numbers. epilogue: of those that have one.  parts: how many there should be at least.
 
-        rescaling: by number, of the tiles that have one.
+        rescaling: by number, of the tiles that have one.  streams: what the rows of a workspace are.
         """
         check_tables(tables)
         chosen = np.asarray(tiles, dtype=np.int64)
@@ -116,8 +118,8 @@ class TileList:
         used = np.unique(rows[:, EPILOGUE])
         if (used != NONE).sum() > 1:
             raise ValueError(f"The tiles of one launch have the epilogues {used.tolist()}. Expected at most one.")
-        longest = _longest(rows[:, END_STEP] - rows[:, FIRST_STEP], parts)
-        low, high, owner = _cut(rows[:, FIRST_STEP], rows[:, END_STEP], longest)
+        longest = longest_part(rows[:, END_STEP] - rows[:, FIRST_STEP], parts)
+        low, high, owner = cut(rows[:, FIRST_STEP], rows[:, END_STEP], longest)
         tile_runs = tables.runs.cpu().numpy().astype(np.int64)[chosen]
         if not tables.weights:  # nothing but biases: one buffer that no step is in
             tile_runs = np.repeat(tile_runs, 2, axis=1)
@@ -125,7 +127,7 @@ class TileList:
         steps = tables.steps.cpu().numpy()
         offsets = np.append(steps[:, WEIGHT_OFFSET], 0)
         starts = np.where(runs[:, 1:] > runs[:, :-1], offsets[runs[:, :-1]] // tables.tile_elements, 0)
-        groups, first_group = _groups(tables, runs, steps[:, SCALE_OFFSET])
+        groups, first_group = scale_groups(tables, runs, steps[:, SCALE_OFFSET])
         head = np.zeros((len(rows), TILE_ROW), dtype=np.int64)
         head[:, :3] = rows[:, [OUT_COLUMN, OUT_LENGTH, BIAS_OFFSET]]
         head[:, 3] = rows[:, EPILOGUE] != NONE
@@ -156,6 +158,7 @@ class TileList:
             len(owner) if finish is not None else 0,
             epilogue,
             bool(changes),
+            streams,
         )
 
     @property
@@ -166,9 +169,10 @@ class TileList:
     def run(self, workspace: Tensor, config: Config, precision: str = "ieee", partial: Tensor | None = None) -> None:
         """Execute in place on `workspace` (batch, width). partial: scratch (batch, >= partial_columns) float32.
 
-        precision: of the products, one of PRECISIONS; 16-bit ones want a workspace of that type.
+        precision: of the products, one of PRECISIONS; 16-bit ones want a workspace of that type. Raises ValueError for
+        a workspace or a configuration that does not hold the streams of whole points together.
         """
-        batch = check_workspace(workspace)
+        batch = check_workspace(workspace, self.streams, config)
         if not batch or not len(self.parts):
             return
         t = self.tables
@@ -190,6 +194,7 @@ class TileList:
             workspace.stride(0),
             target.stride(0),
             **constants(t, workspace, config, precision, self.epilogue),
+            JET=self.streams.code,
             RESCALE=self.rescaled and self.finish is None,
         )
         if self.finish is not None and partial is not None:
@@ -209,6 +214,7 @@ class TileList:
                 FIRST=self.epilogue.first,
                 SECOND=self.epilogue.second,
                 RESCALE=self.rescaled,
+                JET=self.streams.code,
                 num_warps=4,
                 maxnreg=FINISH_REGISTERS,
             )
@@ -227,15 +233,16 @@ class NetworkList:
         waves: Sequence[Sequence[int]],
         epilogue: Epilogue,
         rescaling: Mapping[int, Rescaling] | None = None,
+        streams: Streams = VALUE,
     ) -> "NetworkList":
         """waves: numbers of the tiles of each wave."""
         ends = np.cumsum([0, *(len(w) for w in waves)]).astype(np.int32)
-        tiles = TileList.build(tables, [k for wave in waves for k in wave], epilogue, 0, rescaling)
+        tiles = TileList.build(tables, [k for wave in waves for k in wave], epilogue, 0, rescaling, streams)
         return NetworkList(tiles, torch.from_numpy(ends).to(tables.tiles.device))
 
     def run(self, workspace: Tensor, config: Config, precision: str = "ieee") -> None:
-        """Execute in place on `workspace` (batch, width)."""
-        batch = check_workspace(workspace)
+        """Execute in place on `workspace` (batch, width). Raises ValueError as `TileList.run` does."""
+        batch = check_workspace(workspace, self.tiles.streams, config)
         if not batch or not len(self.wave_ends) > 1:
             return
         t, tiles = self.tiles.tables, self.tiles
@@ -253,6 +260,7 @@ class NetworkList:
             workspace.stride(0),
             len(self.wave_ends) - 1,
             **constants(t, workspace, config, precision, tiles.epilogue),
+            JET=tiles.streams.code,
             RESCALE=tiles.rescaled,
             maxnreg=NETWORK_REGISTERS,
         )
@@ -268,8 +276,13 @@ def check_tables(tables: StepTables) -> None:
         )
 
 
-def check_workspace(workspace: Tensor) -> int:
-    """The batch size. Raises ValueError where rows are not contiguous."""
+def check_workspace(workspace: Tensor, streams: Streams, config: Config) -> int:
+    """The number of rows. Raises ValueError where these are not contiguous, or streams of a point would be parted."""
+    if workspace.shape[0] % streams.rows or config.block % streams.rows:
+        raise ValueError(
+            f"Found {workspace.shape[0]} rows, {config.block} in a program. Expected multiples of the {streams.rows} "
+            "rows of a point."
+        )
     if workspace.shape[0] and workspace.stride(1) != 1:
         raise ValueError(f"The workspace's rows are not contiguous: strides {workspace.stride()}. Expected (., 1).")
     return workspace.shape[0]
@@ -309,36 +322,3 @@ def constants(tables: StepTables, workspace: Tensor, config: Config, precision: 
         "num_warps": config.warps,
         "num_stages": config.stages,
     }
-
-
-def _longest(lengths: np.ndarray, parts: int) -> int:
-    """Steps that a part may have at most, so that there are about `parts` of them, none too short to be worth it."""
-    if parts <= len(lengths):
-        return max(1, int(lengths.max(initial=1)))
-    return max(SHORTEST, -(-int(lengths.sum()) // parts))
-
-
-def _cut(first: np.ndarray, end: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Parts of at most `longest` steps: first and end step, and the tile of each; a tile without steps is one part."""
-    count = np.maximum(1, -(-(end - first) // longest))
-    owner = np.repeat(np.arange(len(first)), count)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-    low = first[owner] + within * longest
-    return low, np.minimum(low + longest, end[owner]), owner
-
-
-def _groups(tables: StepTables, runs: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of int8 steps of one scale: (groups, 3) first step, end step, scale offset; and where each part's begin."""
-    scaled = [k for k, t in enumerate(tables.weights) if t.dtype == torch.int8]
-    if not scaled:
-        return np.zeros((1, 3), dtype=np.int64), np.zeros(len(runs) + 1, dtype=np.int64)
-    low, high = runs[:, scaled[0]], runs[:, scaled[0] + 1]
-    changes = np.flatnonzero(scale[1:] != scale[:-1]) + 1
-    inner_low, inner_high = np.searchsorted(changes, low, "right"), np.searchsorted(changes, high, "left")
-    rows: list[tuple[int, int, int]] = []
-    first = [0]
-    for a, b, i, j in zip(low.tolist(), high.tolist(), inner_low.tolist(), inner_high.tolist(), strict=True):
-        bounds = [a, *changes[i:j].tolist(), b] if b > a else []
-        rows += [(p, q, int(scale[p])) for p, q in pairwise(bounds)]
-        first.append(len(rows))
-    return np.array(rows or [(0, 0, NONE)], dtype=np.int64), np.array(first, dtype=np.int64)

@@ -43,6 +43,7 @@ def network_kernel(
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
     RESCALE: tl.constexpr,
+    JET: tl.constexpr,
 ):
     """One program per block of BLOCK batch rows. wave_ends: int32 (waves + 1,) tiles before each wave, and all."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -58,5 +59,5 @@ def network_kernel(
                 runs + tile * (BUFFERS + 1), starts + tile * BUFFERS, groups, tl.load(own + 4), tl.load(own + 5),
                 BLOCK, ROWS, COLUMNS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
             )  # fmt: skip
-            finish_tile(total, out_rows, inside, biases, own, ROWS, EPILOGUE, FIRST, SECOND, RESCALE)
+            finish_tile(total, out_rows, inside, biases, own, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
         tl.debug_barrier()

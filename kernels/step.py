@@ -8,6 +8,9 @@ The column of the next step is carried in a register and columns are stored in u
 pipeline and the compiler the alignment (measured ahead of time: a look-up inside the loop halves the depth).
 int8 weights enter products as the whole numbers they are, which every type holds exactly; a sum is multiplied by its
 rows' scales when a run of steps that share them ends.
+
+Rows may be values, or streams of points: values with their derivatives below them, to which a product is the same and
+the epilogue is not (`hrt.kernels.jet_epilogues`).
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
@@ -16,6 +19,7 @@ import triton
 import triton.language as tl
 
 from hrt.kernels.epilogues import activate
+from hrt.kernels.jet_epilogues import activate_jet, by_row
 
 
 @triton.jit
@@ -165,13 +169,16 @@ def finish_tile(
     inside,
     biases,
     tile,
+    BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     EPILOGUE: tl.constexpr,
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
     RESCALE: tl.constexpr,
+    JET: tl.constexpr,
 ):
     """Add the bias, apply the epilogue where the tile has one, rescale, and store. out_rows: pointers (BLOCK, 1).
+    JET: the streams that rows are of (see `hrt.kernels.streams`), "" for values alone.
 
     tile: int32 out column, length, bias offset or -1, whether the epilogue applies, two others, and where gains and
     shifts of the output begin among the biases, or -1.
@@ -180,14 +187,18 @@ def finish_tile(
     place = tl.arange(0, ROWS)
     kept = place < length
     added = tl.load(biases + bias + place, mask=kept & (place + bias >= place), other=0.0)  # a bias of -1 is none
-    total += added.to(tl.float32)[None, :]
+    total += by_row(added.to(tl.float32), JET, BLOCK)
     if EPILOGUE != "none":
-        total = tl.where(tl.load(tile + 3) != 0, activate(total, EPILOGUE, FIRST, SECOND), total)
+        if JET == "":
+            active = activate(total, EPILOGUE, FIRST, SECOND)
+        else:
+            active = activate_jet(total, JET, EPILOGUE, FIRST, SECOND, BLOCK, ROWS)
+        total = tl.where(tl.load(tile + 3) != 0, active, total)
     if RESCALE:
         gain, shift = tl.load(tile + 6), tl.load(tile + 7)
         gains = tl.load(biases + gain + place, mask=kept & (place + gain >= place), other=1.0)
         shifts = tl.load(biases + shift + place, mask=kept & (place + shift >= place), other=0.0)
-        total = total * gains.to(tl.float32)[None, :] + shifts.to(tl.float32)[None, :]
+        total = total * gains.to(tl.float32)[None, :] + by_row(shifts.to(tl.float32), JET, BLOCK)
     target = out_rows + (out + place)[None, :]
     tl.store(target, total.to(out_rows.dtype.element_ty), mask=inside[:, None] & kept[None, :])
 
@@ -223,6 +234,7 @@ def step_kernel(
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
     RESCALE: tl.constexpr,
+    JET: tl.constexpr,
 ):
     """One program per tile and block of BLOCK batch rows; reads `workspace`, writes `target` (it, or partials)."""
     tile = tl.program_id(0)
@@ -237,7 +249,7 @@ def step_kernel(
         BLOCK, ROWS, COLUMNS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
     )  # fmt: skip
     out_rows = target + rows.to(tl.int64)[:, None] * target_pitch
-    finish_tile(total, out_rows, inside, biases, own, ROWS, EPILOGUE, FIRST, SECOND, RESCALE)
+    finish_tile(total, out_rows, inside, biases, own, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -255,6 +267,7 @@ def finish_kernel(
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
     RESCALE: tl.constexpr,
+    JET: tl.constexpr,
 ):
     """The second pass of tiles that were split along their steps: partial sums added in order, then as in one pass.
 
@@ -268,4 +281,5 @@ def finish_kernel(
     total = tl.zeros((BLOCK, ROWS), tl.float32)
     for slot in range(tl.load(own + 4), tl.load(own + 5)):
         total += tl.load(source + slot * ROWS)
-    finish_tile(total, workspace + safe[:, None] * pitch, inside, biases, own, ROWS, EPILOGUE, FIRST, SECOND, RESCALE)
+    out_rows = workspace + safe[:, None] * pitch
+    finish_tile(total, out_rows, inside, biases, own, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)

@@ -30,7 +30,9 @@ ITEM = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class Key:
-    """What a configuration is for. storage: types of the weight buffers, sorted and joined by "+"."""
+    """What a configuration is for. storage: types of the weight buffers, sorted and joined by "+".  bucket: points.
+    streams: rows of a point, more than one where derivatives are carried (see `hrt.kernels.streams`).
+    """
 
     arch: str
     kernel: str
@@ -39,10 +41,17 @@ class Key:
     rows: int
     columns: int
     bucket: int
+    streams: int = 1
+
+    @property
+    def batch(self) -> int:
+        """Rows of the workspace."""
+        return self.bucket * self.streams
 
     def __str__(self) -> str:
         shape = f"{self.rows}x{self.columns}"
-        return f"{self.arch}/{self.kernel}/{self.precision}/{self.storage}/{shape}/{self.bucket}"
+        points = f"{self.bucket}x{self.streams}" if self.streams > 1 else f"{self.bucket}"
+        return f"{self.arch}/{self.kernel}/{self.precision}/{self.storage}/{shape}/{points}"
 
 
 def bucket_of(batch: int) -> int:
@@ -60,22 +69,25 @@ def rule(key: Key) -> Config:
     storage = key.storage.split("+")
     packed, mixed = "int8" in storage, len(set(storage) - {"int8"}) > 1
     plain = key.precision == "ieee"
-    if key.bucket <= (8 if plain else 1):
+    if key.streams == 1 and key.bucket <= (8 if plain else 1):
         return Config("row", 1, 4, 3, _programs(key))
-    if key.bucket < 64:
-        form, block = "swapped", max(16, key.bucket)
+    if key.batch < 64:
+        form, block = "swapped", max(16, key.batch)
     elif packed:  # int8 reaches the tensor core through registers, which only the first operand may
         form, block = "swapped", 64
     else:
-        form, block = "batch", min(128, key.bucket)
+        form, block = "batch", min(128, key.batch)
     if plain or key.precision == "tf32x3" or mixed or key.kernel == "network":
         block = min(block, 64)  # two or three products' operands at a time are in registers
     if key.arch.startswith("sm_10") and key.rows >= 128:
         block = min(block, 64)  # sums come out of tensor memory all at once there
+    if key.streams > 1:  # streams are picked out of the whole tile of sums, and a tile's functions stand beside it
+        block = min(block, 64)
     crowded = packed and mixed and key.precision == "tf32x3"
     if plain or crowded or (key.kernel == "network" and (packed or mixed)):
         block = 32 if crowded and key.kernel == "network" else min(block, 32)
-    warps = 8 if block * key.rows >= 8192 else 4
+    wide = 4096 if key.streams > 1 and key.kernel == "network" else 8192
+    warps = 8 if block * key.rows >= wide else 4
     item = WORKSPACE[key.precision].itemsize
     weight = max(item if mixed else ITEM[s] for s in storage)
     stage = key.columns * (block * item + key.rows * weight)
@@ -93,9 +105,9 @@ def candidates(key: Key) -> list[Config]:
     """What `hrt tune` tries: the rule, its neighbours, and the other forms of that batch."""
     base = rule(key)
     found = [base]
-    forms = [("row", 1)] if key.bucket <= 8 else []
-    forms += [("swapped", b) for b in (16, 32, 64) if b < 2 * max(16, key.bucket)]
-    forms += [("batch", b) for b in (64, 128) if b < 2 * key.bucket and key.bucket >= 32]
+    forms = [("row", 1)] if key.bucket <= 8 and key.streams == 1 else []
+    forms += [("swapped", b) for b in (16, 32, 64) if b < 2 * max(16, key.batch)]
+    forms += [("batch", b) for b in (64, 128) if b < 2 * key.batch and key.batch >= 32]
     for form, block in forms:
         for warps in (4, 8):
             for stages in (2, 3, 4):

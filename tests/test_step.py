@@ -13,7 +13,8 @@ import torch
 
 from hrt.capture import capture
 from hrt.execute import execute, read, write
-from hrt.kernels.launch import SHORTEST, Config, NetworkList, TileList
+from hrt.kernels.cutting import SHORTEST
+from hrt.kernels.launch import Config, NetworkList, TileList
 from hrt.kernels.names import NAMES, PLAIN, Epilogue, epilogue_of
 from hrt.kernels.reference import run_steps
 from hrt.kernels.tables import NONE, StepTables
