@@ -83,7 +83,8 @@ class Variant:
         head = self.config.form if self.kernel == "step" else f"{self.kernel} {self.config.form}"
         storage = "+".join(SHORT[s] for s in self.storages)
         tail = (" cut" if self.partial else "") + (" scaled" if self.rescale else "")
-        tail += f" {len(self.streams.indices)} streams" if self.streams != VALUE else ""
+        if self.streams != VALUE:
+            tail += f" {len(self.streams.indices)} streams of order {max(map(len, self.streams.indices))}"
         tail += f" {self.epilogue}" if self.epilogue != "tanh" else ""
         return f"{head} {self.config.block}x{self.rows}x{self.columns} {self.precision}<-{storage}{tail}"
 

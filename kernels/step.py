@@ -189,11 +189,12 @@ def finish_tile(
     added = tl.load(biases + bias + place, mask=kept & (place + bias >= place), other=0.0)  # a bias of -1 is none
     total += by_row(added.to(tl.float32), JET, BLOCK)
     if EPILOGUE != "none":
+        wanted = tl.load(tile + 3) != 0
         if JET == "":
             active = activate(total, EPILOGUE, FIRST, SECOND)
         else:
             active = activate_jet(total, JET, EPILOGUE, FIRST, SECOND, BLOCK, ROWS)
-        total = tl.where(tl.load(tile + 3) != 0, active, total)
+        total = tl.where(wanted, active, total)
     if RESCALE:
         gain, shift = tl.load(tile + 6), tl.load(tile + 7)
         gains = tl.load(biases + gain + place, mask=kept & (place + gain >= place), other=1.0)

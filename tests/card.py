@@ -15,12 +15,16 @@ import torch
 from models import linear_program, mixed_model
 
 import hrt
+from hrt.buckets import Bucket
+from hrt.capture import capture
 from hrt.cuda import CudaSession
+from hrt.derivatives import differentiate
 from hrt.hmatrix import HMatrix
 from hrt.kernels.names import PRECISIONS
+from hrt.kernels.tuning import bucket_of
 from hrt.precision import EXACT_INPUTS
 
-from helpers import absolute, random_hmatrix
+from helpers import absolute, noise, random_hmatrix
 
 ON_CARD = os.environ.get("HRT_ON_CARD") == "1"
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
@@ -151,6 +155,21 @@ def test_both_kernels_agree(model):
         answers.append(workspace[:, out].float().cpu())
     size = float(answers[0].abs().max())
     assert float((answers[0] - answers[1]).abs().max()) <= (2.0**-6 if model.precision == "bf16" else 2.0**-10) * size
+
+
+@pytest.mark.parametrize("kernel", ["network", "step"])
+@pytest.mark.parametrize("batch", (1, 2, 100, 5000) if ON_CARD else (1, 20))
+def test_derivatives_that_the_kernels_carry(batch, kernel):
+    """In float32, within 16 times what roundings of half an ulp do at random: functions err by a few ulps."""
+    names = ["d0", "d1", "d0d0", "d0d2"]
+    program = capture(network(), [torch.zeros(2, 3)])
+    derived = differentiate(program, names).program
+    session = CudaSession(program, DEVICE, "ieee", warm=False, derivatives=names)
+    x = torch.rand(batch, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    bucket = Bucket(session, bucket_of(batch), capture=False)
+    bucket.kernel = kernel
+    for y, e, limit in zip(bucket.run([x.to(DEVICE)], batch), derived.run([x]), noise(derived, [x]), strict=True):
+        assert float((y.cpu() - e).norm()) <= 16 * limit
 
 
 def test_nan_stays_in_its_row(model):

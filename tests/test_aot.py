@@ -20,6 +20,7 @@ def test_every_variant_passes_the_gate(tmp_path):
     rows = json.loads((tmp_path / "aot.json").read_text())["rows"]
     forms = {row["kernel"].split()[0] for row in rows}
     assert forms == {"batch", "swapped", "row", "network", "finish"} and len(rows) >= 35
+    assert {row["kernel"].split()[0] for row in rows if "streams" in row["kernel"]} == forms - {"row"}
     for row in rows:
         assert 0 < row["registers"] <= 255 and row["faults"] == []
         # libdevice reduces huge arguments of a sine in local memory, off the usual path
