@@ -24,6 +24,7 @@ from hrt.export.lowering import lower
 from hrt.files import check_writable, replacing
 from hrt.hmatrix import HMatrix
 from hrt.model import CompressedModel
+from hrt.outputs import limits
 from hrt.program import Node, Program
 
 OPSETS = range(18, 24)
@@ -81,13 +82,20 @@ class _Exporter:
 
 
 def to_onnx(model: CompressedModel, opset: int | None = None, *, functions: bool = False) -> onnx.ModelProto:
-    """The model as an ONNX graph of float32 inputs and outputs (batch, *shape), any batch, with its certificate.
+    """The model as an ONNX graph of float32 inputs and outputs (batch, *shape), any batch.
 
-    functions: see `export_onnx`. Raises InputError for an opset outside 18 to 23.
+    Its metadata holds `hrt.certificate`, `hrt.nbytes`, `hrt.tol`, and in `hrt.error_upper_99` by output, as JSON, the
+    99 % upper limit of its relative error or "not bounded" (see `hrt.outputs.limits`).  functions: see `export_onnx`.
+    Raises InputError for an opset outside 18 to 23.
     """
     proto = graph_of(model.program, opset, functions=functions)
-    certificate = json.dumps(model.certificate.to_header(), default=str)
-    facts = {"hrt.certificate": certificate, "hrt.nbytes": str(model.nbytes), "hrt.tol": repr(model.certificate.tol)}
+    found, names = limits(model.certificate, model.program.outputs), [v.name for v in proto.graph.output]
+    facts = {
+        "hrt.certificate": json.dumps(model.certificate.to_header(), default=str),
+        "hrt.nbytes": str(model.nbytes),
+        "hrt.tol": repr(model.certificate.tol),
+        "hrt.error_upper_99": json.dumps({n: found[o] for n, o in zip(names, model.program.outputs, strict=True)}),
+    }
     helper.set_model_props(proto, facts)
     return proto
 
@@ -137,11 +145,12 @@ def export_onnx(
     """Write a network as an ONNX file of standard operators.
 
     derivatives: by input coordinates, as `predict` takes them: more outputs behind the network's own, derivative by
-    derivative in the order asked, called "d0_u", "d0d1_u" for an output u and shaped like it.  opset: 18 to 23 (default
-    20).  check: full check by onnx, and ONNX Runtime against `predict` on `inputs` (rows, as `predict` takes them;
-    random ones by default); a failure raises and leaves no file.  external: weights in a second file, `path` + ".data"
-    (always so above 2 GB).  functions: every linear layer is one node of the domain "hrt" with a function body in
-    standard operators, for runtimes that know model-local functions. Raises InputError, DerivativeError or
+    derivative in the order asked, called "d0_u", "d0d1_u" for an output u and shaped like it; the metadata says of each
+    whether it is bounded (`to_onnx`).  opset: 18 to 23 (default 20).  check: full check by onnx, and ONNX Runtime
+    against `predict` on `inputs` (rows, as `predict` takes them; random ones by default); a failure raises and leaves
+    no file.  external: weights in a second file, `path` + ".data" (always so above 2 GB).  functions: every linear
+    layer is one node of the domain "hrt" with a function body in standard operators, for runtimes that know model-local
+    functions. Raises InputError, DerivativeError or
     BackendError; see their messages.
     """
     model = model_or_path if isinstance(model_or_path, CompressedModel) else load(model_or_path, backend="torch")

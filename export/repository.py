@@ -19,6 +19,7 @@ from hrt.export.check import check_onnx
 from hrt.export.onnx import INLINE_BYTES, to_onnx
 from hrt.export.open_inference import Signature, Tensor
 from hrt.export.triton_config import Settings, render_config
+from hrt.files import usable
 from hrt.model import CompressedModel
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -73,8 +74,9 @@ def export_repository(
     (both serve `model.hrt`).  max_batch: rows of the largest batch.  instances: Triton's instances, MLServer's workers,
     or the fewest replicas of Ray Serve.  device: "cpu" or "gpu", of Triton's instances; by default what the network was
     compressed for.  accelerator: "tensorrt" for Triton's ONNX Runtime backend on GPUs, in float32.  derivatives: more
-    outputs, as in `export_onnx`, whatever is served; an artifact is then written anew, with them as outputs.  force:
-    replace what an earlier call wrote there.  check: as in `export_onnx`.
+    outputs, as in `export_onnx`, whatever is served; an artifact is then written anew, with them as outputs. The
+    certificate that travels (in the artifact, the ONNX file's metadata, and in short in config.pbtxt) says of each
+    output whether it is bounded.  force: replace what an earlier call wrote there.  check: as in `export_onnx`.
 
     Inputs and outputs are float32, (batch, *shape), and carry the names of the exported graph. The folder is built
     beside the target and renamed: a failure leaves nothing behind and a folder that was there untouched (while it is
@@ -129,7 +131,7 @@ def check_target(target: Path, force: bool) -> None:
     """Raise InputError where a folder `target` may not be written: it exists (unless `force` and nothing is in it but
     what hrt wrote there), or the folder above the one it goes into does not exist, or something there is no folder.
     """
-    parent = target.parent
+    parent = usable(target).parent
     if parent.exists() and not parent.is_dir():
         raise InputError(f"{parent} is a file. Expected a folder, or a path where one can be made.")
     if not parent.exists() and not parent.parent.is_dir():
@@ -228,8 +230,8 @@ def _check_options(
 
 
 def _write_triton(served: _Served, folder: Path) -> None:
-    certificate = served.model.certificate
-    facts = {"hrt.tol": repr(certificate.tol), "hrt.promise": certificate.kind, "hrt.nbytes": str(served.model.nbytes)}
+    facts = {p.key: p.value for p in served.proto.metadata_props if p.key != "hrt.certificate"}
+    facts["hrt.promise"] = served.model.certificate.kind
     (folder / "config.pbtxt").write_text(render_config(served.signature, served.settings, facts))
     version = folder / "1"
     version.mkdir()

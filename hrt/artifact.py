@@ -26,11 +26,13 @@ import torch
 from torch import Tensor
 
 from hrt.certificate import Certificate
+from hrt.devices import on_the_cpu
 from hrt.errors import ArtifactError
-from hrt.files import check_writable, replacing
+from hrt.files import check_writable, replacing, usable
 from hrt.hmatrix import LEAF_FIELDS, STORAGE, STORAGE_NAME, HMatrix, Leaf
 from hrt.model import CompressedModel
-from hrt.program import Constant, Node, Program
+from hrt.program import Constant, Program
+from hrt.shape_check import check_program
 
 FORMAT_VERSION = 1
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
@@ -62,7 +64,8 @@ def save(model: CompressedModel, path: str | PathLike[str], *, force: bool = Tru
     """
     check_writable(path, force, ArtifactError)
     try:
-        tensors, constants = _pack(model.program.constants)
+        with on_the_cpu():
+            tensors, constants = _pack(model.program.constants)
         header = {
             "format": "hrt",
             "version": FORMAT_VERSION,
@@ -100,19 +103,24 @@ def load(
     certificate says that the bound holds in it; else torch.  device: where that backend runs ("cuda:1").
     max_batch: larger batches are split.  strict: refuse tensors that are on another device, instead of moving them.
 
-    Raises ArtifactError for a file that is missing, truncated, altered, oversized or newer than this version (checked
-    before anything is allocated), BackendError for a backend that cannot run here.
+    torch's default device plays no part. Raises ArtifactError for a file that is missing, truncated, altered, oversized
+    or newer than this version (checked before anything is allocated), BackendError for a backend that cannot run here,
+    and as they are MemoryError and ImportError, which are not the file's fault.
     """
-    with _opened(path) as file:
+    with _opened(path) as file, on_the_cpu():
         header, table = _verified(path, file)
         try:
             tensors = {name: _read(file, DTYPES[dtype], shape) for name, dtype, shape in table}
             constants = {name: _unpack(name, spec, tensors) for name, spec in header["constants"].items()}
             program = Program.from_header(header["program"], constants)
-            _check_program(program)
+            check_program(program)
             certificate = Certificate.from_header(header["certificate"])
             target, dense_nbytes = str(header["target"]), int(header["dense_nbytes"])
-        except Exception as error:  # whatever the content leads to, the content is at fault
+        except (MemoryError, ImportError, OSError):
+            raise
+        except Exception as error:  # whatever else the content leads to, the content is at fault
+            if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # torch has no type for it
+                raise MemoryError(f"{path} needs more memory than there is: {error}") from error
             raise _bad(path, f"its content is malformed ({type(error).__name__}: {error})") from error
     model = CompressedModel(program, certificate, target, backend, device, max_batch, dense_nbytes, strict)
     model.session = model.open()
@@ -131,13 +139,14 @@ def _bad(path: str | PathLike[str], why: str) -> ArtifactError:
 
 @contextmanager
 def _opened(path: str | PathLike[str]) -> Iterator[BufferedReader]:
+    usable(path, ArtifactError)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise _bad(path, f"it is a {'folder' if Path(path).is_dir() else 'device'}")
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str, Any], Table]:
@@ -286,34 +295,6 @@ def _unpack(name: str, spec: Any, tensors: Mapping[str, Tensor]) -> Constant:
     if any(used[s] != buffers[s].numel() for s in buffers):
         raise ValueError(f"{name} has numbers that no leaf uses")
     return HMatrix((m, n), tuple(leaves), tensors.get(f"{name}/rows"), tensors.get(f"{name}/cols"))
-
-
-def _check_program(program: Program) -> None:
-    """Raise unless every op takes its attributes and every value has the shape that its node claims.
-
-    The program is run on two rows of tensors without numbers, so that nothing is allocated for what a file claims.
-    """
-    shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
-
-    def check(name: str, value: Any) -> None:
-        if name in shapes and tuple(value.shape) != (2, *shapes[name]):
-            raise ValueError(f"{name} has the shape {('batch', *value.shape[1:])}, it claims {shapes[name]}")
-
-    def check_arguments(node: Node, arguments: tuple[Any, ...]) -> None:
-        others = [k for i, k in enumerate(node.inputs) if i != 1 or node.op != "linear"]
-        if not isinstance(node.attrs, dict) or any(isinstance(program.constants.get(k), HMatrix) for k in others):
-            raise TypeError(f"node {node.name} has no attributes, or an H-matrix where only numbers can be")
-        for name, value in zip(node.inputs, arguments, strict=True):
-            check(name, value)
-
-    without = {k: torch.empty(c.shape, device="meta") for k, c in program.constants.items()}
-    inputs = [torch.empty(2, *v.shape, device="meta") for v in program.inputs]
-    with torch.no_grad():
-        outputs = program.run(inputs, dtype=torch.float32, observe=check_arguments, constants=without)
-    for name, y in zip(program.outputs, outputs, strict=True):
-        if name not in shapes:
-            raise ValueError(f"output {name} is a constant")
-        check(name, y)
 
 
 def _plain(value: Any) -> Any:

@@ -80,7 +80,9 @@ class Certificate:
         Of derivatives nothing is guaranteed.
     context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none;
         `precision`: the arithmetic chosen for a GPU (see `precision`); `runtimes`: the CPU backends that kept `tol`;
-        `derivatives`: the names held to `tol`; `kinks`: the ops whose derivatives jump somewhere ("relu (layers.1)").
+        `derivatives`: the names held to `tol`; `kinks`: the ops whose derivatives jump somewhere ("relu (layers.1)");
+        `outputs`, of a network that is served with derivatives among its outputs: what each of them is held to `tol`
+        as, "value", a derivative's name, or "not bounded" (see `hrt.outputs`).
     statements: bounds of the whole network beside the measured figures.
     """
 

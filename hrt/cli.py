@@ -145,7 +145,7 @@ def predict(
     inputs: Inputs,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write outputs here (`.npy`, `.npz` or `.csv`) instead of printing them."),
+        typer.Option("--out", "-o", help="Write outputs here (`.npy`, `.npz` by name, or `.csv`), print none."),
     ] = None,
     backend: Backend = "auto",
     device: Device = None,
@@ -171,7 +171,7 @@ def predict(
     if out is None:
         sys.stdout.write(sources.as_csv(outputs))
         return
-    sources.write_arrays(out, outputs, force)
+    sources.write_arrays(out, outputs, model.program.outputs, force)
     typer.echo(f"wrote {out}: {', '.join(str(y.shape) for y in outputs)}")
 
 
@@ -321,11 +321,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def one_each(arguments: Sequence[str]) -> list[str]:
     """`--derivatives d0 d1` as an option before each: the parser takes one value at a time. Names end where something
-    stands that does not begin with a d or has a dot or a slash in it, as files do.
+    stands that does not begin with a d or has a dot or a slash in it, as files do. Raises InputError for what no
+    system would have passed on: a NUL character.
     """
     found: list[str] = []
     listing = False
     for k, word in enumerate(arguments):
+        if "\0" in word:  # the parser itself asks the system about files
+            raise InputError(f"Found the argument {word[:80]!r} with a NUL character. Expected none.")
         first = k > 0 and arguments[k - 1] == DERIVATIVES
         listing = first or (listing and re.fullmatch(r"d[^./]*", word) is not None)
         found += [DERIVATIVES, word] if listing and not first else [word]

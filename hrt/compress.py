@@ -16,6 +16,7 @@ from hrt.calibration import Box, Split, as_samples, distinct
 from hrt.capture import capture, check_weights, guess_example
 from hrt.certificate import Certificate
 from hrt.errors import CaptureError, InputError, ToleranceError
+from hrt.files import usable
 from hrt.hmatrix import HMatrix, relative
 from hrt.matrix import compress_alone, compress_for
 from hrt.model import CompressedModel
@@ -107,7 +108,7 @@ def compress(
 def program_of_network(net: Any, samples: tuple[Tensor, ...] | None) -> Program:
     """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
     if isinstance(net, (str, os.PathLike)):
-        if not os.fspath(net).endswith(".onnx"):
+        if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
             raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")
         from hrt.onnx_reader import read_onnx  # onnx is not imported by those who do not use it
 

@@ -77,7 +77,7 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
     for text in derivatives:
         if not re.fullmatch(r"(d(0|[1-9][0-9]*))+", text):
             raise InputError(f"Found the derivative {text!r}. {known}: a d and a number, repeated for higher orders.")
-        index = tuple(sorted(int(k) for k in re.findall(r"[0-9]+", text)))
+        index = coordinates(text)
         if index[-1] >= count:
             raise InputError(f"Found the derivative {text!r} of a network of {count} input coordinates. {known}.")
         if len(index) > HIGHEST:
@@ -86,6 +86,11 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
             raise InputError(f"Found the derivative {text!r} more than once. Expected each once, in whatever spelling.")
         found.append(index)
     return tuple(found)
+
+
+def coordinates(text: str) -> Index:
+    """The coordinates that a derivative is by, sorted: those of "d1d0" are (0, 1)."""
+    return tuple(sorted(int(k) for k in re.findall(r"[0-9]+", text)))
 
 
 def closure(asked: Sequence[Index]) -> tuple[Index, ...]:

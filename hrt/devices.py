@@ -1,6 +1,7 @@
-"""Which GPU is there, and what it lacks; asked without importing Triton."""
+"""Which GPU is there, and what it lacks, asked without importing Triton; where tensors are made."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -58,6 +59,15 @@ def cuda_device(device: Any) -> torch.device:
             "Expected 8.0 (Ampere) or newer. Use backend='torch'."
         )
     return found
+
+
+def on_the_cpu() -> AbstractContextManager[Any]:
+    """Inside, tensors that are made without a device are the CPU's, whatever torch's default device is."""
+    try:
+        plain = torch.empty(0).device.type == "cpu"
+    except (RuntimeError, AssertionError):  # a default device that is not there
+        plain = False
+    return nullcontext() if plain else torch.device("cpu")
 
 
 def architecture(device: torch.device) -> str:

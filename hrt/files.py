@@ -1,5 +1,6 @@
-"""Writing a file whole or not at all."""
+"""Paths that can be files, and writing a file whole or not at all."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,12 +11,32 @@ from typing import BinaryIO
 
 from hrt.errors import HrtError, InputError
 
+SHOWN = 80  # characters of a path that no file can have
+
+
+def usable(path: str | PathLike[str], failure: type[HrtError] = InputError) -> Path:
+    """`path`, whether or not anything is there. Raises `failure` for what can be no file's name: with NUL characters,
+    or letters that the system cannot write, or longer than it allows.
+    """
+    text, why = os.fsdecode(path), None
+    try:
+        os.lstat(text)
+    except ValueError as error:
+        why = "with a NUL character" if "\0" in text else f"that is no name ({error})"
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            why = f"of {len(text)} characters, too long for this system"
+    if why is None:
+        return Path(text)
+    shown = repr(text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}")
+    raise failure(f"Found the path {shown} {why}. Expected the name of a file or folder.")
+
 
 def check_writable(path: str | PathLike[str], force: bool, failure: type[HrtError] = InputError) -> Path:
     """`path` with links followed, if a file may be written there. Raises `failure` for a file that exists (unless
-    `force`), anything that is no regular file, and a folder that does not exist.
+    `force`), anything that is no regular file, a folder that does not exist, and what can be no file's name.
     """
-    named, path = path, Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(usable(path, failure)))
     if path.exists() and not path.is_file():
         raise failure(f"{named} is a {'folder' if path.is_dir() else 'device'}. Expected the name of a file.")
     if path.exists() and not force:

@@ -13,7 +13,9 @@ from torch import Tensor
 from hrt.allocation import program_nbytes
 from hrt.certificate import Certificate
 from hrt.derivatives import Differentiated, differentiate
+from hrt.devices import on_the_cpu
 from hrt.errors import InputError
+from hrt.outputs import with_derivatives
 from hrt.precision import default_precision
 from hrt.program import Program
 from hrt.runtime import Session, open_session
@@ -52,16 +54,19 @@ class CompressedModel:
         return self.open()
 
     def open(self) -> Session:
-        """A new session on the backend. Raises BackendError where that cannot run here."""
-        return open_session(
-            self.program,
-            self.backend,
-            self.device,
-            target=self.target,
-            precision=self.precision,
-            certified=self.certificate.runtimes,
-            differentiated=self.origin if self.origin and self.origin.program is self.program else None,
-        )
+        """A new session on the backend, whatever torch's default device is. Raises BackendError where that cannot run
+        here.
+        """
+        with on_the_cpu():
+            return open_session(
+                self.program,
+                self.backend,
+                self.device,
+                target=self.target,
+                precision=self.precision,
+                certified=self.certificate.runtimes,
+                differentiated=self.origin if self.origin and self.origin.program is self.program else None,
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the sessions, which belong to this process."""
@@ -113,16 +118,19 @@ class CompressedModel:
 
     def differentiated(self, derivatives: Sequence[str]) -> "CompressedModel":
         """The model whose outputs are this one's and then, derivative by derivative, those of every output. It has the
-        same weights; its certificate speaks of the value, and of the derivatives that `compress` was asked for. Raises
-        what `predict` does.
+        same weights; its certificate names the outputs that are bounded, as the value or as one of the derivatives that
+        `compress` was asked for, and those that are not (`hrt.outputs`). Raises what `predict` does.
         """
         key = derivatives if isinstance(derivatives, str) else tuple(derivatives)
         found = self._differentiated.get(key)
         if found is None:
-            origin = differentiate(self.program, key)
+            with on_the_cpu():
+                origin = differentiate(self.program, key)
+            certificate = with_derivatives(self.certificate, self.program, origin)
             while len(self._differentiated) >= DIFFERENTIATED:
                 self._differentiated.pop(next(iter(self._differentiated)), None)
-            found = self._differentiated.setdefault(key, replace(self, program=origin.program, origin=origin))
+            made = replace(self, program=origin.program, certificate=certificate, origin=origin)
+            found = self._differentiated.setdefault(key, made)
         return found
 
     @cached_property

@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from hrt.errors import CaptureError
+from hrt.files import usable
 from hrt.onnx_nodes import LOWERINGS
 from hrt.ops import TABLE
 from hrt.program import Node, Program, Value
@@ -37,7 +38,7 @@ def read_onnx(path: str | os.PathLike[str]) -> Program:
     Raises CaptureError for a file that is missing, malformed or older than opset 11, for weights outside the model's
     folder, and for a node that the op table cannot say, naming it.
     """
-    proto = _load(Path(path))
+    proto = _load(usable(path, CaptureError))
     return Reader(proto).program()
 
 

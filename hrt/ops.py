@@ -26,7 +26,8 @@ class Op:
     torch: (arguments, attributes) -> value.  arity: number of arguments, None for any.  onnx: operator name or None
     (lowered by several nodes).  derivative: f'(x) of an elementwise op, or None.  lipschitz: attributes -> a constant
     with |f(x) - f(y)| <= L |x - y| everywhere, or None where there is none.  taylor: of an elementwise op, its Taylor
-    coefficients as formulas (see `hrt.taylor`).  kinked: some derivative jumps, at single points.
+    coefficients as formulas (see `hrt.taylor`).  kinked: some derivative jumps, at single points.  elementwise: every
+    number of the result comes from the numbers at its place, arguments broadcast.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Op:
     lipschitz: Callable[[Attrs], float] | None = None
     taylor: Rule | None = None
     kinked: bool = False
+    elementwise: bool = False
 
     @property
     def is_activation(self) -> bool:
@@ -112,7 +114,7 @@ def _unary(
 ) -> Op:
     constant = lipschitz if lipschitz is None or callable(lipschitz) else lambda _, value=lipschitz: float(value)
     rule, kinked = RULES[name], name in KINKED
-    return Op(name, 1, lambda a, t: function(a[0], t), onnx, derivative, constant, rule, kinked)
+    return Op(name, 1, lambda a, t: function(a[0], t), onnx, derivative, constant, rule, kinked, True)
 
 
 def _axes(t: Attrs) -> tuple[int, ...]:
@@ -186,14 +188,14 @@ _ROWS = [
         lambda x, t: t["exponent"] * x ** (t["exponent"] - 1),
     ),
     # 1 for x > 0, at_zero for 0, else 0: the derivative of a kink. No activation: it has no Lipschitz constant
-    Op("step", 1, lambda a, t: heaviside(a[0], t["at_zero"]), None, taylor=RULES["step"], kinked=True),
+    Op("step", 1, lambda a, t: heaviside(a[0], t["at_zero"]), taylor=RULES["step"], kinked=True, elementwise=True),
     # two arguments, broadcast
-    Op("add", 2, lambda a, t: a[0] + a[1], "Add"),
-    Op("sub", 2, lambda a, t: a[0] - a[1], "Sub"),
-    Op("mul", 2, lambda a, t: a[0] * a[1], "Mul"),
-    Op("div", 2, lambda a, t: a[0] / a[1], "Div"),
-    Op("maximum", 2, lambda a, t: torch.maximum(a[0], a[1]), "Max", kinked=True),
-    Op("minimum", 2, lambda a, t: torch.minimum(a[0], a[1]), "Min", kinked=True),
+    Op("add", 2, lambda a, t: a[0] + a[1], "Add", elementwise=True),
+    Op("sub", 2, lambda a, t: a[0] - a[1], "Sub", elementwise=True),
+    Op("mul", 2, lambda a, t: a[0] * a[1], "Mul", elementwise=True),
+    Op("div", 2, lambda a, t: a[0] / a[1], "Div", elementwise=True),
+    Op("maximum", 2, lambda a, t: torch.maximum(a[0], a[1]), "Max", kinked=True, elementwise=True),
+    Op("minimum", 2, lambda a, t: torch.minimum(a[0], a[1]), "Min", kinked=True, elementwise=True),
     # shape
     Op("concat", None, lambda a, t: torch.cat(list(a), dim=t["axis"]), "Concat"),
     Op("slice", 1, lambda a, t: _slice(a[0], t), "Slice"),

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from hrt.certificate import BOX_BOUND, IN_PRECISION, VACUOUS, Certificate, LayerRecord
 from hrt.model import CompressedModel
+from hrt.outputs import UNBOUNDED, held_as
 
 
 def render(model: CompressedModel, width: int = 140) -> str:
@@ -97,7 +98,7 @@ def summary(model: CompressedModel) -> list[str]:
             f"measured: the worst weight is off by {_figure(worst)} in relative Frobenius norm",
             "the output's error was not measured: no inputs were given",
         ]
-    lines += _box_figures(c)
+    lines += _output_bounds(c, model.program.outputs) + _box_figures(c)
     return lines + [f"remark: {r}" for r in c.context.get("remarks", [])]
 
 
@@ -127,11 +128,6 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
             )
         )
         lines.append(f"{name}: measured {error} in float32, {exact} in float64 arithmetic; estimated at most {limit}")
-    if context.get("kinks"):
-        lines.append(
-            f"kinks: {', '.join(context['kinks'])}; there a derivative is torch's, and the op's second derivative "
-            "is taken as zero, which it is almost everywhere"
-        )
     if "unseen_probability_99" in estimated:
         share = 100 * estimated["unseen_probability_99"]
         lines.append(f"not covered: kinds of input rarer than {share:.2g} %, of which the held-out rows may hold none")
@@ -139,6 +135,23 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
         found = {k.removeprefix(IN_PRECISION): v for k, v in estimated.items() if k.startswith(IN_PRECISION)}
         limits = ", ".join(f"{name} {_figure(v)}" for name, v in found.items())
         lines.append(f"on a GPU: {context['precision']} arithmetic; estimated limits with its rounding: {limits}")
+    return lines
+
+
+def _output_bounds(c: Certificate, outputs: Sequence[str]) -> list[str]:
+    """What was not asked of outputs that are derivatives, and where those jump."""
+    lines = []
+    free = [name for name, held in held_as(c, outputs).items() if held == UNBOUNDED] if "outputs" in c.context else []
+    if free:
+        lines.append(
+            f"not bounded: {', '.join(free)}; the tolerance was not asked for these outputs, and says nothing of them "
+            "(hrt.compress(..., inputs=..., derivatives=[...]) holds derivatives to it)"
+        )
+    if c.context.get("kinks"):
+        lines.append(
+            f"kinks: {', '.join(c.context['kinks'])}; there a derivative is torch's, and the op's second derivative "
+            "is taken as zero, which it is almost everywhere"
+        )
     return lines
 
 

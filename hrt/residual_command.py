@@ -60,5 +60,5 @@ def residual(
     if figures.not_finite:
         typer.echo(f"not finite in {figures.not_finite:,} rows, which the figures leave out")
     if out is not None:
-        sources.write_arrays(out, (found,), force)
+        sources.write_arrays(out, (found,), ("residual",), force)
         typer.echo(f"wrote {out}: {found.shape}")

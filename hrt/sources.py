@@ -8,6 +8,8 @@ import os
 import sys
 import traceback
 import warnings
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 
 from hrt.calibration import Box
 from hrt.errors import HrtError, InputError
-from hrt.files import replacing
+from hrt.files import replacing, usable
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".csv")
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
@@ -46,7 +48,7 @@ def read_network(source: str, weights: Path | None = None) -> Any:
     where, _, name = source.rpartition(":")
     if not where or not name:
         raise InputError(f"Found {source!r}. Expected net.pt2, net.onnx, file.py:name or package.module:name.")
-    if where.endswith(".py") and not Path(where).is_file():
+    if where.endswith(".py") and not usable(where).is_file():
         raise InputError(f"The file {where} does not exist.")
     try:
         found = getattr(_module(where), name)
@@ -62,7 +64,7 @@ def read_network(source: str, weights: Path | None = None) -> Any:
 
 def load_weights(net: torch.nn.Module, path: Path) -> None:
     """Load the state_dict in a .safetensors or torch.save file into `net`; nothing in the file is executed."""
-    if not path.is_file():
+    if not usable(path).is_file():
         raise InputError(f"The weights {path} do not exist.")
     try:
         if path.suffix == ".safetensors":
@@ -81,7 +83,7 @@ def read_array(path: Path) -> np.ndarray:
     """Numbers from .npy, .npz (its only array) or .csv (one row a sample, no header), (rows, ...)."""
     if path.suffix not in ARRAY_SUFFIXES:
         raise InputError(f"{path}: found the suffix {path.suffix!r}. Expected one of {', '.join(ARRAY_SUFFIXES)}.")
-    if not path.is_file():
+    if not usable(path).is_file():
         raise InputError(f"{path} does not exist.")
     try:
         if path.suffix == ".csv":
@@ -111,19 +113,37 @@ def check_outputs(path: Path, count: int = 1) -> None:
         raise InputError(f"Cannot write {count} output(s) to {path.name}. Expected one of {', '.join(expected)}.")
 
 
-def write_arrays(path: Path, outputs: tuple[np.ndarray, ...], force: bool = True) -> None:
-    """Write outputs, whole or not at all, as .npy (one), .npz (output0, output1, ...) or .csv (`as_csv`)."""
+def write_arrays(path: Path, outputs: Sequence[np.ndarray], names: Sequence[str], force: bool = True) -> None:
+    """Write outputs, whole or not at all, as .npy (one), .npz (under their names, in order) or .csv (`as_csv`). A name
+    that comes again gets a number behind it; one that is empty is "output".
+    """
     check_outputs(path, len(outputs))
     with replacing(path, force=force) as file:
         if path.suffix == ".csv":
             file.write(as_csv(outputs).encode())
         elif path.suffix == ".npz":
-            np.savez(file, **{f"output{k}": y for k, y in enumerate(outputs)})  # type: ignore[arg-type]
+            with zipfile.ZipFile(file, "w") as archive:  # np.savez takes no array that is called "file"
+                for name, y in zip(distinct(names), outputs, strict=True):
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array(entry, y, allow_pickle=False)
         else:
             np.save(file, outputs[0])
 
 
-def as_csv(outputs: tuple[np.ndarray, ...]) -> str:
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, a number behind each that came before."""
+    found: list[str] = []
+    for name in names:
+        wanted, number = name or "output", 1
+        name = wanted
+        while name in found:
+            number += 1
+            name = f"{wanted}.{number}"
+        found.append(name)
+    return found
+
+
+def as_csv(outputs: Sequence[np.ndarray]) -> str:
     """One line a sample, the outputs' columns side by side, with as many digits as float32 has."""
     text = io.StringIO()
     columns = [y.reshape(len(y), math.prod(y.shape[1:])) for y in outputs]
@@ -150,7 +170,7 @@ def reason(error: BaseException) -> str:
 
 
 def _exported(path: Path) -> Any:
-    if not path.is_file():
+    if not usable(path).is_file():
         raise InputError(f"{path} does not exist.")
     try:
         return torch.export.load(path)

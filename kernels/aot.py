@@ -305,6 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
     if args.json:
         content = {"triton": triton.__version__, "rows": [asdict(row) for row in rows]}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     bad = sum(bool(row.faults) for row in rows)
     print(f"{len(rows)} variants compiled by Triton {triton.__version__}, {bad} failed.")

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from hrt.artifact import read_header
 from hrt.errors import InputError
-from hrt.files import check_writable
+from hrt.files import usable
 from hrt.perf.harness import Plan, run
-from hrt.perf.rows import FAILED, Results
+from hrt.perf.rows import FAILED, Results, check_results
 from hrt.perf.terminal import show
 from hrt.perf.workloads import SUFFIXES
 from hrt.progress import track
@@ -24,8 +24,7 @@ def measure(plan: Plan, json: Path | None = None, every: bool = False) -> int:
     measured at all, or 130 where Ctrl-C ended it.
     """
     if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(json, force=True)  # before the work
+        check_results(json)  # before the work
     with track("perf", True) as advance:
         results = run(plan, advance, keep=lambda found: _keep(found, json))
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
@@ -60,7 +59,7 @@ def bench(
     """
     if path.suffix not in SUFFIXES:
         raise InputError(f"Found {path}. Expected a .hrt, .onnx or .pt2 file.")
-    if not tols and path.suffix == ".hrt" and path.is_file():
+    if not tols and path.suffix == ".hrt" and usable(path).is_file():
         tols = (float(read_header(path)["certificate"]["tol"]),)
     plan = Plan(
         workloads=(str(path),),

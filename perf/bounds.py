@@ -24,9 +24,10 @@ from rich.table import Table
 
 from hrt.certificate import HOLDS, VACUOUS, VIOLATED
 from hrt.errors import HrtError
-from hrt.files import check_writable, replacing
+from hrt.files import replacing
 from hrt.perf.bounds_cases import TOLS, Rows, network_rows, random_rows, subjects, trained_rows
 from hrt.perf.provenance import commit, versions
+from hrt.perf.rows import check_results
 
 VERDICTS = (HOLDS, VIOLATED, VACUOUS)
 
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=118)
     try:
         if args.json:
-            check_writable(args.json, True)
+            check_results(args.json)
         rows, missing = random_rows(args.count, args.seed), []
         if not args.random_only:
             found, missing = subjects()

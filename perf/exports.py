@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from hrt.errors import BackendError
+from hrt.errors import BackendError, InputError
 from hrt.export import web
 from hrt.export.check import open_runtime
 from hrt.perf import provenance
@@ -52,6 +52,7 @@ from hrt.perf.neuralfoil import load_neuralfoil, sample_inputs
 from hrt.perf.operators import log_kernel, operator_network, reaction_diffusion_green
 from hrt.perf.portable import AGREEMENT, BYTES, DEFAULT, RUNTIMES, Arrays, Network, Row, as_arrays, measure
 from hrt.perf.qlknn import qlknn_inputs, qlknn_path
+from hrt.perf.rows import check_results
 from hrt.perf.sizes import burgers_points
 from hrt.progress import track
 
@@ -249,6 +250,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the .hrt and .onnx files there")
     parser.add_argument("--threads", type=int, default=1, help="threads of every runtime (default 1)")
     args = parser.parse_args(arguments)
+    if args.json is not None:
+        try:
+            check_results(args.json)
+        except InputError as error:
+            parser.error(str(error))
     torch.set_num_threads(args.threads)
     options = QUICK if args.quick else Options()
     options = options if args.points is None else dataclasses.replace(options, points=args.points)

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import Any, get_args, get_type_hints
 
 from hrt.errors import InputError
-from hrt.files import check_writable, replacing
+from hrt.files import check_writable, replacing, usable
 
 FORMAT_VERSION = 1
 OK, UNREACHABLE, MISSING, FAILED, NOISY = "ok", "cannot reach", "not installed", "failed", "too noisy"
@@ -111,7 +111,7 @@ def check_results(path: str | PathLike[str]) -> None:
     """Make the folder of `path` where it is missing. Raises InputError, before anything is measured, where results
     cannot be written there.
     """
-    folder = Path(path).parent
+    folder = usable(path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         check_writable(path, force=True)

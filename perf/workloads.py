@@ -19,6 +19,7 @@ import hrt
 from hrt.calibration import evaluate
 from hrt.capture import capture
 from hrt.errors import InputError
+from hrt.files import usable
 from hrt.onnx_reader import read_onnx
 from hrt.perf import burgers, deeponet, neuralfoil, operators, pinns, qlknn
 from hrt.perf.rebuilt import written_out
@@ -110,7 +111,7 @@ def build(name: str) -> Workload:
 def check(name: str) -> None:
     """Raise InputError unless `name` is in the registry or a file that may hold a network."""
     if name.endswith(SUFFIXES):
-        if not Path(name).is_file():
+        if not usable(name).is_file():
             raise InputError(f"{name} does not exist. Expected a .pt2, .onnx or .hrt file.")
         return
     _entry(name)

@@ -500,6 +500,81 @@ class TestForgery:
             refused(resealed(mixed_bytes(), set_header(("program", "nodes", clamp, 4), attributes)))
 
 
+class TestWhatIsNotTheFilesFault:
+    """Errors of the machine pass as what they are: nobody shall write a good file again for them."""
+
+    @pytest.mark.parametrize(
+        "error, expected",
+        [
+            (ModuleNotFoundError("No module named 'sympy'"), ModuleNotFoundError),
+            (ImportError("libgomp.so.1: cannot open shared object file"), ImportError),
+            (MemoryError(), MemoryError),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), MemoryError),
+            (KeyboardInterrupt(), KeyboardInterrupt),
+        ],
+    )
+    def test_passes(self, error, expected, tmp_path, monkeypatch):
+        (tmp_path / "m.hrt").write_bytes(mixed_bytes())
+
+        def fail(_):
+            raise error
+
+        monkeypatch.setattr("hrt.artifact.check_program", fail)
+        with pytest.raises(expected) as caught:
+            hrt.load(tmp_path / "m.hrt")
+        assert not isinstance(caught.value, hrt.HrtError)
+
+    def test_a_disk_that_fails_is_an_error_of_reading(self, tmp_path, monkeypatch):
+        (tmp_path / "m.hrt").write_bytes(mixed_bytes())
+
+        def fail(*_):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr("hrt.artifact._read", fail)
+        with pytest.raises(hrt.ArtifactError, match=r"m\.hrt cannot be read: Input/output error"):
+            hrt.load(tmp_path / "m.hrt")
+
+    def test_a_network_larger_than_the_memory_that_is_left(self, tmp_path):
+        linear_model(torch.zeros(4096, 8192)).save(tmp_path / "m.hrt")  # 134 MB
+        code = textwrap.dedent("""
+            import resource, sys, hrt
+            from hrt.artifact import read_header
+            read_header(sys.argv[1])
+            room = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 2**26
+            resource.setrlimit(resource.RLIMIT_AS, (room, room))
+            try:
+                hrt.load(sys.argv[1], backend="torch")
+            except MemoryError as error:
+                print("memory:", error)
+        """)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", code, tmp_path / "m.hrt"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.stdout.startswith(f"memory: {tmp_path / 'm.hrt'} needs more memory than there is"), done.stderr
+
+
+@pytest.mark.parametrize("default", ["meta", "cuda"])
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_torchs_default_device_plays_no_part(default, backend, tmp_path):
+    (tmp_path / "m.hrt").write_bytes(mixed_bytes())
+    x, z = np.random.default_rng(0).standard_normal((2, 9, 7)).astype(np.float32)
+    given = (x, z[:, :5].copy())
+    plain = hrt.load(tmp_path / "m.hrt", backend=backend)
+    expected = [*plain.predict(given), *plain.predict(given, derivatives=["d0"])[1]]
+    torch.set_default_device(default)
+    try:
+        model = hrt.load(tmp_path / "m.hrt", backend=backend)
+        found = [*model.predict(given), *model.predict(given, derivatives=["d0"])[1]]
+        model.save(tmp_path / "again.hrt")
+    finally:
+        torch.set_default_device(None)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert (tmp_path / "again.hrt").read_bytes() == mixed_bytes()
+    with torch.device(default):
+        model = hrt.load(tmp_path / "m.hrt", backend=backend)
+    assert np.array_equal(model.predict(given)[0], expected[0])
+
+
 class TestAtomicity:
     @pytest.fixture
     def old(self, tmp_path):

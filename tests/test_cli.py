@@ -173,7 +173,8 @@ class TestCompress:
         assert main(["compress", "net.py:Two", "-i", "a.npy", "-i", "b.csv", "--tol", "1e-2", "-o", "out.hrt"]) == 0
         assert main(["predict", "out.hrt", "a.npy", "b.csv", "-o", "y.npz"]) == 0
         with np.load("y.npz") as y:
-            assert y["output0"].shape == (300, 8) and y["output1"].shape == (300, 1)
+            names = hrt.load("out.hrt").program.outputs
+            assert y.files == list(names) and [y[n].shape for n in names] == [(300, 8), (300, 1)]
 
     def test_same_seed_gives_the_same_bytes(self, lab):
         for name in ("a.hrt", "b.hrt"):
@@ -322,6 +323,18 @@ class TestPredict:
         assert main(["predict", "m.hrt", "x7.npy", "x5.npy"]) == 0
         assert capsys.readouterr().out == Path("y.csv").read_text()
 
+    def test_arrays_of_an_npz_are_called_as_the_outputs_in_their_order(self, lab):
+        mixed_model().save("m.hrt")
+        x = tuple(np.random.default_rng(0).standard_normal((4, n)).astype(np.float32) for n in (7, 5))
+        np.save("x7.npy", x[0])
+        np.save("x5.npy", x[1])
+        command = ["predict", "m.hrt", "x7.npy", "x5.npy", "-o", "y.npz", "--derivatives", "d9", "d0d0"]
+        assert main(command) == 0
+        value, first, second = hrt.load("m.hrt").predict(x, derivatives=["d9", "d0d0"])
+        with np.load("y.npz") as y:
+            assert y.files == ["y2", "h3", "d9_y2", "d9_h3", "d0d0_y2", "d0d0_h3"]
+            assert all(np.array_equal(y[n], e) for n, e in zip(y.files, [*value, *first, *second], strict=True))
+
     def test_one_column_and_no_rows(self, lab, capsys):
         linear_model(random_hmatrix(0, 2, 1)).save("one.hrt")
         Path("one.csv").write_text("1\n2\n3\n")
@@ -384,6 +397,89 @@ class TestPredict:
         monkeypatch.setattr("hrt.files.os.fsync", fail)
         for name in ("y.npy", "y.npz", "y.csv"):
             assert "No space left on device" in mistake("predict", "net.hrt", "x.npy", "-o", name)
+
+
+class TestNames:
+    def test_no_name_is_lost(self, tmp_path):
+        names = ["file", "allow_pickle", "a/b", "", "u", "u", "", "u.2", "arr_0"]
+        expected = ["file", "allow_pickle", "a/b", "output", "u", "u.2", "output.2", "u.2.2", "arr_0"]
+        assert sources.distinct(names) == expected
+        arrays = [np.full((2, 1), k) for k in range(len(names))]
+        sources.write_arrays(tmp_path / "y.npz", arrays, names)
+        with np.load(tmp_path / "y.npz") as y:
+            assert y.files == expected and [int(y[n][0, 0]) for n in y.files] == list(range(len(names)))
+
+    def test_a_residual_is_called_so(self, lab):
+        assert main(["residual", "net.hrt", "x.npy", "--expr", "u[0] + d0[1]", "-o", "r.npz"]) == 0
+        with np.load("r.npz") as r:
+            assert r.files == ["residual"] and r["residual"].shape == (5,)
+
+
+LONG = "n" * 300
+NAMELESS = [("a\0b", "NUL character"), (LONG, "too long"), ("d/" * 3000 + "n", "too long")]
+
+
+class TestNamesThatNoFileHas:
+    """NUL characters, and names and paths longer than the system takes: one line that says what was found."""
+
+    @pytest.mark.parametrize("name, words", NAMELESS, ids=["nul", "name", "path"])
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["info", "{}.hrt"],
+            ["info", "{}.hrt", "--json"],
+            ["predict", "{}.hrt", "x.npy"],
+            ["predict", "net.hrt", "{}.npy"],
+            ["predict", "net.hrt", "x.npy", "-o", "{}.npy"],
+            ["residual", "net.hrt", "x.npy", "--expr", "u[0]", "-o", "{}.npy"],
+            ["compress", "{}.py:build", "-o", "out.hrt"],
+            ["compress", "{}.pt2", "-o", "out.hrt"],
+            ["compress", "{}.onnx", "-o", "out.hrt"],
+            ["compress", "net.py:build", "-o", "{}.hrt"],
+            ["compress", "net.py:build", "-o", "out.hrt", "--weights", "{}.pt"],
+            ["compress", "net.py:build", "-o", "out.hrt", "-i", "{}.npy"],
+            ["export", "net.hrt", "-o", "{}.onnx"],
+            ["repository", "net.hrt", "{}", "--name", "m"],
+            ["triton-backend", "{}"],
+            ["plot", "net.hrt", "-o", "{}.png"],
+            ["bench", "{}.hrt"],
+            ["bench", "net.hrt", "--json", "{}.json"],
+        ],
+        ids=" ".join,
+    )
+    def test_on_the_command_line(self, command, name, words, lab, mistake):
+        found = mistake(*(word.replace("{}", name) for word in command))
+        assert words in found and "Found the " in found and "Expected" in found
+        assert "\0" not in found and len(found) < 400
+
+    @pytest.mark.parametrize("name, words", NAMELESS, ids=["nul", "name", "path"])
+    def test_in_python(self, name, words, lab):
+        model = hrt.load("net.hrt")
+        net = sources.read_network("net.py:build")
+        for error, call in (
+            (hrt.ArtifactError, lambda: hrt.load(name + ".hrt")),
+            (hrt.ArtifactError, lambda: hrt.load(Path(name))),
+            (hrt.ArtifactError, lambda: model.save(name + ".hrt")),
+            (hrt.CaptureError, lambda: hrt.compress(name + ".onnx", progress=False)),
+            (hrt.CaptureError, lambda: hrt.compress(name, progress=False)),
+            (hrt.InputError, lambda: model.plot(name + ".png")),
+            (hrt.InputError, lambda: hrt.export_onnx(model, name + ".onnx")),
+            (hrt.InputError, lambda: hrt.export_repository(model, name, name="m")),
+            (hrt.InputError, lambda: hrt.install_triton_backend(name)),
+            (hrt.InputError, lambda: sources.load_weights(net, Path(name + ".pt"))),
+        ):
+            with pytest.raises(error, match=f"Found the path .*{words}.*Expected") as caught:
+                call()
+            assert "\0" not in str(caught.value)
+
+    def test_letters_that_the_system_cannot_write(self, lab):
+        with pytest.raises(hrt.ArtifactError, match="that is no name"):
+            hrt.load("\ud800.hrt")
+
+    def test_names_as_long_as_the_system_takes_stay_possible(self, lab):
+        name = "n" * 251 + ".hrt"
+        hrt.load("net.hrt").save(name)
+        assert main(["predict", name, "x.npy", "-o", "y" * 251 + ".npy"]) == 0
 
 
 class TestPlot:

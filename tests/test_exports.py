@@ -86,7 +86,7 @@ def small(monkeypatch):
 class TestTheCommand:
     def test_prints_and_writes_all_figures(self, small, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("HRT_WEB", str(tmp_path / "nowhere"))  # Node has its own tests
-        found = tmp_path / "found.json"
+        found = tmp_path / "made" / "found.json"
         arguments = ["--quick", "--only", "log-kernel", "--json", str(found), "--keep", str(tmp_path / "files")]
         assert exports.main(arguments) == 0
         said = capsys.readouterr().out

@@ -106,5 +106,13 @@ def test_packages_that_are_missing_are_named(monkeypatch, small):
 
 
 def test_a_file_that_cannot_be_written_is_a_mistake_before_anything_is_measured(tmp_path, capsys):
-    assert main(["--json", str(tmp_path / "absent" / "b.json")]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["--json", str(tmp_path / "file" / "b.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_folder_of_its_figures_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "random_rows", lambda *_: [])
+    monkeypatch.setattr(bounds, "summary", lambda _: "")
+    assert main(["--random-only", "--json", str(tmp_path / "absent" / "deeper" / "b.json")]) == 0
+    assert "counts" in json.loads((tmp_path / "absent" / "deeper" / "b.json").read_text())

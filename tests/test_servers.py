@@ -11,9 +11,11 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pinn
 import psutil
 import pytest
@@ -21,7 +23,7 @@ import torch
 import yaml
 from running import Running, alive, answers, environment, free_ports
 from torch import nn
-from tritonclient.http import InferenceServerClient, InferInput
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
 import hrt
 from hrt.export.repository import install_triton_backend
@@ -142,6 +144,28 @@ def refused(url: str, body: object) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+def check_derivatives(served: Served, name: str, rows: int, record_property, binary: bool = True) -> None:
+    """u, u_x, u_t and u_xx by the names that the server tells, all together and the last one alone."""
+    case = pinn.case(rows)
+    headers = None if binary else {"Content-Type": "application/json"}  # which tritonclient leaves out
+    with InferenceServerClient(served.http) as client:
+        described = client.get_model_metadata(name)
+        names = [v["name"] for v in described["outputs"]]
+        x = InferInput(described["inputs"][0]["name"], [rows, 2], "FP32")
+        x.set_data_from_numpy(case.x.numpy(), binary_data=binary)
+        wanted = [InferRequestedOutput(n, binary_data=binary) for n in names]
+        answer = client.infer(name, [x], outputs=wanted, headers=headers)
+        alone = client.infer(name, [x], outputs=wanted[-1:], headers=headers)
+    assert names[1:] == [f"{d}_{names[0]}" for d in pinn.DERIVATIVES]
+    found = [answer.as_numpy(n) for n in names]
+    differences = case.check(found)
+    assert [v["name"] for v in alone.get_response()["outputs"]] == names[-1:]
+    assert np.array_equal(alone.as_numpy(names[-1]), found[-1])
+    worst = ", ".join(f"{what} {d:.1e}" for what, d in zip(pinn.OUTPUTS, differences, strict=True))
+    what = f"{served.what} {name}, {rows} rows{'' if binary else ' as JSON'}"
+    record_property("transcript", f"{what}, from torch.func in float64: {worst}")
+
+
 WRONG_SHAPE = {
     "inputs": [
         {"name": "x", "shape": [1, 23], "datatype": "FP32", "data": [0.0] * 23},
@@ -216,17 +240,7 @@ class TestTriton:
     @pytest.mark.parametrize("rows", [1, 4096])
     @pytest.mark.parametrize("name", ["pinn-onnx", "pinn-native"])
     def test_derivatives_are_those_of_torch_func(self, triton, name, rows, record_property):
-        case = pinn.case(rows)
-        with InferenceServerClient(triton.http) as client:
-            outputs = [v["name"] for v in client.get_model_metadata(name)["outputs"]]
-            (described,) = client.get_model_metadata(name)["inputs"]
-            x = InferInput(described["name"], [rows, 2], "FP32")
-            x.set_data_from_numpy(case.x.numpy())
-            answer = client.infer(name, [x])
-        assert [o.split("_")[0] for o in outputs[1:]] == pinn.DERIVATIVES
-        differences = case.check([answer.as_numpy(o) for o in outputs])
-        worst = ", ".join(f"{what} {d:.1e}" for what, d in zip(pinn.OUTPUTS, differences, strict=True))
-        record_property("transcript", f"Triton {name}, {rows} rows, from torch.func in float64: {worst}")
+        check_derivatives(triton, name, rows, record_property)
 
     def test_the_server_reads_the_configuration_as_it_was_meant(self, triton):
         with urllib.request.urlopen(f"http://{triton.http}/v2/models/onnx/config", timeout=20) as response:
@@ -259,11 +273,10 @@ class TestTriton:
         assert len([p for p in triton.workers() if alive(p)]) >= 2
 
 
-@pytest.fixture(scope="class")
-def mlserver(model, tmp_path_factory) -> Iterator[Served]:
+@contextmanager
+def mlservers(target: Path, folder: Path) -> Iterator[Served]:
+    """MLServer on what was exported to `target`; logs go to `folder`."""
     env = environment("mlserver")
-    folder = tmp_path_factory.mktemp("mlserver")
-    target = hrt.export_repository(model, folder, name="native", server="mlserver", instances=2)
     started: list[Running] = []
 
     def start() -> Served:
@@ -282,7 +295,7 @@ def mlserver(model, tmp_path_factory) -> Iterator[Served]:
             return [p for p in running.family() if "spawn_main" in _command(p)]
 
         url = f"127.0.0.1:{http}"
-        ready = running.wait("ready", lambda: answers(f"http://{url}/v2/models/native/ready"), READY_SECONDS)
+        ready = running.wait("ready", lambda: answers(f"http://{url}/v2/models/{target.name}/ready"), READY_SECONDS)
         return Served("MLServer", running, ready, workers, url, f"127.0.0.1:{grpc}", again=start)
 
     try:
@@ -290,6 +303,14 @@ def mlserver(model, tmp_path_factory) -> Iterator[Served]:
     finally:
         for running in started:
             running.stop(seconds=5)  # after a worker was killed it does not end by itself, or late
+
+
+@pytest.fixture(scope="class")
+def mlserver(model, tmp_path_factory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("mlserver")
+    target = hrt.export_repository(model, folder, name="native", server="mlserver", instances=2)
+    with mlservers(target, folder) as served:
+        yield served
 
 
 class TestMLServer:
@@ -327,17 +348,18 @@ class TestMLServer:
         assert (recovered.failed, recovered.wrong) == (0, 0), recovered.errors
 
 
-@pytest.fixture(scope="class")
-def ray_serve(model, asked, tmp_path_factory) -> Iterator[Served]:
+@contextmanager
+def ray_serves(target: Path, folder: Path, count: int = 1) -> Iterator[Served]:
+    """Ray Serve on what was exported to `target`, on a cluster of `count` nodes of one processor each, which stand on
+    loopback addresses of their own; logs go to `folder`.
+    """
     env = environment("ray")
-    folder = tmp_path_factory.mktemp("ray")
-    target = hrt.export_repository(model, folder, name="native", server="ray")
     http, head, client = free_ports(3)
     config = yaml.safe_load((target / "serve.yaml").read_text())
     config["http_options"] = {"host": "127.0.0.1", "port": http}
     scaling = config["applications"][0]["deployments"][0]["autoscaling_config"]
     # As many as there are processors, and within seconds.
-    scaling.update(max_replicas=2, upscale_delay_s=1, look_back_period_s=2, metrics_interval_s=0.5)
+    scaling.update(max_replicas=count, upscale_delay_s=1, look_back_period_s=2, metrics_interval_s=0.5)
     (target / "serve.yaml").write_text(yaml.safe_dump(config))
     short = Path(os.environ.get("TMPDIR", "/tmp")) / f"hrt-ray-{os.getpid()}"  # sockets' paths may not be long
     environ = {"PATH": f"{env / 'bin'}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -346,11 +368,13 @@ def ray_serve(model, asked, tmp_path_factory) -> Iterator[Served]:
     ray, serve = os.fspath(env / "bin" / "ray"), os.fspath(env / "bin" / "serve")
     first = [ray, "start", "--head", "--port", str(head), "--node-ip-address", "127.0.0.2", *common]
     first += ["--include-dashboard", "false", "--ray-client-server-port", str(client), "--temp-dir", str(short)]
-    second = [ray, "start", "--address", address, "--node-ip-address", "127.0.0.3", *common]
+    others = [
+        [ray, "start", "--address", address, "--node-ip-address", f"127.0.0.{2 + k}", *common] for k in range(1, count)
+    ]
     nodes: list[Running] = []
     application: Running | None = None
     try:
-        for k, command in enumerate((first, second)):
+        for k, command in enumerate((first, *others)):
             nodes.append(Running(command, folder / f"node-{k}", environ, folder))
             node = nodes[-1]
             node.wait("up", lambda node=node: "Ray runtime started" in node.tail(), READY_SECONDS)
@@ -361,16 +385,10 @@ def ray_serve(model, asked, tmp_path_factory) -> Iterator[Served]:
         def replicas() -> list[psutil.Process]:
             return [p for n in nodes for p in n.family() if "ServeReplica" in _command(p)]
 
-        application.wait("ready", lambda: answers(f"http://{url}/v2/models/native/ready"), READY_SECONDS)
+        ready = f"http://{url}/v2/models/{target.name}/ready"
+        application.wait("ready", lambda: answers(ready), READY_SECONDS)
         elapsed = time.monotonic() - nodes[0].started
-        found = Served("Ray Serve", application, elapsed, replicas, url, others=nodes)
-        assert len(replicas()) == 1, "the load is to make it grow"
-        start = time.monotonic()
-        while len(replicas()) < 2:
-            assert time.monotonic() - start < READY_SECONDS, f"no second replica under load:\n{application.tail()}"
-            outcome = serving.ask(found.server("http", "native"), asked, REQUESTS)
-            assert (outcome.failed, outcome.wrong) == (0, 0), outcome.errors
-        yield found
+        yield Served("Ray Serve", application, elapsed, replicas, url, others=nodes)
     finally:
         # Interrupted, `serve run` takes the application down; nodes that still serve would drain for 30 s.
         families = [n.family() for n in nodes]
@@ -382,8 +400,23 @@ def ray_serve(model, asked, tmp_path_factory) -> Iterator[Served]:
         assert not [p for f in families for p in f if alive(p)]
 
 
+@pytest.fixture(scope="class")
+def ray_serve(model, asked, tmp_path_factory) -> Iterator[Served]:
+    """Grown onto its second node by a load."""
+    folder = tmp_path_factory.mktemp("ray")
+    target = hrt.export_repository(model, folder, name="native", server="ray")
+    with ray_serves(target, folder, count=2) as found:
+        assert len(found.workers()) == 1, "the load is to make it grow"
+        start = time.monotonic()
+        while len(found.workers()) < 2:
+            assert time.monotonic() - start < READY_SECONDS, f"no second replica:\n{found.running.tail()}"
+            outcome = serving.ask(found.server("http", "native"), asked, REQUESTS)
+            assert (outcome.failed, outcome.wrong) == (0, 0), outcome.errors
+        yield found
+
+
 class TestRayServe:
-    """Ray Serve on a cluster of two nodes of one processor each, which stand on loopback addresses of their own."""
+    """Ray Serve on a cluster of two nodes."""
 
     @pytest.mark.parametrize("binary", [True, False], ids=["bytes", "json"])
     def test_every_answer_is_that_of_predict(self, ray_serve, asked, binary, record_property):
@@ -417,6 +450,32 @@ class TestRayServe:
         ray_serve.running.wait("back at two replicas", lambda: len(ray_serve.workers()) >= 2, 600)
         recovered = serving.ask(server, asked, REQUESTS, in_flight=32, attempts=3)
         assert (recovered.failed, recovered.wrong) == (0, 0), recovered.errors
+
+
+@pytest.fixture(scope="class", params=[mlservers, ray_serves], ids=["mlserver", "ray"])
+def differentiated(request, tmp_path_factory) -> Iterator[Served]:
+    """A server of the Burgers network with its derivatives as outputs."""
+    folder = tmp_path_factory.mktemp("differentiated")
+    pinn.compressed().save(folder / "burgers.hrt")
+    target = hrt.export_repository(
+        folder / "burgers.hrt",
+        folder / "models",
+        name="pinn",
+        server="mlserver" if request.param is mlservers else "ray",
+        max_batch=4096,
+        derivatives=pinn.DERIVATIVES,
+    )
+    with request.param(target, folder) as served:
+        yield served
+
+
+class TestDerivatives:
+    """Of the Burgers network as more outputs, in MLServer and in Ray Serve; Triton's are above."""
+
+    @pytest.mark.parametrize("rows", [1, 4096])
+    def test_are_those_of_torch_func(self, differentiated, rows, record_property):
+        for binary in (False,) if differentiated.what == "MLServer" else (False, True):
+            check_derivatives(differentiated, "pinn", rows, record_property, binary)
 
 
 def _command(p: psutil.Process) -> str:
