@@ -29,7 +29,7 @@ class Equation:
     rows: (count, generator) -> (n, k), n >= count, the first `count` inside the domain, columns x and t first.
     residuals: (network, rows) -> (n,); the loss is the mean of their squares. Differentiable by torch.func, too, and
         defined for networks whose layers are HLinear.
-    operator: the equation for `hrt.ntk`.  exact: points (m, 2) and the solution there (m,).
+    operator: the equation for `hrt.ntk`, without weights.  exact: points (m, 2) and the solution there (m,).
     """
 
     name: str
@@ -79,7 +79,7 @@ EQUATIONS = (
         name="Allen-Cahn",
         network=lambda width, depth, seed: allen_cahn.allen_cahn_network(width, depth, seed).double(),
         rows=allen_cahn.sample,
-        residuals=allen_cahn.equation,
+        residuals=allen_cahn.weighted,
         operator=allen_cahn.allen_cahn_residual,
         exact=lambda: allen_cahn.on_grid(COLUMNS, TIMES),
     ),

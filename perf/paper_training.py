@@ -26,7 +26,7 @@ from hrt.rank_penalty import proximal_step, second_moments
 DENSE, DYNAMIC, PROXIMAL = "dense", "dynamic compression", "proximal steps"
 COARSEST, FINEST = 0.03, 1e-3  # tolerances of dynamic compression, of layers' outputs
 SERVED = 1e-3  # error of the output within which trained networks are stored
-ADAM_RATE, ADAM_SHRINK, NEWTON_SHRINK = 2e-3, 2e-5, 3e-4  # learning rate; thresholds of one proximal step
+ADAM_RATE, ADAM_SHRINK, NEWTON_SHRINK = 2e-3, 1e-5, 1e-4  # learning rate; thresholds of one proximal step
 SAMPLES = 1024  # inputs of second moments
 
 
@@ -39,10 +39,10 @@ class Training:
     seeds: tuple[int, ...] = (0, 1, 2)
     width: int = 48
     depth: int = 4
-    batch: int = 256
-    adam: int = 400
-    newton: int = 60
-    adam_epochs: int = 5
+    batch: int = 320
+    adam: int = 200
+    newton: int = 96
+    adam_epochs: int = 4
     newton_epochs: int = 12
     calibration: int = 3000
     tols: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -51,7 +51,7 @@ class Training:
     @staticmethod
     def quick() -> "Training":
         """The same seeds, on smaller networks, for fewer steps and tolerances."""
-        return Training(width=20, depth=3, batch=96, adam=200, newton=16, newton_epochs=4, tols=(1e-1, 1e-2, 1e-3))
+        return Training(width=24, depth=3, batch=128, adam=100, newton=36, calibration=1600, tols=(1e-1, 1e-2, 1e-3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,16 +117,18 @@ def trained(t: Training, equations: Sequence[Equation] = EQUATIONS) -> list[Run]
 def train(equation: Equation, method: str, seed: int, t: Training) -> Run:
     """One network; seconds are those of training, without what measures it.
 
-    Dynamic compression begins after Adam and changes partitions until half of Gauss-Newton is done. Proximal steps
-    follow every step of either, their threshold falling to nothing over Gauss-Newton.
+    Dynamic compression changes partitions in the second third of Gauss-Newton: before, networks have not yet found the
+    solution, and small ones hardly find it. Proximal steps follow every step of Adam and Gauss-Newton, their threshold
+    falling to nothing over the latter.
     """
     draws = torch.Generator().manual_seed(seed)
     network = equation.network(t.width, t.depth, seed)
     inputs = equation.inputs(t.calibration, seed)
     dense_numbers = sum(p.numel() for p in network.parameters())
     newton: _Newton | None = None
-    every, until = max(1, t.newton_epochs // 4), t.adam_epochs + t.newton_epochs // 2
-    options: dict[str, Any] = {"every": every, "first": t.adam_epochs, "tol": COARSEST, "finest": FINEST, "seed": seed}
+    every = max(1, t.newton_epochs // 6)
+    first, until = (t.adam_epochs + k * t.newton_epochs // 3 for k in (1, 2))
+    options: dict[str, Any] = {"every": every, "first": first, "tol": COARSEST, "finest": FINEST, "seed": seed}
     dynamic = hrt.DynamicCompression(network, inputs[:SAMPLES], **options) if method == DYNAMIC else None
     adam = torch.optim.Adam(network.parameters(), lr=ADAM_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, t.adam, eta_min=ADAM_RATE / 20)
