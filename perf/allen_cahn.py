@@ -181,7 +181,8 @@ def residuals(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | No
 def allen_cahn_residual(u: Callable[[torch.Tensor], torch.Tensor], points: torch.Tensor) -> torch.Tensor:
     """The same of any function (rows, 2) -> (rows, 1), by forward differentiation in torch.func: (rows, 1)."""
     along_x, along_t = (torch.zeros_like(points) + points.new_tensor(axis) for axis in ((1.0, 0.0), (0.0, 1.0)))
-    value, u_t = jvp(u, (points,), (along_t,))
+    both = jvp(u, (points,), (along_t,))
+    value, u_t = both[0], both[1]
     u_xx = jvp(lambda p: jvp(u, (p,), (along_x,))[1], (points,), (along_x,))[1]
     return u_t - DIFFUSION * u_xx - REACTION * (value - value**3)
 

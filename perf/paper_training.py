@@ -186,8 +186,8 @@ def directions(network: nn.Module, inputs: Tensor) -> int:
     """
     found = 0
     for name, c in second_moments(network, inputs).items():
-        weight = network.get_submodule(name).weight.detach()
-        tail = torch.linalg.svdvals(weight @ cholesky_psd(c)).square().flip(0).cumsum(0)  # type: ignore[operator]
+        seen = network.get_parameter(f"{name}.weight").detach() @ cholesky_psd(c)
+        tail = torch.linalg.svdvals(seen).square().flip(0).cumsum(0)
         found += int((tail > SERVED**2 * tail[-1]).sum())
     return found
 
