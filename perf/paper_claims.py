@@ -178,7 +178,7 @@ def training(rows: Rows) -> Finding:
         said.append(
             f"{case}: error {around(dense, 'error')} dense, {around(ours, 'error')} with dynamic compression at "
             f"{around(ours, 'ratio', '.1f')} times fewer numbers, in {around(ours, 'seconds', '.0f')} instead of "
-            f"{around(dense, 'seconds', '.0f')} s; stored within {SERVED:g} of its own output it has the error "
+            f"{around(dense, 'seconds', '.0f')} s of CPU; stored within {SERVED:g} of its own error it has the error "
             f"{around(ours, 'served_error')} and {around(ours, 'served_ratio', '.1f')} times fewer bytes, one trained "
             f"dense {around(dense, 'served_ratio', '.1f')} times"
         )
@@ -197,8 +197,9 @@ def regulariser(rows: Rows) -> Finding:
         yes += errors[1] <= AS_GOOD * errors[0] and ratios[1] > ratios[0]
         said.append(
             f"{case}: error {around(plain, 'error')} without and {around(ours, 'error')} with; directions seen "
-            f"{around(plain, 'directions', '.0f')} and {around(ours, 'directions', '.0f')}; bytes within {SERVED:g} "
-            f"{around(plain, 'served_bytes', ',.0f')} and {around(ours, 'served_bytes', ',.0f')}"
+            f"{around(plain, 'directions', '.0f')} and {around(ours, 'directions', '.0f')}; bytes within "
+            f"{SERVED:g} of the error {around(plain, 'served_bytes', ',.0f')} and "
+            f"{around(ours, 'served_bytes', ',.0f')}"
         )
     seeds = len({r["seed"] for r in rows})
     tail = f"Agreement means fewer bytes at an error of at most {AS_GOOD:g} times the other's."

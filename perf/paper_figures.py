@@ -7,7 +7,7 @@ from typing import Any
 
 from hrt.perf.charts import GRID, INK, LINES, figure, log_ticks, tidy
 from hrt.perf.paper_data import ALGORITHM, AUTO, FLOAT32, PINN, SVD, Rows
-from hrt.perf.paper_training import SERVED
+from hrt.perf.paper_training import SEEN
 
 STYLES = {
     SVD: ("#0072b2", "^"),
@@ -169,7 +169,7 @@ def training(rows: Rows) -> Any:
 
 def regulariser(rows: Rows) -> Any:
     """A column for each equation: error over the steps, and the directions of all weights that inputs see."""
-    return _over_steps(rows, (("error", "relative L2 error"), ("directions", f"directions seen within {SERVED:g}")))
+    return _over_steps(rows, (("error", "relative L2 error"), ("directions", f"directions seen within {SEEN:g}")))
 
 
 def kernel(rows: Rows) -> Any:
@@ -211,8 +211,8 @@ def _spread(axes: Any, rows: Rows, x: str, y: str, style: str, colour: str, labe
     places = sorted({r[x] for r in rows})
     groups = [[r[y] for r in rows if r[x] == place] for place in places]
     means = [fmean(g) for g in groups]
-    around = [[m - min(g) for m, g in zip(means, groups, strict=True)]]
-    around += [[max(g) - m for m, g in zip(means, groups, strict=True)]]
+    around = [[max(0.0, m - min(g)) for m, g in zip(means, groups, strict=True)]]  # a mean of equal figures is rounded
+    around += [[max(0.0, max(g) - m) for m, g in zip(means, groups, strict=True)]]
     axes.errorbar(places, means, around, fmt=style, color=colour, markersize=4.5, linewidth=1.3, capsize=2, label=label)
 
 

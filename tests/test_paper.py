@@ -149,7 +149,7 @@ def test_matched_takes_the_smallest_rival_that_is_no_worse():
         (paper_figures.comparison, compared(9.0)),
         (paper_figures.speed, raced(1.1)),
         (paper_figures.propagation, [*passed_on(0.0), *passed_on(1e-3)]),
-        (paper_figures.training, grown(DYNAMIC, (3e-2, 1e-2), 5.0, 9.0)),
+        (paper_figures.training, grown(DYNAMIC, (0.1, 0.1), 0.1, 9.0) + epochs(DYNAMIC, 2, 0.1, 0.1, 9.0)),
         (paper_figures.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 9.0)),
         (paper_figures.kernel, [*drifting(0.5), drifting(1.0)[0] | {"drift": 0.0}]),
     ],
