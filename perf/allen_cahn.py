@@ -32,7 +32,7 @@ RATE = 2.0 * REACTION  # at which u next to 1 or -1 tends to it: the derivative 
 FADING = (
     REACTION  # of a residual's weight over time: next to u = 0 an error grows like e^(REACTION (1 - t)) until t = 1
 )
-ADAM_STEPS, NEWTON_STEPS = 200, 200
+ADAM_STEPS, NEWTON_STEPS = 200, 150
 MODES, STEPS = 1024, 400  # points in x and time steps of the spectral solution
 CONTOUR = 32  # points of the contour integrals in the exponential integrator
 
@@ -202,7 +202,7 @@ def train(
     seed: int = 0,
     adam_steps: int = ADAM_STEPS,
     newton_steps: int = NEWTON_STEPS,
-    batch: int = 768,
+    batch: int = 512,
     width: int = 64,
     on_step: Callable[[AllenCahnPINN, int, float], None] = lambda network, step, loss: None,
 ) -> AllenCahnPINN:
@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adam", type=int, default=ADAM_STEPS, help="steps of Adam")
     parser.add_argument("--newton", type=int, default=NEWTON_STEPS, help="steps of Gauss-Newton")
-    parser.add_argument("--batch", type=int, default=768)
+    parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--width", type=int, default=64)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # the order of sums, and with it the weights, depends on the threads
