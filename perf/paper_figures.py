@@ -201,7 +201,7 @@ def _over_steps(rows: Rows, kinds: Sequence[tuple[str, str]]) -> Any:
                 some = [r for r in rows if (r["case"], r["method"]) == (case, method)]
                 _spread(axes, some, "step", key, "os"[k] + "-", LINES[k], method)
             axes.set(yscale="log", xlabel="steps of Adam, then of Gauss-Newton", ylabel=label, title=case)
-            log_ticks(axes.yaxis, "{:g}", most=8, steps=(1, 3))
+            log_ticks(axes.yaxis, "{:g}", most=8)
             tidy(axes)
     _seeds_legend(fig, rows)
     return fig
