@@ -17,6 +17,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ import torch
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from hrt.perf import pinn_steps
+from hrt.perf.pinn_steps import Tap, fit, through
 
 NU = 0.01 / math.pi  # viscosity
 DATA_WEIGHT = 10.0  # of the mean squared initial and boundary error against the mean squared residual
@@ -91,13 +95,8 @@ def cole_hopf(x: np.ndarray, t: np.ndarray, nu: float = NU, nodes: int = 128) ->
     return u.reshape(x.shape)
 
 
-Tap = tuple[torch.Tensor, torch.Tensor]  # a layer's input streams [4, N, in] and their products [4, N, out]
-
-
 def jet(network: BurgersPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
     """Value and derivatives of the network by one forward Taylor pass: one batched product per layer.
-
-    With a = tanh(z), s = 1 - a^2 (z, z_x, z_t, z_xx) becomes (a, s z_x, s z_t, s (z_xx - 2 a z_x^2)).
 
     Takes points (N, 2) of the network's dtype; returns (4, N): u, u_x, u_t, u_xx, differentiable with
     respect to the parameters. One entry per linear layer is appended to `taps`, where that is given.
@@ -105,18 +104,7 @@ def jet(network: BurgersPINN, points: torch.Tensor, taps: list[Tap] | None = Non
     streams = points.new_zeros(4, *points.shape)
     streams[0] = points
     streams[1, :, 0] = streams[2, :, 1] = 1.0
-    for module in network.layers:
-        if isinstance(module, nn.Linear):
-            products = streams @ module.weight.T
-            if taps is not None:
-                taps.append((streams, products))
-            streams = torch.stack((products[0] + module.bias, *products[1:]))  # [4, N, out]
-        else:
-            z, z_x, z_t, z_xx = streams
-            a = torch.tanh(z)
-            s = 1.0 - a * a
-            streams = torch.stack((a, s * z_x, s * z_t, s * (z_xx - 2.0 * a * z_x * z_x)))
-    return streams[..., 0]
+    return through(network.layers, streams, taps)
 
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # interior (n, 2), edge (n // 8, 2), edge values
@@ -146,37 +134,8 @@ def residuals(network: BurgersPINN, batch: Batch, taps: list[Tap] | None = None)
     return torch.cat((equation, (u[n:] - value) * math.sqrt(DATA_WEIGHT / len(value))))
 
 
-def newton_direction(
-    network: BurgersPINN, batch: Batch, previous: list[torch.Tensor], damping: float, momentum: float = 0.9
-) -> tuple[list[torch.Tensor], float]:
-    """Direction p that minimises |J p - r|^2 + damping |p - momentum previous|^2, and the loss |r|^2.
-
-    Gauss-Newton in the space of the residuals r, where the system is small: with q = momentum previous,
-    p = q + J^T (J J^T + damping)^-1 (r - J q). (Momentum: Goldshlager, Abrahamsen and Lin, J. Comput.
-    Phys. 516, 2024.) The Jacobian J is never formed. Layer by layer a residual's gradient is the sum over
-    streams of outer products delta_s a_s^T, so J J^T is a sum of elementwise products of Gram matrices.
-    Directions are lists of one tensor per parameter, in the order of network.parameters().
-    """
-    taps: list[Tap] = []
-    r = residuals(network, batch, taps)
-    deltas = torch.autograd.grad(r.sum(), [products for _, products in taps])  # [4, N, out] each
-    layers = [(streams.detach(), delta) for (streams, _), delta in zip(taps, deltas, strict=True)]
-    r = r.detach()
-    old = [momentum * tensor for tensor in previous]
-    kernel, moved = torch.zeros(len(r), len(r), dtype=r.dtype), torch.zeros_like(r)
-    for (a, delta), weight, bias in zip(layers, old[0::2], old[1::2], strict=True):
-        kernel += delta[0] @ delta[0].T  # the bias acts on the value stream alone
-        moved += ((a @ weight.T) * delta).sum(dim=(0, 2)) + delta[0] @ bias
-        for s, q in itertools.combinations_with_replacement(range(4), 2):
-            product = (a[s] @ a[q].T) * (delta[s] @ delta[q].T)
-            kernel += product if s == q else product + product.T
-    kernel.diagonal().add_(damping)
-    solution = torch.cholesky_solve((r - moved)[:, None], torch.linalg.cholesky(kernel))[:, 0]
-    direction: list[torch.Tensor] = []
-    for a, delta in layers:
-        scaled = delta * solution[:, None]
-        direction += [scaled.flatten(0, 1).T @ a.flatten(0, 1), scaled[0].sum(dim=0)]
-    return [new + kept for new, kept in zip(direction, old, strict=True)], r.square().sum().item()
+newton_direction = partial(pinn_steps.newton_direction, residuals)
+gauss_newton = partial(pinn_steps.gauss_newton, residuals, sample)
 
 
 def train(
@@ -197,52 +156,13 @@ def train(
     step on_step(network, steps so far, loss before the step) is called. Returns the float64 network; equal
     arguments on one thread give equal weights.
     """
-    generator = torch.Generator().manual_seed(seed)
     network = burgers_network(seed=seed).double()
-    parameters = list(network.parameters())
-    adam = torch.optim.Adam(parameters, lr=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(adam_steps, 1), eta_min=1e-4)
-    for step in range(1, adam_steps + 1):
-        adam.zero_grad()
-        loss = residuals(network, sample(batch, generator)).square().sum()
-        loss.backward()
-        adam.step()
-        schedule.step()
-        on_step(network, step, loss.item())
 
     def told(step: int, before: float) -> None:
-        on_step(network, adam_steps + step, before)
+        on_step(network, step, before)
 
-    gauss_newton(network, newton_steps, batch, generator, told)
+    fit(residuals, sample, network, seed, adam_steps, newton_steps, batch, told)
     return network
-
-
-def gauss_newton(
-    network: BurgersPINN,
-    steps: int,
-    batch: int,
-    generator: torch.Generator,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> None:
-    """The Gauss-Newton steps of `train`, in place. on_step(steps so far, loss before the step) is called after each."""
-    parameters = list(network.parameters())
-    damping, direction = 1e-2, [torch.zeros_like(parameter) for parameter in parameters]
-    for step in range(1, steps + 1):
-        points = sample(batch, generator)
-        direction, before = newton_direction(network, points, direction, damping)
-        start = [parameter.detach().clone() for parameter in parameters]
-        longest = min(1.0, max(0.1, 4.0 * (1.0 - step / steps)))
-        length = longest
-        with torch.no_grad():
-            while True:
-                for parameter, origin, slope in zip(parameters, start, direction, strict=True):
-                    parameter.copy_(origin - length * slope)
-                if length < 1e-3 or residuals(network, points).square().sum().item() < before:
-                    break
-                length /= 2.0
-        damping *= 1.0 / 1.5 if length == longest else 3.0 if length < longest / 4.0 else 1.0
-        damping = min(max(damping, 1e-9), 1.0)
-        on_step(step, before)
 
 
 def relative_error(network: BurgersPINN) -> float:

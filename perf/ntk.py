@@ -15,7 +15,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -75,16 +75,17 @@ def burgers_residual(u: Any, points: Tensor) -> Tensor:
 KERNELS: dict[str, Residual | None] = {"value": None, "residual": burgers_residual}
 
 
-def over_tolerance(net: BurgersPINN, setting: Setting) -> Rows:
-    """Drift of both kernels at every tolerance, of the weights and of the output."""
-    x = burgers_points(setting.points, 2024)
-    before = {name: ntk(net, x, residual=residual) for name, residual in KERNELS.items()}
-    inputs = {"weights": None, "output": burgers_points(CALIBRATION, 1)}
+def over_tolerance(
+    net: Any, x: Tensor, calibration: Tensor, tols: Sequence[float], kernels: Mapping[str, Residual | None] = KERNELS
+) -> Rows:
+    """Drift of the kernels on points x at every tolerance, of the weights and of the output on `calibration`."""
+    before = {name: ntk(net, x, residual=residual) for name, residual in kernels.items()}
+    inputs = {"weights": None, "output": calibration}
     rows: Rows = []
-    for tol in setting.tols:
+    for tol in tols:
         for bound, given in inputs.items():
             model = hrt.compress(net, inputs=given, tol=tol, target="bytes", progress=False)
-            for name, residual in KERNELS.items():
+            for name, residual in kernels.items():
                 found = drift(before[name], ntk(model, x, residual=residual), leading=5)
                 known = {"bound": bound, "kernel": name, "tol": tol, "ratio": model.compression_ratio}
                 known["weight_error"] = max(r.frobenius for r in model.certificate.layers)
@@ -130,12 +131,13 @@ def over_training(setting: Setting, seed: int = 0) -> Rows:
 
     train(seed, setting.adam, setting.newton, on_step=on_step)
     start = burgers_network(seed=seed).double()
+    options: dict[str, Any] = {"tol": setting.training_tol, "target": "bytes", "progress": False}
+    states = [(step, loss, net, hrt.compress(net, **options)) for step, loss, net in [(0, None, start), *kept]]
     rows: Rows = []
     for name, residual in KERNELS.items():
         first = ntk(start, x, residual=residual)
-        for step, loss, network in [(0, None, start), *kept]:
+        for step, loss, network, model in states:
             theta = ntk(network, x, residual=residual)
-            model = hrt.compress(network, tol=setting.training_tol, target="bytes", progress=False)
             compressed = drift(theta, ntk(model, x, residual=residual))
             row = {"kernel": name, "step": step, "loss": loss, "from_start": drift(first, theta).relative}
             rank = compressed.before.effective_rank
@@ -178,7 +180,9 @@ def tables(result: dict[str, Any]) -> list[Table]:
 def measure(setting: Setting) -> dict[str, Any]:
     """Everything, as JSON."""
     start = time.perf_counter()
-    rows = over_tolerance(load_burgers(), setting)
+    rows = over_tolerance(
+        load_burgers(), burgers_points(setting.points, 2024), burgers_points(CALIBRATION, 1), setting.tols
+    )
     training = over_training(setting)
     facts = {"commit": commit(), "versions": versions(), "seconds": round(time.perf_counter() - start)}
     facts["threads"] = torch.get_num_threads()

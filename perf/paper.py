@@ -1,12 +1,14 @@
 """`python -m hrt.perf.paper`: the figures of Mango & Katende (arXiv 2409.07028) on our own runs, and what becomes of
 the published claims.
 
-    python -m hrt.perf.paper --out build/paper            # some minutes
-    python -m hrt.perf.paper --out build/paper --quick    # a minute or two
+    python -m hrt.perf.paper --out build/paper            # some minutes, and some more for what is trained
+    python -m hrt.perf.paper --out build/paper --quick    # a few minutes
+    python -m hrt.perf.paper --only training regulariser kernel    # parts of it
 
-Writes six pictures (PNG), the figures that each is drawn from (JSON beside it), and claims.md: one paragraph for each,
+Writes nine pictures (PNG), the figures that each is drawn from (JSON beside it), and claims.md: one paragraph for each,
 put together from what was measured in this run, that says where it agrees with the published claim and where not.
-Networks: the Burgers PINN of this repository and a Green's operator, not those of the authors.
+Networks: the Burgers PINN of this repository and a Green's operator, not those of the authors; three parts train small
+PINNs for Burgers' and Allen and Cahn's equations, three seeds of each, on one thread.
 """
 
 import argparse
@@ -17,34 +19,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Any
 
 import torch
 
-from hrt.errors import HrtError, InputError
+from hrt.errors import HrtError
 from hrt.files import replacing
-from hrt.perf import paper_data, paper_figures, paper_timing
+from hrt.perf import paper_claims, paper_data, paper_figures, paper_timing, paper_training
 from hrt.perf.charts import as_png
-from hrt.perf.paper_data import ALGORITHM, AUTO, FLOAT32, SVD, Rows, Setting, Subject
+from hrt.perf.paper_claims import Finding
+from hrt.perf.paper_data import Rows, Setting, Subject
 from hrt.perf.provenance import commit, versions
-
-# What is public of the paper's text and could be read here: its two abstracts (v1, 11 September 2024; v2, 25 September
-# 2024). Its own figures could not be read, so that only what these sentences say is compared, never a number.
-SMALLER = "the method reduces memory and computation while accuracy is kept (abstracts of v1 and v2)"
-ADAPTIVE = "blocks are refined adaptively by local error estimates (abstract of v2)"
-GENERAL = "it maintains high accuracy and improves generalization (abstract of v2)"
-BETTER = "it outperforms SVD, pruning and quantization (abstracts of v1 and v2)"
-FASTER = "it enhances inference speed, fit for real-time use (abstract of v2)"
-BOUNDED = "the approximation is error-bounded (titles and abstracts of v1 and v2)"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was measured of a claim: `text`, and whether it agrees: "agrees", "agrees in part" or "does not agree"."""
-
-    verdict: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -67,11 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/paper"), help="folder to write to, made if missing")
     parser.add_argument("--quick", action="store_true", help="fewer tolerances, a smaller operator")
     parser.add_argument("--threads", type=int, default=1, help="threads of everything (default 1)")
+    parser.add_argument("--only", nargs="+", choices=[p.name for p in PARTS], help="these parts (default: all)")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        paragraphs = run(Setting.quick() if args.quick else Setting(), args.out)
+        chosen = [part for part in PARTS if args.only is None or part.name in args.only]
+        paragraphs = run(Setting.quick() if args.quick else Setting(), args.out, chosen)
     except HrtError as error:
         print(f"hrt.perf.paper: {error}", file=sys.stderr)
         return 2
@@ -88,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(setting: Setting, out: Path, parts: Sequence[Part] | None = None) -> list[str]:
     """Every part in turn: NAME.json, NAME.png, and all paragraphs in claims.md. Returns the paragraphs."""
     start = time.perf_counter()
-    subject = Subject.make(setting)
+    subject = Subject(setting)
     threads = torch.get_num_threads()
     facts = {"commit": commit(), "versions": versions(), "threads": threads, "operator": subject.operator}
     paragraphs = []
@@ -116,176 +103,78 @@ def paragraph(part: Part, rows: Rows) -> str:
     return f"## {part.title}\n\n{picture}\n\nPublished: {part.claim}. {found.text} **{found.verdict}.**"
 
 
-def verdict(yes: int, of: int) -> str:
-    """In words, of `of` comparisons `yes` of which support the claim."""
-    if not of:
-        raise InputError("Nothing was measured that the claim could be compared with.")
-    return "Agrees" if yes == of else "Does not agree" if yes == 0 else "Agrees in part"
-
-
-def compression(rows: Rows) -> Finding:
-    """Whether Algorithm 1, the paper's, is smaller than dense and than global SVD, and what hrt makes of it."""
-    said, yes, of = [], 0, 0
-    for case in dict.fromkeys(r["case"] for r in rows):
-        some = [r for r in rows if r["case"] == case]
-        svd = [r for r in some if r["method"] == SVD]
-        good = [r["ratio"] for r in some if r["method"] == ALGORITHM and r["error"] <= 1e-2]
-        of, yes = of + 1, yes + (max(good, default=0.0) > 1)
-        best = f"the ratio {max(good):.2f}" if good else "no ratio: it never gets there"
-        said.append(f"{case}: Algorithm 1 at an error of at most 1e-2 has {best}")
-        for method in (ALGORITHM, FLOAT32, AUTO):
-            pairs = matched([r for r in some if r["method"] == method], svd)
-            if pairs:
-                gain = geometric_mean([a / b for a, b in pairs])
-                of, yes = of + 1, yes + (gain > 1)
-                said.append(f"{method} takes {1 / gain:.2g} of the bytes of a global SVD of at most the same error")
-            else:
-                said.append(f"{method} is nowhere beside a global SVD of at most the same error")
-    return Finding(verdict(yes, of), f"Measured (geometric means): {'; '.join(said)}.")
-
-
-def matched(ours: Rows, theirs: Rows) -> list[tuple[float, float]]:
-    """Ratios of every row of `ours` and of the smallest of `theirs` whose error is no larger; rows without one are
-    left out.
-    """
-    found = []
-    for row in ours:
-        rivals = [r["ratio"] for r in theirs if r["error"] <= row["error"]]
-        if rivals:
-            found.append((row["ratio"], max(rivals)))
-    return found
-
-
-def heat_maps(rows: Rows) -> Finding:
-    """Whether the adaptive tree is more than one block."""
-    blocks = [len({tuple(leaf[:4]) for leaf in r["leaves"]}) for r in rows]
-    said = [
-        f"{r['case']} ({r['what']}): {count} block(s), {r['ratio']:.1f}x smaller, Frobenius error {r['error']:.1e}"
-        for r, count in zip(rows, blocks, strict=True)
-    ]
-    tail = " Where one block is best, no refinement pays: a hierarchy is worth its bytes on the other matrix only."
-    return Finding(
-        verdict(sum(b > 1 for b in blocks), len(blocks)), f"Measured: {'; '.join(said)}.{tail if 1 in blocks else ''}"
-    )
-
-
-def train_and_test(rows: Rows) -> Finding:
-    """Whether compression keeps the error on test points, and whether it lowers it (generalization)."""
-    base = next(r for r in rows if r["method"] == "uncompressed")
-    others = [r for r in rows if r is not base]
-    better = [r for r in others if r["test_error"] < base["test_error"] * (1 - 1e-3)]
-    close = [r for r in others if r["asked"] <= 1e-3]
-    gap = max(r["fresh_difference"] / r["calibration_difference"] for r in others)
-    worst = max(r["test_error"] for r in close)
-    return Finding(
-        verdict(len(better), len(others)),
-        f"Measured: the uncompressed PINN is {base['test_error']:.2e} off the exact solution on test points "
-        f"({base['train_error']:.2e} on training points); compressed to 1e-3 and closer it is at most {worst:.2e} off. "
-        f"{len(better)} of {len(others)} compressed networks are better on test points than the uncompressed one. "
-        f"On unseen points the difference from it is at most {gap:.2f} times that on calibration rows.",
-    )
-
-
-def comparison(rows: Rows) -> Finding:
-    """hrt's bytes beside the smallest SVD, pruning and quantization at each error."""
-    said, yes, of = [], 0, 0
-    for tol in dict.fromkeys(r["asked"] for r in rows):
-        known = {r["method"]: r for r in rows if r["asked"] == tol and r["ratio"]}
-        ours = next(r["ratio"] for r in known.values() if r["family"] == "hrt")
-        for kind in ("SVD", "pruning", "quantized"):
-            best = max((r for r in known.values() if r["family"] == kind), key=lambda r: r["ratio"], default=None)
-            of, yes = of + 1, yes + (best is None or ours > best["ratio"])
-            word = "cannot reach it below dense" if best is None else f"{best['ratio']:.1f}x ({best['method']})"
-            said.append(f"at {tol:g} {kind} {word}, hrt {ours:.1f}x")
-    return Finding(
-        verdict(yes, of),
-        f"Measured at the same output error, in bytes: {'; '.join(said)}. hrt is not the paper's method alone: it "
-        "chooses blocks optimally, in the norm of the data, in narrow storage. Algorithm 1 is in the first figure.",
-    )
-
-
-def speed(rows: Rows) -> Finding:
-    """Where hrt is faster than the fastest dense form; intervals that hold 1 count as no gain."""
-    ours = [r for r in rows if r["method"] == "hrt"]
-    faster = [r for r in ours if r["low"] > 1]
-    said = [
-        f"{r['case']}, batch {r['batch']}: {r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
-        for r in ours
-    ]  # fmt: skip
-    return Finding(
-        verdict(len(faster), len(ours)),
-        f"Measured on this CPU, the fastest dense form's median over hrt's, 95 % intervals: {'; '.join(said)}. "
-        "Whether that is fit for real time is measured by `python -m hrt.perf.realtime`, not here.",
-    )
-
-
-def propagation(rows: Rows) -> Finding:
-    """Whether the errors of layers stay bounded on their way to the output."""
-    said, kept = [], []
-    for method in dict.fromkeys(r["method"] for r in rows):
-        line = [r for r in rows if r["method"] == method]
-        largest = max(line, key=lambda r: r["error"])
-        said.append(
-            f"{method}: {line[0]['error']:.1e} after the first layer, at most {largest['error']:.1e} (layer "
-            f"{largest['layer']}), {line[-1]['error']:.1e} at the output; the weights' largest Frobenius error is "
-            f"{max(r['frobenius'] for r in line):.1e}"
-        )
-        kept.append(line[-1]["error"] <= 1e-3)
-    return Finding(
-        verdict(sum(kept), len(kept)),
-        f"Measured on fresh points: {'; '.join(said)}. The output keeps 1e-3 where this says so because it was "
-        "searched for and measured, not because a bound on weights implies it.",
-    )
-
-
 PARTS = (
     Part(
         name="compression",
         title="Compression against accuracy",
-        claim=SMALLER,
+        claim=paper_claims.SMALLER,
         measure=paper_data.compression,
         draw=paper_figures.compression,
-        judge=compression,
+        judge=paper_claims.compression,
     ),
     Part(
         name="heat-map",
         title="The compressed weight matrix",
-        claim=ADAPTIVE,
+        claim=paper_claims.ADAPTIVE,
         measure=paper_data.heat_maps,
         draw=paper_figures.heat_maps,
-        judge=heat_maps,
+        judge=paper_claims.heat_maps,
     ),
     Part(
         name="train-and-test",
         title="Accuracy on training and test inputs",
-        claim=GENERAL,
+        claim=paper_claims.GENERAL,
         measure=paper_data.train_and_test,
         draw=paper_figures.train_and_test,
-        judge=train_and_test,
+        judge=paper_claims.train_and_test,
     ),
     Part(
         name="comparison",
         title="Beside SVD, pruning and quantization",
-        claim=BETTER,
+        claim=paper_claims.BETTER,
         measure=paper_data.comparison,
         draw=paper_figures.comparison,
-        judge=comparison,
+        judge=paper_claims.comparison,
     ),
     Part(
         name="speed",
         title="Inference speed",
-        claim=FASTER,
+        claim=paper_claims.FASTER,
         measure=paper_timing.speed,
         draw=paper_figures.speed,
-        judge=speed,
+        judge=paper_claims.speed,
     ),
     Part(
         name="propagation",
         title="Error propagation, layer by layer",
-        claim=BOUNDED,
+        claim=paper_claims.BOUNDED,
         measure=paper_data.propagation,
         draw=paper_figures.propagation,
-        judge=propagation,
+        judge=paper_claims.propagation,
+    ),
+    Part(
+        name="training",
+        title="Training with dynamic compression",
+        claim=paper_claims.TRAINED,
+        measure=lambda s: paper_training.convergence(s.runs),
+        draw=paper_figures.training,
+        judge=paper_claims.training,
+    ),
+    Part(
+        name="regulariser",
+        title="Training with and without a regulariser of ranks",
+        claim=paper_claims.REGULARISED,
+        measure=lambda s: paper_training.regularised(s.runs),
+        draw=paper_figures.regulariser,
+        judge=paper_claims.regulariser,
+    ),
+    Part(
+        name="kernel",
+        title="Drift of the neural tangent kernel",
+        claim=paper_claims.KERNEL,
+        measure=lambda s: paper_training.kernel_drift(s.runs, s.setting.training),
+        draw=paper_figures.kernel,
+        judge=paper_claims.kernel,
     ),
 )
 

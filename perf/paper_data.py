@@ -5,7 +5,8 @@ Errors are relative L2. A ratio is dense float32 bytes over bytes, biases and ta
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from hrt.perf.baselines import Problem
 from hrt.perf.burgers import cole_hopf, load_burgers, sample
 from hrt.perf.low_rank import svd_factors
 from hrt.perf.operators import reaction_diffusion_green
+from hrt.perf.paper_training import Run, Training, trained
 from hrt.perf.sizes import burgers_points
 from hrt.perf.svd import svd_nbytes, truncated
 
@@ -32,7 +34,8 @@ MAP = 128  # cells of a heat map to a side
 @dataclass(frozen=True)
 class Setting:
     """How much is measured. tols: output errors asked for.  sweep: Frobenius tolerances of SVD and Algorithm 1.  size:
-    of the operator.  batches: of the timing.  rounds: of the timing.  calibration, fresh: points of the PINN.
+    of the operator.  batches, rounds: of the timing.  calibration, fresh: points of the PINN.  training: what is
+    trained.
     """
 
     tols: tuple[float, ...] = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
@@ -42,40 +45,56 @@ class Setting:
     rounds: int = 20
     calibration: int = 10_000
     fresh: int = 10_000
+    training: Training = field(default_factory=Training)
 
     @staticmethod
     def quick() -> "Setting":
-        """A few figures of each, in a minute or two."""
-        return Setting((1e-2, 1e-3), tuple(10.0**-k for k in range(1, 5)), 256, (1, 256), 6, 4_000, 4_000)
+        """A few figures of each, in a few minutes."""
+        sweep = tuple(10.0**-k for k in range(1, 5))
+        return Setting((1e-2, 1e-3), sweep, 256, (1, 256), 6, 4_000, 4_000, Training.quick())
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The two networks and what hrt makes of them. models: by (storage, tol), of the PINN.  matrix: the operator's
-    (n, n) float64.
+    """The networks and what hrt makes of them, each made when it is first asked for. net: the Burgers PINN.
+    calibration: rows that hrt sees; nothing is reported on them.  models: the PINN compressed, by (storage, tol).
+    matrix: the operator's (n, n) float64.  runs: the networks that are trained.
     """
 
     setting: Setting
-    net: nn.Module
-    problem: Problem
-    calibration: Tensor
-    models: Mapping[tuple[str, float], hrt.CompressedModel]
-    matrix: Tensor
-    operator: str
 
-    @staticmethod
-    def make(setting: Setting) -> "Subject":
-        """Load the PINN and compress it at every tolerance; hrt does not see the rows that anything is reported on."""
-        net = load_burgers()
-        calibration, fresh = burgers_points(setting.calibration, 1), burgers_points(setting.fresh, 2024)
-        models = {
-            (name, tol): hrt.compress(net, inputs=calibration, tol=tol, target="bytes", storage=storage, progress=False)
+    @cached_property
+    def net(self) -> nn.Module:
+        return load_burgers()
+
+    @cached_property
+    def calibration(self) -> Tensor:
+        return burgers_points(self.setting.calibration, 1)
+
+    @cached_property
+    def problem(self) -> Problem:
+        return Problem.make(self.net, self.calibration, burgers_points(self.setting.fresh, 2024))
+
+    @cached_property
+    def models(self) -> Mapping[tuple[str, float], hrt.CompressedModel]:
+        options: dict[str, Any] = {"inputs": self.calibration, "target": "bytes", "progress": False}
+        return {
+            (name, tol): hrt.compress(self.net, tol=tol, storage=storage, **options)
             for name, storage in ((FLOAT32, "float32"), (AUTO, "auto"))
-            for tol in setting.tols
+            for tol in self.setting.tols
         }
-        matrix = torch.as_tensor(reaction_diffusion_green(setting.size))
-        name = f"reaction-diffusion operator, {setting.size}"
-        return Subject(setting, net, Problem.make(net, calibration, fresh), calibration, models, matrix, name)
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        return torch.as_tensor(reaction_diffusion_green(self.setting.size))
+
+    @property
+    def operator(self) -> str:
+        return f"reaction-diffusion operator, {self.setting.size}"
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        return trained(self.setting.training)
 
     def middle(self, name: str = AUTO) -> hrt.CompressedModel:
         """The PINN at 1e-3."""

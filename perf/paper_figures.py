@@ -1,10 +1,13 @@
 """The pictures of `python -m hrt.perf.paper`: one function for each, from the rows that stand beside it."""
 
 from collections.abc import Sequence
+from itertools import product
+from statistics import fmean
 from typing import Any
 
 from hrt.perf.charts import GRID, INK, LINES, figure, log_ticks, tidy
 from hrt.perf.paper_data import ALGORITHM, AUTO, FLOAT32, PINN, SVD, Rows
+from hrt.perf.paper_training import SEEN
 
 STYLES = {
     SVD: ("#0072b2", "^"),
@@ -13,6 +16,8 @@ STYLES = {
     AUTO: ("#d55e00", "o"),
     "uncompressed": ("#4d4d4d", "s"),
 }
+KERNEL_STYLES = {"weights": "o-", "output": "^--"}
+KERNEL_COLOURS = {"value": LINES[0], "residual": LINES[1]}
 LEAST_ERROR = 1e-9
 FAMILIES = {"SVD": "#0072b2", "pruning": "#b8860b", "quantized": "#009e73", "hrt": "#d55e00"}
 
@@ -155,6 +160,66 @@ def propagation(rows: Rows) -> Any:
     handles, labels = fig.axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return fig
+
+
+def training(rows: Rows) -> Any:
+    """A column for each equation: error and ratio over the steps, dense and with dynamic compression."""
+    return _over_steps(rows, (("error", "relative L2 error"), ("ratio", "dense numbers over numbers")))
+
+
+def regulariser(rows: Rows) -> Any:
+    """A column for each equation: error over the steps, and the directions of all weights that inputs see."""
+    return _over_steps(rows, (("error", "relative L2 error"), ("directions", f"directions seen within {SEEN:g}")))
+
+
+def kernel(rows: Rows) -> Any:
+    """A panel for each equation: drift of both kernels over the tolerance of weights and of outputs."""
+    cases = list(dict.fromkeys(r["case"] for r in rows))
+    fig = figure(5.2 * len(cases), 4.4)
+    for axes, case in zip(fig.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+        mine = [r for r in rows if r["case"] == case]
+        for (bound, style), (name, colour) in product(KERNEL_STYLES.items(), KERNEL_COLOURS.items()):
+            some = [r for r in mine if (r["bound"], r["kernel"]) == (bound, name) and r["drift"] > 0]
+            _spread(axes, some, "tol", "drift", style, colour, f"{name}, tol of the {bound}")
+        ends = [min(r["tol"] for r in mine), max(r["tol"] for r in mine)]
+        axes.plot(ends, ends, color=INK, linewidth=1, linestyle=":", label="exponent 1")
+        axes.set(xscale="log", yscale="log", xlabel="tol", ylabel="relative drift of the kernel", title=case)
+        log_ticks(axes.xaxis, "{:g}", most=7, steps=(1,))
+        log_ticks(axes.yaxis, "{:g}", most=9, steps=(1,))
+        tidy(axes)
+    _seeds_legend(fig, rows)
+    return fig
+
+
+def _over_steps(rows: Rows, kinds: Sequence[tuple[str, str]]) -> Any:
+    """Rows of panels by kind, columns by equation; points are means over seeds, bars reach from least to greatest."""
+    cases = list(dict.fromkeys(r["case"] for r in rows))
+    fig = figure(5.2 * len(cases), 3.4 * len(kinds))
+    for line, (key, label) in zip(fig.subplots(len(kinds), len(cases), squeeze=False), kinds, strict=True):
+        for axes, case in zip(line, cases, strict=True):
+            for k, method in enumerate(dict.fromkeys(r["method"] for r in rows)):
+                some = [r for r in rows if (r["case"], r["method"]) == (case, method)]
+                _spread(axes, some, "step", key, "os"[k] + "-", LINES[k], method)
+            axes.set(yscale="log", xlabel="steps of Adam, then of Gauss-Newton", ylabel=label, title=case)
+            log_ticks(axes.yaxis, "{:g}", most=8)
+            tidy(axes)
+    _seeds_legend(fig, rows)
+    return fig
+
+
+def _spread(axes: Any, rows: Rows, x: str, y: str, style: str, colour: str, label: str) -> None:
+    places = sorted({r[x] for r in rows})
+    groups = [[r[y] for r in rows if r[x] == place] for place in places]
+    means = [fmean(g) for g in groups]
+    around = [[max(0.0, m - min(g)) for m, g in zip(means, groups, strict=True)]]  # a mean of equal figures is rounded
+    around += [[max(0.0, max(g) - m) for m, g in zip(means, groups, strict=True)]]
+    axes.errorbar(places, means, around, fmt=style, color=colour, markersize=4.5, linewidth=1.3, capsize=2, label=label)
+
+
+def _seeds_legend(fig: Any, rows: Rows) -> None:
+    handles, labels = fig.axes[0].get_legend_handles_labels()
+    title = f"mean of {len({r['seed'] for r in rows})} seeds, bars from the least to the greatest"
+    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, title=title)
 
 
 def _legend(fig: Any, marks: Sequence[tuple[str, str, str]], test_train: bool) -> None:

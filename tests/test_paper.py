@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from hrt.errors import InputError
-from hrt.perf import paper, paper_data, paper_figures
+from hrt.perf import paper, paper_claims, paper_data, paper_figures
 from hrt.perf.charts import as_png
-from hrt.perf.paper import PARTS, Finding, Part, main, matched, paragraph, run, verdict
+from hrt.perf.paper import PARTS, Part, main, paragraph, run
+from hrt.perf.paper_claims import Finding, matched, verdict
 from hrt.perf.paper_data import ALGORITHM, AUTO, FLOAT32, PINN, SVD, Setting, Subject, coarse, family
+from hrt.perf.paper_training import DENSE, DYNAMIC, PROXIMAL
 
 
 def curve(case, method, points):
@@ -51,21 +53,56 @@ def mapped(leaves):
     return [row | maps]
 
 
+def epochs(method, seed, error, ratio, served):
+    """A run of two epochs: its start, and its end with what is stored."""
+    common = {"case": "Burgers", "method": method, "seed": seed}
+    start = common | {"step": 0, "loss": None, "seconds": 0.0, "error": 1.0, "ratio": 1.0, "numbers": 100}
+    end = start | {"step": 50, "loss": 1e-3, "seconds": 3.0, "error": error, "ratio": ratio}
+    known = {"served_bytes": round(400 / served), "served_ratio": served, "served_error": error}
+    more = {} if method == DYNAMIC else {"directions": 20}
+    return [start | more, end | more | known]
+
+
+def grown(method, errors, ratio, served):
+    """Dense runs of two seeds with errors 1e-2 and 3e-2, and those of a method with the given ones."""
+    dense = [row for seed, e in enumerate((1e-2, 3e-2)) for row in epochs(DENSE, seed, e, 1.0, 8.0)]
+    return dense + [row for seed, e in enumerate(errors) for row in epochs(method, seed, e, ratio, served)]
+
+
+def drifting(exponent):
+    known = {"case": "Burgers", "kernel": "value", "before": {"positive_definite": True}}
+    return [
+        known
+        | {"bound": b, "seed": s, "tol": t, "drift": (1 + 0.1 * s) * t**e, "after": {"positive_definite": t < 0.05}}
+        for b, e in (("weights", 1.0), ("output", exponent))
+        for s in (0, 1)
+        for t in (1e-1, 1e-2, 1e-3, 1e-4)
+    ]
+
+
 ONE, TWO = [[0, 4, 0, 4, 2], [0, 4, 0, 4, 1]], [[0, 4, 0, 2, -1], [0, 4, 2, 2, 1]]
 CASES = [
-    (paper.compression, compressed(2.0, 3.0), "Agrees"),
-    (paper.compression, compressed(0.2, 3.0), "Agrees in part"),
-    (paper.compression, compressed(0.2, 0.5), "Does not agree"),
-    (paper.heat_maps, mapped(TWO), "Agrees"),
-    (paper.heat_maps, mapped(ONE), "Does not agree"),
-    (paper.train_and_test, trained(2e-4), "Does not agree"),
-    (paper.train_and_test, trained(9e-5), "Agrees"),
-    (paper.comparison, compared(9.0), "Agrees"),
-    (paper.comparison, compared(3.5), "Agrees in part"),
-    (paper.speed, raced(1.1), "Agrees"),
-    (paper.speed, raced(0.9), "Does not agree"),
-    (paper.propagation, passed_on(9e-4), "Agrees"),
-    (paper.propagation, passed_on(2e-3), "Does not agree"),
+    (paper_claims.compression, compressed(2.0, 3.0), "Agrees"),
+    (paper_claims.compression, compressed(0.2, 3.0), "Agrees in part"),
+    (paper_claims.compression, compressed(0.2, 0.5), "Does not agree"),
+    (paper_claims.heat_maps, mapped(TWO), "Agrees"),
+    (paper_claims.heat_maps, mapped(ONE), "Does not agree"),
+    (paper_claims.train_and_test, trained(2e-4), "Does not agree"),
+    (paper_claims.train_and_test, trained(9e-5), "Agrees"),
+    (paper_claims.comparison, compared(9.0), "Agrees"),
+    (paper_claims.comparison, compared(3.5), "Agrees in part"),
+    (paper_claims.speed, raced(1.1), "Agrees"),
+    (paper_claims.speed, raced(0.9), "Does not agree"),
+    (paper_claims.propagation, passed_on(9e-4), "Agrees"),
+    (paper_claims.propagation, passed_on(2e-3), "Does not agree"),
+    (paper_claims.training, grown(DYNAMIC, (3e-2, 1e-2), 5.0, 9.0), "Agrees"),
+    (paper_claims.training, grown(DYNAMIC, (3e-2, 1e-2), 5.0, 3.9), "Does not agree"),
+    (paper_claims.training, grown(DYNAMIC, (3e-2, 2e-2), 5.0, 9.0), "Does not agree"),
+    (paper_claims.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 9.0), "Agrees"),
+    (paper_claims.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 7.0), "Does not agree"),
+    (paper_claims.regulariser, grown(PROXIMAL, (3e-2, 3e-2), 1.0, 9.0), "Does not agree"),
+    (paper_claims.kernel, drifting(1.0), "Agrees"),
+    (paper_claims.kernel, drifting(0.5), "Agrees in part"),
 ]
 
 
@@ -75,7 +112,20 @@ def test_judgements_follow_the_figures(judge, rows, expected):
 
 
 def test_one_block_of_two_storages_is_one_block():
-    assert "1 block(s)" in paper.heat_maps(mapped(ONE)).text and "2 block(s)" in paper.heat_maps(mapped(TWO)).text
+    assert (
+        "1 block(s)" in paper_claims.heat_maps(mapped(ONE)).text
+        and "2 block(s)" in paper_claims.heat_maps(mapped(TWO)).text
+    )
+
+
+def test_seeds_are_told_with_mean_and_spread():
+    text = paper_claims.training(grown(DYNAMIC, (3e-2, 1e-2), 5.0, 9.0)).text
+    assert "error 2.0e-02 (1.0e-02 to 3.0e-02) dense" in text and "5.0 (5.0 to 5.0) times fewer" in text
+    assert "means of 2 seeds" in text
+
+
+def test_definite_kernels_are_counted():
+    assert "Of 16 kernels that were positive definite 12 still are" in paper_claims.kernel(drifting(1.0)).text
 
 
 def test_verdicts_need_figures():
@@ -99,6 +149,9 @@ def test_matched_takes_the_smallest_rival_that_is_no_worse():
         (paper_figures.comparison, compared(9.0)),
         (paper_figures.speed, raced(1.1)),
         (paper_figures.propagation, [*passed_on(0.0), *passed_on(1e-3)]),
+        (paper_figures.training, grown(DYNAMIC, (0.1, 0.1), 0.1, 9.0) + epochs(DYNAMIC, 2, 0.1, 0.1, 9.0)),
+        (paper_figures.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 9.0)),
+        (paper_figures.kernel, [*drifting(0.5), drifting(1.0)[0] | {"drift": 0.0}]),
     ],
 )
 def test_pictures_come_of_the_rows_alone(draw, rows, tmp_path):
@@ -108,7 +161,7 @@ def test_pictures_come_of_the_rows_alone(draw, rows, tmp_path):
 
 
 def test_every_part_has_its_paragraph():
-    assert len({p.name for p in PARTS}) == len(PARTS) == 6
+    assert len({p.name for p in PARTS}) == len(PARTS) == 9
     part = Part("x", "X", "the claim", lambda s: [], lambda r: None, lambda r: Finding("Agrees", "Measured: 3."))
     text = paragraph(part, [])
     assert "Published: the claim. Measured: 3. **Agrees.**" in text and "(x.png)" in text
@@ -136,12 +189,12 @@ def test_coarse_maps_keep_the_mean_square():
 
 @pytest.fixture(scope="module")
 def subject():
-    return Subject.make(Setting((1e-3,), (0.1, 1e-3), 64, (1, 8), 3, 1500, 1000))
+    return Subject(Setting((1e-3,), (0.1, 1e-3), 64, (1, 8), 3, 1500, 1000))
 
 
 def test_a_real_run_writes_pictures_figures_and_paragraphs(subject, tmp_path, monkeypatch):
-    monkeypatch.setattr(Subject, "make", staticmethod(lambda setting: subject))
-    chosen = [p for p in PARTS if p.name != "comparison"]
+    monkeypatch.setattr(paper, "Subject", lambda setting: subject)
+    chosen = [p for p in PARTS if p.name not in ("comparison", "training", "regulariser", "kernel")]
     paragraphs = run(subject.setting, tmp_path, chosen)
     assert len(paragraphs) == 5
     text = (tmp_path / "claims.md").read_text()

@@ -1,0 +1,147 @@
+"""Training a PINN of one output u(x, t): a forward Taylor pass through its layers, Adam, and Gauss-Newton in the space
+of residuals. An equation is its residuals and how its points are drawn (`perf/burgers.py`, `perf/allen_cahn.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hrt.training import HLinear
+
+Tap = tuple[torch.Tensor, torch.Tensor]  # a layer's input streams [4, N, in] and their products [4, N, out]
+Residuals = Callable[..., torch.Tensor]  # (network, batch[, taps]) -> (k,), their squares summing to the loss
+Sample = Callable[[int, torch.Generator], Any]  # (count, generator) -> a batch
+
+
+def through(layers: Iterable[nn.Module], streams: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
+    """What linear layers (nn.Linear, HLinear) and tanh in turn make of a value and its derivatives.
+
+    With a = tanh(z), s = 1 - a^2 (z, z_x, z_t, z_xx) becomes (a, s z_x, s z_t, s (z_xx - 2 a z_x^2)).
+
+    Takes streams (4, N, features): a value, its derivatives by x and t, its second one by x; returns the
+    same of the single output, (4, N). One entry per nn.Linear is appended to `taps`.
+    """
+    for module in layers:
+        if isinstance(module, (nn.Linear, HLinear)):
+            if isinstance(module, HLinear):
+                products = module.affine(streams, None)
+            else:
+                products = streams @ module.weight.T
+                if taps is not None:
+                    taps.append((streams, products))
+            bias = products.new_zeros(()) if module.bias is None else module.bias
+            streams = torch.stack((products[0] + bias, *products[1:]))  # [4, N, out]
+        else:
+            z, z_x, z_t, z_xx = streams
+            a = torch.tanh(z)
+            s = 1.0 - a * a
+            streams = torch.stack((a, s * z_x, s * z_t, s * (z_xx - 2.0 * a * z_x * z_x)))
+    return streams[..., 0]
+
+
+def newton_direction(
+    residuals: Residuals,
+    network: nn.Module,
+    batch: Any,
+    previous: list[torch.Tensor],
+    damping: float,
+    momentum: float = 0.9,
+) -> tuple[list[torch.Tensor], float]:
+    """Direction p that minimises |J p - r|^2 + damping |p - momentum previous|^2, and the loss |r|^2.
+
+    Gauss-Newton in the space of the residuals r, where the system is small: with q = momentum previous,
+    p = q + J^T (J J^T + damping)^-1 (r - J q). (Momentum: Goldshlager, Abrahamsen and Lin, J. Comput.
+    Phys. 516, 2024.) The Jacobian J is never formed. Layer by layer a residual's gradient is the sum over
+    streams of outer products delta_s a_s^T, so J J^T is a sum of elementwise products of Gram matrices.
+    Directions are lists of one tensor per parameter, in the order of network.parameters(). `residuals`
+    must tap every layer, the layers be nn.Linear with biases.
+    """
+    taps: list[Tap] = []
+    r = residuals(network, batch, taps)
+    deltas = torch.autograd.grad(r.sum(), [products for _, products in taps])  # [4, N, out] each
+    layers = [(streams.detach(), delta) for (streams, _), delta in zip(taps, deltas, strict=True)]
+    r = r.detach()
+    old = [momentum * tensor for tensor in previous]
+    kernel, moved = torch.zeros(len(r), len(r), dtype=r.dtype), torch.zeros_like(r)
+    for (a, delta), weight, bias in zip(layers, old[0::2], old[1::2], strict=True):
+        kernel += delta[0] @ delta[0].T  # the bias acts on the value stream alone
+        moved += ((a @ weight.T) * delta).sum(dim=(0, 2)) + delta[0] @ bias
+        for s, q in itertools.combinations_with_replacement(range(4), 2):
+            product = (a[s] @ a[q].T) * (delta[s] @ delta[q].T)
+            kernel += product if s == q else product + product.T
+    kernel.diagonal().add_(damping)
+    solution = torch.cholesky_solve((r - moved)[:, None], torch.linalg.cholesky(kernel))[:, 0]
+    direction: list[torch.Tensor] = []
+    for a, delta in layers:
+        scaled = delta * solution[:, None]
+        direction += [scaled.flatten(0, 1).T @ a.flatten(0, 1), scaled[0].sum(dim=0)]
+    return [new + kept for new, kept in zip(direction, old, strict=True)], r.square().sum().item()
+
+
+def fit(
+    residuals: Residuals,
+    sample: Sample,
+    network: nn.Module,
+    seed: int,
+    adam_steps: int,
+    newton_steps: int,
+    batch: int,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Adam, then Gauss-Newton, in place, a fresh batch for every step; `seed` is that of the batches.
+
+    Adam's learning rate falls from 1e-3 to 1e-4 along a cosine. After every step on_step(steps so far, loss before the
+    step) is called. On one thread equal arguments and networks give equal weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    adam = torch.optim.Adam(network.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(adam_steps, 1), eta_min=1e-4)
+    for step in range(1, adam_steps + 1):
+        adam.zero_grad()
+        loss = residuals(network, sample(batch, generator)).square().sum()
+        loss.backward()
+        adam.step()
+        schedule.step()
+        on_step(step, loss.item())
+
+    def told(step: int, before: float) -> None:
+        on_step(adam_steps + step, before)
+
+    gauss_newton(residuals, sample, network, newton_steps, batch, generator, told)
+
+
+def gauss_newton(
+    residuals: Residuals,
+    sample: Sample,
+    network: nn.Module,
+    steps: int,
+    batch: int,
+    generator: torch.Generator,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Gauss-Newton in place. A step is halved until it lowers the loss of its batch, and damping follows the accepted
+    lengths; over the last quarter the longest step shrinks to 0.1. on_step(steps so far, loss before the step) follows.
+    """
+    parameters = list(network.parameters())
+    damping, direction = 1e-2, [torch.zeros_like(parameter) for parameter in parameters]
+    for step in range(1, steps + 1):
+        points = sample(batch, generator)
+        direction, before = newton_direction(residuals, network, points, direction, damping)
+        start = [parameter.detach().clone() for parameter in parameters]
+        longest = min(1.0, max(0.1, 4.0 * (1.0 - step / steps)))
+        length = longest
+        with torch.no_grad():
+            while True:
+                for parameter, origin, slope in zip(parameters, start, direction, strict=True):
+                    parameter.copy_(origin - length * slope)
+                if length < 1e-3 or residuals(network, points).square().sum().item() < before:
+                    break
+                length /= 2.0
+        damping *= 1.0 / 1.5 if length == longest else 3.0 if length < longest / 4.0 else 1.0
+        damping = min(max(damping, 1e-9), 1.0)
+        on_step(step, before)

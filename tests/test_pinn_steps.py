@@ -1,0 +1,66 @@
+"""The Taylor pass through layers of every kind, and Gauss-Newton on a problem whose answer is known."""
+
+import torch
+from torch import nn
+
+import hrt
+from hrt.perf.pinn_steps import gauss_newton, newton_direction, through
+
+
+def layers(width=24, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+
+
+def streams(rows=9):
+    return torch.randn(4, rows, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_hierarchical_layers_give_what_their_dense_weights_give():
+    net = layers().double()
+    h = hrt.HLinear.from_linear(net[2], tol=0.3)  # type: ignore[arg-type]
+    dense = layers().double()
+    dense[2].weight.data = h.to_hmatrix(torch.float64).to_dense()
+    net[2] = h
+    torch.testing.assert_close(through(net, streams()), through(dense, streams()), rtol=1e-12, atol=1e-13)
+
+
+def test_taps_are_what_dense_layers_see_and_give():
+    net, taps = layers().double(), []
+    through(net, streams(), taps)
+    assert [(a.shape[-1], b.shape[-1]) for a, b in taps] == [(2, 24), (24, 24), (24, 1)]
+    torch.testing.assert_close(taps[1][1], taps[1][0] @ net[2].weight.T)
+
+
+def residuals(net, batch, taps=None):
+    """Value and derivatives of a network against those of a linear function: met exactly in one step by one layer."""
+    start, aim = batch
+    found = through(net, start, taps)
+    return (found[0] - aim) / len(aim) ** 0.5
+
+
+def test_one_step_without_damping_solves_a_linear_problem():
+    net = nn.Sequential(nn.Linear(2, 1)).double()
+    start = streams(12)
+    aim = start[0] @ torch.tensor([0.7, -0.4], dtype=torch.float64) + 0.2
+    nothing = [torch.zeros_like(p) for p in net.parameters()]
+    direction, before = newton_direction(residuals, net, (start, aim), nothing, 1e-14)
+    with torch.no_grad():
+        for p, d in zip(net.parameters(), direction, strict=True):
+            p -= d
+    after = residuals(net, (start, aim)).square().sum().item()
+    assert before > 0.1 and after < 1e-16
+
+
+def test_gauss_newton_lowers_the_loss_of_fresh_batches_and_says_so():
+    net, told = layers().double(), []
+
+    def sample(count, generator):
+        x = torch.randn(4, count, 2, generator=generator, dtype=torch.float64)
+        return x, torch.sin(x[0].sum(dim=1))
+
+    gauss_newton(
+        residuals, sample, net, 15, 64, torch.Generator().manual_seed(3), lambda step, loss: told.append((step, loss))
+    )
+    assert [step for step, _ in told] == list(range(1, 16)) and told[-1][1] < 1e-2 * told[0][1]
