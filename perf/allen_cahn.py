@@ -29,9 +29,8 @@ from hrt.perf.pinn_steps import Tap, fit, through
 
 DIFFUSION, REACTION = 1e-4, 5.0
 RATE = 2.0 * REACTION  # at which u next to 1 or -1 tends to it: the derivative of 5 (u - u^3) there
-FADING = (
-    REACTION  # of a residual's weight over time: next to u = 0 an error grows like e^(REACTION (1 - t)) until t = 1
-)
+# of a residual's weight over time: next to u = 0 an error grows like e^(REACTION (1 - t)) until t = 1
+FADING = REACTION
 ADAM_STEPS, NEWTON_STEPS = 200, 150
 MODES, STEPS = 1024, 400  # points in x and time steps of the spectral solution
 CONTOUR = 32  # points of the contour integrals in the exponential integrator
