@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.func import jvp
 
-from hrt.perf.pinn_steps import Tap, fit, through
+from hrt.perf.pinn_steps import Tap, fit, glorot, through
 
 DIFFUSION, REACTION = 1e-4, 5.0
 RATE = 2.0 * REACTION  # at which u next to 1 or -1 tends to it: the derivative of 5 (u - u^3) there
@@ -137,12 +137,7 @@ class AllenCahnPINN(nn.Module):
 def allen_cahn_network(width: int = 64, depth: int = 4, seed: int = 0) -> AllenCahnPINN:
     """Untrained float32 network: Glorot-normal weights that depend on the seed alone, zero biases."""
     network = AllenCahnPINN(width, depth)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        if parameter.ndim == 2:
-            nn.init.xavier_normal_(parameter, generator=generator)
-        else:
-            nn.init.zeros_(parameter)
+    glorot(network, seed)
     return network
 
 

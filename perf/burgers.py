@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hrt.perf import pinn_steps
-from hrt.perf.pinn_steps import Tap, fit, through
+from hrt.perf.pinn_steps import Tap, fit, glorot, through
 
 NU = 0.01 / math.pi  # viscosity
 DATA_WEIGHT = 10.0  # of the mean squared initial and boundary error against the mean squared residual
@@ -55,12 +55,7 @@ class BurgersPINN(nn.Module):
 def burgers_network(width: int = 128, depth: int = 4, seed: int = 0) -> BurgersPINN:
     """Untrained float32 network: Glorot-normal weights that depend on the seed alone, zero biases."""
     network = BurgersPINN(width, depth)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        if parameter.ndim == 2:
-            nn.init.xavier_normal_(parameter, generator=generator)
-        else:
-            nn.init.zeros_(parameter)
+    glorot(network, seed)
     return network
 
 

@@ -8,45 +8,14 @@ from torch.func import functional_call
 
 import hrt
 from hrt.gauss_newton import GaussNewton, Term
-from hrt.perf.burgers import (
-    DATA_WEIGHT,
-    NU,
-    Batch,
-    burgers_network,
-    gauss_newton,
-    sample,
-)
+from hrt.perf.burgers import burgers_network, gauss_newton, residuals, sample
 from hrt.perf.training import DOMAIN, Figure, burgers_points, burgers_residual, of_dense, of_model
-from hrt.training import HLinear
 
-ADAM, NEWTON = 1000, 120  # steps; a fraction of perf/burgers.py's 2000 and 400, to stay below 15 minutes
+ADAM, NEWTON = 1000, 240  # steps; about half of perf/burgers.py's 2000 and 400: four minutes a seed
 EVERY, FIRST = 200, 200  # of Adam's steps: between changes of the partitions, before the first
 NEWTON_EVERY, NEWTON_UNTIL = 30, 0.5  # of Gauss-Newton's steps, and up to which share of them
-COARSEST, FINEST = 3e-3, 1e-4
-STORED_TOL = 1e-4  # of storing the trained network
-
-
-def mixed_residuals(network: nn.Module, batch: Batch) -> Tensor:
-    """`burgers.residuals` of a network whose linear layers are nn.Linear or HLinear."""
-    interior, edge, value = batch
-    points, n = torch.cat((interior, edge)), len(interior)
-    streams = points.new_zeros(4, *points.shape)
-    streams[0] = points
-    streams[1, :, 0] = streams[2, :, 1] = 1.0
-    for module in network.layers:  # type: ignore[union-attr]
-        if isinstance(module, (nn.Linear, HLinear)):
-            hierarchical = isinstance(module, HLinear)
-            products = module.affine(streams, None) if hierarchical else streams @ module.weight.mT
-            bias = torch.zeros(()) if module.bias is None else module.bias
-            streams = torch.stack((products[0] + bias, *products[1:]))
-        else:
-            z, z_x, z_t, z_xx = streams
-            a = torch.tanh(z)
-            s = 1 - a * a
-            streams = torch.stack((a, s * z_x, s * z_t, s * (z_xx - 2 * a * z_x * z_x)))
-    u, u_x, u_t, u_xx = streams[..., 0]
-    equation = (u_t + u * u_x - NU * u_xx)[:n] / n**0.5
-    return torch.cat((equation, (u[n:] - value) * (DATA_WEIGHT / len(value)) ** 0.5))
+COARSEST, FINEST = 2e-3, 3e-5
+STORED_TOL = 3e-5  # of storing the trained network
 
 
 def newton_on_factors(
@@ -84,7 +53,7 @@ def trained_dynamically(width: int, steps: int | None, batch: int, seed: int) ->
         smoothed = None
         for step in range(1, adam_steps + 1):
             adam.zero_grad()
-            loss = mixed_residuals(network, sample(batch, draws)).square().sum()
+            loss = residuals(network, sample(batch, draws)).square().sum()
             loss.backward()
             adam.step()
             schedule.step()

@@ -44,6 +44,16 @@ def through(layers: Iterable[nn.Module], streams: torch.Tensor, taps: list[Tap] 
     return streams[..., 0]
 
 
+def glorot(network: nn.Module, seed: int) -> None:
+    """Glorot-normal weights that depend on the seed alone, zero biases, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        if parameter.ndim == 2:
+            nn.init.xavier_normal_(parameter, generator=generator)
+        else:
+            nn.init.zeros_(parameter)
+
+
 def newton_direction(
     residuals: Residuals,
     network: nn.Module,

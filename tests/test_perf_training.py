@@ -8,7 +8,7 @@ import torch
 
 import hrt
 from hrt.perf.burgers import burgers_network, residuals, sample
-from hrt.perf.dynamic import mixed_residuals, newton_on_factors
+from hrt.perf.dynamic import newton_on_factors
 from hrt.perf.training import burgers_points, burgers_residual, main
 
 COUNT = 64
@@ -30,9 +30,8 @@ def test_residuals_with_h_layers_are_those_of_the_same_dense_network() -> None:
     net = burgers_network(width=40).double()
     batch = sample(COUNT, draws(1))
     expected = residuals(net, batch)
-    assert torch.allclose(mixed_residuals(net, batch), expected, rtol=1e-10, atol=1e-13)
     net.layers[2] = hrt.HLinear.from_linear(net.layers[2], tol=1e-12 + 1e-7)  # type: ignore[arg-type]
-    assert float((mixed_residuals(net, batch) - expected).detach().norm() / expected.detach().norm()) < 1e-4
+    assert float((residuals(net, batch) - expected).detach().norm() / expected.detach().norm()) < 1e-4
 
 
 def test_newton_on_factors_lowers_the_loss() -> None:
@@ -45,7 +44,7 @@ def test_newton_on_factors_lowers_the_loss() -> None:
 
 
 def residuals_sum(net: torch.nn.Module, batch) -> float:
-    return mixed_residuals(net, batch).detach().square().sum().item()
+    return residuals(net, batch).detach().square().sum().item()
 
 
 def test_command_writes_what_it_prints(tmp_path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
