@@ -70,13 +70,15 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
     """The coordinates, sorted, of every derivative. Raises InputError for names that are none."""
     count = sum(prod(v.shape) for v in program.inputs)
     known = f"Expected a list of names such as ['d0', 'd0d0'] by the input coordinates 0 to {count - 1}"
-    listed = isinstance(derivatives, Iterable) and not isinstance(derivatives, str)
+    listed = isinstance(derivatives, Iterable) and not isinstance(derivatives, str) and getattr(derivatives, "ndim", 1)
     if not listed or not all(isinstance(text, str) for text in derivatives):
         raise InputError(f"Found derivatives={derivatives!r}. {known}.")
     found: list[Index] = []
     for text in derivatives:
-        if not re.fullmatch(r"(d(0|[1-9][0-9]*))+", text):
-            raise InputError(f"Found the derivative {text!r}. {known}: a d and a number, repeated for higher orders.")
+        if not re.fullmatch(r"(d(0|[1-9][0-9]{0,17}))+", text):
+            raise InputError(
+                f"Found the derivative {text[:80]!r}. {known}: a d and a number, repeated for higher orders."
+            )
         index = coordinates(text)
         if index[-1] >= count:
             raise InputError(f"Found the derivative {text!r} of a network of {count} input coordinates. {known}.")

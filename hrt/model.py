@@ -121,8 +121,11 @@ class CompressedModel:
         same weights; its certificate names the outputs that are bounded, as the value or as one of the derivatives that
         `compress` was asked for, and those that are not (`hrt.outputs`). Raises what `predict` does.
         """
-        key = derivatives if isinstance(derivatives, str) else tuple(derivatives)
-        found = self._differentiated.get(key)
+        try:
+            key = derivatives if isinstance(derivatives, str) else tuple(derivatives)
+            found = self._differentiated.get(key)
+        except TypeError:  # no list, or not of names: `differentiate` says so
+            key, found = derivatives, None
         if found is None:
             with on_the_cpu():
                 origin = differentiate(self.program, key)

@@ -1,6 +1,7 @@
 """What a certificate says of each output of a network that gives derivatives beside its value."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -36,10 +37,18 @@ def with_derivatives(certificate: Certificate, program: Program, found: Differen
 
 
 def limits(certificate: Certificate, outputs: Sequence[str]) -> dict[str, float | str]:
-    """By output: the one-sided 99 % upper limit of its relative L2 error on new inputs (of all outputs of a network
-    together, or of their derivatives), an estimate; or UNBOUNDED.
+    """By output: the one-sided 99 % upper limit of its relative L2 error on new inputs, an estimate; or UNBOUNDED.
+    Where a network has several outputs the limit is of all of them together, or of all their derivatives of a name, and
+    no limit of a small one among them: it is then text that says so.
     """
     estimated = certificate.estimated
     figures = {VALUE: estimated.get("output_error_upper_99"), **estimated.get("derivative_error_upper_99", {})}
-    found = {name: figures.get(held) for name, held in held_as(certificate, outputs).items()}
-    return {n: v if isinstance(v, float) and math.isfinite(v) else UNBOUNDED for n, v in found.items()}
+    kinds = held_as(certificate, outputs)
+    shared = Counter(kinds.values())
+    found: dict[str, float | str] = {}
+    for name, held in kinds.items():
+        limit = figures.get(held)
+        found[name] = UNBOUNDED
+        if isinstance(limit, float) and math.isfinite(limit):
+            found[name] = f"{limit} of {shared[held]} outputs together" if shared[held] > 1 else limit
+    return found

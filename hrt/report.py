@@ -149,8 +149,8 @@ def _output_bounds(c: Certificate, outputs: Sequence[str]) -> list[str]:
         )
     if c.context.get("kinks"):
         lines.append(
-            f"kinks: {', '.join(c.context['kinks'])}; there a derivative is torch's, and the op's second derivative "
-            "is taken as zero, which it is almost everywhere"
+            f"kinks: {', '.join(c.context['kinks'])}; at a kink itself a derivative may differ from torch's, and the "
+            "jump is in no second derivative, which is what it is beside the kink"
         )
     return lines
 

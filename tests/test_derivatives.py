@@ -338,6 +338,10 @@ class TestMistakes:
             (["d00"], "'d00'"),
             ("d0", "'d0'"),
             ([0], r"\(0,\)"),
+            (5, "derivatives=5"),
+            ([["d0"]], "'d0'"),
+            (np.array("d0"), "d0"),
+            (["d" + "9" * 5000], "'d9999"),
         ],
     )
     def test_names_that_are_none(self, names: list, found: str) -> None:

@@ -152,7 +152,8 @@ class TestWhereItTravels:
         certificate = hrt.Certificate(1e-3, "output", (), {}, {"output_error_upper_99": 1e-4})
         proto = to_onnx(hrt.CompressedModel(program, certificate))
         names = [v.name for v in proto.graph.output]
-        assert json.loads(metadata(proto)["hrt.error_upper_99"]) == dict.fromkeys(names, 1e-4)
+        together = "0.0001 of 2 outputs together"
+        assert json.loads(metadata(proto)["hrt.error_upper_99"]) == dict.fromkeys(names, together)
         assert len(set(names)) == 3
 
     @pytest.mark.parametrize("backend", ["onnxruntime", "hrt"])
@@ -180,6 +181,15 @@ class TestWhereItTravels:
         out = capsys.readouterr().out
         assert f"not bounded: {second}; the tolerance was not asked for" in out and "d0d1: measured" in out
         assert "not bounded" not in held.report()
+
+    def test_a_limit_of_several_outputs_is_not_said_of_one(self) -> None:
+        """A small output beside a large one may miss by far more than both together do."""
+        figures = {"output_error_upper_99": 1e-4, "derivative_error_upper_99": {"d0": 2e-4}}
+        certificate = hrt.Certificate(1e-3, "output", (), {}, figures)
+        certificate.context["outputs"] = {"a": VALUE, "b": VALUE, "d0_a": "d0", "d0_b": "d0", "d1_a": UNBOUNDED}
+        found = limits(certificate, ["a", "b", "d0_a", "d0_b", "d1_a"])
+        value, slope = "0.0001 of 2 outputs together", "0.0002 of 2 outputs together"
+        assert found == {"a": value, "b": value, "d0_a": slope, "d0_b": slope, "d1_a": UNBOUNDED}
 
     def test_numbers_that_are_no_limit_are_none(self) -> None:
         for figures in ({}, {"output_error_upper_99": float("inf")}, {"output_error_upper_99": float("nan")}):
