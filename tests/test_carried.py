@@ -73,8 +73,11 @@ def compare(program, session, x, names):
     """Within 16 times what roundings of half an ulp do at random, as other backends: functions err by a few ulps."""
     derived = differentiate(program, names).program
     found = session.run([x])
-    limits = noise(derived, [x])
-    for y, e, limit, name in zip(found, by_torch_func(program, x, names), limits, ["u", *names], strict=True):
+    limits, other = noise(derived, [x]), derived.run([x.double()])
+    for y, e, own, limit, name in zip(
+        found, by_torch_func(program, x, names), other, limits, ["u", *names], strict=True
+    ):
+        e = torch.where(e.isnan(), own, e)  # torch's second derivative of mish is NaN beyond 745, in float64
         assert y.dtype == torch.float32 and y.shape == e.shape and y.is_contiguous()
         assert float((y - e).norm()) <= 16 * limit, name
 
@@ -165,6 +168,13 @@ def test_random_networks(hidden, activation, indices, batch, seed, compressed):
     if compressed:
         program = hierarchical(program, seed, storages=MIXED)
     compare(program, CudaSession(program, precision="ieee", derivatives=names), points(batch, seed=seed), names)
+
+
+def test_large_arguments_where_torch_itself_has_no_derivative():
+    program = hierarchical(program_of(network((2, 19, 1, 14, 2), torch.nn.Mish, 1)), 1, storages=MIXED)
+    assert by_torch_func(program, points(3, seed=1), ["d0d0"])[1].isnan().any()
+    session = CudaSession(program, precision="ieee", derivatives=["d0d0"])
+    compare(program, session, points(3, seed=1), ["d0d0"])
 
 
 def test_all_second_derivatives_by_three_coordinates():
