@@ -78,7 +78,8 @@ class TestTriton:
         assert (group.count, group.kind) == (3, ModelInstanceGroup.KIND_CPU)
         assert float(config.parameters["hrt.tol"].string_value) == model.certificate.tol
         assert config.parameters["hrt.promise"].string_value == "output"
-        assert json.loads(config.parameters["hrt.error_upper_99"].string_value) == {"y2": 2e-4, "h3": 2e-4}
+        together = "0.0002 of 2 outputs together"
+        assert json.loads(config.parameters["hrt.error_upper_99"].string_value) == {"y2": together, "h3": together}
         assert [w.batch_size for w in config.model_warmup] == [1, 64]
         for warmup in config.model_warmup:
             assert {k: (v.data_type, list(v.dims), v.zero_data) for k, v in warmup.inputs.items()} == {
