@@ -7,6 +7,7 @@ from torch import Tensor
 
 import hrt
 from hrt.perf.burgers import burgers_network, gauss_newton, relative_error, residuals, sample
+from hrt.perf.paper_training import directions
 from hrt.perf.training import DOMAIN, Figure, of_model
 from hrt.rank_penalty import proximal_step, rank_penalty, second_moments
 
@@ -49,5 +50,5 @@ def penalised(weight: float, threshold: float, steps: int, width: int, batch: in
     gauss_newton(network, steps, batch, generator, shrink)
     model = hrt.compress(network, inputs=DOMAIN, tol=TOL, target="bytes", seed=seed, progress=False)
     parts = [f"penalty {weight:g}"] * bool(weight) + [f"proximal {threshold:g}"] * bool(threshold)
-    remark = f"dense {relative_error(network):.3e}"
+    remark = f"dense {relative_error(network):.3e}, {directions(network, seen)} directions seen"
     return of_model(", ".join(parts) or "neither", seed, model, ADAM + steps, since, remark)
