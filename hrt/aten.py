@@ -45,9 +45,8 @@ def _composed(*steps: tuple) -> Callable:
 
 def _hyperbolic(op: str) -> Callable:
     def lower(b: Builder, x: Ref) -> Ref:
-        plus = b.emit("exp", [x], x.shape)
-        both = b.emit(op, [plus, b.emit("reciprocal", [plus], x.shape)], x.shape)
-        return b.emit("mul", [both, 0.5], x.shape)
+        plus, minus = (b.emit("exp", [v], x.shape) for v in (x, b.emit("neg", [x], x.shape)))
+        return b.emit("mul", [b.emit(op, [plus, minus], x.shape), 0.5], x.shape)
 
     return lower
 
@@ -150,7 +149,7 @@ def _sign(b: Builder, x: Ref) -> Ref:
 
 def _prelu(b: Builder, x: Ref, slope: Tensor) -> Ref:
     slope = b.named(slope.reshape(-1, *(1,) * (len(x.shape) - 1)), "slope", slope)
-    negative = b.emit("minimum", [x, 0.0], x.shape)
+    negative = b.emit("clamp", [x], x.shape, low=None, high=0.0)
     return b.emit("add", [b.emit("relu", [x], x.shape), b.emit("mul", [negative, slope], x.shape)], x.shape)
 
 

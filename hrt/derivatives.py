@@ -14,7 +14,7 @@ import torch
 
 from hrt.errors import InputError
 from hrt.jets import Index, Jet, Part
-from hrt.program import Program
+from hrt.program import Node, Program
 from hrt.rules import RULES, Step
 from hrt.symbols import Symbol, Writer
 
@@ -57,7 +57,7 @@ def differentiate(program: Program, derivatives: Sequence[str], *, folded: bool 
             continue
         step = Step(writer, node, arguments, needed)
         jets[node.name] = RULES[node.op](step)
-        if node.row.kinked and any(a.parts for a in step.jets):
+        if _kinked(node) and any(a.parts for a in step.jets):
             kinks.append(f"{node.op} ({node.module or node.name})")
     writer.origin = None
     outputs = [*program.outputs]
@@ -116,6 +116,11 @@ def _inputs(program: Program, writer: Writer, needed: Sequence[Index], folded: b
         jets[v.name] = Jet(Symbol(writer, v.name, v.shape), parts)
         start += size
     return jets
+
+
+def _kinked(node: Node) -> bool:
+    """Whether a derivative of it jumps, or is infinite where its value is not."""
+    return node.row.kinked or (node.op == "power" and node.attrs["exponent"] > 0 and node.attrs["exponent"] % 1 != 0)
 
 
 def _output(writer: Writer, jets: Mapping[str, Jet], output: str, text: str, index: Index) -> str:

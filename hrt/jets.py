@@ -114,6 +114,8 @@ def columns(members: Sequence[Sequence[Addend]]) -> Iterator[tuple[list[tuple[In
 def elementwise(z: Jet, value: Symbol, series: Series, needed: Sequence[Index]) -> Jet:
     """f(z) with the Taylor coefficients of f at z."""
     outer: list[Term] = [series.first, *series.higher]
+    if series.scale is not None:
+        z = z.mapped(z.value, lambda p: p * _stacked(series.scale))
 
     def terms(index: Index) -> list[Addend]:
         found: list[Addend] = []

@@ -24,7 +24,7 @@ def residual(model: CompressedModel, x: Any, expression: str | Callable[..., Any
     or a Python function whose arguments are called as names are there, `def burgers(u, d0, d1, d0d0): ...`. It gets
     float64 arrays of the kind of `x`: inputs (rows,), outputs and derivatives (rows,), or (components, rows) where the
     network has several, so that u[0] means what it means in text. Arguments with a default are the function's own. It
-    returns (rows,), or one number for all.
+    returns (rows,) real numbers, or one for all.
 
     The network computes in float32 and all derivatives that are named in one pass; what is made of them is float64.
     Raises InputError for a mistake in either, DerivativeError for an order that an op has no rule for; what a function
@@ -85,7 +85,7 @@ def _of_function(function: Callable[..., Any], names: Names, arrays: bool) -> tu
     for p in parameters:
         if p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
-        key = names.resolve(p.name)
+        key = p.name if p.name == "pi" else names.resolve(p.name)
         if key is None or p.kind is p.POSITIONAL_ONLY:
             raise InputError(
                 f"Found a function with the argument {p.name!r}. Expected arguments called as {names}; what is "
@@ -94,13 +94,17 @@ def _of_function(function: Callable[..., Any], names: Names, arrays: bool) -> tu
         keys[p.name] = key
 
     def evaluate(values: Values) -> Tensor:
-        given = {name: values[key] for name, key in keys.items()}
+        given = {name: values[key] for name, key in keys.items() if key != "pi"}
         given = {name: v[0] if v.ndim == 2 and names.components == 1 else v for name, v in given.items()}
-        found = function(**({name: v.numpy() for name, v in given.items()} if arrays else given))
+        given = {name: v.numpy() for name, v in given.items()} if arrays else given
+        found = function(**given, **({"pi": math.pi} if "pi" in keys else {}))
         try:
-            return torch.as_tensor(found).detach().to(torch.float64)
+            numbers = torch.as_tensor(found).detach()
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"Found a function that returns {type(found).__name__}. Expected numbers.") from error
+        if numbers.is_complex():
+            raise InputError("Found a function that returns complex numbers. Expected real ones, such as their abs().")
+        return numbers.to(torch.float64)
 
     return tuple(dict.fromkeys(key for key in keys.values() if key[0] == "d")), evaluate
 

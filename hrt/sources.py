@@ -131,10 +131,10 @@ def write_arrays(path: Path, outputs: Sequence[np.ndarray], names: Sequence[str]
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names, a number behind each that came before."""
+    """Names that an archive can hold: NUL, which would end one, as "_", and a number behind each that came before."""
     found: list[str] = []
     for name in names:
-        wanted, number = name or "output", 1
+        wanted, number = name.replace("\0", "_") or "output", 1
         name = wanted
         while name in found:
             number += 1

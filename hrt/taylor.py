@@ -15,22 +15,29 @@ Term = Any  # a Symbol, a number, or None for zero: what arithmetic is written f
 
 @dataclass(frozen=True)
 class Series:
-    """first: f'.  higher: f''/2 and f'''/6, divided by f' where `ratio`.  As symbols, numbers, or None for zero."""
+    """first: f'.  higher: f''/2 and f'''/6, divided by f' where `ratio`.  As symbols, numbers, or None for zero.
+
+    scale: s, where these are the coefficients in powers of s h instead of h: with s = 1 / x the derivatives of 1 / x
+    have no square of y, which float32 would lose long before y times h.
+    """
 
     first: Term
     higher: tuple[Term, Term] = (None, None)
     ratio: bool = False
+    scale: Term = None
 
     @property
     def terms(self) -> list[Term]:
         """f', f''/2 and f'''/6 themselves."""
-        if not self.ratio:
-            return [self.first, *self.higher]
-        return [self.first, *(None if t is None else self.first * t for t in self.higher)]
+        higher = [times(self.first, t) for t in self.higher] if self.ratio else self.higher
+        if self.scale is None:
+            return [self.first, *higher]
+        return [times(t, *[self.scale] * k) for k, t in enumerate([self.first, *higher], 1)]
 
 
 Rule = Callable[[Any, Any, Mapping[str, Any]], Series]
 ORDER = 3  # how far the rules go
+TINY, HUGE = 1e-37, 1e30  # within float32
 
 
 def ratios(first: Term, second: Term, third: Term) -> Series:
@@ -158,8 +165,7 @@ def _exp(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
 
 
 def _log(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    inverse = x.apply("reciprocal")
-    return ratios(inverse, inverse * -0.5, inverse * inverse * (1 / 3))
+    return Series(1.0, (-0.5, 1 / 3), scale=x.apply("reciprocal"))
 
 
 def _sqrt(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
@@ -169,8 +175,7 @@ def _sqrt(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
 
 
 def _reciprocal(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    square = y * y
-    return ratios(-square, -y, square)
+    return Series(-y, (-1.0, 1.0), ratio=True, scale=y)
 
 
 def _erf(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
@@ -185,6 +190,7 @@ def _atan(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
 
 
 def _power(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    """Derivatives of x ** 1.5 and its like stay finite at 0: relu(x) ** 1.5 has 0 there, not infinity times 0."""
     p, terms = float(t["exponent"]), []
     for k in range(1, ORDER + 1):
         binomial, rest = math.prod((p - j) / (j + 1) for j in range(k)), p - k
@@ -193,7 +199,8 @@ def _power(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
         elif rest == 0:
             terms.append(binomial)
         else:
-            terms.append((x if rest == 1 else x.apply("power", exponent=rest)) * binomial)
+            base = x if p < 1 or rest > 0 else x.apply("clamp", low=max(TINY, HUGE ** (1 / rest)), high=None)
+            terms.append((base if rest == 1 else base.apply("power", exponent=rest)) * binomial)
     return Series(terms[0], tuple(terms[1:]))
 
 
@@ -221,4 +228,4 @@ RULES: dict[str, Rule] = {
     "power": _power,
     "step": _flat,
 }
-KINKED = {"relu", "leaky_relu", "elu", "clamp", "abs", "step"}  # some derivative jumps: zero almost everywhere beyond
+KINKED = {"relu", "leaky_relu", "elu", "clamp", "abs", "step", "sqrt"}  # a derivative jumps, or is infinite at 0

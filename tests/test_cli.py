@@ -401,8 +401,8 @@ class TestPredict:
 
 class TestNames:
     def test_no_name_is_lost(self, tmp_path):
-        names = ["file", "allow_pickle", "a/b", "", "u", "u", "", "u.2", "arr_0"]
-        expected = ["file", "allow_pickle", "a/b", "output", "u", "u.2", "output.2", "u.2.2", "arr_0"]
+        names = ["file", "allow_pickle", "a/b", "", "u", "u", "", "u.2", "arr_0", "a\0b"]
+        expected = ["file", "allow_pickle", "a/b", "output", "u", "u.2", "output.2", "u.2.2", "arr_0", "a_b"]
         assert sources.distinct(names) == expected
         arrays = [np.full((2, 1), k) for k in range(len(names))]
         sources.write_arrays(tmp_path / "y.npz", arrays, names)

@@ -5,11 +5,13 @@ import onnx
 import pytest
 import torch
 from models import linear_model, mixed_model
+from torch import nn
 from zoo import ZOO
 
 import hrt
 from hrt.capture import capture
 from hrt.cli import main
+from hrt.errors import HrtError
 from hrt.export.check import check_onnx, open_runtime
 from hrt.export.onnx import OPSETS, export_onnx, to_onnx
 from hrt.program import Node, Program, Value
@@ -208,3 +210,17 @@ def test_int8_weights_do_not_make_the_runtime_quantize_activations():
     nodes = (Node("y", "linear", ("x", "w"), (6, 64), {}),)
     model = model_of(Program((Value("x", (6, 64)),), nodes, ("y",), {"w": h}))
     assert max(check_onnx(to_onnx(model), model).values()) <= 1e-6
+
+
+def test_a_row_whose_terms_cancel_is_no_wrong_graph_but_a_wrong_graph_is():
+    layer = nn.Linear(256, 1, bias=False)
+    w = layer.weight.detach().double()[0]
+    x = torch.rand(256, dtype=torch.float64) + 1
+    x = (x - w * ((x @ w) * (1 - 1e-6) / (w @ w))).float()[None]
+    model = hrt.compress(layer, inputs=torch.rand(64, 256), tol=1e-6)
+    limit = np.finfo(np.float32).eps * float((x[0].double() * w).abs().sum())
+    assert abs(float(layer(x).detach())) < limit * 1e4, "the terms of this row must cancel"
+    check_onnx(to_onnx(model), model, x)
+    other = hrt.compress(nn.Linear(256, 1, bias=False), inputs=torch.rand(64, 256), tol=1e-6)
+    with pytest.raises(HrtError, match="differs from predict"):
+        check_onnx(to_onnx(other), model, x)

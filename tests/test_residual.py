@@ -82,6 +82,10 @@ def test_inputs_and_functions_are_there_too(pinn: Program) -> None:
     x = points(20).double()
     found = hrt.residual(model_of(pinn, backend="torch"), x, "u + sin(pi*x0)*exp(-x1)")
     value = model_of(pinn, backend="torch").predict(x)[:, 0]
+    again = hrt.residual(
+        model_of(pinn, backend="torch"), x, lambda u, x0, x1, pi: u + torch.sin(pi * x0) * torch.exp(-x1)
+    )
+    assert torch.equal(found, again)
     torch.testing.assert_close(
         found, value + torch.sin(math.pi * x[:, 0]) * torch.exp(-x[:, 1]), rtol=1e-15, atol=1e-15
     )
@@ -139,6 +143,7 @@ class TestMistakes:
             (lambda d9: d9, "the argument 'd9'"),
             (lambda u: None, "returns NoneType. Expected numbers"),
             (lambda u: "text", "returns str. Expected numbers"),
+            (lambda u: u + 1j, "returns complex numbers. Expected real ones"),
             (lambda u: u[:2], r"shape \(2,\). Expected \(4,\), one number a row"),
             (lambda u: np.outer(u, u), r"shape \(4, 4\). Expected \(4,\)"),
             (dict, "Found a function whose arguments cannot be read|returns dict"),

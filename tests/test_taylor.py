@@ -1,11 +1,15 @@
 """Taylor rules of the elementwise ops against automatic differentiation in float64, to the third order."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_ops import ACTIVATIONS, grid
+from torch import nn
 
+from hrt.capture import capture
 from hrt.derivatives import differentiate
 from hrt.ops import TABLE, Op
 from hrt.program import Node, Program, Value
@@ -58,3 +62,51 @@ def test_composition_and_product_with_x_keep_zeros() -> None:
     assert composed(Series(2.0, (3.0, 5.0)), x).terms == [2.0, 3.0, 5.0]
     assert composed(Series(None), x).terms == [None, None, None]
     assert times_x(7.0, None, Series(None)).terms == [None, None, None]
+
+
+class Applied(nn.Module):
+    """One function of one input."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def both(function: Callable[[torch.Tensor], torch.Tensor], points: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """y, y', y'', y''' in float32 by the derived program, and by reverse differentiation in float64, (4, points)."""
+    program = capture(Applied(function), [torch.rand(3, 1)])
+    found = differentiate(program, NAMES).program.run([torch.tensor(points)[:, None]])
+    z = torch.tensor(points, dtype=torch.float64).requires_grad_()
+    expected = [function(z)]
+    for _ in NAMES:
+        expected.append(torch.autograd.grad(expected[-1].sum(), z, create_graph=True)[0])
+    return torch.cat(found, 1).T.double(), torch.stack(expected).detach()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [torch.cosh, torch.sinh, lambda x: 1 / torch.cosh(x), lambda x: 1 / (1 + x * x), lambda x: torch.log(x**2)],
+)
+def test_derivatives_in_float32_outlive_the_square_of_the_value(function) -> None:
+    # exp rounds by |x| half ulps of its argument's, and every product adds one
+    found, expected = both(function, [-80.0, -50.0, -44.5, 44.5, 60.0, 80.0])
+    assert bool(((found - expected).abs() <= 1e-4 * expected.abs() + 1e-37).all())
+
+
+def test_what_an_inner_kink_has_switched_off_stays_off() -> None:
+    found, expected = both(lambda x: torch.relu(x) ** 1.5, [-2.0, 0.0, 0.25, 3.0])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_prelu_has_torchs_slope_at_zero() -> None:
+    found, _ = both(lambda x: F.prelu(x, torch.tensor([0.25], dtype=x.dtype)) + x**4, [0.0])
+    assert found[:, 0].tolist() == [0.0, 0.25, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("function", [lambda x: torch.linalg.vector_norm(x, dim=-1, keepdim=True), lambda x: x**2.5])
+def test_a_root_is_named_among_the_kinks(function) -> None:
+    (kink,) = differentiate(capture(Applied(function), [torch.rand(3, 2)]), ["d0"]).kinks
+    assert kink.startswith(("sqrt", "power"))
