@@ -1,79 +1,77 @@
 """Dynamic compression of the Burgers PINN while it is trained, beside dense training of the same steps."""
 
 import time
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
 
 import hrt
-from hrt.gauss_newton import GaussNewton, Term
 from hrt.perf.burgers import burgers_network, gauss_newton, residuals, sample
-from hrt.perf.training import DOMAIN, Figure, burgers_points, burgers_residual, of_dense, of_model
-
-ADAM, NEWTON = 1000, 240  # steps; about half of perf/burgers.py's 2000 and 400: four minutes a seed
-EVERY, FIRST = 200, 200  # of Adam's steps: between changes of the partitions, before the first
-NEWTON_EVERY, NEWTON_UNTIL = 30, 0.5  # of Gauss-Newton's steps, and up to which share of them
-COARSEST, FINEST = 2e-3, 3e-5
-STORED_TOL = 3e-5  # of storing the trained network
+from hrt.perf.training import DOMAIN, Figure, of_dense, of_model
 
 
-def newton_on_factors(
-    network: nn.Module, steps: int, done: int, total: int, batch: int, draws: torch.Generator
-) -> float:
-    """`steps` of Gauss-Newton in place, number `done` to done + steps of `total`; the last loss."""
-    names = {name: p.shape for name, p in network.named_parameters()}
-    solver = GaussNewton(names, torch.cat([p.detach().reshape(-1) for p in network.parameters()]))
-    loss = 0.0
+@dataclass(frozen=True)
+class Course:
+    """adam, newton: steps.  adam_every: Adam's steps between changes of the partitions, and before the first.
+    newton_every: Gauss-Newton's, until a share `until` of them is over: the rest trains the last partitions.
+    coarsest, finest: tolerances of the layers, which fall as the loss does.  stored: that of storing what was trained.
+    """
 
-    def residual(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
-        return burgers_residual(lambda x: functional_call(network, parameters, (x,)), row)
-
-    for step in range(done + 1, done + steps + 1):
-        rows = burgers_points(batch, draws)
-        longest = min(1.0, max(0.1, 4 * (1 - step / total)))
-        loss = solver.step([Term(residual, (rows,), len(rows) ** -0.5)], longest=longest)
-    with torch.no_grad():
-        for name, p in network.named_parameters():
-            p.copy_(solver.parameters()[name])
-    return loss
+    adam: int = 1000
+    newton: int = 240
+    adam_every: int = 200
+    newton_every: int = 30
+    until: float = 0.5
+    coarsest: float = 2e-3
+    finest: float = 3e-5
+    stored: float = 3e-5
 
 
-def trained_dynamically(width: int, steps: int | None, batch: int, seed: int) -> list[Figure]:
-    """(b): the dense network, and the one that is compressed while it is trained: same start, steps and draws."""
-    adam_steps, newton_steps = ADAM, steps or NEWTON
-    figures = []
-    for dynamically in (False, True):
-        since, draws = time.perf_counter(), torch.Generator().manual_seed(seed)
-        network = burgers_network(width=width, seed=seed).double()
-        adam = torch.optim.Adam(network.parameters(), lr=1e-3)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, adam_steps, eta_min=1e-4)
-        options = {"optimizer": adam, "every": EVERY, "first": FIRST, "tol": COARSEST, "finest": FINEST, "seed": seed}
-        dynamic = hrt.DynamicCompression(network, DOMAIN, **options) if dynamically else None
-        smoothed = None
-        for step in range(1, adam_steps + 1):
-            adam.zero_grad()
-            loss = residuals(network, sample(batch, draws)).square().sum()
-            loss.backward()
-            adam.step()
-            schedule.step()
-            smoothed = loss.item() if smoothed is None else 0.98 * smoothed + 0.02 * loss.item()
-            if dynamic is not None:
-                dynamic.step(step, smoothed)
-        if dynamic is None:
-            gauss_newton(network, newton_steps, batch, draws)
-            figures.append(of_dense("dense", seed, network, adam_steps + newton_steps, since))
-            continue
-        dynamic.optimizer, dynamic.every, dynamic.first, done = None, NEWTON_EVERY, adam_steps, 0
-        while done < newton_steps:
-            last = done + NEWTON_EVERY >= NEWTON_UNTIL * newton_steps
-            count = newton_steps - done if last else NEWTON_EVERY
-            smoothed = newton_on_factors(network, count, done, newton_steps, batch, draws)
-            done += count
-            if not last:
-                dynamic.step(adam_steps + done, smoothed)
-        ranks = " ".join("+".join(map(str, r)) or "-" for r in dynamic.ranks.values())
-        print(f"seed {seed}: ratio {dynamic.ratio:.2f} in float32, tol {dynamic.tol:.2g}, ranks {ranks}", flush=True)
-        model = hrt.compress(network, inputs=DOMAIN, tol=STORED_TOL, target="bytes", seed=seed, progress=False)
-        figures.append(of_model("dynamic", seed, model, adam_steps + newton_steps, since, f"ranks {ranks}"))
-    return figures
+def trained(course: Course, width: int, batch: int, seed: int, dynamically: bool) -> Figure:
+    """The network trained from its start, densely or compressed meanwhile: equal starts, steps and draws."""
+    since, draws = time.perf_counter(), torch.Generator().manual_seed(seed)
+    network, total = burgers_network(width=width, seed=seed).double(), course.adam + course.newton
+    adam = torch.optim.Adam(network.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, course.adam, eta_min=1e-4)
+    dynamic = hrt.DynamicCompression(
+        network,
+        DOMAIN,
+        optimizer=adam,
+        every=course.adam_every,
+        first=course.adam_every if dynamically else total + 1,
+        tol=course.coarsest,
+        finest=course.finest,
+        seed=seed,
+    )
+    smoothed = None
+    for step in range(1, course.adam + 1):
+        adam.zero_grad()
+        loss = residuals(network, sample(batch, draws)).square().sum()
+        loss.backward()
+        adam.step()
+        schedule.step()
+        smoothed = loss.item() if smoothed is None else 0.98 * smoothed + 0.02 * loss.item()
+        dynamic.step(step, smoothed)
+    last = [smoothed]
+    if not dynamically:
+        gauss_newton(network, course.newton, batch, draws)
+        return of_dense("dense", seed, network, total, since)
+    dynamic.optimizer, dynamic.every, dynamic.first = None, course.newton_every, course.adam
+    done = 0
+    while done < course.newton:
+        changes = done + course.newton_every < course.until * course.newton
+        count = course.newton_every if changes else course.newton - done
+        gauss_newton(
+            network, count, batch, draws, lambda _, before: last.append(before), done=done, total=course.newton
+        )
+        done += count
+        if changes:
+            dynamic.step(course.adam + done, last[-1])
+    ranks = " ".join("+".join(map(str, r)) or "-" for r in dynamic.ranks.values())
+    model = hrt.compress(network, inputs=DOMAIN, tol=course.stored, target="bytes", seed=seed, progress=False)
+    return of_model("dynamic", seed, model, total, since, f"ranks {ranks}, {dynamic.ratio:.2f}x in float32")
+
+
+def trained_dynamically(course: Course, width: int, batch: int, seed: int) -> list[Figure]:
+    """(b): the dense network, and the one that is compressed while it is trained."""
+    return [trained(course, width, batch, seed, dynamically) for dynamically in (False, True)]

@@ -5,15 +5,18 @@ of residuals. An equation is its residuals and how its points are drawn (`perf/b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from hrt.hmatrix import Leaf
 from hrt.training import HLinear
 
-Tap = tuple[torch.Tensor, torch.Tensor]  # a layer's input streams [4, N, in] and their products [4, N, out]
+# What numbers are multiplied by, streams [4, N, in], and their products [4, N, out]; None: a bias, added to the value.
+Tap = tuple[torch.Tensor | None, torch.Tensor]
 Residuals = Callable[..., torch.Tensor]  # (network, batch[, taps]) -> (k,), their squares summing to the loss
 Sample = Callable[[int, torch.Generator], Any]  # (count, generator) -> a batch
 
@@ -24,16 +27,13 @@ def through(layers: Iterable[nn.Module], streams: torch.Tensor, taps: list[Tap] 
     With a = tanh(z), s = 1 - a^2 (z, z_x, z_t, z_xx) becomes (a, s z_x, s z_t, s (z_xx - 2 a z_x^2)).
 
     Takes streams (4, N, features): a value, its derivatives by x and t, its second one by x; returns the
-    same of the single output, (4, N). One entry per nn.Linear is appended to `taps`.
+    same of the single output, (4, N). One entry per tensor of `numbers` is appended to `taps`, in their order.
     """
     for module in layers:
         if isinstance(module, (nn.Linear, HLinear)):
-            if isinstance(module, HLinear):
-                products = module.affine(streams, None)
-            else:
-                products = streams @ module.weight.T
-                if taps is not None:
-                    taps.append((streams, products))
+            products = _products(module, streams, taps)
+            if taps is not None and module.bias is not None:
+                taps.append((None, products))
             bias = products.new_zeros(()) if module.bias is None else module.bias
             streams = torch.stack((products[0] + bias, *products[1:]))  # [4, N, out]
         else:
@@ -42,6 +42,65 @@ def through(layers: Iterable[nn.Module], streams: torch.Tensor, taps: list[Tap] 
             s = 1.0 - a * a
             streams = torch.stack((a, s * z_x, s * z_t, s * (z_xx - 2.0 * a * z_x * z_x)))
     return streams[..., 0]
+
+
+def _products(layer: nn.Linear | HLinear, streams: torch.Tensor, taps: list[Tap] | None) -> torch.Tensor:
+    """[4, N, in] times the layer's matrix, [4, N, out]: that of an HLinear leaf by leaf where somebody taps it."""
+
+    def times(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        found = x @ matrix.mT
+        if taps is not None:
+            taps.append((x, found))
+        return found
+
+    if isinstance(layer, nn.Linear):
+        return times(streams, layer.weight)
+    if taps is None:
+        return layer.affine(streams, None)
+    x = streams if layer.col_order is None else streams[..., layer.col_order]
+    y = streams.new_zeros(*streams.shape[:-1], layer.out_features)
+    for leaf in layer.leaves:
+        part = x[..., leaf.col : leaf.col + leaf.cols]
+        for matrix in _matrices(leaf):
+            part = times(part, matrix)
+        if leaf.rank != 0:
+            y = y + F.pad(part, (leaf.row, layer.out_features - leaf.row - leaf.rows))
+    return y if layer.row_order is None else y[..., layer.row_order.argsort()]
+
+
+def _matrices(leaf: Leaf) -> list[torch.Tensor]:
+    """What a leaf multiplies by, first things first; nothing where its rank is 0."""
+    found = [leaf.dense] if leaf.is_dense else [leaf.vt, leaf.u]
+    return [m for m in found if m is not None and m.numel()]
+
+
+def _layers(network: nn.Module) -> list[nn.Linear | HLinear]:
+    return [m for m in network.modules() if isinstance(m, (nn.Linear, HLinear))]
+
+
+def numbers(network: nn.Module) -> list[torch.Tensor]:
+    """What Gauss-Newton moves, copied: of every layer its weight, or the factors (V^T, U) and dense blocks of its
+    leaves, and then its bias. Layers act in the order of network.modules().
+    """
+    found: list[torch.Tensor] = []
+    for layer in _layers(network):
+        found += [layer.weight] if isinstance(layer, nn.Linear) else [m for e in layer.leaves for m in _matrices(e)]
+        found += [] if layer.bias is None else [layer.bias]
+    return [tensor.detach().clone() for tensor in found]
+
+
+@torch.no_grad()
+def assign(network: nn.Module, tensors: Sequence[torch.Tensor]) -> None:
+    """Write what `numbers` reads."""
+    left = iter(tensors)
+    for layer in _layers(network):
+        if isinstance(layer, nn.Linear):
+            layer.weight.copy_(next(left))
+        else:
+            for number, leaf in enumerate(layer.leaves):
+                layer.assign(number, *[next(left) for _ in _matrices(leaf)][::-1])
+        if layer.bias is not None:
+            layer.bias.copy_(next(left))
 
 
 def glorot(network: nn.Module, seed: int) -> None:
@@ -66,31 +125,33 @@ def newton_direction(
 
     Gauss-Newton in the space of the residuals r, where the system is small: with q = momentum previous,
     p = q + J^T (J J^T + damping)^-1 (r - J q). (Momentum: Goldshlager, Abrahamsen and Lin, J. Comput.
-    Phys. 516, 2024.) The Jacobian J is never formed. Layer by layer a residual's gradient is the sum over
+    Phys. 516, 2024.) The Jacobian J is never formed. Matrix by matrix a residual's gradient is the sum over
     streams of outer products delta_s a_s^T, so J J^T is a sum of elementwise products of Gram matrices.
-    Directions are lists of one tensor per parameter, in the order of network.parameters(). `residuals`
-    must tap every layer, the layers be nn.Linear with biases.
+    Directions are lists of one tensor per entry of `numbers`. `residuals` must tap every layer.
     """
     taps: list[Tap] = []
     r = residuals(network, batch, taps)
     deltas = torch.autograd.grad(r.sum(), [products for _, products in taps])  # [4, N, out] each
-    layers = [(streams.detach(), delta) for (streams, _), delta in zip(taps, deltas, strict=True)]
+    tapped = [(None if a is None else a.detach(), delta) for (a, _), delta in zip(taps, deltas, strict=True)]
     r = r.detach()
     old = [momentum * tensor for tensor in previous]
     kernel, moved = torch.zeros(len(r), len(r), dtype=r.dtype), torch.zeros_like(r)
-    for (a, delta), weight, bias in zip(layers, old[0::2], old[1::2], strict=True):
-        kernel += delta[0] @ delta[0].T  # the bias acts on the value stream alone
-        moved += ((a @ weight.T) * delta).sum(dim=(0, 2)) + delta[0] @ bias
+    for (a, delta), kept in zip(tapped, old, strict=True):
+        if a is None:
+            kernel += delta[0] @ delta[0].T
+            moved += delta[0] @ kept
+            continue
+        moved += ((a @ kept.mT) * delta).sum(dim=(0, 2))
         for s, q in itertools.combinations_with_replacement(range(4), 2):
             product = (a[s] @ a[q].T) * (delta[s] @ delta[q].T)
             kernel += product if s == q else product + product.T
     kernel.diagonal().add_(damping)
     solution = torch.cholesky_solve((r - moved)[:, None], torch.linalg.cholesky(kernel))[:, 0]
     direction: list[torch.Tensor] = []
-    for a, delta in layers:
+    for (a, delta), kept in zip(tapped, old, strict=True):
         scaled = delta * solution[:, None]
-        direction += [scaled.flatten(0, 1).T @ a.flatten(0, 1), scaled[0].sum(dim=0)]
-    return [new + kept for new, kept in zip(direction, old, strict=True)], r.square().sum().item()
+        direction.append(kept + (scaled[0].sum(dim=0) if a is None else scaled.flatten(0, 1).T @ a.flatten(0, 1)))
+    return direction, r.square().sum().item()
 
 
 def fit(
@@ -133,22 +194,25 @@ def gauss_newton(
     batch: int,
     generator: torch.Generator,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    done: int = 0,
+    total: int | None = None,
 ) -> None:
     """Gauss-Newton in place. A step is halved until it lowers the loss of its batch, and damping follows the accepted
     lengths; over the last quarter the longest step shrinks to 0.1. on_step(steps so far, loss before the step) follows.
+
+    done, total: for a part of more steps: how many there were before, and are in all.
     """
-    parameters = list(network.parameters())
-    damping, direction = 1e-2, [torch.zeros_like(parameter) for parameter in parameters]
-    for step in range(1, steps + 1):
+    total = done + steps if total is None else total
+    damping, direction = 1e-2, [torch.zeros_like(tensor) for tensor in numbers(network)]
+    for step in range(done + 1, done + steps + 1):
         points = sample(batch, generator)
         direction, before = newton_direction(residuals, network, points, direction, damping)
-        start = [parameter.detach().clone() for parameter in parameters]
-        longest = min(1.0, max(0.1, 4.0 * (1.0 - step / steps)))
+        start = numbers(network)
+        longest = min(1.0, max(0.1, 4.0 * (1.0 - step / total)))
         length = longest
         with torch.no_grad():
             while True:
-                for parameter, origin, slope in zip(parameters, start, direction, strict=True):
-                    parameter.copy_(origin - length * slope)
+                assign(network, [origin - length * slope for origin, slope in zip(start, direction, strict=True)])
                 if length < 1e-3 or residuals(network, points).square().sum().item() < before:
                     break
                 length /= 2.0

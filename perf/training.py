@@ -175,9 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pairs = [(0.0, 0.0), *((w, 0.0) for w in options.weights), *((0.0, t) for t in options.thresholds)]
             figures += [penalised(w, t, steps, options.width, options.batch, seed) for w, t in pairs]
         else:
-            from hrt.perf.dynamic import trained_dynamically
+            from hrt.perf.dynamic import Course, trained_dynamically
 
-            figures += trained_dynamically(options.width, options.steps, options.batch, seed)
+            course = Course() if options.steps is None else Course(newton=options.steps)
+            figures += trained_dynamically(course, options.width, options.batch, seed)
         facts: dict[str, Any] = {
             "arguments": {k: str(v) for k, v in vars(options).items()},
             "provenance": {**versions(), "commit": commit(), "scheduling": scheduling()},

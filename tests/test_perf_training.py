@@ -8,7 +8,6 @@ import torch
 
 import hrt
 from hrt.perf.burgers import burgers_network, residuals, sample
-from hrt.perf.dynamic import newton_on_factors
 from hrt.perf.training import burgers_points, burgers_residual, main
 
 COUNT = 64
@@ -32,15 +31,6 @@ def test_residuals_with_h_layers_are_those_of_the_same_dense_network() -> None:
     expected = residuals(net, batch)
     net.layers[2] = hrt.HLinear.from_linear(net.layers[2], tol=1e-12 + 1e-7)  # type: ignore[arg-type]
     assert float((residuals(net, batch) - expected).detach().norm() / expected.detach().norm()) < 1e-4
-
-
-def test_newton_on_factors_lowers_the_loss() -> None:
-    net = burgers_network(width=16).double()
-    net.layers[2] = hrt.HLinear.from_linear(net.layers[2], tol=0.3)  # type: ignore[arg-type]
-    batch = sample(COUNT, draws(1))
-    before = residuals_sum(net, batch)
-    newton_on_factors(net, 10, 0, 10, COUNT, draws(2))
-    assert residuals_sum(net, batch) < 0.5 * before
 
 
 def residuals_sum(net: torch.nn.Module, batch) -> float:

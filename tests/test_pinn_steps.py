@@ -1,10 +1,13 @@
 """The Taylor pass through layers of every kind, and Gauss-Newton on a problem whose answer is known."""
 
+import pytest
 import torch
 from torch import nn
 
 import hrt
-from hrt.perf.pinn_steps import gauss_newton, newton_direction, through
+from hrt.perf.pinn_steps import assign, gauss_newton, newton_direction, numbers, through
+
+from helpers import random_hmatrix
 
 
 def layers(width=24, seed=0):
@@ -29,8 +32,9 @@ def test_hierarchical_layers_give_what_their_dense_weights_give():
 def test_taps_are_what_dense_layers_see_and_give():
     net, taps = layers().double(), []
     through(net, streams(), taps)
-    assert [(a.shape[-1], b.shape[-1]) for a, b in taps] == [(2, 24), (24, 24), (24, 1)]
-    torch.testing.assert_close(taps[1][1], taps[1][0] @ net[2].weight.T)
+    shapes = [(None if a is None else a.shape[-1], b.shape[-1]) for a, b in taps]
+    assert shapes == [(2, 24), (None, 24), (24, 24), (None, 24), (24, 1), (None, 1)]
+    torch.testing.assert_close(taps[2][1], taps[2][0] @ net[2].weight.T)
 
 
 def residuals(net, batch, taps=None):
@@ -64,3 +68,60 @@ def test_gauss_newton_lowers_the_loss_of_fresh_batches_and_says_so():
         residuals, sample, net, 15, 64, torch.Generator().manual_seed(3), lambda step, loss: told.append((step, loss))
     )
     assert [step for step, _ in told] == list(range(1, 16)) and told[-1][1] < 1e-2 * told[0][1]
+
+
+def hierarchical():
+    """A layer of it in blocks, in an order of its own."""
+    net = layers().double()
+    matrix = random_hmatrix(3, 24, 24, ordered=True)
+    net[2] = hrt.HLinear(matrix, net[2].bias, dtype=torch.float64)
+    return net
+
+
+def test_taps_of_a_hierarchical_layer_leave_its_product_as_it_is():
+    net, taps = hierarchical(), []
+    found = through(net, streams(), taps)
+    torch.testing.assert_close(found, through(net, streams()), rtol=1e-12, atol=1e-12)
+    assert len(taps) == len(numbers(net))
+
+
+def test_a_direction_on_factors_is_that_of_their_jacobian():
+    """Against the normal equations of a Jacobian by torch.func, number by number."""
+    net, start = hierarchical(), streams(20)
+    aim = torch.randn(20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    at = numbers(net)
+    previous = [torch.randn(t.shape, generator=torch.Generator().manual_seed(k)).double() for k, t in enumerate(at)]
+    found, loss = newton_direction(residuals, net, (start, aim), previous, 1e-3, momentum=0.5)
+    flat = torch.cat([t.reshape(-1) for t in at])
+
+    def of(vector):
+        parts = [p.view(t.shape) for p, t in zip(vector.split([t.numel() for t in at]), at, strict=True)]
+        assign(net, parts)
+        return residuals(net, (start, aim)).detach()
+
+    r = of(flat)
+    h = 1e-6
+    j = torch.stack([(of(flat + h * e) - of(flat - h * e)) / (2 * h) for e in torch.eye(len(flat)).double()], dim=1)
+    q = 0.5 * torch.cat([t.reshape(-1) for t in previous])
+    expected = q + torch.linalg.solve(j.T @ j + 1e-3 * torch.eye(len(flat)).double(), j.T @ (r - j @ q))
+    assert loss == pytest.approx(float(r.square().sum()), rel=1e-12)
+    # central differences: h^2 of the third derivative and eps / h of the value, over the damping
+    torch.testing.assert_close(torch.cat([t.reshape(-1) for t in found]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_read_is_written_back():
+    net, other = hierarchical(), hierarchical()
+    assign(other, [t + 1 for t in numbers(net)])
+    assert all(torch.equal(a + 1, b) for a, b in zip(numbers(net), numbers(other), strict=True))
+
+
+def test_gauss_newton_trains_a_hierarchical_network():
+    net = hierarchical()
+
+    def sample(count, generator):
+        x = torch.randn(4, count, 2, generator=generator, dtype=torch.float64)
+        return x, torch.sin(x[0].sum(dim=1))
+
+    losses = []
+    gauss_newton(residuals, sample, net, 15, 64, torch.Generator().manual_seed(3), lambda _, loss: losses.append(loss))
+    assert losses[-1] < 1e-2 * losses[0]
