@@ -17,6 +17,7 @@ from hrt.ntk import Residual
 from hrt.perf import allen_cahn
 from hrt.perf.burgers import DATA_WEIGHT, NU, burgers_network, cole_hopf, jet
 from hrt.perf.ntk import burgers_residual
+from hrt.perf.pinn_steps import Tap
 from hrt.perf.training import EDGE_SHARE, burgers_points
 
 COLUMNS, TIMES = 256, 51  # of the grid that errors are measured on
@@ -27,15 +28,14 @@ class Equation:
     """name: in pictures.  network: (width, depth, seed) -> untrained float64 module with `layers`.
 
     rows: (count, generator) -> (n, k), n >= count, the first `count` inside the domain, columns x and t first.
-    residuals: (network, rows) -> (n,); the loss is the mean of their squares. Differentiable by torch.func, too, and
-        defined for networks whose layers are HLinear.
+    residuals: (network, rows[, taps]) -> (n,); the loss is the mean of their squares. Layers may be HLinear.
     operator: the equation for `hrt.ntk`, without weights.  exact: points (m, 2) and the solution there (m,).
     """
 
     name: str
     network: Callable[[int, int, int], nn.Module]
     rows: Callable[[int, torch.Generator], Tensor]
-    residuals: Callable[[Any, Tensor], Tensor]
+    residuals: Callable[..., Tensor]
     operator: Residual
     exact: Callable[[], tuple[Tensor, Tensor]]
 
@@ -52,9 +52,9 @@ class Equation:
         return unit * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
 
 
-def burgers_rows(network: Any, rows: Tensor) -> Tensor:
+def burgers_rows(network: Any, rows: Tensor, taps: list[Tap] | None = None) -> Tensor:
     """Residuals (n,) of rows (x, t, is_edge, value) of `burgers_points`: the equation inside, the value on the edge."""
-    u, u_x, u_t, u_xx = jet(network, rows[:, :2])
+    u, u_x, u_t, u_xx = jet(network, rows[:, :2], taps)
     edge = (u - rows[:, 3]) * math.sqrt(DATA_WEIGHT * EDGE_SHARE)
     return torch.where(rows[:, 2] > 0, edge, u_t + u * u_x - NU * u_xx)
 

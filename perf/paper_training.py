@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 import hrt
 from hrt.blocks import cholesky_psd
-from hrt.gauss_newton import GaussNewton, Term
 from hrt.perf.equations import EQUATIONS, Equation
 from hrt.perf.ntk import Rows, over_tolerance
+from hrt.perf.pinn_steps import Newton, Tap
 from hrt.rank_penalty import proximal_step, second_moments
 
 DENSE, DYNAMIC, PROXIMAL = "dense", "dynamic compression", "proximal steps"
@@ -66,42 +65,6 @@ class Run:
     rows: Rows
 
 
-class _Residuals(nn.Module):
-    """An equation's residuals as a module, so that parameters can be exchanged while they are computed."""
-
-    def __init__(self, equation: Equation, network: nn.Module) -> None:
-        super().__init__()
-        self.network, self.of = network, equation.residuals
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.of(self.network, rows)
-
-
-class _Newton:
-    """Gauss-Newton on a network whose layers may be HLinear."""
-
-    def __init__(self, equation: Equation, network: nn.Module, damping: float | None = None) -> None:
-        self.module = _Residuals(equation, network)
-        self.solver = GaussNewton({k: p.shape for k, p in self.module.named_parameters()}, self._numbers())
-        self.solver.damping = self.solver.damping if damping is None else damping
-
-    def _numbers(self) -> Tensor:
-        return torch.cat([p.detach().reshape(-1) for p in self.module.parameters()])
-
-    def step(self, rows: Tensor, longest: float) -> float:
-        """One step from the network's present numbers, in place; the loss before it."""
-        self.solver.numbers = self._numbers()
-        loss = self.solver.step([Term(self._residual, (rows,), len(rows) ** -0.5)], longest=longest)
-        found = self.solver.parameters()
-        with torch.no_grad():
-            for name, parameter in self.module.named_parameters():
-                parameter.copy_(found[name])
-        return loss
-
-    def _residual(self, parameters: dict[str, Tensor], row: Tensor) -> Tensor:
-        return functional_call(self.module, parameters, (row[None],))
-
-
 def trained(t: Training, equations: Sequence[Equation] = EQUATIONS) -> list[Run]:
     """Every equation, seed and method in turn."""
     runs = []
@@ -129,7 +92,7 @@ def train(equation: Equation, method: str, seed: int, t: Training) -> Run:
     network = equation.network(t.width, t.depth, seed)
     inputs = equation.inputs(t.calibration, seed)
     dense_numbers = sum(p.numel() for p in network.parameters())
-    newton: _Newton | None = None
+    newton: Newton | None = None
     every = max(1, t.newton_epochs // 6)
     first, until = (t.adam_epochs + k * t.newton_epochs // 3 for k in (1, 2))
     options: dict[str, Any] = {"every": every, "first": first, "tol": COARSEST, "finest": FINEST, "seed": seed}
@@ -138,6 +101,9 @@ def train(equation: Equation, method: str, seed: int, t: Training) -> Run:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, t.adam, eta_min=ADAM_RATE / 20)
     rows: Rows = []
     seconds, done = 0.0, 0
+
+    def root_mean(network: nn.Module, points: Tensor, taps: list[Tap] | None = None) -> Tensor:
+        return equation.residuals(network, points, taps) / len(points) ** 0.5
 
     def record(loss: float | None) -> None:
         row = {"case": equation.name, "method": method, "seed": seed, "step": done, "loss": loss, "seconds": seconds}
@@ -161,7 +127,7 @@ def train(equation: Equation, method: str, seed: int, t: Training) -> Run:
                 losses.append(loss.item())
                 done += 1
         else:
-            newton = newton or _Newton(equation, network)
+            newton = newton or Newton(root_mean, network)
             for _ in range(t.newton // t.newton_epochs):
                 left = max(0.0, 1 - (done - t.adam) / t.newton)
                 losses.append(newton.step(equation.rows(t.batch, draws), min(1.0, max(0.1, 4 * left))))
@@ -170,7 +136,7 @@ def train(equation: Equation, method: str, seed: int, t: Training) -> Run:
                 done += 1
         loss = sum(losses) / len(losses)
         if dynamic is not None and epoch <= until and dynamic.step(epoch, loss):
-            newton = _Newton(equation, network, newton.solver.damping if newton else None)
+            newton = Newton(root_mean, network, newton.damping) if newton else None
         seconds += time.process_time() - start
         record(loss)
     rows[-1] |= served(equation, network, inputs, seed, rows[-1]["error"])

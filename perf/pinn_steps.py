@@ -154,6 +154,29 @@ def newton_direction(
     return direction, r.square().sum().item()
 
 
+class Newton:
+    """Gauss-Newton's steps on one network; damping follows the lengths that were accepted."""
+
+    def __init__(self, residuals: Residuals, network: nn.Module, damping: float = 1e-2) -> None:
+        self.residuals, self.network, self.damping = residuals, network, damping
+        self.direction = [torch.zeros_like(tensor) for tensor in numbers(network)]
+
+    def step(self, batch: Any, longest: float = 1.0) -> float:
+        """One step in place, halved from `longest` until it lowers the loss of the batch; the loss before it."""
+        self.direction, before = newton_direction(self.residuals, self.network, batch, self.direction, self.damping)
+        start, length = numbers(self.network), longest
+        while True:
+            moved = [origin - length * slope for origin, slope in zip(start, self.direction, strict=True)]
+            assign(self.network, moved)
+            with torch.no_grad():
+                if length < 1e-3 or self.residuals(self.network, batch).square().sum().item() < before:
+                    break
+            length /= 2.0
+        self.damping *= 1.0 / 1.5 if length == longest else 3.0 if length < longest / 4.0 else 1.0
+        self.damping = min(max(self.damping, 1e-9), 1.0)
+        return before
+
+
 def fit(
     residuals: Residuals,
     sample: Sample,
@@ -197,25 +220,12 @@ def gauss_newton(
     done: int = 0,
     total: int | None = None,
 ) -> None:
-    """Gauss-Newton in place. A step is halved until it lowers the loss of its batch, and damping follows the accepted
-    lengths; over the last quarter the longest step shrinks to 0.1. on_step(steps so far, loss before the step) follows.
+    """Gauss-Newton in place, a fresh batch for every step; over the last quarter the longest step shrinks to 0.1.
+    on_step(steps so far, loss before the step) follows each.
 
     done, total: for a part of more steps: how many there were before, and are in all.
     """
-    total = done + steps if total is None else total
-    damping, direction = 1e-2, [torch.zeros_like(tensor) for tensor in numbers(network)]
+    total, newton = done + steps if total is None else total, Newton(residuals, network)
     for step in range(done + 1, done + steps + 1):
-        points = sample(batch, generator)
-        direction, before = newton_direction(residuals, network, points, direction, damping)
-        start = numbers(network)
         longest = min(1.0, max(0.1, 4.0 * (1.0 - step / total)))
-        length = longest
-        with torch.no_grad():
-            while True:
-                assign(network, [origin - length * slope for origin, slope in zip(start, direction, strict=True)])
-                if length < 1e-3 or residuals(network, points).square().sum().item() < before:
-                    break
-                length /= 2.0
-        damping *= 1.0 / 1.5 if length == longest else 3.0 if length < longest / 4.0 else 1.0
-        damping = min(max(damping, 1e-9), 1.0)
-        on_step(step, before)
+        on_step(step, newton.step(sample(batch, generator), longest))
