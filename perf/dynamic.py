@@ -7,6 +7,7 @@ import torch
 
 import hrt
 from hrt.perf.burgers import burgers_network, gauss_newton, residuals, sample
+from hrt.perf.pinn_steps import Newton
 from hrt.perf.training import DOMAIN, Figure, of_dense, of_model
 
 
@@ -52,21 +53,15 @@ def trained(course: Course, width: int, batch: int, seed: int, dynamically: bool
         schedule.step()
         smoothed = loss.item() if smoothed is None else 0.98 * smoothed + 0.02 * loss.item()
         dynamic.step(step, smoothed)
-    last = [smoothed]
     if not dynamically:
         gauss_newton(network, course.newton, batch, draws)
         return of_dense("dense", seed, network, total, since)
-    dynamic.optimizer, dynamic.every, dynamic.first = None, course.newton_every, course.adam
-    done = 0
-    while done < course.newton:
-        changes = done + course.newton_every < course.until * course.newton
-        count = course.newton_every if changes else course.newton - done
-        gauss_newton(
-            network, count, batch, draws, lambda _, before: last.append(before), done=done, total=course.newton
-        )
-        done += count
-        if changes:
-            dynamic.step(course.adam + done, last[-1])
+    dynamic.optimizer, dynamic.every, dynamic.first = None, course.newton_every, course.adam + course.newton_every
+    newton = Newton(residuals, network)
+    for step in range(1, course.newton + 1):
+        loss = newton.step(sample(batch, draws), min(1.0, max(0.1, 4.0 * (1.0 - step / course.newton))))
+        if step <= course.until * course.newton and dynamic.step(course.adam + step, loss):
+            newton = Newton(residuals, network, newton.damping)
     ranks = " ".join("+".join(map(str, r)) or "-" for r in dynamic.ranks.values())
     model = hrt.compress(network, inputs=DOMAIN, tol=course.stored, target="bytes", seed=seed, progress=False)
     return of_model("dynamic", seed, model, total, since, f"ranks {ranks}, {dynamic.ratio:.2f}x in float32")

@@ -217,15 +217,11 @@ def gauss_newton(
     batch: int,
     generator: torch.Generator,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
-    done: int = 0,
-    total: int | None = None,
 ) -> None:
     """Gauss-Newton in place, a fresh batch for every step; over the last quarter the longest step shrinks to 0.1.
     on_step(steps so far, loss before the step) follows each.
-
-    done, total: for a part of more steps: how many there were before, and are in all.
     """
-    total, newton = done + steps if total is None else total, Newton(residuals, network)
-    for step in range(done + 1, done + steps + 1):
-        longest = min(1.0, max(0.1, 4.0 * (1.0 - step / total)))
+    newton = Newton(residuals, network)
+    for step in range(1, steps + 1):
+        longest = min(1.0, max(0.1, 4.0 * (1.0 - step / steps)))
         on_step(step, newton.step(sample(batch, generator), longest))
