@@ -7,7 +7,7 @@ import torch
 
 import hrt
 from hrt.perf.burgers import burgers_network, gauss_newton, residuals, sample
-from hrt.perf.pinn_steps import Newton
+from hrt.perf.pinn_steps import Newton, carried, layers_of
 from hrt.perf.training import DOMAIN, Figure, of_dense, of_model
 
 
@@ -60,8 +60,9 @@ def trained(course: Course, width: int, batch: int, seed: int, dynamically: bool
     newton = Newton(residuals, network)
     for step in range(1, course.newton + 1):
         loss = newton.step(sample(batch, draws), min(1.0, max(0.1, 4.0 * (1.0 - step / course.newton))))
+        before = layers_of(network)
         if step <= course.until * course.newton and dynamic.step(course.adam + step, loss):
-            newton = Newton(residuals, network, newton.damping)
+            newton.direction = carried(newton.direction, before, network)
     ranks = " ".join("+".join(map(str, r)) or "-" for r in dynamic.ranks.values())
     model = hrt.compress(network, inputs=DOMAIN, tol=course.stored, target="bytes", seed=seed, progress=False)
     return of_model("dynamic", seed, model, total, since, f"ranks {ranks}, {dynamic.ratio:.2f}x in float32")

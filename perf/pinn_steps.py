@@ -74,26 +74,28 @@ def _matrices(leaf: Leaf) -> list[torch.Tensor]:
     return [m for m in found if m is not None and m.numel()]
 
 
-def _layers(network: nn.Module) -> list[nn.Linear | HLinear]:
+def layers_of(network: nn.Module) -> list[nn.Linear | HLinear]:
+    """The linear layers, in the order of network.modules()."""
     return [m for m in network.modules() if isinstance(m, (nn.Linear, HLinear))]
+
+
+def _numbers_of(layer: nn.Linear | HLinear) -> list[torch.Tensor]:
+    own = [layer.weight] if isinstance(layer, nn.Linear) else [m for e in layer.leaves for m in _matrices(e)]
+    return own if layer.bias is None else [*own, layer.bias]
 
 
 def numbers(network: nn.Module) -> list[torch.Tensor]:
     """What Gauss-Newton moves, copied: of every layer its weight, or the factors (V^T, U) and dense blocks of its
     leaves, and then its bias. Layers act in the order of network.modules().
     """
-    found: list[torch.Tensor] = []
-    for layer in _layers(network):
-        found += [layer.weight] if isinstance(layer, nn.Linear) else [m for e in layer.leaves for m in _matrices(e)]
-        found += [] if layer.bias is None else [layer.bias]
-    return [tensor.detach().clone() for tensor in found]
+    return [tensor.detach().clone() for layer in layers_of(network) for tensor in _numbers_of(layer)]
 
 
 @torch.no_grad()
 def assign(network: nn.Module, tensors: Sequence[torch.Tensor]) -> None:
     """Write what `numbers` reads."""
     left = iter(tensors)
-    for layer in _layers(network):
+    for layer in layers_of(network):
         if isinstance(layer, nn.Linear):
             layer.weight.copy_(next(left))
         else:
@@ -111,6 +113,57 @@ def glorot(network: nn.Module, seed: int) -> None:
             nn.init.xavier_normal_(parameter, generator=generator)
         else:
             nn.init.zeros_(parameter)
+
+
+def carried(
+    direction: Sequence[torch.Tensor], before: Sequence[nn.Linear | HLinear], network: nn.Module
+) -> list[torch.Tensor]:
+    """A direction on the layers `before` as one on those that took their places in `network`.
+
+    To what it does to a layer's matrix, D, comes the closest that small changes of the factors do:
+    dU = D V (V^T V)^-1 and dV^T = U^+ (D - dU V^T), leaf by leaf (the tangent space of matrices of a rank: Koch and
+    Lubich, SIAM J. Matrix Anal. Appl. 29, 2007).
+    """
+    left, found = iter(direction), []
+    for old, new in zip(before, layers_of(network), strict=True):
+        own = [next(left) for _ in _numbers_of(old)]
+        bias = [own.pop()] if old.bias is not None else []
+        if old is new:
+            found += [*own, *bias]
+            continue
+        d = _change(old, own)
+        if isinstance(new, nn.Linear):
+            found += [d, *bias]
+            continue
+        d = d if new.row_order is None else d[new.row_order]
+        d = d if new.col_order is None else d[:, new.col_order]
+        for leaf in new.leaves:
+            block = d[leaf.row : leaf.row + leaf.rows, leaf.col : leaf.col + leaf.cols]
+            if leaf.u is None or leaf.vt is None:
+                found.append(block)
+            elif leaf.rank:
+                u, vt = leaf.u.detach(), leaf.vt.detach()
+                along = block @ torch.linalg.pinv(vt)
+                found += [torch.linalg.pinv(u, rtol=1e-6) @ (block - along @ vt), along]
+        found += bias
+    return found
+
+
+def _change(layer: nn.Linear | HLinear, direction: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What a direction on its numbers does to a layer's matrix (m, n)."""
+    if isinstance(layer, nn.Linear):
+        return direction[0]
+    left = iter(direction)
+    found = direction[0].new_zeros(layer.out_features, layer.in_features)
+    for leaf in layer.leaves:
+        at = slice(leaf.row, leaf.row + leaf.rows), slice(leaf.col, leaf.col + leaf.cols)
+        if leaf.u is None or leaf.vt is None:
+            found[at] = next(left)
+        elif leaf.rank:
+            along, across = next(left), next(left)
+            found[at] = across @ leaf.vt.detach() + leaf.u.detach() @ along
+    found = found if layer.row_order is None else found[layer.row_order.argsort()]
+    return found if layer.col_order is None else found[:, layer.col_order.argsort()]
 
 
 def newton_direction(

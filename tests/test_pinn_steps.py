@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import hrt
-from hrt.perf.pinn_steps import assign, gauss_newton, newton_direction, numbers, through
+from hrt.hmatrix import HMatrix, Leaf
+from hrt.perf.pinn_steps import assign, carried, gauss_newton, layers_of, newton_direction, numbers, through
 
 from helpers import random_hmatrix
 
@@ -125,3 +126,34 @@ def test_gauss_newton_trains_a_hierarchical_network():
     losses = []
     gauss_newton(residuals, sample, net, 15, 64, torch.Generator().manual_seed(3), lambda _, loss: losses.append(loss))
     assert losses[-1] < 1e-2 * losses[0]
+
+
+@pytest.mark.parametrize("start", [layers, hierarchical])
+def test_a_direction_that_is_carried_moves_a_full_matrix_as_before(start):
+    """To a leaf of full rank every change of the matrix is within reach."""
+    net, after = start().double(), layers().double()
+    weight = torch.randn(24, 24, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(5))
+    u, s, vt = torch.linalg.svd(weight[order])
+    after[2] = hrt.HLinear(
+        HMatrix((24, 24), (Leaf(0, 24, 0, 24, u=u * s, vt=vt),), order), net[2].bias, dtype=torch.float64
+    )
+    direction = [torch.randn(t.shape, generator=torch.Generator().manual_seed(9)).double() for t in numbers(net)]
+    found = carried(direction, layers_of(net), after)
+    assert [t.shape for t in found] == [t.shape for t in numbers(after)]
+
+    def matrix(network, change, h):
+        moved = [a + h * d for a, d in zip(numbers(network), change, strict=True)]
+        other = start().double() if network is net else after
+        assign(other, moved)
+        layer = other[2]
+        return layer.weight.detach() if isinstance(layer, nn.Linear) else layer.to_hmatrix(torch.float64).to_dense()
+
+    h = 1e-6
+    wanted = (matrix(net, direction, h) - matrix(net, direction, -h)) / (2 * h)
+    kept = numbers(after)
+    forward = matrix(after, found, h)
+    assign(after, kept)
+    backward = matrix(after, found, -h)
+    torch.testing.assert_close((forward - backward) / (2 * h), wanted, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found[0], direction[0]) and torch.equal(found[-1], direction[-1])
