@@ -27,7 +27,9 @@ from hrt.rank_penalty import second_moments
 from hrt.training import HLinear, merged
 from hrt.validate import check_tol, check_whole
 
-RIDGE = 1e-6  # of the mean eigenvalue of the inputs' second moment: directions the samples hardly show count a little
+# Of the mean eigenvalue of the inputs' second moment: directions that the samples hardly show count a little. With 1e-6
+# what a weight was started with in directions that no input has is kept at tolerances below 1e-3: nothing compresses.
+RIDGE = 1e-10
 SEEN = 1e-7  # singular values below this share of the largest are rounding
 GROWTH = 4  # a block without room is given a fourth of its rank, at least one direction
 
