@@ -102,12 +102,12 @@ def proximal_step(
 
 @torch.no_grad()
 def second_moments(net: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
-    """C = E[x x^T] (n, n) of what every nn.Linear and HLinear sees when `net` runs on `inputs`, by module name."""
+    """C = E[x x^T] (n, n), in float64, of what every nn.Linear and HLinear sees as `net` runs on `inputs`, by module."""
     sums: dict[str, list[Any]] = {}
 
     def observe(name: str):
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            x = arguments[0].detach().flatten(0, -2)
+            x = arguments[0].detach().flatten(0, -2).double()
             entry = sums.setdefault(name, [0, 0])
             entry[0], entry[1] = entry[0] + x.mT @ x, entry[1] + len(x)
 
