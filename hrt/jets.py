@@ -111,8 +111,12 @@ def columns(members: Sequence[Sequence[Addend]]) -> Iterator[tuple[list[tuple[In
         yield [m[k][0] for m in members], members[0][k][1]
 
 
-def elementwise(z: Jet, value: Symbol, series: Series, needed: Sequence[Index]) -> Jet:
-    """f(z) with the Taylor coefficients of f at z."""
+def elementwise(z: Jet, value: Symbol, series: Series, needed: Sequence[Index], steep: bool = True) -> Jet:
+    """f(z) with the Taylor coefficients of f at z.
+
+    steep: derivatives of z may be so large that float32 does not hold their squares; a coefficient then multiplies one
+    of them first, so that what it makes zero is no infinity times zero. It costs a copy of a part.
+    """
     outer: list[Term] = [series.first, *series.higher]
     if series.scale is not None:
         z = z.mapped(z.value, lambda p: p * _stacked(series.scale))
@@ -125,18 +129,29 @@ def elementwise(z: Jet, value: Symbol, series: Series, needed: Sequence[Index]) 
                 found.append((blocks, number / factorial(len(index))))
         return found
 
+    first = _stacked(series.first)
+    sloped = z.mapped(z.value, lambda p: first * p) if series.ratio else z  # shared by all that has the factor f'
+
     def build(members: list[list[Addend]]) -> Symbol | None:
         sums: dict[int, Symbol] = {}
         for blocks, number in columns(members):
             chain = [z.take(list(b)) for b in zip(*blocks, strict=True)]
             term, m = reduce(mul, chain) * number, len(chain)
             sums[m] = sums[m] + term if m in sums else term
-        first = _stacked(outer[0])
         if not series.ratio:
             return _total([_stacked(outer[m - 1]) * s for m, s in sums.items()])
         return first * _total([s if m == 1 else _stacked(outer[m - 1]) * s for m, s in sums.items()])
 
-    return Jet(value, derived(needed, terms, build)) if z.parts else Jet(value, {})
+    def careful(members: list[list[Addend]]) -> Symbol | None:
+        found = []
+        for blocks, number in columns(members):
+            *chain, last = (list(b) for b in zip(*blocks, strict=True))
+            factors = [sloped.take(last), *(z.take(b) for b in chain)]
+            coefficient = [_stacked(outer[len(chain)])] if chain or not series.ratio else []
+            found.append(reduce(mul, [*coefficient, *factors]) * number)
+        return _total(found)
+
+    return Jet(value, derived(needed, terms, careful if steep else build)) if z.parts else Jet(value, {})
 
 
 def multilinear(

@@ -102,7 +102,7 @@ def proximal_step(
 
 @torch.no_grad()
 def second_moments(net: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
-    """C = E[x x^T] (n, n), in float64, of what every nn.Linear and HLinear sees as `net` runs on `inputs`, by module."""
+    """C = E[x x^T] (n, n), in float64, of what every nn.Linear and HLinear sees as `net` runs on `inputs`, by name."""
     sums: dict[str, list[Any]] = {}
 
     def observe(name: str):

@@ -53,7 +53,8 @@ class Step:
         rule, order = TABLE[op].taylor, max(map(len, self.needed))
         if rule is None or order > ORDER:
             raise self.fail(f"a derivative of order {order}", f"at most order {ORDER if rule else 0}")
-        return elementwise(x, value, rule(x.value, value, attrs), self.needed)
+        steep = self.writer.operators.get(x.value.name) != "linear"
+        return elementwise(x, value, rule(x.value, value, attrs), self.needed, steep)
 
     def times(self, x: Jet, y: Jet, value: Symbol) -> Jet:
         """The elementwise product of two jets, broadcast."""

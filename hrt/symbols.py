@@ -66,10 +66,13 @@ class Symbol:
 
 
 class Writer:
-    """Collects nodes over the inputs and constants of `program`. origin: the node that new ones are written for."""
+    """Collects nodes over the inputs and constants of `program`. origin: the node that new ones are written for.
+    operators: the ops of the program's own nodes, by their names.
+    """
 
     def __init__(self, program: Program):
         self.program = program
+        self.operators = {node.name: node.op for node in program.nodes}
         self.nodes: list[Node] = []
         self.constants: dict[str, Constant] = dict(program.constants)
         self.computed: dict[str, Tensor] = {}  # constants that symbols stand for, float64, by name

@@ -78,7 +78,7 @@ class Applied(nn.Module):
 def both(function: Callable[[torch.Tensor], torch.Tensor], points: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """y, y', y'', y''' in float32 by the derived program, and by reverse differentiation in float64, (4, points)."""
     program = capture(Applied(function), [torch.rand(3, 1)])
-    found = differentiate(program, NAMES).program.run([torch.tensor(points)[:, None]])
+    found = differentiate(program, NAMES).program.run([torch.tensor(points)[:, None]], dtype=torch.float32)
     z = torch.tensor(points, dtype=torch.float64).requires_grad_()
     expected = [function(z)]
     for _ in NAMES:
@@ -94,6 +94,25 @@ def test_derivatives_in_float32_outlive_the_square_of_the_value(function) -> Non
     # exp rounds by |x| half ulps of its argument's, and every product adds one
     found, expected = both(function, [-80.0, -50.0, -44.5, 44.5, 60.0, 80.0])
     assert bool(((found - expected).abs() <= 1e-4 * expected.abs() + 1e-37).all())
+
+
+@pytest.mark.parametrize(
+    ("function", "points"),
+    [
+        (lambda x: torch.sqrt(torch.exp(x)), [-40.0, 32.0, 46.0]),
+        (lambda x: F.silu(torch.exp(x)), [-60.0, 29.8, 40.0]),
+        (lambda x: torch.cosh(x) ** -2, [-46.0, 32.0, 46.0]),
+        (lambda x: (1 + torch.exp(x)) ** -2, [-80.0, 32.0, 46.0]),
+        (lambda x: torch.tanh(torch.exp(x)), [-60.0, 32.0, 46.0]),
+        (lambda x: torch.exp(-torch.exp(x)), [-60.0, 32.0, 46.0]),
+        (lambda x: torch.exp(-torch.cosh(x)), [-50.0, 32.0, 50.0]),
+        (lambda x: torch.exp(-1 / x**2), [1e-5, 1.0]),
+    ],
+)
+def test_what_is_flat_or_steep_is_no_nan_for_what_is_inside_it(function, points) -> None:
+    """A coefficient that is zero or tiny meets derivatives whose squares float32 cannot hold."""
+    found, expected = both(function, points)
+    assert bool(((found - expected).abs() <= 1e-4 * expected.abs() + 1e-25).all())
 
 
 def test_what_an_inner_kink_has_switched_off_stays_off() -> None:
