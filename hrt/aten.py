@@ -43,12 +43,20 @@ def _composed(*steps: tuple) -> Callable:
     return lower
 
 
-def _hyperbolic(op: str) -> Callable:
-    def lower(b: Builder, x: Ref) -> Ref:
-        plus, minus = (b.emit("exp", [v], x.shape) for v in (x, b.emit("neg", [x], x.shape)))
-        return b.emit("mul", [b.emit(op, [plus, minus], x.shape), 0.5], x.shape)
+def _cosh(b: Builder, x: Ref) -> Ref:
+    plus, minus = (b.emit("exp", [v], x.shape) for v in (x, b.emit("neg", [x], x.shape)))
+    return b.emit("mul", [b.emit("add", [plus, minus], x.shape), 0.5], x.shape)
 
-    return lower
+
+def _sinh(b: Builder, x: Ref) -> Ref:
+    """tanh(x) cosh(x), which keeps its digits near 0, as (e^x - e^-x) / 2 does not."""
+    return b.emit("mul", [b.emit("tanh", [x], x.shape), _cosh(b, x)], x.shape)
+
+
+def _expm1(b: Builder, x: Ref) -> Ref:
+    """tanh(x / 2) (e^x + 1), which keeps its digits near 0."""
+    half = b.emit("tanh", [b.emit("mul", [x, 0.5], x.shape)], x.shape)
+    return b.emit("mul", [half, b.emit("add", [b.emit("exp", [x], x.shape), 1.0], x.shape)], x.shape)
 
 
 def _softplus(b: Builder, x: Ref, beta: float = 1.0, threshold: float = 20.0) -> Ref:
@@ -189,10 +197,10 @@ LOWERINGS: dict[str, Callable] = {
     "square": _composed(("power", {"exponent": 2})),
     "rsqrt": _composed(("sqrt",), ("reciprocal",)),
     "log1p": _composed(("add", 1.0), ("log",)),
-    "expm1": _composed(("exp",), ("sub", 1.0)),
+    "expm1": _expm1,
     "log_sigmoid": _composed(("neg",), ("softplus", {"beta": 1.0}), ("neg",)),
-    "sinh": _hyperbolic("sub"),
-    "cosh": _hyperbolic("add"),
+    "sinh": _sinh,
+    "cosh": _cosh,
     "heaviside": _heaviside,
     "sign": _sign,
     "prelu": _prelu,

@@ -115,6 +115,16 @@ def test_what_is_flat_or_steep_is_no_nan_for_what_is_inside_it(function, points)
     assert bool(((found - expected).abs() <= 1e-4 * expected.abs() + 1e-25).all())
 
 
+@pytest.mark.parametrize("function", [torch.sinh, torch.expm1])
+def test_differences_that_vanish_keep_their_digits(function) -> None:
+    points = [-80.0, -1.0, -1e-3, -1e-9, 1e-12, 1e-9, 1e-6, 0.01, 1.0, 20.0, 80.0]
+    found, expected = both(function, points)
+    # exp rounds by |x| half ulps of its argument's; three products and a sum add one each
+    limit = 2.0**-24 * (8 + torch.tensor(points).abs())
+    assert bool(((found[0] - expected[0]).abs() <= limit * expected[0].abs()).all())
+    assert bool(((found[1] - expected[1]).abs() <= limit * (1 + expected[1].abs())).all())
+
+
 def test_what_an_inner_kink_has_switched_off_stays_off() -> None:
     found, expected = both(lambda x: torch.relu(x) ** 1.5, [-2.0, 0.0, 0.25, 3.0])
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
