@@ -132,3 +132,14 @@ def test_bad_input() -> None:
         DynamicCompression(nn.Sequential(nn.Tanh()), points())
     with pytest.raises(InputError, match="every"):
         DynamicCompression(network(), points(), every=0)
+
+
+def test_directions_that_no_input_has_do_not_keep_a_layer_dense() -> None:
+    """The weight has full rank; what two inputs make of 64 features has not."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+    watched = hrt.DynamicCompression(net, hrt.Box([-1.0, 0.0], [1.0, 1.0]), tol=3e-4, finest=3e-4)
+    error = watched.adapt()
+    assert isinstance(net[2], hrt.HLinear) and watched.ratio > 1.2
+    assert error < 3 * 3e-4  # every one of three layers is within 3e-4
