@@ -9,6 +9,7 @@ truncation and augmentation: Schotthoefer et al., NeurIPS 2022.)
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,8 @@ class Entry:
 class DynamicCompression:
     """For a plain loop: call `step(epoch, loss)` after every epoch.
 
-    net: any module; its nn.Linear layers are replaced in place by HLinear where that is smaller.
+    net: any module; its nn.Linear layers are replaced in place by HLinear where that is smaller. Layers that share a
+        weight, or are the same module in several places, stay as they are, and so do those that are not trained.
     inputs: a tensor, a tuple of them, or hrt.Box: where the network is used; the layers' norm comes from them.
     optimizer: whose parameters are exchanged too (their state starts anew); None: `step` returns True when parameters
         are new, and the caller makes a new optimizer.
@@ -84,11 +86,22 @@ class DynamicCompression:
             )
         self.samples = as_samples(inputs, seed, count=2048)
         if not self._paths():
-            raise InputError("The network has no linear layers. Expected nn.Linear or HLinear modules.")
+            raise InputError(
+                "The network has no linear layers to follow. Expected nn.Linear or HLinear modules that are trained "
+                "and share no weight."
+            )
+        if optimizer is not None:
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            lost = [path for path in self._paths() if not {id(p) for p in net.get_submodule(path).parameters()} <= held]
+            if lost:
+                raise InputError(
+                    f"The optimizer does not hold the parameters of {', '.join(lost)}. Expected one of this network's "
+                    "parameters; requires_grad_(False) keeps a layer out."
+                )
         self.log: list[Entry] = []
         self.tol = math.inf
         self._best = self._scale = math.inf
-        self._dense = 4 * sum(self._numbers(m, dense=True) for m in net.modules())
+        self._dense = self._total(dense=True)
         self._good: tuple[Any, dict[str, nn.Module], dict[str, Tensor]] = self._state("the start")
 
     def step(self, epoch: int, loss: Any) -> bool:
@@ -99,6 +112,9 @@ class DynamicCompression:
             for path, module in modules.items():
                 self._exchange(path, module)
             self.net.load_state_dict(state)
+            if self.optimizer is not None:
+                for parameter in self.net.parameters():  # moments have seen what was not finite
+                    self.optimizer.state.pop(parameter, None)
             raise TrainingError(
                 f"The loss of epoch {epoch} is {value}, or its weights are not finite. The network was put "
                 f"back to {label}. Expected a finite loss; try a smaller learning rate."
@@ -155,7 +171,7 @@ class DynamicCompression:
     @property
     def ratio(self) -> float:
         """Dense float32 bytes of all parameters over those of now."""
-        return self._dense / max(1, 4 * sum(self._numbers(m) for m in self.net.modules()))
+        return self._dense / max(1, self._total())
 
     @property
     def ranks(self) -> dict[str, tuple[int, ...]]:
@@ -167,18 +183,32 @@ class DynamicCompression:
         }
 
     def _paths(self) -> list[str]:
-        return [name for name, m in self.net.named_modules() if isinstance(m, (nn.Linear, HLinear)) and name]
+        """Of the layers that are trained as a whole, in one place."""
+        everywhere = dict(self.net.named_modules(remove_duplicate=False)).values()
+        uses = Counter(id(p) for m in everywhere for p in m.parameters(recurse=False))
+        return [
+            name
+            for name, m in self.net.named_modules()
+            if isinstance(m, (nn.Linear, HLinear)) and name
+            if all(p.requires_grad and uses[id(p)] == 1 for p in m.parameters())
+        ]
+
+    def _total(self, dense: bool = False) -> int:
+        """The numbers of all modules, shared ones once, or those of as many dense layers."""
+        shared: dict[int, int] = {}
+        for m in self.net.modules():
+            for p in [] if isinstance(m, (HLinear, nn.ParameterList)) else m.parameters(recurse=False):
+                shared[id(p)] = p.numel()
+        layers = (m for m in self.net.modules() if isinstance(m, HLinear))
+        return sum(shared.values()) + sum(self._numbers(m, dense) for m in layers)
 
     @staticmethod
-    def _numbers(module: nn.Module, dense: bool = False) -> int:
-        """What the module itself holds, without padding."""
-        own = [p for p in module.parameters(recurse=False)]
-        if isinstance(module, HLinear):
-            bias = 0 if module.bias is None else module.out_features
-            if dense:
-                return bias + module.in_features * module.out_features
-            return bias + sum(t.numel() for leaf in module.leaves for t in leaf.tensors)
-        return 0 if isinstance(module, nn.ParameterList) else sum(p.numel() for p in own)
+    def _numbers(layer: HLinear, dense: bool) -> int:
+        """What the layer holds, without padding, or would hold dense."""
+        bias = 0 if layer.bias is None else layer.out_features
+        if dense:
+            return bias + layer.in_features * layer.out_features
+        return bias + sum(t.numel() for leaf in layer.leaves for t in leaf.tensors)
 
     def _state(self, label: str) -> tuple[str, dict[str, nn.Module], dict[str, Tensor]]:
         modules = {path: self.net.get_submodule(path) for path in self._paths()}

@@ -66,8 +66,10 @@ def finetune(
         up for the rounding of what is in int8.
     steps: optimizer steps in all.  batch: rows in each (up to 8 times as many in the last).
     tol: to be certified; by default the model's own.
-    Deterministic under `seed` on one thread. Raises InputError for what does not fit or a loss that is not finite, and
-    ToleranceError where the result misses `tol`; `model` is never changed. Only the value is certified, no derivatives.
+    Without a residual a result further from the teacher than `model` is dropped for the numbers of `model`; a remark of
+    the certificate says so. Deterministic under `seed` on one thread. Raises InputError for what does not fit or a loss
+    that is not finite, and ToleranceError where the result misses `tol`; `model` is never changed. Only the value is
+    certified, no derivatives.
     """
     tol = model.certificate.tol if tol is None else check_tol(tol)
     steps, batch, seed = check_whole(steps, "steps", 1), check_whole(batch, "batch", 1), check_whole(seed, "seed", 0)
@@ -91,6 +93,9 @@ def finetune(
             stored = with_exact_floats(stored)
         program = train_stored(network, stored, draw, steps, seed, part(advance, 0.0, 0.9))
         advance("verify", 0.9)
+        start, end = (float((evaluate(p, known) - answers).norm()) for p in (stored, program))
+        kept = residual is None and not end < start  # with a residual the teacher is not what is aimed at
+        program = stored if kept else program
         served = served_errors(program, split.held_out, held.reference)
         lost = model.certificate.derivatives
         unheld = [f"no longer verified: the derivatives {', '.join(lost)}"] if lost else []
@@ -110,7 +115,12 @@ def finetune(
             target=model.target,
             seed=seed,
             boxes=as_boxes(inputs),
-            remarks=[f"fine-tuned by {steps} steps; the layers' errors are against the original's weights", *unheld],
+            remarks=[
+                f"{steps} steps of fine-tuning lowered no error: the numbers are those from before"
+                if kept
+                else f"fine-tuned by {steps} steps; the layers' errors are against the original's weights",
+                *unheld,
+            ],
         )
     result = CompressedModel(program, certificate, model.target)
     result.dense_nbytes = model.dense_nbytes
@@ -150,6 +160,13 @@ class _Draws:
         if residual is not None and points is None and len(known) != 1:
             raise InputError(
                 f"Found a residual, {len(known)} inputs and no points. Expected points=... that draws rows."
+            )
+        for value, what in ((teacher_weight, "teacher_weight"), (residual_weight, "residual_weight")):
+            if not 0 <= value < math.inf:
+                raise InputError(f"Found {what} {value!r}. Expected a finite number of at least 0.")
+        if not teacher_weight and not (residual is not None and residual_weight):
+            raise InputError(
+                "Found no residual, or none with a weight, and teacher_weight 0. Expected something to fit."
             )
         self.network, self.known, self.answers, self.batch = network, known, answers, batch
         self.residual, self.points = residual, points

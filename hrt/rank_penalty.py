@@ -10,6 +10,7 @@ P Q^T, the subgradient of the norm, so that neither value nor gradient needs a d
 derivatives are not those of the norm.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from hrt.blocks import cholesky_psd
 from hrt.errors import InputError
 from hrt.hmatrix import HMatrix
 from hrt.training import HLinear
+from hrt.validate import check_whole
 
 CRUMB = 1e-6  # singular values below this share of the largest (float32's rounding) have no direction of their own
 
@@ -54,8 +56,9 @@ def rank_penalty(
     partitions: by module name, of nn.Linear layers, into which blocks they shall fall; by default one.
     sketch: of blocks with more rows and columns than this only so many leading directions are penalised, found by a
         random sketch with one power iteration (Halko, Martinsson and Tropp, 2011) of fixed seed. None: all of them.
-    Raises InputError for a moment or a partition that does not fit its layer.
+    Raises InputError for a moment or a partition that does not fit its layer, or is not finite.
     """
+    sketch = None if sketch is None else check_whole(sketch, "sketch", 1)
     factors = {name: _factor(c) for name, c in (second_moments or {}).items()}
     _check(net, second_moments or {}, partitions or {})
     total, sizes = torch.zeros(()), 0
@@ -76,10 +79,10 @@ def proximal_step(
     singular values along their own directions. To be called after an optimizer's step, threshold = rate * weight.
 
     Returns the rank that is left of every layer, by module name. Leaves keep their shapes; `hrt.compress` and
-    `DynamicCompression` drop directions that have become zero. Raises InputError for a negative threshold.
+    `DynamicCompression` drop directions that have become zero. Raises InputError for a negative or infinite threshold.
     """
-    if not threshold >= 0:
-        raise InputError(f"Found threshold {threshold!r}. Expected a number of at least 0.")
+    if not 0 <= threshold < math.inf:
+        raise InputError(f"Found threshold {threshold!r}. Expected a finite number of at least 0.")
     factors = {name: _factor(c) for name, c in (second_moments or {}).items()}
     _check(net, second_moments or {}, {})
     ranks: dict[str, int] = {}
@@ -168,6 +171,8 @@ def _check(net: nn.Module, moments: Mapping[str, Tensor], partitions: Mapping[st
                 f"Found a {what} of shape {tuple(given.shape)} "
                 f"for {name!r}. Expected {wanted or 'the name of a linear layer: ' + ', '.join(shapes)}."
             )
+        if isinstance(given, Tensor) and not bool(torch.isfinite(given).all()):
+            raise InputError(f"Found a second moment for {name!r} with entries that are not finite. Expected numbers.")
 
 
 def _factor(c: Tensor) -> Tensor:

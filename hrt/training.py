@@ -93,13 +93,17 @@ class HLinear(nn.Module):
     @staticmethod
     def from_linear(layer: nn.Linear, partition: HMatrix | None = None, **options: Any) -> "HLinear":
         """What takes the place of `layer`: its bias, and `partition` with its numbers, or, where that is None, what
-        `hrt.compress_matrix(layer.weight, **options)` finds. Raises InputError for a partition of another shape.
+        `hrt.compress_matrix(layer.weight, **options)` finds; trained, and in training mode, where `layer` is. Raises
+        InputError for a partition of another shape.
         """
         shape = (layer.out_features, layer.in_features)
         if partition is not None and partition.shape != shape:
             raise InputError(f"Found a partition of shape {partition.shape}. The layer's weight has {shape}.")
         matrix = compress_matrix(layer.weight.detach(), **options) if partition is None else partition
-        return HLinear(matrix, layer.bias, dtype=layer.weight.dtype)
+        found = HLinear(matrix, layer.bias, dtype=layer.weight.dtype).requires_grad_(layer.weight.requires_grad)
+        if found.bias is not None:
+            found.bias.requires_grad_(layer.bias.requires_grad)
+        return found.train(layer.training)
 
     def _index(self, name: str, rows: np.ndarray) -> slice | str:
         """Rows that follow each other as a slice, others as the name of a buffer that holds them."""

@@ -143,3 +143,48 @@ def test_directions_that_no_input_has_do_not_keep_a_layer_dense() -> None:
     error = watched.adapt()
     assert isinstance(net[2], hrt.HLinear) and watched.ratio > 1.2
     assert error < 3 * 3e-4  # every one of three layers is within 3e-4
+
+
+class TestLayersThatStay:
+    def test_tied_weights_stay_tied_and_count_once(self) -> None:
+        net = nn.Sequential(*(m for _ in range(4) for m in (nn.Linear(48, 48), nn.Tanh()))).double()
+        net[4].weight = net[2].weight
+        before = sum(p.numel() for p in net.parameters())
+        watched = DynamicCompression(net, torch.rand(256, 48).double(), tol=0.3)
+        assert watched.ratio == 1.0
+        watched.adapt()
+        assert net[4].weight is net[2].weight and isinstance(net[0], HLinear)
+        held = sum(p.numel() for p in net.parameters())
+        assert held * watched.ratio == pytest.approx(before, rel=0.02)  # parameters have some padding
+
+    def test_a_module_in_two_places_stays(self) -> None:
+        shared = nn.Linear(48, 48)
+        net = nn.Sequential(nn.Linear(48, 48), shared, nn.Tanh(), shared).double()
+        DynamicCompression(net, torch.rand(256, 48).double(), tol=0.3).adapt()
+        assert net[1] is net[3] is shared and isinstance(net[0], HLinear)
+
+    def test_what_is_frozen_stays(self) -> None:
+        net = network()
+        net[2].requires_grad_(False)
+        DynamicCompression(net, points(), tol=0.3).adapt()
+        assert isinstance(net[2], nn.Linear) and not net[2].weight.requires_grad
+        with pytest.raises(InputError, match="no linear layers to follow"):
+            DynamicCompression(net.requires_grad_(False), points())
+
+
+def test_an_optimizer_without_a_layers_parameters_is_refused() -> None:
+    net = network()
+    with pytest.raises(InputError, match="does not hold the parameters of 2, 4"):
+        DynamicCompression(net, points(), optimizer=torch.optim.Adam(net[0].parameters()))
+
+
+def test_training_goes_on_after_a_loss_that_was_not_finite() -> None:
+    net, dynamic = made(every=5)
+    train(net, dynamic, 3)
+    dynamic.optimizer.zero_grad()
+    (net(points()) * math.nan).sum().backward()
+    dynamic.optimizer.step()
+    with pytest.raises(TrainingError):
+        dynamic.step(3, math.nan)
+    losses = train(net, dynamic, 30, first=3)
+    assert losses[-1] < losses[0]

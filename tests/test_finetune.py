@@ -1,5 +1,6 @@
 """Fine-tuning: smaller errors at the same bytes, certified against the original; what does not fit is said."""
 
+import math
 from importlib import import_module
 
 import pytest
@@ -119,3 +120,19 @@ def test_float32_takes_all_steps_freely(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("hrt.gauss_newton.GaussNewton.step", lambda *args: taken.append(1) or step(*args))
     tuned = hrt.finetune(model, teacher=made(), steps=12, batch=64, **options)
     assert len(taken) == 12 and error(tuned) < error(model)
+
+
+def test_what_is_no_better_is_dropped(rough: hrt.CompressedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def worse(network, stored, *rest):
+        return stored.with_constants({k: c * 2 for k, c in stored.constants.items() if isinstance(c, torch.Tensor)})
+
+    monkeypatch.setattr(import_module("hrt.finetune"), "train_stored", worse)
+    found = hrt.finetune(rough, inputs=inputs(), teacher=made(), steps=1, tol=0.9, progress=False)
+    assert torch.equal(found.predict(inputs(9)), rough.predict(inputs(9)))
+    assert "lowered no error" in str(found.certificate.context["remarks"])
+
+
+@pytest.mark.parametrize("weights", [{"teacher_weight": 0.0}, {"teacher_weight": -1.0}, {"residual_weight": math.nan}])
+def test_weights_that_leave_nothing_to_fit_are_refused(rough: hrt.CompressedModel, weights) -> None:
+    with pytest.raises(InputError, match="Expected"):
+        hrt.finetune(rough, inputs=inputs(), teacher=made(), steps=1, tol=0.9, progress=False, **weights)

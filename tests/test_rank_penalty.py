@@ -152,3 +152,15 @@ def test_bad_input() -> None:
 
 def test_is_public() -> None:
     assert hrt.rank_penalty is rank_penalty and hrt.proximal_step is proximal_step
+
+
+def test_moments_that_are_not_finite_and_sketches_of_nothing_are_refused() -> None:
+    net = nn.Sequential(linear(30, 20))
+    rows = net[0].in_features
+    with pytest.raises(InputError, match="not finite"):
+        rank_penalty(net, second_moments={"0": torch.full((rows, rows), torch.nan)})
+    for sketch in (0, -1, 2.5):
+        with pytest.raises(InputError, match="sketch"):
+            rank_penalty(net, sketch=sketch)
+    with pytest.raises(InputError, match="finite number"):
+        proximal_step(net, torch.inf)
