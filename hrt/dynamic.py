@@ -194,13 +194,11 @@ class DynamicCompression:
         ]
 
     def _total(self, dense: bool = False) -> int:
-        """The numbers of all modules, shared ones once, or those of as many dense layers."""
-        shared: dict[int, int] = {}
-        for m in self.net.modules():
-            for p in [] if isinstance(m, (HLinear, nn.ParameterList)) else m.parameters(recurse=False):
-                shared[id(p)] = p.numel()
-        layers = (m for m in self.net.modules() if isinstance(m, HLinear))
-        return sum(shared.values()) + sum(self._numbers(m, dense) for m in layers)
+        """The numbers of the network, shared ones once; dense: those that it would have without any HLinear."""
+        layers = [m for m in self.net.modules() if isinstance(m, HLinear)]
+        theirs = {id(p) for m in layers for p in m.parameters()}
+        others = sum(p.numel() for p in self.net.parameters() if id(p) not in theirs)
+        return others + sum(self._numbers(m, dense) for m in layers)
 
     @staticmethod
     def _numbers(layer: HLinear, dense: bool) -> int:
