@@ -130,7 +130,7 @@ def elementwise(z: Jet, value: Symbol, series: Series, needed: Sequence[Index], 
         return found
 
     first = _stacked(series.first)
-    sloped = z.mapped(z.value, lambda p: first * p) if series.ratio else z  # shared by all that has the factor f'
+    sloped = z.mapped(z.value, lambda p: first * p) if steep and series.ratio else z  # shared by all with the factor f'
 
     def build(members: list[list[Addend]]) -> Symbol | None:
         sums: dict[int, Symbol] = {}

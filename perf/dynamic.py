@@ -1,13 +1,12 @@
 """Dynamic compression of the Burgers PINN while it is trained, beside dense training of the same steps."""
 
+import math
 import time
 from dataclasses import dataclass
 
-import torch
-
 import hrt
 from hrt.perf.burgers import burgers_network, residuals, sample
-from hrt.perf.pinn_steps import Newton, carried, layers_of
+from hrt.perf.pinn_steps import fit
 from hrt.perf.training import DOMAIN, Figure, of_dense, of_model
 
 
@@ -18,7 +17,7 @@ class Course:
     loss does.  stored: that of storing what was trained.
 
     Partitions that change sooner are those of a network that has not found the solution: what they drop then costs
-    more steps than it saves (two to five times the dense error after the same steps, whichever tolerances).
+    more steps than it saves.
     """
 
     adam: int = 1000
@@ -33,36 +32,23 @@ class Course:
 
 def trained(course: Course, width: int, batch: int, seed: int, dynamically: bool) -> Figure:
     """The network trained from its start, densely or compressed meanwhile: equal starts, steps and draws."""
-    since, draws = time.perf_counter(), torch.Generator().manual_seed(seed)
+    since = time.perf_counter()
     network, total = burgers_network(width=width, seed=seed).double(), course.adam + course.newton
-    adam = torch.optim.Adam(network.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, course.adam, eta_min=1e-4)
-    dynamic = hrt.DynamicCompression(
-        network,
-        DOMAIN,
-        every=course.every,
-        first=course.adam + course.first if dynamically else total + 1,
-        tol=course.coarsest,
-        finest=course.finest,
-        seed=seed,
-    )
-    smoothed = None
-    for step in range(1, course.adam + 1):
-        adam.zero_grad()
-        loss = residuals(network, sample(batch, draws)).square().sum()
-        loss.backward()
-        adam.step()
-        schedule.step()
-        smoothed = loss.item() if smoothed is None else 0.98 * smoothed + 0.02 * loss.item()
-        dynamic.step(step, smoothed)
-    newton = Newton(residuals, network)
-    for step in range(1, course.newton + 1):
-        loss = newton.step(sample(batch, draws), min(1.0, max(0.1, 4.0 * (1.0 - step / course.newton))))
-        before = layers_of(network)
-        if step <= course.until and dynamic.step(course.adam + step, loss):
-            newton.direction = carried(newton.direction, before, network)
     if not dynamically:
+        fit(residuals, sample, network, seed, course.adam, course.newton, batch)
         return of_dense("dense", seed, network, total, since)
+    first, smoothed = course.adam + course.first, math.nan
+    options = {"every": course.every, "first": first, "tol": course.coarsest, "finest": course.finest, "seed": seed}
+    dynamic = hrt.DynamicCompression(network, DOMAIN, **options)
+
+    def follow(step: int, loss: float) -> None:
+        nonlocal smoothed
+        adam = step <= course.adam  # whose losses vary from batch to batch
+        smoothed = 0.98 * smoothed + 0.02 * loss if adam and step > 1 else loss
+        if step <= course.adam + course.until:
+            dynamic.step(step, smoothed)
+
+    fit(residuals, sample, network, seed, course.adam, course.newton, batch, follow)
     ranks = " ".join("+".join(map(str, r)) or "-" for r in dynamic.ranks.values())
     model = hrt.compress(network, inputs=DOMAIN, tol=course.stored, target="bytes", seed=seed, progress=False)
     return of_model("dynamic", seed, model, total, since, f"ranks {ranks}, {dynamic.ratio:.2f}x in float32")

@@ -130,13 +130,13 @@ def train(equation: Equation, method: str, seed: int, t: Training) -> Run:
             newton = newton or Newton(root_mean, network)
             for _ in range(t.newton // t.newton_epochs):
                 left = max(0.0, 1 - (done - t.adam) / t.newton)
-                losses.append(newton.step(equation.rows(t.batch, draws), min(1.0, max(0.1, 4 * left))))
+                losses.append(newton.step(equation.rows(t.batch, draws), left))
                 if method == PROXIMAL:
                     proximal_step(network, NEWTON_SHRINK * left, second_moments=moments)
                 done += 1
         loss = sum(losses) / len(losses)
-        if dynamic is not None and epoch <= until and dynamic.step(epoch, loss):
-            newton = Newton(root_mean, network, newton.damping) if newton else None
+        if dynamic is not None and epoch <= until:
+            dynamic.step(epoch, loss)
         seconds += time.process_time() - start
         record(loss)
     rows[-1] |= served(equation, network, inputs, seed, rows[-1]["error"])

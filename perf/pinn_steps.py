@@ -208,14 +208,23 @@ def newton_direction(
 
 
 class Newton:
-    """Gauss-Newton's steps on one network; damping follows the lengths that were accepted."""
+    """Gauss-Newton's steps on one network; damping follows the lengths that were accepted. Layers may be exchanged
+    between steps: momentum is carried over to those that took their places.
+    """
 
-    def __init__(self, residuals: Residuals, network: nn.Module, damping: float = 1e-2) -> None:
-        self.residuals, self.network, self.damping = residuals, network, damping
+    def __init__(self, residuals: Residuals, network: nn.Module) -> None:
+        self.residuals, self.network, self.damping = residuals, network, 1e-2
+        self.layers = layers_of(network)
         self.direction = [torch.zeros_like(tensor) for tensor in numbers(network)]
 
-    def step(self, batch: Any, longest: float = 1.0) -> float:
-        """One step in place, halved from `longest` until it lowers the loss of the batch; the loss before it."""
+    def step(self, batch: Any, left: float = 1.0) -> float:
+        """One step in place, halved until it lowers the loss of the batch; the loss before it.
+
+        left: the share of the steps that is still to come; over the last quarter the longest step shrinks to 0.1.
+        """
+        layers, longest = layers_of(self.network), min(1.0, max(0.1, 4.0 * left))
+        if any(new is not old for new, old in zip(layers, self.layers, strict=True)):
+            self.direction, self.layers = carried(self.direction, self.layers, self.network), layers
         self.direction, before = newton_direction(self.residuals, self.network, batch, self.direction, self.damping)
         start, length = numbers(self.network), longest
         while True:
@@ -243,7 +252,7 @@ def fit(
     """Adam, then Gauss-Newton, in place, a fresh batch for every step; `seed` is that of the batches.
 
     Adam's learning rate falls from 1e-3 to 1e-4 along a cosine. After every step on_step(steps so far, loss before the
-    step) is called. On one thread equal arguments and networks give equal weights.
+    step) is called; it may exchange layers. On one thread equal arguments and networks give equal weights.
     """
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -271,10 +280,7 @@ def gauss_newton(
     generator: torch.Generator,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Gauss-Newton in place, a fresh batch for every step; over the last quarter the longest step shrinks to 0.1.
-    on_step(steps so far, loss before the step) follows each.
-    """
+    """Gauss-Newton in place, a fresh batch for every step. on_step(steps so far, loss before the step) follows each."""
     newton = Newton(residuals, network)
     for step in range(1, steps + 1):
-        longest = min(1.0, max(0.1, 4.0 * (1.0 - step / steps)))
-        on_step(step, newton.step(sample(batch, generator), longest))
+        on_step(step, newton.step(sample(batch, generator), 1.0 - step / steps))
