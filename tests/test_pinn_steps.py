@@ -1,12 +1,14 @@
 """The Taylor pass through layers of every kind, and Gauss-Newton on a problem whose answer is known."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import hrt
 from hrt.hmatrix import HMatrix, Leaf
-from hrt.perf.pinn_steps import assign, carried, gauss_newton, layers_of, newton_direction, numbers, through
+from hrt.perf.pinn_steps import Newton, assign, carried, gauss_newton, layers_of, newton_direction, numbers, through
 
 from helpers import random_hmatrix
 
@@ -157,3 +159,18 @@ def test_a_direction_that_is_carried_moves_a_full_matrix_as_before(start):
     backward = matrix(after, found, -h)
     torch.testing.assert_close((forward - backward) / (2 * h), wanted, rtol=1e-6, atol=1e-6)
     assert torch.equal(found[0], direction[0]) and torch.equal(found[-1], direction[-1])
+
+
+def test_newton_carries_its_momentum_where_layers_are_exchanged_between_steps():
+    net, x = layers().double(), torch.randn(4, 64, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    batch, newton = (x, torch.sin(x[0].sum(dim=1))), Newton(residuals, net)
+    for _ in range(4):
+        newton.step(batch)
+    momentum, old = newton.direction, layers_of(net)
+    net[2] = hrt.HLinear.from_linear(net[2], tol=1e-2)
+    momentum = carried(momentum, old, net)
+    expected, _ = newton_direction(residuals, copy.deepcopy(net), batch, momentum, newton.damping)
+    newton.step(batch)
+    torch.testing.assert_close(newton.direction, expected, rtol=1e-9, atol=1e-12)
+    without, _ = newton_direction(residuals, net, batch, [0 * m for m in momentum], newton.damping)
+    assert not torch.allclose(newton.direction[0], without[0], rtol=1e-2)
