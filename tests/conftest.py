@@ -4,6 +4,11 @@ time is compiled in processes of its own (see test_aot.py), and `make gpu` runs 
 
 import os
 
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair, not the test's
+settings.load_profile("untimed")
+
 if os.environ.get("HRT_ON_CARD") != "1":
     os.environ["TRITON_INTERPRET"] = "1"
 
