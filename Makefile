@@ -86,13 +86,13 @@ gpu-check: card
 	@$(ON_CARD) HRT_ON_CARD=1 $(PYTHON) -P -m pytest tests/card.py -q $(CARD_ARGS)
 
 gpu-measure: card
-	@$(ON_CARD) $(PYTHON) -P -m hrt.perf.gpu --out perf/results/$(GPU) $(GPU_ARGS)
+	@$(ON_CARD) $(PYTHON) -P -m hrt.perf.bench.gpu_layers --out perf/results/$(GPU) $(GPU_ARGS)
 
 card:
 	@$(PYTHON) -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || { \
 	  echo "make gpu: '$(PYTHON)' has no torch that sees a CUDA device; nothing was checked or measured." >&2; exit 2; }
 	@rm -rf $(CARD) && mkdir -p $(CARD)/hrt
-	@ln -s $(CURDIR)/hrt/*.py $(CURDIR)/kernels $(CURDIR)/export $(CURDIR)/perf $(CARD)/hrt/
+	@ln -s $(CURDIR)/hrt/* $(CURDIR)/kernels $(CURDIR)/export $(CURDIR)/perf $(CARD)/hrt/
 
 clean:
 	rm -rf $(VENV) .venv-servers build dist hrt.egg-info demo-out .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -7,13 +7,8 @@ y = hrt.load("net.hrt").predict(x)
 
 from typing import Any
 
-from hrt.artifact import load
-from hrt.calibration import Box
-from hrt.callbacks import deepxde_callback, lightning_callback
-from hrt.certificate import Certificate, LayerRecord
-from hrt.compress import compress
-from hrt.drift import Drift, Spectrum
-from hrt.dynamic import DynamicCompression
+from hrt.calibration.samples import Box
+from hrt.certificate.certificate import Certificate, LayerRecord
 from hrt.errors import (
     ArtifactError,
     BackendError,
@@ -24,16 +19,21 @@ from hrt.errors import (
     ToleranceError,
     TrainingError,
 )
-from hrt.finetune import finetune
-from hrt.hmatrix import HMatrix, Leaf
-from hrt.matrix import compress_matrix
-from hrt.model import CompressedModel
-from hrt.ntk import compare_ntk, ntk
-from hrt.partition import adaptive_partition
-from hrt.rank_penalty import proximal_step, rank_penalty, second_moments
-from hrt.residual import residual
-from hrt.trainable import TrainableNetwork, to_trainable
-from hrt.training import HLinear
+from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.matrix_compression.compress_matrix import compress_matrix
+from hrt.matrix_compression.hlinear import HLinear
+from hrt.matrix_compression.paper_algorithm import adaptive_partition
+from hrt.model.load import load
+from hrt.model.model import CompressedModel
+from hrt.model.residual import residual
+from hrt.model.trainable import TrainableNetwork, to_trainable
+from hrt.network_compression.compress import compress
+from hrt.tangent_kernel.kernel_drift import Drift, Spectrum
+from hrt.tangent_kernel.ntk import compare_ntk, ntk
+from hrt.training.callbacks import deepxde_callback, lightning_callback
+from hrt.training.dynamic import DynamicCompression
+from hrt.training.finetune import finetune
+from hrt.training.rank_penalty import proximal_step, rank_penalty, second_moments
 
 __version__ = "0.1.0"
 
@@ -77,11 +77,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """What exports, on first use: onnx is not imported by those who do not export."""
     if name == "export_onnx":
-        from hrt.export.onnx import export_onnx
+        from hrt.export.onnx.exporter import export_onnx
 
         return export_onnx
     if name in ("export_repository", "install_triton_backend"):
-        from hrt.export import repository
+        from hrt.export.servers import repository
 
         return getattr(repository, name)
     raise AttributeError(f"module 'hrt' has no attribute {name!r}")

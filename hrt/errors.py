@@ -6,7 +6,7 @@ class HrtError(Exception):
 
 
 class CaptureError(HrtError):
-    """A network holds something that the closed op table (`hrt.ops`) cannot express."""
+    """A network holds something that the closed op table (`hrt.program.op_table`) cannot express."""
 
 
 class ToleranceError(HrtError, ValueError):

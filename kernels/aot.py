@@ -25,11 +25,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from hrt.kernels.derivative_streams import VALUE, Streams
 from hrt.kernels.launch import FINISH_REGISTERS, MOST_BUFFERS, NETWORK_REGISTERS, Config
-from hrt.kernels.names import WORKSPACE
-from hrt.kernels.network import network_kernel
-from hrt.kernels.step import finish_kernel, step_kernel
-from hrt.kernels.streams import VALUE, Streams
+from hrt.kernels.network_kernel import network_kernel
+from hrt.kernels.precisions import WORKSPACE
+from hrt.kernels.step_kernel import finish_kernel, step_kernel
 from hrt.kernels.tuning import SHARED, Key, rule
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -103,7 +103,7 @@ class Variant:
 
 EVERY = ("float32", "float16", "bfloat16", "int8")
 B, F, S = ("bfloat16",), ("float16",), ("float32",)
-CASES = (  # kernel, precision, storages, shape of a weight tile, batch buckets; shapes are those of `hrt.choice`
+CASES = (  # kernel, precision, storages, shape of a weight tile, batch buckets; shapes are those of `hrt.schedule.choose_layout`
     *(("step", p, s, (64, 64), (1, 16, 32, 64, 4096)) for p, s in (("bf16", B), ("fp16", F))),
     *(("step", p, s, (128, 64), (16, 4096)) for p, s in (("bf16", B), ("fp16", F))),
     ("step", "bf16", B, (64, 32), (1, 16, 64, 4096)),

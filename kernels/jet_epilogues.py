@@ -1,8 +1,8 @@
 """The epilogues of a block that carries derivatives beside the value, in registers: jets by Faa di Bruno's formula.
 
-A block (BLOCK, ROWS) holds the streams of BLOCK / rows points (see `hrt.kernels.streams`, whose text JET is known when
+A block (BLOCK, ROWS) holds the streams of BLOCK / rows points (see `hrt.kernels.derivative_streams`, whose text JET is known when
 the kernel is compiled). A stream is picked out of it by a sum over the streams' axis in which the others are zero:
-exact, and the block itself stays where the product left it. Formulas are those of `hrt.taylor`, arranged so that tails
+exact, and the block itself stays where the product left it. Formulas are those of `hrt.program.taylor_table`, arranged so that tails
 and small arguments keep their relative accuracy where the value does.
 """
 
@@ -86,7 +86,7 @@ def _picked(z, stream, NUMBER: tl.constexpr):
 
 @triton.jit
 def series(v, NAME: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """f(v), f'(v), f''(v) / 2 and f'''(v) / 6 of the epilogue NAME. At a kink as `hrt.taylor` has it; NaN stays NaN."""
+    """f(v), f'(v), f''(v) / 2 and f'''(v) / 6 of the epilogue NAME. At a kink as `hrt.program.taylor_table` has it; NaN stays NaN."""
     value = activate(v, NAME, FIRST, SECOND)
     second, third = tl.zeros_like(v), tl.zeros_like(v)
     if NAME == "relu":

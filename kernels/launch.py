@@ -14,12 +14,12 @@ import torch
 import triton
 from torch import Tensor
 
-from hrt.kernels.cutting import cut, longest_part, scale_groups
-from hrt.kernels.names import PRECISIONS, Epilogue
-from hrt.kernels.network import network_kernel
-from hrt.kernels.step import finish_kernel, step_kernel
-from hrt.kernels.streams import VALUE, Streams
-from hrt.kernels.tables import (
+from hrt.kernels.derivative_streams import VALUE, Streams
+from hrt.kernels.network_kernel import network_kernel
+from hrt.kernels.precisions import PRECISIONS, Epilogue
+from hrt.kernels.split_tiles import cut, longest_part, scale_groups
+from hrt.kernels.step_kernel import finish_kernel, step_kernel
+from hrt.kernels.step_tables import (
     BIAS_OFFSET,
     END_STEP,
     EPILOGUE,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hrt.kernels.tables import NONE, StepTables
+from hrt.kernels.step_tables import NONE, StepTables
 
 
 def run_steps(

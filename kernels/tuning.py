@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from hrt.kernels.launch import Config
-from hrt.kernels.names import WORKSPACE
+from hrt.kernels.precisions import WORKSPACE
 
 SHIPPED = Path(__file__).with_name("configs.json")
 FORMAT = 1
@@ -31,7 +31,7 @@ ITEM = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 @dataclass(frozen=True)
 class Key:
     """What a configuration is for. storage: types of the weight buffers, sorted and joined by "+".  bucket: points.
-    streams: rows of a point, more than one where derivatives are carried (see `hrt.kernels.streams`).
+    streams: rows of a point, more than one where derivatives are carried (see `hrt.kernels.derivative_streams`).
     """
 
     arch: str

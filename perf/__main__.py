@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hrt.errors import HrtError
-from hrt.perf.bench import measure
-from hrt.perf.harness import USUAL, Plan
-from hrt.perf.methods import METHODS
-from hrt.perf.workloads import QUICK, REGISTRY
+from hrt.perf.bench.command import measure
+from hrt.perf.bench.runner import USUAL, Plan
+from hrt.perf.methods.catalogue import METHODS
+from hrt.perf.networks.registry import QUICK, REGISTRY
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

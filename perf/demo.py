@@ -16,14 +16,14 @@ from rich.table import Table
 from torch import Tensor
 
 import hrt
-from hrt.calibration import sample_boxes
-from hrt.capture import capture
-from hrt.export.check import open_runtime
-from hrt.export.onnx import graph_of
-from hrt.perf.burgers import load_burgers, relative_error
-from hrt.perf.measure import bursts
-from hrt.perf.operators import log_kernel, operator_network, reaction_diffusion_green, smooth_inputs
-from hrt.perf.svd import svd_at_output_error, svd_nbytes, truncated
+from hrt.calibration.samples import sample_boxes
+from hrt.capture.torch_export import capture
+from hrt.export.onnx.check import open_runtime
+from hrt.export.onnx.exporter import graph_of
+from hrt.perf.measuring.bursts import bursts
+from hrt.perf.networks.burgers import load_burgers, relative_error
+from hrt.perf.networks.operators import log_kernel, operator_network, reaction_diffusion_green, smooth_inputs
+from hrt.perf.studies.svd import svd_at_output_error, svd_nbytes, truncated
 
 DENSE = "dense float32"
 BOX = hrt.Box([-1.0, 0.0], [1.0, 1.0])

@@ -12,19 +12,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from models import linear_program, mixed_model
 
 import hrt
-from hrt.buckets import Bucket
-from hrt.capture import capture
-from hrt.cuda import CudaSession
-from hrt.derivatives import differentiate
-from hrt.hmatrix import HMatrix
-from hrt.kernels.names import PRECISIONS
+from hrt.capture.torch_export import capture
+from hrt.derivatives.differentiate import differentiate
+from hrt.hmatrix.hmatrix import HMatrix
+from hrt.kernels.precisions import PRECISIONS
 from hrt.kernels.tuning import bucket_of
-from hrt.precision import EXACT_INPUTS
+from hrt.runtime.cuda_graphs import Bucket
+from hrt.runtime.cuda_session import CudaSession
+from hrt.schedule.precision import EXACT_INPUTS
 
 from helpers import absolute, noise, random_hmatrix
+from models import linear_program, mixed_model
 
 ON_CARD = os.environ.get("HRT_ON_CARD") == "1"
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")

@@ -18,7 +18,7 @@ def pytest_terminal_summary(terminalreporter):
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, []) if r.when == "call"]
     lines = [value for r in reports for name, value in r.user_properties if name == "transcript"]
     if lines:
-        from hrt.perf.serving import HEADER
+        from hrt.perf.realtime.server_load import HEADER
 
         terminalreporter.section("real servers")
         terminalreporter.write_line(f"{HEADER}  ready s")

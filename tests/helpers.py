@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.hmatrix import STORAGE, HMatrix, Leaf
-from hrt.ops import TABLE
-from hrt.program import Program
+from hrt.hmatrix.hmatrix import STORAGE, HMatrix, Leaf
+from hrt.program.op_table import TABLE
+from hrt.program.program import Program
 
 SINGLE = (torch.float32,)
 MIXED = tuple(STORAGE.values())

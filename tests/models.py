@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrt.artifact import DIGEST
-from hrt.certificate import Certificate, LayerRecord
-from hrt.hmatrix import HMatrix, Leaf
-from hrt.model import CompressedModel
-from hrt.program import Node, Program, Value
+from hrt.certificate.certificate import Certificate, LayerRecord
+from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.model.artifact import DIGEST
+from hrt.model.model import CompressedModel
+from hrt.program.program import Node, Program, Value
 
 from helpers import random_hmatrix
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.func import hessian, jacfwd, vmap
 
 import hrt
-from hrt.perf.burgers import load_burgers
-from hrt.perf.sizes import burgers_points
+from hrt.perf.networks.burgers import burgers_points, load_burgers
 
 from helpers import densified, noise
 

@@ -1,0 +1,121 @@
+"""An ONNX graph while it grows: nodes in order, constants each stored once, names that cannot clash."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from hrt.hmatrix.hmatrix import Leaf
+
+ONNX_TYPE = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.bfloat16: TensorProto.BFLOAT16,
+    torch.int8: TensorProto.INT8,
+    torch.int16: TensorProto.INT16,
+    torch.int32: TensorProto.INT32,
+    torch.int64: TensorProto.INT64,
+}
+
+
+class Graph:
+    """Nodes and initializers. opset: of the default domain. narrow: for a file, in which numbers stay in their storage
+    types until a runtime decodes them; otherwise they are float32 at once, and layers said as ONNX Runtime likes them.
+    """
+
+    def __init__(self, opset: int, narrow: bool = True):
+        self.opset, self.narrow = opset, narrow
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._stored: dict[bytes, str] = {}
+        self._names: set[str] = set()
+
+    def name(self, wanted: str) -> str:
+        """`wanted`, or with a number behind it where that is taken."""
+        found, number = wanted, 1
+        while found in self._names:
+            number += 1
+            found = f"{wanted}_{number}"
+        self._names.add(found)
+        return found
+
+    def add(self, op: str, inputs: Sequence[str], wanted: str | None = None, **attributes: Any) -> str:
+        """A node of one output, and that output's name."""
+        return self.add_several(op, inputs, [wanted or op.lower()], **attributes)[0]
+
+    def add_several(self, op: str, inputs: Sequence[str], wanted: Sequence[str], **attributes: Any) -> list[str]:
+        """A node of several outputs, and their names."""
+        outputs = [self.name(w) for w in wanted]
+        self.nodes.append(
+            helper.make_node(op, list(inputs), outputs, name=self.name(f"{op}:{outputs[0]}"), **attributes)
+        )
+        return outputs
+
+    def constant(self, value: Tensor, wanted: str = "constant") -> str:
+        """An initializer with the numbers of `value` in its own type; equal ones are stored once."""
+        value = value.detach().cpu().contiguous()
+        raw = value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        key = hashlib.sha256(f"{value.dtype}{tuple(value.shape)}".encode() + raw).digest()
+        if key not in self._stored:
+            name = self.name(wanted)
+            self.initializers.append(
+                helper.make_tensor(name, ONNX_TYPE[value.dtype], tuple(value.shape), raw, raw=True)
+            )
+            self._stored[key] = name
+        return self._stored[key]
+
+    def integers(self, values: Sequence[int], wanted: str = "shape") -> str:
+        """An int64 vector as an initializer."""
+        return self.constant(torch.from_numpy(np.asarray(values, dtype=np.int64)), wanted)
+
+    def index(self, values: Any) -> str:
+        """An int32 vector for Gather, stored as int16 where that is enough."""
+        index = np.asarray(values, dtype=np.int32)
+        if not self.narrow or (index.size and index.max() > np.iinfo(np.int16).max):
+            return self.constant(torch.from_numpy(index), "index")
+        stored = self.constant(torch.from_numpy(index.astype(np.int16)), "index")
+        return self.add("Cast", [stored], "index", to=TensorProto.INT32)
+
+    def number(self, value: float) -> str:
+        """A float32 scalar as an initializer."""
+        return self.constant(torch.tensor(value, dtype=torch.float32), "number")
+
+    def decoded(self, value: Tensor, scale: Tensor | None = None, wanted: str = "weight") -> str:
+        """Stored numbers as float32: narrow types keep their bytes in the file and are decoded by the runtime when it
+        loads the graph. scale: of int8 rows, such that value * scale[..., None] are the numbers.
+        """
+        if not self.narrow and value.dtype != torch.float32:
+            return self.constant(value.float() if scale is None else value.float() * scale.float()[..., None], wanted)
+        stored = self.constant(value if value.dtype in ONNX_TYPE else value.float(), wanted)
+        if value.dtype in (torch.float32, torch.float64):
+            return stored
+        numbers = self.add("Cast", [stored], wanted, to=TensorProto.FLOAT)
+        if scale is None:
+            return numbers
+        # Not DequantizeLinear: ONNX Runtime takes that before a MatMul as leave to quantize the activations too, which
+        # cost 1e-3 in a network of ours; a product of constants it folds and leaves alone.
+        return self.add("Mul", [numbers, self.decoded(scale[..., None], None, "scale")], wanted)
+
+    def beside(self, values: Sequence[str], wanted: str, axis: int) -> str:
+        """Values next to each other; one alone is itself."""
+        return values[0] if len(values) == 1 else self.add("Concat", values, wanted, axis=axis)
+
+    def gemm(self, x: str, weight: str, bias: Tensor | None, wanted: str) -> str:
+        """x (rows, n) times weight (m, n) transposed, plus bias (m,)."""
+        inputs = [x, weight] if bias is None else [x, weight, self.constant(bias, f"{wanted}.bias")]
+        return self.add("Gemm", inputs, wanted, transB=1)
+
+    def dense(self, leaf: Leaf, rows: slice, wanted: str) -> str:
+        """Some rows of a dense leaf."""
+        return self.decoded(leaf.tensors[0][rows], None if leaf.scale is None else leaf.scale[rows], wanted)
+
+    def repeated(self, row: Tensor, x: str, wanted: str) -> str:
+        """`row` (*shape) once for every row of the batch of `x`, (batch, *shape)."""
+        batch = self.add("Slice", [self.add("Shape", [x]), self.integers([0]), self.integers([1])], f"{wanted}.batch")
+        shape = self.beside([batch, self.integers(row.shape)], f"{wanted}.shape", 0)
+        return self.add("Expand", [self.constant(row[None], f"{wanted}.row"), shape], wanted)

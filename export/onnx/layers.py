@@ -1,0 +1,116 @@
+"""A linear layer as ONNX nodes, in one of several forms (`hrt.runtime.onnx_costs` says which is fastest)."""
+
+import torch
+from onnx import TensorProto
+from torch import Tensor
+
+from hrt.export.onnx.batched_layer import batched, plan_of
+from hrt.export.onnx.graph import Graph
+from hrt.hmatrix.hmatrix import HMatrix
+from hrt.runtime.onnx_costs import LANES, compressed_form
+
+FORMS = ("dense", "multiplied", "low rank", "batched")
+NARROW_INPUTS = 8  # a layer of so few inputs takes its bias as one more of them
+
+
+def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor | None, wanted: str, form: str) -> str:
+    """x (batch, ..., n) of so many dimensions times weight^T plus bias, in one of FORMS.
+
+    dense: one Gemm.  multiplied: the same, of a compressed weight that is no faster as it is; a runtime works out its
+    entries once, when it loads the graph.  low rank: two Gemms.  batched: a few products of many leaves.
+    """
+    m, n = weight.shape
+    added = None if bias is None else bias.float()
+    if form == "dense" and rank > 2:
+        return _dense_rows(g, x, weight, added, wanted)
+    if rank == 2 and not m * n:  # a weight without entries: OpenVINO takes it for a scalar
+        return g.repeated(torch.zeros(m) if added is None else added, x, wanted)
+    flat = x if rank == 2 else g.add("Reshape", [x, g.integers([-1, n])], f"{wanted}.rows")
+    if isinstance(weight, Tensor) or form == "dense":
+        y = _dense(g, flat, _entries(g, weight, wanted), weight.shape, added, wanted)
+    elif form == "multiplied":
+        y = _multiplied(g, flat, weight, added, wanted)
+    elif form == "low rank":
+        y = _low_rank(g, flat, weight, added, wanted)
+    else:
+        y = batched(g, flat, weight, plan_of(g, weight), added, wanted)
+    if rank == 2:
+        return y
+    lead = g.add("Slice", [g.add("Shape", [x]), g.integers([0]), g.integers([-1])], f"{wanted}.lead")
+    shape = g.add("Concat", [lead, g.integers([m])], f"{wanted}.shape", axis=0)
+    return g.add("Reshape", [y, shape], wanted)
+
+
+def _entries(g: Graph, weight: Tensor | HMatrix, wanted: str) -> str:
+    """A dense weight (m, n) in float32."""
+    if isinstance(weight, HMatrix) and weight.leaves:
+        return g.dense(weight.leaves[0], slice(None), f"{wanted}.weight")
+    numbers = weight.float() if isinstance(weight, Tensor) else torch.zeros(weight.shape)
+    return g.decoded(numbers, None, f"{wanted}.weight")
+
+
+def _dense_rows(g: Graph, x: str, weight: Tensor | HMatrix, bias: Tensor | None, wanted: str) -> str:
+    """x of more than two dimensions: MatMul takes it as it is."""
+    if isinstance(weight, Tensor):
+        w = g.constant(weight.float().T, f"{wanted}.weight")
+    else:
+        w = g.add("Transpose", [_entries(g, weight, wanted)], f"{wanted}.weight", perm=[1, 0])
+    y = g.add("MatMul", [x, w], wanted)
+    return y if bias is None else g.add("Add", [y, g.constant(bias, f"{wanted}.bias")], wanted)
+
+
+def _dense(g: Graph, x: str, w: str, shape: tuple[int, ...], bias: Tensor | None, wanted: str) -> str:
+    """One Gemm. ONNX Runtime fills its result with the bias first, on one thread, and pads one column to sixteen; where
+    it is the runtime, both are avoided. A file says a layer plainly.
+    """
+    m, n = shape
+    if g.narrow:
+        return g.gemm(x, w, bias, wanted)
+    if m == 1:
+        inputs = [w, x] if bias is None else [w, x, g.constant(bias.reshape(1, 1), f"{wanted}.bias")]
+        return g.add("Reshape", [g.add("Gemm", inputs, f"{wanted}.row", transB=1), g.integers([-1, 1])], wanted)
+    if bias is None or n > NARROW_INPUTS or m <= n:
+        return g.gemm(x, w, bias, wanted)
+    one = torch.zeros(n + 1)
+    one[n] = 1
+    wider = g.gemm(x, g.constant(torch.eye(n + 1, n), f"{wanted}.copy"), one, f"{wanted}.inputs")
+    column = g.constant(bias[:, None], f"{wanted}.bias")
+    return g.gemm(wider, g.beside([w, column], f"{wanted}.block", 1), None, wanted)
+
+
+def _factors(g: Graph, h: HMatrix, wanted: str) -> tuple[list[str], list[str]]:
+    """U and V^T of the leaves, which all cover the whole matrix; the scales in V^T."""
+    leaves = [e for e in h.leaves if e.rank]
+    us = [g.decoded(e.tensors[0], None, f"{wanted}.u") for e in leaves]
+    return us, [g.decoded(e.tensors[1], e.scale, f"{wanted}.vt") for e in leaves]
+
+
+def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
+    """One Gemm with the entries of a compressed weight. In a file they are the layer's answer to the unit vectors,
+    which a runtime works out when it loads the graph.
+    """
+    if not g.narrow:
+        return _dense(g, x, g.constant(h.to_dense(torch.float32), f"{wanted}.weight"), h.shape, bias, wanted)
+    n = h.shape[1]
+    square = g.add("Expand", [g.number(0.0), g.integers([n, n])], f"{wanted}.zeros")
+    unit = g.add("EyeLike", [square], f"{wanted}.unit", dtype=TensorProto.FLOAT)
+    columns = linear(g, unit, 2, h, None, f"{wanted}.entries", compressed_form(h))
+    inputs = [x, columns] if bias is None else [x, columns, g.constant(bias, f"{wanted}.bias")]
+    return g.add("Gemm", inputs, wanted)
+
+
+def _low_rank(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
+    """Two Gemms. In ONNX Runtime the bias is one more column of U, read by a one that is one more row of T, unless that
+    row were to cost as much as LANES of them.
+    """
+    us, vts = _factors(g, h, wanted)
+    rank, n = sum(e.rank for e in h.leaves), h.shape[1]
+    if bias is None or g.narrow or rank % LANES == 0:
+        t = g.gemm(x, g.beside(vts, f"{wanted}.vt", 0), None, f"{wanted}.t")
+        return g.gemm(t, g.beside(us, f"{wanted}.u", 1), bias, wanted)
+    one = torch.zeros(rank + 1)
+    one[rank] = 1
+    vts.append(g.constant(torch.zeros(1, n), f"{wanted}.zeros"))
+    us.append(g.constant(bias[:, None], f"{wanted}.bias"))
+    t = g.gemm(x, g.beside(vts, f"{wanted}.vt", 0), one, f"{wanted}.t")
+    return g.gemm(t, g.beside(us, f"{wanted}.u", 1), None, wanted)

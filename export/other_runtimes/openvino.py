@@ -1,0 +1,82 @@
+"""An exported graph in OpenVINO on the CPU, in float32 as the certificate takes for granted.
+
+OpenVINO's CPU plugin computes in bfloat16 on chips that have it, unless told otherwise: on such a chip the Burgers
+PINN, compressed to 1e-3, comes out 1e-2 off. Told so it may still quantize what enters int8 weights (measured on one
+dense layer of 1024 inputs, with AVX-512 VNNI: 5e-3 off). Both are switched off here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from hrt.errors import BackendError, HrtError
+from hrt.export.onnx.check import compare, samples
+from hrt.model.model import CompressedModel
+
+SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}  # what keeps the bound
+EXPECTED = "float32"  # how OpenVINO names what it then says it computes in
+REMEDY = "Install it: pip install openvino."
+
+
+@dataclass(frozen=True)
+class OpenvinoSession:
+    """A compiled graph. names: of the graph's inputs.  precision: the arithmetic that the plugin says it uses
+    ("float32", "bfloat16", "float16").
+    """
+
+    compiled: Any
+    names: tuple[str, ...]
+    precision: str
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """float32 inputs (batch, *shape), in the graph's order, to all outputs. Raises HrtError where it cannot run."""
+        read = {
+            name for port in self.compiled.inputs for name in port.get_names()
+        }  # it drops inputs that nothing reads
+        feed = {name: x for name, x in zip(self.names, inputs, strict=True) if name in read}
+        try:
+            found = self.compiled(feed)
+        except Exception as error:
+            raise HrtError(f"OpenVINO cannot run the exported graph: {error}") from error
+        return [np.array(found[k]) for k in range(len(self.compiled.outputs))]  # not its own memory: it is used again
+
+
+def open_openvino(proto: onnx.ModelProto, *, default: bool = False, threads: int | None = None) -> OpenvinoSession:
+    """A graph (without external data) on OpenVINO's CPU plugin, in float32.
+
+    default: leave the arithmetic to the plugin, to see what it does on this chip.  threads: as many as it likes.
+    Raises BackendError where OpenVINO is not installed or computes in anything but float32 though told to, HrtError
+    where it refuses the graph.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendError(f"OpenVINO is not installed. {REMEDY}") from error
+    settings = ({} if default else dict(SETTINGS)) | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
+    try:
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(proto.SerializeToString(), b""), "CPU", settings)
+        said = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+    except Exception as error:
+        raise HrtError(f"OpenVINO refuses the exported graph: {error}") from error
+    precision = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(said, said)
+    if not default and precision != EXPECTED:
+        raise BackendError(
+            f"OpenVINO computes in {precision} though INFERENCE_PRECISION_HINT=f32 is set. Expected {EXPECTED}: the "
+            "certificate speaks of float32 arithmetic. Use another version of OpenVINO, or ONNX Runtime."
+        )
+    return OpenvinoSession(compiled, tuple(v.name for v in proto.graph.input), precision)
+
+
+def check_openvino(proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None) -> dict[str, float]:
+    """The largest relative L2 difference of every output from `predict`, in OpenVINO with float32 arithmetic, on
+    batches of 1, 7 and 64 rows or on `inputs`.
+
+    Raises BackendError where OpenVINO is not installed or does not compute in float32, HrtError where it refuses the
+    graph or an output differs by more than 1e-5.
+    """
+    session = open_openvino(proto)
+    return compare("OpenVINO", session.run, [v.name for v in proto.graph.output], model, samples(model, inputs))

@@ -1,0 +1,147 @@
+"""What the data looks like: sampling, the split into calibration and held-out halves, and layer moments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.program.program import Node, Program
+
+CHUNK = 4096  # rows evaluated at a time, so that memory does not grow with the calibration set
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What a weight sees and what the output feels of it, over the calibration rows.
+
+    mean: (n,) of its inputs.  second: (n, n) E[x x^T].  covariance: (n, n), centred.  left: (m, m) E[J^T J] with J
+    the derivative of the network's output by the layer's output, so that the output's mean squared error is
+    tr(left E C E^T) to first order.  rows: how many inputs were seen.  focused: the same with every input weighted by
+    ||J||^2, how strongly the output depends on this layer there; where sensitivity and input are far from independent
+    (a shock, say) E[|J E x|^2] is better approximated so, one step of the power iteration towards the nearest Kronecker
+    product of E[x x^T (x) J^T J] (Van Loan & Pitsianis, 1993).
+    """
+
+    mean: Tensor
+    second: Tensor
+    covariance: Tensor
+    left: Tensor
+    rows: int
+    focused: "Moments | None" = None
+
+    @property
+    def is_focusable(self) -> bool:
+        """Whether focusing changes the second moment at all: where J is the same for every input it does not."""
+        if self.focused is None:
+            return False
+        return not torch.allclose(self.focused.second, self.second, rtol=0, atol=1e-9 * float(self.second.norm()))
+
+
+def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
+    """Moments of every weight of `program`, in float64. Tied weights pool their uses.
+
+    The output's sensitivity comes from one backward pass with a random sign per output and row (Hutchinson): the
+    expectation of (J^T v)(J^T v)^T over signs v is J^T J.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, list[Any]] = {}
+    total_rows = inputs[0].shape[0]
+    for start in range(0, total_rows, CHUNK):
+        chunk = [x[start : start + CHUNK] for x in inputs]
+        for use in observed_uses(program, chunk, generator):
+            name, x, g = use.weight, use.x.flatten(0, -2), use.slope.flatten(0, -2)
+            weight = (g * g).sum(1, keepdim=True)
+            xw = x * weight
+            entry = [x.sum(0), x.T @ x, g.T @ g, x.shape[0], xw.sum(0), xw.T @ x, weight.sum()]
+            old = sums.get(name)
+            sums[name] = entry if old is None else [a + b for a, b in zip(old, entry, strict=True)]
+    out = {}
+    for name, (total, outer, left, rows, focused_total, focused_outer, weight) in sums.items():
+        left = left / total_rows  # per network sample: a layer used N times per sample counts N times
+        focused = None
+        if float(weight) > 0:
+            focused = _moments(focused_total / weight, focused_outer / weight, left, rows)
+        out[name] = replace(_moments(total / rows, outer / rows, left, rows), focused=focused)
+    return out
+
+
+def _moments(mean: Tensor, second: Tensor, left: Tensor, rows: int) -> Moments:
+    second = (second + second.T) / 2
+    return Moments(mean, second, second - torch.outer(mean, mean), left, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One linear node at work. x: (rows, ..., n), what it multiplies.  slope: (rows, ..., m), the derivative of the
+    signed sum of the outputs by its product.  biased: whether it adds a bias.
+    """
+
+    weight: str
+    x: Tensor
+    slope: Tensor
+    biased: bool
+
+
+def observed_uses(
+    program: Program, chunk: Sequence[Tensor], generator: torch.Generator, scales: Sequence[float] = ()
+) -> list[Use]:
+    """Every linear node on the rows of `chunk`, in order. scales: factors of the outputs, by default 1."""
+    seen: list[tuple[Node, Tensor, Tensor]] = []
+    probed = _with_probes(program, chunk, seen)
+    scaled = [y * s for y, s in zip(probed, scales, strict=True)] if scales else probed
+    loss = sum((y * _signs(y, generator)).sum() for y in scaled)
+    probes = [probe for _, _, probe in seen]
+    grads = torch.autograd.grad(loss, probes, allow_unused=True) if isinstance(loss, Tensor) and probes else []
+    return [
+        Use(node.inputs[1], x, torch.zeros_like(probe) if g is None else g, len(node.inputs) == 3)
+        for (node, x, probe), g in zip(seen, grads, strict=True)
+    ]
+
+
+def _signs(y: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, y.shape, generator=generator).to(y.dtype) * 2 - 1
+
+
+def _with_probes(program: Program, chunk: Sequence[Tensor], seen: list[tuple[Node, Tensor, Tensor]]) -> list[Tensor]:
+    """Run the program with a zero added to every linear layer's output, to take derivatives there."""
+    nodes: list[Node] = []
+    extra: dict[str, Tensor] = {}
+    rows = chunk[0].shape[0]
+    owner: dict[str, Node] = {}
+    for node in program.nodes:
+        if node.op != "linear":
+            nodes.append(node)
+            continue
+        raw, probe = f"{node.name}:raw", f"{node.name}:probe"
+        extra[probe] = torch.zeros(rows, *node.shape, dtype=torch.float64, requires_grad=True)
+        owner[raw] = node
+        nodes.append(replace(node, name=raw))
+        nodes.append(replace(node, op="add", inputs=(raw, probe), attrs={}))
+    probed = replace(program, nodes=tuple(nodes), constants={**program.constants, **extra})
+
+    def observe(node: Node, arguments: tuple[Any, ...]) -> None:
+        if node.name in owner:
+            seen.append((owner[node.name], arguments[0].detach(), extra[node.name.replace(":raw", ":probe")]))
+
+    with torch.enable_grad():
+        # the probes must not be cast: constants of another dtype would be copies
+        return list(probed.run(chunk, observe=observe))
+
+
+def evaluate(program: Program, inputs: Sequence[Tensor], constants: dict[str, Any] | None = None) -> Tensor:
+    """All outputs of the network in float64, flattened to (rows, features), without gradients."""
+    rows = inputs[0].shape[0]
+    with torch.no_grad():
+        parts = []
+        for start in range(0, max(rows, 1), CHUNK):
+            chunk = [x[start : start + CHUNK] for x in inputs]
+            ys = program.run(chunk, constants=constants)
+            parts.append(torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1))
+        return torch.cat(parts)
+
+
+def ridge(c: Tensor, amount: float) -> Tensor:
+    """C plus `amount` times its mean eigenvalue on the diagonal."""
+    return c + amount * c.diagonal().mean().clamp_min(0) * torch.eye(c.shape[0], dtype=c.dtype)

@@ -1,0 +1,185 @@
+"""What a compressed network is held to: its value and, if asked for, derivatives by its inputs, each to the same tol.
+
+Derivatives are more outputs of one larger network (`hrt.derivatives.differentiate`) in which every weight acts several times: on the
+value and on each derivative that enters its layer. An error E of a weight W moves the outputs of one sample, to first
+order, by the sum over these uses s of J_s E x_s: x_s (n,) is what the use multiplies, J_s the derivative of all outputs
+by its product. Outputs are counted over their root mean square, so that one per cent of u_xx weighs like one of u.
+With v random signs over the outputs (Hutchinson) and M = sum_s J_s^T v x_s^T the mean squared error is E <M, E>^2.
+Its nearest Kronecker product, one step of the power iteration from both sides (Van Loan and Pitsianis, 1993), is what
+the planner takes:
+
+    E <M, E>^2  ~  tr(L E R E^T) / T,    L = E[M M^T],    R = E[M^T M],    T = E ||M||_F^2
+
+With X (S, n) and G (S, m) the uses of one sample as rows, M^T M = X^T G G^T X: no matrix of M's size is ever made.
+Cross terms between the uses are all in it, and it does not matter how large the derivatives are between the layers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.calibration.moments import Moments, Use, evaluate, layer_moments, observed_uses
+from hrt.calibration.output_error import OutputError, output_error
+from hrt.derivatives.differentiate import differentiate
+from hrt.program.program import Program
+
+ROWS = 1024  # at a time: everything between the layers is kept for the backward pass
+GRAM_NUMBERS = 1 << 22  # of Gram matrices (S, S) held at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """The value (no names) or the value and derivatives, which are judged one by one.
+
+    names: of the derivatives, such as "d0d0".  graph: the original network with all of them as outputs; it names the
+    same constants, and nothing that is made of them was computed beforehand, so that they may be replaced.
+    kinks: ops whose derivatives jump somewhere ("relu (layers.1)").
+    """
+
+    names: tuple[str, ...]
+    graph: Program
+    kinks: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(program: Program, names: Sequence[str] = ()) -> "Aim":
+        """Raises InputError and DerivativeError as `hrt.derivatives.differentiate.differentiate` does."""
+        if not isinstance(names, str) and not names:
+            return Aim((), program)
+        found = differentiate(program, names)
+        return Aim(found.derivatives, differentiate(program, names, folded=False).program, found.kinks)
+
+    def served(self, program: Program) -> Program:
+        """What a runtime is given of `program`, the original or a compressed form of it."""
+        return differentiate(program, self.names).program if self.names else program
+
+    def outputs(self, inputs: Sequence[Tensor], constants: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The value's features, then those of every derivative, (rows, (1 + names) features) float64.
+
+        constants: in place of the original's, float64, all of them.
+        """
+        if constants is None:
+            return evaluate(self.graph, inputs)
+        own = {k: c for k, c in self.graph.constants.items() if k not in constants and isinstance(c, Tensor)}
+        return evaluate(self.graph, inputs, {**{k: c.to(torch.float64) for k, c in own.items()}, **constants})
+
+    def parts(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """The value's columns, then those of every derivative."""
+        return outputs.tensor_split(1 + len(self.names), dim=1)
+
+    def error(self, reference: Tensor, actual: Tensor) -> OutputError:
+        """The value's error with those of the derivatives."""
+        value, *rest = map(output_error, self.parts(reference), self.parts(actual))
+        return replace(value, derivatives=tuple(rest)) if rest else value
+
+    def where(self, error: OutputError) -> str:
+        """In words, which derivative has the largest error; nothing for the value."""
+        worst = [n for n, e in zip(self.names, error.derivatives, strict=True) if e.value == error.largest]
+        return f" in {worst[0]}" if worst else ""
+
+    def moments(self, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
+        """What every weight sees and what the outputs feel of it: for the value alone as `layer_moments` has it."""
+        return sobolev_moments(self, inputs, seed) if self.names else layer_moments(self.graph, inputs, seed)
+
+
+class _Sums:
+    """Sums over samples for one weight: L, R, T, the mean input of the uses with a bias, and what counts them."""
+
+    def __init__(self, m: int, n: int):
+        self.left, self.right, self.plain = (torch.zeros(k, k, dtype=torch.float64) for k in (m, n, n))
+        self.biased = torch.zeros(n, dtype=torch.float64)
+        self.total = self.energy = self.bias_energy = 0.0
+        self.rows = 0
+
+    def add(self, x: Tensor, g: Tensor, biased: Tensor) -> None:
+        """x (B, S, n), g (B, S, m) of B samples; biased (S,): the uses to which a bias is added."""
+        inner, outer = x @ x.mT, g @ g.mT  # [B, S, S]
+        weighted = outer @ x
+        self.right += x.flatten(0, 1).T @ weighted.flatten(0, 1)
+        self.left += g.flatten(0, 1).T @ (inner @ g).flatten(0, 1)
+        self.plain += x.flatten(0, 1).T @ x.flatten(0, 1)
+        self.total += float((inner * outer).sum())
+        self.energy += float((g * g).sum())
+        self.biased += weighted[:, biased].sum((0, 1))
+        self.bias_energy += float(outer[:, biased][:, :, biased].sum())
+        self.rows += x.shape[0] * x.shape[1]
+
+    def moments(self, samples: int) -> Moments:
+        """Scaled so that `second` is a weighted mean of x x^T, as `Moments` has it.
+
+        A bias that takes over E c cancels that much of E x_s for its uses s; the c that leaves least is a weighted
+        mean of their inputs (`biased` over `bias_energy`), which takes c c^T `bias_energy` from R.
+        """
+        if not self.total > 0:  # no output depends on it
+            second = self.plain / max(1, self.rows)
+            return Moments(self.biased * 0, second, second, self.left * 0, self.rows)
+        second = (self.right + self.right.T) / 2 / self.energy
+        covariance, mean = second, self.biased * 0
+        if self.bias_energy > 0:
+            mean = self.biased / self.bias_energy
+            covariance = second - torch.outer(mean, mean) * (self.bias_energy / self.energy)
+        left = (self.left + self.left.T) / 2 * (self.energy / self.total) / samples
+        return Moments(mean, second, covariance, left, self.rows)
+
+
+def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
+    """Moments of every weight over value and derivatives together, float64: tr(left E second E^T) is the sum of their
+    squared relative errors, as the module's text has it.
+
+    inputs: calibration rows, one (rows, *shape) per network input.
+    """
+    scales = [
+        1 / float(part.square().sum(1).mean().sqrt()) if bool(part.any()) else 0.0
+        for part in aim.parts(aim.outputs(inputs))
+    ]
+    each = len(aim.graph.outputs) // len(scales)
+    weights = [scale for scale in scales for _ in range(each)]
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, _Sums] = {}
+    samples = inputs[0].shape[0]
+    for start in range(0, samples, ROWS):
+        chunk = [x[start : start + ROWS] for x in inputs]
+        uses: dict[str, list[Use]] = {}
+        for use in observed_uses(aim.graph, chunk, generator, weights):
+            uses.setdefault(use.weight, []).append(use)
+        for name, together in uses.items():
+            x, g, biased = _stacked(together)
+            own = sums.setdefault(name, _Sums(g.shape[2], x.shape[2]))
+            step = max(1, GRAM_NUMBERS // max(1, x.shape[1] ** 2))
+            for part in range(0, len(x), step):
+                own.add(x[part : part + step], g[part : part + step], biased)
+    return {name: own.moments(samples) for name, own in sums.items()}
+
+
+def _stacked(uses: Sequence[Use]) -> tuple[Tensor, Tensor, Tensor]:
+    """All uses of a weight as rows: inputs (B, S, n), slopes (B, S, m), and which of them add a bias (S,)."""
+    count = len(uses[0].slope)
+    x = [u.x.expand(count, *u.x.shape[1:]).reshape(count, -1, u.x.shape[-1]) for u in uses]
+    g = [u.slope.reshape(count, -1, u.slope.shape[-1]) for u in uses]
+    biased = [torch.full((part.shape[1],), u.biased) for part, u in zip(g, uses, strict=True)]
+    return torch.cat(x, 1), torch.cat(g, 1), torch.cat(biased)
+
+
+def derivative_figures(
+    aim: Aim, exact: OutputError, served: Mapping[str, OutputError], reference: Tensor
+) -> dict[str, Any]:
+    """The certificate's fields about derivatives, by section; empty for the value alone.
+
+    exact: in float64 arithmetic.  served: of the backends that kept the tolerance.  reference: what the original gives.
+    """
+    if not aim.names:
+        return {"measured": {}, "estimated": {}, "context": {}}
+    columns = list(zip(*(e.derivatives for e in served.values()), strict=True))
+    worst = {name: max(found, key=lambda e: e.upper_99) for name, found in zip(aim.names, columns, strict=True)}
+    rms = [float(part.square().sum(1).mean().sqrt()) for part in aim.parts(reference)[1:]]
+    return {
+        "measured": {
+            "derivative_error": {n: e.value for n, e in zip(aim.names, exact.derivatives, strict=True)},
+            "derivative_runtime_error": {n: e.value for n, e in worst.items()},
+            "derivative_rms": dict(zip(aim.names, rms, strict=True)),
+        },
+        "estimated": {"derivative_error_upper_99": {n: e.upper_99 for n, e in worst.items()}},
+        "context": {"derivatives": list(aim.names), "kinks": list(aim.kinks)},
+    }

@@ -1,0 +1,224 @@
+"""How each ATen operator is said in the closed op table. Only this file and the two beside it know ATen's names.
+
+Every lowering takes the builder and the call's arguments (a `Ref`, a constant tensor, or plain Python values; None for
+a number that depends on the batch size) and returns a `Ref`, a list of them, or a constant. Whatever does not depend
+on the input was folded before it gets here; that the shape is the one torch inferred is checked afterwards.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.capture.aten_products import PRODUCTS
+from hrt.capture.aten_shapes import SHAPES
+from hrt.capture.builder import Builder, Ref, axis_of
+
+SOFTPLUS_THRESHOLD = 15.0  # from here on torch's jump, exp(-threshold), is lost in float32's rounding
+
+
+def _activation(op: str, **defaults: Any) -> Callable:
+    names = list(defaults)
+
+    def lower(b: Builder, x: Ref, *args: Any, **kwargs: Any) -> Ref:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if len(args) > len(names) or not given.keys() <= defaults.keys():
+            raise b.fail(f"of its arguments only {names} are supported")
+        return b.emit(op, [x], x.shape, **(defaults | given))
+
+    return lower
+
+
+def _composed(*steps: tuple) -> Callable:
+    """An elementwise op said as several: every step is (op, attributes or a second argument, if any)."""
+
+    def lower(b: Builder, x: Ref) -> Ref:
+        for op, *more in steps:
+            attrs, others = (more[0], []) if more and isinstance(more[0], dict) else ({}, more)
+            x = b.emit(op, [x, *others], x.shape, **attrs)
+        return x
+
+    return lower
+
+
+def _cosh(b: Builder, x: Ref) -> Ref:
+    plus, minus = (b.emit("exp", [v], x.shape) for v in (x, b.emit("neg", [x], x.shape)))
+    return b.emit("mul", [b.emit("add", [plus, minus], x.shape), 0.5], x.shape)
+
+
+def _sinh(b: Builder, x: Ref) -> Ref:
+    """tanh(x) cosh(x), which keeps its digits near 0, as (e^x - e^-x) / 2 does not."""
+    return b.emit("mul", [b.emit("tanh", [x], x.shape), _cosh(b, x)], x.shape)
+
+
+def _expm1(b: Builder, x: Ref) -> Ref:
+    """tanh(x / 2) (e^x + 1), which keeps its digits near 0."""
+    half = b.emit("tanh", [b.emit("mul", [x, 0.5], x.shape)], x.shape)
+    return b.emit("mul", [half, b.emit("add", [b.emit("exp", [x], x.shape), 1.0], x.shape)], x.shape)
+
+
+def _softplus(b: Builder, x: Ref, beta: float = 1.0, threshold: float = 20.0) -> Ref:
+    if threshold < SOFTPLUS_THRESHOLD:
+        raise b.fail(f"it jumps at its threshold {threshold}; expected at least {SOFTPLUS_THRESHOLD}")
+    return b.emit("softplus", [x], x.shape, beta=beta)
+
+
+def _elu(b: Builder, x: Ref, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Ref:
+    if input_scale != 1:
+        raise b.fail("its input is scaled on one side only")
+    y = b.emit("elu", [x], x.shape, alpha=alpha)
+    return y if scale == 1 else b.emit("mul", [y, scale], x.shape)
+
+
+def _celu(b: Builder, x: Ref, alpha: float = 1.0) -> Ref:
+    if alpha < 0:
+        raise b.fail("its alpha is negative")
+    return _elu(b, b.emit("mul", [x, 1 / alpha], x.shape), 1.0, alpha)
+
+
+def _clamp(b: Builder, x: Ref, low: Any = None, high: Any = None) -> Ref:
+    if all(v is None or isinstance(v, (int, float)) for v in (low, high)):
+        low, high = (None if v is None or math.isinf(v) else v for v in (low, high))
+        return b.emit("clamp", [x], x.shape, low=low, high=high)
+    y = x if low is None else b.emit("maximum", [x, low], b.result_shape())
+    return y if high is None else b.emit("minimum", [y, high], b.result_shape())
+
+
+def _binary(op: str) -> Callable:
+    def lower(b: Builder, x: Any, y: Any, alpha: float = 1, rounding_mode: str | None = None) -> Ref:
+        if rounding_mode is not None:
+            raise b.fail("it rounds")
+        if alpha != 1:
+            y = y * alpha if not isinstance(y, Ref) else b.emit("mul", [y, float(alpha)], y.shape)
+        return b.emit(op, [x, y], b.result_shape())
+
+    return lower
+
+
+def _rsub(b: Builder, x: Ref, y: Any, alpha: float = 1) -> Ref:
+    return _binary("add")(b, y, b.emit("mul", [x, -float(alpha)], x.shape))
+
+
+def _identity(b: Builder, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return x
+
+
+def _dropout(b: Builder, x: Ref, p: float, train: bool) -> Ref:
+    if train and p:
+        raise b.fail("it is active; call net.eval() before, and give F.dropout training=self.training")
+    return x
+
+
+def _reduce(op: str) -> Callable:
+    def lower(b: Builder, x: Ref, dim: Any = None, keepdim: bool = False) -> Ref:
+        if dim is None or dim == []:
+            raise b.fail("it reduces over the batch, so that samples would depend on each other")
+        axes = [axis_of(x, d, b) for d in ([dim] if isinstance(dim, int) else dim)]
+        return b.emit(op, [x], b.result_shape(), axes=axes, keep=keepdim)
+
+    return lower
+
+
+def _norm(b: Builder, x: Ref, order: float = 2.0, dim: Any = None, keepdim: bool = False) -> Ref:
+    if order != 2:
+        raise b.fail(f"its order is {order}, not 2")
+    squares = b.emit("power", [x], x.shape, exponent=2.0)
+    total = _reduce("sum")(b, squares, dim, keepdim)
+    return b.emit("sqrt", [total], total.shape)
+
+
+def _lerp(b: Builder, x: Any, y: Any, weight: Any) -> Ref:
+    shape = b.result_shape()
+    return b.emit("add", [x, b.emit("mul", [b.emit("sub", [y, x], shape), weight], shape)], shape)
+
+
+def _power(b: Builder, x: Any, exponent: Any) -> Any:
+    if isinstance(x, Ref) and (not isinstance(exponent, Tensor) or exponent.numel() == 1):
+        exponent = float(exponent)
+        return x if exponent == 1 else b.emit("power", [x], x.shape, exponent=exponent)
+    if not isinstance(x, Ref) and bool(torch.all(torch.as_tensor(x) > 0)):
+        logarithm = torch.log(torch.as_tensor(x, dtype=torch.float64))
+        return b.emit("exp", [b.emit("mul", [exponent, logarithm], b.result_shape())], b.result_shape())
+    raise b.fail("neither is its exponent one number, nor its base a positive constant")
+
+
+def _heaviside(b: Builder, x: Ref, values: Any) -> Ref:
+    if not isinstance(values, Tensor) or values.numel() != 1:
+        raise b.fail("its value at zero is not one constant number")
+    return b.emit("step", [x], b.result_shape(), at_zero=float(values))
+
+
+def _sign(b: Builder, x: Ref) -> Ref:
+    twice = b.emit("mul", [b.emit("step", [x], x.shape, at_zero=0.5), 2.0], x.shape)
+    return b.emit("sub", [twice, 1.0], x.shape)
+
+
+def _prelu(b: Builder, x: Ref, slope: Tensor) -> Ref:
+    slope = b.named(slope.reshape(-1, *(1,) * (len(x.shape) - 1)), "slope", slope)
+    negative = b.emit("clamp", [x], x.shape, low=None, high=0.0)
+    return b.emit("add", [b.emit("relu", [x], x.shape), b.emit("mul", [negative, slope], x.shape)], x.shape)
+
+
+def _layer_norm(
+    b: Builder, x: Ref, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+) -> Ref:
+    affine = [p for p in (weight, bias) if p is not None]
+    if bias is not None and weight is None:
+        raise b.fail("it has a bias without a weight")
+    return b.emit("layer_norm", [x, *affine], x.shape, shape=list(shape), eps=eps)
+
+
+def _batch_norm(b: Builder, x: Ref, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *rest: Any) -> Ref:
+    if training or mean is None:
+        raise b.fail("it averages over the batch; call net.eval(), and keep track_running_stats=True")
+    scale = (var + rest[1]).rsqrt() * (1 if weight is None else weight)
+    shift = (0 if bias is None else bias) - mean * scale
+    side = (-1, *(1,) * (len(x.shape) - 1))
+    scale, shift = b.named(scale.reshape(side), "scale"), b.named(shift.reshape(side), "shift")
+    return b.emit("add", [b.emit("mul", [x, scale], x.shape), shift], x.shape)
+
+
+LOWERINGS: dict[str, Callable] = {
+    **SHAPES,
+    **PRODUCTS,
+    **{name: _activation(name) for name in ("tanh", "sin", "cos", "sigmoid", "silu", "mish", "relu", "neg", "abs")},
+    **{name: _activation(name) for name in ("exp", "log", "sqrt", "reciprocal", "erf", "atan")},
+    "gelu": _activation("gelu", approximate="none"),
+    "leaky_relu": _activation("leaky_relu", slope=0.01),
+    "softplus": _softplus,
+    "elu": _elu,
+    "celu": _celu,
+    "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": lambda b, x, high: _clamp(b, x, None, high),
+    "hardtanh": lambda b, x, low=-1.0, high=1.0: _clamp(b, x, low, high),
+    "square": _composed(("power", {"exponent": 2})),
+    "rsqrt": _composed(("sqrt",), ("reciprocal",)),
+    "log1p": _composed(("add", 1.0), ("log",)),
+    "expm1": _expm1,
+    "log_sigmoid": _composed(("neg",), ("softplus", {"beta": 1.0}), ("neg",)),
+    "sinh": _sinh,
+    "cosh": _cosh,
+    "heaviside": _heaviside,
+    "sign": _sign,
+    "prelu": _prelu,
+    "pow": _power,
+    **{name: _binary(name) for name in ("add", "sub", "mul", "div", "maximum", "minimum")},
+    "rsub": _rsub,
+    "linalg_vector_norm": _norm,
+    "lerp": _lerp,
+    "sum": _reduce("sum"),
+    "mean": _reduce("mean"),
+    "layer_norm": _layer_norm,
+    "native_layer_norm": lambda b, *args: [_layer_norm(b, *args), None, None],
+    "batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": lambda b, x, w, c, mean, var, momentum, eps: [
+        _batch_norm(b, x, w, c, mean, var, False, momentum, eps),
+        None,
+        None,
+    ],
+    "dropout": _dropout,
+    **{name: _identity for name in ("clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as")},
+}

@@ -1,0 +1,191 @@
+"""From a network to a Program: what may go in, and torch.export (the graph it gives is read in `hrt.capture.torch_graph`)."""
+
+import inspect
+import io
+import linecache
+import logging
+import os
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hrt.capture.torch_graph import check_numbers, program_of
+from hrt.errors import CaptureError, InputError
+from hrt.program.program import Program
+
+BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
+
+
+def capture(net: Any, example: Sequence[Tensor]) -> Program:
+    """Turn `net` (nn.Module or ExportedProgram) into a Program with float64 constants.
+
+    example: one tensor per input, (batch, *shape); only shapes are used. Dimension 0 is the batch of all of them.
+    Outputs in a list or a dictionary become a tuple, in their order. `net` is left as it was.
+    Raises CaptureError for an op outside the table (naming the op, the module path and the remedy) and InputError for
+    weights that are NaN, infinite or without numbers.
+    """
+    if isinstance(net, torch.export.ExportedProgram):
+        exported = net
+    elif isinstance(net, nn.Module):
+        exported = _export(net, example)
+    else:
+        raise CaptureError(
+            f"Found {type(net).__name__}. Expected an nn.Module, a torch.export.ExportedProgram or a path to .onnx."
+        )
+    return program_of(exported)
+
+
+def input_count(net: Any) -> int | None:
+    """How many inputs `net` takes, where that can be told without running it."""
+    if isinstance(net, torch.export.ExportedProgram):
+        return len(net.graph_signature.user_inputs)
+    return None
+
+
+def guess_example(net: Any) -> tuple[Tensor, ...]:
+    """Inputs of a plausible shape for a network that comes without data: two rows, as wide as a weight, of which the
+    network reads every column.
+
+    Raises InputError where no width runs.
+    """
+    if isinstance(net, torch.export.ExportedProgram):
+        placeholders = {n.name: n.meta["val"] for n in net.graph.nodes if n.op == "placeholder"}
+        fakes = [placeholders[name] for name in net.graph_signature.user_inputs if name in placeholders]
+        return tuple(torch.zeros(2, *map(int, f.shape[1:])) for f in fakes)
+    check_weights(net)
+    widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
+    for tensors in (net.buffers(), net.parameters()):  # input normalisation and Fourier features are buffers
+        widths += sorted({n for t in tensors if t.ndim == 2 for n in t.shape})
+    reference = _reference(net)
+    why, runs = "", []
+    for width in dict.fromkeys([*widths, *range(1, 9)]):
+        example = torch.zeros(2, width, dtype=reference.dtype, device=reference.device)
+        try:
+            if _reads_all(net, example):
+                return (example,)
+            runs.append(example)
+        except Exception as error:  # a wrong guess fails in whatever way the network fails
+            why = why or (str(error).splitlines() or [type(error).__name__])[0]
+    if runs:
+        return (runs[0],)
+    raise InputError(
+        f"The shape of the network's input cannot be guessed ({why}). "
+        "Pass inputs=..., a few rows are enough (a tuple for several inputs)."
+    )
+
+
+def _reads_all(net: nn.Module, example: Tensor) -> bool:
+    """Run `net` on numbers of the example's shape; whether its answer has a slope in every column."""
+    x = torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example).requires_grad_()
+    buffers = {k: b.clone() for k, b in net.named_buffers()}
+    with _inference(net), torch.enable_grad():
+        outputs = _tensors(torch.func.functional_call(net, buffers, (x,)))
+        total = sum((y.double().sum() for y in outputs if y.requires_grad), torch.zeros(()))
+        if not total.requires_grad:
+            return False
+        (slope,) = torch.autograd.grad(total, x, allow_unused=True)
+    return slope is not None and bool(slope.ne(0).any(dim=0).all())
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def check_weights(net: nn.Module) -> None:
+    """Raise InputError for parameters or buffers that hold no finite numbers."""
+    for name, t in (*net.named_parameters(), *net.named_buffers()):
+        check_numbers(name, t)
+
+
+def _reference(net: nn.Module) -> Tensor:
+    """A tensor of the type and on the device that the network computes with."""
+    return next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
+
+
+@contextmanager
+def _inference(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients. Afterwards every module's attributes and tables are what they were: tracing
+    assigns to weights that are computed on the fly.
+    """
+    before = [
+        (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if isinstance(v, dict)])
+        for m in net.modules()
+    ]
+    try:
+        with torch.no_grad():
+            net.eval()
+            yield
+    finally:
+        for attributes, values, tables in before:
+            for current, old in ((attributes, values), *tables):
+                current.clear()
+                current.update(old)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what torch.export logs, warns and prints off the terminal: its exceptions say it again."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _export(net: nn.Module, example: Sequence[Tensor]) -> torch.export.ExportedProgram:
+    check_weights(net)
+    if any(x.ndim == 0 for x in example):
+        raise InputError("Found an input without dimensions. Expected (batch, ...).")
+    reference = _reference(net)
+    rows = tuple(
+        torch.zeros(BATCH_AT_EXPORT, *x.shape[1:], dtype=reference.dtype, device=reference.device) for x in example
+    )
+    shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
+    try:
+        with _inference(net), _quiet():
+            return torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
+    except Exception as error:
+        lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]
+        why = ". ".join([line for line in lines if line][:2]) or type(error).__name__
+        raise CaptureError(
+            f"torch.export could not trace {type(net).__name__} with inputs of shapes "
+            f"{[('batch', *x.shape[1:]) for x in example]}{_culprit(error, net)}: {why}. "
+            "Every input needs a leading batch dimension of any size, and its rows must not touch each other; control "
+            "flow must not depend on the data (torch.maximum, clamp or a smooth blend may say the same)."
+        ) from error
+
+
+def _culprit(error: Exception, net: nn.Module) -> str:
+    """The module and the user's source line in which tracing failed, where the traceback has them."""
+    paths = {id(m): f"{name} ({type(m).__name__})" if name else "forward" for name, m in net.named_modules()}
+    library, standard = os.path.dirname(torch.__file__), os.path.dirname(os.__file__)
+    path = source = ""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file = frame.f_code.co_filename
+        if file == __file__:
+            break
+        path = path or next((paths[id(v)] for v in frame.f_locals.values() if id(v) in paths), "")
+        foreign = file.startswith(library) or (file.startswith(standard) and "site-packages" not in file)
+        if not source and os.path.isfile(file) and not foreign:
+            source = f" at {os.path.basename(file)}:{line}: {linecache.getline(file, line).strip()!r}"
+    return f" in {path}{source}" if source or path != "forward" else ""
+
+
+def _match_signature(net: nn.Module, shapes: tuple) -> Any:
+    """dynamic_shapes as export wants it: what a forward(..., *xs) collects is one tuple."""
+    kinds = [p.kind for p in inspect.signature(net.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:first], shapes[first:])

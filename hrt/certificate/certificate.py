@@ -1,0 +1,131 @@
+"""The certificate: what was measured, what was estimated, what is guaranteed. The three never share a field."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """measured <= bound, as a theorem or the paper has it, and whether it is so.
+
+    bound, measured: None where infinite.  verdict: "holds", "violated", or "vacuous" where the bound tells nothing.
+    """
+
+    name: str
+    bound: float | None
+    measured: float | None
+    verdict: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One weight matrix W, what became of it (H, the numbers as stored), and why. All errors are relative, in float64.
+
+    Measured: `frobenius`; `weighted`, in the norm of the calibration inputs (None without inputs); `spectral`, by
+    singular values (None for large matrices); `condition` and `condition_compressed`, of W and H (None where infinite,
+    as `condition_note` says, or not computed).
+    Estimated, where `spectral` is not measured: `spectral_estimate`, the ratio of two Lanczos values, each at most the
+    norm it stands for; `spectral_upper`, exceeded with probability at most 1e-6 (`hrt.certificate.norms`).
+    Guaranteed: `spectral_bound`, ||E||_2 <= min(||E||_F, the singular value with its rounding) over ||W||_2 from below.
+    statements: the paper's bounds beside the measured figures.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    structure: str
+    nbytes: int
+    dense_nbytes: int
+    frobenius: float
+    weighted: float | None
+    spectral_estimate: float | None
+    reason: str
+    spectral: float | None = None
+    spectral_upper: float | None = None
+    spectral_bound: float | None = None
+    condition: float | None = None
+    condition_compressed: float | None = None
+    condition_note: str = ""
+    statements: tuple[Statement, ...] = ()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is promised of a compressed network, and on what grounds.
+
+    tol: the tolerance asked for.  kind: "output" (relative L2 error of the output on held-out inputs) or "layers"
+    (relative Frobenius error of every weight; no inputs were given).
+    measured: figures computed on the stored numbers: `output_error` (float64 arithmetic), `runtime_error` (float32
+        arithmetic, the worst of the CPU backends in `runtimes`), `per_output` (relative error of each output column),
+        `output_rms` and `max_abs_error` of each output column on the held-out rows (float64 arithmetic), `ntk_drift`,
+        ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel (`hrt.tangent_kernel.ntk`) on the first `ntk_points`
+        held-out rows; missing where it is too large to compute beside a compression (`no_ntk_drift` says so). Where
+        derivatives were asked for, by name such as "d0d0": `derivative_error`, `derivative_runtime_error` and
+        `derivative_rms`, each derivative of all outputs together, as the three above.
+    estimated: `unseen_probability_99`, the probability of the rarest kind of input that the held-out rows contain with
+        99 % confidence, 1 - 0.01^(1/rows): of rarer ones the certificate says nothing. `output_error_upper_99`, the
+        one-sided 99 % upper confidence limit for new inputs from the same distribution, `derivative_error_upper_99`
+        that of each derivative by name; for the target "cuda" also `output_error_upper_99_in_bf16`, `_in_fp16`,
+        `_in_tf32`, with the rounding of that arithmetic emulated, the largest of value and derivatives.
+    guaranteed: what holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output column
+        over the whole hrt.Box, for the stored numbers in exact arithmetic (the rounding of a runtime is not in it).
+        Of derivatives nothing is guaranteed.
+    context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none;
+        `precision`: the arithmetic chosen for a GPU (see `precision`); `runtimes`: the CPU backends that kept `tol`;
+        `derivatives`: the names held to `tol`; `kinks`: the ops whose derivatives jump somewhere ("relu (layers.1)");
+        `outputs`, of a network that is served with derivatives among its outputs: what each of them is held to `tol`
+        as, "value", a derivative's name, or "not bounded" (see `hrt.certificate.derivative_outputs`).
+    statements: bounds of the whole network beside the measured figures.
+    """
+
+    tol: float
+    kind: str
+    layers: tuple[LayerRecord, ...]
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    estimated: Mapping[str, Any] = field(default_factory=dict)
+    guaranteed: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict)
+    statements: tuple[Statement, ...] = ()
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The CPU backends that this certificate speaks of: those whose arithmetic was verified, or, where only weights
+        are promised, any.
+        """
+        if self.kind != "output":
+            return ("torch", "onnxruntime")
+        named = self.context.get("runtimes")
+        return tuple(named) if isinstance(named, (list, tuple)) else ("torch",)
+
+    @property
+    def derivatives(self) -> tuple[str, ...]:
+        """The derivatives, by name, that are held to `tol` beside the value."""
+        return tuple(self.context.get("derivatives", ()))
+
+    @property
+    def precision(self) -> str | None:
+        """The arithmetic for GPU tensor cores that was found to keep `tol`; None where none was worked out."""
+        return self.context.get("precision")
+
+    def to_header(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_header(header: Mapping[str, Any]) -> "Certificate":
+        """The inverse of `to_header`; fields that an older version did not write keep their defaults."""
+        layers = tuple(
+            LayerRecord(**{**r, "shape": tuple(r["shape"]), "statements": _statements(r)}) for r in header["layers"]
+        )
+        return Certificate(**{**header, "layers": layers, "statements": _statements(header)})
+
+
+BOX_BOUND = "max_abs_error_over_box_exact_arithmetic"
+IN_PRECISION = "output_error_upper_99_in_"  # and the name of the arithmetic
+
+
+def _statements(header: Mapping[str, Any]) -> tuple[Statement, ...]:
+    return tuple(Statement(**s) for s in header.get("statements", ()))

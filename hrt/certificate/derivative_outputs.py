@@ -1,0 +1,54 @@
+"""What a certificate says of each output of a network that gives derivatives beside its value."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from hrt.certificate.certificate import Certificate
+from hrt.derivatives.differentiate import Differentiated, coordinates
+from hrt.program.program import Program
+
+VALUE, UNBOUNDED = "value", "not bounded"
+
+
+def held_as(certificate: Certificate, outputs: Sequence[str]) -> dict[str, str]:
+    """By output: VALUE, the name of the derivative in the certificate that it is ("d0d1"), or UNBOUNDED where the
+    tolerance was not asked for it. With weights alone held to the tolerance no output is bounded.
+    """
+    known = certificate.context.get("outputs")
+    value = VALUE if certificate.kind == "output" else UNBOUNDED
+    return {name: known.get(name, UNBOUNDED) if isinstance(known, Mapping) else value for name in outputs}
+
+
+def with_derivatives(certificate: Certificate, program: Program, found: Differentiated) -> Certificate:
+    """The certificate of `found`, in which derivatives of `program` stand behind its outputs, from that of `program`.
+
+    A derivative is bounded where it is one of a bounded value and the certificate lists it, in whatever spelling. The
+    others come from the same weights, and nothing was asked of them.
+    """
+    outputs = held_as(certificate, program.outputs)
+    listed = {coordinates(name): name for name in certificate.derivatives}
+    asked = [(name, listed.get(coordinates(d), UNBOUNDED)) for d in found.derivatives for name in program.outputs]
+    for new, (name, held) in zip(found.program.outputs[len(program.outputs) :], asked, strict=True):
+        outputs[new] = held if outputs[name] == VALUE else UNBOUNDED
+    kinks = dict.fromkeys([*certificate.context.get("kinks", ()), *found.kinks])
+    return replace(certificate, context={**certificate.context, "outputs": outputs, "kinks": list(kinks)})
+
+
+def limits(certificate: Certificate, outputs: Sequence[str]) -> dict[str, float | str]:
+    """By output: the one-sided 99 % upper limit of its relative L2 error on new inputs, an estimate; or UNBOUNDED.
+    Where a network has several outputs the limit is of all of them together, or of all their derivatives of a name, and
+    no limit of a small one among them: it is then text that says so.
+    """
+    estimated = certificate.estimated
+    figures = {VALUE: estimated.get("output_error_upper_99"), **estimated.get("derivative_error_upper_99", {})}
+    kinds = held_as(certificate, outputs)
+    shared = Counter(kinds.values())
+    found: dict[str, float | str] = {}
+    for name, held in kinds.items():
+        limit = figures.get(held)
+        found[name] = UNBOUNDED
+        if isinstance(limit, float) and math.isfinite(limit):
+            found[name] = f"{limit} of {shared[held]} outputs together" if shared[held] > 1 else limit
+    return found

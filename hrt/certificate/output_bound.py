@@ -1,0 +1,315 @@
+"""A rigorous bound of what compression does to a network's output, for every input of a box.
+
+Every value of the program is enclosed three times: what the original network computes (x), what the compressed one
+does (y), and their difference d = x - y, entry by entry and in the 2-norm of one sample. Each op has one rule that
+carries enclosures from its arguments to its result; RULES is keyed like the op table. With E = W - H,
+
+    linear      W x - H y = E x + H d,  ||.||_2 <= ||E x||_2 + ||H||_2 ||d||_2,  |H_i d| <= ||H_i||_2 ||d||_2
+    elementwise f(x) - f(y) = f'(xi) d (mean value theorem), xi between x and y
+    products    x1 x2 - y1 y2 = d1 x2 + y1 d2
+
+and the box is bisected where its bound is worst, as often as a fixed amount of work allows. Arithmetic rounds outwards
+(`hrt.certificate.intervals`), so that the result holds for the stored numbers in exact arithmetic; the rounding of a float32 or
+tf32 runtime is not in it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.calibration.samples import Box
+from hrt.certificate.intervals import CURVES, TINY, UNIT, Interval, around, gamma, point, up, where
+from hrt.certificate.norms import FAINT, MAX_SIDE, Weight, length, to_float64
+from hrt.program.op_table import TABLE
+from hrt.program.program import Constant, Node, Program
+
+WORK = 4e9  # floating-point operations that bisecting the box may cost
+MAX_BOXES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosure:
+    """x and y lie in these intervals, their difference in d, its 2-norm over one sample is at most `norm`.
+
+    Shapes (boxes, *shape), or (*shape) for a constant; norm (boxes,) or (1,); size: entries of one sample.
+    """
+
+    x: Interval
+    y: Interval
+    d: Interval
+    norm: Tensor
+    size: int
+
+    @staticmethod
+    def make(x: Interval, y: Interval, d: Interval, size: int, norm: Tensor | None = None) -> "Enclosure":
+        """All that follows from the four together."""
+        d = d.meet(x - y)
+        total = length(d.magnitude, size)
+        norm = total if norm is None else torch.fmin(norm, total)
+        limit = like(norm, d.lo).expand_as(d.lo)
+        d = d.meet(Interval(-limit, limit))
+        return Enclosure(x.meet(y + d), y.meet(x - d), d, norm, size)
+
+
+def like(norm: Tensor, v: Tensor) -> Tensor:
+    """One number per sample, shaped to broadcast with v (samples, ...)."""
+    return norm.reshape(-1, *(1,) * (v.ndim - 1)) if v.ndim else norm.reshape(())
+
+
+def _linear(node: Node, a: Sequence) -> Enclosure:
+    value, w, size = a[0], a[1], math.prod(node.shape)
+    x, y, own = w.original.times(value.x), w.compressed.times(value.y), w.error.times(value.x)
+    c, r = value.x.centred()
+    middle = w.error.times(point(c))
+    if len(a) == 3:
+        x, y, own, middle = x + a[2].x, y + a[2].y, own + a[2].d, middle + a[2].d
+    spread = w.error.norm * length(r, value.size)
+    own_norm = torch.fmin(length(own.magnitude, size), length(middle.magnitude, size) + spread * (1 + 8 * UNIT))
+    carried = w.compressed.times(value.d)
+    limit = (w.compressed.rows + w.compressed.loose) * like(value.norm, x.lo) * (1 + 8 * UNIT)
+    d = own + carried.meet(Interval(-limit, limit))
+    return Enclosure.make(x, y, d, size, (own_norm + w.compressed.norm * value.norm) * (1 + 8 * UNIT))
+
+
+def _curve(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    (v,), curve = a, CURVES[node.op]
+    x, y = (curve.image(node.row, part, node.attrs) for part in (v.x, v.y))
+    slopes = curve.slopes(node.row, v.x.hull(v.y), node.attrs)
+    steepest = slopes.magnitude.reshape(-1, v.size).amax(1) if v.size else torch.zeros(1, dtype=torch.float64)
+    return Enclosure.make(x, y, slopes * v.d, v.size, torch.nan_to_num(steepest * v.norm, math.inf) * (1 + 4 * UNIT))
+
+
+def _added(node: Node, a: Sequence[Enclosure], sign: int) -> Enclosure:
+    (p, q), size = a, math.prod(node.shape)
+    x, y, d = (s + t if sign > 0 else s - t for s, t in ((p.x, q.x), (p.y, q.y), (p.d, q.d)))
+    p_norm, q_norm = (v.norm * math.sqrt(size / max(1, v.size)) for v in a)
+    return Enclosure.make(x, y, d, size, (p_norm + q_norm) * (1 + 8 * UNIT))
+
+
+def _multiplied(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    (p, q), size = a, math.prod(node.shape)
+    if p is q:
+        square, exponent = CURVES["power"], {"exponent": 2.0}
+        x, y = (square.image(TABLE["power"], part, exponent) for part in (p.x, p.y))
+        return Enclosure.make(x, y, (p.x + p.y) * p.d, size)
+    d = (p.x * q.d + q.y * p.d).meet(p.y * q.d + q.x * p.d)
+    return Enclosure.make(p.x * q.x, p.y * q.y, d, size)
+
+
+def _divided(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    p, q = a
+    quotient = p.y * q.y.inverse()
+    d = (p.d - quotient * q.d) * q.x.inverse()  # p.x / q.x - r = (p.x - p.y + r q.y - r q.x) / q.x with r = p.y / q.y
+    return Enclosure.make(p.x * q.x.inverse(), quotient, d, math.prod(node.shape))
+
+
+def _chosen(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    """Maximum or minimum: monotone in both arguments, and a common shift of them shifts the result."""
+    (p, q), f = a, node.row.torch
+    x, y = (Interval(f((s.lo, t.lo), {}), f((s.hi, t.hi), {})) for s, t in ((p.x, q.x), (p.y, q.y)))
+    return Enclosure.make(x, y, p.d.hull(q.d), math.prod(node.shape))
+
+
+def _stepped(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    """Monotone, but with a jump: what is on one side for both networks is equal, else nothing is known."""
+    (v,), f = a, node.row.torch
+    x, y = (Interval(f((part.lo,), node.attrs), f((part.hi,), node.attrs)) for part in (v.x, v.y))
+    return Enclosure.make(x, y, x - y, math.prod(node.shape))
+
+
+def _moved(node: Node, a: Sequence[Enclosure], keeps_norm: bool = True) -> Enclosure:
+    """Entries go to other places, none changes; keeps_norm: none is repeated."""
+
+    def each(parts: Sequence[Interval]) -> Interval:
+        return Interval(*(node.row.torch(ends, node.attrs) for ends in ([v.lo for v in parts], [v.hi for v in parts])))
+
+    norm = torch.stack(torch.broadcast_tensors(*(v.norm for v in a))).sum(0) if keeps_norm else None
+    norm = None if norm is None else norm * (1 + gamma(len(a) + 4))
+    x, y, d = (each([getattr(v, part) for v in a]) for part in ("x", "y", "d"))
+    return Enclosure.make(x, y, d, math.prod(node.shape), norm)
+
+
+def _multilinear(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    """Linear in each argument with weights >= 0: f(c + r) lies within f(|c| + r) - f(|c|) of f(c) for |r| <= r."""
+
+    def f(parts: Sequence[Tensor]) -> Tensor:
+        return node.row.torch(list(parts), node.attrs)
+
+    terms = float(f([torch.ones_like(v.x.lo) for v in a]).amax()) if all(v.x.lo.numel() for v in a) else 0.0
+    terms = 8 * (terms + max(v.size for v in a) + 8)
+
+    def product(parts: Sequence[Interval]) -> Interval:
+        pairs = [v.centred() for v in parts]
+        sizes = f([c.abs() + r for c, r in pairs])
+        some = f([((c != 0) | (r != 0)).to(torch.float64) for c, r in pairs]) > 0
+        spread = sizes - f([c.abs() for c, _ in pairs]) + gamma(terms) * sizes + where(some, TINY)
+        return around(f([c for c, _ in pairs]), up(spread.clamp_min(0)))
+
+    xs, ys = [v.x for v in a], [v.y for v in a]
+    d = product([a[0].d, *ys[1:]])
+    for k in range(1, len(a)):
+        d = d + product([*xs[:k], a[k].d, *ys[k + 1 :]])
+    return Enclosure.make(product(xs), product(ys), d, math.prod(node.shape))
+
+
+def _layer_norm(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    """z / s with z = x - mean, s^2 = mean z^2 + eps, then the affine part by the rules of mul and add.
+
+    Its Jacobian (I - z z^T / (n s^2)) / s after centring has norm at most 1 / s, and |z_i| / s <= sqrt(n - 1).
+    """
+    v, n = a[0], math.prod(node.attrs["shape"])
+    axes = tuple(range(-len(node.attrs["shape"]), 0))
+    slack = gamma(8 * n + 64)
+
+    def centred(part: Interval) -> Interval:
+        c, r = part.centred()
+        size = c.abs() + r
+        radius = r * (1 - 2 / n) + r.mean(axes, keepdim=True) if n > 1 else torch.zeros_like(r)
+        total = slack * (size + size.mean(axes, keepdim=True))
+        return around(c - c.mean(axes, keepdim=True), up(radius.clamp_min(0) + total + TINY))
+
+    def scale(z: Interval) -> Interval:
+        least = torch.where((z.lo > 0) | (z.hi < 0), torch.minimum(z.lo.abs(), z.hi.abs()), 0.0)
+        low, high = ((t * t).mean(axes, keepdim=True) + node.attrs["eps"] for t in (least, z.magnitude))
+        return Interval(low.sqrt() * (1 - slack), high.sqrt() * (1 + slack) + TINY)
+
+    def normal(z: Interval) -> Interval:
+        s = scale(z)
+        limit = torch.where(s.lo > 0, math.sqrt(max(0, n - 1)) * (1 + 4 * UNIT), math.inf).expand_as(z.lo)
+        return (z * s.inverse()).meet(Interval(-limit, limit))
+
+    hull = centred(v.x.hull(v.y))
+    s, dz = scale(hull).lo, centred(v.d).magnitude
+    group = torch.fmin((dz * dz).sum(axes, keepdim=True).sqrt() * (1 + slack) + FAINT, like(v.norm, dz))
+    shared = normal(hull).magnitude * group / math.sqrt(max(1, n))
+    entry = torch.fmin(group, dz + shared) / s * (1 + slack) + where(group > 0, TINY)
+    norm = v.norm / s.reshape(s.shape[0], -1).amin(1) * (1 + slack) if v.size else None
+    out = Enclosure.make(normal(centred(v.x)), normal(centred(v.y)), Interval(-entry, entry), v.size, norm)
+    for affine, rule in zip(a[1:], (_multiplied, partial(_added, sign=1)), strict=False):
+        out = rule(node, [out, affine])
+    return out
+
+
+RULES: dict[str, Callable[[Node, Sequence], Enclosure]] = {
+    "linear": _linear,
+    **dict.fromkeys(CURVES, _curve),
+    "add": partial(_added, sign=1),
+    "sub": partial(_added, sign=-1),
+    "mul": _multiplied,
+    "div": _divided,
+    **dict.fromkeys(("maximum", "minimum"), _chosen),
+    "step": _stepped,
+    **dict.fromkeys(("concat", "slice", "reshape", "transpose"), _moved),
+    **dict.fromkeys(("expand", "repeat"), partial(_moved, keeps_norm=False)),
+    **dict.fromkeys(("sum", "mean", "matmul", "einsum"), _multilinear),
+    "layer_norm": _layer_norm,
+}
+
+
+@dataclass(frozen=True)
+class OutputBound:
+    """per_output: |f - f_h| of every output column is at most this on the whole box; None where no finite bound was
+    found, and `reason` says why.  boxes: into how many parts the box was cut.
+    """
+
+    per_output: tuple[float, ...] | None
+    reason: str = ""
+    boxes: int = 0
+
+
+def output_bound(program: Program, compressed: Program, boxes: Sequence[Box] | None) -> OutputBound:
+    """A bound of |f - f_h| over `boxes`, one per input: f is `program` as captured, f_h `compressed` as stored, both in
+    exact arithmetic.
+    """
+    if boxes is None:
+        return OutputBound(None, "the inputs are samples, not hrt.Box: nothing says where else the network is used")
+    if [v.shape for v in program.inputs] != [(b.width,) for b in boxes]:
+        return OutputBound(None, "the boxes do not have the shapes of the inputs")
+    for node in program.nodes:
+        if node.op not in RULES:
+            return OutputBound(None, f"no rule for op {node.op}")
+    for name in program.weights:
+        if max(shape := program.constants[name].shape) > MAX_SIDE:
+            return OutputBound(None, f"{name} is {shape[0]} x {shape[1]}, larger than {MAX_SIDE}: skipped to save time")
+    with torch.no_grad():
+        return _Search(program, compressed, boxes).run()
+
+
+class _Search:
+    """Bisects the box where its bound is worst."""
+
+    def __init__(self, program: Program, compressed: Program, boxes: Sequence[Box]):
+        self.program, self.boxes, self.trouble = program, boxes, ""
+        made = {k: Weight.make(program.constants[k], compressed.constants[k]) for k in program.weights}
+        self.weights = {n.name: made[n.inputs[1]] for n in program.linear_nodes}
+        plain = {name for n in program.nodes for k, name in enumerate(n.inputs) if k != 1 or n.name not in self.weights}
+        self.known = {
+            k: _constant(c, compressed.constants[k])
+            for k, c in program.constants.items()
+            if k in plain or k in program.outputs
+        }
+        # two products each with W, H, E, for d and for the centre; some hundred operations an entry for the rest
+        sizes = {name: math.prod(program.constants[name].shape) for name in program.weights}
+        work = 20.0 * sum(sizes[n.inputs[1]] * math.prod(n.shape[:-1]) for n in program.linear_nodes)
+        work += 400.0 * sum(math.prod(n.shape) for n in program.nodes)
+        self.parts = int(min(MAX_BOXES, max(1.0, WORK / max(work, 1.0))))
+
+    def run(self) -> OutputBound:
+        """Every round halves the worse half of the boxes along their relatively longest side."""
+        low, high = (torch.tensor([[v for b in self.boxes for v in side(b)]], dtype=torch.float64) for side in SIDES)
+        whole = (high - low).clamp_min(TINY)
+        bounds = self._evaluate(low, high)
+        spent = 1
+        while spent + 2 <= self.parts and bool((bounds > 0).any()) and bool((high > low).any()):
+            scale = bounds.amax(0).clamp(TINY, 1e300)
+            order = (bounds / scale).nan_to_num(math.inf).amax(1).argsort(descending=True, stable=True)
+            count = min((len(low) + 1) // 2, (self.parts - spent) // 2)
+            worst, rest = order[:count], order[count:]
+            a, b, old = low[worst], high[worst], bounds[worst]
+            axis = ((b - a) / whole).argmax(1)
+            rows = torch.arange(count)
+            middle = (a + b) / 2
+            b_left, a_right = b.clone(), a.clone()
+            b_left[rows, axis] = a_right[rows, axis] = middle[rows, axis]
+            new_low, new_high = torch.cat([a, a_right]), torch.cat([b_left, b])
+            new = torch.minimum(self._evaluate(new_low, new_high), torch.cat([old, old]))  # a part is no worse
+            low, high = torch.cat([low[rest], new_low]), torch.cat([high[rest], new_high])
+            bounds = torch.cat([bounds[rest], new])
+            spent += 2 * count
+        per_output = bounds.amax(0)
+        if not bool(torch.isfinite(per_output).all()):
+            return OutputBound(None, self.trouble, len(low))
+        return OutputBound(tuple(per_output.tolist()), "", len(low))
+
+    def _evaluate(self, low: Tensor, high: Tensor) -> Tensor:
+        """(boxes, outputs) bounds of |f - f_h|; infinite where nothing is known."""
+        widths = [b.width for b in self.boxes]
+        values = dict(self.known)
+        for v, lo, hi in zip(self.program.inputs, low.split(widths, 1), high.split(widths, 1), strict=True):
+            x, zero = Interval(lo, hi), torch.zeros_like(lo)
+            values[v.name] = Enclosure(x, x, point(zero), zero.sum(1), lo.shape[1])
+        for node in self.program.nodes:
+            arguments: list[Any] = [values.get(name) for name in node.inputs]
+            if node.name in self.weights:
+                arguments[1] = self.weights[node.name]
+            out = RULES[node.op](node, arguments)
+            values[node.name] = out
+            if not self.trouble and not bool(torch.isfinite(out.d.magnitude).all()):
+                self.trouble = f"no finite range after {node.op} ({node.name})"
+        outs = [values[name].d.magnitude for name in self.program.outputs]
+        flat = [v.reshape(v.shape[0], -1).expand(len(low), -1) for v in outs]
+        return torch.cat(flat, 1).nan_to_num(math.inf, math.inf)
+
+
+SIDES: tuple[Callable[[Box], tuple[float, ...]], ...] = (lambda b: b.low, lambda b: b.high)
+
+
+def _constant(original: Constant, compressed: Constant) -> Enclosure:
+    x, y = (point(to_float64(c)) for c in (original, compressed))
+    d = x - y
+    return Enclosure(x, y, d, length(d.magnitude, d.lo.numel()), d.lo.numel())

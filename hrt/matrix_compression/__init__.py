@@ -1,0 +1,4 @@
+"""One matrix under one error bound: cluster trees, orderings, the planner, factors and rounding.
+
+Knows nothing of networks, calibration inputs or files.
+"""

@@ -1,0 +1,248 @@
+"""What a block can be, and what that costs: dense or low-rank, every direction in a storage type of its own.
+
+Directions are independent: keeping direction k in type s costs its bytes plus lambda times the squared error of
+rounding it, rho_s^2 noise_k; dropping it costs lambda sigma_k^2. So a block's best mixture is a minimum per direction,
+taken for all blocks of a level at once.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hrt.matrix_compression.block_spectra import LevelSpectra
+
+ITEM = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+# Root-mean-square relative error of storing one number. Floats: 2^-(bits+1) / sqrt(3) * 0.72 for log-uniform mantissas.
+# int8: a step of max/127 is uniform in +-step/2, and numbers of a smooth or random row have rms near max/2.2.
+ROUNDING_RMS = {"float32": 2.5e-8, "float16": 2.0e-4, "bfloat16": 1.6e-3, "int8": 5e-3}
+SCALE_BYTES = 2  # per int8 direction, and per row of an int8 dense block
+TABLE_ROW = 11.0
+# Bytes that one more leaf costs beside its numbers: the table row, and for a latency target the time of two small
+# products, as the bytes that could have been streamed meanwhile.
+LEAF_OVERHEAD = {"bytes": TABLE_ROW, "cpu": 1024.0, "cuda": 1024.0}
+PIECE = 1 << 13  # blocks worked on at a time: temporaries stay in cache
+KEPT_VALUES = 1 << 20  # block values kept, over all multipliers
+LARGEST_LAMBDA = 1e200  # beyond it 0 * infinity would appear where a budget is zero
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One block of a plan: row range, column range, and either a storage type for the dense block or how many
+    directions each storage type holds, in the planner's order (most exact first). `place` is its (level, i, j).
+    """
+
+    place: tuple[int, int, int]
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+    dense: str | None
+    counts: tuple[int, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """Directions kept; -1 for a dense block."""
+        return -1 if self.dense is not None else sum(self.counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """Per block (B,): objective, bytes, squared error, dense storage index (-1: low rank), directions per storage
+    (B, S).
+    """
+
+    objective: np.ndarray
+    cost: np.ndarray
+    error2: np.ndarray
+    dense: np.ndarray
+    counts: np.ndarray
+
+
+class LevelOptions:
+    """The options of a level's blocks, with everything that does not depend on lambda worked out once."""
+
+    def __init__(self, spectra: LevelSpectra, storages: tuple[str, ...], overhead: float):
+        self.grid, self.storages, self.overhead = spectra.level.grid, storages, overhead
+        h, w = (v.ravel() for v in np.meshgrid(spectra.heights.numpy(), spectra.widths.numpy(), indexing="ij"))
+        # No direction beyond these pays: the block is smaller dense and wide than low-rank and narrow.
+        widest, narrowest = max(ITEM[s] for s in storages), min(ITEM[s] for s in storages)
+        longest = int(max(1, (widest * h * w / (narrowest * (h + w))).max(initial=0)))
+        known = spectra.sigma2.shape[2]
+        self.sigma2, self.noise = (
+            np.ascontiguousarray(v.numpy().reshape(-1, known)[:, :longest]) for v in (spectra.sigma2, spectra.noise)
+        )
+        self.ranks = (self.sigma2 > 0).sum(axis=1)
+        norm2 = spectra.norm2.numpy().reshape(-1, 1)
+        self.tail = np.maximum(norm2 - np.pad(np.cumsum(self.sigma2, axis=1), ((0, 0), (1, 0))), 0.0)
+        scaled = [SCALE_BYTES if s == "int8" else 0 for s in storages]
+        self.direction_bytes = [
+            ITEM[s] * (h + w).astype(float) + extra for s, extra in zip(storages, scaled, strict=True)
+        ]
+        self.dense_bytes = [
+            ITEM[s] * (h * w).astype(float) + extra * h for s, extra in zip(storages, scaled, strict=True)
+        ]
+        overflow = np.full(len(norm2), np.inf)
+        self.dense_error2 = [
+            spectra.rounding2[s].numpy().ravel() if s in spectra.rounding2 else overflow for s in storages
+        ]
+        self.rho2 = [ROUNDING_RMS[s] ** 2 for s in storages]
+        self._values: OrderedDict[float, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the values worked out so far: another process finds its own."""
+        return {**self.__dict__, "_values": OrderedDict()}
+
+    def values(self, lam: float) -> tuple[np.ndarray, np.ndarray]:
+        """Objective and squared error of every block's cheapest option (R, C), kept for the multipliers asked last."""
+        found = self._values.get(lam)
+        if found is None:
+            best = self.best(lam)
+            found = best.objective.reshape(self.grid), best.error2.reshape(self.grid)
+            self._values[lam] = found
+            while len(self._values) > max(8, KEPT_VALUES // max(1, len(self.tail))):
+                self._values.popitem(last=False)
+        return found
+
+    def best(self, lam: float, blocks: np.ndarray | None = None) -> Best:
+        """The cheapest option by bytes + lam * squared error of all blocks, or of those with flat indices `blocks`."""
+        blocks = np.arange(len(self.tail)) if blocks is None else blocks
+        order = np.argsort(self.ranks[blocks], kind="stable")  # together with those that need as many directions
+        parts = np.split(blocks[order], range(PIECE, len(blocks), PIECE))
+        pieces = [self._best(min(lam, LARGEST_LAMBDA), part) for part in parts]
+        back = np.empty(len(blocks), int)
+        back[order] = np.arange(len(blocks))
+        fields = ("objective", "cost", "error2", "dense", "counts")
+        return Best(*(np.concatenate([getattr(p, f) for p in pieces])[back] for f in fields))
+
+    def _best(self, lam: float, blocks: np.ndarray) -> Best:
+        count, kinds = len(blocks), len(self.storages)
+        none = np.full(count, -1)
+        out = Best(np.full(count, np.inf), none * 0.0, none * 0.0, none, np.zeros((count, kinds), int))
+        longest = max(1, int(self.ranks[blocks].max(initial=0)))
+        sigma2, noise = (v[blocks, :longest] for v in (self.sigma2, self.noise))
+        tail, noise = self.tail[blocks, : longest + 1], lam * noise
+        prices = [b[blocks, None] + r * noise for b, r in zip(self.direction_bytes, self.rho2, strict=True)]
+        empty = np.zeros((count, kinds), int)
+        for k in range(kinds):
+            cost = self.dense_bytes[k][blocks] + self.overhead
+            out = _offer(out, lam, cost, self.dense_error2[k][blocks], none * 0 + k, empty)
+        price, pick = prices[0].copy(), np.zeros(noise.shape, np.int8)
+        for k in range(1, kinds):
+            cheaper = prices[k] < price
+            pick[cheaper] = k
+            np.copyto(price, prices[k], where=cheaper)
+        # Directions get weaker, so their storage may only get coarser: groups stay contiguous.
+        coarser = np.maximum.accumulate(pick, axis=1)
+        for k in range(1, kinds):
+            np.copyto(price, prices[k], where=(coarser == k) & (pick != k))
+        mixed = self._low_rank(lam, blocks, sigma2, tail, price, coarser)
+        out = _offer(out, lam, mixed.cost, mixed.error2, none, mixed.counts)
+        several = np.flatnonzero((mixed.counts > 0).sum(axis=1) > 1)  # a mixture costs table rows: is one type better?
+        for k in range(kinds) if len(several) else ():
+            alike = np.full((len(several), longest), k, np.int8)
+            one = self._low_rank(lam, blocks[several], sigma2[several], tail[several], prices[k][several], alike)
+            better = several[one.objective < out.objective[several]]
+            chosen = one.objective < out.objective[several]
+            for into, value in ((out.objective, one.objective), (out.cost, one.cost), (out.error2, one.error2)):
+                into[better] = value[chosen]
+            out.dense[better], out.counts[better] = -1, one.counts[chosen]
+        return out
+
+    def _low_rank(self, lam: float, blocks, sigma2, tail, price, pick) -> Best:
+        """Low rank of the best rank, with direction k stored as pick[:, k] at price[:, k]."""
+        gain = np.cumsum(price - lam * sigma2, axis=1)
+        best = gain.argmin(axis=1)
+        rank = np.where(np.take_along_axis(gain, best[:, None], axis=1)[:, 0] < 0, best + 1, 0)
+        kept = np.arange(pick.shape[1]) < rank[:, None]
+        error2 = np.take_along_axis(tail, rank[:, None], axis=1)[:, 0]
+        cost = np.zeros(len(rank))
+        counts = np.zeros((len(rank), len(self.storages)), int)
+        for s in range(len(self.storages)):
+            mine = kept & (pick == s)
+            if not mine.any():
+                continue
+            counts[:, s] = mine.sum(axis=1)
+            cost += counts[:, s] * self.direction_bytes[s][blocks]
+            error2 = error2 + self.rho2[s] * (self.noise[blocks, : pick.shape[1]] * mine).sum(axis=1)
+        groups = np.maximum((counts > 0).sum(axis=1), 1)
+        cost += self.overhead + TABLE_ROW * (groups - 1)
+        return Best(cost + lam * error2, cost, error2, np.full(len(rank), -1), counts)
+
+    def _index(self, choice: Choice) -> int:
+        _, i, j = choice.place
+        return i * self.grid[1] + j
+
+    def known(self, choice: Choice) -> int:
+        """The largest rank whose error is known for this block."""
+        return int(self.ranks[self._index(choice)])
+
+    def price(self, choice: Choice) -> tuple[float, float]:
+        """(bytes, predicted squared error) of one block of this level, without the leaf's overhead."""
+        index = self._index(choice)
+        if choice.dense is not None:
+            s = self.storages.index(choice.dense)
+            return float(self.dense_bytes[s][index]), float(self.dense_error2[s][index])
+        error2 = float(self.tail[index, choice.rank])
+        cost = TABLE_ROW * max(0, sum(c > 0 for c in choice.counts) - 1)
+        start = 0
+        for s, count in enumerate(choice.counts):
+            cost += count * float(self.direction_bytes[s][index])
+            error2 += self.rho2[s] * float(self.noise[index, start : start + count].sum())
+            start += count
+        return cost, error2
+
+    def last_direction(self, choice: Choice) -> tuple[float, float]:
+        """(bytes, squared error added) of dropping the weakest direction of a low-rank block."""
+        index = self._index(choice)
+        s = max(k for k, c in enumerate(choice.counts) if c)
+        k = choice.rank - 1
+        loss = float(self.sigma2[index, k]) - self.rho2[s] * float(self.noise[index, k])
+        return float(self.direction_bytes[s][index]), loss
+
+
+def _offer(out: Best, lam: float, cost, error2, dense, counts) -> Best:
+    objective = cost + lam * error2
+    better = objective < out.objective
+    return Best(
+        np.where(better, objective, out.objective),
+        np.where(better, cost, out.cost),
+        np.where(better, error2, out.error2),
+        np.where(better, dense, out.dense),
+        np.where(better[:, None], counts, out.counts),
+    )
+
+
+def without_last(counts: tuple[int, ...], drop: int = 1) -> tuple[int, ...]:
+    """`counts` with `drop` directions fewer, the weakest first."""
+    out = list(counts)
+    for s in reversed(range(len(out))):
+        taken = min(out[s], drop)
+        out[s], drop = out[s] - taken, drop - taken
+    return tuple(out)
+
+
+def neighbours(choice: Choice, storages: tuple[str, ...], up: bool) -> list[Choice]:
+    """Blocks one step away: fewer bytes (or more, for `up`). Directions are dropped or added at the weak end, or moved
+    to the next storage type; a step is one direction, an eighth of them, or all.
+    """
+    if choice.dense is not None:
+        here = ITEM[choice.dense]
+        return [replace(choice, dense=s) for s in storages if (ITEM[s] > here if up else ITEM[s] < here)]
+    found: set[tuple[int, ...]] = set()
+    sizes = {1, -(-choice.rank // 8)}
+    used = [s for s, c in enumerate(choice.counts) if c]
+    if up:
+        last = used[-1] if used else len(storages) - 1
+        for n in sizes:
+            found.add(tuple(c + n * (s == last) for s, c in enumerate(choice.counts)))
+    else:
+        found |= {without_last(choice.counts, n) for n in sizes if n <= choice.rank}
+    for exact in range(len(storages)):
+        for coarse in range(exact + 1, len(storages)):
+            source, sink = (coarse, exact) if up else (exact, coarse)
+            between = any(choice.counts[exact + 1 : coarse])
+            for n in sizes | {choice.counts[source]}:
+                if 0 < n <= choice.counts[source] and not between:
+                    moved = [c + n * (s == sink) - n * (s == source) for s, c in enumerate(choice.counts)]
+                    found.add(tuple(moved))
+    found.discard(choice.counts)
+    return [replace(choice, counts=counts) for counts in sorted(found)]

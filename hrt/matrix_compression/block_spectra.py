@@ -1,0 +1,285 @@
+"""Singular values of every block of a block tree, in a weighted norm (see `hrt.matrix_compression.low_rank`).
+
+Large blocks are never given a full SVD: a randomized range finder widens until the tail is small or low rank
+cannot pay any more (Halko, Martinsson, Tropp, SIAM Review 53, 2011, algorithms 4.1 and 4.4).
+"""
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt.hmatrix.hmatrix import STORAGE
+from hrt.matrix_compression.block_source import (
+    LARGE_BLOCK,
+    BlockSource,
+    leading_basis,
+    range_basis,
+    squared_frobenius,
+    times,
+    weigh,
+)
+from hrt.matrix_compression.cluster_tree import Level
+from hrt.matrix_compression.low_rank import factors_of_basis
+from hrt.matrix_compression.rounding import INT8_LEVELS, compensated_weights, int8_scale
+from hrt.support.parallel import one_blas_thread, parallel_map
+
+EXACT_SIDE = 32  # up to this side a LAPACK SVD is cheaper than a sketch
+DETAILED_BLOCKS = 64  # up to this many weighted blocks the rounding noise of every direction is worked out
+INT8_VARIANCE = ((1 + 2.0**-8) / INT8_LEVELS) ** 2 / 12  # of rounding uniformly, over the row's largest entry squared
+CRUMBS = 0.01  # share of a floor that is not worth a direction
+SKETCH = 16  # first width of a sketch
+
+
+@dataclass(frozen=True, eq=False)
+class LevelSpectra:
+    """Per block (i, j) of a level: heights (R,), widths (C,), squared singular values (R, C, K) in falling order
+    (zero where unknown), the squared norm (R, C), and the squared error of rounding the dense block to each storage.
+    `noise` (R, C, K): what storing direction k with relative rounding error rho costs, over rho^2, in squared error.
+    """
+
+    level: Level
+    heights: Tensor
+    widths: Tensor
+    sigma2: Tensor
+    noise: Tensor
+    norm2: Tensor
+    rounding2: dict[str, Tensor]
+    peaks: Tensor  # (m, C): the largest entry of each row of each block; of no use with weights
+
+
+@dataclass(frozen=True, eq=False)
+class _Strip:
+    """One strip of a level's blocks and what it takes to find their spectra; it can travel to another process."""
+
+    source: BlockSource  # the strip's rows; the column weights of the whole matrix
+    cols: tuple[int, ...]
+    floors: Tensor
+    limits: Tensor
+    storages: tuple[str, ...]
+    detailed: bool
+
+
+def level_spectra(
+    source: BlockSource,
+    level: Level,
+    storages: tuple[str, ...],
+    floor2: float,
+    limit: np.ndarray | None = None,
+    finer: LevelSpectra | None = None,
+    executor: Executor | None = None,
+) -> LevelSpectra:
+    """Spectra of all blocks of a level, and what rounding them to each storage type costs.
+
+    `floor2`: a squared error of the whole matrix that is too small to matter; a block's sketch stops widening once
+    it misses less than its share of it (by perimeter, which is what a direction costs). `limit` (R, C): a rank beyond
+    which a block is not worth knowing. `finer`: the next finer level, where it is known.
+    """
+    rows, cols = level.rows, level.cols
+    heights = torch.tensor([b - a for a, b in pairwise(rows)])
+    widths = torch.tensor([b - a for a, b in pairwise(cols)])
+    perimeters = (heights[:, None] + widths[None, :]).to(torch.float64)  # float32 would overflow with the floors
+    floors = floor2 * perimeters / perimeters.sum()
+    limits = torch.full(level.grid, torch.inf) if limit is None else torch.as_tensor(limit)
+    detailed = source.weighted and perimeters.numel() <= DETAILED_BLOCKS
+    summed = finer is not None and not source.weighted  # squared Frobenius errors of rounding add up
+
+    def strip(i: int) -> _Strip:
+        a, b = rows[i], rows[i + 1]
+        matrix = source.matrix[a:b] if executor is None else source.matrix[a:b].clone()  # a view would travel whole
+        left = None if source.left is None else source.left[a:b, a:b].clone()
+        part = BlockSource(matrix, source.right, left, source.seed, source.fast)
+        return _Strip(part, cols, floors[i].clone(), limits[i].clone(), () if summed else storages, detailed)
+
+    strips = parallel_map(_strip_spectra, (strip(i) for i in range(len(rows) - 1)), executor)
+    used = max(1, *(s[0].shape[1] for s in strips))
+    sigma2 = torch.stack([torch.nn.functional.pad(s[0], (0, used - s[0].shape[1])) for s in strips])
+    noise = torch.stack([torch.nn.functional.pad(s[1], (0, used - s[1].shape[1])) for s in strips])
+    norm2 = torch.stack([s[2] for s in strips])
+    peaks = torch.cat([s[3].mT for s in strips])
+    if summed and finer is not None:
+        rounding2 = {s: _sum_blocks(v, level.grid) for s, v in finer.rounding2.items() if s != "int8"}
+        if "int8" in finer.rounding2:
+            peaks = _coarser_peaks(finer, level)
+            rounding2["int8"] = widths * _sum_rows(peaks**2, rows) * INT8_VARIANCE
+    else:
+        known = [s for s in storages if all(s in part[4] for part in strips)]  # the others overflow
+        rounding2 = {s: torch.stack([part[4][s] for part in strips]) for s in known}
+    return LevelSpectra(level, heights, widths, sigma2, noise, norm2, rounding2, peaks)
+
+
+def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """Squared singular values (C, K), their noise (C, K), squared norms (C,), the largest entry of every row of every
+    block (C, h), and the squared rounding error (C,) of every storage type that does not overflow.
+    """
+    source, spans = strip.source, list(pairwise(strip.cols))
+    height, width = source.matrix.shape[0], max(b - a for a, b in spans)
+    with one_blas_thread():
+        if not source.weighted and not strip.storages and height * width >= LARGE_BLOCK:
+            found = [
+                block_spectrum(source.matrix[:, a:b], float(f), float(r), source.seed, source.fast)
+                for (a, b), f, r in zip(spans, strip.floors, strip.limits, strict=True)
+            ]
+            used = max(len(s) for s, _ in found)
+            sigma2 = torch.stack([torch.nn.functional.pad(s, (0, used - len(s))) for s, _ in found])
+            return sigma2, 2 * sigma2, torch.tensor([n for _, n in found], dtype=torch.float64), sigma2[:, :0], {}
+        left = source.left_factor(0, height)
+        rights = [source.right_factor(a, b) for a, b in spans]
+        given = cut_columns(source.matrix, strip.cols)
+        plain = blocks = given.to(torch.float64)
+        if source.weighted:
+            blocks = torch.zeros_like(plain)
+            for j, (a, b) in enumerate(spans):
+                blocks[j, :, : b - a] = weigh(plain[j, :, : b - a], left, rights[j])
+        sigma2, norm2 = batch_spectra(blocks, strip.floors, strip.limits, source.seed)
+        noise = 2 * sigma2
+        if strip.detailed:
+            for j, span in enumerate(spans):
+                basis = leading_basis(blocks[j], sigma2.shape[1], source.seed)
+                noise[j] = direction_noise(source, (0, height), span, basis)
+        rounding2 = {}
+        for storage in strip.storages:
+            if STORAGE[storage] == source.matrix.dtype:
+                rounding2[storage] = torch.zeros(len(spans), dtype=torch.float64)
+                continue
+            lost = rounding_error(given, storage, compensated=source.weighted)
+            if source.weighted:
+                lost = [
+                    weigh(e[:, : b - a].to(torch.float64), left, right)
+                    for e, (a, b), right in zip(lost, spans, rights, strict=True)
+                ]
+                lost = torch.stack([torch.nn.functional.pad(e, (0, width - e.shape[1])) for e in lost])
+            if bool(torch.isfinite(lost).all()):
+                rounding2[storage] = (lost * lost).sum((1, 2), dtype=torch.float64)
+        peaks = (
+            given.abs().amax(2).to(torch.float64)
+            if "int8" in strip.storages and not source.weighted
+            else norm2[:, None]
+        )
+        return sigma2, noise, norm2, peaks, rounding2
+
+
+def cut_columns(strip: Tensor, cols: tuple[int, ...]) -> Tensor:
+    """The blocks of a strip (h, n) between column cuts, as (C, h, w); narrower ones get zero columns."""
+    starts, ends = torch.tensor(cols[:-1]), torch.tensor(cols[1:])
+    places = starts[:, None] + torch.arange(int((ends - starts).max()))
+    inside = places < ends[:, None]
+    out = strip[:, torch.where(inside, places, 0).flatten()].reshape(strip.shape[0], *places.shape).transpose(0, 1)
+    return out.contiguous() if bool(inside.all()) else torch.where(inside[:, None, :], out, 0.0)
+
+
+def rounding_error(blocks: Tensor, storage: str, compensated: bool) -> Tensor:
+    """Blocks (b, h, w) minus themselves rounded to `storage`. Overflow gives infinite entries. int8 takes a scale per
+    row of a block; `compensated` rounding (see `hrt.matrix_compression.rounding`) does better than nearest by about half.
+    """
+    if storage != "int8":
+        return blocks - blocks.to(STORAGE[storage]).to(blocks.dtype)
+    scale = int8_scale(blocks.abs().amax(2, keepdim=True)).to(blocks.dtype)
+    lost = blocks - (blocks / scale).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scale
+    return 0.5 * lost if compensated else lost
+
+
+def _sum_blocks(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    a, b = values.shape[0] // grid[0], values.shape[1] // grid[1]
+    return values.reshape(grid[0], a, grid[1], b).sum((1, 3))
+
+
+def _sum_rows(peaks: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """Sums over each block's rows: peaks (m, C) to (R, C)."""
+    sums = torch.nn.functional.pad(peaks.cumsum(0), (0, 0, 1, 0))[list(rows)]
+    return sums[1:] - sums[:-1]
+
+
+def _coarser_peaks(finer: LevelSpectra, level: Level) -> Tensor:
+    """(m, C): the largest entry of each row within each column block of `level`."""
+    return finer.peaks.reshape(finer.peaks.shape[0], level.grid[1], -1).amax(2)
+
+
+def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor) -> Tensor:
+    """Expected squared error per direction, over rho^2, when u and vt are stored with relative rounding error rho.
+
+    Independent errors of relative size rho on the entries of u_k and vt_k add
+    rho^2 (sum_i G_ii u_ik^2 * vt_k C vt_k^T + u_k^T G u_k * sum_j C_jj vt_kj^2); compensated rounding puts its smaller
+    weights in the place of G_ii and C_jj.
+    """
+    (a, b), (c, d) = rows, cols
+    u, vt = factors_of_basis(source, rows, cols, basis)
+    g = torch.eye(b - a, dtype=u.dtype) if source.left is None else source.left[a:b, a:b]
+    m = torch.eye(d - c, dtype=u.dtype) if source.right is None else source.right[c:d, c:d]
+    felt, excited = compensated_weights(g), compensated_weights(m)
+    u2, u_noise = ((g @ u) * u).sum(0), (felt[:, None] * u * u).sum(0)
+    v2, v_noise = ((vt @ m) * vt).sum(1), (excited * vt * vt).sum(1)
+    return u_noise * v2.clamp_min(0) + u2.clamp_min(0) * v_noise
+
+
+def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Leading squared singular values (b, k) of `blocks` (b, h, w), zero where unknown, and squared norms (b,).
+
+    A sketch doubles until the energy it misses is below its floor (b,), it is wider than its limit (b,), or low rank
+    cannot pay: at least missed / sigma_k^2 more directions are needed, since singular values fall. Small blocks are
+    done exactly.
+    """
+    count, h, w = blocks.shape
+    norm2 = (blocks * blocks).sum((1, 2))
+    floors = torch.maximum(floors, 1e-14 * norm2)
+    limits = limits.clamp_max(h * w / (h + w))
+    found = blocks.new_zeros(count, min(h, w))
+    pending = torch.nonzero(norm2 > 0).flatten()
+    k, used, power = SKETCH, 1, False
+    while len(pending):
+        exact = 3 * k > min(h, w) or min(h, w) <= EXACT_SIDE
+        part = blocks[pending]
+        if exact:
+            values = torch.linalg.svdvals(part) ** 2
+        else:
+            # The squares of the singular values of Q^T A, from its Gram matrix: good to rounding of norm2, as needed.
+            projected = range_basis(part, k, seed, power=power).mT @ part
+            values = torch.linalg.eigvalsh(projected @ projected.mT).flip(-1).clamp_min(0)
+        found[pending, : values.shape[1]] = values
+        used = max(used, values.shape[1])
+        if exact:
+            break
+        missed = norm2[pending] - values.sum(1)
+        going = missed > floors[pending]
+        if power:
+            needed = k + (missed - floors[pending]) / (2.0 * values[:, k // 2] + 1e-300)
+            going &= (needed <= 1.5 * limits[pending]) & (k < limits[pending])
+            k *= 2
+        power = True  # a plain sketch shows what is of low rank at a glance; the rest gets the care that decisions need
+        pending = pending[going]
+    return without_crumbs(found[:, :used], norm2, floors), norm2
+
+
+def block_spectrum(block: Tensor, floor: float, limit: float, seed: int, fast: bool) -> tuple[Tensor, float]:
+    """`batch_spectra` of one large block (h, w), of which no copy is made: squared singular values and norm.
+
+    A sketch wider than a quarter of the block tells nothing that pays, and is not taken.
+    """
+    h, w = block.shape
+    norm2 = squared_frobenius(block)
+    floor, limit = max(floor, 1e-14 * norm2), min(limit, h * w / (h + w))
+    values, k = torch.zeros(1, dtype=torch.float64), SKETCH
+    power = False
+    while norm2 > 0 and 4 * k <= min(h, w):
+        projected = times(block.mT, range_basis(block, k, seed, fast, power), fast).mT
+        values = torch.linalg.eigvalsh(projected @ projected.mT).flip(-1).clamp_min(0)
+        missed = norm2 - float(values.sum())
+        if missed <= floor:
+            break
+        if not power:  # not of low rank at a glance: the same width again, with the care that a decision needs
+            power = True
+            continue
+        needed = k + (missed - floor) / (2.0 * float(values[k // 2]) + 1e-300)
+        if needed > 1.5 * limit or k >= limit:
+            break
+        k *= 2
+    return without_crumbs(values[None], torch.tensor([norm2]), torch.tensor([floor]))[0], norm2
+
+
+def without_crumbs(sigma2: Tensor, norm2: Tensor, floors: Tensor) -> Tensor:
+    """Squared singular values (b, k) with those set to zero that, and all after them, are far below the floor (b,)."""
+    left = norm2[:, None] - sigma2.cumsum(1) + sigma2
+    return torch.where(left > CRUMBS * floors[:, None], sigma2, 0.0)

@@ -1,0 +1,274 @@
+"""`hrt.compress_matrix`: one matrix in, the smallest hierarchical matrix found that keeps the promised error out."""
+
+import math
+from concurrent.futures import Executor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.errors import InputError, ToleranceError
+from hrt.hmatrix.hmatrix import STORAGE, HMatrix, Leaf, relative, squared_error
+from hrt.matrix_compression.block_choices import ITEM, SCALE_BYTES
+from hrt.matrix_compression.block_source import STRIP, BlockSource
+from hrt.matrix_compression.checks import (
+    as_matrix,
+    as_second_moment,
+    check_tol,
+    check_whole,
+    largest_entry,
+    storages_of,
+)
+from hrt.matrix_compression.cluster_tree import default_min_leaf
+from hrt.matrix_compression.fixed_planner import KeptPlanner
+from hrt.matrix_compression.orderings import ORDERINGS, orderings, permute
+from hrt.matrix_compression.planner import Planner
+from hrt.matrix_compression.rounding import round_rows
+from hrt.support.parallel import one_blas_thread
+from hrt.support.progress import Advance, part, silent
+
+FLOAT16_RANGE = 2.0**-18, 2.0**14  # of the largest entry; outside it bfloat16 serves in its place
+SURE_TOL, SURE_RANGE = 1e-6, (2.0**-100, 2.0**127)
+ROW_RANGE = 2.0**16  # of the rows' largest entries
+SAFE_RANGE = 2.0**-90, 2.0**100  # of the largest entry: factors and their products stay normal in float32
+MANY_TRIES_ENTRIES = 1 << 18
+TINY = 1024  # bytes; of results so small every byte of bookkeeping counts
+SQUARABLE = 1e-150  # squares of smaller numbers may vanish in float64
+SMALLEST_FLOAT32 = 2.0**-149
+FAST_TOL = 1e-4  # from here on a large matrix is factored from float32 numbers; its error is measured on its own
+FAST_ENTRIES = 1 << 20
+TRIALS = 12  # measured plans per ordering
+SPENT = 0.9  # of the squared tolerance; a smaller rest is not worth another trial
+
+
+def compress_matrix(
+    w: Any,
+    *,
+    tol: float = 1e-3,
+    second_moment: Any = None,
+    row_points: Any = None,
+    column_points: Any = None,
+    ordering: str = "auto",
+    storage: str = "float32",
+    min_leaf: int | None = None,
+    seed: int = 0,
+) -> HMatrix:
+    """Compress `w` (m, n) so that ||W - H||_F <= tol ||W||_F, measured on the stored numbers.
+
+    second_moment: (n, n) symmetric positive semidefinite C = E[x x^T] of the inputs; the bound is then
+        sqrt(tr(E C E^T)) <= tol sqrt(tr(W C W^T)), the relative error of y = W x in the mean square.
+    row_points, column_points: coordinates (m, d) and (n, d) of the unknowns, for a k-d ordering.
+    ordering: "auto" (natural, the points, and Gram angles are tried; the smallest wins), "natural", "coordinates",
+        "gram".
+    storage: "float32", "float16", "bfloat16", "int8", or "auto" (per group of directions, under the same bound).
+    min_leaf: smallest block side; by default from the shape.
+
+    The result never takes more bytes than dense float32: where no compression pays it is one dense leaf.
+    Raises InputError (not a matrix, NaN or infinite entries, a second moment that does not fit) and ToleranceError
+    (tol not positive, or below what the storage can hold).
+    """
+    return compress_for(
+        w,
+        tol=tol,
+        second_moment=second_moment,
+        row_points=row_points,
+        column_points=column_points,
+        ordering=ordering,
+        storage=storage,
+        min_leaf=min_leaf,
+        seed=seed,
+        target="bytes",
+    )
+
+
+def compress_for(
+    w: Any,
+    *,
+    tol: float,
+    second_moment: Any = None,
+    row_points: Any = None,
+    column_points: Any = None,
+    ordering: str = "auto",
+    storage: str = "float32",
+    min_leaf: int | None = None,
+    seed: int = 0,
+    target: str,
+    advance: Advance = silent,
+    executor: Executor | None = None,
+    partition: HMatrix | None = None,
+) -> HMatrix:
+    """`compress_matrix` for a target, which prices a leaf's time beside its bytes (see `partition.LEAF_OVERHEAD`).
+
+    partition: whose orderings and blocks stay, truncated and stored as the tolerance allows.
+    """
+    tol = check_tol(tol)
+    seed = check_whole(seed, "seed", 0)
+    storages = storages_of(storage)
+    if ordering not in ORDERINGS:
+        raise InputError(f"Found ordering {ordering!r}. Expected one of {', '.join(ORDERINGS)}.")
+    matrix = as_matrix(w)
+    m, n = matrix.shape
+    c = as_second_moment(second_moment, n)
+    leaf = default_min_leaf(m, n) if min_leaf is None else check_whole(min_leaf, "min_leaf", 1)
+    largest = largest_entry(matrix)
+    norm2 = BlockSource(matrix, c).norm2()
+    name = _dense_within(matrix, c, tol, norm2, storages, largest)
+    if not m * n:
+        return HMatrix((m, n), ())
+    if largest == 0:
+        return min(_dense(matrix, name, c), _zero(m, n), key=lambda h: h.nbytes)
+    fallback_nbytes = ITEM[name] * m * n + (SCALE_BYTES * m if name == "int8" else 0)
+    best = None
+    if partition is None:
+        pairs = orderings(matrix, c, ordering, row_points, column_points, tol=tol, seed=seed)
+    else:
+        pairs = [(partition.row_order, partition.col_order)]
+    sets = storage_sets(matrix, storages, largest)
+    tries = [(kinds, *order) for kinds in sets for order in pairs]
+    options = {"min_leaf": leaf, "seed": seed, "target": target, "executor": executor, "partition": partition}
+    for k, (kinds, rows, cols) in enumerate(tries):
+        here = part(advance, k / len(tries), (k + 1) / len(tries))
+        h = compress_ordered(matrix, c, tol, norm2, rows, cols, storages=kinds, advance=here, **options)
+        if h is not None and h.nbytes < fallback_nbytes:
+            best, fallback_nbytes = h, h.nbytes
+        if k + 1 == len(sets) * len(pairs) and len(sets) == 1 < len(storages) and fallback_nbytes < TINY:
+            tries += [((s,), *order) for s in storages for order in pairs]
+    return _dense(matrix, name, c) if best is None else best
+
+
+def storage_sets(matrix: Tensor, storages: tuple[str, ...], largest: float) -> list[tuple[str, ...]]:
+    """Which storage types to allow together. Usually all.
+
+    Where narrow types overflow, or lose what is below their range, the plan's model of rounding does not hold and
+    mixtures may fail: scaled matrices are tried without float16 too, and where even float32 is near its range, or rows
+    differ by many orders of magnitude, each type is also tried alone. Large matrices get one try.
+    """
+    without = tuple(s for s in storages if s != "float16")
+    usual = FLOAT16_RANGE[0] < largest < FLOAT16_RANGE[1]
+    if len(storages) == 1:
+        return [storages]
+    if matrix.numel() > MANY_TRIES_ENTRIES:
+        return [storages if usual else without]
+    peaks = matrix.abs().amax(1)
+    wild = not SAFE_RANGE[0] < largest < SAFE_RANGE[1] or largest > ROW_RANGE * float(peaks[peaks > 0].min())
+    if wild:
+        return [storages, without, *((s,) for s in storages)]
+    return [storages] if usual else [storages, without]
+
+
+def compress_alone(w: Any, **options: Any) -> HMatrix:
+    """`compress_for` with one BLAS thread: in a worker of any kind of pool the bytes are the same as here."""
+    with one_blas_thread():
+        return compress_for(w, **options)
+
+
+def compress_ordered(
+    matrix: Tensor,
+    c: Tensor | None,
+    tol: float,
+    norm2: float,
+    rows: Tensor | None,
+    cols: Tensor | None,
+    *,
+    storages: tuple[str, ...],
+    min_leaf: int,
+    seed: int,
+    target: str,
+    advance: Advance = silent,
+    executor: Executor | None = None,
+    partition: HMatrix | None = None,
+) -> HMatrix | None:
+    """Compress in one given ordering; None where no partition meets `tol` with these storages. norm2: of the matrix."""
+    fast = c is None and tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
+    ordered = permute(matrix, rows, cols, torch.float32 if fast else matrix.dtype)
+    source = BlockSource(ordered, None if c is None else permute(c, cols, cols), None, seed, fast)
+    allowed2 = tol**2 * norm2
+    if partition is not None:
+        planner = KeptPlanner(source, partition, storages=storages, target=target, budget2=allowed2)
+    else:
+        planner = Planner(
+            source,
+            min_leaf=min_leaf,
+            storages=storages,
+            target=target,
+            budget2=allowed2,
+            advance=part(advance, 0.0, 0.8),
+            executor=executor,
+        )
+    budget2, best = allowed2, None
+    tried: dict[float, float] = {}
+    for trial in range(TRIALS):
+        advance(f"factors, trial {trial + 1}", 0.8 + 0.2 * trial / TRIALS)
+        h = planner.build(planner.solve_budget(budget2), rows, cols)
+        measured2 = tried[budget2] = squared_error(matrix, h, c)
+        if measured2 <= allowed2 and (best is None or h.nbytes < best.nbytes):
+            best = h
+        if SPENT * allowed2 <= measured2 <= allowed2:
+            break
+        budget2 = next_budget(tried, allowed2)
+        if budget2 <= 0 or any(abs(budget2 - b) < 0.01 * b for b in tried):
+            break
+    return best
+
+
+def next_budget(tried: dict[float, float], allowed2: float) -> float:
+    """The squared error to plan for next, from the planned and measured ones `tried`: the secant through the last two,
+    else in proportion, and always between the largest that held and the smallest that did not.
+    """
+    goal = (1 + SPENT) / 2 * allowed2
+    low = max((b for b, m in tried.items() if m <= allowed2), default=0.0)
+    high = min((b for b, m in tried.items() if m > allowed2), default=math.inf)
+    (before, there), (now, here) = ((0.0, 0.0), *tried.items())[-2:]
+    slope = (here - there) / (now - before)
+    step = now + (goal - here) / slope if slope > 0 else 0.0
+    step = min(4 * now, max(now / 4, step))
+    return step if low < step < high else (low + min(high, 8 * now)) / 2
+
+
+def _dense_within(
+    matrix: Tensor, c: Tensor | None, tol: float, norm2: float, storages: tuple[str, ...], largest: float
+) -> str:
+    """The storage type of the smallest dense form within `tol`. Overflow or a tolerance below narrow rounding falls
+    back to float32. Raises ToleranceError where that misses too.
+    """
+    found = math.inf
+    if 0 < largest < SMALLEST_FLOAT32 and (c is None or largest < SQUARABLE or norm2 > 0):
+        raise ToleranceError(
+            f"The largest entry is {largest:.3g}; float32 holds nothing below {SMALLEST_FLOAT32:.3g}. Scale it up."
+        )
+    for name in sorted({*storages, "float32"}, key=lambda s: ITEM[s]):
+        if name == "float32" and c is None and tol >= SURE_TOL and SURE_RANGE[0] < largest < SURE_RANGE[1]:
+            return name  # every entry's relative error is at most 2^-24, or its absolute one at most 2^-150
+        error2 = 0.0
+        for strip in matrix.split(STRIP):
+            error2 += squared_error(strip, _dense(strip, name, c), c)
+            if error2 > tol**2 * norm2 and name != "float32":
+                break
+        if math.isfinite(error2):
+            found = relative(error2, norm2)
+            if found <= tol:
+                return name
+    if not math.isfinite(found):
+        raise ToleranceError(
+            f"The largest entry is {largest:.3g}, beyond what float32 holds or squares. Scale it down."
+        )
+    raise ToleranceError(
+        f"tol = {tol:.3g} is below what float32 storage can hold: dense float32 already has error {found:.3g}. "
+        "Ask for a larger tolerance."
+    )
+
+
+def _dense(matrix: Tensor, storage: str, c: Tensor | None) -> HMatrix:
+    """One dense leaf with numbers of its own; rows are rounded independently of each other."""
+    m, n = matrix.shape
+    if not m * n:
+        return HMatrix((m, n), ())
+    if storage != "int8":
+        return HMatrix((m, n), (Leaf(0, m, 0, n, dense=matrix.to(STORAGE[storage], copy=True).contiguous()),))
+    parts = [round_rows(part.to(torch.float64), storage, c) for part in matrix.split(STRIP)]
+    scale = torch.cat([p.scale for p in parts if p.scale is not None])
+    return HMatrix((m, n), (Leaf(0, m, 0, n, dense=torch.cat([p.numbers for p in parts]), scale=scale),))
+
+
+def _zero(m: int, n: int) -> HMatrix:
+    return HMatrix((m, n), (Leaf(0, m, 0, n, u=torch.zeros(m, 0), vt=torch.zeros(0, n)),))

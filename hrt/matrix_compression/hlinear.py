@@ -1,0 +1,227 @@
+"""`HLinear`: a linear layer whose weight is a hierarchical matrix that is trained, over a partition that stays.
+
+The parameters are the batched blocks of `hrt.hmatrix.batched_products.plan`, padded as they are: what pads a block meets the row of
+zeros or is read by nobody, so that its gradient is exactly zero and it stays zero. One leaf over the whole matrix is
+one or two plain products.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hrt.errors import InputError
+from hrt.hmatrix.batched_products import STACKED, Plan, plan
+from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.matrix_compression.compress_matrix import compress_matrix
+
+Slot = tuple[Tensor, slice, slice]  # a parameter block (tall, wide), and the rows and columns of it that are a piece
+
+
+def merged(matrix: HMatrix, dtype: torch.dtype = torch.float64) -> HMatrix:
+    """The same matrix with one leaf per block, its directions side by side, in one floating type."""
+    blocks: dict[tuple[int, int, int, int], list[tuple[Tensor, ...]]] = {}
+    for leaf in matrix.leaves:
+        blocks.setdefault((leaf.row, leaf.rows, leaf.col, leaf.cols), []).append(leaf.decoded(dtype))
+    leaves = []
+    for place, parts in blocks.items():
+        if len(parts[0]) == 1:
+            leaves.append(Leaf(*place, dense=parts[0][0]))
+        else:
+            us, vts = zip(*parts, strict=True)
+            leaves.append(Leaf(*place, u=torch.cat(us, dim=1), vt=torch.cat(vts)))
+    return HMatrix(matrix.shape, tuple(leaves), matrix.row_order, matrix.col_order)
+
+
+class HLinear(nn.Module):
+    """y = x H^T + bias for x (..., n), giving (..., m): nn.Linear with an H-matrix (m, n) in the place of its weight.
+
+    matrix: the partition with the numbers to start from; storage types are decoded, several leaves over one block
+        become one.  bias: (m,) or None.  dtype: of the parameters.
+    Parameters, buffers and inputs have one floating dtype, as with nn.Linear; gradients of any order, torch.func and
+    torch.compile work. Loading a state_dict of another partition raises InputError, and so does a bias or an input of
+    another size.
+    """
+
+    table: Tensor
+    row_order: Tensor | None
+    col_order: Tensor | None
+
+    def __init__(self, matrix: HMatrix, bias: Tensor | None = None, *, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        if not isinstance(matrix, HMatrix):
+            raise InputError(
+                f"Found {type(matrix).__name__}. Expected an HMatrix; see HLinear.from_dense for a weight."
+            )
+        if bias is not None and tuple(bias.shape) != matrix.shape[:1]:
+            raise InputError(f"Found a bias of shape {tuple(bias.shape)}. Expected ({matrix.shape[0]},).")
+        start = merged(matrix)
+        found = plan(start)
+        self.out_features, self.in_features = matrix.shape
+        self.first, self.second = (
+            nn.ParameterList([bucket.weights(torch.float64).to(dtype) for bucket in wave])
+            for wave in (found.first, found.second)
+        )
+        self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype).clone())
+        self._blocks = tuple((leaf.row, leaf.rows, leaf.col, leaf.cols, leaf.rank) for leaf in start.leaves)
+        self.register_buffer("table", torch.tensor(self._blocks, dtype=torch.int64).reshape(-1, 5))
+        self.register_buffer("row_order", None if start.row_order is None else start.row_order.long())
+        self.register_buffer("col_order", None if start.col_order is None else start.col_order.long())
+        ordered = start.row_order is not None or start.col_order is not None
+        self._plain = len(start.leaves) == 1 and start.leaves[0].rank != 0 and not ordered
+        self._places = _places(found, start)
+        self._sources = tuple(
+            tuple(
+                self._index(f"{name}_{k}", bucket.sources(self.in_features).reshape(-1)) for k, bucket in enumerate(w)
+            )
+            for name, w in (("first", found.first), ("second", found.second))
+        )
+        place_of = slice(None) if start.row_order is None else start.row_order.long().argsort().numpy()
+        layers = (np.where(layer < 0, found.out_height, layer)[place_of] for layer in found.layers)
+        self._outputs = tuple(self._index(f"output_{k}", rows) for k, rows in enumerate(layers))
+
+    @staticmethod
+    def from_dense(
+        weight: Tensor, bias: Tensor | None = None, *, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> "HLinear":
+        """A layer over the partition that `hrt.compress_matrix(weight, **options)` finds for `weight` (m, n)."""
+        return HLinear(compress_matrix(weight.detach(), **options), bias, dtype=dtype)
+
+    @staticmethod
+    def from_linear(layer: nn.Linear, partition: HMatrix | None = None, **options: Any) -> "HLinear":
+        """What takes the place of `layer`: its bias, and `partition` with its numbers, or, where that is None, what
+        `hrt.compress_matrix(layer.weight, **options)` finds; trained, and in training mode, where `layer` is. Raises
+        InputError for a partition of another shape.
+        """
+        shape = (layer.out_features, layer.in_features)
+        if partition is not None and partition.shape != shape:
+            raise InputError(f"Found a partition of shape {partition.shape}. The layer's weight has {shape}.")
+        matrix = compress_matrix(layer.weight.detach(), **options) if partition is None else partition
+        found = HLinear(matrix, layer.bias, dtype=layer.weight.dtype).requires_grad_(layer.weight.requires_grad)
+        if found.bias is not None:
+            found.bias.requires_grad_(layer.bias.requires_grad)
+        return found.train(layer.training)
+
+    def _index(self, name: str, rows: np.ndarray) -> slice | str:
+        """Rows that follow each other as a slice, others as the name of a buffer that holds them."""
+        if len(rows) and bool((np.diff(rows) == 1).all()):
+            return slice(int(rows[0]), int(rows[0]) + len(rows))
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(rows)), persistent=False)
+        return name
+
+    def _take(self, work: Tensor, rows: slice | str) -> Tensor:
+        return work[rows] if isinstance(rows, slice) else work.index_select(0, getattr(self, rows))
+
+    def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., n) times H^T, plus a bias (m,) in the place of the layer's own; hooks see the call."""
+        return self(x, bias, own_bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, own_bias: bool = True) -> Tensor:
+        """x (..., n) to (..., m), with the layer's own bias or the one given."""
+        bias = self.bias if own_bias else bias
+        if x.shape[-1] != self.in_features:
+            raise InputError(f"Found an input of shape {tuple(x.shape)}. Expected (..., {self.in_features}).")
+        if self._plain:
+            inner = F.linear(x, self.first[0][0]) if len(self.first) else x
+            return F.linear(inner, self.second[0][0], bias)
+        work = x.reshape(-1, self.in_features).T
+        work = work if self.col_order is None else work.index_select(0, self.col_order)
+        zero = work[:0].sum(0, keepdim=True)  # unlike a constant, it depends on x where nothing else does
+        work = torch.cat([work, zero])
+        work = torch.cat([work, *self._wave(0, self.first, work)])
+        out = torch.cat([*self._wave(1, self.second, work), zero])
+        y = sum((self._take(out, rows) for rows in self._outputs[1:]), self._take(out, self._outputs[0]))
+        y = y.T.reshape(*x.shape[:-1], self.out_features)
+        return y if bias is None else y + bias
+
+    def _wave(self, which: int, weights: Iterable[Tensor], work: Tensor) -> list[Tensor]:
+        outs = []
+        for w, rows in zip(weights, self._sources[which], strict=True):
+            part = self._take(work, rows).reshape(w.shape[0], w.shape[2], -1)
+            outs.append(torch.bmm(w, part).reshape(w.shape[0] * w.shape[1], -1))
+        return outs
+
+    def _slots(self, number: int, part: int) -> list[Slot]:
+        """Where the rows of a leaf's tensor stand, from the top. part: 0 for dense or u, 1 for vt."""
+        waves = (self.second, self.first)
+        return [(waves[part][k][g], rows, cols) for k, g, rows, cols in self._places[number][part]]
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """The blocks with their live numbers: gradients reach the parameters through them."""
+        found = []
+        for number, (*place, rank) in enumerate(self._blocks):
+            parts = [
+                torch.cat([block[rows, cols] for block, rows, cols in slots]) if slots else None
+                for slots in (self._slots(number, 0), self._slots(number, 1))
+            ]
+            if rank == 0:
+                parts = [
+                    self.table.new_zeros(place[1], 0).to(self.dtype),
+                    self.table.new_zeros(0, place[3]).to(self.dtype),
+                ]
+            row, rows, col, cols = place
+            named = {"dense": parts[0]} if rank < 0 else {"u": parts[0], "vt": parts[1]}
+            found.append(Leaf(row, rows, col, cols, **named))
+        return tuple(found)
+
+    @torch.no_grad()
+    def assign(self, number: int, *tensors: Tensor) -> None:
+        """Overwrite the numbers of leaf `number`: (dense,), or (u, vt) of its shapes."""
+        for part, numbers in enumerate(tensors):
+            at = 0
+            for block, rows, cols in self._slots(number, part):
+                count = rows.stop - rows.start
+                block[rows, cols].copy_(numbers[at : at + count])
+                at += count
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next((p.dtype for p in self.parameters()), torch.float32)
+
+    def to_hmatrix(self, dtype: torch.dtype = torch.float32) -> HMatrix:
+        """The matrix as it stands, a copy on the CPU with leaves of `dtype`."""
+        leaves = [
+            Leaf(*place, *(None if t is None else t.detach().to("cpu", dtype, copy=True) for t in (e.dense, e.u, e.vt)))
+            for e in self.leaves
+            for place in [(e.row, e.rows, e.col, e.cols)]
+        ]
+        orders = (None if o is None else o.cpu() for o in (self.row_order, self.col_order))
+        return HMatrix((self.out_features, self.in_features), tuple(leaves), *orders)
+
+    def extra_repr(self) -> str:
+        """The shape and what it is made of."""
+        count = sum(p.numel() for p in (*self.first, *self.second))
+        return f"{self.in_features}, {self.out_features}, {len(self._blocks)} blocks, {count} numbers"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("table", "row_order", "col_order"):
+            own, other = getattr(self, name), state_dict.get(prefix + name)
+            same = own is other if own is None or other is None else torch.equal(own.cpu(), other.cpu())
+            if not same:
+                raise InputError(
+                    f"{prefix + name} of the state_dict is not that of this layer: another partition. "
+                    "Build the layer over the H-matrix that was saved, then load."
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _places(found: Plan, matrix: HMatrix) -> list[tuple[list, list]]:
+    """Of every leaf, for (dense or u, vt): where its rows stand, from the top, as (bucket, block, rows, columns)."""
+    planned = [k for k, leaf in enumerate(matrix.leaves) if leaf.rank != 0 and leaf.rows and leaf.cols]
+    parts: list[tuple[dict, dict]] = [({}, {}) for _ in matrix.leaves]
+    for part, wave in enumerate((found.second, found.first)):
+        for k, bucket in enumerate(wave):
+            for g in range(len(bucket.blocks)):
+                for piece, _, at in bucket.placed(g):
+                    r, c = piece.stored.shape
+                    along = at + (r if bucket.axis == STACKED else c)
+                    rows, cols = (
+                        (slice(at, along), slice(0, c)) if bucket.axis == STACKED else (slice(0, r), slice(at, along))
+                    )
+                    parts[planned[piece.number]][part][piece.first] = (k, g, rows, cols)
+    return [tuple([slots[first] for first in sorted(slots)] for slots in pair) for pair in parts]  # type: ignore[misc]

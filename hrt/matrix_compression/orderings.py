@@ -1,0 +1,104 @@
+"""Which orders of rows and columns to compress in, and matrices brought into such an order."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.errors import InputError
+from hrt.matrix_compression.block_source import STRIP, range_basis
+from hrt.matrix_compression.checks import as_tensor
+from hrt.matrix_compression.cluster_tree import coordinate_order, gram_order
+
+ORDERINGS = ("auto", "natural", "coordinates", "gram")
+ESTIMATED_ENTRIES = 1 << 20  # from here on one ordering is chosen by an estimate
+CLEARLY_LESS = 0.7
+
+Order = tuple[Tensor | None, Tensor | None]  # of rows and of columns; None is the natural order
+
+
+def orderings(
+    matrix: Tensor,
+    c: Tensor | None,
+    ordering: str,
+    row_points: Any,
+    column_points: Any,
+    *,
+    tol: float,
+    seed: int,
+) -> list[Order]:
+    """The (row order, column order) pairs that `ordering` stands for; None is the natural order.
+
+    Of a large matrix "auto" keeps only the one of which a cheap estimate promises most.
+    """
+    m, n = matrix.shape
+    points = [_as_points(row_points, m, "row_points"), _as_points(column_points, n, "column_points")]
+    if ordering == "coordinates" and points == [None, None]:
+        raise InputError('ordering="coordinates" needs row_points or column_points.')
+    pairs: list[Order] = []
+    if ordering in ("auto", "natural"):
+        pairs.append((None, None))
+    if ordering in ("auto", "coordinates") and points != [None, None]:
+        rows, cols = (None if p is None else coordinate_order(p) for p in points)
+        pairs.append((rows, cols))
+    if ordering == "gram" or (ordering == "auto" and points == [None, None] and min(m, n) >= 64):
+        pairs.append((gram_order(matrix, seed), gram_order(matrix.T, seed)))
+    if len(pairs) > 1 and m * n >= ESTIMATED_ENTRIES:
+        pairs = [best_order(matrix, pairs, seed)]
+    return pairs
+
+
+def best_order(matrix: Tensor, pairs: Sequence[Order], seed: int) -> tuple[Tensor | None, Tensor | None]:
+    """The pair of orders whose blocks leave least outside their first few directions, on a random sample of blocks.
+
+    The first pair is kept unless another is clearly better. Blocks of a sixteenth of a side: sketches of them all
+    would cost O(mnk); half of the sample lies where rows and columns have the same place, which is where the energy
+    of kernels is.
+    """
+    m, n = matrix.shape
+    generator = torch.Generator().manual_seed(seed)
+    parts = 16
+    row_cuts, col_cuts = (torch.linspace(0, side, parts + 1).long().tolist() for side in (m, n))
+    places = [(i, i) for i in range(0, parts, 2)]
+    places += torch.randint(0, parts, (parts, 2), generator=generator).tolist()
+    missed = []
+    for rows, cols in pairs:
+        total = 0.0
+        for i, j in places:
+            r, c = slice(row_cuts[i], row_cuts[i + 1]), slice(col_cuts[j], col_cuts[j + 1])
+            block = matrix[r] if rows is None else matrix[rows[r]]
+            block = (block[:, c] if cols is None else block[:, cols[c]]).to(torch.float64)
+            captured = range_basis(block, min(8, *block.shape), seed).mT @ block
+            total += math.sqrt(max(0.0, float(block.square().sum() - captured.square().sum())))
+        missed.append(total)
+    best = min(range(len(pairs)), key=lambda k: missed[k])
+    return pairs[best] if missed[best] < CLEARLY_LESS * missed[0] else pairs[0]
+
+
+def permute(matrix: Tensor, rows: Tensor | None, cols: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+    """The matrix with its rows and columns in tree order, in another dtype if asked: one copy and no more, none where
+    nothing changes.
+    """
+    dtype = dtype or matrix.dtype
+    if rows is None and cols is None:
+        return matrix.to(dtype)
+    out = torch.empty(matrix.shape, dtype=dtype)
+    for a in range(0, matrix.shape[0], STRIP):
+        strip = matrix[a : a + STRIP] if rows is None else matrix[rows[a : a + STRIP].long()]
+        out[a : a + STRIP] = strip if cols is None else strip[:, cols.long()]
+    return out
+
+
+def _as_points(points: Any, count: int, what: str) -> Tensor | None:
+    if points is None:
+        return None
+    p = as_tensor(points, what).to(torch.float64)
+    p = p.reshape(p.shape[0], -1) if p.ndim else p.reshape(1, 1)
+    if p.shape[0] != count or not bool(torch.isfinite(p).all()):
+        raise InputError(f"Expected {what} as {count} finite points (count, d). Found shape {tuple(p.shape)}.")
+    return p
+
+
+ORDERING_SIDE = 256  # below this a layer is one or few leaves and its order hardly matters

@@ -1,0 +1,274 @@
+"""One `.hrt` file: a safetensors file whose metadata holds the JSON header. No pickle.
+
+The metadata is `sha256`, the digest of the whole file with its own 64 digits taken as zeros, and `hrt`, the header:
+format version, program, certificate, target, and how every constant is kept. A plain constant NAME is the tensor
+`NAME/value`. An H-matrix is `NAME/<storage>` (one flat buffer per storage type, the leaves in order, each its dense
+block or u then vt, row-major), `NAME/scales` (bfloat16, of the int8 leaves in order), `NAME/leaves` (int table: row,
+rows, col, cols, rank; -1 is dense), `NAME/codes` (uint8 storage type per leaf) and, where there are any, `NAME/rows`
+and `NAME/cols` (orderings). Every tensor's name ends in one of these parts, so that no two constants claim the same.
+
+Schedules are not stored: they follow from the leaf tables in milliseconds, differently for every target.
+"""
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.errors import ArtifactError
+from hrt.hmatrix.hmatrix import LEAF_FIELDS, STORAGE, STORAGE_NAME, HMatrix, Leaf
+from hrt.model.model import CompressedModel
+from hrt.program.program import Constant
+from hrt.support.atomic_files import check_writable, replacing, usable
+from hrt.support.devices import on_the_cpu
+
+FORMAT_VERSION = 1
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
+CODES = tuple(STORAGE)  # uint8 code of a storage type is its place here
+DTYPES = {
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAME = {dtype: name for name, dtype in DTYPES.items()}
+# Every file begins with its length in 8 bytes, then OPENING, then the digest: both stand at fixed places.
+OPENING = b'{"__metadata__":{"sha256":"'
+DIGEST = slice(8 + len(OPENING), 8 + len(OPENING) + 64)
+Table = list[tuple[str, str, list[int]]]  # name, dtype and shape of tensors, in the order of their places
+NOT_FINITE = "not finite"  # JSON has no infinity: {"not finite": "inf"}
+
+
+def save(model: CompressedModel, path: str | PathLike[str], *, force: bool = True) -> None:
+    """Write `model` to `path`: temporary file in the same folder, synced, then renamed. On any failure the folder is
+    as it was. The same model gives the same bytes. Raises ArtifactError (exists and not `force`, no such folder, disk
+    full, no permission, numbers or names that the format cannot hold).
+    """
+    check_writable(path, force, ArtifactError)
+    try:
+        with on_the_cpu():
+            tensors, constants = _pack(model.program.constants)
+        header = {
+            "format": "hrt",
+            "version": FORMAT_VERSION,
+            "program": model.program.to_header(),
+            "constants": constants,
+            "certificate": model.certificate.to_header(),
+            "target": model.target,
+            "dense_nbytes": model.dense_nbytes,
+        }
+        head = _head(_json(_plain(header)), tensors)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{path} was not written, the model cannot be stored: {error}.") from error
+    digest = hashlib.sha256(head)
+    for tensor in tensors.values():
+        digest.update(_bytes(tensor))
+    head[DIGEST] = digest.hexdigest().encode()
+    with replacing(path, force=force, failure=ArtifactError) as file:
+        file.write(head)
+        for tensor in tensors.values():
+            file.write(_bytes(tensor))
+
+
+def read_header(path: str | PathLike[str]) -> dict[str, Any]:
+    """The verified JSON header of a `.hrt` file: size, tensor table and checksum agree. Raises ArtifactError."""
+    with _opened(path) as file:
+        return _verified(path, file)[0]
+
+
+def _bad(path: str | PathLike[str], why: str) -> ArtifactError:
+    return ArtifactError(f"{path} is not a usable .hrt file: {why}. Write it again with save() or `hrt compress`.")
+
+
+@contextmanager
+def _opened(path: str | PathLike[str]) -> Iterator[BufferedReader]:
+    usable(path, ArtifactError)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise _bad(path, f"it is a {'folder' if Path(path).is_dir() else 'device'}")
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str, Any], Table]:
+    """The header and the tensors (name, dtype, shape) in the order of their numbers, where `file` then stands."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > MAX_HEADER or 8 + length > size:
+        raise _bad(path, f"found {size} bytes, its header claims {length}; it is truncated or another format")
+    head = bytearray(length.to_bytes(8, "little") + file.read(length))
+    if not head[8:].startswith(OPENING):
+        raise _bad(path, "it has no hrt header")
+    digest = bytes(head[DIGEST])
+    try:
+        table = json.loads(head[8:])
+        header = _restored(json.loads(table.pop("__metadata__")["hrt"]))
+        is_hrt, version = header["format"] == "hrt", header["version"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _bad(path, "its header is damaged") from error
+    if not is_hrt or type(version) is not int or version < 1:
+        raise _bad(path, "it has no hrt header")
+    if version > FORMAT_VERSION:
+        raise ArtifactError(f"{path} has format version {version}; this hrt reads up to {FORMAT_VERSION}. Upgrade hrt.")
+    try:
+        found, end = _layout(table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _bad(path, f"its tensor table is malformed ({error})") from error
+    if size != 8 + length + end:
+        raise _bad(path, f"found {size} bytes, expected {8 + length + end}; it is truncated or has bytes appended")
+    head[DIGEST] = b"0" * 64
+    checksum = hashlib.sha256(head)
+    while block := file.read(1 << 20):
+        checksum.update(block)
+    if checksum.hexdigest().encode() != digest:
+        raise _bad(path, "it was altered (checksum)")
+    file.seek(8 + length)
+    return header, found
+
+
+def _layout(table: Mapping[str, Any]) -> tuple[Table, int]:
+    """The tensors in the order of their places, which must follow each other without gaps, and where the last ends."""
+    found, end = [], 0
+    for name, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape = entry["dtype"], entry["shape"]
+        if any(type(s) is not int or s < 0 for s in shape):
+            raise ValueError(f"{name} has shape {shape}")
+        start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
+        if entry["data_offsets"] != [start, end]:
+            raise ValueError(f"{name} stands at {entry['data_offsets']}, expected {[start, end]}")
+        found.append((name, dtype, shape))
+    return found, end
+
+
+def _head(header: str, tensors: Mapping[str, Tensor]) -> bytearray:
+    """Everything before the numbers, with zeros for the digest."""
+    table: dict[str, Any] = {"__metadata__": {"sha256": "0" * 64, "hrt": header}}
+    end = 0
+    for name, t in tensors.items():
+        name.encode()  # a name that is no valid text is an error here, not in other readers
+        start, end = end, end + t.numel() * t.element_size()
+        table[name] = {"dtype": DTYPE_NAME[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
+    text = _json(table).encode()
+    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of their size
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"its header takes {len(text)} bytes, the format allows {MAX_HEADER}")
+    return bytearray(len(text).to_bytes(8, "little") + text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _bytes(t: Tensor) -> Any:
+    """The memory of a contiguous tensor, as a buffer of bytes."""
+    return t.reshape(-1).view(torch.uint8).numpy()
+
+
+def _read(file: BufferedReader, dtype: torch.dtype, shape: list[int]) -> Tensor:
+    t = torch.empty(shape, dtype=dtype, device="cpu")
+    file.readinto(_bytes(t))
+    return t
+
+
+def _pack(constants: Mapping[str, Constant]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name, widest numbers first so that all are aligned, and what `_unpack` must know of each constant."""
+    tensors: dict[str, Tensor] = {}
+    specs: dict[str, Any] = {}
+    for name, value in constants.items():
+        if isinstance(value, Tensor):
+            tensors[f"{name}/value"] = value
+            specs[name] = None
+            continue
+        buffers: dict[str, list[Tensor]] = {}
+        leaves = [leaf for leaf in value.leaves if leaf.rows and leaf.cols]  # an empty block says nothing
+        for leaf in leaves:
+            buffers.setdefault(STORAGE_NAME[leaf.dtype], []).extend(t.reshape(-1) for t in leaf.tensors)
+        tensors.update({f"{name}/{s}": torch.cat(parts) for s, parts in buffers.items()})
+        scales = [leaf.scale for leaf in leaves if leaf.scale is not None]
+        if scales:
+            tensors[f"{name}/scales"] = torch.cat(scales)
+        if not value.is_dense:
+            tensors[f"{name}/leaves"] = value.table[[bool(leaf.rows and leaf.cols) for leaf in value.leaves]]
+            codes = [CODES.index(STORAGE_NAME[leaf.dtype]) for leaf in leaves]
+            tensors[f"{name}/codes"] = torch.tensor(codes, dtype=torch.uint8, device="cpu")
+        for key, order in (("rows", value.row_order), ("cols", value.col_order)):
+            if order is not None:
+                tensors[f"{name}/{key}"] = order
+        specs[name] = {"shape": list(value.shape), "buffers": list(buffers)}
+    ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    return dict(sorted(ready.items(), key=lambda item: (-item[1].element_size(), item[0]))), specs
+
+
+def _unpack(name: str, spec: Any, tensors: Mapping[str, Tensor]) -> Constant:
+    if spec is None:
+        return tensors[f"{name}/value"]
+    m, n = spec["shape"]
+    buffers = {s: tensors[f"{name}/{s}"] for s in spec["buffers"]}
+    if f"{name}/leaves" in tensors:
+        table = tensors[f"{name}/leaves"].long().reshape(-1, LEAF_FIELDS).tolist()
+        codes = tensors[f"{name}/codes"].tolist()
+    else:
+        table = [[0, m, 0, n, -1]] if m * n else []
+        codes = [CODES.index(s) for s in buffers]
+    if f"{name}/scales" in tensors:
+        buffers["scales"] = tensors[f"{name}/scales"]
+    used = dict.fromkeys(buffers, 0)
+
+    def take(part: str, *shape: int) -> Tensor:
+        start = used[part]
+        used[part] = start + math.prod(shape)
+        numbers = buffers[part][start : used[part]]
+        if numbers.numel() != math.prod(shape) or numbers.dtype != STORAGE.get(part, torch.bfloat16):
+            raise ValueError(f"the leaves of {name} do not fit their numbers")
+        return numbers.view(shape)
+
+    leaves = []
+    for (row, rows, col, cols, rank), code in zip(table, codes, strict=True):
+        if not (0 <= row < row + rows <= m and 0 <= col < col + cols <= n and rank >= -1):
+            raise ValueError(f"{name} has a leaf {[row, rows, col, cols, rank]} in shape {[m, n]}")
+        storage = CODES[code]
+        scale = take("scales", rows if rank < 0 else rank) if storage == "int8" else None
+        if rank < 0:
+            leaves.append(Leaf(row, rows, col, cols, dense=take(storage, rows, cols), scale=scale))
+        else:
+            u, vt = take(storage, rows, rank), take(storage, rank, cols)
+            leaves.append(Leaf(row, rows, col, cols, u=u, vt=vt, scale=scale))
+    if any(used[s] != buffers[s].numel() for s in buffers):
+        raise ValueError(f"{name} has numbers that no leaf uses")
+    return HMatrix((m, n), tuple(leaves), tensors.get(f"{name}/rows"), tensors.get(f"{name}/cols"))
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON knows it, figures that are not finite as {"not finite": "inf"}."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return {NOT_FINITE: repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _restored(value: Any) -> Any:
+    """The inverse of `_plain`."""
+    if isinstance(value, list):
+        return [_restored(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    return float(value[NOT_FINITE]) if value.keys() == {NOT_FINITE} else {k: _restored(v) for k, v in value.items()}

@@ -1,0 +1,237 @@
+"""CompressedModel: what compress returns and load gives back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt.certificate.certificate import Certificate
+from hrt.certificate.derivative_outputs import with_derivatives
+from hrt.derivatives.differentiate import Differentiated, differentiate
+from hrt.errors import InputError
+from hrt.program.program import Program, program_nbytes
+from hrt.runtime.torch_session import Session, open_session
+from hrt.schedule.precision import default_precision
+from hrt.support.devices import on_the_cpu
+
+ALIGNMENT = 64  # bytes, of what torch allocates
+DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
+CONTIGUOUS = torch.contiguous_format
+
+
+@dataclass(eq=False)
+class CompressedModel:
+    """A compressed network: its program, its certificate, and a backend to run it on.
+
+    `predict` is thread-safe. `program` and `certificate` are immutable. max_batch: larger batches are computed in parts
+    of so many rows. strict: refuse tensors that are not on the backend's device, instead of moving them. origin: where
+    `program` came from, if it gives derivatives. Raises InputError for a max_batch that is not a positive whole number.
+    """
+
+    program: Program
+    certificate: Certificate
+    target: str = "cpu"
+    backend: str = "auto"
+    device: Any = None
+    max_batch: int | None = None
+    dense_nbytes: int = field(default=0)
+    strict: bool = False
+    origin: Differentiated | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_batch is not None and (not isinstance(self.max_batch, int) or self.max_batch < 1):
+            raise InputError(f"Found max_batch {self.max_batch!r}. Expected a positive whole number, or None.")
+
+    @cached_property
+    def session(self) -> Session:
+        """The backend's session, made on first use."""
+        return self.open()
+
+    def open(self) -> Session:
+        """A new session on the backend, whatever torch's default device is. Raises BackendError where that cannot run
+        here.
+        """
+        with on_the_cpu():
+            return open_session(
+                self.program,
+                self.backend,
+                self.device,
+                target=self.target,
+                precision=self.precision,
+                certified=self.certificate.runtimes,
+                differentiated=self.origin if self.origin and self.origin.program is self.program else None,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the sessions, which belong to this process."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("session", "_quick", "_differentiated")}
+
+    @cached_property
+    def _quick(self) -> Any:
+        """The session's way for a few rows of arrays, where it has one and nothing has to be split."""
+        return getattr(self.session, "quick", None) if self.max_batch is None else None
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of a GPU's tensor cores for this network: as certified, else near float32."""
+        return self.certificate.precision or default_precision(self.certificate.tol)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that must be resident to predict: packed weights, tables, orderings, biases."""
+        return program_nbytes(self.program)
+
+    @property
+    def compression_ratio(self) -> float:
+        """Dense float32 bytes over `nbytes`."""
+        return self.dense_nbytes / self.nbytes if self.nbytes else 1.0
+
+    def predict(self, x: Any, derivatives: Sequence[str] | None = None) -> Any:
+        """Evaluate the network on `x`.
+
+        x: numpy array or torch tensor (batch, *shape) of any floating dtype and any batch size, 0 included; a tuple of
+        them for several inputs. The answer is of the kind and dtype of the (first) input, newly allocated and
+        contiguous, without gradients; a tuple for several outputs. Arithmetic is float32. Raises InputError, saying
+        found and expected, for anything else.
+
+        derivatives: by input coordinates, such as ["d0", "d1", "d0d0"] (see `hrt.derivatives.differentiate.differentiate`). The
+        answer is then a tuple: the value, then every derivative in the order asked, each as the value is (for several
+        outputs a tuple). The network is differentiated once for every set of names. Raises DerivativeError for an order
+        that an op has no rule for.
+        """
+        if derivatives is not None:
+            found = self.differentiated(derivatives).predict(x)
+            flat, outputs = found if isinstance(found, tuple) else (found,), len(self.program.outputs)
+            groups = [flat[k : k + outputs] for k in range(0, len(flat), outputs)]
+            return flat if outputs == 1 else tuple(groups)
+        found = self._quick(x) if self._quick is not None else None
+        if found is not None:
+            return found
+        found = self._answered(tuple(x) if isinstance(x, (tuple, list)) else (x,))
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def differentiated(self, derivatives: Sequence[str]) -> "CompressedModel":
+        """The model whose outputs are this one's and then, derivative by derivative, those of every output. It has the
+        same weights; its certificate names the outputs that are bounded, as the value or as one of the derivatives that
+        `compress` was asked for, and those that are not (`hrt.certificate.derivative_outputs`). Raises what `predict` does.
+        """
+        try:
+            key = derivatives if isinstance(derivatives, str) else tuple(derivatives)
+            found = self._differentiated.get(key)
+        except TypeError:  # no list, or not of names: `differentiate` says so
+            key, found = derivatives, None
+        if found is None:
+            with on_the_cpu():
+                origin = differentiate(self.program, key)
+            certificate = with_derivatives(self.certificate, self.program, origin)
+            while len(self._differentiated) >= DIFFERENTIATED:
+                self._differentiated.pop(next(iter(self._differentiated)), None)
+            made = replace(self, program=origin.program, certificate=certificate, origin=origin)
+            found = self._differentiated.setdefault(key, made)
+        return found
+
+    @cached_property
+    def _differentiated(self) -> dict[Any, "CompressedModel"]:
+        return {}
+
+    def _answered(self, given: tuple[Any, ...]) -> Sequence[Any]:
+        tensors = [_as_tensor(v) for v in given]
+        self.program.check_inputs(tensors)
+        if self.strict:
+            self._check_devices(given)
+        rows, session = tensors[0].shape[0], self.session
+        step = max(1, self.max_batch or rows)
+        outputs: list[Tensor] = []
+        aligned = not getattr(session, "any_alignment", False)
+        for start in range(0, max(rows, 1), step):
+            part = session.run([_prepared(t[start : start + step], aligned) for t in tensors])
+            if step >= rows and getattr(session, "owns_outputs", False):
+                outputs = [y.to(given[0]) if isinstance(given[0], Tensor) else y for y in part]
+                break
+            outputs = outputs or [_empty_like(given[0], (rows, *y.shape[1:])) for y in part]
+            for whole, y in zip(outputs, part, strict=True):
+                whole[start : start + step] = y  # always a copy: y may be a view of the input or of a constant
+        return [y if isinstance(given[0], Tensor) else _as_array(y, given[0]) for y in outputs]
+
+    def _check_devices(self, given: Sequence[Any]) -> None:
+        device = torch.device(getattr(self.session, "device", "cpu"))
+        for k, v in enumerate(given):
+            if isinstance(v, Tensor) and v.device != device:
+                raise InputError(f"Input {k} is on {v.device}. Expected {device}; move it, or load with strict=False.")
+
+    def module(self, key: str | None = None) -> torch.nn.Module:
+        """This network as a torch module whose forward is one operator, for torch.compile, torch.export and larger
+        networks (inference only). key: what the operator calls the network; exported programs refer to it.
+        """
+        from hrt.model.torch_operator import OperatorModule
+
+        return OperatorModule(self, key)
+
+    def save(self, path: str | PathLike[str], *, force: bool = True) -> None:
+        """Write one `.hrt` file, atomically. force=False refuses to replace a file. Raises ArtifactError."""
+        from hrt.model.artifact import save
+
+        save(self, path, force=force)
+
+    def report(self) -> str:
+        """A table of every layer (structure, bytes, errors, why) and of the whole model, as text."""
+        from hrt.model.report import render
+
+        return render(self)
+
+    def plot(self, path: str | PathLike[str]) -> None:
+        """Draw every layer's block structure and singular values to an image file."""
+        from hrt.model.plot import plot_model
+
+        plot_model(self, path)
+
+    def __repr__(self) -> str:
+        return (
+            f"CompressedModel({len(self.program.weights)} weight matrices, {self.nbytes:,} bytes, "
+            f"{self.compression_ratio:.2f}x smaller than float32, tol {self.certificate.tol:g})"
+        )
+
+
+def _as_tensor(v: Any) -> Tensor:
+    """The numbers of `v` as a tensor of some floating type, without a copy where possible."""
+    expected = "Expected a numpy array or torch tensor of floating-point numbers, or a tuple of them"
+    if isinstance(v, Tensor):
+        if not v.is_floating_point() or v.layout != torch.strided:
+            raise InputError(f"Found an input of dtype {v.dtype} ({v.layout}). {expected}; convert it first.")
+        return v.detach()
+    try:
+        array = np.asarray(v)
+    except ValueError as error:
+        raise InputError(f"Found an input that is no array: {error}. {expected}.") from error
+    if array.dtype.kind != "f":
+        raise InputError(f"Found an input of dtype {array.dtype}. {expected}; convert it first.")
+    with np.errstate(over="ignore"):  # beyond float32 the answer is infinite or NaN, as it is for tensors
+        numbers = np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
+    return torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())
+
+
+def _prepared(rows: Tensor, aligned: bool = True) -> Tensor:
+    """`rows` as contiguous float32, on request at an aligned address: the last bits of torch's products depend on both,
+    and equal inputs shall give equal answers wherever they lie in memory.
+    """
+    rows = rows.to(torch.float32)
+    if rows.device.type != "cpu":
+        return rows
+    right = rows.is_contiguous() and (not aligned or rows.data_ptr() % ALIGNMENT == 0)
+    return rows if right else rows.clone(memory_format=CONTIGUOUS)
+
+
+def _empty_like(given: Any, shape: tuple[int, ...]) -> Tensor:
+    if isinstance(given, Tensor):
+        return torch.empty(shape, dtype=given.dtype, device=given.device)
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _as_array(y: Tensor, given: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return y.numpy().astype(np.asarray(given).dtype, copy=False)

@@ -1,0 +1,142 @@
+"""PDE residuals of a deployed network: `residual(model, x, "d1 + u*d0 - 0.00318*d0d0")`. The names of derivatives in
+the expression decide what is asked of the network.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt.derivatives.expressions import Names, Term, Values, parse_expression
+from hrt.errors import InputError
+from hrt.model.model import CompressedModel
+
+
+def residual(model: CompressedModel, x: Any, expression: str | Callable[..., Any]) -> Any:
+    """The residual of a differential equation at every row of `x`, (rows,) in float64, numpy or torch as `x` is.
+
+    x: as `predict` takes it.  expression: text such as "d1 + u*d0 - 0.00318*d0d0" in the grammar of `parse_expression`;
+    or a Python function whose arguments are called as names are there, `def burgers(u, d0, d1, d0d0): ...`. It gets
+    float64 arrays of the kind of `x`: inputs (rows,), outputs and derivatives (rows,), or (components, rows) where the
+    network has several, so that u[0] means what it means in text. Arguments with a default are the function's own. It
+    returns (rows,) real numbers, or one for all.
+
+    The network computes in float32 and all derivatives that are named in one pass; what is made of them is float64.
+    Raises InputError for a mistake in either, DerivativeError for an order that an op has no rule for; what a function
+    raises is passed on.
+    """
+    names = Names.of(model.program)
+    arrays = _is_array(x)
+    if isinstance(expression, str):
+        parsed = parse_expression(expression, names)
+        derivatives, evaluate = parsed.derivatives, parsed.evaluate
+    elif callable(expression):
+        derivatives, evaluate = _of_function(expression, names, arrays)
+    else:
+        raise InputError(f"Found {type(expression).__name__}. Expected an expression as text, or a function.")
+    values = _values(model, x, derivatives)
+    rows = values["u"].shape[1]
+    found = evaluate(values).to(values["u"])
+    if found.shape not in ((), (rows,)):
+        raise InputError(f"Found a residual of shape {tuple(found.shape)}. Expected ({rows},), one number a row.")
+    found = found.expand(rows).clone()
+    return found.numpy() if arrays else found
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of residuals, of those that are finite. maximum: the largest absolute value, in row `row`.
+    percentile: which 99 % of the absolute values do not exceed.  not_finite: how many rows are NaN or infinite.
+    """
+
+    rows: int
+    rms: float
+    percentile: float
+    maximum: float
+    row: int
+    not_finite: int
+
+
+def summarize(residuals: np.ndarray) -> Summary:
+    """Figures of residuals (rows,). Raises InputError where no row is finite, or there is none."""
+    size = np.abs(np.asarray(residuals, dtype=np.float64))
+    finite = size[np.isfinite(size)]
+    if not len(finite):
+        raise InputError(f"Found {len(size)} rows, none with a finite residual. Expected at least one.")
+    largest = float(finite.max())
+    scale = largest or 1.0  # squares of large residuals shall not overflow
+    rms = scale * float(np.sqrt(np.mean((finite / scale) ** 2)))
+    row = int(np.flatnonzero(size == largest)[0])
+    return Summary(len(size), rms, float(np.percentile(finite, 99)), largest, row, len(size) - len(finite))
+
+
+def _of_function(function: Callable[..., Any], names: Names, arrays: bool) -> tuple[tuple[str, ...], Term]:
+    """The derivatives that the arguments of a user's function are called by, and the function of values."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Found a function whose arguments cannot be read: {error}. Expected a plain one.") from error
+    keys: dict[str, str] = {}
+    for p in parameters:
+        if p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        key = p.name if p.name == "pi" else names.resolve(p.name)
+        if key is None or p.kind is p.POSITIONAL_ONLY:
+            raise InputError(
+                f"Found a function with the argument {p.name!r}. Expected arguments called as {names}; what is "
+                "the function's own needs a default."
+            )
+        keys[p.name] = key
+
+    def evaluate(values: Values) -> Tensor:
+        given = {name: values[key] for name, key in keys.items() if key != "pi"}
+        given = {name: v[0] if v.ndim == 2 and names.components == 1 else v for name, v in given.items()}
+        given = {name: v.numpy() for name, v in given.items()} if arrays else given
+        found = function(**given, **({"pi": math.pi} if "pi" in keys else {}))
+        try:
+            numbers = torch.as_tensor(found).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"Found a function that returns {type(found).__name__}. Expected numbers.") from error
+        if numbers.is_complex():
+            raise InputError("Found a function that returns complex numbers. Expected real ones, such as their abs().")
+        return numbers.to(torch.float64)
+
+    return tuple(dict.fromkeys(key for key in keys.values() if key[0] == "d")), evaluate
+
+
+def _is_array(x: Any) -> bool:
+    first = x[0] if isinstance(x, (tuple, list)) and x else x
+    return not isinstance(first, Tensor)
+
+
+def _values(model: CompressedModel, x: Any, derivatives: tuple[str, ...]) -> Values:
+    """What is named, computed by the network."""
+    given = tuple(_wide(v) for v in (x if isinstance(x, (tuple, list)) else (x,)))
+    found = (model.differentiated(derivatives) if derivatives else model).predict(given)
+    outputs = [torch.as_tensor(y) for y in (found if isinstance(found, tuple) else (found,))]
+    rows, count = outputs[0].shape[0], len(model.program.outputs)
+
+    def flat(parts: Any) -> Tensor:  # (features, rows)
+        return torch.cat([torch.as_tensor(p).reshape(rows, math.prod(p.shape[1:])).to(outputs[0]) for p in parts], 1).T
+
+    groups = [flat(outputs[k : k + count]) for k in range(0, len(outputs), count)]
+    coordinates = {f"x{k}": row for k, row in enumerate(flat(given))}
+    return dict(zip(("u", *derivatives), groups, strict=True)) | coordinates
+
+
+def _wide(v: Any) -> Any:
+    """Numbers in float64, lest what `predict` answers be rounded to less than float32; the rest as it is, for `predict`
+    to refuse.
+    """
+    if isinstance(v, Tensor):
+        return v.detach().double() if v.is_floating_point() and v.layout == torch.strided else v
+    try:
+        array = np.asarray(v)
+    except ValueError:
+        return v
+    return array.astype(np.float64) if array.dtype.kind == "f" else v

@@ -1,0 +1,243 @@
+"""The Program: a topologically sorted list of nodes over the closed op table. What every other part works on."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.errors import CaptureError, InputError
+from hrt.hmatrix.hmatrix import HMatrix
+from hrt.program.op_table import TABLE, Op
+
+Constant = Tensor | HMatrix
+
+
+@dataclass(frozen=True)
+class Value:
+    """A named input: `shape` of one sample, without the batch."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """`name` = op(inputs; attrs). Inputs name earlier nodes, program inputs or constants; `shape` is that of one
+    sample, without the batch; `module` is the path of the module it came from.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    attrs: Mapping[str, Any]
+    module: str = ""
+
+    @property
+    def row(self) -> Op:
+        """The op's row in the table."""
+        return TABLE[self.op]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """inputs, nodes in order, outputs by name, constants by name (weights are Tensors (m, n) or HMatrix).
+
+    Raises CaptureError where a node names an unknown op or a value that does not come before it, where a name stands
+    for two values, and where a linear node's weight is not a constant matrix.
+    """
+
+    inputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    constants: Mapping[str, Constant]
+
+    def __post_init__(self) -> None:
+        names = [*(v.name for v in self.inputs), *self.constants]
+        known = set(names)
+        if len(known) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise CaptureError(f"The program's inputs and constants share the names {twice}. Expected distinct names.")
+        for node in self.nodes:
+            op = TABLE.get(node.op)
+            if op is None:
+                raise CaptureError(f"Node {node.name} has the unknown op {node.op!r}. Known: {', '.join(TABLE)}.")
+            if op.arity is not None and len(node.inputs) != op.arity:
+                raise CaptureError(f"Node {node.name} gives {len(node.inputs)} arguments to {node.op} of {op.arity}.")
+            missing = [name for name in node.inputs if name not in known]
+            if missing or node.name in known:
+                raise CaptureError(f"Node {node.name} is out of order: {missing or 'its name is taken'}.")
+            known.add(node.name)
+        for node in self.linear_nodes:
+            shapes = [tuple(getattr(self.constants.get(name), "shape", ())) for name in node.inputs[1:]]
+            if not shapes or len(shapes[0]) != 2 or shapes[1:] not in ([], [shapes[0][:1]]):
+                raise CaptureError(
+                    f"Node {node.name} is linear in {node.inputs} of shapes {['value', *shapes]}. "
+                    "Expected a value, a constant weight (m, n) and at most a constant bias (m)."
+                )
+        missing = [name for name in self.outputs if name not in known]
+        if missing:
+            raise CaptureError(f"The program's outputs {missing} are not computed by any node.")
+
+    @property
+    def linear_nodes(self) -> tuple[Node, ...]:
+        """The nodes whose second argument is a compressible weight."""
+        return tuple(node for node in self.nodes if node.op == "linear")
+
+    @property
+    def weights(self) -> dict[str, tuple[Node, ...]]:
+        """Weight name to the linear nodes that use it (several where weights are tied), in program order.
+
+        A constant that is anything else besides (an operand of another op, an output) is not among them: only a linear
+        node can multiply by an H-matrix.
+        """
+        found: dict[str, tuple[Node, ...]] = {}
+        for node in self.linear_nodes:
+            found[node.inputs[1]] = (*found.get(node.inputs[1], ()), node)
+        other = {*self.outputs}
+        for node in self.nodes:
+            other.update(node.inputs[:1] + node.inputs[2:] if node.op == "linear" else node.inputs)
+        return {name: nodes for name, nodes in found.items() if name not in other}
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Per-sample shape of an input or node."""
+        for v in (*self.inputs, *self.nodes):
+            if v.name == name:
+                return v.shape
+        raise KeyError(name)
+
+    def with_constants(self, changed: Mapping[str, Constant]) -> "Program":
+        """The same program with some constants replaced."""
+        return replace(self, constants={**self.constants, **changed})
+
+    def simplified(self) -> "Program":
+        """The same function: constants added to a product become its bias; what no output needs is dropped."""
+        uses = Counter([*(name for node in self.nodes for name in node.inputs), *self.outputs])
+        product = {n.name: n for n in self.linear_nodes if len(n.inputs) == 2 and uses[n.name] == 1}
+        fused: dict[str, Node | None] = {}  # by name of the node it replaces
+        for node in self.nodes:
+            for y, bias in (node.inputs, node.inputs[::-1]) if node.op == "add" else ():
+                if y in product and tuple(getattr(self.constants.get(bias), "shape", ())) == product[y].shape[-1:]:
+                    fused |= {
+                        y: replace(product[y], name=node.name, inputs=(*product[y].inputs, bias)),
+                        node.name: None,
+                    }
+        needed = set(self.outputs)
+        kept: list[Node] = []
+        for node in (fused.get(n.name, n) for n in reversed(self.nodes)):
+            if node is not None and node.name in needed:
+                needed.update(node.inputs)
+                kept.append(node)
+        constants = {k: c for k, c in self.constants.items() if k in needed}
+        return replace(self, nodes=tuple(reversed(kept)), constants=constants)
+
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        *,
+        dtype: torch.dtype = torch.float64,
+        observe: Callable[[Node, tuple[Any, ...]], None] | None = None,
+        constants: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Evaluate on `inputs`, each (batch, *shape), by the table's torch functions in `dtype`.
+
+        observe: called with every node and its arguments before it is computed (calibration reads layer inputs).
+        constants: already converted constants, to be used instead of the stored ones.
+        """
+        if constants is None:
+            constants = {k: c.to(dtype) if isinstance(c, Tensor) else c for k, c in self.constants.items()}
+        values: dict[str, Any] = dict(constants)
+        for v, x in zip(self.inputs, inputs, strict=True):
+            values[v.name] = x.to(dtype)
+        last = self.last_use
+        for node in self.nodes:
+            arguments = tuple(values[name] for name in node.inputs)
+            if observe:
+                observe(node, arguments)
+            values[node.name] = node.row.torch(arguments, node.attrs)
+            for name in last.get(node.name, ()):
+                del values[name]
+        return tuple(values[name] for name in self.outputs)
+
+    @cached_property
+    def last_use(self) -> dict[str, list[str]]:
+        """Node name to the values that nobody reads after it, so that memory is given back early."""
+        keep = {*self.outputs, *self.constants, *(v.name for v in self.inputs)}
+        last: dict[str, str] = {}
+        for node in self.nodes:
+            last.update({name: node.name for name in node.inputs if name not in keep})
+        uses: dict[str, list[str]] = {}
+        for value, node_name in last.items():
+            uses.setdefault(node_name, []).append(value)
+        return uses
+
+    def check_inputs(self, inputs: Sequence[Any]) -> None:
+        """Raise InputError unless there is one (batch, *shape) array per input, all of one batch size."""
+        if len(inputs) != len(self.inputs):
+            names = ", ".join(v.name for v in self.inputs)
+            raise InputError(f"Found {len(inputs)} input(s). Expected {len(self.inputs)}: {names}, as a tuple.")
+        for v, x in zip(self.inputs, inputs, strict=True):
+            if tuple(x.shape[1:]) != v.shape or x.ndim != 1 + len(v.shape):
+                expected = ", ".join(("batch", *map(str, v.shape)))
+                raise InputError(f"Input {v.name!r}: found shape {tuple(x.shape)}. Expected ({expected}).")
+        if len({int(x.shape[0]) for x in inputs}) > 1:
+            raise InputError(f"Inputs of different batch sizes: {[int(x.shape[0]) for x in inputs]}. Expected one.")
+
+    def to_header(self) -> dict[str, Any]:
+        """Everything but the constants, as JSON."""
+        return {
+            "inputs": [[v.name, list(v.shape)] for v in self.inputs],
+            "nodes": [[n.name, n.op, list(n.inputs), list(n.shape), dict(n.attrs), n.module] for n in self.nodes],
+            "outputs": list(self.outputs),
+        }
+
+    @staticmethod
+    def from_header(header: Mapping[str, Any], constants: Mapping[str, Constant]) -> "Program":
+        """The inverse of `to_header`."""
+        return Program(
+            tuple(Value(name, tuple(shape)) for name, shape in header["inputs"]),
+            tuple(
+                Node(name, op, tuple(inputs), tuple(shape), attrs, module)
+                for name, op, inputs, shape, attrs, module in header["nodes"]
+            ),
+            tuple(header["outputs"]),
+            dict(constants),
+        )
+
+
+NARROW = (torch.float16, torch.bfloat16)
+
+
+def stored(program: Program) -> Program:
+    """The program with every plain constant rounded as the artifact keeps it: to float32, where it is not narrower."""
+    wide = {k: c for k, c in program.constants.items() if isinstance(c, Tensor) and c.dtype not in NARROW}
+    return program.with_constants({k: c.to(torch.float32) for k, c in wide.items()})
+
+
+def dense_constants(program: Program) -> dict[str, Tensor]:
+    """All constants as float64 tensors: what `evaluate` multiplies with."""
+    return {k: c.to(torch.float64) if isinstance(c, Tensor) else c.to_dense() for k, c in program.constants.items()}
+
+
+def program_nbytes(program: Program) -> int:
+    """Bytes that must be resident to predict: packed weights, tables, orderings, biases and other constants."""
+    return sum(c.numel() * c.element_size() if isinstance(c, Tensor) else c.nbytes for c in program.constants.values())
+
+
+def written_out(program: Program, names: Iterable[str], dtype: torch.dtype = torch.float32) -> Program:
+    """The same network with some weights as plain matrices of `dtype`."""
+    changed: dict[str, Constant] = {}
+    for name in names:
+        weight = program.constants[name]
+        changed[name] = (weight.to_dense(torch.float32) if isinstance(weight, HMatrix) else weight).to(dtype)
+    return program.with_constants(changed)
+
+
+def compressed_weights(program: Program) -> list[str]:
+    """The weights that are not one dense leaf."""
+    found = ((name, program.constants[name]) for name in program.weights)
+    return [name for name, w in found if isinstance(w, HMatrix) and not w.is_dense]

@@ -1,0 +1,231 @@
+"""Taylor coefficients of every elementwise op, as formulas over symbols (`hrt.derivatives.symbols`): the table refers to them.
+
+A rule gets x and y = f(x) and gives f', f''/2 and f'''/6 there. Where these share a factor f', the others are given as
+ratios to it: D2 = f' (z2 + ratio z1^2) takes fewer products than f' z2 + (f''/2) z1^2. None is zero. Formulas were
+derived by hand and are compared with automatic differentiation in float64 (tests/test_taylor.py).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Term = Any  # a Symbol, a number, or None for zero: what arithmetic is written for
+
+
+@dataclass(frozen=True)
+class Series:
+    """first: f'.  higher: f''/2 and f'''/6, divided by f' where `ratio`.  As symbols, numbers, or None for zero.
+
+    scale: s, where these are the coefficients in powers of s h instead of h: with s = 1 / x the derivatives of 1 / x
+    have no square of y, which float32 would lose long before y times h.
+    """
+
+    first: Term
+    higher: tuple[Term, Term] = (None, None)
+    ratio: bool = False
+    scale: Term = None
+
+    @property
+    def terms(self) -> list[Term]:
+        """f', f''/2 and f'''/6 themselves."""
+        higher = [times(self.first, t) for t in self.higher] if self.ratio else self.higher
+        if self.scale is None:
+            return [self.first, *higher]
+        return [times(t, *[self.scale] * k) for k, t in enumerate([self.first, *higher], 1)]
+
+
+Rule = Callable[[Any, Any, Mapping[str, Any]], Series]
+ORDER = 3  # how far the rules go
+TINY, HUGE = 1e-37, 1e30  # within float32
+
+
+def ratios(first: Term, second: Term, third: Term) -> Series:
+    """A series whose higher terms are given as ratios to f'."""
+    return Series(first, (second, third), ratio=True)
+
+
+def added(*terms: Term) -> Term:
+    """Their sum, in which None is nothing."""
+    found = [t for t in terms if t is not None]
+    return None if not found else sum(found[1:], found[0])
+
+
+def times(*factors: Term) -> Term:
+    """Their product, in which None is zero."""
+    found = None if any(f is None for f in factors) else factors[0]
+    for f in factors[1:]:
+        found = None if found is None else found * f
+    return found
+
+
+def times_x(x: Term, value: Term, inner: Series) -> Series:
+    """The series of x u(x) from u and its own: (x u)_k = x u_k + u_(k-1)."""
+    us = [value, *inner.terms]
+    first, *higher = (added(times(x, us[k]), us[k - 1]) for k in range(1, ORDER + 1))
+    return Series(first, tuple(higher))
+
+
+def composed(outer: Series, inner: Series) -> Series:
+    """The series of f(g(x)): Faa di Bruno's formula for Taylor coefficients."""
+    f1, f2, f3 = outer.terms
+    g1, g2, g3 = inner.terms
+    second = added(times(f1, g2), times(f2, g1, g1))
+    third = added(times(f1, g3), times(f2, g1, g2, 2.0), times(f3, g1, g1, g1))
+    return Series(times(f1, g1), (second, third))
+
+
+def _tanh(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    square = y * y
+    return ratios(1 - square, -y, square - 1 / 3)
+
+
+def _sin(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    c = x.apply("cos")
+    return Series(c, (y * -0.5, c * (-1 / 6)))
+
+
+def _cos(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    s = x.apply("sin")
+    return Series(-s, (y * -0.5, s * (1 / 6)))
+
+
+def _sigmoid(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    s = y * (1 - y)
+    return ratios(s, 0.5 - y, 1 / 6 - s)
+
+
+def _silu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    s = x.apply("sigmoid")
+    return times_x(x, s, _sigmoid(x, s, {}))
+
+
+def _gelu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    square = x * x
+    if t["approximate"] == "tanh":
+        c, a = math.sqrt(2 / math.pi), 0.044715
+        u = (x * (1 + square * a) * c).apply("tanh")
+        gate = composed(_tanh(None, u, {}), Series((1 + square * (3 * a)) * c, (x * (3 * a * c), c * a)))
+    else:
+        u = (x * (1 / math.sqrt(2))).apply("erf")
+        density = (square * -0.5).apply("exp") * math.sqrt(2 / math.pi)
+        gate = ratios(density, x * -0.5, (square - 1) * (1 / 6))
+    found = times_x(x, 1 + u, gate)
+    return Series(found.first * 0.5, tuple(times(h, 0.5) for h in found.higher))
+
+
+def _mish(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    inner = x.apply("softplus", beta=1.0)
+    u = inner.apply("tanh")
+    return times_x(x, u, composed(_tanh(inner, u, {}), _softplus(x, inner, {"beta": 1.0})))
+
+
+def _softplus(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    beta = float(t["beta"])
+    s = (x * beta).apply("sigmoid")
+    slope = s * (1 - s)
+    return Series(s, (slope * (beta / 2), slope * (1 - 2 * s) * (beta * beta / 6)))
+
+
+def _relu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    return Series(x.apply("step", at_zero=0.0))
+
+
+def _leaky_relu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    return Series(x.apply("step", at_zero=0.0) * (1 - t["slope"]) + t["slope"])
+
+
+def _elu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    right = x.apply("step", at_zero=0.0)
+    left = (1 - right) * x.apply("clamp", low=None, high=0.0).apply("exp") * t["alpha"]
+    return Series(right + left, (left * 0.5, left * (1 / 6)))
+
+
+def _clamp(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    sides = [x - t["low"]] if t["low"] is not None and t["low"] > -math.inf else []
+    sides += [t["high"] - x] if t["high"] is not None and t["high"] < math.inf else []
+    inside = [s.apply("step", at_zero=1.0) for s in sides]
+    return Series(times(*inside) if inside else 1.0)
+
+
+def _absolute(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    return Series(x.apply("step", at_zero=0.5) * 2 - 1)
+
+
+def _flat(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    return Series(None)
+
+
+def _negative(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    return Series(-1.0)
+
+
+def _exp(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    return ratios(y, 0.5, 1 / 6)
+
+
+def _log(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    return Series(1.0, (-0.5, 1 / 3), scale=x.apply("reciprocal"))
+
+
+def _sqrt(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    root = y.apply("reciprocal")
+    inverse = root * root
+    return ratios(root * 0.5, inverse * -0.25, inverse * inverse * 0.125)
+
+
+def _reciprocal(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    return Series(-y, (-1.0, 1.0), ratio=True, scale=y)
+
+
+def _erf(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    square = x * x
+    return ratios((-square).apply("exp") * (2 / math.sqrt(math.pi)), -x, (2 * square - 1) * (1 / 3))
+
+
+def _atan(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    square = x * x
+    inverse = (1 + square).apply("reciprocal")
+    return ratios(inverse, -(x * inverse), (square - 1 / 3) * inverse * inverse)
+
+
+def _power(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    """Derivatives of x ** 1.5 and its like stay finite at 0: relu(x) ** 1.5 has 0 there, not infinity times 0."""
+    p, terms = float(t["exponent"]), []
+    for k in range(1, ORDER + 1):
+        binomial, rest = math.prod((p - j) / (j + 1) for j in range(k)), p - k
+        if binomial == 0:
+            terms.append(None)
+        elif rest == 0:
+            terms.append(binomial)
+        else:
+            base = x if p < 1 or rest > 0 else x.apply("clamp", low=max(TINY, HUGE ** (1 / rest)), high=None)
+            terms.append((base if rest == 1 else base.apply("power", exponent=rest)) * binomial)
+    return Series(terms[0], tuple(terms[1:]))
+
+
+RULES: dict[str, Rule] = {
+    "tanh": _tanh,
+    "sin": _sin,
+    "cos": _cos,
+    "sigmoid": _sigmoid,
+    "silu": _silu,
+    "gelu": _gelu,
+    "mish": _mish,
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "elu": _elu,
+    "softplus": _softplus,
+    "clamp": _clamp,
+    "neg": _negative,
+    "abs": _absolute,
+    "exp": _exp,
+    "log": _log,
+    "sqrt": _sqrt,
+    "reciprocal": _reciprocal,
+    "erf": _erf,
+    "atan": _atan,
+    "power": _power,
+    "step": _flat,
+}
+KINKED = {"relu", "leaky_relu", "elu", "clamp", "abs", "step", "sqrt"}  # a derivative jumps, or is infinite at 0

@@ -1,0 +1,4 @@
+"""Sessions: a program made ready on torch, on a GPU, or in ONNX Runtime.
+
+Knows nothing of models, files and certificates.
+"""

@@ -1,0 +1,156 @@
+"""A schedule as a list of launches: which tiles go together, and what torch does between them.
+
+The dense leaves of a layer do not wait for its first wave: tiles of the second wave that read nothing of T run with
+the first. An activation that the kernels do not know is applied in place after its wave, by the op table. Orderings at
+the network's own inputs and outputs cost nothing: they are part of the copies into and out of the workspace. Nor do
+scalings of a layer's output by constants (`hrt.schedule.output_scaling`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt.kernels.launch import Rescaling
+from hrt.kernels.precisions import Epilogue, epilogue_of
+from hrt.kernels.step_tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, LENGTH, NONE, StepTables
+from hrt.program.op_table import TABLE
+from hrt.schedule.output_scaling import scalings, with_scalings
+from hrt.schedule.ports import Port, boundary
+from hrt.schedule.precision import stays_exact
+from hrt.schedule.run_reference import read, write
+from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One launch of the step kernel. exact: float32 products although the network is in tf32."""
+
+    numbers: tuple[int, ...]
+    epilogue: Epilogue
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """An activation of the op table over columns of the workspace."""
+
+    op: str
+    attrs: Mapping[str, Any]
+    span: Span
+
+
+Launch = Tiles | InPlace | Apply | Gather
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Launches in order, the tables they refer to (epilogues that no kernel knows are taken out of them), and where
+    inputs enter (several times, where they are read in several orders) and outputs leave. rescaling: of tiles.
+    """
+
+    launches: tuple[Launch, ...]
+    tables: StepTables
+    entries: tuple[Port, ...] = ()
+    exits: tuple[Port, ...] = ()
+    rescaling: Mapping[int, Rescaling] = field(default_factory=dict)
+
+    @property
+    def waves(self) -> list[tuple[int, ...]] | None:
+        """The tiles of every launch if one launch can run them all: nothing but tiles, and one epilogue."""
+        tiles = [launch for launch in self.launches if isinstance(launch, Tiles)]
+        alike = len({t.epilogue for t in tiles} - {Epilogue()}) <= 1
+        return [t.numbers for t in tiles] if tiles and alike and len(tiles) == len(self.launches) else None
+
+    @property
+    def epilogue(self) -> Epilogue:
+        """The one epilogue of all tiles (see `waves`)."""
+        named = {t.epilogue for t in self.launches if isinstance(t, Tiles)} - {Epilogue()}
+        return next(iter(named), Epilogue())
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether some layers stay in float32."""
+        return any(t.exact for t in self.launches if isinstance(t, Tiles))
+
+
+def make_plan(schedule: Schedule, precision: str) -> Plan:
+    """The launches of `schedule`."""
+    known = [epilogue_of(e.op, e.attrs) for e in schedule.epilogues]
+    tables = _without(schedule.tables, [k for k, e in enumerate(known) if e is None])
+    tiles = tables.tiles.cpu().numpy().astype(np.int64)
+    steps = tables.steps.cpu().numpy().astype(np.int64)
+    launches: list[Launch] = []
+    entries, exits, folded = boundary(schedule)
+    scaled = scalings(schedule, exits, [e is not None for e in known])
+    folded |= {id(a) for s in scaled for a in s.applies}
+    tables, places = with_scalings(tables, scaled)
+    stages = [s for s in schedule.stages if id(s) not in folded]
+    stages = [s for s in stages if not isinstance(s, Wave) or s.end_tile > s.first_tile]
+    early: list[int] = []  # tiles of the wave at hand that ran with the one before
+    for k, stage in enumerate(stages):
+        if not isinstance(stage, Wave):
+            launches.append(stage)
+            continue
+        numbers = [t for t in range(stage.first_tile, stage.end_tile) if t not in set(early)]
+        early = []
+        following = stages[k + 1] if k + 1 < len(stages) else None
+        if stage.phase == 1 and isinstance(following, Wave) and (following.layer, following.phase) == (stage.layer, 2):
+            early = [t for t in range(following.first_tile, following.end_tile) if not _reads(t, stage, tiles, steps)]
+            numbers += early
+        launches += _split(numbers, tiles, known, stays_exact(stage.inputs, precision))
+        launches += _in_place(stage, schedule, known)
+    rescaling = {tile: Rescaling(*place) for tile, place in places.items()}
+    return Plan(tuple(launches), tables, entries, exits, rescaling)
+
+
+def _without(tables: StepTables, unknown: Sequence[int]) -> StepTables:
+    """The tables with some epilogues taken out."""
+    tiles = tables.tiles.clone()
+    tiles[torch.isin(tiles[:, EPILOGUE], torch.tensor(unknown, dtype=tiles.dtype)), EPILOGUE] = NONE
+    return replace(tables, tiles=tiles)
+
+
+def _reads(tile: int, wave: Wave, tiles: np.ndarray, steps: np.ndarray) -> bool:
+    """Whether a tile reads a column between the first and the last that `wave` writes."""
+    columns = wave.output.columns
+    own = steps[tiles[tile, FIRST_STEP] : tiles[tile, END_STEP]]
+    return bool(((own[:, COLUMN] <= columns.max()) & (own[:, COLUMN] + own[:, LENGTH] > columns.min())).any())
+
+
+def _split(numbers: Sequence[int], tiles: np.ndarray, known: Sequence[Epilogue | None], exact: bool) -> Iterator[Tiles]:
+    """One launch, or one for each epilogue where there are several (never within one layer)."""
+    used = sorted({int(k) for k in tiles[list(numbers), EPILOGUE]} - {NONE})
+    if len(used) <= 1:
+        if numbers:
+            yield Tiles(tuple(numbers), (known[used[0]] if used else None) or Epilogue(), exact)
+        return
+    for k in used:
+        mine = [t for t in numbers if tiles[t, EPILOGUE] in (k, NONE if k == used[0] else k)]
+        yield Tiles(tuple(mine), known[k] or Epilogue(), exact)
+
+
+def _in_place(wave: Wave, schedule: Schedule, known: Sequence[Epilogue | None]) -> Iterator[InPlace]:
+    used = {int(k) for k in schedule.tables.tiles[wave.first_tile : wave.end_tile, EPILOGUE]} - {NONE}
+    for k in sorted(used):
+        if known[k] is None:
+            yield InPlace(schedule.epilogues[k].op, schedule.epilogues[k].attrs, wave.output)
+
+
+def run_stage(
+    launch: InPlace | Apply | Gather, workspace: Tensor, constants: Mapping[str, Any], index: Tensor | None
+) -> None:
+    """What torch does between launches, in place. index: of a Gather, on the workspace's device."""
+    match launch:
+        case Gather():
+            taken = workspace.index_select(1, index if index is not None else launch.index)
+            write(workspace, launch.output, taken)
+        case InPlace():
+            value = read(workspace, launch.span)
+            write(workspace, launch.span, TABLE[launch.op].torch((value.float(),), launch.attrs))
+        case Apply():
+            operands = [constants[s] if isinstance(s, str) else read(workspace, s).float() for s in launch.operands]
+            write(workspace, launch.output, TABLE[launch.op].torch(operands, launch.attrs))

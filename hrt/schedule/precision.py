@@ -1,0 +1,162 @@
+"""Arithmetic of the GPU kernels: what each precision rounds, and which is fast enough to want and exact enough to have.
+
+bf16, fp16: the workspace and the weights are rounded to that type (int8 weights stay exact), sums are float32.
+tf32: operands of products are cut to 10 bits of mantissa; layers of few inputs stay float32.
+tf32x3: three tf32 products in place of one, near float32. ieee: float32 without tensor cores.
+
+Which of them meets the tolerance is worked out here by rounding what the kernels round, on the held-out inputs: no GPU
+is needed, and the certificate keeps the figures. On a card only the order of the float32 sums differs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.calibration.output_error import OutputError, output_error
+from hrt.hmatrix.hmatrix import HMatrix
+from hrt.kernels.precisions import WORKSPACE, epilogue_of
+from hrt.program.program import Node, Program, compressed_weights, written_out
+
+EMULATED = ("bf16", "fp16", "tf32")
+EXACT_INPUTS = 16  # layers of so few inputs are computed in float32 under tf32: coordinates should not be rounded
+FINE_TOL = 1e-5  # below, tf32x3 (about 1e-6 of the sum of absolute products) is not taken for float32
+TF32_MASK = -(1 << 13)  # keeps sign, exponent and 10 bits of mantissa
+HEADROOM = 16.0  # times the largest number seen must be finite in float16
+
+
+def default_precision(tol: float) -> str:
+    """What to compute in where nothing was worked out: near float32, or float32 itself for fine tolerances."""
+    return "tf32x3" if tol >= FINE_TOL else "ieee"
+
+
+def cut(t: Tensor) -> Tensor:
+    """float32 numbers as a tensor core reads them in tf32: the last 13 bits dropped, the worst it may do."""
+    return t.contiguous().view(torch.int32).bitwise_and(TF32_MASK).view(torch.float32)
+
+
+def stays_exact(inputs: int, precision: str) -> bool:
+    """Whether a layer of so many inputs is computed in float32 although the network is in `precision`."""
+    return precision == "tf32" and inputs <= EXACT_INPUTS
+
+
+def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple[tuple[Tensor, ...], float]:
+    """The outputs that kernels of `precision` would give for `inputs` (batch, *shape), and the largest number stored.
+
+    Raises ValueError for a precision that is not emulated (see EMULATED).
+    """
+    if precision not in EMULATED:
+        raise ValueError(f"Found precision {precision!r}. Expected one of {', '.join(EMULATED)}.")
+    store = WORKSPACE[precision]
+
+    largest = 0.0
+
+    def stored(value: Tensor) -> Tensor:
+        nonlocal largest
+        peak = float(value.abs().max()) if value.numel() else 0.0
+        largest = max(largest, peak) if peak == peak else float("inf")
+        return value.to(store).to(torch.float32)
+
+    values: dict[str, Any] = {k: c.float() if isinstance(c, Tensor) else c for k, c in program.constants.items()}
+    values |= {v.name: stored(x.float()) for v, x in zip(program.inputs, inputs, strict=True)}
+    fused = _fused(program)
+    for node in program.nodes:
+        arguments = [values[name] for name in node.inputs]
+        if node.op == "linear" and isinstance(arguments[0], Tensor):
+            y = _linear(arguments, precision, stored)
+        else:
+            y = node.row.torch(arguments, node.attrs)
+        values[node.name] = y if node.name in fused else stored(y)
+        for name in program.last_use.get(node.name, ()):
+            del values[name]
+    return tuple(values[name] for name in program.outputs), largest
+
+
+def choose_precision(
+    program: Program, inputs: Sequence[Tensor], reference: Tensor, tol: float
+) -> tuple[str, dict[str, float]]:
+    """The fastest precision whose error limit stays within `tol`, and the limit (99 %) of every emulated one.
+
+    inputs: held-out rows.  reference: (rows, features) float64, the network's own outputs there.
+    """
+    limits = precision_limits(program, inputs, reference)
+    return fastest_within(limits, tol), limits
+
+
+def precision_limits(
+    program: Program,
+    inputs: Sequence[Tensor],
+    reference: Tensor,
+    error: Callable[[Tensor, Tensor], OutputError] = output_error,
+) -> dict[str, float]:
+    """The error limit (99 %) of every emulated precision. error: of outputs (rows, features) against `reference`.
+
+    Layers may be written out as dense when the network is loaded: the larger limit of both forms counts.
+    """
+    limits: dict[str, float] = {}
+    compressed = compressed_weights(program)
+    forms = [program, written_out(program, compressed)] if compressed else [program]
+    for precision in EMULATED:
+        limits[precision] = 0.0
+        for form in forms:
+            outputs, largest = emulate(form, inputs, precision)
+            found = torch.cat([y.reshape(y.shape[0], -1) for y in outputs], dim=1).to(torch.float64)
+            limit = error(reference, found).limit
+            overflows = precision == "fp16" and not HEADROOM * largest <= torch.finfo(torch.float16).max
+            limits[precision] = max(limits[precision], float("inf") if overflows else limit)
+    return limits
+
+
+def fastest_within(limits: Mapping[str, float], tol: float) -> str:
+    """The first of the emulated precisions whose limit is at most `tol`, else one near float32."""
+    return next((p for p in EMULATED if limits[p] <= tol), default_precision(tol))
+
+
+def _fused(program: Program) -> set[str]:
+    """Linear nodes whose result goes into an activation without being stored."""
+    readers: dict[str, list[Node]] = {}
+    for node in program.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    alone = {n.name: readers[n.name][0] for n in program.linear_nodes if len(readers.get(n.name, ())) == 1}
+    known = {n for n, r in alone.items() if r.row.is_activation and epilogue_of(r.op, r.attrs) is not None}
+    return known - set(program.outputs)  # others are applied after the wave, to numbers that were stored
+
+
+def _linear(arguments: Sequence[Any], precision: str, stored: Any) -> Tensor:
+    x, weight, *bias = arguments
+    m, n = weight.shape
+
+    def operand(t: Tensor) -> Tensor:
+        if precision != "tf32":
+            return t.to(WORKSPACE[precision]).float()
+        return t.float() if stays_exact(n, precision) else cut(t.float())
+
+    rows = x.reshape(-1, n) if x.numel() else x.new_zeros(0, n)
+    if isinstance(weight, HMatrix):
+        y = _hierarchical(rows, weight, operand, stored)
+    else:
+        y = operand(rows) @ operand(weight).T
+    y = y.reshape(*x.shape[:-1], m)
+    return y + bias[0] if bias else y
+
+
+def _hierarchical(x: Tensor, weight: HMatrix, operand: Any, stored: Any) -> Tensor:
+    """x (rows, n) times weight^T, leaf by leaf: V^T and its scale, T as it is stored, then U."""
+    if weight.col_order is not None:
+        x = x[:, weight.col_order.long()]
+    x = operand(x)
+    y = x.new_zeros(x.shape[0], weight.shape[0])
+    for leaf in weight.leaves:
+        part = x[:, leaf.col : leaf.col + leaf.cols]
+        scale = None if leaf.scale is None else leaf.scale.float()
+        if leaf.is_dense:
+            part = part @ operand(leaf.tensors[0]).T
+            part = part if scale is None else part * scale
+        else:
+            u, vt = leaf.tensors
+            part = part @ operand(vt).T
+            part = operand(stored(part if scale is None else part * scale)) @ operand(u).T
+        y[:, leaf.row : leaf.row + leaf.rows] += part
+    return y if weight.row_order is None else torch.empty_like(y).index_copy_(1, weight.row_order.long(), y)

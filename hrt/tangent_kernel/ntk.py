@@ -1,0 +1,271 @@
+"""The empirical neural tangent kernel of a network's value, or of any function of it, on a sample of points.
+
+Theta[(i, a), (j, b)] = sum over parameters p of d g_a(x_i)/dp  d g_b(x_j)/dp  (Jacot, Gabriel, Hongler, NeurIPS 2018),
+with g the network's outputs or a residual's components. The parameters of a compressed network are those of the dense
+network that it stands for: every H(W) is written out, and differentiated by as a matrix of independent entries. The
+kernel in its factors' parameters is another one, of a network that is trained in another way.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+from torch.utils._pytree import tree_leaves
+
+from hrt.capture.torch_export import capture
+from hrt.errors import HrtError, InputError
+from hrt.model.model import CompressedModel
+from hrt.program.program import Program
+from hrt.tangent_kernel.kernel_drift import LEADING, Drift, drift
+
+Residual = Callable[..., Tensor]  # (network, *points) -> (rows, ...): network(*points) is a tensor, or a tuple of them
+Parameters = Mapping[str, Tensor]
+MEMORY = 1 << 30  # bytes
+COPIES = 6  # blocks of the Jacobian alive at once: two, and what the uses of a weight add up to (5.2 measured for u_xx)
+KERNELS = 3  # the same of Theta, where one block is all of it
+FEWEST_ROWS, MOST_ROWS = 8, 32  # points of the kernel in a certificate
+DTYPES = (torch.float64, torch.float32)
+
+
+def ntk(
+    net: Any,
+    points: Any,
+    *,
+    residual: Residual | None = None,
+    memory: int = MEMORY,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Theta (rows * k, rows * k) of `dtype`, symmetric; row i * k + a is component a of point i.
+
+    net: nn.Module (its parameters are all of its own, in evaluation mode), or Program or CompressedModel (the weights,
+        written out, and biases of its linear layers). It is not changed.
+    points: tensor or array (rows, *shape), a tuple of them for several inputs.
+    residual: None for the value; else residual(network, *points) of shape (rows, ...) for points (rows, *shape), each
+        row a function of its own point alone. `network` is the module, or a function of the points for the other kinds:
+        differentiate it with torch.func (jvp, jacrev), not with torch.autograd.grad.
+    memory: bytes for Theta, parameters and Jacobians (activations are not counted). Where the Jacobian of all points
+        does not fit, it is computed by blocks of points, again for every pair of blocks.
+    dtype: torch.float64 or torch.float32, of all arithmetic.
+
+    Raises InputError for no points, points or a kernel that are not finite, a residual that does not depend on the
+    network, and a `memory` that does not hold one block, naming the bytes that would.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"Found dtype {dtype!r}. Expected torch.float64 or torch.float32.")
+    tensors = as_points(points, dtype)
+    with _function(net, residual, dtype) as (function, parameters):
+        return _kernel(function, parameters, tensors, memory, dtype)
+
+
+def compare_ntk(
+    net: Any,
+    compressed: Any,
+    points: Any,
+    *,
+    residual: Residual | None = None,
+    memory: int = MEMORY,
+    dtype: torch.dtype = torch.float64,
+    leading: int = LEADING,
+) -> Drift:
+    """The drift from the kernel of `net` to that of `compressed`, in the same parameters: those of linear layers.
+
+    net, compressed: nn.Module, Program or CompressedModel; a module beside one of the others is captured. The other
+    arguments and what is raised are those of `ntk` and `drift`; InputError, too, where the two have other parameters.
+    """
+    pair = [net, compressed]
+    if not all(isinstance(n, nn.Module) for n in pair):
+        rows = as_points(points, torch.float64)
+        pair = [capture(n, [x[:2] for x in rows]) if isinstance(n, nn.Module) else n for n in pair]
+    shapes = []
+    for n in pair:
+        with _function(n, residual, dtype) as (_, parameters):
+            shapes.append(sorted(tuple(p.shape) for p in parameters.values()))
+    if shapes[0] != shapes[1]:
+        raise InputError(f"Found parameters of shapes {shapes[0]} and {shapes[1]}. Expected the same network twice.")
+    before, after = (ntk(n, points, residual=residual, memory=memory, dtype=dtype) for n in pair)
+    return drift(before, after, leading)
+
+
+def affordable_drift(program: Program, result: Program, rows: Sequence[Tensor]) -> tuple[float | None, int, str]:
+    """The drift of the value's kernel on the first few `rows` (one tensor per input), how many, and why there is none.
+
+    As many rows as one block within MEMORY holds, at most MOST_ROWS and at least FEWEST_ROWS: counted, not timed, so
+    that the same network has the same certificate on every machine.
+    """
+    names = {name for node in program.linear_nodes for name in node.inputs[1:]}
+    count = sum(math.prod(program.constants[name].shape) for name in names)
+    known = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
+    width = sum(math.prod(known.get(name, ())) for name in program.outputs)
+    each = torch.float64.itemsize * COPIES * max(1, width * count)
+    size = min(MOST_ROWS, len(rows[0]), MEMORY // 2 // each)
+    if size < FEWEST_ROWS:
+        return None, 0, f"{width} output(s) times {count:,} parameters allow {size} point(s), fewer than {FEWEST_ROWS}"
+    try:
+        return compare_ntk(program, result, tuple(x[:size] for x in rows)).relative, size, ""
+    except InputError as error:
+        return None, 0, str(error)
+
+
+def as_points(points: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Points as tensors (rows, ...) of `dtype`. Raises InputError for none, unequal numbers, and NaN or infinity."""
+    parts = points if isinstance(points, (tuple, list)) else (points,)
+    try:
+        tensors = tuple((p if isinstance(p, Tensor) else torch.as_tensor(np.asarray(p))).detach() for p in parts)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The points are no numbers: {error}. Expected a tensor or array (rows, features).") from error
+    rows = {x.shape[0] if x.ndim else 0 for x in tensors}
+    if len(rows) != 1 or any(x.ndim < 2 or x.is_complex() for x in tensors):
+        shapes = [f"{x.dtype} {tuple(x.shape)}" for x in tensors]
+        raise InputError(f"Found points {shapes}. Expected real numbers, (rows, features), as many rows of each input.")
+    if rows == {0}:
+        raise InputError("The points have no rows. Expected at least one point.")
+    if not all(bool(torch.isfinite(x).all()) for x in tensors):
+        raise InputError("The points hold NaN or infinity. Expected finite numbers.")
+    return tuple(x.to(dtype) for x in tensors)
+
+
+Function = Callable[..., Tensor]  # (parameters, *points of one row) -> (components,)
+
+
+@contextmanager
+def _function(net: Any, residual: Residual | None, dtype: torch.dtype) -> Iterator[tuple[Function, Parameters]]:
+    """What is differentiated, and by which parameters. A module is in evaluation mode meanwhile."""
+    of = residual or _value
+    if isinstance(net, nn.Module):
+        whole = _Applied(net, of)
+        state = {k: _cast(v.detach(), dtype) for k, v in (*whole.named_parameters(), *whole.named_buffers())}
+        names = [k for k, _ in whole.named_parameters()]
+        modes = [(m, m.training) for m in net.modules()]
+
+        def call(parameters: Parameters, *points: Tensor) -> Any:
+            return functional_call(whole, {**state, **parameters}, points)
+    elif isinstance(net, (Program, CompressedModel)):
+        program = net if isinstance(net, Program) else net.program
+        state = {
+            k: c.to(dtype) if isinstance(c, Tensor) else c.to_dense(torch.float64).to(dtype)
+            for k, c in program.constants.items()
+        }
+        names = list(dict.fromkeys(name for node in program.linear_nodes for name in node.inputs[1:]))
+        modes = []
+
+        def call(parameters: Parameters, *points: Tensor) -> Any:
+            def network(*x: Tensor) -> Any:
+                program.check_inputs(x)
+                found = program.run(x, dtype=dtype, constants={**state, **parameters})
+                return found[0] if len(found) == 1 else found
+
+            return of(network, *points)
+    else:
+        raise InputError(f"Found a {type(net).__name__}. Expected an nn.Module, a Program or a CompressedModel.")
+    if not names:
+        raise InputError("The network has no parameters. Expected weights to differentiate by.")
+
+    def function(parameters: Parameters, *points: Tensor) -> Tensor:
+        """Components of one point, given without the axis of rows."""
+        found = call(parameters, *(x[None] for x in points))
+        if not isinstance(found, Tensor) or found.ndim < 1 or found.shape[0] != 1:
+            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(f"The residual gave {what} for one point. Expected a tensor (rows, ...), here (1, ...).")
+        return found.reshape(-1)
+
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield function, {k: state[k] for k in names}
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class _Applied(nn.Module):
+    """A function of a network as a module, so that the network's parameters can be exchanged while it runs."""
+
+    def __init__(self, net: nn.Module, of: Residual) -> None:
+        super().__init__()
+        self.net, self.of = net, of
+
+    def forward(self, *points: Tensor) -> Tensor:
+        return self.of(self.net, *points)
+
+
+def _value(network: Callable[..., Any], *points: Tensor) -> Tensor:
+    """All outputs side by side, (rows, features)."""
+    return torch.cat([y.flatten(1) if y.ndim > 1 else y[:, None] for y in tree_leaves(network(*points))], dim=1)
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+def _kernel(
+    function: Function, parameters: Parameters, points: Sequence[Tensor], memory: int, dtype: torch.dtype
+) -> Tensor:
+    rows, width = len(points[0]), _width(function, parameters, points)
+    count = sum(p.numel() for p in parameters.values())
+    fixed = dtype.itemsize * (KERNELS * (rows * width) ** 2 + 2 * count)
+    each = dtype.itemsize * COPIES * width * count
+    if not isinstance(memory, (int, float)) or not memory >= fixed + each:
+        raise InputError(
+            f"Found memory = {memory!r} bytes. Expected at least {fixed + each:,}: {fixed:,} for the kernel of {rows} "
+            f"points with {width} component(s) and for {count:,} parameters, {each:,} for a block of one point."
+        )
+    size = min(rows, int((memory - fixed) // each))
+    jacobian = vmap(jacrev(function), in_dims=(None, *[0] * len(points)))
+    theta = torch.empty(rows * width, rows * width, dtype=dtype, device=next(iter(parameters.values())).device)
+
+    def block(start: int) -> list[Tensor]:
+        try:
+            found = jacobian(dict(parameters), *(x[start : start + size] for x in points))
+        except HrtError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"The Jacobian cannot be computed: {error} Expected a function of one point at a time that torch.func "
+                "can differentiate (in a residual torch.func.jvp or jacrev, not torch.autograd.grad)."
+            ) from error
+        return [j.detach().flatten(2).flatten(0, 1) for j in found.values()]
+
+    for start in range(0, rows, size):
+        mine = block(start)
+        here = slice(start * width, (start + size) * width)
+        square = _products(mine, mine)
+        theta[here, here] = (square + square.T) / 2
+        for before in range(0, start, size):
+            there = slice(before * width, (before + size) * width)
+            theta[here, there] = _products(mine, block(before))
+            theta[there, here] = theta[here, there].T
+    if not bool(torch.isfinite(theta).all()):
+        raise InputError("The kernel is NaN or infinite: so is a derivative at some point. Expected finite ones.")
+    return theta
+
+
+def _products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    total = a[0] @ b[0].T
+    for x, y in zip(a[1:], b[1:], strict=True):
+        total.addmm_(x, y.T)
+    return total
+
+
+def _width(function: Function, parameters: Parameters, points: Sequence[Tensor]) -> int:
+    """How many components a point has. Raises InputError where they do not depend on the parameters at all."""
+    leaves = {k: p.clone().requires_grad_() for k, p in parameters.items()}
+    with torch.enable_grad():
+        try:
+            found = function(leaves, *(x[0] for x in points))
+        except HrtError:
+            raise
+        except Exception as error:
+            raise InputError(f"The function fails on the first point: {type(error).__name__}: {error}") from error
+    if not found.requires_grad:
+        raise InputError(
+            "The residual does not depend on the network's parameters: its kernel would be zero. Expected a function "
+            "of the network that it is given (not of another one), without detach or no_grad."
+        )
+    if not found.numel():
+        raise InputError(f"The function gave {tuple(found.shape)} for one point. Expected at least one component.")
+    return found.numel()

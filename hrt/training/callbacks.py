@@ -1,0 +1,59 @@
+"""`DynamicCompression` in the callback interfaces of Lightning and DeepXDE, neither of which is a dependency."""
+
+from importlib import import_module
+from typing import Any
+
+from hrt.errors import BackendError, InputError
+from hrt.training.dynamic import DynamicCompression
+
+
+def lightning_callback(dynamic: DynamicCompression, monitor: str = "loss") -> Any:
+    """A Lightning `Callback` that calls `dynamic.step` at the end of every training epoch.
+
+    monitor: the name under which the module logs its training loss (`self.log(monitor, loss)`). Where `dynamic` has no
+    optimizer it takes the trainer's first. Raises BackendError where neither `lightning` nor `pytorch_lightning` is
+    installed, and InputError, during training, where nothing is logged under that name.
+    """
+    base = _first("Lightning", "pip install lightning", ("lightning.pytorch", "pytorch_lightning")).Callback
+
+    class Callback(base):  # type: ignore[misc, valid-type]
+        """Calls `dynamic.step`."""
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            metrics = trainer.callback_metrics
+            if monitor not in metrics:
+                raise InputError(f"Nothing is logged as {monitor!r}. Found {sorted(metrics)}; log the training loss.")
+            if dynamic.optimizer is None and trainer.optimizers:
+                dynamic.optimizer = trainer.optimizers[0]
+            dynamic.step(int(trainer.current_epoch), metrics[monitor])
+
+    return Callback()
+
+
+def deepxde_callback(dynamic: DynamicCompression) -> Any:
+    """A DeepXDE `Callback` (PyTorch backend) that calls `dynamic.step` after every epoch with the sum of the training
+    losses. Where `dynamic` has no optimizer it takes the model's. Raises BackendError where DeepXDE is not installed.
+    """
+    base = _first("DeepXDE", "pip install deepxde", ("deepxde.callbacks",)).Callback
+
+    class Callback(base):  # type: ignore[misc, valid-type]
+        """Calls `dynamic.step`."""
+
+        def on_epoch_end(self) -> None:
+            state = self.model.train_state
+            if state.loss_train is None:
+                return
+            if dynamic.optimizer is None:
+                dynamic.optimizer = getattr(self.model, "opt", None)
+            dynamic.step(int(state.epoch), float(sum(map(float, state.loss_train))))
+
+    return Callback()
+
+
+def _first(name: str, remedy: str, modules: tuple[str, ...]) -> Any:
+    for module in modules:
+        try:
+            return import_module(module)
+        except ImportError:
+            continue
+    raise BackendError(f"{name} is not installed. Expected one of {', '.join(modules)} ({remedy}).")

@@ -1,0 +1,274 @@
+"""`DynamicCompression`: layers become hierarchical matrices while they are trained, and follow what training needs.
+
+Every `every` epochs each layer's weight is compressed again in the norm of its inputs at the tolerance of the
+moment: blocks are cut, joined and truncated to what that takes (`hrt.matrix_compression.planner`). What is lost so is gone, so that a
+block whose singular values end before they fall below its tolerance is given room: further directions with u = 0,
+which change nothing until the optimizer uses them, and which the next round drops where it did not. (Rank adaptation by
+truncation and augmentation: Schotthoefer et al., NeurIPS 2022.)
+"""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hrt.calibration.moments import ridge
+from hrt.calibration.samples import as_samples
+from hrt.errors import InputError, TrainingError
+from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.matrix_compression.block_source import cholesky_psd
+from hrt.matrix_compression.checks import check_tol, check_whole
+from hrt.matrix_compression.compress_matrix import compress_matrix
+from hrt.matrix_compression.hlinear import HLinear, merged
+from hrt.matrix_compression.orderings import ORDERING_SIDE
+from hrt.training.rank_penalty import second_moments
+
+# Of the mean eigenvalue of the inputs' second moment: directions that the samples hardly show count a little. With 1e-6
+# what a weight was started with in directions that no input has is kept at tolerances below 1e-3: nothing compresses.
+RIDGE = 1e-10
+SEEN = 1e-7  # singular values below this share of the largest are rounding
+GROWTH = 4  # a block without room is given a fourth of its rank, at least one direction
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the log says of one epoch. ratio: dense float32 bytes over those of now, in float32.  error: relative L2
+    change of the outputs on `inputs` by the changes of this epoch, 0 where there were none.  ranks: by module name, the
+    ranks of its low-rank blocks; a layer that is still an nn.Linear has none.
+    """
+
+    epoch: int
+    loss: float
+    tol: float
+    ratio: float
+    error: float
+    ranks: dict[str, tuple[int, ...]]
+
+
+class DynamicCompression:
+    """For a plain loop: call `step(epoch, loss)` after every epoch.
+
+    net: any module; its nn.Linear layers are replaced in place by HLinear where that is smaller. Layers that share a
+        weight, or are the same module in several places, stay as they are, and so do those that are not trained.
+    inputs: a tensor, a tuple of them, or hrt.Box: where the network is used; the layers' norm comes from them.
+    optimizer: whose parameters are exchanged too (their state starts anew); None: `step` returns True when parameters
+        are new, and the caller makes a new optimizer.
+    every: epochs between changes.  first: epochs before the first.
+    tol: of every layer's output, relative L2, at first; it falls with the square root of the best loss so far down to
+        `finest`.  schedule: instead, best loss -> tolerance. A schedule that rises as the loss falls is an InputError.
+    TrainingError where the loss is not finite: the network is put back to the last epoch that was.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        inputs: Any,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        every: int = 10,
+        first: int = 0,
+        tol: float = 0.1,
+        finest: float = 1e-3,
+        schedule: Callable[[float], float] | None = None,
+        seed: int = 0,
+    ):
+        self.net, self.optimizer, self.seed = net, optimizer, seed
+        self.every, self.first = check_whole(every, "every", 1), check_whole(first, "first", 0)
+        self.start, self.finest, self.schedule = check_tol(tol), check_tol(finest), schedule
+        if finest > tol:
+            raise InputError(
+                f"Found tol {tol:g} and finest {finest:g}: the tolerance would rise. Expected finest <= tol."
+            )
+        self.samples = as_samples(inputs, seed, count=2048)
+        if not self._paths():
+            raise InputError(
+                "The network has no linear layers to follow. Expected nn.Linear or HLinear modules that are trained "
+                "and share no weight."
+            )
+        if optimizer is not None:
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            lost = [path for path in self._paths() if not {id(p) for p in net.get_submodule(path).parameters()} <= held]
+            if lost:
+                raise InputError(
+                    f"The optimizer does not hold the parameters of {', '.join(lost)}. Expected one of this network's "
+                    "parameters; requires_grad_(False) keeps a layer out."
+                )
+        self.log: list[Entry] = []
+        self.tol = math.inf
+        self._best = self._scale = math.inf
+        self._dense = self._total(dense=True)
+        self._good: tuple[Any, dict[str, nn.Module], dict[str, Tensor]] = self._state("the start")
+
+    def step(self, epoch: int, loss: Any) -> bool:
+        """After epoch `epoch` with its loss; whether parameters of the network are new."""
+        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        if not math.isfinite(value) or not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
+            label, modules, state = self._good
+            for path, module in modules.items():
+                self._exchange(path, module)
+            self.net.load_state_dict(state)
+            if self.optimizer is not None:
+                for parameter in self.net.parameters():  # moments have seen what was not finite
+                    self.optimizer.state.pop(parameter, None)
+            raise TrainingError(
+                f"The loss of epoch {epoch} is {value}, or its weights are not finite. The network was put "
+                f"back to {label}. Expected a finite loss; try a smaller learning rate."
+            )
+        if self._scale == math.inf:
+            self._scale = max(value, 1e-300)
+        self._best = min(self._best, value)
+        self._tighten()
+        due = epoch >= self.first and (epoch - self.first) % self.every == 0
+        error = self.adapt() if due else 0.0
+        self.log.append(Entry(epoch, value, self.tol, self.ratio, error, self.ranks))
+        self._good = self._state(f"that after epoch {epoch}")
+        return due
+
+    def _tighten(self) -> None:
+        if self.schedule is None:
+            self.tol = max(self.finest, min(self.start, self.start * math.sqrt(max(self._best, 0.0) / self._scale)))
+            return
+        wanted = check_tol(self.schedule(self._best))
+        if wanted > self.tol:
+            raise InputError(
+                f"The schedule gives {wanted:g} for the loss {self._best:g}, after {self.tol:g} for a larger one. "
+                "Expected a tolerance that does not rise as the loss falls."
+            )
+        self.tol = wanted
+
+    @torch.no_grad()
+    def adapt(self) -> float:
+        """Compress every layer at the present tolerance; the relative change of the outputs on `inputs`."""
+        if not math.isfinite(self.tol):
+            self.tol = self.start
+        reference = next(p for p in self.net.parameters() if p.is_floating_point())
+        x = tuple(s.to(reference) for s in self.samples)
+        before, moments = _flat(self.net(*x)), second_moments(self.net, *x)
+        for path in self._paths():
+            layer, c = self.net.get_submodule(path), moments.get(path)
+            if isinstance(layer, HLinear):
+                w = layer.to_hmatrix(torch.float64).to_dense()
+            else:
+                w = layer.weight.detach().to("cpu", torch.float64)  # type: ignore[operator, union-attr]
+            moment = None if c is None else ridge(c.to("cpu", torch.float64), RIDGE)
+            order = "auto" if min(w.shape) >= ORDERING_SIDE else "natural"
+            h = compress_matrix(w, tol=self.tol, second_moment=moment, ordering=order, seed=self.seed)
+            h = with_room(h, w, moment, self.seed)
+            if h.is_dense and isinstance(layer, nn.Linear):
+                continue
+            bias = layer.bias if isinstance(layer.bias, Tensor) else None
+            new = HLinear(h, bias, dtype=reference.dtype).to(reference.device)
+            new.train(layer.training)
+            self._exchange(path, new)
+        after = _flat(self.net(*x))
+        return float((after - before).norm() / before.norm().clamp_min(1e-300))
+
+    @property
+    def ratio(self) -> float:
+        """Dense float32 bytes of all parameters over those of now."""
+        return self._dense / max(1, self._total())
+
+    @property
+    def ranks(self) -> dict[str, tuple[int, ...]]:
+        """Of every layer's low-rank blocks."""
+        layers = {path: self.net.get_submodule(path) for path in self._paths()}
+        return {
+            path: tuple(leaf.rank for leaf in m.leaves if not leaf.is_dense) if isinstance(m, HLinear) else ()
+            for path, m in layers.items()
+        }
+
+    def _paths(self) -> list[str]:
+        """Of the layers that are trained as a whole, in one place."""
+        everywhere = dict(self.net.named_modules(remove_duplicate=False)).values()
+        uses = Counter(id(p) for m in everywhere for p in m.parameters(recurse=False))
+        return [
+            name
+            for name, m in self.net.named_modules()
+            if isinstance(m, (nn.Linear, HLinear)) and name
+            if all(p.requires_grad and uses[id(p)] == 1 for p in m.parameters())
+        ]
+
+    def _total(self, dense: bool = False) -> int:
+        """The numbers of the network, shared ones once; dense: those that it would have without any HLinear."""
+        layers = [m for m in self.net.modules() if isinstance(m, HLinear)]
+        theirs = {id(p) for m in layers for p in m.parameters()}
+        others = sum(p.numel() for p in self.net.parameters() if id(p) not in theirs)
+        return others + sum(self._numbers(m, dense) for m in layers)
+
+    @staticmethod
+    def _numbers(layer: HLinear, dense: bool) -> int:
+        """What the layer holds, without padding, or would hold dense."""
+        bias = 0 if layer.bias is None else layer.out_features
+        if dense:
+            return bias + layer.in_features * layer.out_features
+        return bias + sum(t.numel() for leaf in layer.leaves for t in leaf.tensors)
+
+    def _state(self, label: str) -> tuple[str, dict[str, nn.Module], dict[str, Tensor]]:
+        modules = {path: self.net.get_submodule(path) for path in self._paths()}
+        return label, modules, copy.deepcopy(self.net.state_dict())
+
+    def _exchange(self, path: str, module: nn.Module) -> None:
+        """Put `module` in the place of the one at `path`, its parameters in the place of the old ones'."""
+        parent, _, name = path.rpartition(".")
+        old = self.net.get_submodule(path)
+        if old is module:
+            return
+        setattr(self.net.get_submodule(parent), name, module)
+        if self.optimizer is None:
+            return
+        gone = {id(p) for p in old.parameters()}
+        for group in self.optimizer.param_groups:
+            kept = [p for p in group["params"] if id(p) not in gone]
+            if len(kept) < len(group["params"]):
+                group["params"] = [*kept, *module.parameters()]
+        for p in old.parameters():
+            self.optimizer.state.pop(p, None)
+
+
+def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatrix:
+    """`h` with further directions, u = 0, in every low-rank block that holds all directions that its block of `w` has.
+
+    vt is drawn from the distribution of the inputs (its rows are L z with moment = L L^T). A block that would be
+    smaller dense becomes dense.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    start, leaves = merged(h), []
+    ordered = w if h.row_order is None else w[h.row_order.long()]
+    ordered = ordered if h.col_order is None else ordered[:, h.col_order.long()]
+    c = moment if moment is None or h.col_order is None else moment[h.col_order.long()][:, h.col_order.long()]
+    for leaf in start.leaves:
+        block = ordered[leaf.row : leaf.row + leaf.rows, leaf.col : leaf.col + leaf.cols]
+        part = None if c is None else c[leaf.col : leaf.col + leaf.cols, leaf.col : leaf.col + leaf.cols]
+        root = torch.eye(leaf.cols, dtype=torch.float64) if part is None else cholesky_psd(part)
+        if leaf.is_dense or leaf.u is None or leaf.vt is None:
+            leaves.append(leaf)
+            continue
+        sigma = torch.linalg.svdvals(block @ root)
+        if leaf.rank < int((sigma > SEEN * sigma[0]).sum()):
+            leaves.append(leaf)
+            continue
+        more = max(1, leaf.rank // GROWTH)
+        place = leaf.row, leaf.rows, leaf.col, leaf.cols
+        if (leaf.rank + more) * (leaf.rows + leaf.cols) >= leaf.rows * leaf.cols:
+            leaves.append(Leaf(*place, dense=block.clone()))
+            continue
+        drawn = torch.randn(more, leaf.cols, dtype=torch.float64, generator=generator) @ root.mT
+        drawn = drawn * (leaf.vt.norm() / drawn.norm().clamp_min(1e-300) * math.sqrt(more / max(1, leaf.rank)))
+        drawn = (
+            drawn
+            if leaf.rank
+            else torch.randn(more, leaf.cols, dtype=torch.float64, generator=generator) / leaf.cols**0.5
+        )
+        u = torch.cat([leaf.u, leaf.u.new_zeros(leaf.rows, more)], dim=1)
+        leaves.append(Leaf(*place, u=u, vt=torch.cat([leaf.vt, drawn])))
+    return HMatrix(start.shape, tuple(leaves), start.row_order, start.col_order)
+
+
+def _flat(output: Any) -> Tensor:
+    parts = output if isinstance(output, (tuple, list)) else (output,)
+    return torch.cat([y.reshape(y.shape[0], -1) for y in parts], dim=1).double()

@@ -1,0 +1,135 @@
+"""What a trained network may be stored as: of every number the grid of its storage type.
+
+The numbers of a network are one vector here, that of its parameters in their order. A direction of an int8 leaf has
+integers for vt and integers times its one scale for u; scales are chosen once, with room to move.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.matrix_compression.rounding import INT8_LEVELS, int8_scale
+from hrt.model.trainable import TrainableNetwork
+from hrt.program.program import Constant, Program
+
+ROOM = 0.95  # of int8's range that a scale uses at first: numbers that are trained on may grow
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def numbers_of(network: TrainableNetwork) -> Tensor:
+    """All parameters as one float64 vector (P,), a copy."""
+    return torch.cat([p.detach().reshape(-1).to(torch.float64) for p in network.parameters()])
+
+
+def load_numbers(network: TrainableNetwork, numbers: Tensor) -> None:
+    """The inverse of `numbers_of`."""
+    with torch.no_grad():
+        parts = numbers.split([p.numel() for p in network.parameters()])
+        for p, part in zip(network.parameters(), parts, strict=True):
+            p.copy_(part.view_as(p))
+
+
+class Grid:
+    """The grids of a network's numbers, taken from the storage types of `stored`, a program of the same structure.
+
+    `numbers` (P,): those of the network, int8 directions rescaled so that their vt are near whole numbers (u vt stays).
+    `coarse` (P,) bool: int8.  `narrow` (P,) bool: 16 bits.
+    """
+
+    def __init__(self, network: TrainableNetwork, stored: Program):
+        self.network, self.stored = network, stored
+        self.numbers = numbers_of(network)
+        index = deepcopy(network).double()
+        load_numbers(index, torch.arange(len(self.numbers), dtype=torch.float64))
+        self._places = {  # of every constant that is trained: positions of (dense,) or (u, vt), block by block
+            name: [tuple(t.long() for t in leaf.tensors) for leaf in layer.leaves]
+            for name, layer in index.layers.items()
+        }
+        self._values = {name: index.constant(name).long() for name in stored.constants if index.is_parameter(name)}
+        self.step = torch.zeros_like(self.numbers)  # of int8 numbers, else 0
+        self.kind = torch.full(self.numbers.shape, FLOATS.index(torch.float32))
+        self._scales: dict[tuple[str, int], Tensor] = {}
+        for name, place in self._values.items():
+            self.kind[place] = FLOATS.index(_tensor(stored.constants, name).dtype)
+        for name in self._places:
+            for number, leaf, places in self._parts(name):
+                if leaf.dtype != torch.int8:
+                    for place in places:
+                        self.kind[place] = FLOATS.index(leaf.dtype)
+                elif leaf.is_dense:
+                    self._scales[name, number] = self._fit(places[0], axis=1)
+                else:
+                    u, vt = places
+                    top = self.numbers[vt].abs().amax(1).clamp_min(1e-300) / (ROOM * INT8_LEVELS)
+                    self.numbers[vt] /= top[:, None]
+                    self.numbers[u] *= top
+                    self.step[vt] = 1.0
+                    self._scales[name, number] = self._fit(u, axis=0)
+        self.coarse = self.step > 0
+        self.narrow = ~self.coarse & (self.kind != FLOATS.index(torch.float32))
+
+    def _parts(self, name: str) -> list[tuple[int, Leaf, tuple[Tensor, ...]]]:
+        """The stored leaves of a matrix with the positions of their numbers: several share a block's directions."""
+        matrix = self.stored.constants[name]
+        blocks = dict.fromkeys((e.row, e.rows, e.col, e.cols) for e in matrix.leaves)  # type: ignore[union-attr]
+        places = dict(zip(blocks, self._places[name], strict=True))
+        behind = dict.fromkeys(blocks, 0)
+        found = []
+        for number, leaf in enumerate(matrix.leaves):  # type: ignore[union-attr]
+            key = (leaf.row, leaf.rows, leaf.col, leaf.cols)
+            if leaf.is_dense:
+                found.append((number, leaf, places[key]))
+            else:
+                (u, vt), at = places[key], behind[key]
+                found.append((number, leaf, (u[:, at : at + leaf.rank], vt[at : at + leaf.rank])))
+                behind[key] += leaf.rank
+        return found
+
+    def _fit(self, place: Tensor, axis: int) -> Tensor:
+        """bfloat16 scales along the other axis, and the steps they mean."""
+        scale = int8_scale(self.numbers[place].abs().amax(axis) / ROOM)
+        self.step[place] = scale.to(torch.float64).unsqueeze(axis).expand(place.shape)
+        return scale
+
+    def rounded(self, numbers: Tensor) -> Tensor:
+        """Every number (P,) as it is stored."""
+        out = numbers.clone()
+        for k, dtype in enumerate(FLOATS):
+            out = torch.where(self.kind == k, numbers.to(dtype).to(torch.float64), out)
+        step = torch.where(self.coarse, self.step, 1.0)
+        return torch.where(self.coarse, (numbers / step).round().clamp(-INT8_LEVELS, INT8_LEVELS) * step, out)
+
+    def spacing(self, numbers: Tensor) -> Tensor:
+        """How far apart the numbers of each grid lie (P,), near `numbers`."""
+        digits = torch.tensor([torch.finfo(dtype).eps for dtype in FLOATS], dtype=torch.float64)[self.kind]
+        return torch.where(self.coarse, self.step, digits * numbers.abs())
+
+    def program(self, numbers: Tensor) -> Program:
+        """The stored program with these numbers (P,), rounded, in the place of its own."""
+        numbers = self.rounded(numbers)
+        changed: dict[str, Constant] = {
+            name: numbers[place].to(_tensor(self.stored.constants, name).dtype) for name, place in self._values.items()
+        }
+        for name in self._places:
+            matrix, leaves = self.stored.constants[name], []
+            for number, leaf, places in self._parts(name):
+                scale = self._scales.get((name, number))
+                parts = [(numbers[p] / (self.step[p] if scale is not None else 1.0)) for p in places]
+                parts = [(p.round() if scale is not None else p).to(leaf.dtype) for p in parts]
+                where = (leaf.row, leaf.rows, leaf.col, leaf.cols)
+                if leaf.is_dense:
+                    leaves.append(Leaf(*where, dense=parts[0], scale=scale))
+                else:
+                    leaves.append(Leaf(*where, u=parts[0], vt=parts[1], scale=scale))
+            changed[name] = HMatrix(matrix.shape, tuple(leaves), matrix.row_order, matrix.col_order)  # type: ignore[union-attr]
+        return self.stored.with_constants(changed)
+
+
+def _tensor(constants: Mapping[str, Constant], name: str) -> Tensor:
+    value = constants[name]
+    if not isinstance(value, Tensor):
+        raise TypeError(name)
+    return value

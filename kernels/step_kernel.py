@@ -1,0 +1,286 @@
+"""The step kernel in Triton: one launch executes a list of tiles of a schedule, whatever the structure of its layers.
+
+out[:, tile] = epilogue(sum over steps of workspace[:, column(step)] @ weight(step)^T + bias), summed in registers in
+the order of the steps and stored once: no atomics, the same bits every time. Three forms: `batch` and `swapped` by
+`tl.dot` (swapped: the tensor core's long side is the weight's, for small batches), `row` by plain sums for one row.
+
+The column of the next step is carried in a register and columns are stored in units, so that the loop keeps its
+pipeline and the compiler the alignment (measured ahead of time: a look-up inside the loop halves the depth).
+int8 weights enter products as the whole numbers they are, which every type holds exactly; a sum is multiplied by its
+rows' scales when a run of steps that share them ends.
+
+Rows may be values, or streams of points: values with their derivatives below them, to which a product is the same and
+the epilogue is not (`hrt.kernels.jet_epilogues`).
+"""
+
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# (inside a kernel numbers and slices stand for compile-time constants)
+import triton
+import triton.language as tl
+
+from hrt.kernels.epilogues import activate
+from hrt.kernels.jet_epilogues import activate_jet, by_row
+
+
+@triton.jit
+def _add_steps(
+    acc,
+    x_rows,
+    w_tile,
+    columns,
+    first,
+    end,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    UNIT: tl.constexpr,
+    FORM: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """acc plus steps [first, end), whose weight tiles lie one after the other from w_tile on (ROWS, COLUMNS)."""
+    column = tl.load(columns + first)
+    for step in tl.range(first, end):
+        following = tl.load(columns + step + 1)  # one entry past the last is always there
+        x = tl.load(x_rows + tl.multiple_of(column * UNIT, UNIT))
+        w = tl.load(w_tile)
+        if WIDEN:
+            x = x.to(tl.float32)
+        w = w.to(x.dtype)
+        if FORM == "row":
+            acc += w * x
+        elif FORM == "swapped":
+            acc = tl.dot(w, x.T, acc, input_precision=PRECISION)
+        else:
+            acc = tl.dot(x, w.T, acc, input_precision=PRECISION)
+        w_tile += ROWS * COLUMNS
+        column = following
+    return acc
+
+
+@triton.jit
+def _add_buffer(
+    acc,
+    x_rows,
+    weights,
+    scales,
+    columns,
+    runs,
+    starts,
+    groups,
+    first_group,
+    end_group,
+    buffer: tl.constexpr,
+    SCALED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    UNIT: tl.constexpr,
+    FORM: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """acc plus the steps of one tile in one buffer. groups: runs of steps of the int8 buffer that share a scale."""
+    first, end = tl.load(runs + buffer), tl.load(runs + buffer + 1)
+    begin = tl.load(starts + buffer) * (ROWS * COLUMNS)  # counted in tiles, so that the alignment is plain
+    place = tl.arange(0, ROWS)
+    w_tile = weights + begin + place[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    if buffer != SCALED:
+        acc = _add_steps(acc, x_rows, w_tile, columns, first, end, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION)
+    else:
+        for group in tl.range(first_group, end_group, num_stages=1):
+            low, high = tl.load(groups + group * 3), tl.load(groups + group * 3 + 1)
+            offset = tl.load(groups + group * 3 + 2)
+            own = w_tile + (low - first).to(tl.int64) * (ROWS * COLUMNS)
+            part = tl.zeros_like(acc)
+            part = _add_steps(part, x_rows, own, columns, low, high, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION)
+            scale = tl.load(scales + offset + place, mask=place + offset >= place, other=1.0).to(tl.float32)
+            if FORM == "batch":
+                acc += part * scale[None, :]
+            else:
+                acc += part * scale[:, None]
+    return acc
+
+
+@triton.jit
+def sum_of_tile(
+    x_rows,
+    weights0,
+    weights1,
+    weights2,
+    weights3,
+    scales,
+    columns,
+    runs,
+    starts,
+    groups,
+    first_group,
+    end_group,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    UNIT: tl.constexpr,
+    BUFFERS: tl.constexpr,
+    SCALED: tl.constexpr,
+    FORM: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The sum of all steps of one tile, (BLOCK, ROWS) float32. x_rows: pointers (BLOCK, COLUMNS) to the rows' starts.
+
+    runs, starts: of this tile. SCALED: which buffer is int8, -1 for none.
+    """
+    if FORM == "row":
+        acc = tl.zeros((ROWS, COLUMNS), tl.float32)
+    elif FORM == "swapped":
+        acc = tl.zeros((ROWS, BLOCK), tl.float32)
+    else:
+        acc = tl.zeros((BLOCK, ROWS), tl.float32)
+    acc = _add_buffer(
+        acc, x_rows, weights0, scales, columns, runs, starts, groups, first_group, end_group,
+        0, SCALED, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION,
+    )  # fmt: skip
+    if BUFFERS > 1:
+        acc = _add_buffer(
+            acc, x_rows, weights1, scales, columns, runs, starts, groups, first_group, end_group,
+            1, SCALED, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION,
+        )  # fmt: skip
+    if BUFFERS > 2:
+        acc = _add_buffer(
+            acc, x_rows, weights2, scales, columns, runs, starts, groups, first_group, end_group,
+            2, SCALED, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION,
+        )  # fmt: skip
+    if BUFFERS > 3:
+        acc = _add_buffer(
+            acc, x_rows, weights3, scales, columns, runs, starts, groups, first_group, end_group,
+            3, SCALED, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION,
+        )  # fmt: skip
+    if FORM == "row":
+        total = tl.sum(acc, 1)[None, :]
+    elif FORM == "swapped":
+        total = acc.T
+    else:
+        total = acc
+    return total
+
+
+@triton.jit
+def finish_tile(
+    total,
+    out_rows,
+    inside,
+    biases,
+    tile,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    RESCALE: tl.constexpr,
+    JET: tl.constexpr,
+):
+    """Add the bias, apply the epilogue where the tile has one, rescale, and store. out_rows: pointers (BLOCK, 1).
+    JET: the streams that rows are of (see `hrt.kernels.derivative_streams`), "" for values alone.
+
+    tile: int32 out column, length, bias offset or -1, whether the epilogue applies, two others, and where gains and
+    shifts of the output begin among the biases, or -1.
+    """
+    out, length, bias = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
+    place = tl.arange(0, ROWS)
+    kept = place < length
+    added = tl.load(biases + bias + place, mask=kept & (place + bias >= place), other=0.0)  # a bias of -1 is none
+    total += by_row(added.to(tl.float32), JET, BLOCK)
+    if EPILOGUE != "none":
+        wanted = tl.load(tile + 3) != 0
+        if JET == "":
+            active = activate(total, EPILOGUE, FIRST, SECOND)
+        else:
+            active = activate_jet(total, JET, EPILOGUE, FIRST, SECOND, BLOCK, ROWS)
+        total = tl.where(wanted, active, total)
+    if RESCALE:
+        gain, shift = tl.load(tile + 6), tl.load(tile + 7)
+        gains = tl.load(biases + gain + place, mask=kept & (place + gain >= place), other=1.0)
+        shifts = tl.load(biases + shift + place, mask=kept & (place + shift >= place), other=0.0)
+        total = total * gains.to(tl.float32)[None, :] + by_row(shifts.to(tl.float32), JET, BLOCK)
+    target = out_rows + (out + place)[None, :]
+    tl.store(target, total.to(out_rows.dtype.element_ty), mask=inside[:, None] & kept[None, :])
+
+
+@triton.jit(do_not_specialize=["batch"])
+def step_kernel(
+    workspace,
+    target,
+    weights0,
+    weights1,
+    weights2,
+    weights3,
+    scales,
+    biases,
+    tiles,
+    runs,
+    starts,
+    groups,
+    columns,
+    batch,
+    pitch,
+    target_pitch,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    UNIT: tl.constexpr,
+    BUFFERS: tl.constexpr,
+    SCALED: tl.constexpr,
+    FORM: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    RESCALE: tl.constexpr,
+    JET: tl.constexpr,
+):
+    """One program per tile and block of BLOCK batch rows; reads `workspace`, writes `target` (it, or partials)."""
+    tile = tl.program_id(0)
+    rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = rows < batch
+    safe = tl.where(inside, rows, 0).to(tl.int64)
+    x_rows = workspace + safe[:, None] * pitch + tl.arange(0, COLUMNS)[None, :]
+    own = tiles + tile * 8
+    total = sum_of_tile(
+        x_rows, weights0, weights1, weights2, weights3, scales, columns,
+        runs + tile * (BUFFERS + 1), starts + tile * BUFFERS, groups, tl.load(own + 4), tl.load(own + 5),
+        BLOCK, ROWS, COLUMNS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
+    )  # fmt: skip
+    out_rows = target + rows.to(tl.int64)[:, None] * target_pitch
+    finish_tile(total, out_rows, inside, biases, own, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
+
+
+@triton.jit(do_not_specialize=["batch"])
+def finish_kernel(
+    partial,
+    workspace,
+    biases,
+    tiles,
+    batch,
+    partial_pitch,
+    pitch,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    RESCALE: tl.constexpr,
+    JET: tl.constexpr,
+):
+    """The second pass of tiles that were split along their steps: partial sums added in order, then as in one pass.
+
+    partial: float32 (batch, slots * ROWS); the slots of a tile are tiles[tile, 4] up to tiles[tile, 5].
+    """
+    own = tiles + tl.program_id(0) * 8
+    rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = rows < batch
+    safe = tl.where(inside, rows, 0).to(tl.int64)
+    source = partial + safe[:, None] * partial_pitch + tl.arange(0, ROWS)[None, :]
+    total = tl.zeros((BLOCK, ROWS), tl.float32)
+    for slot in range(tl.load(own + 4), tl.load(own + 5)):
+        total += tl.load(source + slot * ROWS)
+    out_rows = workspace + safe[:, None] * pitch
+    finish_tile(total, out_rows, inside, biases, own, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)

@@ -1,0 +1,250 @@
+"""The pictures of a result, as matplotlib figures: the same for the page (SVG) and for files (PNG).
+
+Colours are Okabe and Ito's, which people who see colours differently can tell apart; every family has a marker of its
+own besides.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hrt.errors import HrtError
+from hrt.perf.bench.pareto import Cost, break_even, front, latency, nbytes, usable
+from hrt.perf.measuring.results import FAMILIES, OK, Row
+from hrt.perf.realtime.latencies import decoded
+from hrt.support.atomic_files import replacing
+
+LOOKS = {  # colour, marker
+    "dense": ("#4d4d4d", "s"),
+    "svd": ("#0072b2", "^"),
+    "pruned": ("#b8860b", "D"),
+    "quantized": ("#009e73", "v"),
+    "hrt": ("#d55e00", "o"),
+    "other": ("#cc79a7", "P"),
+}
+LINES = ("#d55e00", "#0072b2", "#009e73", "#4d4d4d", "#cc79a7", "#b8860b")
+INK, GRID = "#22223b", "#d8d8e0"
+LEAST_ERROR = 1e-9  # smaller ones are drawn here: an exact answer has no place on a logarithmic axis
+STEPS = (1, 1.2, 1.5, 2, 3, 5, 7)  # of a decade, as ticks
+MOST_BARS = 26  # methods in one picture of latencies
+SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # letters stay letters: to be searched, selected and read aloud
+    "svg.hashsalt": "hrt",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.parse_math": False,
+}
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty figure, inches, that keeps its panels apart."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def as_svg(draw: Callable[[], Any]) -> str:
+    """The figure that `draw` makes, as an <svg> element without a header and without a link to anywhere."""
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    buffer = io.StringIO()
+    _under_settings(lambda: draw().savefig(buffer, format="svg", metadata=nothing))
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def as_png(draw: Callable[[], Any], path: Path) -> None:
+    """The same figure as a file. Raises InputError where it cannot be written."""
+    with replacing(path) as file:
+        _under_settings(lambda: draw().savefig(file, format="png", dpi=130))
+
+
+def _under_settings(work: Callable[[], None]) -> None:
+    from matplotlib import rc_context
+
+    with rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a letter that the font lacks is drawn as a box
+        work()
+
+
+def pareto(rows: Sequence[Row]) -> Any:
+    """Rows of one workload: error against bytes, and against latency at the smallest and largest batch size."""
+    batches = sorted({r.batch for r in rows if usable(r, latency)})
+    shown = [batches[0], batches[-1]] if len(batches) > 1 else batches
+    panels: list[tuple[str, Sequence[Row], Cost]] = [("bytes", _once(rows), nbytes)]
+    panels += [(f"median microseconds, batch {b}", [r for r in rows if r.batch == b], latency) for b in shown]
+    fig = figure(4.1 * len(panels), 4.0)
+    for axes, (label, some, cost) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for family, (colour, marker) in LOOKS.items():
+            points = [r for r in some if r.family == family and usable(r, cost)]
+            x, y = [cost(r) for r in points], [_error(r) for r in points]
+            axes.plot(x, y, marker, color=colour, markersize=6.5, alpha=0.8, markeredgecolor="white", label=family)
+        best = front(some, cost)
+        axes.plot([cost(r) for r in best], [_error(r) for r in best], color=INK, linewidth=1, drawstyle="steps-post")
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="held-out relative error")
+        log_ticks(axes.xaxis, most=5)
+        log_ticks(axes.yaxis, "{:g}", most=9, steps=(1,))
+        tidy(axes, none="nothing was measured" if not best else "")
+    present = [f for f in LOOKS if any(r.family == f for r in rows)]
+    _family_legend(fig, present, line="Pareto front")
+    return fig
+
+
+def latencies(rows: Sequence[Row]) -> Any:
+    """Rows of one workload, batch size and target: median to p99 as a bar, p99.9 as a tick, the fastest on top."""
+    timed = sorted((r for r in rows if usable(r, latency)), key=lambda r: r.p50_us or 0.0)
+    shown = timed[:MOST_BARS]
+    shown += [r for r in timed[MOST_BARS:] if r.family == "hrt"]  # never left out where it is slow
+    fig = figure(9.5, 1.4 + 0.26 * max(2, len(shown)))
+    axes = fig.subplots()
+    for k, r in enumerate(shown):
+        colour, marker = LOOKS[r.family]
+        p50 = r.p50_us or 0.0
+        axes.plot([p50, r.p99_us or p50], [k, k], color=colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
+        if r.p999_us:
+            axes.plot([r.p99_us or p50, r.p999_us], [k, k], color=colour, linewidth=1)
+            axes.plot([r.p999_us], [k], "|", color=colour, markersize=9)
+        axes.plot([p50], [k], marker, color=colour, markersize=6.5, markeredgecolor="white")
+    names = [short(f"{r.method}, {r.backend}" if r.backend not in r.method else r.method) for r in shown]
+    axes.set_yticks(range(len(shown)), names)
+    axes.set(xscale="log", xlabel="microseconds of a call: marker median, bar to p99, tick p99.9")
+    axes.set_ylim(max(len(shown), 1) - 0.4, -0.6)
+    log_ticks(axes.xaxis, most=9)
+    tidy(axes, none="" if shown else "nothing was measured")
+    return fig
+
+
+def break_even_lines(rows: Sequence[Row], targets: Sequence[float]) -> Any:
+    """Rows of one workload: how much faster than the fastest dense form the best of every family is, over the batch."""
+    fig = figure(4.1 * len(targets), 3.6)
+    panels = fig.subplots(1, len(targets), squeeze=False, sharey=True)[0]
+    for axes, target in zip(panels, targets, strict=True):
+        lines = break_even(rows, target)
+        for family, line in lines.items():
+            colour, marker = LOOKS[family]
+            x, y = [r.batch for r in line], [r.ratio_vs_best_dense or 1.0 for r in line]
+            low = [v - min(v, r.ratio_low or v) for v, r in zip(y, line, strict=True)]
+            high = [max(v, r.ratio_high or v) - v for v, r in zip(y, line, strict=True)]
+            axes.errorbar(x, y, (low, high), fmt=f"{marker}-", color=colour, linewidth=1.4, capsize=2, markersize=5)
+        axes.axhline(1.0, color=INK, linewidth=1, linestyle="--")
+        batches = sorted({r.batch for line in lines.values() for r in line})
+        axes.set(xscale="log", yscale="log", xlabel="batch", title=f"error at most {target:g}")
+        axes.set_xticks(batches, [str(b) for b in batches])
+        axes.minorticks_off()
+        log_ticks(axes.yaxis, most=9)
+        tidy(axes, none="" if lines else "nothing was measured")
+    panels[0].set_ylabel("best dense / this (above 1: faster)")
+    present = [f for f in FAMILIES if f != "dense" and any(r.family == f for r in rows)]
+    _family_legend(fig, present)
+    return fig
+
+
+def roofline(rows: Sequence[Row]) -> Any:
+    """All rows whose least possible time is known: which share of the measured median that is."""
+    known = [r for r in rows if r.status == OK and r.roofline_fraction]
+    fig = figure(8.5, 3.6)
+    axes = fig.subplots()
+    for family, (colour, marker) in LOOKS.items():
+        some = [r for r in known if r.family == family]
+        x, y = [r.batch for r in some], [r.roofline_fraction for r in some]
+        axes.plot(x, y, marker, color=colour, markersize=6, alpha=0.8, markeredgecolor="white")
+    axes.axhline(1.0, color=INK, linewidth=1, linestyle="--")
+    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="least possible time / median")
+    batches = sorted({r.batch for r in known})
+    axes.set_xticks(batches, [str(b) for b in batches])
+    axes.minorticks_off()
+    log_ticks(axes.yaxis, most=7)
+    tidy(axes, none="" if known else "no roofline is known")
+    _family_legend(fig, [f for f in LOOKS if any(r.family == f for r in known)])
+    return fig
+
+
+def realtime(found: Sequence[Mapping[str, Any]]) -> Any:
+    """Latencies of an open-loop run by quantile, from the histograms in facts["realtime"]; those that cannot be read
+    are left out.
+    """
+    fig = figure(8.5, 3.9)
+    axes = fig.subplots()
+    for one, colour in zip(found, LINES * len(found), strict=False):
+        try:
+            points = decoded(str(one.get("histogram", "")))
+        except HrtError:
+            continue
+        x, y = [1 / (1 - q) for q, _ in points], [max(v, 0.1) for _, v in points]
+        style = ":" if str(one.get("subject", "")).startswith("empty call") else "-"
+        axes.plot(x, y, style, color=colour, linewidth=1.7, label=short(str(one.get("subject"))))
+    deadline = found[0].get("deadline_us") if found else None
+    if isinstance(deadline, (int, float)):
+        axes.axhline(deadline, color=INK, linewidth=1, linestyle="--", label="deadline")
+    axes.set(xscale="log", yscale="log", xlabel="requests", ylabel="microseconds from when a request was due")
+    ticks = [1, 2, 10, 100, 1000, 10_000]
+    axes.set_xticks(ticks, ["all", "1 in 2", "1 in 10", "1 in 100", "1 in 1,000", "1 in 10,000"])
+    axes.minorticks_off()
+    log_ticks(axes.yaxis, most=9)
+    tidy(axes, none="" if axes.get_legend_handles_labels()[0] else "no histogram can be read")
+    if axes.get_legend_handles_labels()[0]:
+        fig.legend(loc="outside lower center", ncols=3, frameon=False)
+    return fig
+
+
+def tidy(axes: Any, none: str = "") -> None:
+    """A quiet grid, no box. none: what stands in the panel where it is empty."""
+    if none:
+        axes.text(0.5, 0.5, none, ha="center", va="center", transform=axes.transAxes)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def shortly(value: float) -> str:
+    """A round figure as a tick says it: 0.5, 2,000, 50k, 3M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= max(size, 1e4):
+            return f"{value / size:g}{letter}"
+    return f"{value:,.10g}"
+
+
+def short(text: str, most: int = 46) -> str:
+    """`text` on one line, cut where it is long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """Bytes and error do not depend on the batch size: one row of each method, target and backend."""
+    return list({(r.method, r.target, r.backend): r for r in rows if usable(r, nbytes)}.values())
+
+
+def _error(row: Row) -> float:
+    return max(row.error or 0.0, LEAST_ERROR)
+
+
+def log_ticks(axis: Any, form: str = "", most: int = 6, steps: Sequence[float] = STEPS) -> None:
+    """Ticks in plain figures (0.5, 1, 2, ...) on a logarithmic axis, as many as can be read; powers of ten alone where
+    those are enough.
+    """
+    low, high = axis.get_view_interval()
+    for chosen in (steps, (1, 2, 5), (1, 5), (1,)) if steps is STEPS else (steps, (1,)):
+        ticks = [d * 10.0**k for k in range(-12, 16) for d in chosen if low <= d * 10.0**k <= high]
+        if len(ticks) <= most:
+            break
+    ticks = ticks[:: 1 + (len(ticks) - 1) // most] if ticks else ticks
+    axis.set_ticks(ticks, [form.format(t) if form else shortly(t) for t in ticks])
+    axis.set_ticks([], minor=True)
+
+
+def _family_legend(fig: Any, families: Sequence[str], line: str = "") -> None:
+    from matplotlib.lines import Line2D
+
+    marks = [Line2D([], [], marker=LOOKS[f][1], color=LOOKS[f][0], linestyle="", label=f) for f in families]
+    if line:
+        marks.append(Line2D([], [], color=INK, linewidth=1, label=line))
+    if marks:
+        fig.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)

@@ -1,0 +1,71 @@
+"""A plan run, written and shown: what `python -m hrt.perf` and `hrt bench` share."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from hrt.errors import InputError
+from hrt.model.artifact import read_header
+from hrt.perf.bench.runner import Plan, run
+from hrt.perf.bench.terminal_table import show
+from hrt.perf.measuring.results import FAILED, Results, check_results
+from hrt.perf.networks.registry import SUFFIXES
+from hrt.support.atomic_files import usable
+from hrt.support.progress import track
+
+INTERRUPTED = 130
+WIDTH = 200  # of the table where nobody's terminal says
+
+
+def measure(plan: Plan, json: Path | None = None, every: bool = False) -> int:
+    """Run a plan, write its rows to `json` after every workload, print them. Returns 0, 1 where a network could not be
+    measured at all, or 130 where Ctrl-C ended it.
+    """
+    if json is not None:
+        check_results(json)  # before the work
+    with track("perf", True) as advance:
+        results = run(plan, advance, keep=lambda found: _keep(found, json))
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    show(results, console, every)
+    if json is not None:
+        console.print(f"wrote {json}: {len(results.rows)} rows" if results.rows else f"no rows yet for {json}")
+    if results.facts.get("interrupted"):
+        return INTERRUPTED
+    names = dict.fromkeys(r.workload for r in results.rows)
+    failed = [n for n in names if all(r.status == FAILED for r in results.rows if r.workload == n)]
+    if failed:
+        print(f"not measured: {', '.join(failed)}; the table says why", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _keep(results: Results, json: Path | None) -> None:
+    """Write, unless there is nothing yet and an earlier run left something, which is worth more."""
+    if json is not None and (results.rows or not json.exists() or not json.stat().st_size):
+        results.write(json)
+
+
+def bench(
+    path: Path,
+    inputs: Sequence[Path] = (),
+    tols: Sequence[float] = (),
+    batches: Sequence[int] = (),
+    threads: int = 2,
+    json: Path | None = None,
+) -> int:
+    """One network of a user's beside every method; returns as `measure`. tols: by default what a `.hrt` file was made
+    for, else 1e-2, 1e-3 and 1e-4. Raises InputError for a file of another kind.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"Found {path}. Expected a .hrt, .onnx or .pt2 file.")
+    if not tols and path.suffix == ".hrt" and usable(path).is_file():
+        tols = (float(read_header(path)["certificate"]["tol"]),)
+    plan = Plan(
+        workloads=(str(path),),
+        tols=tuple(tols) or Plan.tols,
+        batches=tuple(batches) or None,
+        threads=threads,
+        inputs=tuple(inputs),
+    )
+    return measure(plan, json)

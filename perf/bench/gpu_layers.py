@@ -1,0 +1,307 @@
+"""`python -m hrt.perf.bench.gpu_layers`: compressed layers on the GPU here, beside the best dense form, each checked, then timed.
+
+Dense is given its best: F.linear and torch.compile max-autotune, in the same precision, both captured in a CUDA graph;
+the faster one counts. Layers run through several copies of weights and inputs in one graph, together twice the L2
+cache, so that nothing stays there between runs (the PINN fits any cache, and stays there in use too). Candidates are
+interleaved in random order, and medians are compared. The floor beside each time is `hrt.schedule.roofline`'s with the copy and
+matmul rates of this card, measured first.
+
+    python -m hrt.perf.bench.gpu_layers --out perf/results/h100            (what `make gpu` runs)
+    python -m hrt.perf.bench.gpu_layers --size 4096 --kernel log --batch 1 4096 --out /tmp/few
+
+Rows are written as they come: what was measured before an interruption is kept.
+"""
+
+import argparse
+import copy
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import hrt
+from hrt.errors import HrtError
+from hrt.kernels.launch import is_interpreted
+from hrt.matrix_compression.compress_matrix import compress_for
+from hrt.perf.measuring import gpu_timing as device
+from hrt.perf.measuring.provenance import commit, gpu, versions
+from hrt.perf.networks.burgers import load_burgers
+from hrt.perf.networks.integral_kernels import KERNELS, SETTINGS, layer
+from hrt.program.program import Program
+from hrt.runtime.cuda_session import CudaSession
+from hrt.schedule.roofline import CHIPS, Chip, dense_work, schedule_floor, work_of
+
+BATCHES = (1, 16, 256, 4096, 65536)
+SIZES = (4096, 8192, 16384)
+MIN_LEAF = 128
+DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
+UNIT = {"bf16": 2.0**-9, "fp16": 2.0**-12, "tf32": 2.0**-10}  # relative error of one rounded number
+CHECKED_ROWS = 512  # at most; from 128 on all batches have one form
+REPEATS = 30
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one point. Times in microseconds of one network; floor_us: without launches. error: relative to
+    float64, on rows that were checked before anything was timed.
+    """
+
+    workload: str
+    size: int
+    precision: str
+    batch: int
+    method: str
+    p50_us: float
+    p05_us: float
+    p95_us: float
+    error: float
+    nbytes: int
+    floor_us: float
+    roofline_fraction: float
+    ratio_vs_best_dense: float
+    remark: str = ""
+
+
+class Report:
+    """Rows of one run, written to a file after every one."""
+
+    def __init__(self, file: Path, facts: dict[str, Any]):
+        self.file, self.facts, self.rows = file, facts, []
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Print and keep."""
+        for row in rows:
+            self.rows.append(row)
+            print(
+                f"{row.workload:10} {row.size:6} {row.precision:6} batch {row.batch:6} {row.method:16} "
+                f"{row.p50_us:10.2f} us ({row.p05_us:.2f} to {row.p95_us:.2f})  {row.roofline_fraction:5.0%} of floor  "
+                f"{row.ratio_vs_best_dense:6.2f}x best dense  error {row.error:.1e} {row.remark}",
+                flush=True,
+            )
+        document = {**self.facts, "rows": [asdict(row) for row in self.rows]}
+        self.file.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+def measured_chip(bench: device.Bench, quick: bool = False) -> Chip:
+    """This card's copy and matmul rates, measured; multiprocessors as the driver says."""
+    base = CHIPS["h100"]
+    if bench.device.type != "cuda":
+        return replace(base, name="interpreter", source="not a GPU: figures of an H100 stand in")
+    count = 1 << (28 if quick else 30)
+    a, b = (torch.empty(count, dtype=torch.uint8, device=bench.device).random_() for _ in range(2))
+    copy = 2 * count / bench.seconds({"copy": lambda: b.copy_(a)}, 10)["copy"][0]
+    rates = {}
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("tf32", torch.float32)):
+        x, y = (torch.randn(8192, 8192, device=bench.device, dtype=dtype) for _ in range(2))
+        rates[name] = 2 * 8192**3 / bench.seconds({name: lambda x=x, y=y: x @ y}, 10)[name][0]
+    rates |= {"tf32x3": rates["tf32"] / 3, "ieee": base.matmul_flops["ieee"]}
+    properties = torch.cuda.get_device_properties(bench.device)
+    source = "copy and matmul rates measured in this run; tf32x3 taken as a third of tf32, ieee as on an H100"
+    arch = f"sm_{properties.major}{properties.minor}"
+    return Chip(properties.name, arch, copy, rates, properties.multi_processor_count, source)
+
+
+def copies_for(nbytes: int, bench: device.Bench) -> int:
+    """Copies of weights and activations to rotate through, so that together they are twice the L2 cache."""
+    return max(1, min(256, math.ceil(2 * bench.cache_bytes / max(1, nbytes))))
+
+
+def our_calls(program: Program, precision: str, batch: int, bench: device.Bench) -> tuple[Callable[[], Any], int, Any]:
+    """Runs several copies of the compressed network once each, how many, and the first session."""
+    first = CudaSession(program, bench.device, precision, warm=False, densify=False)
+    moved = first.plan.tables.nbytes + batch * first.pitch * first.dtype.itemsize
+    count = copies_for(moved, bench)
+    sessions = [first, *(first.copy() for _ in range(count - 1))]
+    workspaces = [s.new_workspace(batch) for s in sessions]
+    for w in workspaces:
+        for port in first.plan.entries:
+            w[:, port.span.start : port.span.start + port.span.size].normal_()
+
+    def run() -> None:
+        for session, workspace in zip(sessions, workspaces, strict=True):
+            session.execute(workspace, batch, "step")
+
+    return run, count, first
+
+
+def dense_calls(
+    weight: Tensor, batch: int, precision: str, bench: device.Bench
+) -> tuple[dict[str, Callable[[], Any]], int]:
+    """F.linear and its compiled form over rotated copies, and how many copies."""
+    dtype = DTYPE[precision]
+    n = weight.shape[1]
+    count = copies_for((weight.numel() + 2 * batch * n) * dtype.itemsize, bench)
+    weights = [weight.to(bench.device, dtype).clone() for _ in range(count)]
+    inputs = [torch.randn(batch, n, device=bench.device, dtype=dtype) for _ in range(count)]
+    outputs = [torch.empty(batch, weight.shape[0], device=bench.device, dtype=dtype) for _ in range(count)]
+
+    def plain() -> None:
+        for x, w, y in zip(inputs, weights, outputs, strict=True):
+            torch.mm(x, w.T, out=y)
+
+    calls: dict[str, Callable[[], Any]] = {"dense linear": plain}
+    if bench.device.type == "cuda":
+        function = torch.compile(torch.nn.functional.linear, mode="max-autotune-no-cudagraphs", dynamic=False)
+        calls["dense compiled"] = lambda: [function(x, w) for x, w in zip(inputs, weights, strict=True)]
+    return calls, count
+
+
+def error_of(session: CudaSession, matrix: Tensor, rows: int) -> float:
+    """Relative L2 error of the session's answers against float64, on fresh random rows, in the forms of that batch."""
+    x = torch.randn(rows, matrix.shape[1], dtype=torch.float64)
+    (y,) = session.run([x.to(session.device, torch.float32)])
+    exact = (matrix @ x.T).T
+    return float((y.cpu().double() - exact).norm() / exact.norm())
+
+
+def one_layer(
+    report: Report, bench: device.Bench, chip: Chip, kernel: str, size: int, precision: str, batches: Sequence[int]
+) -> None:
+    """Compress one layer, check it, then time it and dense at every batch size."""
+    built, points = KERNELS[kernel].build(size)
+    matrix = torch.from_numpy(built)
+    storage, tol = SETTINGS[precision]
+    start = time.perf_counter()
+    h = compress_for(
+        built,
+        tol=tol,
+        storage=storage,
+        min_leaf=min(MIN_LEAF, size // 4),
+        row_points=points,
+        column_points=points,
+        ordering="natural" if points is None else "coordinates",
+        target="cuda",
+    )
+    print(f"# {kernel} {size} {precision}: {h}, {time.perf_counter() - start:.1f} s", flush=True)
+    program = layer(h)
+    for batch in batches:
+        try:
+            run, count, session = our_calls(program, precision, batch, bench)
+            error = error_of(session, matrix, min(batch, CHECKED_ROWS))
+            # On few random rows the compression's error is not quite that of the matrix; x, V, T, U and y are rounded.
+            allowed = 1.5 * tol + 5 * UNIT[precision]
+            if not error <= allowed:
+                raise HrtError(f"{kernel} {size} {precision}: error {error:.2e}. Expected at most {allowed:.2e}.")
+            dense, dense_count = dense_calls(matrix, batch, precision, bench)
+            graphs = {"hrt": bench.captured(run), **{name: bench.captured(call) for name, call in dense.items()}}
+            times = bench.seconds(graphs, REPEATS)
+        except torch.cuda.OutOfMemoryError as problem:
+            print(f"# {kernel} {size} {precision} batch {batch}: out of memory: {problem}", flush=True)
+            bench.release()
+            continue
+        each = {name: count if name == "hrt" else dense_count for name in times}
+        micro = {name: tuple(1e6 * t / each[name] for t in values) for name, values in times.items()}
+        best = min(value[0] for name, value in micro.items() if name != "hrt")
+        rows = []
+        for name, (p50, p05, p95) in micro.items():
+            ours = name == "hrt"
+            work = work_of(session.schedule) if ours else dense_work(size, size, precision)
+            floor = 1e6 * schedule_floor(work, batch, precision, chip).ideal_s
+            nbytes = session.resident_bytes if ours else size * size * DTYPE[precision].itemsize
+            known = error if ours else float("nan")
+            rows.append(
+                Row(kernel, size, precision, batch, name, p50, p05, p95, known, nbytes, floor, floor / p50, best / p50)
+            )
+        report.add(rows)
+        del run, session, dense, graphs
+        bench.release()
+
+
+def burgers(report: Report, bench: device.Bench, chip: Chip, batches: Sequence[int]) -> None:
+    """The Burgers PINN: one request after the other, in its graph and end to end, beside torch.compile's."""
+    net = load_burgers().float()
+    model = hrt.compress(net, inputs=hrt.Box([-1.0, 0.0], [1.0, 1.0]), tol=1e-3, target="cuda", progress=False)
+    session = CudaSession(model.program, bench.device, model.precision)
+    exact = copy.deepcopy(net).double()
+    net = net.to(bench.device)
+    checked = torch.rand(4096, 2, dtype=torch.float64) * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
+    y, expected = session.run([checked.float().to(bench.device)])[0].cpu().double(), exact(checked).detach()
+    error = float((y - expected).norm() / expected.norm())
+    if not error <= 1.05e-3:  # the certificate's limit is for new inputs of the same kind, at 99 %
+        raise HrtError(f"Burgers: error {error:.2e} where 1e-3 was certified, in {model.precision} arithmetic.")
+    for batch in batches:
+        x = checked[:batch].float().to(bench.device)
+        compiled: Any = torch.compile(net, mode="max-autotune-no-cudagraphs", dynamic=False)
+        calls: dict[str, Callable[[], Any]] = {}
+        for kernel in session.kernels:
+            execute = partial(session.execute, session.new_workspace(batch), batch, kernel)
+            calls[f"hrt {kernel}"] = bench.captured(execute)
+        with torch.no_grad():
+            calls["dense linear"] = bench.captured(partial(net, x))
+            if bench.device.type == "cuda":
+                calls["dense compiled"] = bench.captured(partial(compiled, x))
+        calls["hrt end to end"] = partial(session.run, [x])
+        times = {name: [1e6 * t for t in value] for name, value in bench.seconds(calls, 10 * REPEATS).items()}
+        best = min(value[0] for name, value in times.items() if name.startswith("dense"))
+        floor = 1e6 * schedule_floor(work_of(session.schedule), batch, model.precision, chip).ideal_s
+        remark = f"{len(session.dense_layers)} layers written out"
+        for name, (p50, p05, p95) in times.items():
+            known = error if name.startswith("hrt") else float("nan")
+            facts = (known, session.resident_bytes, floor, floor / p50, best / p50, remark)
+            report.add([Row("burgers", 128, model.precision, batch, name, p50, p05, p95, *facts)])
+        bench.release()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure everything asked for. Returns 2 where there is no GPU, 1 where an error was larger than promised."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--kernel", nargs="*", choices=KERNELS, default=list(KERNELS))
+    parser.add_argument("--precision", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after so many minutes")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON file")
+    args = parser.parse_args(arguments)
+    if not torch.cuda.is_available() and not is_interpreted():
+        print("hrt.perf.bench.gpu_layers: torch sees no CUDA device here. Nothing was measured.", file=sys.stderr)
+        return 2
+    if min(args.size) < 64 or any(b < 1 or b & (b - 1) for b in args.batch):
+        print(
+            "hrt.perf.bench.gpu_layers: expected sizes from 64 on, and batches that are powers of two.", file=sys.stderr
+        )
+        return 2
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"hrt.perf.bench.gpu_layers: {args.out} cannot be made: {error.strerror}.", file=sys.stderr)
+        return 2
+    start = time.perf_counter()
+    torch.set_float32_matmul_precision("high")  # tf32 for dense, as for ours, and for the ceiling
+    bench = device.Bench()
+    chip = measured_chip(bench)
+    facts = {
+        "command": f"python -m hrt.perf.bench.gpu_layers {' '.join(sys.argv[1:] if arguments is None else arguments)}",
+        "commit": commit(),
+        "versions": versions(),
+        "gpu": gpu() if bench.device.type == "cuda" else {"name": "none: Triton's interpreter; times say nothing"},
+        "chip": asdict(chip),
+    }
+    print(f"# {chip.name}: copy {chip.copy_bytes_per_s / 1e12:.2f} TB/s, {chip.source}", flush=True)
+    report = Report(args.out / f"gpu-{'-'.join(map(str, args.size))}.json", facts)
+    try:
+        burgers(report, bench, chip, [b for b in args.batch if b <= 4096])
+        for size in args.size:
+            for kernel in args.kernel:
+                for precision in args.precision:
+                    if time.perf_counter() - start > 60 * args.minutes:
+                        print(f"# {kernel} {size} {precision}: left out, {args.minutes:g} minutes are over", flush=True)
+                        continue
+                    one_layer(report, bench, chip, kernel, size, precision, args.batch)
+    except HrtError as error:
+        print(f"hrt.perf.bench.gpu_layers: {error}", file=sys.stderr)
+        return 1
+    print(f"# wrote {report.file}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""A physics-informed network for Allen and Cahn's equation: the network, its training and a spectral solution.
+
+    u_t = D u_xx + 5 (u - u^3),   u(x, 0) = x^2 cos(pi x),   periodic on [-1, 1],   D = 1e-4
+
+for t in [0, 1]: the second problem of Raissi, Perdikaris and Karniadakis (2019). Fronts of slope near 100 form where
+u(x, 0) changes its sign, and a narrow dip stays at x = 0. Periodicity and the initial value are built into the network,
+so that the residual of the equation is all that is trained; the spectral solution serves to measure it alone. Residuals
+count less the later they are: alike, training ended with half of them in a wrong solution with a small residual.
+
+    python -m hrt.perf.paper.allen_cahn              # trains, prints the error, seconds and steps; minutes on one core
+    python -m hrt.perf.paper.allen_cahn --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import jvp
+
+from hrt.perf.networks.pinn_training import Tap, fit, glorot, through
+
+DIFFUSION, REACTION = 1e-4, 5.0
+RATE = 2.0 * REACTION  # at which u next to 1 or -1 tends to it: the derivative of 5 (u - u^3) there
+# of a residual's weight over time: next to u = 0 an error grows like e^(REACTION (1 - t)) until t = 1
+FADING = REACTION
+ADAM_STEPS, NEWTON_STEPS = 200, 150
+MODES, STEPS = 1024, 400  # points in x and time steps of the spectral solution
+CONTOUR = 32  # points of the contour integrals in the exponential integrator
+
+
+def initial(x: np.ndarray) -> np.ndarray:
+    """u(x, 0) of the same shape."""
+    return x * x * np.cos(np.pi * x)
+
+
+def exponential_runge_kutta(
+    values: np.ndarray,
+    symbol: np.ndarray,
+    forcing: Callable[[np.ndarray, float], np.ndarray],
+    steps: int,
+    duration: float = 1.0,
+) -> np.ndarray:
+    """u_t = L u + forcing(u, t) from `values` (n,) at t = 0, by ETDRK4: all states, (steps + 1, n) float64.
+
+    Cox and Matthews (J. Comput. Phys. 176, 2002) with the coefficients by contour integrals of Kassam and Trefethen
+    (SIAM J. Sci. Comput. 26, 2005): order 4 in the step, whatever L is. symbol: (n // 2 + 1,), L on the modes of
+    numpy.fft.rfft.  forcing: of values (n,) and a time.
+    """
+    h, n = duration / steps, len(values)
+    circle = np.exp(1j * np.pi * (np.arange(CONTOUR) + 0.5) / CONTOUR)
+    z = h * symbol[:, None] + circle  # L is real: half a circle is enough, and the real part of the mean
+
+    def mean(of: np.ndarray) -> np.ndarray:
+        return h * np.real(of.mean(axis=1))
+
+    whole, half = np.exp(h * symbol), np.exp(h * symbol / 2)
+    q = mean((np.exp(z / 2) - 1) / z)
+    f1 = mean((-4 - z + np.exp(z) * (4 - 3 * z + z**2)) / z**3)
+    f2 = mean((2 + z + np.exp(z) * (z - 2)) / z**3)
+    f3 = mean((-4 - 3 * z - z**2 + np.exp(z) * (4 - z)) / z**3)
+
+    def rate(modes: np.ndarray, t: float) -> np.ndarray:
+        return np.fft.rfft(forcing(np.fft.irfft(modes, n), t))
+
+    states = np.empty((steps + 1, n))
+    states[0], v = values, np.fft.rfft(values)
+    for step in range(steps):
+        t = step * h
+        at_start = rate(v, t)
+        a = half * v + q * at_start
+        at_a = rate(a, t + h / 2)
+        at_b = rate(half * v + q * at_a, t + h / 2)
+        at_end = rate(half * a + q * (2 * at_b - at_start), t + h)
+        v = whole * v + f1 * at_start + 2 * f2 * (at_a + at_b) + f3 * at_end
+        states[step + 1] = np.fft.irfft(v, n)
+    return states
+
+
+def diffusion_symbol(modes: int) -> np.ndarray:
+    """D u_xx on the modes of numpy.fft.rfft of `modes` points of the period 2: (modes // 2 + 1,)."""
+    return -DIFFUSION * (np.pi * np.arange(modes // 2 + 1)) ** 2
+
+
+@cache
+def solution(modes: int = MODES, steps: int = STEPS) -> np.ndarray:
+    """The problem's solution (steps + 1, modes) at t = i / steps and x = -1 + 2 j / modes, read-only.
+
+    With the defaults within 1e-5 of twice the modes and steps in relative L2 norm (`tests/test_allen_cahn.py`).
+    """
+    x = -1.0 + 2.0 * np.arange(modes) / modes
+    states = exponential_runge_kutta(initial(x), diffusion_symbol(modes), lambda u, t: REACTION * (u - u**3), steps)
+    states.setflags(write=False)
+    return states
+
+
+def on_grid(columns: int = 512, rows: int = 101) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points (rows * columns, 2) of the whole domain, rows of times, and the solution there, float64.
+
+    columns divides MODES and rows - 1 divides STEPS.
+    """
+    x, t = np.meshgrid(-1.0 + 2.0 * np.arange(columns) / columns, np.linspace(0.0, 1.0, rows))
+    u = solution()[:: STEPS // (rows - 1), :: MODES // columns]
+    return torch.from_numpy(np.stack((x.ravel(), t.ravel()), axis=1)), torch.from_numpy(u.ravel())
+
+
+class AllenCahnPINN(nn.Module):
+    """u = g u_0(x) + (1 - g) N(cos pi x, sin pi x, t), g = e^(-RATE t): (x, t) -> u with u_0 its initial value.
+
+    N is a tanh multilayer perceptron, `depth` hidden layers of `width`. The slope of u_0 jumps from one period to the
+    next, and g dies as the solution forgets it: t in the place of 1 - g would leave N to undo the jump for all t.
+    """
+
+    def __init__(self, width: int = 64, depth: int = 4) -> None:
+        super().__init__()
+        modules: list[nn.Module] = []
+        for fan_in, fan_out in itertools.pairwise([3] + [width] * depth):
+            modules += [nn.Linear(fan_in, fan_out), nn.Tanh()]
+        self.layers = nn.Sequential(*modules, nn.Linear(width, 1))
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """Value of u, shape (batch, 1), at points of shape (batch, 2) with columns x and t."""
+        x, t = points[:, :1], points[:, 1:]
+        cosine = torch.cos(math.pi * x)
+        g = torch.exp(-RATE * t)
+        n = self.layers(torch.cat((cosine, torch.sin(math.pi * x), t), dim=1))
+        return g * (x * x * cosine) + (1.0 - g) * n
+
+
+def allen_cahn_network(width: int = 64, depth: int = 4, seed: int = 0) -> AllenCahnPINN:
+    """Untrained float32 network: Glorot-normal weights that depend on the seed alone, zero biases."""
+    network = AllenCahnPINN(width, depth)
+    glorot(network, seed)
+    return network
+
+
+def jet(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
+    """u, u_x, u_t, u_xx (4, N) of the network at points (N, 2) of its dtype, by one forward Taylor pass."""
+    x, t = points.unbind(dim=1)
+    c, s = torch.cos(math.pi * x), torch.sin(math.pi * x)
+    zero, p = torch.zeros_like(x), math.pi
+    features = ((c, s, t), (-p * s, p * c, zero), (zero, zero, zero + 1.0), (-p * p * c, -p * p * s, zero))
+    streams = torch.stack([torch.stack(stream, dim=1) for stream in features])
+    n, n_x, n_t, n_xx = through(network.layers, streams, taps)
+    u0, u0_x = x * x * c, 2.0 * x * c - p * x * x * s
+    u0_xx = 2.0 * c - 4.0 * p * x * s - p * p * x * x * c
+    g = torch.exp(-RATE * t)
+    u_t = RATE * g * (n - u0) + (1.0 - g) * n_t
+    return torch.stack((g * u0 + (1.0 - g) * n, g * u0_x + (1.0 - g) * n_x, u_t, g * u0_xx + (1.0 - g) * n_xx))
+
+
+def equation(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
+    """u_t - D u_xx - 5 (u - u^3) at points (N, 2): (N,)."""
+    u, _, u_t, u_xx = jet(network, points, taps)
+    return u_t - DIFFUSION * u_xx - REACTION * (u - u**3)
+
+
+def weighted(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
+    """The same times e^(-FADING t), which is what training makes small: (N,)."""
+    return torch.exp(-FADING * points[:, 1]) * equation(network, points, taps)
+
+
+def residuals(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
+    """The weighted residuals (N,), scaled so that their squares sum to the loss."""
+    return weighted(network, points, taps) / math.sqrt(len(points))
+
+
+def allen_cahn_residual(u: Callable[[torch.Tensor], torch.Tensor], points: torch.Tensor) -> torch.Tensor:
+    """The same of any function (rows, 2) -> (rows, 1), by forward differentiation in torch.func: (rows, 1)."""
+    along_x, along_t = (torch.zeros_like(points) + points.new_tensor(axis) for axis in ((1.0, 0.0), (0.0, 1.0)))
+    both = jvp(u, (points,), (along_t,))
+    value, u_t = both[0], both[1]
+    u_xx = jvp(lambda p: jvp(u, (p,), (along_x,))[1], (points,), (along_x,))[1]
+    return u_t - DIFFUSION * u_xx - REACTION * (value - value**3)
+
+
+def sample(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Points (count, 2) float64: half of all x uniform, half log-uniform in the distance, down to 0.005, from the zeros
+    of u(x, 0): 0, 1/2 and -1/2, where dip and fronts form.
+    """
+    unit = torch.rand(5, count, generator=generator, dtype=torch.float64)
+    offset = torch.sign(unit[0] - 0.5) * 0.5 * 0.005 ** unit[1]
+    centre = 0.5 * (torch.floor(3.0 * unit[2]) - 1.0)
+    x = torch.where(unit[3] < 0.5, 2.0 * unit[0] - 1.0, centre + offset)
+    return torch.stack((x, unit[4]), dim=1)
+
+
+def train(
+    seed: int = 0,
+    adam_steps: int = ADAM_STEPS,
+    newton_steps: int = NEWTON_STEPS,
+    batch: int = 512,
+    width: int = 64,
+    on_step: Callable[[AllenCahnPINN, int, float], None] = lambda network, step, loss: None,
+) -> AllenCahnPINN:
+    """Train from the equation alone, as `hrt.perf.networks.burgers.train` does: Adam, then Gauss-Newton, float64."""
+    network = allen_cahn_network(width, seed=seed).double()
+
+    def told(step: int, before: float) -> None:
+        on_step(network, step, before)
+
+    fit(residuals, sample, network, seed, adam_steps, newton_steps, batch, told)
+    return network
+
+
+def relative_error(network: nn.Module) -> float:
+    """Relative L2 error against the spectral solution on 512 x 101 points of the whole domain."""
+    points, exact = on_grid()
+    with torch.no_grad():
+        u = network(points.to(next(network.parameters()).dtype))[:, 0].double()
+    return float((u - exact).norm() / exact.norm())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, and print the error meanwhile."""
+    parser = argparse.ArgumentParser(prog="python -m hrt.perf.paper.allen_cahn", description=main.__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--adam", type=int, default=ADAM_STEPS, help="steps of Adam")
+    parser.add_argument("--newton", type=int, default=NEWTON_STEPS, help="steps of Gauss-Newton")
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--width", type=int, default=64)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # the order of sums, and with it the weights, depends on the threads
+    start, last = time.perf_counter(), options.adam + options.newton
+
+    def on_step(network: AllenCahnPINN, step: int, loss: float) -> None:
+        if step == last or step % (250 if step <= options.adam else 25) == 0:
+            seconds = time.perf_counter() - start
+            print(f"step {step}, {seconds:.0f} s: loss {loss:.2e}, relative L2 error {relative_error(network):.2e}")
+
+    train(options.seed, options.adam, options.newton, options.batch, options.width, on_step)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

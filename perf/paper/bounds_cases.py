@@ -1,0 +1,213 @@
+"""The cases of `python -m hrt.perf.paper.bounds`: random matrices, layers of trained networks, whole networks, and every
+checkable statement on each, one row (a dict of figures by name) for each verdict.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+import hrt
+from hrt.calibration.moments import evaluate, layer_moments
+from hrt.calibration.samples import Box, as_samples
+from hrt.capture.onnx_file import read_onnx
+from hrt.capture.torch_export import capture
+from hrt.certificate.certificate import Statement
+from hrt.certificate.layer_records import block_errors
+from hrt.certificate.output_bound import output_bound
+from hrt.certificate.paper_statements import (
+    Spectra,
+    box_statement,
+    condition,
+    condition_exact,
+    global_frobenius,
+    leaf_frobenius,
+    product,
+    singular_values,
+)
+from hrt.hmatrix.hmatrix import HMatrix
+from hrt.perf.networks.burgers import burgers_points, load_burgers
+from hrt.perf.networks.deeponet import deeponet_inputs, train_deeponet
+from hrt.perf.networks.neuralfoil import load_neuralfoil, sample_inputs
+from hrt.perf.networks.operators import log_kernel, reaction_diffusion_green
+from hrt.perf.networks.pinns import PROBLEMS, load_pinn, pinn_points
+from hrt.perf.networks.qlknn import qlknn_inputs, qlknn_path
+from hrt.program.program import Program
+from hrt.tangent_kernel.ntk import compare_ntk
+from hrt.tangent_kernel.ntk_statements import ntk_statements
+
+TOLS = (1e-1, 1e-2, 1e-3)
+SMALLEST, LARGEST = 16, 256  # sides of random matrices
+ROWS = 2000  # inputs that a layer's second moment is taken over
+KERNEL_POINTS = 16
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network as a Program, inputs that it is used on, and the box of them where it has one."""
+
+    name: str
+    program: Program
+    inputs: tuple[Tensor, ...]
+    box: Box | None = None
+
+
+def random_matrix(index: int, seed: int) -> tuple[str, Tensor]:
+    """Matrix `index` of the run `seed`, (m, n) float64, and its kind; it depends on nothing else."""
+    rng = np.random.default_rng([seed, index])
+    kind = list(KINDS)[index % len(KINDS)]
+    m, n = (int(v) for v in np.exp(rng.uniform(math.log(SMALLEST), math.log(LARGEST + 1), 2)))
+    return kind, torch.from_numpy(np.ascontiguousarray(KINDS[kind](rng, m, n)))
+
+
+def _orthogonal(rng: np.random.Generator, n: int, k: int) -> np.ndarray:
+    return np.linalg.qr(rng.standard_normal((n, k)))[0]
+
+
+def _with_spectrum(rng: np.random.Generator, m: int, n: int, decades: float) -> np.ndarray:
+    k = min(m, n)
+    return _orthogonal(rng, m, k) * 10.0 ** (-decades * np.arange(k) / max(1, k - 1)) @ _orthogonal(rng, n, k).T
+
+
+def _low_rank(rng: np.random.Generator, m: int, n: int) -> np.ndarray:
+    r = int(rng.integers(1, 9))
+    noise = 10.0 ** rng.uniform(-6, -1) * rng.standard_normal((m, n))
+    return rng.standard_normal((m, r)) @ rng.standard_normal((r, n)) + noise
+
+
+def _kernel(rng: np.random.Generator, m: int, n: int) -> np.ndarray:
+    return (log_kernel if rng.random() < 0.5 else reaction_diffusion_green)(max(m, n))[:m, :n]
+
+
+def _permuted(rng: np.random.Generator, m: int, n: int) -> np.ndarray:
+    return _kernel(rng, m, n)[rng.permutation(m)][:, rng.permutation(n)]
+
+
+KINDS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
+    "Gaussian": lambda rng, m, n: rng.standard_normal((m, n)),
+    "low rank and noise": _low_rank,
+    "kernel": _kernel,
+    "ill-conditioned": lambda rng, m, n: _with_spectrum(rng, m, n, rng.uniform(4, 14)),
+    "well-conditioned": lambda rng, m, n: _with_spectrum(rng, m, n, rng.uniform(0, 0.5)),
+    "permuted kernel": _permuted,
+    "tiny entries": lambda rng, m, n: 10.0 ** -rng.uniform(10, 30) * _low_rank(rng, m, n),
+}
+
+
+def matrix_statements(w: Tensor, h: HMatrix, tol: float | None, second: Tensor) -> Iterator[tuple[str, Statement]]:
+    """Every statement on W (m, n) float64 and H, by name. tol: None where the Frobenius norm was not bounded.  second:
+    E[x x^T] of some inputs.
+    """
+    dense = h.to_dense()
+    if tol is not None:
+        yield "||E||_F <= tol ||W||_F", global_frobenius(w, dense, tol)
+    yield "||E||_F <= root of sum of blocks", leaf_frobenius(w, dense, block_errors(w, h))
+    spectra = Spectra.of(w, dense)
+    if spectra is None:
+        return
+    yield "singular values (Weyl)", singular_values(spectra)
+    yield "product, worst unit vector", product(spectra, w - dense, None)
+    yield "product, rms over inputs", product(spectra, w - dense, second)
+    yield "condition (paper)", condition(spectra)
+    yield "condition (Weyl)", condition_exact(spectra)
+
+
+def random_rows(count: int, seed: int) -> Rows:
+    """Verdicts on random matrices, each at every tolerance. Inputs are Gaussian with a random covariance."""
+    rows: Rows = []
+    for index in track(range(count), "random matrices", console=Console(stderr=True), transient=True):
+        kind, w = random_matrix(index, seed)
+        mixing = torch.randn(w.shape[1], w.shape[1], generator=torch.Generator().manual_seed(index)).double()
+        for tol in TOLS:
+            h = hrt.compress_matrix(w, tol=tol, storage="auto")
+            for name, s in matrix_statements(w, h, tol, mixing.T @ mixing):
+                rows.append(_row("random", kind, f"{index}", w.shape, tol, "Frobenius", name, s))
+    return rows
+
+
+def trained_rows(subject: Subject) -> Rows:
+    """Verdicts on every layer of a network, in the Frobenius norm and in that of its inputs."""
+    rows: Rows = []
+    moments = layer_moments(subject.program, subject.inputs)
+    for name in subject.program.weights:
+        w = _tensor(subject.program, name)
+        second = moments[name].second
+        for tol in TOLS:
+            for norm, of in (("Frobenius", None), ("inputs", second)):
+                h = hrt.compress_matrix(w, tol=tol, storage="auto", second_moment=of)
+                for statement, s in matrix_statements(w, h, tol if of is None else None, second):
+                    rows.append(_row("trained", subject.name, name, w.shape, tol, norm, statement, s))
+    return rows
+
+
+def network_rows(subject: Subject) -> Rows:
+    """Verdicts on a whole network whose weights are within tol in the Frobenius norm: kernels, and the box."""
+    rows: Rows = []
+    for tol in TOLS:
+        layers = {
+            k: hrt.compress_matrix(_tensor(subject.program, k), tol=tol, storage="auto") for k in _weights(subject)
+        }
+        result = subject.program.with_constants(layers)
+        drift = compare_ntk(subject.program, result, tuple(x[:KERNEL_POINTS] for x in subject.inputs), memory=4 << 30)
+        found = [(s.name, s) for s in ntk_statements(drift)]
+        if subject.box is not None:
+            before, after = (evaluate(p, subject.inputs) for p in (subject.program, result))
+            proven = output_bound(subject.program, result, (subject.box,)).per_output
+            if proven is not None:
+                worst, rms = (before - after).abs().amax(0), before.square().mean(0).sqrt()
+                found.append(("output over the box", box_statement(proven, worst, rms)))
+        shape = (len(drift.before.values),) * 2
+        rows += [_row("network", subject.name, "", shape, tol, "Frobenius", name, s) for name, s in found]
+    return rows
+
+
+def subjects() -> tuple[list[Subject], list[str]]:
+    """The networks that are here, and why the others are not."""
+    found, missing = [], []
+    box = Box([-1.0, 0.0], [1.0, 1.0])
+    found.append(_captured("Burgers PINN", load_burgers(), (burgers_points(ROWS, 1),), box))
+    for name, problem in PROBLEMS.items():
+        box = Box(list(problem.low), list(problem.high))
+        found.append(_captured(f"{name} PINN", load_pinn(name), (pinn_points(name, ROWS, 1),), box))
+    found.append(_captured("DeepONet", train_deeponet()[0], deeponet_inputs(ROWS, 1)))
+    for name, make in (
+        ("NeuralFoil", lambda: _captured("NeuralFoil", load_neuralfoil("xlarge"), (sample_inputs(ROWS, 1),))),
+        ("QLKNN", lambda: Subject("QLKNN", read_onnx(qlknn_path()), as_samples(qlknn_inputs(ROWS, 1), 0))),
+    ):
+        try:
+            found.append(make())
+        except FileNotFoundError as error:
+            missing.append(f"{name}: {error}")
+    return found, missing
+
+
+def _captured(name: str, net: nn.Module, inputs: tuple[Tensor, ...], box: Box | None = None) -> Subject:
+    return Subject(name, capture(net, [x[:2] for x in inputs]), as_samples(inputs, 0), box)
+
+
+def _weights(subject: Subject) -> Sequence[str]:
+    return list(subject.program.weights)
+
+
+def _tensor(program: Program, name: str) -> Tensor:
+    c = program.constants[name]
+    return c.double() if isinstance(c, Tensor) else c.to_dense()
+
+
+def _row(source: str, kind: str, of: str, shape: Sequence[int], tol: float, norm: str, name: str, s: Statement) -> dict:
+    known = {"source": source, "kind": kind, "of": of, "shape": list(shape), "tol": tol, "norm": norm}
+    return known | {
+        "statement": name,
+        "verdict": s.verdict,
+        "bound": s.bound,
+        "measured": s.measured,
+        "remark": s.remark,
+    }

@@ -1,0 +1,225 @@
+"""What the paper claims, and what the figures of `python -m hrt.perf.paper.command` say of it: one judgement for each part."""
+
+from dataclasses import dataclass
+from statistics import fmean, geometric_mean
+
+from hrt.errors import InputError
+from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, SVD, Rows
+from hrt.perf.paper.ntk import fits
+from hrt.perf.paper.trained_networks import DENSE, DYNAMIC, PROXIMAL, SERVED
+
+# What is public of the paper's text and could be read here: its two abstracts (v1, 11 September 2024; v2, 25 September
+# 2024). Its own figures could not be read, so that only what these sentences say is compared, never a number.
+SMALLER = "the method reduces memory and computation while accuracy is kept (abstracts of v1 and v2)"
+ADAPTIVE = "blocks are refined adaptively by local error estimates (abstract of v2)"
+GENERAL = "it maintains high accuracy and improves generalization (abstract of v2)"
+BETTER = "it outperforms SVD, pruning and quantization (abstracts of v1 and v2)"
+FASTER = "it enhances inference speed, fit for real-time use (abstract of v2)"
+BOUNDED = "the approximation is error-bounded (titles and abstracts of v1 and v2)"
+TRAINED = "adaptive refinement ensures efficient training and robust performance (abstract of v2)"
+REGULARISED = "training efficiency is enhanced (abstract of v1; neither abstract speaks of a regulariser)"
+KERNEL = "essential properties of the neural tangent kernel are preserved (abstracts of v1 and v2)"
+AS_GOOD, SMALL = 1.1, 4.0  # of the dense network's error; times fewer bytes: what counts as trained as well
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was measured of a claim: `text`, and whether it agrees: "agrees", "agrees in part" or "does not agree"."""
+
+    verdict: str
+    text: str
+
+
+def verdict(yes: int, of: int) -> str:
+    """In words, of `of` comparisons `yes` of which support the claim."""
+    if not of:
+        raise InputError("Nothing was measured that the claim could be compared with.")
+    return "Agrees" if yes == of else "Does not agree" if yes == 0 else "Agrees in part"
+
+
+def compression(rows: Rows) -> Finding:
+    """Whether Algorithm 1, the paper's, is smaller than dense and than global SVD, and what hrt makes of it."""
+    said, yes, of = [], 0, 0
+    for case in dict.fromkeys(r["case"] for r in rows):
+        some = [r for r in rows if r["case"] == case]
+        svd = [r for r in some if r["method"] == SVD]
+        good = [r["ratio"] for r in some if r["method"] == ALGORITHM and r["error"] <= 1e-2]
+        of, yes = of + 1, yes + (max(good, default=0.0) > 1)
+        best = f"the ratio {max(good):.2f}" if good else "no ratio: it never gets there"
+        said.append(f"{case}: Algorithm 1 at an error of at most 1e-2 has {best}")
+        for method in (ALGORITHM, FLOAT32, AUTO):
+            pairs = matched([r for r in some if r["method"] == method], svd)
+            if pairs:
+                gain = geometric_mean([a / b for a, b in pairs])
+                of, yes = of + 1, yes + (gain > 1)
+                said.append(f"{method} takes {1 / gain:.2g} of the bytes of a global SVD of at most the same error")
+            else:
+                said.append(f"{method} is nowhere beside a global SVD of at most the same error")
+    return Finding(verdict(yes, of), f"Measured (geometric means): {'; '.join(said)}.")
+
+
+def matched(ours: Rows, theirs: Rows) -> list[tuple[float, float]]:
+    """Ratios of every row of `ours` and of the smallest of `theirs` whose error is no larger; rows without one are
+    left out.
+    """
+    found = []
+    for row in ours:
+        rivals = [r["ratio"] for r in theirs if r["error"] <= row["error"]]
+        if rivals:
+            found.append((row["ratio"], max(rivals)))
+    return found
+
+
+def heat_maps(rows: Rows) -> Finding:
+    """Whether the adaptive tree is more than one block."""
+    blocks = [len({tuple(leaf[:4]) for leaf in r["leaves"]}) for r in rows]
+    said = [
+        f"{r['case']} ({r['what']}): {count} block(s), {r['ratio']:.1f}x smaller, Frobenius error {r['error']:.1e}"
+        for r, count in zip(rows, blocks, strict=True)
+    ]
+    tail = " Where one block is best, no refinement pays: a hierarchy is worth its bytes on the other matrix only."
+    return Finding(
+        verdict(sum(b > 1 for b in blocks), len(blocks)), f"Measured: {'; '.join(said)}.{tail if 1 in blocks else ''}"
+    )
+
+
+def train_and_test(rows: Rows) -> Finding:
+    """Whether compression keeps the error on test points, and whether it lowers it (generalization)."""
+    base = next(r for r in rows if r["method"] == "uncompressed")
+    others = [r for r in rows if r is not base]
+    better = [r for r in others if r["test_error"] < base["test_error"] * (1 - 1e-3)]
+    close = [r for r in others if r["asked"] <= 1e-3]
+    gap = max(r["fresh_difference"] / r["calibration_difference"] for r in others)
+    worst = max(r["test_error"] for r in close)
+    return Finding(
+        verdict(len(better), len(others)),
+        f"Measured: the uncompressed PINN is {base['test_error']:.2e} off the exact solution on test points "
+        f"({base['train_error']:.2e} on training points); compressed to 1e-3 and closer it is at most {worst:.2e} off. "
+        f"{len(better)} of {len(others)} compressed networks are better on test points than the uncompressed one. "
+        f"On unseen points the difference from it is at most {gap:.2f} times that on calibration rows.",
+    )
+
+
+def comparison(rows: Rows) -> Finding:
+    """hrt's bytes beside the smallest SVD, pruning and quantization at each error."""
+    said, yes, of = [], 0, 0
+    for tol in dict.fromkeys(r["asked"] for r in rows):
+        known = {r["method"]: r for r in rows if r["asked"] == tol and r["ratio"]}
+        ours = next(r["ratio"] for r in known.values() if r["family"] == "hrt")
+        for kind in ("SVD", "pruning", "quantized"):
+            best = max((r for r in known.values() if r["family"] == kind), key=lambda r: r["ratio"], default=None)
+            of, yes = of + 1, yes + (best is None or ours > best["ratio"])
+            word = "cannot reach it below dense" if best is None else f"{best['ratio']:.1f}x ({best['method']})"
+            said.append(f"at {tol:g} {kind} {word}, hrt {ours:.1f}x")
+    return Finding(
+        verdict(yes, of),
+        f"Measured at the same output error, in bytes: {'; '.join(said)}. hrt is not the paper's method alone: it "
+        "chooses blocks optimally, in the norm of the data, in narrow storage. Algorithm 1 is in the first figure.",
+    )
+
+
+def speed(rows: Rows) -> Finding:
+    """Where hrt is faster than the fastest dense form; intervals that hold 1 count as no gain."""
+    ours = [r for r in rows if r["method"] == "hrt"]
+    faster = [r for r in ours if r["low"] > 1]
+    said = [
+        f"{r['case']}, batch {r['batch']}: {r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+        for r in ours
+    ]  # fmt: skip
+    return Finding(
+        verdict(len(faster), len(ours)),
+        f"Measured on this CPU, the fastest dense form's median over hrt's, 95 % intervals: {'; '.join(said)}. "
+        "Whether that is fit for real time is measured by `python -m hrt.perf.realtime.command`, not here.",
+    )
+
+
+def propagation(rows: Rows) -> Finding:
+    """Whether the errors of layers stay bounded on their way to the output."""
+    said, kept = [], []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        line = [r for r in rows if r["method"] == method]
+        largest = max(line, key=lambda r: r["error"])
+        said.append(
+            f"{method}: {line[0]['error']:.1e} after the first layer, at most {largest['error']:.1e} (layer "
+            f"{largest['layer']}), {line[-1]['error']:.1e} at the output; the weights' largest Frobenius error is "
+            f"{max(r['frobenius'] for r in line):.1e}"
+        )
+        kept.append(line[-1]["error"] <= 1e-3)
+    return Finding(
+        verdict(sum(kept), len(kept)),
+        f"Measured on fresh points: {'; '.join(said)}. The output keeps 1e-3 where this says so because it was "
+        "searched for and measured, not because a bound on weights implies it.",
+    )
+
+
+def last_rows(rows: Rows, case: str, method: str) -> Rows:
+    """What was measured at the end of the runs of one method."""
+    return [r for r in rows if (r["case"], r["method"]) == (case, method) and "served_ratio" in r]
+
+
+def around(rows: Rows, key: str, form: str = ".1e") -> str:
+    """Mean, least and greatest over seeds."""
+    values = [r[key] for r in rows]
+    return f"{fmean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def training(rows: Rows) -> Finding:
+    """Whether what was compressed while it trained has, as stored, at most AS_GOOD times the dense network's error and
+    SMALL times fewer bytes, in the mean.
+    """
+    said, yes = [], 0
+    cases = list(dict.fromkeys(r["case"] for r in rows))
+    for case in cases:
+        dense, ours = (last_rows(rows, case, method) for method in (DENSE, DYNAMIC))
+        yes += (
+            fmean(r["served_error"] for r in ours) <= AS_GOOD * fmean(r["error"] for r in dense)
+            and fmean(r["served_ratio"] for r in ours) >= SMALL
+        )
+        said.append(
+            f"{case}: error {around(dense, 'error')} dense, {around(ours, 'error')} with dynamic compression at "
+            f"{around(ours, 'ratio', '.1f')} times fewer numbers, in {around(ours, 'seconds', '.0f')} instead of "
+            f"{around(dense, 'seconds', '.0f')} s of CPU; stored within {SERVED:g} of its own error it has the error "
+            f"{around(ours, 'served_error')} and {around(ours, 'served_ratio', '.1f')} times fewer bytes, one trained "
+            f"dense {around(dense, 'served_ratio', '.1f')} times"
+        )
+    seeds = len({r["seed"] for r in rows})
+    tail = f"Agreement means an error of at most {AS_GOOD:g} times the dense one's at {SMALL:g} times fewer bytes."
+    return Finding(verdict(yes, len(cases)), f"Measured (means of {seeds} seeds): {'; '.join(said)}. {tail}")
+
+
+def regulariser(rows: Rows) -> Finding:
+    """Whether proximal steps leave networks that take fewer bytes at no more than AS_GOOD times the error."""
+    said, yes = [], 0
+    cases = list(dict.fromkeys(r["case"] for r in rows))
+    for case in cases:
+        plain, ours = (last_rows(rows, case, method) for method in (DENSE, PROXIMAL))
+        errors, ratios = ([fmean(r[k] for r in some) for some in (plain, ours)] for k in ("error", "served_ratio"))
+        yes += errors[1] <= AS_GOOD * errors[0] and ratios[1] > ratios[0]
+        said.append(
+            f"{case}: error {around(plain, 'error')} without and {around(ours, 'error')} with; directions seen "
+            f"{around(plain, 'directions', '.0f')} and {around(ours, 'directions', '.0f')}; bytes within "
+            f"{SERVED:g} of the error {around(plain, 'served_bytes', ',.0f')} and "
+            f"{around(ours, 'served_bytes', ',.0f')}"
+        )
+    seeds = len({r["seed"] for r in rows})
+    tail = f"Agreement means fewer bytes at an error of at most {AS_GOOD:g} times the other's."
+    return Finding(verdict(yes, len(cases)), f"Measured (means of {seeds} seeds): {'; '.join(said)}. {tail}")
+
+
+def kernel(rows: Rows) -> Finding:
+    """Whether the drift stays below C tol, and how often a definite kernel stays definite."""
+    said, yes, of = [], 0, 0
+    for case in dict.fromkeys(r["case"] for r in rows):
+        for f in fits([r for r in rows if r["case"] == case]):
+            of, yes = of + 1, yes + (f["verdict"] == "holds")
+            said.append(
+                f"{case}, {f['kernel']}, tol of the {f['bound']}: exponent {f['exponent']:.2f} ({f['low']:.2f} to "
+                f"{f['high']:.2f}), {f['verdict']}"
+            )
+    definite = [r for r in rows if r["before"]["positive_definite"]]
+    kept = sum(r["after"]["positive_definite"] for r in definite)
+    tail = f"Of {len(definite)} kernels that were positive definite {kept} still are."
+    return Finding(
+        verdict(yes, of),
+        f"Measured, drift <= C tol with one C over all tolerances and seeds: {'; '.join(said)}. {tail}",
+    )

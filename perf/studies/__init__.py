@@ -1,0 +1,4 @@
+"""One-off studies, on their way out.
+
+TODO: fold into the harness or delete.
+"""

@@ -1,0 +1,125 @@
+"""Sampling, the split, and layer moments against their definitions."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hrt
+from hrt.calibration.moments import evaluate, layer_moments
+from hrt.calibration.samples import Split, as_samples
+from hrt.capture.torch_export import capture
+
+
+def test_box_fills_its_bounds_evenly_and_repeats():
+    (x,) = as_samples(hrt.Box([-1, 5], [1, 6]), seed=3, count=4096)
+    assert x.shape == (4096, 2)
+    assert bool((x >= torch.tensor([-1.0, 5.0])).all() and (x <= torch.tensor([1.0, 6.0])).all())
+    counts = torch.histc(x[:, 0].float(), 16, -1, 1)
+    assert float(counts.max() - counts.min()) <= 8, "a Sobol sequence fills sixteenths evenly; random points do not"
+    assert torch.equal(x, as_samples(hrt.Box([-1, 5], [1, 6]), seed=3, count=4096)[0])
+    assert not torch.equal(x, as_samples(hrt.Box([-1, 5], [1, 6]), seed=4, count=4096)[0])
+
+
+def test_kinds_of_inputs():
+    x = np.arange(6.0).reshape(3, 2)
+    dataset = torch.utils.data.TensorDataset(torch.tensor(x), torch.zeros(3))
+    for given in (x, torch.tensor(x), (x,), [torch.tensor(x)], dataset, x.tolist()):
+        (found,) = as_samples(given)
+        assert torch.equal(found, torch.tensor(x))
+    a, b = as_samples((hrt.Box([0], [1]), hrt.Box([0, 0], [1, 2])), count=64)
+    assert a.shape == (64, 1) and b.shape == (64, 2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (torch.zeros(0, 2), "no rows"),
+        (torch.ones(3), "shape"),
+        (torch.tensor([[1.0, float("nan")]]), "NaN"),
+        ((torch.ones(3, 1), torch.ones(4, 1)), "different numbers of rows"),
+        ((hrt.Box([0], [1]), torch.ones(4, 1)), "boxes beside arrays"),
+        (torch.ones(2, 2, dtype=torch.bool), "bool"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(inputs, words):
+    with pytest.raises(hrt.InputError, match=words):
+        as_samples(inputs)
+
+
+@pytest.mark.parametrize("bounds", [([0], [0, 1]), ([1], [0]), ([0], [float("inf")]), ([], []), ([[0]], [[1]])])
+def test_boxes_that_are_none_are_refused(bounds):
+    with pytest.raises(hrt.InputError, match="Box"):
+        hrt.Box(*bounds)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 101])
+def test_parts_are_disjoint_and_complete(rows):
+    x = torch.arange(float(rows)).reshape(rows, 1)
+    split = Split.make((x,), seed=0)
+    parts = [p[0].flatten() for p in (split.calibration, split.search, split.held_out)]
+    assert all(len(p) for p in parts)
+    if rows >= 4:
+        assert torch.equal(torch.cat(parts).sort().values, x.flatten())
+    elif rows > 1:
+        assert torch.equal(parts[1], parts[2])
+        assert torch.equal(torch.cat(parts[:2]).sort().values, x.flatten())
+
+
+def test_moments_by_their_definition():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    x = torch.randn(5000, 3, dtype=torch.float64)  # more than one chunk
+    program = capture(net, [x])
+    moments = layer_moments(program, [x])
+    hidden = net[1](net[0](x)).detach()
+    m = moments["2.weight"]
+    assert m.rows == 5000
+    torch.testing.assert_close(m.mean, hidden.mean(0))
+    torch.testing.assert_close(m.second, hidden.T @ hidden / 5000)
+    torch.testing.assert_close(m.covariance, torch.cov(hidden.T, correction=0))
+    # with one output and signs +-1, (J^T v)(J^T v)^T is J^T J itself: no sampling error
+    y = net[2](hidden).detach().requires_grad_()
+    (jacobian,) = torch.autograd.grad(net[4](net[3](y)).sum(), y)
+    torch.testing.assert_close(m.left, jacobian.T @ jacobian / 5000)
+
+
+def test_predicted_output_error_is_first_order_exact():
+    """tr(G E C E^T) against the measured output error for a small random change, inputs and sensitivity independent
+    only approximately: within a factor of two."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 5)).double()
+    x = torch.randn(4000, 3, dtype=torch.float64)
+    program = capture(net, [x])
+    m = layer_moments(program, [x])["2.weight"]
+    e = 1e-5 * torch.randn(40, 40, dtype=torch.float64)
+    changed = program.with_constants({"2.weight": program.constants["2.weight"] + e})
+    measured = float((evaluate(program, [x]) - evaluate(changed, [x])).square().sum(1).mean())
+    predicted = float(torch.trace(m.left @ e @ m.second @ e.T))
+    assert 0.5 < measured / predicted < 2
+
+
+def test_tied_weights_pool_their_uses():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.shared(torch.tanh(self.shared(x)))
+
+    net = Tied().double()
+    x = torch.randn(50, 4, dtype=torch.float64)
+    m = layer_moments(capture(net, [x]), [x])["shared.weight"]
+    inner = torch.tanh(net.shared(x)).detach()
+    torch.testing.assert_close(m.second, (x.T @ x + inner.T @ inner) / 100)
+    assert m.rows == 100
+
+
+def test_moments_are_focusable_only_where_sensitivity_depends_on_the_input():
+    torch.manual_seed(0)
+    x = torch.randn(400, 6, dtype=torch.float64)
+    linear, curved = nn.Linear(6, 5), nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+    for net, expected in ((linear, [False]), (curved, [True, False])):
+        moments = layer_moments(capture(net.double(), [x]), [x])
+        assert [m.is_focusable for m in moments.values()] == expected

@@ -1,0 +1,361 @@
+"""compress_matrix: the bound holds for any matrix, and nothing is ever larger than dense."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hrt
+from hrt.perf.networks.operators import gaussian_random, laplace_2d_kernel, log_kernel
+
+EPS32 = torch.finfo(torch.float32).eps
+
+
+def spectrum_matrix(m: int, n: int, decay: float, seed: int) -> torch.Tensor:
+    """Random singular vectors, singular values exp(-decay k): flat for 0, numerically singular for large decay."""
+    g = torch.Generator().manual_seed(seed)
+    k = min(m, n)
+    u = torch.linalg.qr(torch.randn(m, k, dtype=torch.float64, generator=g)).Q
+    v = torch.linalg.qr(torch.randn(n, k, dtype=torch.float64, generator=g)).Q
+    return (u * torch.exp(-decay * torch.arange(k))) @ v.T
+
+
+def relative_error(w: torch.Tensor, h: hrt.HMatrix, c: torch.Tensor | None = None) -> float:
+    """The promise, written out again independently of HMatrix.error."""
+    e = w.double() - h.to_dense()
+    c = torch.eye(w.shape[1], dtype=torch.float64) if c is None else c
+    return float((torch.trace(e @ c @ e.T).clamp_min(0) / torch.trace(w.double() @ c @ w.double().T)).sqrt())
+
+
+cases = st.tuples(
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.sampled_from([0.0, 0.03, 0.3, 3.0]),
+    st.floats(-5.0, -0.5).map(lambda e: 10.0**e),
+    st.sampled_from(["float32", "float16", "bfloat16", "auto"]),
+    st.integers(0, 2**16),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases)
+def test_error_within_tolerance_and_never_larger_than_dense(case):
+    m, n, decay, tol, storage, seed = case
+    w = spectrum_matrix(m, n, decay, seed)
+    h = hrt.compress_matrix(w, tol=tol, storage=storage, ordering="natural", min_leaf=8)
+    assert relative_error(w, h) <= tol
+    assert h.nbytes <= 4 * m * n
+    x = torch.randn(5, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    gap = (h.apply(x) - x @ h.to_dense().T).abs()
+    allowed = 4 * n * torch.finfo(torch.float64).eps * (x.abs() @ h.to_dense().abs().T) + 1e-300
+    # a low-rank leaf is summed through its factors, whose entries may cancel: bound by the factors' magnitudes
+    for leaf in h.leaves:
+        if not leaf.is_dense and leaf.rank:
+            u, vt = (t.double().abs() for t in leaf.tensors)
+            part = (
+                4
+                * (n + leaf.rank)
+                * torch.finfo(torch.float64).eps
+                * (
+                    x[:, (h.col_order.long() if h.col_order is not None else torch.arange(n))][
+                        :, leaf.col : leaf.col + leaf.cols
+                    ].abs()
+                    @ vt.T
+                    @ u.T
+                )
+            )
+            allowed[:, leaf.row : leaf.row + leaf.rows] += part
+    assert bool((gap <= allowed).all())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(2, 120),
+    st.integers(2, 120),
+    st.integers(1, 120),
+    st.floats(-4.0, -0.5).map(lambda e: 10.0**e),
+    st.integers(0, 2**16),
+)
+def test_weighted_error_within_tolerance_even_for_singular_moments(m, n, samples, tol, seed):
+    g = torch.Generator().manual_seed(seed)
+    w = torch.randn(m, n, dtype=torch.float64, generator=g)
+    x = torch.randn(samples, n, dtype=torch.float64, generator=g) * torch.logspace(0, -6, n, dtype=torch.float64)
+    c = x.T @ x / samples
+    h = hrt.compress_matrix(w, tol=tol, second_moment=c, storage="auto")
+    assert relative_error(w, h, c) <= tol
+    assert h.nbytes <= 4 * m * n
+    # the same promise, on the samples themselves
+    y, error = x @ w.T, x @ (w - h.to_dense()).T
+    assert float(error.norm() / y.norm()) <= tol * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("n", [512, 1024])
+def test_log_kernel_compresses_where_global_svd_cannot(n):
+    w = torch.as_tensor(log_kernel(n))
+    h = hrt.compress_matrix(w, tol=1e-3)
+    sigma2 = torch.linalg.svdvals(w) ** 2
+    tail = torch.sqrt(sigma2.flip(0).cumsum(0).flip(0) / sigma2.sum())
+    svd_rank = int((tail > 1e-3).sum())
+    assert svd_rank * 2 * n > n * n, "a global SVD at this tolerance takes more numbers than the matrix"
+    assert relative_error(w, h) <= 1e-3
+    assert h.nbytes * 10 < 4 * n * n
+
+
+def test_gaussian_is_stored_dense_at_no_cost():
+    w = torch.as_tensor(gaussian_random(512, 0))
+    h = hrt.compress_matrix(w, tol=1e-3)
+    assert h.is_dense
+    assert 4 * 512 * 512 / h.nbytes >= 0.98
+
+
+def test_gram_angles_recover_a_permuted_kernel():
+    w = torch.as_tensor(log_kernel(512))
+    g = torch.Generator().manual_seed(1)
+    shuffled = w[torch.randperm(512, generator=g)][:, torch.randperm(512, generator=g)]
+    plain = hrt.compress_matrix(w, tol=1e-2)
+    natural = hrt.compress_matrix(shuffled, tol=1e-2, ordering="natural")
+    recovered = hrt.compress_matrix(shuffled, tol=1e-2)
+    assert relative_error(shuffled, recovered) <= 1e-2
+    assert recovered.nbytes <= 1.2 * plain.nbytes < 0.5 * natural.nbytes
+
+
+def test_coordinates_help_a_two_dimensional_kernel():
+    w, points = laplace_2d_kernel(24)
+    h = hrt.compress_matrix(w, tol=1e-2, row_points=points, column_points=points, ordering="coordinates")
+    lexicographic = hrt.compress_matrix(w, tol=1e-2, ordering="natural")
+    assert relative_error(torch.as_tensor(w), h) <= 1e-2
+    assert h.nbytes < lexicographic.nbytes
+
+
+def test_looser_tolerance_never_costs_more():
+    w = torch.as_tensor(log_kernel(256))
+    sizes = [hrt.compress_matrix(w, tol=t).nbytes for t in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)]
+    assert all(b <= a * 1.01 for a, b in itertools.pairwise(sizes)), sizes
+
+
+def test_same_seed_same_bytes():
+    w = torch.as_tensor(log_kernel(300))
+    a, b = (hrt.compress_matrix(w, tol=1e-4, storage="auto", seed=3) for _ in range(2))
+    assert all(
+        torch.equal(s, t)
+        for x, y in zip(a.leaves, b.leaves, strict=True)
+        for s, t in zip(x.tensors, y.tensors, strict=True)
+    )
+
+
+def test_thread_count_does_not_change_the_bytes():
+    w = torch.as_tensor(log_kernel(300))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(hrt.compress_matrix(w, tol=1e-4))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].nbytes == found[1].nbytes
+    assert torch.equal(found[0].to_dense(), found[1].to_dense())
+
+
+@pytest.mark.parametrize("exponent", [-60, -30, 0, 30, 60])
+def test_mixed_storage_beats_single_types_at_any_scale(exponent):
+    w = spectrum_matrix(120, 80, 0.15, 2) * 2.0**exponent
+    sizes = {s: hrt.compress_matrix(w, tol=1e-2, storage=s).nbytes for s in ("auto", "float32", "bfloat16")}
+    assert sizes["auto"] <= 1.01 * min(sizes.values())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 3)])
+def test_small_zero_matrices_are_not_larger_than_dense(shape):
+    assert hrt.compress_matrix(torch.zeros(shape), tol=1e-3).nbytes <= 4 * shape[0] * shape[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3), (17, 1), (0, 5), (5, 0), (0, 0)])
+def test_degenerate_shapes(shape):
+    w = torch.randn(*shape, dtype=torch.float64)
+    h = hrt.compress_matrix(w, tol=1e-3)
+    assert h.shape == shape
+    assert tuple(h.to_dense().shape) == shape
+    assert h.apply(torch.ones(2, shape[1])).shape == (2, shape[0])
+    assert h.error(w) <= 1e-3
+
+
+def test_zero_matrix_costs_next_to_nothing():
+    h = hrt.compress_matrix(torch.zeros(200, 100), tol=1e-3)
+    assert float(h.to_dense().abs().max()) == 0
+    assert h.nbytes < 64
+
+
+def test_kinds_of_input_and_output():
+    w = spectrum_matrix(20, 30, 0.5, 0)
+    for given_w in (w, w.float(), w.numpy(), w.float().numpy(), w.tolist()):
+        assert hrt.compress_matrix(given_w, tol=1e-2).error(w) <= 1e-2 + EPS32
+    h = hrt.compress_matrix(w, tol=1e-2)
+    assert isinstance(h.apply(np.ones((2, 30))), np.ndarray)
+    assert h.apply(np.ones((2, 30), np.float32)).dtype == np.float32
+    assert isinstance(h.apply(torch.ones(2, 30)), torch.Tensor)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(bad):
+    w = torch.ones(4, 4)
+    w[1, 2] = bad
+    with pytest.raises(hrt.InputError, match="1 NaN or infinite"):
+        hrt.compress_matrix(w)
+
+
+@pytest.mark.parametrize("tol", [0, -1e-3, float("nan"), float("inf"), "small", None])
+def test_senseless_tolerances_are_refused(tol):
+    with pytest.raises(hrt.ToleranceError, match="tol"):
+        hrt.compress_matrix(torch.ones(4, 4), tol=tol)
+
+
+def test_tolerance_below_float32_is_refused_or_met():
+    exact = torch.randn(40, 40)  # float32 numbers can be kept exactly, whatever the tolerance
+    assert hrt.compress_matrix(exact, tol=1e-12).error(exact) <= 1e-12
+    with pytest.raises(hrt.ToleranceError, match="float32"):
+        hrt.compress_matrix(torch.randn(40, 40, dtype=torch.float64), tol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-60, 1e60, 1e200])
+def test_numbers_outside_float32_are_refused(size):
+    with pytest.raises(hrt.ToleranceError, match="float32"):
+        hrt.compress_matrix(spectrum_matrix(20, 20, 0.2, 1) * size, tol=1e-2, storage="auto")
+
+
+@pytest.mark.parametrize("storage", ["float16", "bfloat16", "auto"])
+def test_numbers_that_overflow_narrow_storage_fall_back(storage):
+    w = spectrum_matrix(60, 60, 0.2, 1) * 1e9
+    h = hrt.compress_matrix(w, tol=1e-3, storage=storage)
+    assert relative_error(w, h) <= 1e-3
+    tiny = spectrum_matrix(60, 60, 0.2, 1) * 1e-9
+    assert relative_error(tiny, hrt.compress_matrix(tiny, tol=1e-3, storage=storage)) <= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"second_moment": torch.ones(3, 3)}, "shape"),
+        ({"second_moment": torch.triu(torch.ones(4, 4))}, "symmetric"),
+        ({"second_moment": -torch.eye(4)}, "positive semidefinite"),
+        ({"storage": "int4"}, "storage"),
+        ({"ordering": "random"}, "ordering"),
+        ({"ordering": "coordinates"}, "row_points"),
+        ({"row_points": [[0.0], [1.0]]}, "row_points"),
+        ({"min_leaf": -1}, "min_leaf"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(kwargs, words):
+    with pytest.raises(hrt.InputError, match=words):
+        hrt.compress_matrix(torch.ones(4, 4), **kwargs)
+
+
+@pytest.mark.parametrize("w", [torch.ones(3), torch.ones(2, 2, 2), torch.ones(2, 2, dtype=torch.complex64)])
+def test_things_that_are_no_matrix_are_refused(w):
+    with pytest.raises(hrt.InputError, match="Expected a real matrix"):
+        hrt.compress_matrix(w)
+
+
+def test_meta_tensors_are_refused():
+    with pytest.raises(hrt.InputError, match="meta"):
+        hrt.compress_matrix(torch.ones(3, 3, device="meta"))
+
+
+def test_a_matrix_beyond_memory_is_refused_before_anything_is_allocated():
+    for huge in (torch.zeros(1, 1).expand(10**6, 10**6), np.broadcast_to(np.float64(1), (10**6, 10**6))):
+        with pytest.raises(hrt.InputError, match=r"takes about [\d,.]+ GiB .* Nothing was allocated"):
+            hrt.compress_matrix(huge)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("storage", ["float32", "auto"])
+def test_large_matrices_take_the_fast_way_within_tolerance(dtype, storage):
+    """From 2^20 entries on sketches are taken in float32, in place, and one ordering is chosen by an estimate."""
+    w = torch.as_tensor(log_kernel(1100)).to(dtype)
+    w[:, 700:] *= 1e3  # badly scaled columns
+    before = w.clone()
+    for tol in (1e-2, 1e-5):
+        h = hrt.compress_matrix(w, tol=tol, storage=storage)
+        assert h.error(w) <= tol and h.nbytes < 0.5 * 4 * w.numel()
+    assert torch.equal(w, before)
+
+
+def test_large_permuted_kernels_are_recovered_by_the_estimate():
+    w = torch.as_tensor(log_kernel(1024))
+    rows, cols = (torch.randperm(1024, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    plain = hrt.compress_matrix(w, tol=1e-2)
+    h = hrt.compress_matrix(w[rows][:, cols], tol=1e-2)
+    assert plain.row_order is None and h.row_order is not None
+    assert h.error(w[rows][:, cols]) <= 1e-2 and h.nbytes <= 1.2 * plain.nbytes
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e20, 1e30])
+def test_scale_does_not_change_what_is_found(scale):
+    rng = np.random.default_rng(140)
+    w = np.where(rng.random((120, 90)) < 0.95, 0.0, rng.standard_normal((120, 90)))
+    plain, scaled = (hrt.compress_matrix(s * w, tol=0.05, storage="bfloat16").nbytes for s in (1.0, scale))
+    assert scaled <= 1.01 * plain
+
+
+def test_arrays_of_every_layout_and_byte_order():
+    w = log_kernel(96)
+    expected = hrt.compress_matrix(w, tol=1e-3).to_dense()
+    w.setflags(write=False)
+    for same in (np.asfortranarray(w), w[::-1][::-1], w.astype(">f8"), np.ma.asarray(w).data, w.astype(np.longdouble)):
+        assert torch.equal(hrt.compress_matrix(same, tol=1e-3).to_dense(), expected)
+    flipped = hrt.compress_matrix(w[::-1, ::-1], tol=1e-3)
+    assert flipped.error(w[::-1, ::-1].copy()) <= 1e-3
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (None, "numbers"),
+        ("abc", "numbers"),
+        ([[1, 2], [3]], "numbers"),
+        (np.array([[object()]]), "numbers"),
+        (np.ma.masked_greater(np.eye(3), 0.5), "masked"),
+        (scipy.sparse.eye(4), "sparse"),
+        (torch.eye(4).to_sparse(), "dense"),
+        (np.broadcast_to(np.zeros((1, 1), np.longdouble), (10**6, 10**6)), "GiB"),
+    ],
+)
+def test_what_holds_no_dense_numbers_is_refused(wrong, words):
+    with pytest.raises(hrt.InputError, match=words):
+        hrt.compress_matrix(wrong)
+    with pytest.raises(hrt.InputError):
+        hrt.compress_matrix(np.eye(4), second_moment=wrong if wrong is not None else "x")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"seed": s} for s in (2**70, 1.5, "a", None, -1)),
+        *({"min_leaf": k} for k in ("3", 0, 2.5, True)),
+        *({"storage": s} for s in (["auto"], [], None)),
+        {"row_points": "abc"},
+    ],
+)
+def test_options_of_a_wrong_kind_are_refused(options):
+    with pytest.raises(hrt.InputError, match=r"Found|Expected"):
+        hrt.compress_matrix(np.eye(4), **options)
+
+
+def test_a_tolerance_in_quotes_is_refused():
+    with pytest.raises(hrt.ToleranceError, match="'1e-3'"):
+        hrt.compress_matrix(np.eye(4), tol="1e-3")
+
+
+def test_numbers_too_large_are_not_told_to_loosen_the_tolerance():
+    with pytest.raises(hrt.ToleranceError, match="Scale it down"):
+        hrt.compress_matrix(np.full((4, 4), 1e200))
+
+
+def test_bookkeeping_of_mixtures_never_makes_a_tiny_result_larger():
+    w = np.eye(271, 8)
+    alone = min(hrt.compress_matrix(w, tol=1e-6, min_leaf=4, storage=s).nbytes for s in ("float32", "float16", "int8"))
+    assert hrt.compress_matrix(w, tol=1e-6, min_leaf=4).nbytes <= 4 * w.size
+    assert hrt.compress_matrix(w, tol=1e-6, min_leaf=4, storage="auto").nbytes <= alone

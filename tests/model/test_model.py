@@ -1,0 +1,297 @@
+"""CompressedModel.predict: numpy or torch in, the same kind out, any batch, and clear words for anything else."""
+
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+import hrt
+from hrt.hmatrix.hmatrix import HMatrix
+from hrt.model.model import CompressedModel
+from hrt.program.program import Node, Program, Value
+
+from models import allowed, any_hmatrix, linear_model, linear_program, mixed_model
+
+EPS = torch.finfo(torch.float32).eps
+CERTIFICATE = hrt.Certificate(1e-3, "layers", ())
+
+
+@pytest.fixture(scope="module")
+def h() -> HMatrix:
+    return any_hmatrix(0, 30, 20, depth=4, ordered=True)
+
+
+@pytest.fixture(scope="module")
+def model(h) -> CompressedModel:
+    return linear_model(h)
+
+
+def samples(batch: int, width: int = 20, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((batch, width)).astype(np.float32)
+
+
+def bound(x: np.ndarray, h: HMatrix, dtype=np.float32) -> np.ndarray:
+    """Rounding of the input and the arithmetic in float32, then of the answer in `dtype`."""
+    y = np.abs(x.astype(np.float64)) @ np.abs(h.to_dense().numpy()).T
+    return allowed(torch.from_numpy(x.astype(np.float64)), h).numpy() + y * np.finfo(dtype).eps
+
+
+class TestNumpy:
+    @pytest.mark.parametrize("batch", [0, 1, 3, 257])
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+    def test_any_batch_and_dtype(self, batch, dtype, model, h):
+        x = samples(batch).astype(dtype)
+        y = model.predict(x)
+        assert type(y) is np.ndarray and y.dtype == dtype and y.shape == (batch, 30)
+        error = np.abs(y.astype(np.float64) - x.astype(np.float64) @ h.to_dense().numpy().T)
+        assert (error <= bound(x, h, dtype)).all()
+
+    @pytest.mark.parametrize(
+        "arrange",
+        [
+            pytest.param(np.asfortranarray, id="Fortran order"),
+            pytest.param(lambda x: np.repeat(x, 2, axis=1)[:, ::2], id="strided columns"),
+            pytest.param(lambda x: np.repeat(x, 3, axis=0)[::3], id="strided rows"),
+            pytest.param(lambda x: x[::-1].copy()[::-1], id="negative row stride"),
+            pytest.param(lambda x: x[:, ::-1].copy()[:, ::-1], id="negative column stride"),
+            pytest.param(lambda x: x.astype(">f4"), id="big endian"),
+            pytest.param(lambda x: np.frombuffer(x.tobytes(), np.float32).reshape(x.shape), id="read-only"),
+            pytest.param(
+                lambda x: np.frombuffer(b"\0" + x.tobytes(), np.float32, offset=1).reshape(x.shape), id="odd address"
+            ),
+        ],
+    )
+    @pytest.mark.filterwarnings("error")
+    def test_any_layout(self, arrange, model):
+        x = samples(6)
+        y = model.predict(arrange(x))
+        assert np.array_equal(y, model.predict(x))
+
+    @pytest.mark.parametrize("dense", [False, True])
+    @pytest.mark.parametrize("batch", [1, 3, 9])
+    def test_equal_inputs_give_equal_bits_wherever_they_lie(self, dense, batch, model, h):
+        model = linear_model(HMatrix.from_dense(h.to_dense())) if dense else model
+        x, room = samples(batch), np.zeros(batch * 20 + 32, np.float32)
+        answers = set()
+        for start in range(32):
+            moved = room[start : start + x.size].reshape(x.shape)
+            moved[:] = x
+            answers |= {model.predict(moved).tobytes(), model.predict(torch.from_numpy(moved)).numpy().tobytes()}
+        assert len(answers) == 1
+
+    def test_broadcast_rows(self, model):
+        x = np.broadcast_to(samples(1), (5, 20))
+        assert np.array_equal(model.predict(x), model.predict(x.copy()))
+
+    def test_lists_of_arrays_are_several_inputs(self):
+        model = mixed_model()
+        x, z = samples(4, 7), samples(4, 5)
+        for a, b in zip(model.predict([x, z]), model.predict((x, z)), strict=True):
+            assert np.array_equal(a, b)
+
+    def test_numbers_beyond_the_dtype_are_infinite_not_an_error(self):
+        model = linear_model(HMatrix.from_dense(torch.ones(2, 3)))
+        with np.errstate(all="raise"):
+            assert np.isposinf(model.predict(np.full((1, 3), 1e300))).all()
+            assert np.isposinf(model.predict(np.full((1, 3), 6e4, np.float16))).all()
+
+
+class TestTorch:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    @pytest.mark.parametrize("batch", [0, 1, 3, 257])
+    def test_any_batch_and_dtype(self, batch, dtype, model):
+        x = torch.from_numpy(samples(batch)).to(dtype)
+        y = model.predict(x)
+        assert isinstance(y, torch.Tensor) and y.dtype == dtype and tuple(y.shape) == (batch, 30)
+        assert torch.equal(y, torch.from_numpy(model.predict(x.float().numpy())).to(dtype))
+
+    @pytest.mark.parametrize(
+        "arrange",
+        [
+            pytest.param(lambda x: x.clone().requires_grad_(), id="requires grad"),
+            pytest.param(lambda x: x.clone().requires_grad_() * 1, id="inside a graph"),
+            pytest.param(lambda x: torch.nn.Parameter(x), id="parameter"),
+            pytest.param(lambda x: x.T.contiguous().T, id="transposed"),
+            pytest.param(lambda x: x.repeat_interleave(2, 1)[:, ::2], id="strided"),
+            pytest.param(lambda x: x[:1].expand(6, 20), id="expanded"),
+        ],
+    )
+    def test_any_layout(self, arrange, model):
+        x = arrange(torch.from_numpy(samples(6)))
+        y = model.predict(x)
+        assert torch.equal(y, model.predict(x.detach().clone())) and not y.requires_grad
+
+    def test_gradient_mode_is_left_as_it_was(self, model):
+        model.predict(torch.ones(1, 20))
+        assert torch.is_grad_enabled()
+
+
+class TestAnswers:
+    def program(self) -> Program:
+        """Outputs that would be views: of the input, of a constant, and one twice."""
+        nodes = (
+            Node("same", "reshape", ("x",), (4,), {"shape": [4]}),
+            Node("constant", "repeat", ("c", "x"), (4,), {"shape": [4]}),
+            Node("part", "slice", ("x",), (2,), {"axis": -1, "start": 0, "stop": 2, "step": 1}),
+        )
+        return Program((Value("x", (4,)),), nodes, ("x", "same", "constant", "part", "part"), {"c": torch.ones(1, 4)})
+
+    @pytest.mark.parametrize("kind", ["numpy", "torch"])
+    def test_are_fresh_writable_and_contiguous(self, kind):
+        model = CompressedModel(self.program(), CERTIFICATE)
+        x = samples(3, 4)
+        given, kept = (x if kind == "numpy" else torch.from_numpy(x)), x.copy()
+        first = model.predict(given)
+        expected = [torch.as_tensor(y).clone() for y in first]
+        for y in first:
+            assert y.flags.writeable and y.flags.c_contiguous if kind == "numpy" else y.is_contiguous()
+            y[:] = 77
+        assert np.array_equal(x, kept)
+        for y, e in zip(model.predict(given), expected, strict=True):
+            assert torch.equal(torch.as_tensor(y), e)
+
+    def test_input_is_neither_changed_nor_kept(self, model):
+        x = samples(5)
+        kept, reference = x.copy(), weakref.ref(x)
+        y = model.predict(x)
+        assert np.array_equal(x, kept)
+        del x
+        gc.collect()
+        assert reference() is None and y.shape == (5, 30)
+
+    def test_contiguous_for_an_hmatrix(self, model):
+        assert model.predict(samples(5)).flags.c_contiguous and model.predict(torch.ones(5, 20)).is_contiguous()
+
+    def test_several_outputs_are_a_tuple_and_one_is_not(self, model):
+        y = mixed_model().predict((samples(2, 7), samples(2, 5)))
+        assert isinstance(y, tuple) and [a.shape for a in y] == [(2, 3), (2, 40)]
+        assert isinstance(model.predict((samples(2),)), np.ndarray)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_a_bad_row_stays_alone(self, bad, model):
+        x = samples(9)
+        clean = model.predict(x)
+        x[4] = bad
+        y = model.predict(x)
+        assert np.array_equal(np.delete(y, 4, 0), np.delete(clean, 4, 0)) and not np.isfinite(y[4]).all()
+
+    def test_eight_threads_get_their_own_answers(self, model):
+        inputs = [samples(11, seed=k) for k in range(8)]
+        expected = [model.predict(x) for x in inputs]
+        fresh, wrong = linear_model(model.program.constants["w"]), []
+        barrier = threading.Barrier(8)
+
+        def work(k: int) -> None:
+            barrier.wait()
+            for _ in range(60):
+                if not np.array_equal(fresh.predict(inputs[k]), expected[k]):
+                    wrong.append(k)
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+
+class TestMaxBatch:
+    @pytest.mark.parametrize("max_batch", [1, 2, 5, 256, 257, 1000])
+    def test_splits_and_answers_the_same(self, max_batch, h, model):
+        x = samples(257)
+        error = np.abs(linear_model(h, max_batch=max_batch).predict(x).astype(np.float64) - model.predict(x))
+        assert (error <= 2 * bound(x, h)).all()
+
+    def test_no_part_is_larger(self, h):
+        model, seen = linear_model(h, max_batch=4), []
+        run = model.session.run
+        model.session = type("Spy", (), {"run": lambda self, x: seen.append(len(x[0])) or run(x)})()
+        model.predict(samples(10))
+        model.predict(samples(0))
+        assert seen == [4, 4, 2, 0]
+
+    def test_of_several_inputs_and_outputs(self, tmp_path):
+        mixed_model().save(tmp_path / "m.hrt")
+        x = (samples(7, 7), samples(7, 5))
+        split = hrt.load(tmp_path / "m.hrt", max_batch=3).predict(x)
+        for a, b in zip(split, mixed_model().predict(x), strict=True):
+            assert a.shape == b.shape and np.abs(a - b).max() <= 1e3 * EPS * np.abs(b).max()
+
+    @pytest.mark.parametrize("max_batch", [0, -1, 2.5, "4"])
+    def test_that_makes_no_sense(self, max_batch, h):
+        with pytest.raises(hrt.InputError, match="max_batch"):
+            linear_model(h, max_batch=max_batch)
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        "x, found, expected",
+        [
+            (np.zeros((3, 19)), r"\(3, 19\)", r"\(batch, 20\)"),
+            (np.zeros(20), r"\(20,\)", r"\(batch, 20\)"),
+            (np.zeros((2, 2, 20)), r"\(2, 2, 20\)", r"\(batch, 20\)"),
+            (np.float32(1), r"\(\)", r"\(batch, 20\)"),
+            (torch.zeros(3, 21), r"\(3, 21\)", r"\(batch, 20\)"),
+            (torch.zeros(()), r"\(\)", r"\(batch, 20\)"),
+            (np.zeros((3, 20), int), "int64", "floating-point"),
+            (np.zeros((3, 20), bool), "bool", "floating-point"),
+            (np.zeros((3, 20), np.uint16), "uint16", "floating-point"),
+            (np.zeros((3, 20), complex), "complex128", "floating-point"),
+            (np.full((3, 20), "a"), "<U1", "floating-point"),
+            (np.full((3, 20), None), "object", "floating-point"),
+            (torch.zeros(3, 20, dtype=torch.int32), "int32", "floating-point"),
+            (torch.zeros(3, 20, dtype=torch.complex64), "complex64", "floating-point"),
+            (torch.zeros(3, 20).to_sparse(), "sparse", "floating-point"),
+            (None, "object", "floating-point"),
+            ("x.npy", "<U5", "floating-point"),
+            ({"x": 1}, "object", "floating-point"),
+            ((), r"0 input\(s\)", "Expected 1"),
+            ((np.zeros((3, 20)),) * 2, r"2 input\(s\)", "Expected 1"),
+        ],
+    )
+    def test_say_found_and_expected(self, x, found, expected, model):
+        with pytest.raises(hrt.InputError, match=rf"(?s)[Ff]ound .*{found}.*{expected}|{found}.*{expected}"):
+            model.predict(x)
+
+    @pytest.mark.parametrize(
+        "shapes, found",
+        [
+            ([(3, 7)], "1 input"),
+            ([(3, 7), (3, 5), (3, 5)], "3 input"),
+            ([(3, 5), (3, 7)], r"\(3, 5\)"),
+            ([(3, 7), (4, 5)], r"\[3, 4\]"),
+            ([(1, 7), (4, 5)], r"\[1, 4\]"),
+        ],
+    )
+    def test_of_several_inputs(self, shapes, found):
+        with pytest.raises(hrt.InputError, match=rf"{found}.*Expected"):
+            mixed_model().predict(tuple(np.zeros(s) for s in shapes))
+
+    def test_ragged_lists(self, model):
+        with pytest.raises(hrt.InputError, match="no array"):
+            model.predict(([[1.0], [1.0, 2.0]],))
+
+    def test_a_derivative_by_a_coordinate_that_is_not_there(self, model):
+        with pytest.raises(hrt.InputError, match=r"Found the derivative 'd999'.*Expected"):
+            model.predict(samples(1), derivatives=["d999"])
+
+    def test_an_unknown_backend_is_an_error_on_first_use(self, h):
+        with pytest.raises(hrt.BackendError):
+            linear_model(h, backend="none").predict(samples(1))
+
+
+class TestFigures:
+    def test_bytes_and_ratio(self, h):
+        model = CompressedModel(linear_program(h, torch.zeros(30)), CERTIFICATE, dense_nbytes=4 * 630)
+        assert model.nbytes == h.nbytes + 120
+        assert model.compression_ratio == pytest.approx(4 * 630 / model.nbytes)
+
+    def test_of_a_network_without_numbers(self):
+        program = Program((Value("x", (2,)),), (Node("y", "tanh", ("x",), (2,), {}),), ("y",), {})
+        assert CompressedModel(program, CERTIFICATE).compression_ratio == 1.0
+
+    def test_repr_says_what_matters(self, model):
+        assert "1 weight matrices" in repr(model) and f"{model.nbytes:,} bytes" in repr(model)

@@ -1,0 +1,186 @@
+"""Pictures: drawn for every kind of layer, in every format asked for, and never half-written."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import hrt
+from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.model.plot import DENSE, SKETCH_SIDE, draw_blocks, draw_decay, singular_values
+from hrt.program.program import Node, Program, Value
+
+from helpers import random_hmatrix
+from models import any_hmatrix, as_int8, linear_model, mixed_model
+
+OPENINGS = {"png": b"\x89PNG\r\n", "pdf": b"%PDF-", "svg": b"<?xml"}
+
+
+def pixels(path) -> np.ndarray:
+    """(height, width, 3) in 0..1."""
+    from matplotlib.image import imread
+
+    return imread(path)[:, :, :3]
+
+
+def share_of(image: np.ndarray, colour: str) -> float:
+    from matplotlib.colors import to_rgb
+
+    return float((np.abs(image - np.array(to_rgb(colour))).max(axis=2) < 0.02).mean())
+
+
+def low_rank(m: int, n: int, rank: int) -> HMatrix:
+    t = torch.Generator().manual_seed(0)
+    u, vt = torch.randn(m, rank, generator=t), torch.randn(rank, n, generator=t)
+    return HMatrix((m, n), (Leaf(0, m, 0, n, u=u, vt=vt),))
+
+
+@pytest.fixture
+def axes():
+    from matplotlib.figure import Figure
+
+    return Figure().subplots(1, 1)
+
+
+class TestPicture:
+    @pytest.mark.parametrize(
+        "h",
+        [
+            pytest.param(HMatrix.from_dense(torch.ones(3, 2)), id="dense"),
+            pytest.param(HMatrix.from_dense(torch.zeros(3, 2)), id="zeros"),
+            pytest.param(low_rank(30, 20, 3), id="low-rank"),
+            pytest.param(low_rank(30, 20, 0), id="rank 0"),
+            pytest.param(any_hmatrix(1, 90, 70, depth=4), id="H"),
+            pytest.param(random_hmatrix(1, 1, 400), id="one row"),
+            pytest.param(HMatrix.from_dense(torch.ones(1, 1)), id="one entry"),
+            pytest.param(HMatrix((0, 5), ()), id="no rows"),
+            pytest.param(HMatrix((5, 0), ()), id="no columns"),
+        ],
+    )
+    @pytest.mark.filterwarnings("error")
+    def test_of_any_layer(self, h, tmp_path):
+        linear_model(h).plot(tmp_path / "p.png")
+        image = pixels(tmp_path / "p.png")
+        assert image.shape[0] > 300 and image.shape[1] > 1000 and 0.001 < (image < 0.9).any(axis=2).mean() < 0.9
+
+    @pytest.mark.filterwarnings("error")
+    def test_of_a_model_of_many_kinds_with_odd_names(self, tmp_path):
+        mixed_model().plot(tmp_path / "p.png")
+        assert pixels(tmp_path / "p.png").shape[0] > 1000
+
+    @pytest.mark.parametrize("name", ["$\\nonsense{$", "_x", "^", "%s"])
+    def test_a_name_is_no_formula(self, name, axes):
+        draw_blocks(axes, low_rank(8, 8, 2), name)
+        axes.figure.savefig(io.BytesIO(), format="png")
+        assert axes.get_title().startswith(name)
+
+    @pytest.mark.parametrize("suffix", OPENINGS)
+    def test_in_every_format(self, suffix, tmp_path):
+        linear_model(low_rank(8, 8, 2)).plot(str(tmp_path / f"p.{suffix}"))
+        assert (tmp_path / f"p.{suffix}").read_bytes().startswith(OPENINGS[suffix])
+
+    def test_dense_leaves_are_told_from_low_rank_ones(self, tmp_path):
+        for name, h in (("dense", HMatrix.from_dense(torch.ones(64, 64))), ("low", low_rank(64, 64, 2))):
+            linear_model(h).plot(tmp_path / f"{name}.png")
+        assert share_of(pixels(tmp_path / "dense.png"), DENSE) > 0.06
+        assert share_of(pixels(tmp_path / "low.png"), DENSE) < 0.02
+
+    def test_replaces_an_older_picture(self, tmp_path):
+        (tmp_path / "p.png").write_bytes(b"old")
+        linear_model(low_rank(8, 8, 2)).plot(tmp_path / "p.png")
+        assert (tmp_path / "p.png").read_bytes().startswith(OPENINGS["png"])
+
+    def test_of_more_layers_than_a_picture_can_hold(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("hrt.model.plot.MAX_PANELS", 4)
+        count = 7
+        nodes = tuple(Node(f"h{k + 1}", "linear", (f"h{k}", f"w{k}"), (2,), {}) for k in range(count))
+        constants = {f"w{k}": torch.ones(2, 2) for k in range(count)}
+        program = Program((Value("h0", (2,)),), nodes, (f"h{count}",), constants)
+        model = hrt.CompressedModel(program, hrt.Certificate(1e-3, "layers", ()))
+        model.plot(tmp_path / "p.svg")
+        assert (tmp_path / "p.svg").read_text().count("<!-- singular-value decay -->") == 4
+
+
+class TestMistakes:
+    @pytest.mark.parametrize("name", ["p.foo", "p", "p.hrt", ".png"])
+    def test_an_unknown_format(self, name, tmp_path):
+        with pytest.raises(hrt.InputError, match=r"\.png, \.pdf or \.svg"):
+            linear_model(low_rank(8, 8, 2)).plot(tmp_path / name)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_missing_folder_and_a_folder(self, tmp_path):
+        (tmp_path / "taken.png").mkdir()
+        for path in (tmp_path / "no" / "p.png", tmp_path / "taken.png"):
+            with pytest.raises(hrt.InputError, match=path.name):
+                linear_model(low_rank(8, 8, 2)).plot(path)
+        assert [p.name for p in tmp_path.iterdir()] == ["taken.png"]
+
+    def test_a_failure_leaves_the_older_picture(self, tmp_path, monkeypatch):
+        (tmp_path / "p.png").write_bytes(b"old")
+
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("hrt.support.atomic_files.os.fsync", fail)
+        with pytest.raises(hrt.InputError, match="No space left"):
+            linear_model(low_rank(8, 8, 2)).plot(tmp_path / "p.png")
+        assert [p.name for p in tmp_path.iterdir()] == ["p.png"] and (tmp_path / "p.png").read_bytes() == b"old"
+
+    def test_a_network_without_weights(self, tmp_path):
+        program = Program((Value("x", (2,)),), (Node("y", "tanh", ("x",), (2,), {}),), ("y",), {})
+        with pytest.raises(hrt.InputError, match="no weight matrix"):
+            hrt.CompressedModel(program, hrt.Certificate(1e-3, "layers", ())).plot(tmp_path / "p.png")
+
+
+class TestPanels:
+    def test_ranks_are_written_where_they_can_be_read(self, axes):
+        big, small = torch.ones(96, 5), torch.ones(4, 3)
+        leaves = (
+            Leaf(0, 96, 0, 96, u=big, vt=big.T.contiguous()),
+            Leaf(0, 96, 96, 4, u=big[:, :2].contiguous(), vt=torch.ones(2, 4)),
+            Leaf(96, 4, 0, 96, u=small[:, :1].contiguous(), vt=torch.ones(1, 96)),
+            Leaf(96, 4, 96, 4, dense=torch.ones(4, 4)),
+        )
+        draw_blocks(axes, HMatrix((100, 100), leaves), "w")
+        texts = {t.get_text(): t.get_fontsize() for t in axes.texts}
+        assert texts["5"] > 15 and set(texts) <= {"5", "2", "1"} and all(size >= 3 for size in texts.values())
+        assert axes.get_ylim() == (100, 0)  # the first row on top
+
+    def test_every_leaf_stands_at_its_place(self, axes):
+        h = random_hmatrix(2, 50, 60, depth=4, ordered=True)
+        draw_blocks(axes, h, "w")
+        boxes = {tuple(np.round(path.get_extents().bounds).astype(int)) for path in axes.collections[0].get_paths()}
+        assert boxes == {(e.col, e.row, e.cols, e.rows) for e in h.leaves}
+
+    def test_leaves_of_one_block_are_drawn_as_one(self, axes):
+        (leaf,) = low_rank(60, 50, 7).leaves
+        h = HMatrix((60, 50), (leaf, as_int8(leaf)))
+        draw_blocks(axes, h, "w")
+        assert [t.get_text() for t in axes.texts] == ["14"] and len(axes.collections[0].get_paths()) == 1
+        assert "rank 14" in axes.get_title()
+
+    def test_singular_values_end_with_the_rank(self, axes):
+        draw_decay(axes, low_rank(60, 50, 7))
+        (curve,) = axes.lines
+        assert len(curve.get_xdata()) == 7 and curve.get_ydata()[0] == pytest.approx(1.0)
+
+    def test_a_leaf_of_every_large_shape_has_a_curve(self, axes):
+        h = random_hmatrix(4, 128, 128, depth=4, max_rank=6)
+        draw_decay(axes, h)
+        labels = [line.get_label() for line in axes.lines]
+        assert labels[0] == "whole matrix" and 2 <= len(labels) <= 4 and len(set(labels)) == len(labels)
+
+    def test_leading_singular_values_of_a_large_matrix_come_from_a_sketch(self):
+        n = SKETCH_SIDE + 52
+        diagonal = torch.zeros(n)
+        diagonal[:40] = torch.logspace(0, -4, 40)
+        found = singular_values(torch.diag(diagonal))
+        assert torch.allclose(found[:40], diagonal[:40], rtol=1e-3, atol=1e-6) and len(found) < n
+
+
+def test_matplotlib_is_imported_only_to_draw():
+    code = "import sys, hrt, hrt.cli.main, hrt.model.plot; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,112 @@
+"""The report: every layer with its reason, losses like wins, and every figure under its own kind."""
+
+import pytest
+import torch
+
+import hrt
+from hrt.hmatrix.hmatrix import HMatrix
+from hrt.model.model import CompressedModel
+from hrt.model.report import render, summary
+
+from helpers import random_hmatrix
+from models import linear_program, mixed_model, record
+
+WIDTH = 140
+
+
+def report(*records, kind="layers", measured=None, estimated=None, context=None, weight=None, dense_nbytes=0) -> str:
+    weight = HMatrix.from_dense(torch.ones(4, 4)) if weight is None else weight
+    certificate = hrt.Certificate(1e-3, kind, records, measured or {}, estimated or {}, {}, context or {})
+    return CompressedModel(linear_program(weight), certificate, dense_nbytes=dense_nbytes).report()
+
+
+def lines_with(text: str, word: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(word)]
+
+
+OUTPUT = {
+    "kind": "output",
+    "measured": {"output_error": 1.1e-4, "runtime_error": 1.2e-4, "per_output": [1e-5, 3e-4]},
+    "estimated": {"output_error_upper_99": 1.3e-4},
+    "context": {"held_out_rows": 512, "remarks": ["only 50 calibration rows"]},
+}
+
+
+class TestFigures:
+    def test_measured_estimated_and_asked_stand_on_lines_of_their_own(self):
+        text = report(**OUTPUT)
+        assert any("1.20e-04" in line and "512" in line for line in lines_with(text, "measured:"))
+        assert any("1.10e-04" in line for line in lines_with(text, "measured:"))
+        assert lines_with(text, "estimated:") and all("1.30e-04" in line for line in lines_with(text, "estimated:"))
+        assert lines_with(text, "measured per output:") == ["measured per output: 1.00e-05 to 3.00e-04"]
+        assert "asked: relative L2 error of the output at most 0.001" in text
+        assert "remark: only 50 calibration rows" in text
+
+    def test_guaranteed_and_measured_are_not_mixed_without_inputs(self):
+        text = report(record("w", HMatrix.from_dense(torch.ones(4, 4)), frobenius=7e-4))
+        assert lines_with(text, "guaranteed:") == ["guaranteed: every weight within 0.001 in relative Frobenius norm"]
+        (measured,) = lines_with(text, "measured:")
+        assert "7.00e-04" in measured and "not measured: no inputs were given" in text
+
+    @pytest.mark.parametrize("missing", ["output_error", "runtime_error", "per_output"])
+    def test_a_certificate_need_not_hold_every_figure(self, missing):
+        measured = {k: v for k, v in OUTPUT["measured"].items() if k != missing}
+        assert "asked:" in report(**{**OUTPUT, "measured": measured, "estimated": {}, "context": {}})
+
+    def test_figures_that_are_not_finite_are_shown(self):
+        assert "measured: inf" in report(kind="output", measured={"runtime_error": float("inf")})
+
+    def test_bytes_add_up(self):
+        h = random_hmatrix(0, 20, 20)
+        program = linear_program(h, torch.zeros(20))
+        certificate = hrt.Certificate(1e-3, "layers", (record("w", h),))
+        first = summary(CompressedModel(program, certificate, dense_nbytes=4 * 420))[0]
+        assert f"{h.nbytes + 80:,} bytes (80 of them" in first and "1,680" in first
+
+    def test_a_model_that_did_not_shrink_says_so(self):
+        h = HMatrix.from_dense(torch.ones(4, 4))
+        text = report(record("w", h, reason="no smaller form stays within tol"), weight=h, dense_nbytes=64)
+        assert "not smaller" in text and "no gain on 1 of 1 layers" in text and "no smaller form stays" in text
+
+    def test_a_model_that_shrank_says_by_how_much(self):
+        text = report(weight=HMatrix.from_dense(torch.ones(4, 4), torch.float16), dense_nbytes=64)
+        assert "2.00x smaller" in text and "no gain" not in text
+
+
+class TestTable:
+    def test_every_layer_is_there_with_its_reason_and_errors(self):
+        h = random_hmatrix(0, 30, 20)
+        records = [record(f"net.{k}", h, reason=f"reason {k}", frobenius=k * 1e-3, weighted=2e-2) for k in range(9)]
+        text = report(*records)
+        for k in range(9):
+            (row,) = [line for line in text.splitlines() if f"net.{k} " in line]
+            assert f"reason {k}" in row and "30 x 20" in row and f"{k * 1e-3:.1e}" in row and "2.0e-02" in row
+
+    def test_without_inputs_there_is_no_weighted_error(self):
+        (row,) = [line for line in report(record("net.0", random_hmatrix(0, 9, 9))).splitlines() if "net.0" in line]
+        assert " - " in row
+
+    @pytest.mark.parametrize(
+        "name", ["w", "a." * 60 + "weight", "[bold]x[/bold]", "blocks[0]", ":smile:", "雪" * 30, ""]
+    )
+    def test_fits_the_width_and_loses_nothing(self, name):
+        text = report(record(name, random_hmatrix(0, 3000, 7), structure="H 382 leaves, " * 5, reason="because " * 20))
+        table = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
+        assert len(table) >= 5 and all(len(line) <= WIDTH for line in table)
+        cells = "".join(line.split("│")[1].strip() for line in table if line.startswith("│"))
+        assert cells == name
+        assert text.count("because") == 20 and "…" not in text
+
+    @pytest.mark.parametrize(
+        "variable, value", [("FORCE_COLOR", "1"), ("COLUMNS", "40"), ("TERM", "dumb"), ("NO_COLOR", "1")]
+    )
+    def test_is_plain_text_in_any_environment(self, variable, value, monkeypatch):
+        expected = mixed_model().report()
+        monkeypatch.setenv(variable, value)
+        assert mixed_model().report() == expected and "\x1b" not in expected
+
+    def test_of_a_network_without_weights(self):
+        assert "bytes" in render(CompressedModel(linear_program(torch.ones(1, 1)), hrt.Certificate(1e-3, "layers", ())))
+
+    def test_of_a_layer_without_entries(self):
+        assert "0 x 5" in report(record("empty", HMatrix((0, 5), ())))

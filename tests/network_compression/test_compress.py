@@ -1,0 +1,368 @@
+"""compress: the output's error holds on inputs that were never seen, or says why it cannot."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import hrt
+from hrt.capture.torch_export import capture
+from hrt.perf.networks.burgers import load_burgers
+from hrt.perf.networks.operators import log_kernel, operator_network
+
+from zoo import ZOO
+
+
+def mlp(*widths: int, seed: int = 0, activation=nn.Tanh) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise(widths):
+        layers += [nn.Linear(a, b), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+def unseen_error(net, model, x) -> float:
+    with torch.no_grad():
+        expected = net(x)
+    found = model.predict(x)
+    e, y = [], []
+    for a, b in zip(*(v if isinstance(v, tuple) else (v,) for v in (expected, found)), strict=True):
+        e.append((a.double() - b.double()).flatten())
+        y.append(a.double().flatten())
+    return float(torch.cat(e).norm() / torch.cat(y).norm())
+
+
+@pytest.fixture(scope="module")
+def burgers():
+    net = load_burgers()
+    g = torch.Generator().manual_seed(5)
+    x = torch.rand(10_000, 2, generator=g) * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
+    return net, hrt.compress(net, inputs=x, tol=1e-3, progress=False)
+
+
+def test_burgers_pinn_holds_where_it_was_never_seen_and_is_six_times_smaller(burgers):
+    net, model = burgers
+    g = torch.Generator().manual_seed(99)
+    unseen = torch.rand(40_000, 2, generator=g) * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
+    assert unseen_error(net, model, unseen) <= 1e-3
+    assert model.compression_ratio >= 6
+    assert model.dense_nbytes == 4 * sum(p.numel() for p in net.parameters())
+
+
+def test_bytes_are_what_is_stored(burgers):
+    _, model = burgers
+    total = 0
+    for value in model.program.constants.values():
+        if isinstance(value, torch.Tensor):
+            total += value.numel() * value.element_size()
+        else:
+            numbers = [t for e in value.leaves for t in (*e.tensors, *([] if e.scale is None else [e.scale]))]
+            total += sum(t.numel() * t.element_size() for t in [*numbers, value.table]) + len(value.table)
+    assert model.nbytes == total
+
+
+def test_certificate_keeps_kinds_of_figures_apart(burgers):
+    _, model = burgers
+    c = model.certificate
+    assert c.kind == "output"
+    assert 0 < c.measured["runtime_error"] <= c.estimated["output_error_upper_99"] <= 1e-3
+    assert c.guaranteed == {}, "nothing was proven for every input, so nothing may stand here"
+    assert len(c.layers) == 5
+    assert sum(r.dense_nbytes for r in c.layers) <= model.dense_nbytes
+    assert all(r.reason for r in c.layers)
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize(
+    "net",
+    [mlp(3, 48, 48, 1), mlp(5, 40, 30, 7, activation=nn.SiLU), mlp(2, 64, 64, 64, 2, activation=nn.ReLU, seed=1)],
+    ids=["tanh", "silu", "relu"],
+)
+def test_error_holds_on_unseen_inputs(net, tol):
+    width = net[0].in_features
+    g = torch.Generator().manual_seed(3)
+    model = hrt.compress(net, inputs=torch.randn(3000, width, generator=g), tol=tol, progress=False)
+    assert unseen_error(net, model, torch.randn(20_000, width, generator=g)) <= tol
+    assert model.nbytes <= model.dense_nbytes
+
+
+def test_looser_tolerance_never_costs_more():
+    net = mlp(3, 64, 64, 2)
+    x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    sizes = [hrt.compress(net, inputs=x, tol=t, progress=False).nbytes for t in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)]
+    assert all(b <= 1.01 * a for a, b in itertools.pairwise(sizes)), sizes
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 10, 40])
+def test_few_calibration_rows_do_not_break_the_bound(rows):
+    """With few rows the confidence limit is wide, so that the result must be all the more careful; two or three cannot
+    be verified at all and leave the network as it is."""
+    net = mlp(6, 64, 64, 3, seed=2)
+    g = torch.Generator().manual_seed(rows)
+    model = hrt.compress(net, inputs=torch.randn(rows, 6, generator=g), tol=1e-2, progress=False)
+    assert model.nbytes <= model.dense_nbytes
+    assert unseen_error(net, model, torch.randn(5000, 6, generator=g)) <= 1e-2
+    assert any("calibration rows" in r for r in model.certificate.context["remarks"])
+
+
+def test_repeated_rows_do_not_verify_themselves():
+    """Fifty rows, each a hundred times, are fifty rows: the bound has to hold on others."""
+    net, g = mlp(4, 48, 48, 2, seed=3), torch.Generator().manual_seed(0)
+    model = hrt.compress(net, inputs=torch.randn(50, 4, generator=g).repeat(100, 1), tol=1e-2, progress=False)
+    assert unseen_error(net, model, torch.randn(5000, 4, generator=g)) <= 1e-2
+    assert any("repeat" in r for r in model.certificate.context["remarks"])
+    rows = model.certificate.context["held_out_rows"]
+    assert model.certificate.estimated["unseen_probability_99"] == pytest.approx(1 - 0.01 ** (1 / rows))
+    assert "not covered" in model.report()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-6, 1e6, 1e12])
+def test_outputs_of_any_size(scale):
+    net, g = mlp(3, 24, 2), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net[-1].parameters():
+            p.mul_(scale)
+    model = hrt.compress(net, inputs=torch.randn(1000, 3, generator=g), tol=1e-2, progress=False)
+    assert unseen_error(net, model, torch.randn(3000, 3, generator=g)) <= 1e-2
+    assert model.nbytes <= model.dense_nbytes
+
+
+def test_constant_inputs_give_a_sane_result_that_says_so():
+    net = mlp(4, 32, 32, 2)
+    x = torch.ones(200, 4)
+    model = hrt.compress(net, inputs=x, tol=1e-3, progress=False)
+    assert unseen_error(net, model, x) <= 1e-3
+    assert any("constant" in r for r in model.certificate.context["remarks"])
+
+
+def test_without_inputs_every_weight_is_within_tolerance():
+    net = mlp(3, 100, 90, 2)
+    with torch.no_grad():
+        net[2].weight.copy_(torch.outer(torch.randn(90), torch.randn(100)) + 1e-5 * torch.randn(90, 100))
+    for storage in ("auto", "float32", "float16", "bfloat16"):
+        model = hrt.compress(net, tol=1e-2, storage=storage, progress=False)
+        for name, value in model.program.constants.items():
+            if name in model.program.weights:
+                w = net.get_parameter(name).detach().double()
+                assert float((w - value.to_dense()).norm() / w.norm()) <= 1e-2
+        assert model.certificate.kind == "layers"
+        assert model.certificate.guaranteed
+        assert model.certificate.measured == {}
+        assert (
+            len(model.program.constants["2.weight"].leaves) == 1
+            and model.program.constants["2.weight"].leaves[0].rank == 1
+        )
+        assert model.nbytes <= model.dense_nbytes
+
+
+def test_operator_layer_gets_structure():
+    net = operator_network(log_kernel(256))
+    model = hrt.compress(net, tol=1e-3, progress=False)
+    (h,) = (model.program.constants[name] for name in model.program.weights)
+    assert len(h.leaves) > 20
+    assert model.compression_ratio > 5
+
+
+def test_network_is_left_as_it_was():
+    net = mlp(3, 20, 2).train()
+    net[1].register_forward_hook(lambda *a: None)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    hrt.compress(net, inputs=torch.randn(100, 3), tol=1e-2, progress=False)
+    assert net.training and all(m.training for m in net.modules())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+def test_same_seed_same_numbers():
+    net, x = mlp(3, 40, 40, 1), torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
+    a, b = (hrt.compress(net, inputs=x, tol=1e-3, seed=7, progress=False) for _ in range(2))
+    assert a.nbytes == b.nbytes
+    assert torch.equal(a.predict(x), b.predict(x))
+
+
+def test_several_inputs_and_outputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.branch, self.trunk = mlp(20, 64, 32), mlp(2, 64, 32)
+
+        def forward(self, u, y):
+            b, t = self.branch(u), self.trunk(y)
+            return (b * t).sum(-1, keepdim=True), torch.tanh(t)
+
+    net, g = Two(), torch.Generator().manual_seed(1)
+    u, y = torch.randn(3000, 20, generator=g), torch.rand(3000, 2, generator=g)
+    model = hrt.compress(net, inputs=(u, y), tol=1e-2, progress=False)
+    fresh = torch.randn(5000, 20, generator=g), torch.rand(5000, 2, generator=g)
+    with torch.no_grad():
+        expected, found = net(*fresh), model.predict(fresh)
+    e = sum(float((a - b).square().sum()) for a, b in zip(expected, found, strict=True))
+    assert (e / sum(float(a.square().sum()) for a in expected)) ** 0.5 <= 1e-2
+    assert [tuple(v.shape) for v in found] == [(5000, 1), (5000, 32)]
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_every_network_that_can_be_captured_keeps_its_bound(name):
+    entry = ZOO[name]
+    net = entry.build()
+    x = entry.inputs(600)
+    model = hrt.compress(net, inputs=x, tol=2e-2, progress=False)
+    assert model.nbytes <= model.dense_nbytes
+    fresh = entry.inputs(601)
+    expected = capture(net, fresh).run(fresh)
+    found = model.predict(fresh if len(fresh) > 1 else fresh[0])
+    found = found if isinstance(found, tuple) else (found,)
+    e = sum(float((a - b).square().sum()) for a, b in zip(expected, found, strict=True))
+    y = sum(float(a.square().sum()) for a in expected)
+    assert e <= (2e-2) ** 2 * y
+
+
+@pytest.mark.parametrize("tol", [0, -1, float("nan"), float("inf"), "loose"])
+def test_senseless_tolerances_are_refused(tol):
+    with pytest.raises(hrt.ToleranceError, match="tol"):
+        hrt.compress(mlp(2, 4, 1), tol=tol)
+
+
+def test_tolerance_below_float32_arithmetic_says_where_the_floor_is():
+    with pytest.raises(hrt.ToleranceError, match="float32"):
+        hrt.compress(mlp(2, 64, 64, 1), inputs=torch.randn(100, 2), tol=1e-9, progress=False)
+
+
+def test_wrong_width_names_the_right_one():
+    with pytest.raises(hrt.InputError, match="expects 2 features"):
+        hrt.compress(mlp(2, 4, 1), inputs=torch.randn(10, 3), progress=False)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(bad):
+    net = mlp(2, 4, 1)
+    with torch.no_grad():
+        net[2].weight[0, 1] = bad
+    for inputs in (None, torch.randn(10, 2)):
+        with pytest.raises(hrt.InputError, match=r"2\.weight"):
+            hrt.compress(net, inputs=inputs, progress=False)
+
+
+def test_weights_beyond_float32_are_refused():
+    net = mlp(2, 4, 1).double()
+    with torch.no_grad():
+        net[0].weight[0, 0] = 1e200
+    with pytest.raises(hrt.InputError, match="float32"):
+        hrt.compress(net, inputs=torch.randn(50, 2), progress=False)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70, "a", True])
+def test_senseless_seeds_are_refused(seed):
+    with pytest.raises(hrt.InputError, match="seed"):
+        hrt.compress(mlp(2, 4, 1), seed=seed, progress=False)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [torch.utils.data.DataLoader([1, 2]), "abc", torch.ones(3, 2, device="meta")],
+    ids=["loader", "text", "meta"],
+)
+def test_inputs_of_other_kinds_are_refused(inputs):
+    with pytest.raises(hrt.InputError):
+        hrt.compress(mlp(2, 4, 1), inputs=inputs, progress=False)
+
+
+def test_a_box_of_one_point_is_sane():
+    net = mlp(2, 16, 16, 1)
+    model = hrt.compress(net, inputs=hrt.Box([1, 1], [1, 1]), progress=False)
+    assert unseen_error(net, model, torch.ones(3, 2)) <= 1e-3
+
+
+def test_a_model_without_numbers_is_refused():
+    with pytest.raises(hrt.InputError, match="meta"):
+        hrt.compress(mlp(2, 4, 1).to("meta"), inputs=torch.randn(10, 2), progress=False)
+
+
+def test_outputs_that_are_not_finite_are_refused():
+    class Log(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return torch.log(self.layer(x))
+
+    with pytest.raises(hrt.InputError, match="NaN or infinite"):
+        hrt.compress(Log(), inputs=torch.randn(100, 2), progress=False)
+
+
+def test_empty_layers_and_networks_without_weights():
+    empty = nn.Sequential(nn.Linear(3, 0), nn.Tanh(), nn.Linear(0, 2))
+    model = hrt.compress(empty, inputs=torch.randn(50, 3), tol=1e-3, progress=False)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(model.predict(x), empty(x).detach())
+    plain = hrt.compress(nn.Tanh(), inputs=torch.randn(50, 3), tol=1e-3, progress=False)
+    torch.testing.assert_close(plain.predict(x), torch.tanh(x))
+    assert plain.nbytes == 0
+
+
+def test_a_weight_that_is_also_used_otherwise_stays_as_it_is():
+    class Reuse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.weight = nn.Parameter(torch.outer(torch.randn(40), torch.randn(30)))
+            self.last = nn.Linear(40, 40)
+
+        def forward(self, x):
+            h = torch.tanh(nn.functional.linear(x, self.weight))
+            return self.last(h) + (x[:, None, :] * self.weight).sum(-1)
+
+    net, x = Reuse(), torch.randn(500, 30)
+    for inputs in (None, x):
+        model = hrt.compress(net, inputs=inputs, tol=1e-2, progress=False)
+        assert isinstance(model.program.constants["weight"], torch.Tensor)
+        assert unseen_error(net, model, torch.randn(400, 30)) <= 2e-2
+
+
+def test_zero_network():
+    net = mlp(3, 16, 2)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    model = hrt.compress(net, inputs=torch.randn(50, 3), tol=1e-3, progress=False)
+    assert torch.equal(model.predict(torch.randn(4, 3)), torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_networks_of_other_dtypes(dtype):
+    net = mlp(3, 32, 32, 1).to(dtype)
+    x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
+    model = hrt.compress(net, inputs=x, tol=1e-2, progress=False)
+    reference = mlp(3, 32, 32, 1)
+    reference.load_state_dict({k: v.float() for k, v in net.state_dict().items()})
+    assert unseen_error(reference, model, torch.randn(2000, 3)) <= 1e-2
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"target": "tpu"}, "target"),
+        ({"storage": "int3"}, "storage"),
+        ({"derivatives": ["d0"]}, "derivatives"),
+        ({"executor": object()}, "executor"),
+    ],
+)
+def test_options_that_cannot_be_had_are_refused(kwargs, words):
+    with pytest.raises(hrt.InputError, match=words):
+        hrt.compress(mlp(2, 4, 1), progress=False, **kwargs)
+
+
+def test_random_networks_are_refused_rather_than_certified():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.layer(x) + torch.randn_like(x)
+
+    with pytest.raises(hrt.CaptureError):
+        hrt.compress(Noisy(), inputs=torch.randn(50, 2), progress=False)

@@ -1,0 +1,149 @@
+"""Work spread over an executor: the same bytes as without, and a clear word where it fails half-way."""
+
+import multiprocessing
+import os
+import re
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import distributed
+import pytest
+import torch
+from torch import nn
+
+import hrt
+from hrt.perf.networks.operators import log_kernel
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 2))
+
+
+def wide():
+    """One layer that is large enough to be spread by panels, and one that is not."""
+    net = nn.Sequential(nn.Linear(1024, 1024), nn.Tanh(), nn.Linear(1024, 7))
+    net[0].weight.data = torch.from_numpy(log_kernel(1024)).float()
+    return net
+
+
+def broad():
+    """Layers broad enough to be ordered."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 1))
+
+
+CASES = {
+    "output": lambda executor: hrt.compress(
+        network(), inputs=hrt.Box([-1.0] * 3, [1.0] * 3), tol=1e-2, executor=executor
+    ),
+    "ordered": lambda executor: hrt.compress(
+        broad(), inputs=torch.rand(400, 3, generator=torch.Generator().manual_seed(0)), tol=1e-2, executor=executor
+    ),
+    "layers": lambda executor: hrt.compress(wide(), tol=1e-2, executor=executor),
+}
+
+
+@contextmanager
+def processes(method):
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+        yield pool
+
+
+@contextmanager
+def dask():
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        assert len(client.scheduler_info()["workers"]) == 2
+        yield client.get_executor()
+
+
+EXECUTORS = {
+    "threads": lambda: ThreadPoolExecutor(3),
+    "forked": lambda: processes("fork"),
+    "spawned": lambda: processes("spawn"),
+    "dask": dask,
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The bytes of each case's file without an executor."""
+    folder = tmp_path_factory.mktemp("alone")
+    found = {}
+    for name, compress in CASES.items():
+        torch.manual_seed(0)
+        model = compress(None)
+        assert model.nbytes < model.dense_nbytes, "nothing was compressed: equal bytes would show nothing"
+        model.save(folder / name)
+        found[name] = (folder / name).read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("kind", EXECUTORS)
+def test_same_bytes_out(kind, alone, tmp_path):
+    threads = torch.get_num_threads()
+    with EXECUTORS[kind]() as executor:
+        for name, compress in CASES.items():
+            torch.manual_seed(0)
+            compress(executor).save(tmp_path / name)
+            assert (tmp_path / name).read_bytes() == alone[name], name
+    assert torch.get_num_threads() == threads
+
+
+class Dying(ThreadPoolExecutor):
+    """Serves one piece, then takes the whole process pool's way out."""
+
+    def __init__(self, error):
+        super().__init__(1)
+        self.error, self.served = error, 0
+
+    def submit(self, function, /, *args, **kwargs):
+        if self.served:
+            future = Future()
+            future.set_exception(self.error)
+            return future
+        self.served += 1
+        return super().submit(function, *args, **kwargs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_executor_that_dies_half_way(name):
+    with Dying(RuntimeError("worker 3 is gone")) as executor, pytest.raises(hrt.BackendError) as info:
+        CASES[name](executor)
+    text = str(info.value)
+    assert re.search(r"failed after \d+ pieces", text) and "worker 3 is gone" in text and "without one" in text
+    assert isinstance(info.value.__cause__, RuntimeError)
+
+
+def test_a_pool_whose_workers_are_killed():
+    with ProcessPoolExecutor(1, initializer=os._exit, initargs=(1,)) as pool, pytest.raises(hrt.BackendError) as info:
+        CASES["output"](pool)
+    assert "BrokenProcessPool" in str(info.value)
+
+
+def test_a_pool_that_was_shut_down():
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(hrt.BackendError, match="after shutdown"):
+        CASES["output"](pool)
+
+
+def test_errors_of_the_work_itself_pass_through():
+    with ThreadPoolExecutor(1) as pool, pytest.raises(hrt.ToleranceError):
+        hrt.compress(nn.Sequential(nn.Linear(9, 9, dtype=torch.float64)), tol=1e-12, executor=pool)
+
+
+def test_errors_of_the_work_are_not_the_executors():
+    with ThreadPoolExecutor(1) as pool, pytest.raises(hrt.InputError, match="NaN"):
+        net = network()
+        net[0].weight.data[0, 0] = float("nan")
+        hrt.compress(net, executor=pool)
+
+
+@pytest.mark.parametrize("wrong", [4, "processes", ThreadPoolExecutor])
+def test_what_is_no_executor(wrong):
+    with pytest.raises(hrt.InputError, match="Executor"):
+        hrt.compress(network(), executor=wrong)

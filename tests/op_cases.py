@@ -1,0 +1,81 @@
+"""Every op of the table as small cases: shared by the tests of the op table, Taylor rules and derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hrt.program.op_table import TABLE, Op
+
+# For every elementwise row: attributes to test it with, where its kinks are, and the interval it is defined on.
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "gelu": [{"approximate": "none"}, {"approximate": "tanh"}],
+    "leaky_relu": [{"slope": 0.01}, {"slope": 0.3}, {"slope": -2.5}],
+    "elu": [{"alpha": 1.0}, {"alpha": 0.3}, {"alpha": 2.0}],
+    "softplus": [{"beta": 1.0}, {"beta": 5.0}],
+    "clamp": [{"low": -0.5, "high": 1.25}, {"low": None, "high": 1.0}, {"low": -1.0, "high": None}],
+    "power": [{"exponent": 2.0}, {"exponent": 3.0}, {"exponent": 1.5}, {"exponent": -1.0}],
+}
+
+
+POSITIVE = {"log", "sqrt", "reciprocal"}
+
+
+ACTIVATIONS = [
+    pytest.param(op, attrs, id=f"{op.name}-{'-'.join(map(str, attrs.values()))}".rstrip("-"))
+    for op in TABLE.values()
+    if op.derivative is not None
+    for attrs in SETTINGS.get(op.name, [{}])
+]
+
+
+def kinks(op: Op, attrs: Mapping[str, Any]) -> list[float]:
+    if op.name == "clamp":
+        return [v for v in attrs.values() if v is not None]
+    return [0.0] if op.name in {"relu", "leaky_relu", "elu", "abs"} else []
+
+
+def grid(op: Op, attrs: Mapping[str, Any], n: int = 4001) -> Tensor:
+    """A dense grid where the op is smooth."""
+    positive = op.name in POSITIVE or (op.name == "power" and attrs["exponent"] in (1.5, -1.0))
+    x = torch.linspace(1e-2 if positive else -12, 12, n, dtype=torch.float64)
+    return x[torch.stack([(x - k).abs() > 1e-9 for k in kinks(op, attrs)]).all(0)] if kinks(op, attrs) else x
+
+
+# The rows that are not elementwise in one argument, each against plain torch.
+A, B = torch.rand(5, 3, 4, dtype=torch.float64) + 0.5, torch.rand(5, 3, 4, dtype=torch.float64) + 0.5
+
+
+W, C = torch.rand(6, 4, dtype=torch.float64), torch.rand(6, dtype=torch.float64)
+
+
+CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
+    ("linear", (A, W), {}, torch.einsum("bni,oi->bno", A, W)),
+    ("linear", (A[:, 0], W, C), {}, A[:, 0] @ W.T + C),
+    ("add", (A, B[:, :1]), {}, A + B[:, :1]),
+    ("sub", (A, C[:4]), {}, A - C[:4]),
+    ("mul", (A, B), {}, A * B),
+    ("div", (A, B), {}, A / B),
+    ("step", (A - 1,), {"at_zero": 1.0}, torch.where(A >= 1, 1.0, 0.0).double()),
+    ("step", ((A - 1).relu(),), {"at_zero": 0.5}, torch.where(A > 1, 1.0, 0.5).double()),
+    ("maximum", (A, B), {}, torch.where(A > B, A, B)),
+    ("minimum", (A, B), {}, torch.where(A > B, B, A)),
+    ("concat", (A, B[:, :2]), {"axis": -2}, torch.cat([A, B[:, :2]], 1)),
+    ("slice", (A,), {"axis": -1, "start": 1, "stop": 4, "step": 2}, A[:, :, 1:4:2]),
+    ("slice", (A,), {"axis": -2, "start": 0, "stop": 2, "step": 1}, A[:, :2]),
+    ("reshape", (A,), {"shape": [2, 6]}, A.view(5, 2, 6)),
+    ("reshape", (A[:, 0, 0],), {"shape": []}, A[:, 0, 0]),
+    ("transpose", (A,), {"axes": [-1, -2]}, A.mT),
+    ("expand", (A[:, :1],), {"shape": [3, 4]}, A[:, :1].expand(5, 3, 4)),
+    ("repeat", (C[:4], A), {"shape": [3, 4]}, C[:4].expand(5, 3, 4)),
+    ("sum", (A,), {"axes": [-1, -2], "keep": False}, A.flatten(1).sum(1)),
+    ("mean", (A,), {"axes": [-2], "keep": True}, A.sum(1, keepdim=True) / 3),
+    ("matmul", (A, B.mT), {}, torch.einsum("bni,bmi->bnm", A, B)),
+    ("einsum", (A, B), {"equation": "bni,bnj->bij"}, A.mT @ B),
+    ("layer_norm", (A, C[:4], W[0]), {"shape": [4], "eps": 1e-5}, F.layer_norm(A, [4], C[:4], W[0])),
+]

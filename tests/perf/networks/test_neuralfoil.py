@@ -1,0 +1,175 @@
+"""Loading NeuralFoil's arrays without the package: from folders, wheels and an installation that is never imported."""
+
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hrt.perf.networks import neuralfoil
+from hrt.perf.networks.neuralfoil import (
+    DISTRIBUTION,
+    FOLDER,
+    distribution_fault,
+    find_weights,
+    load_neuralfoil,
+    sample_inputs,
+)
+
+
+def flow_deviations() -> np.ndarray:
+    """Standard deviations that the published generator gives the 7 flow features."""
+    rng = np.random.default_rng(9)
+    degrees = rng.choice(np.linspace(-15, 15, 7), 10**5) + rng.uniform(-2.5, 2.5, 10**5) + 2.5 * rng.normal(size=10**5)
+    alpha = np.radians(degrees)
+    place = np.where(rng.random(10**5) < 0.2, rng.random(10**5), 1.0)
+    angle = [np.sin(2 * alpha), np.cos(alpha), np.sin(alpha) ** 2]
+    return np.cov(np.stack([*angle, np.log(10) * 1.5 / 3.5 * rng.normal(size=10**5), *rng.uniform(-2, 2, (1, 10**5)),
+                            place, rng.permutation(place)]))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Arrays of the wheel's names, shapes and dtypes: 25 -> 48 -> 48 -> 198 (`xxsmall`) and the inputs' moments."""
+    folder = tmp_path_factory.mktemp("package") / "neuralfoil" / FOLDER
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for k, (m, n) in enumerate([(48, 25), (48, 48), (198, 48)]):
+        arrays[f"net.{2 * k}.weight"] = rng.standard_normal((m, n)).astype(np.float32) / np.sqrt(n).astype(np.float32)
+        arrays[f"net.{2 * k}.bias"] = rng.standard_normal(m).astype(np.float32)
+    np.savez(folder / "nn-xxsmall.npz", **arrays)
+    factor = 0.1 * rng.standard_normal((18, 18))
+    covariance = np.zeros((25, 25))
+    covariance[:18, :18] = factor @ factor.T
+    covariance[18:, 18:] = flow_deviations()
+    mean = np.concatenate([rng.standard_normal(18), [0, 0.9836, 0.0323, 0.047, 0, 0.9, 0.9]]).astype(np.float32)
+    np.savez(folder / f"{DISTRIBUTION}.npz", mean_inputs_scaled=mean, cov_inputs_scaled=covariance)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("download") / "neuralfoil-0.3.3-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as out:
+        for file in folder.iterdir():
+            out.write(file, f"neuralfoil/{FOLDER}/{file.name}")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No installed package, no wheel in perf/data, no variable: every test says what there is."""
+    monkeypatch.delenv(neuralfoil.VARIABLE, raising=False)
+    monkeypatch.setattr(neuralfoil, "DATA", tmp_path / "data")
+    monkeypatch.setattr(neuralfoil.importlib.util, "find_spec", lambda name: None)
+
+
+class TestFinding:
+    def test_absence_says_what_to_do(self) -> None:
+        with pytest.raises(FileNotFoundError, match=r"pip install --no-deps neuralfoil==0\.3\.3"):
+            find_weights()
+
+    def test_absence_at_a_named_place_names_it(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=rf"{tmp_path}.*pip install --no-deps"):
+            find_weights(tmp_path)
+
+    def test_folders_at_every_depth(self, folder: Path) -> None:
+        for given in (folder, folder.parent, folder.parent.parent):
+            assert find_weights(given) == folder
+
+    def test_wheel_itself_or_the_folder_that_holds_it(self, wheel: Path) -> None:
+        assert find_weights(wheel) == find_weights(wheel.parent) == wheel
+
+    def test_environment(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(neuralfoil.VARIABLE, str(folder))
+        assert find_weights() == folder
+
+    def test_data_folder_of_the_checkout(self, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(neuralfoil, "DATA", wheel.parent)
+        assert find_weights() == wheel
+
+    def test_installed_package_is_found_and_not_imported(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder.parent / "__init__.py").write_text("raise ImportError('must not be imported')")
+        monkeypatch.undo()  # the real find_spec
+        monkeypatch.delenv(neuralfoil.VARIABLE, raising=False)
+        monkeypatch.setattr(sys, "path", [str(folder.parent.parent), *sys.path])
+        neuralfoil.importlib.invalidate_caches()
+        assert find_weights() == folder
+        assert load_neuralfoil("xxsmall").net[0].in_features == 25
+        assert "neuralfoil" not in sys.modules
+
+
+class TestNetwork:
+    @pytest.mark.parametrize("kind", ["folder", "wheel"])
+    def test_is_the_package_s_own_forward_pass(self, kind: str, request: pytest.FixtureRequest, folder: Path) -> None:
+        net = load_neuralfoil("xxsmall", request.getfixturevalue(kind))
+        arrays = np.load(folder / "nn-xxsmall.npz")
+        x = np.random.default_rng(1).standard_normal((9, 25)).astype(np.float32)
+        y = x.T
+        for k in (0, 2, 4):
+            y = arrays[f"net.{k}.weight"] @ y + arrays[f"net.{k}.bias"][:, None]
+            if k < 4:
+                y = y / (1 + np.exp(-y))  # swish
+        with torch.no_grad():
+            torch.testing.assert_close(net(torch.from_numpy(x)), torch.from_numpy(y.T), rtol=1e-4, atol=1e-5)
+        assert not net.training
+
+    def test_unknown_size(self) -> None:
+        with pytest.raises(ValueError, match=r"Found size 'huge'.*xxxlarge"):
+            load_neuralfoil("huge")
+
+    def test_missing_size_in_a_wheel(self, wheel: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"nn-xlarge\.npz"):
+            load_neuralfoil("xlarge", wheel)
+
+    def test_layers_that_do_not_chain(self, folder: Path, tmp_path: Path) -> None:
+        arrays = dict(np.load(folder / "nn-xxsmall.npz"))
+        arrays["net.2.weight"] = arrays["net.2.weight"][:, :40]
+        np.savez(tmp_path / "nn-xxsmall.npz", **arrays)
+        (tmp_path / f"{DISTRIBUTION}.npz").write_bytes((folder / f"{DISTRIBUTION}.npz").read_bytes())
+        with pytest.raises(ValueError, match="do not chain"):
+            load_neuralfoil("xxsmall", tmp_path)
+
+
+class TestSamples:
+    def test_have_the_stated_moments(self, folder: Path) -> None:
+        x = sample_inputs(20_000, 0, folder)
+        assert x.shape == (20_000, 25) and x.dtype == torch.float32
+        assert distribution_fault(x, folder) is None
+
+    def test_another_distribution_is_noticed(self, folder: Path) -> None:
+        x = sample_inputs(20_000, 0, folder)
+        shifted, mixed = x.clone(), x.clone()
+        shifted[:, 0] += x[:, 0].std()
+        mixed[:, 1] = x[:, 1] + x[:, 2] - x[:, 2].mean()
+        assert "standard deviations" in str(distribution_fault(shifted, folder))
+        assert "correlations by" in str(distribution_fault(mixed, folder))
+
+    def test_depend_on_the_seed_alone(self, folder: Path) -> None:
+        assert torch.equal(sample_inputs(10, 3, folder), sample_inputs(10, 3, folder))
+        assert not torch.equal(sample_inputs(10, 3, folder), sample_inputs(10, 4, folder))
+
+    def test_angles_lie_on_their_curve(self, folder: Path) -> None:
+        sine2, cosine, square = sample_inputs(1000, 0, folder)[:, 18:21].double().T
+        torch.testing.assert_close(square, 1 - cosine**2, rtol=0, atol=1e-6)
+        torch.testing.assert_close(sine2**2, 4 * square * cosine**2, rtol=0, atol=1e-5)
+
+    def test_transitions_lie_on_the_airfoil(self, folder: Path) -> None:
+        transition = sample_inputs(5000, 0, folder)[:, 23:]
+        assert float(transition.min()) >= 0 and float(transition.max()) == 1
+        assert float((transition == 1).float().mean()) == pytest.approx(0.8, abs=0.02)
+
+
+class TestCommand:
+    def test_says_how_to_get_the_weights(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert neuralfoil.main([]) == 2
+        assert "pip install --no-deps neuralfoil==0.3.3" in capsys.readouterr().err
+
+    def test_prints_the_table(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        options = ["--size", "xxsmall", "--weights", str(folder), "--tol", "0.05", "--rows", "5000", "--fresh", "500"]
+        assert neuralfoil.main(options) == 0
+        text = capsys.readouterr().out
+        assert "NeuralFoil xxsmall" in text and "tol 0.05: " in text

@@ -1,0 +1,222 @@
+"""The paper's figures: judgements go either way with the figures, pictures come of them, and one small real run."""
+
+import json
+
+import pytest
+import torch
+
+from hrt.errors import InputError
+from hrt.perf.bench.charts import as_png
+from hrt.perf.paper import claims as paper_claims
+from hrt.perf.paper import command as paper
+from hrt.perf.paper import data as paper_data
+from hrt.perf.paper import figures as paper_figures
+from hrt.perf.paper.claims import Finding, matched, verdict
+from hrt.perf.paper.command import PARTS, Part, main, paragraph, run
+from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, PINN, SVD, Setting, Subject, coarse, family
+from hrt.perf.paper.trained_networks import DENSE, DYNAMIC, PROXIMAL
+
+
+def curve(case, method, points):
+    return [{"case": case, "method": method, "asked": e, "bytes": 1, "ratio": r, "error": e} for r, e in points]
+
+
+def compressed(algorithm, ours):
+    rows = curve(PINN, SVD, [(2.0, 1e-3), (4.0, 1e-2)])
+    for method, factor in ((ALGORITHM, algorithm), (FLOAT32, ours), (AUTO, ours)):
+        rows += curve(PINN, method, [(2.0 * factor, 1e-3), (4.0 * factor, 1e-2)])
+    return rows
+
+
+def trained(test):
+    base = {"method": "uncompressed", "asked": 0.0, "ratio": 1.0, "train_error": 1e-4, "test_error": 1e-4}
+    row = {"method": AUTO, "asked": 1e-3, "ratio": 9.0, "train_error": 2e-4, "test_error": test}
+    differences = {"calibration_difference": 1e-3, "fresh_difference": 2e-3}
+    return [base | dict.fromkeys(differences, 0.0), row | differences, row | differences | {"method": FLOAT32}]
+
+
+def compared(ours):
+    known = (("hrt", "hrt", ours), ("global SVD", "SVD", 3.0), ("int8", "quantized", 4.0), ("CSR", "pruning", None))
+    return [{"method": m, "family": f, "asked": 1e-3, "bytes": 1, "ratio": r, "error": 1e-4} for m, f, r in known]
+
+
+def raced(low):
+    common = {"case": PINN, "batch": 1, "error": 0.0, "p50_us": 1.0, "p95_us": 1.0, "ratio": 1.2 * low, "high": 2 * low}
+    return [common | {"method": m, "low": low} for m in ("dense, torch", "hrt")]
+
+
+def passed_on(output):
+    row = {"weight": "w", "alone": 1e-4, "frobenius": 0.9}
+    return [row | {"method": m, "layer": k, "error": e} for m in (AUTO, SVD) for k, e in ((1, 1e-5), (2, output))]
+
+
+def mapped(leaves):
+    maps = {k: [[1.0, 0.5], [0.25, 0.0]] for k in ("W", "H", "E")}
+    row = {"case": PINN, "what": "layer", "shape": [4, 4], "error": 1e-3, "ratio": 3.0, "leaves": leaves}
+    return [row | maps]
+
+
+def epochs(method, seed, error, ratio, served):
+    """A run of two epochs: its start, and its end with what is stored."""
+    common = {"case": "Burgers", "method": method, "seed": seed}
+    start = common | {"step": 0, "loss": None, "seconds": 0.0, "error": 1.0, "ratio": 1.0, "numbers": 100}
+    end = start | {"step": 50, "loss": 1e-3, "seconds": 3.0, "error": error, "ratio": ratio}
+    known = {"served_bytes": round(400 / served), "served_ratio": served, "served_error": error}
+    more = {} if method == DYNAMIC else {"directions": 20}
+    return [start | more, end | more | known]
+
+
+def grown(method, errors, ratio, served):
+    """Dense runs of two seeds with errors 1e-2 and 3e-2, and those of a method with the given ones."""
+    dense = [row for seed, e in enumerate((1e-2, 3e-2)) for row in epochs(DENSE, seed, e, 1.0, 8.0)]
+    return dense + [row for seed, e in enumerate(errors) for row in epochs(method, seed, e, ratio, served)]
+
+
+def drifting(exponent):
+    known = {"case": "Burgers", "kernel": "value", "before": {"positive_definite": True}}
+    return [
+        known
+        | {"bound": b, "seed": s, "tol": t, "drift": (1 + 0.1 * s) * t**e, "after": {"positive_definite": t < 0.05}}
+        for b, e in (("weights", 1.0), ("output", exponent))
+        for s in (0, 1)
+        for t in (1e-1, 1e-2, 1e-3, 1e-4)
+    ]
+
+
+ONE, TWO = [[0, 4, 0, 4, 2], [0, 4, 0, 4, 1]], [[0, 4, 0, 2, -1], [0, 4, 2, 2, 1]]
+CASES = [
+    (paper_claims.compression, compressed(2.0, 3.0), "Agrees"),
+    (paper_claims.compression, compressed(0.2, 3.0), "Agrees in part"),
+    (paper_claims.compression, compressed(0.2, 0.5), "Does not agree"),
+    (paper_claims.heat_maps, mapped(TWO), "Agrees"),
+    (paper_claims.heat_maps, mapped(ONE), "Does not agree"),
+    (paper_claims.train_and_test, trained(2e-4), "Does not agree"),
+    (paper_claims.train_and_test, trained(9e-5), "Agrees"),
+    (paper_claims.comparison, compared(9.0), "Agrees"),
+    (paper_claims.comparison, compared(3.5), "Agrees in part"),
+    (paper_claims.speed, raced(1.1), "Agrees"),
+    (paper_claims.speed, raced(0.9), "Does not agree"),
+    (paper_claims.propagation, passed_on(9e-4), "Agrees"),
+    (paper_claims.propagation, passed_on(2e-3), "Does not agree"),
+    (paper_claims.training, grown(DYNAMIC, (3e-2, 1e-2), 5.0, 9.0), "Agrees"),
+    (paper_claims.training, grown(DYNAMIC, (3e-2, 1e-2), 5.0, 3.9), "Does not agree"),
+    (paper_claims.training, grown(DYNAMIC, (3e-2, 2e-2), 5.0, 9.0), "Does not agree"),
+    (paper_claims.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 9.0), "Agrees"),
+    (paper_claims.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 7.0), "Does not agree"),
+    (paper_claims.regulariser, grown(PROXIMAL, (3e-2, 3e-2), 1.0, 9.0), "Does not agree"),
+    (paper_claims.kernel, drifting(1.0), "Agrees"),
+    (paper_claims.kernel, drifting(0.5), "Agrees in part"),
+]
+
+
+@pytest.mark.parametrize("judge, rows, expected", CASES)
+def test_judgements_follow_the_figures(judge, rows, expected):
+    assert judge(rows).verdict == expected
+
+
+def test_one_block_of_two_storages_is_one_block():
+    assert (
+        "1 block(s)" in paper_claims.heat_maps(mapped(ONE)).text
+        and "2 block(s)" in paper_claims.heat_maps(mapped(TWO)).text
+    )
+
+
+def test_seeds_are_told_with_mean_and_spread():
+    text = paper_claims.training(grown(DYNAMIC, (3e-2, 1e-2), 5.0, 9.0)).text
+    assert "error 2.0e-02 (1.0e-02 to 3.0e-02) dense" in text and "5.0 (5.0 to 5.0) times fewer" in text
+    assert "means of 2 seeds" in text
+
+
+def test_definite_kernels_are_counted():
+    assert "Of 16 kernels that were positive definite 12 still are" in paper_claims.kernel(drifting(1.0)).text
+
+
+def test_verdicts_need_figures():
+    assert [verdict(*v) for v in ((2, 2), (1, 2), (0, 2))] == ["Agrees", "Agrees in part", "Does not agree"]
+    with pytest.raises(InputError, match="Nothing was measured"):
+        verdict(0, 0)
+
+
+def test_matched_takes_the_smallest_rival_that_is_no_worse():
+    ours, theirs = [(10, 1e-2), (5, 1e-3), (3, 1e-9)], [(8, 9e-3), (7, 2e-2), (4, 1e-3)]
+    rows = ([{"ratio": r, "error": e} for r, e in side] for side in (ours, theirs))
+    assert matched(*rows) == [(10, 8), (5, 4)]
+
+
+@pytest.mark.parametrize(
+    "draw, rows",
+    [
+        (paper_figures.compression, compressed(2.0, 3.0) + curve("exact", SVD, [(1.0, 0.0)])),
+        (paper_figures.heat_maps, mapped(TWO) + mapped(ONE)),
+        (paper_figures.train_and_test, trained(2e-4)),
+        (paper_figures.comparison, compared(9.0)),
+        (paper_figures.speed, raced(1.1)),
+        (paper_figures.propagation, [*passed_on(0.0), *passed_on(1e-3)]),
+        (paper_figures.training, grown(DYNAMIC, (0.1, 0.1), 0.1, 9.0) + epochs(DYNAMIC, 2, 0.1, 0.1, 9.0)),
+        (paper_figures.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 9.0)),
+        (paper_figures.kernel, [*drifting(0.5), drifting(1.0)[0] | {"drift": 0.0}]),
+    ],
+)
+def test_pictures_come_of_the_rows_alone(draw, rows, tmp_path):
+    before = json.dumps(rows)
+    as_png(lambda: draw(rows), tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 5000 and json.dumps(rows) == before
+
+
+def test_every_part_has_its_paragraph():
+    assert len({p.name for p in PARTS}) == len(PARTS) == 9
+    part = Part("x", "X", "the claim", lambda s: [], lambda r: None, lambda r: Finding("Agrees", "Measured: 3."))
+    text = paragraph(part, [])
+    assert "Published: the claim. Measured: 3. **Agrees.**" in text and "(x.png)" in text
+
+
+@pytest.mark.parametrize(
+    "method, kind",
+    [
+        ("data-weighted SVD, float16", "SVD"),
+        ("magnitude pruning, CSR", "pruning"),
+        ("hrt", "hrt"),
+        ("bfloat16", "quantized"),
+    ],
+)
+def test_families(method, kind):
+    assert family(method) == kind
+
+
+def test_coarse_maps_keep_the_mean_square():
+    m = torch.randn(300, 7, generator=torch.Generator().manual_seed(0)).double()
+    found = coarse(m, 100)
+    assert found.shape == (100, 7) and float(found.square().mean()) == pytest.approx(float(m.square().mean()))
+    assert torch.allclose(coarse(m[:5], 100), m[:5].abs())
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return Subject(Setting((1e-3,), (0.1, 1e-3), 64, (1, 8), 3, 1500, 1000))
+
+
+def test_a_real_run_writes_pictures_figures_and_paragraphs(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr(paper, "Subject", lambda setting: subject)
+    chosen = [p for p in PARTS if p.name not in ("comparison", "training", "regulariser", "kernel")]
+    paragraphs = run(subject.setting, tmp_path, chosen)
+    assert len(paragraphs) == 5
+    text = (tmp_path / "claims.md").read_text()
+    assert all(p in text for p in paragraphs) and "only its two abstracts could be read" in text
+    for part in chosen:
+        body = json.loads((tmp_path / f"{part.name}.json").read_text())
+        assert body["rows"] and body["facts"]["commit"]
+        assert (tmp_path / f"{part.name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_layers_together_give_the_networks_error(subject):
+    rows = paper_data.propagation(subject)
+    last = {r["method"]: r["error"] for r in rows if r["layer"] == 5}
+    assert last[AUTO] == pytest.approx(paper_data.output_error(subject, subject.middle()), rel=0.01)
+    assert last[SVD] <= 1e-3 and last[AUTO] <= 1.5e-3  # few points calibrate here: the promise is tested elsewhere
+    assert all(r["error"] == pytest.approx(r["alone"]) for r in rows if r["layer"] == 1)
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert main(["--out", str(tmp_path / "taken"), "--quick"]) == 2
+    assert "Expected a folder" in capsys.readouterr().err

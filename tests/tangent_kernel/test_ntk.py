@@ -1,0 +1,286 @@
+"""The kernel against explicit Jacobians in float64, in blocks and at once; memory counted; bad input refused."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+
+import hrt
+from hrt.calibration.samples import Split, as_samples, distinct
+from hrt.capture.torch_export import capture
+from hrt.errors import InputError
+from hrt.tangent_kernel.ntk import affordable_drift, compare_ntk, ntk
+
+from helpers import hierarchical
+
+
+def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for n, m in pairwise(widths):
+            layers += [nn.Linear(n, m), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+def points(rows: int, width: int = 2, seed: int = 1) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def second_derivative(u, x: Tensor) -> Tensor:
+    """u_00 + u^2 by forward differentiation."""
+    e = torch.zeros_like(x) + torch.eye(x.shape[1], dtype=x.dtype)[0]
+    return jvp(lambda p: jvp(u, (p,), (e,))[1], (x,), (e,))[1] + u(x) ** 2
+
+
+def by_hand(net: nn.Module, x: Tensor, residual=None) -> Tensor:
+    """J J^T with one backward pass per point and component; derivatives of the residual by autograd, twice."""
+    net = net.double()
+    rows = []
+    for row in x:
+        p = row[None].clone().requires_grad_()
+        y = net(p)
+        if residual:
+            (first,) = torch.autograd.grad(y.sum(), p, create_graph=True)
+            (second,) = torch.autograd.grad(first[:, 0].sum(), p, create_graph=True)
+            y = second[:, :1] + y**2
+        for v in y.flatten():
+            grads = torch.autograd.grad(v, list(net.parameters()), retain_graph=True, allow_unused=True)
+            rows.append(torch.cat([torch.zeros(q.numel()) if g is None else g.flatten() for g, q in
+                                   zip(grads, net.parameters(), strict=True)]))  # fmt: skip
+    jacobian = torch.stack(rows).double()
+    return jacobian @ jacobian.T
+
+
+def close(a: Tensor, b: Tensor, eps: float = 2.3e-16) -> bool:
+    """Equal but for sums of some hundred products in other orders, relative to the largest entry."""
+    return a.shape == b.shape and float((a - b).abs().max()) <= 1000 * eps * float(b.abs().max())
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_value_kernel_is_that_of_explicit_gradients(outputs):
+    net, x = mlp(2, 7, 5, outputs), points(6)
+    found = ntk(net, x)
+    assert found.dtype == torch.float64 and torch.equal(found, found.T)
+    assert close(found, by_hand(net, x))
+
+
+def test_residual_kernel_is_that_of_explicit_gradients():
+    net, x = mlp(2, 7, 5, 1), points(6)
+    assert close(ntk(net, x, residual=second_derivative), by_hand(net, x, residual=True))
+
+
+@pytest.mark.parametrize("residual", [None, second_derivative])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_program_has_the_kernel_of_its_module(outputs, residual):
+    net, x = mlp(2, 7, 5, outputs), points(5)
+    assert close(ntk(capture(net, [x]), x, residual=residual), ntk(net, x, residual=residual))
+
+
+def test_parameters_of_hierarchical_weights_are_the_dense_ones():
+    net, x = mlp(3, 12, 9, 1), points(4, 3)
+    program = hierarchical(capture(net, [x]), seed=2)
+    names = {"0.weight": net[0], "2.weight": net[2], "4.weight": net[4]}
+    dense = mlp(3, 12, 9, 1).double()
+    dense.load_state_dict(net.state_dict())
+    for name in names:
+        dense.state_dict()[name].copy_(program.constants[name].to_dense())
+    assert close(ntk(program, x), by_hand(dense, x))
+
+
+def test_float32_on_request():
+    net, x = mlp(2, 7, 5, 1), points(5)
+    found = ntk(net, x, dtype=torch.float32)
+    assert found.dtype == torch.float32 and close(found.double(), ntk(net, x), eps=1.2e-7)
+    assert next(net.parameters()).dtype == torch.float32, "the network itself is not changed"
+
+
+def test_several_inputs_and_outputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 3), nn.Linear(4, 3)
+
+        def forward(self, x, y):
+            return torch.tanh(self.a(x)), self.b(y).sum(1)
+
+    net, x = Two(), (points(3, 2), points(3, 4))
+    assert ntk(net, x).shape == (12, 12) and close(ntk(net, x), ntk(capture(net, x), x))
+    assert ntk(net, x, residual=lambda u, p, q: u(p, q)[1]).shape == (3, 3)
+
+
+def test_training_mode_and_gradients_are_as_they_were():
+    net = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+    net[1].eval()
+    assert torch.equal(ntk(net, points(3)), ntk(net, points(3))), "evaluation mode: no dropout"
+    assert net.training and net[0].training and not net[1].training and net[0].weight.grad is None
+    with torch.no_grad():
+        assert ntk(net, points(3)).shape == (3, 3)
+
+
+class TestMemory:
+    net, x = mlp(2, 40, 40, 2), points(23)
+
+    def needed(self, **options) -> int:
+        with pytest.raises(InputError, match="at least") as error:
+            ntk(self.net, self.x, memory=0, **options)
+        return int(str(error.value).split("at least ")[1].split(":")[0].replace(",", ""))
+
+    @pytest.mark.parametrize("residual", [None, second_derivative])
+    def test_blocks_give_the_kernel_of_all_points(self, residual):
+        whole = ntk(self.net, self.x, residual=residual)
+        least = self.needed(residual=residual)
+        for memory in (least, least + 400_000, 3 * least):
+            assert close(ntk(self.net, self.x, residual=residual, memory=memory), whole)
+
+    def test_too_little_for_one_block_is_refused_and_the_size_that_does_is_named(self):
+        least = self.needed()
+        with pytest.raises(InputError, match=f"{least:,}"):
+            ntk(self.net, self.x, memory=least - 1)
+        assert self.needed(dtype=torch.float32) * 2 == least
+        with pytest.raises(InputError, match="memory = nan"):
+            ntk(self.net, self.x, memory=float("nan"))
+
+    @pytest.mark.parametrize("residual", ["None", "second_derivative"])
+    def test_stays_within_its_memory(self, residual):
+        """What the process holds at most, in a process of its own: large layers, so that activations are small."""
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK.format(residual=residual)],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        grown, memory = map(int, done.stdout.split())
+        assert 0.1 * memory < grown <= memory + 40e6, "40 MB for the allocator and for code that is loaded on first use"
+
+
+PEAK = """
+from hrt.perf.studies.large import own_peak_bytes
+from test_ntk import mlp, ntk, points, second_derivative
+residual = {residual}
+ntk(mlp(2, 50, 50, 1), points(2), residual=residual)
+net, before = mlp(2, 1000, 1000, 1).double(), own_peak_bytes()
+ntk(net, points(14), residual=residual, memory=400_000_000)
+print(own_peak_bytes() - before, 400_000_000)
+"""
+
+
+class TestRefused:
+    net = mlp(2, 5, 1)
+
+    @pytest.mark.parametrize(
+        ("x", "words"),
+        [
+            (torch.zeros(0, 2), "no rows"),
+            (np.zeros((0, 2)), "no rows"),
+            (torch.tensor([[0.0, float("nan")]]), "NaN"),
+            (torch.tensor([[0.0, float("inf")]]), "infinity"),
+            (torch.zeros(3), "rows, features"),
+            (torch.zeros(3, 2, dtype=torch.complex64), "real"),
+            ("points", "points"),
+            (torch.zeros(3, 5), "fails on the first point"),
+        ],
+    )
+    def test_points(self, x, words):
+        with pytest.raises(InputError, match=words):
+            ntk(self.net, x)
+
+    def test_a_residual_that_does_not_depend_on_the_network(self):
+        other = mlp(2, 5, 1)
+        for residual in (
+            lambda u, x: x.sum(1),
+            lambda u, x: u(x).detach(),
+            lambda u, x: other.double()(x).detach() + x[:, :1],
+        ):
+            with pytest.raises(InputError, match="does not depend"):
+                ntk(self.net, points(3), residual=residual)
+        with pytest.raises(InputError, match="does not depend"):
+            ntk(capture(self.net, [points(3)]), points(3), residual=lambda u, x: x)
+
+    def test_a_residual_of_the_wrong_form_or_kind(self):
+        with pytest.raises(InputError, match=r"Expected a tensor \(rows"):
+            ntk(self.net, points(3), residual=lambda u, x: u(x).sum())
+        with pytest.raises(InputError, match="tuple for one point"):
+            ntk(self.net, points(3), residual=lambda u, x: (u(x),))
+        with pytest.raises(InputError, match="at least one component"):
+            ntk(self.net, points(3), residual=lambda u, x: u(x)[:, :0])
+        with pytest.raises(InputError, match="KeyError"):
+            ntk(self.net, points(3), residual=lambda u, x: {}["absent"])
+
+    def test_derivatives_by_autograd_are_named_as_the_reason(self):
+        def residual(u, x):
+            x = x.clone().requires_grad_()
+            return torch.autograd.grad(u(x).sum(), x, create_graph=True)[0]
+
+        try:
+            found = ntk(self.net, points(3), residual=residual)
+        except InputError as error:
+            assert "torch.func.jvp" in str(error)
+        else:
+            assert close(found, found.T)
+
+    def test_a_kernel_that_is_not_finite(self):
+        with pytest.raises(InputError, match="NaN or infinite"):
+            ntk(self.net, points(3), residual=lambda u, x: u(x) / 0.0)
+
+    def test_networks_and_types(self):
+        with pytest.raises(InputError, match="Found a str"):
+            ntk("net", points(3))
+        with pytest.raises(InputError, match="no parameters"):
+            ntk(nn.Tanh(), points(3))
+        with pytest.raises(InputError, match="float16"):
+            ntk(self.net, points(3), dtype=torch.float16)
+        with pytest.raises(InputError, match="Expected the same network"):
+            compare_ntk(self.net, mlp(2, 6, 1), points(3))
+
+
+class TestCompare:
+    def test_with_itself_there_is_no_drift(self):
+        d = compare_ntk(mlp(2, 8, 1), mlp(2, 8, 1), points(7))
+        assert d.relative == d.spectral == 0 and d.cosines == pytest.approx([1.0] * 5)
+
+    @pytest.mark.parametrize("residual", [None, second_derivative])
+    def test_of_a_compressed_model_is_that_of_its_written_out_weights(self, residual):
+        net, x = mlp(2, 24, 24, 1), points(9)
+        model = hrt.compress(net, tol=3e-2, target="bytes", progress=False)
+        d = compare_ntk(net, model, x, residual=residual)
+        dense = mlp(2, 24, 24, 1).double()
+        for name, c in model.program.constants.items():
+            dense.state_dict()[name].copy_(c if isinstance(c, Tensor) else c.to_dense())
+        kernels = by_hand(net, x, residual), by_hand(dense, x, residual)
+        assert d.relative == pytest.approx(float((kernels[0] - kernels[1]).norm() / kernels[0].norm()), rel=1e-9)
+        assert 0 < d.relative < 1
+
+
+class TestCertificate:
+    def test_the_drift_is_measured_at_compression_and_reported(self):
+        net, x = mlp(2, 24, 24, 1), points(400)
+        model = hrt.compress(net, inputs=x, tol=1e-2, target="bytes", progress=False)
+        c = model.certificate
+        held_out = Split.make(distinct(as_samples(x, 0)), 0).held_out
+        expected = compare_ntk(net, model, tuple(v[:32] for v in held_out)).relative
+        assert c.context["ntk_points"] == 32 and c.measured["ntk_drift"] == pytest.approx(expected, rel=1e-9)
+        assert "neural tangent kernel drifts" in model.report()
+
+    def test_what_is_too_large_is_left_out_and_says_why(self, monkeypatch):
+        monkeypatch.setitem(ntk.__globals__, "MEMORY", 100_000)
+        c = hrt.compress(mlp(2, 24, 24, 1), inputs=points(400), tol=1e-2, progress=False).certificate
+        assert "ntk_drift" not in c.measured and "fewer than 8" in c.context["no_ntk_drift"]
+
+    def test_a_network_without_a_kernel_says_so(self):
+        net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1, bias=False))
+        with torch.no_grad():
+            net[0].bias.fill_(-100.0)
+        program = capture(net, [points(3)])
+        drift, rows, why = affordable_drift(program, program, (points(9),))
+        assert drift is None and rows == 0 and "kernel is zero" in why
