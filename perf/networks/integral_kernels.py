@@ -12,7 +12,6 @@ from scipy.special import itj0y0, y0
 
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.perf.networks.operators import midpoint_grid
-from hrt.perf.studies import large
 from hrt.program.program import Node, Program, Value
 
 STRIP = 64  # rows built at a time
@@ -73,7 +72,7 @@ def laplace_2d(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 KERNELS = {
-    "log": Kernel("log kernel, 1-D", lambda n: (large.log_kernel(n), None)),
+    "log": Kernel("log kernel, 1-D", lambda n: (log_kernel(n), None)),
     "helmholtz": Kernel("Helmholtz, circle, 10 points a wavelength", lambda n: (helmholtz_circle(n), None)),
     "laplace": Kernel("Laplace, 2-D grid", laplace_2d),
 }

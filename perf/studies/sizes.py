@@ -17,10 +17,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import hrt
-from hrt.perf.methods import pruning
-from hrt.perf.methods import svd as low_rank
 from hrt.perf.networks.burgers import burgers_points, load_burgers
+from hrt.perf.studies import pruning_sizes as pruning
 from hrt.perf.studies import quantization
+from hrt.perf.studies import svd_sizes as low_rank
 from hrt.perf.studies.baselines import Problem, Result
 
 METHODS = {
