@@ -26,6 +26,8 @@ STORAGE_NAME = {dtype: name for name, dtype in STORAGE.items()}
 STRIP_ENTRIES = 1 << 18  # of a large matrix decoded at a time; about a cache's worth
 LEAF_FIELDS = 5  # row, rows, col, cols, rank (-1: dense)
 
+Place = tuple[int, int, int, int]  # of a block: row, rows, col, cols
+
 
 def index_dtype(largest: int) -> torch.dtype:
     """The narrowest signed integer type that holds `largest`."""
@@ -69,6 +71,11 @@ class Leaf:
                 f"A leaf over rows {self.row}+{self.rows}, columns {self.col}+{self.cols} does not fit its data. "
                 "Expected either dense (rows, cols) or u (rows, r) and vt (r, cols) of one dtype (int8: with a scale)."
             )
+
+    @property
+    def place(self) -> Place:
+        """The block as (row, rows, col, cols)."""
+        return self.row, self.rows, self.col, self.cols
 
     @property
     def is_dense(self) -> bool:
@@ -145,8 +152,8 @@ class HMatrix:
         object.__setattr__(self, "leaves", tuple(self.leaves))
         object.__setattr__(self, "row_order", _as_order(self.row_order, m, "row"))
         object.__setattr__(self, "col_order", _as_order(self.col_order, n, "column"))
-        low = {(e.row, e.rows, e.col, e.cols) for e in self.leaves if not e.is_dense}
-        check_cover(self.shape, [*low, *((e.row, e.rows, e.col, e.cols) for e in self.leaves if e.is_dense)])
+        low = {e.place for e in self.leaves if not e.is_dense}
+        check_cover(self.shape, [*low, *(e.place for e in self.leaves if e.is_dense)])
 
     @staticmethod
     def from_dense(matrix: Tensor, dtype: torch.dtype = torch.float32) -> "HMatrix":
@@ -164,8 +171,15 @@ class HMatrix:
         """Leaf table (leaves, 5): row, rows, col, cols, rank (-1: dense). Empty for an ordinary matrix."""
         if self.is_dense:
             return torch.zeros((0, LEAF_FIELDS), dtype=torch.int16)
-        rows = [(e.row, e.rows, e.col, e.cols, e.rank) for e in self.leaves]
+        rows = [(*e.place, e.rank) for e in self.leaves]
         return torch.tensor(rows, dtype=torch.int64).to(index_dtype(max(self.shape)))
+
+    def blocks(self) -> dict[Place, tuple[Leaf, ...]]:
+        """The leaves of each block by its place, in their order: one dense leaf, or low-rank leaves that are added."""
+        groups: dict[Place, list[Leaf]] = {}
+        for leaf in self.leaves:
+            groups.setdefault(leaf.place, []).append(leaf)
+        return {place: tuple(leaves) for place, leaves in groups.items()}
 
     @property
     def nbytes(self) -> int:
@@ -278,7 +292,13 @@ def relative(error2: float, norm2: float) -> float:
     return 0.0 if error2 == 0 else float("inf")
 
 
-def check_cover(shape: tuple[int, int], blocks: Iterable[tuple[int, int, int, int]]) -> None:
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    """||actual - expected|| / ||expected||, with 0/0 = 0 and x/0 = infinity."""
+    difference, size = float((actual - expected).norm()), float(expected.norm())
+    return difference / size if size else 0.0 if difference == 0 else float("inf")
+
+
+def check_cover(shape: tuple[int, int], blocks: Iterable[Place]) -> None:
     """Raise InputError unless the blocks (row, rows, col, cols) tile `shape` exactly, in O(k log k) for k blocks.
 
     Sweep over the rows: the column intervals that are active between two row cuts must tile the width.

@@ -153,7 +153,7 @@ def _blocks(net: nn.Module, partitions: Mapping[str, HMatrix]) -> Iterator[_Bloc
                 torch.arange(k) if o is None else o.long()
                 for k, o in zip(h.shape, (h.row_order, h.col_order), strict=True)
             )
-            for r, m, c, n in dict.fromkeys((e.row, e.rows, e.col, e.cols) for e in h.leaves):
+            for r, m, c, n in h.blocks():
                 here = cols[c : c + n].to(module.weight.device)
                 yield _Block(name, module.weight[rows[r : r + m].to(here.device)][:, here], None, here, m + n)
         else:

@@ -13,7 +13,7 @@ from helpers import random_hmatrix
 
 
 def blocks(h: HMatrix) -> set[tuple[int, int, int, int]]:
-    return {(e.row, e.rows, e.col, e.cols) for e in h.leaves}
+    return {e.place for e in h.leaves}
 
 
 @pytest.mark.parametrize("seed", range(4))
