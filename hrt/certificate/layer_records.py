@@ -24,11 +24,16 @@ from hrt.program.program import Constant, Program
 
 
 def layer_records(
-    program: Program, result: Program, moments: Mapping[str, Moments], tol: float
+    program: Program,
+    result: Program,
+    moments: Mapping[str, Moments],
+    tol: float,
+    dense: Mapping[str, Tensor] | None = None,
 ) -> tuple[LayerRecord, ...]:
     """One record per weight of `program`, which became the constant of the same name in `result`.
 
-    moments: what the weights see; where they are missing, `tol` was asked of the Frobenius norm.
+    moments: what the weights see; where they are missing, `tol` was asked of the Frobenius norm.  dense: the constants
+    of `result` written out in float64, where somebody has them.
     """
     return tuple(
         layer_record(
@@ -37,15 +42,18 @@ def layer_records(
             result.constants[name],
             moments[name].second if name in moments else None,
             tol,
+            None if dense is None else dense[name],
         )
         for name in program.weights
     )
 
 
-def layer_record(name: str, w: Tensor, compressed: Constant, second: Tensor | None, tol: float) -> LayerRecord:
-    """The record of W (m, n) float64 as `compressed`. second: E[x x^T] of its inputs."""
+def layer_record(
+    name: str, w: Tensor, compressed: Constant, second: Tensor | None, tol: float, dense: Tensor | None = None
+) -> LayerRecord:
+    """The record of W (m, n) float64 as `compressed`, which `dense` is in float64. second: E[x x^T] of its inputs."""
     h = HMatrix.from_dense(compressed) if isinstance(compressed, Tensor) else compressed
-    dense = h.to_dense()
+    dense = h.to_dense() if dense is None else dense
     e = w - dense
     frobenius, spectra = squared_norm(e, None), Spectra.of(w, dense)
     limits = [] if spectra is None else [spectra.error * (1 + 2 * spectra.rounding)]
