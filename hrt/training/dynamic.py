@@ -196,9 +196,9 @@ class DynamicCompression:
     def _total(self, dense: bool = False) -> int:
         """The numbers of the network, shared ones once; dense: those that it would have without any HLinear."""
         layers = [m for m in self.net.modules() if isinstance(m, HLinear)]
-        theirs = {id(p) for m in layers for p in m.parameters()}
-        others = sum(p.numel() for p in self.net.parameters() if id(p) not in theirs)
-        return others + sum(self._numbers(m, dense) for m in layers)
+        hierarchical = {id(p) for m in layers for p in m.parameters()}
+        rest = sum(p.numel() for p in self.net.parameters() if id(p) not in hierarchical)
+        return rest + sum(self._numbers(m, dense) for m in layers)
 
     @staticmethod
     def _numbers(layer: HLinear, dense: bool) -> int:
@@ -223,9 +223,9 @@ class DynamicCompression:
             return
         gone = {id(p) for p in old.parameters()}
         for group in self.optimizer.param_groups:
-            kept = [p for p in group["params"] if id(p) not in gone]
-            if len(kept) < len(group["params"]):
-                group["params"] = [*kept, *module.parameters()]
+            staying = [p for p in group["params"] if id(p) not in gone]
+            if len(staying) < len(group["params"]):
+                group["params"] = [*staying, *module.parameters()]
         for p in old.parameters():
             self.optimizer.state.pop(p, None)
 

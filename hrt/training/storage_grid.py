@@ -77,16 +77,16 @@ class Grid:
         blocks = matrix.blocks()  # type: ignore[union-attr]
         places = dict(zip(blocks, self._places[name], strict=True))
         behind = dict.fromkeys(blocks, 0)
-        found = []
+        parts = []
         for number, leaf in enumerate(matrix.leaves):  # type: ignore[union-attr]
             key = leaf.place
             if leaf.is_dense:
-                found.append((number, leaf, places[key]))
+                parts.append((number, leaf, places[key]))
             else:
                 (u, vt), at = places[key], behind[key]
-                found.append((number, leaf, (u[:, at : at + leaf.rank], vt[at : at + leaf.rank])))
+                parts.append((number, leaf, (u[:, at : at + leaf.rank], vt[at : at + leaf.rank])))
                 behind[key] += leaf.rank
-        return found
+        return parts
 
     def _fit(self, place: Tensor, axis: int) -> Tensor:
         """bfloat16 scales along the other axis, and the steps they mean."""
