@@ -1,12 +1,12 @@
 """What a compressed network is held to: its value and, if asked for, derivatives by its inputs, each to the same tol.
 
-Derivatives are more outputs of one larger network (`hrt.derivatives.differentiate`) in which every weight acts several times: on the
-value and on each derivative that enters its layer. An error E of a weight W moves the outputs of one sample, to first
-order, by the sum over these uses s of J_s E x_s: x_s (n,) is what the use multiplies, J_s the derivative of all outputs
-by its product. Outputs are counted over their root mean square, so that one per cent of u_xx weighs like one of u.
-With v random signs over the outputs (Hutchinson) and M = sum_s J_s^T v x_s^T the mean squared error is E <M, E>^2.
-Its nearest Kronecker product, one step of the power iteration from both sides (Van Loan and Pitsianis, 1993), is what
-the planner takes:
+Derivatives are more outputs of one larger network (`hrt.derivatives.differentiate`) in which every weight acts several
+times: on the value and on each derivative that enters its layer. An error E of a weight W moves the outputs of one
+sample, to first order, by the sum over these uses s of J_s E x_s: x_s (n,) is what the use multiplies, J_s the
+derivative of all outputs by its product. Outputs are counted over their root mean square, so that one per cent of u_xx
+weighs like one of u. With v random signs over the outputs (Hutchinson) and M = sum_s J_s^T v x_s^T the mean squared
+error is E <M, E>^2. Its nearest Kronecker product, one step of the power iteration from both sides (Van Loan and
+Pitsianis, 1993), is what the planner takes:
 
     E <M, E>^2  ~  tr(L E R E^T) / T,    L = E[M M^T],    R = E[M^T M],    T = E ||M||_F^2
 
@@ -48,8 +48,8 @@ class Aim:
         """Raises InputError and DerivativeError as `hrt.derivatives.differentiate.differentiate` does."""
         if not isinstance(names, str) and not names:
             return Aim((), program)
-        differentiated = differentiate(program, names)
-        return Aim(differentiated.derivatives, differentiate(program, names, folded=False).program, differentiated.kinks)
+        whole = differentiate(program, names, folded=False)
+        return Aim(whole.derivatives, whole.program, whole.kinks)
 
     def served(self, program: Program) -> Program:
         """What a runtime is given of `program`, the original or a compressed form of it."""

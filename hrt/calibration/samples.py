@@ -18,12 +18,22 @@ BOX_SAMPLES = 16384
 class Box:
     """Inputs anywhere in low <= x <= high, sampled by a scrambled Sobol sequence.
 
-    low, high: one number per input feature. For several inputs give a tuple of boxes.
-    Raises InputError for bounds that are not finite, of unequal length, or in the wrong order.
+    A network of several inputs takes a tuple of boxes.
+
+    Args:
+        low: the least value of each input feature.
+        high: the largest value of each.
+
+    Raises:
+        InputError: bounds that are not finite, of unequal length, or in the wrong order.
+
+    Example:
+        >>> Box([-1, 0], [1, 1]).width
+        2
     """
 
-    low: Any
-    high: Any
+    low: Sequence[float] | np.ndarray
+    high: Sequence[float] | np.ndarray
 
     def __post_init__(self) -> None:
         low, high = (np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in (self.low, self.high))
@@ -40,6 +50,10 @@ class Box:
         return len(self.low)
 
 
+# What a user may hand in: rows (rows, *shape) of one input, a box, a data set, or a tuple of rows or boxes for several.
+Inputs = Tensor | np.ndarray | Box | Dataset | Sequence[Tensor | np.ndarray | Box] | Sequence[Sequence[float]]
+
+
 def sample_boxes(boxes: Sequence[Box], count: int, seed: int) -> tuple[Tensor, ...]:
     """`count` points per box, float64 (count, width), from one Sobol sequence over all features together."""
     engine = torch.quasirandom.SobolEngine(sum(b.width for b in boxes), scramble=True, seed=seed)
@@ -51,11 +65,10 @@ def sample_boxes(boxes: Sequence[Box], count: int, seed: int) -> tuple[Tensor, .
     return tuple(out)
 
 
-def as_samples(inputs: Any, seed: int = 0, *, count: int = BOX_SAMPLES) -> tuple[Tensor, ...]:
-    """User inputs as one float64 tensor (rows, *shape) per network input.
+def as_samples(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> tuple[Tensor, ...]:
+    """User inputs as one float64 tensor (rows, *shape) per network input; of a dataset's tuples, the first entries.
 
-    inputs: a tensor or array, a Box, a tuple of those (one per network input), or a map-style dataset whose items are
-    an input, or a tuple that starts with it. Raises InputError for no rows, unequal rows, NaN or infinite values.
+    Raises InputError for no rows, unequal rows, NaN or infinite values.
     """
     parts: Sequence[Any]
     if isinstance(inputs, DataLoader):
@@ -135,7 +148,8 @@ class Split:
         return Split(*(tuple(x[part] for x in samples) for part in parts))
 
 
-def as_boxes(inputs: Any) -> tuple[Box, ...] | None:
+def as_boxes(inputs: Inputs) -> tuple[Box, ...] | None:
     """The boxes that a user's inputs are, one per network input; None where they are anything else."""
     parts = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-    return tuple(parts) if parts and all(isinstance(p, Box) for p in parts) else None
+    boxes = tuple(p for p in parts if isinstance(p, Box))
+    return boxes if boxes and len(boxes) == len(parts) else None

@@ -14,7 +14,7 @@ tf32 runtime is not in it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -306,7 +306,7 @@ class _Search:
         return torch.cat(flat, 1).nan_to_num(math.inf, math.inf)
 
 
-SIDES: tuple[Callable[[Box], tuple[float, ...]], ...] = (lambda b: b.low, lambda b: b.high)
+SIDES: tuple[Callable[[Box], Iterable[float]], ...] = (lambda b: b.low, lambda b: b.high)
 
 
 def _constant(original: Constant, compressed: Constant) -> Enclosure:

@@ -173,7 +173,7 @@ def cut_columns(strip: Tensor, cols: tuple[int, ...]) -> Tensor:
 
 def rounding_error(blocks: Tensor, storage: str, compensated: bool) -> Tensor:
     """Blocks (b, h, w) minus themselves rounded to `storage`. Overflow gives infinite entries. int8 takes a scale per
-    row of a block; `compensated` rounding (see `hrt.matrix_compression.rounding`) does better than nearest by about half.
+    row of a block; `compensated` rounding (see the module `rounding`) does better than nearest by about half.
     """
     if storage != "int8":
         return blocks - blocks.to(STORAGE[storage]).to(blocks.dtype)

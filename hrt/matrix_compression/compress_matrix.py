@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from hrt.errors import ToleranceError
@@ -36,30 +37,46 @@ SPENT = 0.9  # of the squared tolerance; a smaller rest is not worth another tri
 
 
 def compress_matrix(
-    w: Any,
+    w: Tensor | ArrayLike,
     *,
     tol: float = 1e-3,
-    second_moment: Any = None,
-    row_points: Any = None,
-    column_points: Any = None,
+    second_moment: Tensor | ArrayLike | None = None,
+    row_points: Tensor | ArrayLike | None = None,
+    column_points: Tensor | ArrayLike | None = None,
     ordering: str = "auto",
     storage: str = "float32",
     min_leaf: int | None = None,
     seed: int = 0,
 ) -> HMatrix:
-    """Compress `w` (m, n) so that ||W - H||_F <= tol ||W||_F, measured on the stored numbers.
-
-    second_moment: (n, n) symmetric positive semidefinite C = E[x x^T] of the inputs; the bound is then
-        sqrt(tr(E C E^T)) <= tol sqrt(tr(W C W^T)), the relative error of y = W x in the mean square.
-    row_points, column_points: coordinates (m, d) and (n, d) of the unknowns, for a k-d ordering.
-    ordering: "auto" (natural, the points, and Gram angles are tried; the smallest wins), "natural", "coordinates",
-        "gram".
-    storage: "float32", "float16", "bfloat16", "int8", or "auto" (per group of directions, under the same bound).
-    min_leaf: smallest block side; by default from the shape.
+    """Compress a matrix within a relative error, measured on the stored numbers.
 
     The result never takes more bytes than dense float32: where no compression pays it is one dense leaf.
-    Raises InputError (not a matrix, NaN or infinite entries, a second moment that does not fit) and ToleranceError
-    (tol not positive, or below what the storage can hold).
+
+    Args:
+        w: W (m, n).
+        tol: ||W - H||_F <= tol ||W||_F or, with a second moment, sqrt(tr(E C E^T)) <= tol sqrt(tr(W C W^T)) with
+            E = W - H: the relative error of y = W x in the mean square.
+        second_moment: C = E[x x^T] (n, n) of the inputs, symmetric positive semidefinite.
+        row_points: coordinates (m, d) of the unknowns, for a k-d ordering.
+        column_points: likewise (n, d).
+        ordering: "natural", "coordinates", "gram" (by Gram angles), or "auto": the smallest result of these.
+        storage: "float32", "float16", "bfloat16", "int8", or "auto": chosen per group of directions.
+        min_leaf: smallest block side; by default from the shape.
+        seed: same seed, same bytes.
+
+    Returns:
+        The smallest H-matrix found.
+
+    Raises:
+        InputError: no matrix, NaN or infinite entries, or a second moment or points that do not fit.
+        ToleranceError: tol is not positive, or below what the storage can hold.
+
+    Example:
+        >>> x = torch.linspace(0, 1, 64)
+        >>> w = torch.exp(-(x[:, None] - x).square())
+        >>> h = compress_matrix(w, tol=1e-3)
+        >>> h.error(w) <= 1e-3, 4 * w.numel() / h.nbytes > 4
+        (True, True)
     """
     request = MatrixRequest(tol, second_moment, row_points, column_points, ordering, storage, min_leaf, seed)
     return compress_for(w, request)

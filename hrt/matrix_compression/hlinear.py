@@ -1,7 +1,7 @@
 """`HLinear`: a linear layer whose weight is a hierarchical matrix that is trained, over a partition that stays.
 
-The parameters are the batched blocks of `hrt.hmatrix.batched_products.plan`, padded as they are: what pads a block meets the row of
-zeros or is read by nobody, so that its gradient is exactly zero and it stays zero. One leaf over the whole matrix is
+The parameters are the batched blocks of `hrt.hmatrix.batched_products.plan`, padding included. What pads a block meets
+a row of zeros or is read by nobody: its gradient is exactly zero and it stays zero. One leaf over the whole matrix is
 one or two plain products.
 """
 
@@ -35,13 +35,24 @@ def merged(matrix: HMatrix, dtype: torch.dtype = torch.float64) -> HMatrix:
 
 
 class HLinear(nn.Module):
-    """y = x H^T + bias for x (..., n), giving (..., m): nn.Linear with an H-matrix (m, n) in the place of its weight.
+    """nn.Linear with an H-matrix (m, n) in the place of its weight: y = x H^T + bias, (..., n) to (..., m).
 
-    matrix: the partition with the numbers to start from; storage types are decoded, several leaves over one block
-        become one.  bias: (m,) or None.  dtype: of the parameters.
-    Parameters, buffers and inputs have one floating dtype, as with nn.Linear; gradients of any order, torch.func and
-    torch.compile work. Loading a state_dict of another partition raises InputError, and so does a bias or an input of
-    another size.
+    Parameters, buffers and inputs have one floating dtype, as with nn.Linear. Gradients of any order, torch.func and
+    torch.compile work. A state_dict of another partition is an InputError when it is loaded.
+
+    Args:
+        matrix: the partition with the numbers to start from. Storage types are decoded; several leaves over one block
+            become one.
+        bias: (m,), or None.
+        dtype: of the parameters.
+
+    Raises:
+        InputError: no HMatrix, a bias or, in a call, an input of another size.
+
+    Example:
+        >>> layer = HLinear.from_dense(torch.eye(16), tol=1e-3)
+        >>> layer(torch.ones(2, 16)).shape
+        torch.Size([2, 16])
     """
 
     table: Tensor
@@ -57,11 +68,11 @@ class HLinear(nn.Module):
         if bias is not None and tuple(bias.shape) != matrix.shape[:1]:
             raise InputError(f"Found a bias of shape {tuple(bias.shape)}. Expected ({matrix.shape[0]},).")
         start = merged(matrix)
-        found = plan(start)
+        batched = plan(start)
         self.out_features, self.in_features = matrix.shape
         self.first, self.second = (
             nn.ParameterList([bucket.weights(torch.float64).to(dtype) for bucket in wave])
-            for wave in (found.first, found.second)
+            for wave in (batched.first, batched.second)
         )
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype).clone())
         self._blocks = tuple((*leaf.place, leaf.rank) for leaf in start.leaves)
@@ -70,38 +81,51 @@ class HLinear(nn.Module):
         self.register_buffer("col_order", None if start.col_order is None else start.col_order.long())
         ordered = start.row_order is not None or start.col_order is not None
         self._plain = len(start.leaves) == 1 and start.leaves[0].rank != 0 and not ordered
-        self._places = _places(found, start)
+        self._places = _places(batched, start)
         self._sources = tuple(
             tuple(
                 self._index(f"{name}_{k}", bucket.sources(self.in_features).reshape(-1)) for k, bucket in enumerate(w)
             )
-            for name, w in (("first", found.first), ("second", found.second))
+            for name, w in (("first", batched.first), ("second", batched.second))
         )
         place_of = slice(None) if start.row_order is None else start.row_order.long().argsort().numpy()
-        layers = (np.where(layer < 0, found.out_height, layer)[place_of] for layer in found.layers)
+        layers = (np.where(layer < 0, batched.out_height, layer)[place_of] for layer in batched.layers)
         self._outputs = tuple(self._index(f"output_{k}", rows) for k, rows in enumerate(layers))
 
     @staticmethod
     def from_dense(
         weight: Tensor, bias: Tensor | None = None, *, dtype: torch.dtype = torch.float32, **options: Any
     ) -> "HLinear":
-        """A layer over the partition that `hrt.compress_matrix(weight, **options)` finds for `weight` (m, n)."""
+        """A layer over the partition that `hrt.compress_matrix` finds.
+
+        Args:
+            weight: (m, n).
+            bias: (m,), or None.
+            dtype: of the parameters.
+            **options: of `hrt.compress_matrix`.
+        """
         return HLinear(compress_matrix(weight.detach(), **options), bias, dtype=dtype)
 
     @staticmethod
     def from_linear(layer: nn.Linear, partition: HMatrix | None = None, **options: Any) -> "HLinear":
-        """What takes the place of `layer`: its bias, and `partition` with its numbers, or, where that is None, what
-        `hrt.compress_matrix(layer.weight, **options)` finds; trained, and in training mode, where `layer` is. Raises
-        InputError for a partition of another shape.
+        """What takes the place of `layer`, with its bias; trained, and in training mode, where `layer` is.
+
+        Args:
+            layer: stays as it is.
+            partition: (m, n), whose numbers are taken; None: what `hrt.compress_matrix` finds for the weight.
+            **options: of `hrt.compress_matrix`.
+
+        Raises:
+            InputError: a partition of another shape.
         """
         shape = (layer.out_features, layer.in_features)
         if partition is not None and partition.shape != shape:
             raise InputError(f"Found a partition of shape {partition.shape}. The layer's weight has {shape}.")
         matrix = compress_matrix(layer.weight.detach(), **options) if partition is None else partition
-        found = HLinear(matrix, layer.bias, dtype=layer.weight.dtype).requires_grad_(layer.weight.requires_grad)
-        if found.bias is not None:
-            found.bias.requires_grad_(layer.bias.requires_grad)
-        return found.train(layer.training)
+        new = HLinear(matrix, layer.bias, dtype=layer.weight.dtype).requires_grad_(layer.weight.requires_grad)
+        if new.bias is not None:
+            new.bias.requires_grad_(layer.bias.requires_grad)
+        return new.train(layer.training)
 
     def _index(self, name: str, rows: np.ndarray) -> slice | str:
         """Rows that follow each other as a slice, others as the name of a buffer that holds them."""
@@ -150,7 +174,7 @@ class HLinear(nn.Module):
     @property
     def leaves(self) -> tuple[Leaf, ...]:
         """The blocks with their live numbers: gradients reach the parameters through them."""
-        found = []
+        leaves = []
         for number, (*place, rank) in enumerate(self._blocks):
             parts = [
                 torch.cat([block[rows, cols] for block, rows, cols in slots]) if slots else None
@@ -163,8 +187,8 @@ class HLinear(nn.Module):
                 ]
             row, rows, col, cols = place
             named = {"dense": parts[0]} if rank < 0 else {"u": parts[0], "vt": parts[1]}
-            found.append(Leaf(row, rows, col, cols, **named))
-        return tuple(found)
+            leaves.append(Leaf(row, rows, col, cols, **named))
+        return tuple(leaves)
 
     @torch.no_grad()
     def assign(self, number: int, *tensors: Tensor) -> None:
@@ -199,9 +223,8 @@ class HLinear(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("table", "row_order", "col_order"):
-            own, other = getattr(self, name), state_dict.get(prefix + name)
-            same = own is other if own is None or other is None else torch.equal(own.cpu(), other.cpu())
-            if not same:
+            here, there = getattr(self, name), state_dict.get(prefix + name)
+            if (here is not there) if here is None or there is None else not torch.equal(here.cpu(), there.cpu()):
                 raise InputError(
                     f"{prefix + name} of the state_dict is not that of this layer: another partition. "
                     "Build the layer over the H-matrix that was saved, then load."
@@ -209,11 +232,11 @@ class HLinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _places(found: Plan, matrix: HMatrix) -> list[tuple[list, list]]:
+def _places(batched: Plan, matrix: HMatrix) -> list[tuple[list, list]]:
     """Of every leaf, for (dense or u, vt): where its rows stand, from the top, as (bucket, block, rows, columns)."""
     planned = [k for k, leaf in enumerate(matrix.leaves) if leaf.rank != 0 and leaf.rows and leaf.cols]
     parts: list[tuple[dict, dict]] = [({}, {}) for _ in matrix.leaves]
-    for part, wave in enumerate((found.second, found.first)):
+    for part, wave in enumerate((batched.second, batched.first)):
         for k, bucket in enumerate(wave):
             for g in range(len(bucket.blocks)):
                 for piece, _, at in bucket.placed(g):

@@ -5,15 +5,31 @@ from torch import Tensor
 
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.matrix_compression.cluster_tree import Level, block_levels
-from hrt.matrix_compression.planner import _factors
+from hrt.matrix_compression.planner import children_of
 
 
 def adaptive_partition(matrix: Tensor, tol: float, *, max_rank: int = 16, min_leaf: int = 32) -> HMatrix:
-    """Algorithm 1 of arXiv 2409.07028 as a reference: keep a block as rank <= `max_rank` where its truncation error
-    is at most its share of the budget, else refine it into four; the finest blocks stay dense.
+    """Partition by the paper's algorithm, as a reference: refine every block whose error is above its share.
 
-    The share is tol * ||W||_F * sqrt(block entries / all entries), so that the disjoint errors add up to at most
-    tol * ||W||_F (the paper's global bound, an equality for disjoint blocks). matrix: (m, n); returns float32 leaves.
+    A block stays as low rank where its truncation error is at most tol * ||W||_F * sqrt(its entries / all entries), so
+    that the disjoint errors add up to at most tol * ||W||_F. Else it is cut into four; the finest blocks stay dense.
+
+    Args:
+        matrix: (m, n).
+        tol: relative Frobenius error.
+        max_rank: the largest rank of a block.
+        min_leaf: the smallest block side.
+
+    Returns:
+        The partition with float32 leaves.
+
+    Example:
+        >>> h = adaptive_partition(torch.ones(64, 64), 1e-3)
+        >>> [leaf.rank for leaf in h.leaves]
+        [1]
+
+    Source:
+        Algorithm 1 of Mango & Katende, arXiv 2409.07028.
     """
     w = matrix.to(torch.float64)
     budget2 = tol**2 * float((w * w).sum()) / max(1, w.numel())
@@ -34,7 +50,7 @@ def adaptive_partition(matrix: Tensor, tol: float, *, max_rank: int = 16, min_le
         elif depth + 1 == len(levels):
             leaves.append(Leaf(a, b - a, c, d - c, dense=block.float().contiguous()))
         else:
-            p, q = _factors(levels[depth + 1].grid, level.grid)
+            p, q = children_of(levels[depth + 1].grid, level.grid)
             for child_i in range(i * p, i * p + p):
                 for child_j in range(j * q, j * q + q):
                     refine(depth + 1, child_i, child_j)

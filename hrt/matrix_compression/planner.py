@@ -1,9 +1,7 @@
-"""Which blocks a matrix is cut into: the paper's adaptive algorithm, and the cost-optimal partition.
+"""The cost-optimal partition of a matrix: dynamic programming from the finest blocks up.
 
-`adaptive_partition` is Algorithm 1 of Mango & Katende (arXiv 2409.07028) as a readable reference: refine every block
-whose error is above its share of the tolerance. `Planner` finds the cheapest partition instead: dynamic programming
-from the finest blocks up, each block choosing the least of cost + lambda * error^2 among dense, low rank and split.
-Global low rank and plain dense are the two choices at the root, so neither can beat it but by rounding.
+Every block takes the least of cost + lambda * error^2 among dense, low rank and split. Global low rank and plain dense
+are the two choices at the root, so neither can beat the plan but by rounding.
 """
 
 import heapq
@@ -26,6 +24,10 @@ from hrt.support.progress import Advance, silent
 
 GRID = 8  # multipliers per factor of two
 FIRST_POWER, LAST_POWER = -60, 120  # of two, where multiplier 1 trades all bytes for the whole norm
+FLOOR = 0.01  # of the budget: a sketch that misses less than its share of this need not widen
+LIMIT_SHARE = 1 / 16  # of the budget, for what the finer levels alone would have to keep
+LIMIT_SLACK = 1.2  # of a rank limit, since it comes from an estimate
+NOTHING = 1e-300  # in the place of zero where something is divided by it
 
 
 @dataclass(frozen=True)
@@ -56,26 +58,25 @@ class Planner:
         advance: Advance = silent,
         executor: Executor | None = None,
     ):
-        self.source = source
-        self.storages = storages
-        self.overhead = LEAF_OVERHEAD[target]
-        matrix = source.matrix
-        self.norm2 = source.norm2()
-        self.unit = matrix.numel() * 4 / max(self.norm2, 1e-300)
-        self._guess = round(GRID * math.log2(1 + self.norm2 / max(budget2, 1e-300)))
-        self._built: list[dict[Choice, list[Leaf]]] = [{}, {}]
-        self.levels: list[Level] = []
+        self._begin(source, storages, target, budget2)
         finer: LevelSpectra | None = None
-        self._options: list[LevelOptions] = []
-        narrowest = min(ITEM[s] for s in storages)
-        levels = block_levels(matrix.shape[0], matrix.shape[1], min_leaf)
+        levels = block_levels(source.matrix.shape[0], source.matrix.shape[1], min_leaf)
         for k, level in enumerate(reversed(levels)):
             height, width = (max(np.diff(cuts)) for cuts in (level.rows, level.cols))
             advance(f"blocks of {height} x {width}", k / len(levels))
-            limit = self._rank_limit(level, budget2, narrowest)
-            finer = level_spectra(source, level, storages, 0.01 * budget2, limit, finer, executor)
+            limit = self._rank_limit(level, budget2)
+            finer = level_spectra(source, level, storages, FLOOR * budget2, limit, finer, executor)
             self.levels.insert(0, level)
             self._options.insert(0, LevelOptions(finer, storages, self.overhead))
+
+    def _begin(self, source: BlockSource, storages: tuple[str, ...], target: str, budget2: float) -> None:
+        self.source, self.storages, self.overhead = source, storages, LEAF_OVERHEAD[target]
+        norm2 = source.norm2()
+        self.unit = source.matrix.numel() * 4 / max(norm2, NOTHING)
+        self.levels: list[Level] = []
+        self._options: list[LevelOptions] = []
+        self._guess = round(GRID * math.log2(1 + norm2 / max(budget2, NOTHING)))  # where the multiplier was last
+        self._built: list[dict[Choice, list[Leaf]]] = [{}, {}]
 
     def __getstate__(self) -> dict[str, object]:
         """Without the matrix: whoever sent it has it."""
@@ -85,17 +86,18 @@ class Planner:
         """Lagrange multipliers on a geometric grid, so that values worked out once can be used again."""
         return self.unit * 2.0 ** (step / GRID)
 
-    def _rank_limit(self, level: Level, budget2: float, item: int) -> np.ndarray | None:
+    def _rank_limit(self, level: Level, budget2: float) -> np.ndarray | None:
         """(R, C): the rank beyond which a block of `level` cannot beat the best partition of its children, by the
         multiplier that would meet a sixteenth of the budget without any larger block. None at the finest level.
         """
         if not self._options:
             return None
-        step = least_step(lambda step: self.error2(self.multiplier(step)) <= budget2 / 16, self._guess, GRID)
+        step = least_step(lambda step: self.error2(self.multiplier(step)) <= LIMIT_SHARE * budget2, self._guess, GRID)
         self._guess = step
         objective = _sum_children(self._sweep(self.multiplier(step))[0], level.grid)
         heights, widths = np.diff(level.rows)[:, None], np.diff(level.cols)[None, :]
-        return 1.2 * objective / (item * (heights + widths))
+        narrowest = min(ITEM[s] for s in self.storages)
+        return LIMIT_SLACK * objective / (narrowest * (heights + widths))
 
     def _sweep(self, lam: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Bottom-up over the levels known so far: objective and squared error of the coarsest level's blocks, and
@@ -236,15 +238,16 @@ def least_step(enough: Callable[[int], bool], guess: int, finest: int = 1, grid:
     return high
 
 
-def _factors(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, int]:
+def children_of(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, int]:
+    """How many blocks of the grid `fine`, down and across, one block of the grid `coarse` is cut into."""
     return fine[0] // coarse[0], fine[1] // coarse[1]
 
 
 def _sum_children(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    a, b = _factors(values.shape, grid)
+    a, b = children_of(values.shape, grid)
     return values.reshape(grid[0], a, grid[1], b).sum(axis=(1, 3))
 
 
 def _spread(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    a, b = _factors(grid, mask.shape)
+    a, b = children_of(grid, mask.shape)
     return np.repeat(np.repeat(mask, a, axis=0), b, axis=1)

@@ -1,16 +1,16 @@
 """`hrt.network_compression.compress`: a network in, the smallest network found that keeps the promised error out."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hrt.calibration.moments import Moments
 from hrt.calibration.output_error import OutputError
-from hrt.calibration.samples import as_boxes, as_samples
+from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.network import program_of_network
 from hrt.capture.torch_export import check_weights
 from hrt.certificate.certificate import Certificate
@@ -21,7 +21,7 @@ from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
 from hrt.model.model import CompressedModel
 from hrt.model.trainable import TrainableNetwork, dense_program, densified, partitions
 from hrt.network_compression.allocator import Allocator
-from hrt.network_compression.request import CompressionRequest
+from hrt.network_compression.request import CompressionRequest, Network
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.program import Program, program_nbytes, stored
 from hrt.support.parallel import executor_map
@@ -35,38 +35,57 @@ TIGHTEN, CLEARANCE = 0.95, 0.98  # of the search's tolerance, at least and beyon
 
 
 def compress(
-    net: Any,
+    net: Network,
     *,
-    inputs: Any = None,
+    inputs: Inputs | None = None,
     tol: float = 1e-3,
     target: str = "cpu",
     derivatives: Sequence[str] | None = None,
     storage: str = "auto",
     seed: int = 0,
     progress: bool = True,
-    executor: Any = None,
+    executor: Executor | None = None,
 ) -> CompressedModel:
-    """Compress every weight matrix of `net` under one error bound.
+    """Compress every weight matrix of a network under one error bound.
 
-    net: nn.Module, torch.export.ExportedProgram or the path of an .onnx file; it is not changed. What
-        `hrt.to_trainable` made, and every HLinear in a module, keeps its partition: blocks are truncated and stored as
-        the tolerance allows.
-    inputs: tensor or array (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. With them
-        the relative L2 error of the network's *output* on held-out rows is at most `tol` (its 99 % upper confidence
-        limit is). Without them every weight satisfies ||W - H||_F <= tol ||W||_F.
-    target: "cpu" or "cuda" price a leaf's time beside its bytes; "bytes" counts bytes only. For "cpu" one larger
-        low-rank leaf stands for several where predicted time falls by more than bytes rise. For "cuda" the fastest
-        arithmetic that keeps the bound is worked out too (see `hrt.schedule.precision`) and kept in the certificate.
-    derivatives: by input coordinates, such as ["d0", "d1", "d0d0"] (see `hrt.derivatives.differentiate`): the relative L2 error of
-        each, of all outputs together, is held to `tol` as the value's is. They need `inputs`. What is stored is the
-        network alone, which `predict(x, derivatives=...)` differentiates. DerivativeError where an op has no rule.
-    storage: "auto" (per leaf, under the bound), "float32", "float16", "bfloat16", "int8".
-    seed: same seed, same bytes.  progress: a bar on stderr.
-    executor: a concurrent.futures.Executor (processes, or a cluster's) over which layers, and panels of large matrices,
-        are spread; the bytes are the same as without. BackendError where it fails half-way; nothing is written then.
+    A layer that would not get smaller stays dense, and the report says so.
 
-    A layer that would not get smaller stays dense, and the report says so. Raises CaptureError, InputError or
-    ToleranceError; see their messages.
+    Args:
+        net: nn.Module, torch.export.ExportedProgram, or the path of an .onnx file; it is not changed. What
+            `hrt.to_trainable` made, and every HLinear in a module, keeps its partition: its blocks are truncated and
+            stored as the tolerance allows.
+        inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. None: the weights
+            are held to the tolerance instead of the output.
+        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit.
+            Without, ||W - H||_F <= tol ||W||_F for every weight.
+        target: "cpu" and "cuda" price a leaf's time beside its bytes, "bytes" counts bytes alone. For "cpu" one larger
+            low-rank leaf stands for several where predicted time falls by more than bytes rise. For "cuda" the
+            certificate names the fastest arithmetic that keeps the bound (see `hrt.schedule.precision`).
+        derivatives: by input coordinates, such as ["d0", "d1", "d0d0"]. The relative L2 error of each, over all
+            outputs, is held to `tol` too. What is stored is the network alone, which `predict(x, derivatives=...)`
+            differentiates.
+        storage: "float32", "float16", "bfloat16", "int8", or "auto": per leaf, under the bound.
+        seed: same seed, same bytes.
+        progress: show a bar on stderr.
+        executor: over which layers, and panels of large matrices, are spread: processes, or a cluster's. The bytes are
+            the same as without.
+
+    Returns:
+        The model with its certificate.
+
+    Raises:
+        CaptureError: the network cannot be captured.
+        InputError: an argument, or the inputs, do not fit.
+        ToleranceError: tol is not positive, or below what float32 holds.
+        DerivativeError: an op has no rule for a derivative.
+        BackendError: the executor fails half-way; nothing is written then.
+
+    Example:
+        >>> import hrt
+        >>> net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+        >>> model = hrt.compress(net, tol=1e-2, progress=False)
+        >>> model.predict(torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
     """
     request = CompressionRequest(tol, storage, target, seed, executor)
     if derivatives is not None and inputs is None:
@@ -79,7 +98,7 @@ def compress(
         advance("capture", 0.0)
         program, structures = captured(net, samples)
         request = replace(request, partitions=structures, advance=part(advance, 0.02, 1.0))
-        if samples is None:
+        if inputs is None or samples is None:
             best, certificate = by_layers(program, request)
         else:
             names = () if derivatives is None else derivatives
@@ -88,7 +107,7 @@ def compress(
         return CompressedModel(best, certificate, request.target, dense_nbytes=program_nbytes(stored(program)))
 
 
-def captured(net: Any, samples: tuple[Tensor, ...] | None) -> tuple[Program, dict[str, HMatrix]]:
+def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Program, dict[str, HMatrix]]:
     """The network with dense weights, and the partitions of those whose structure it brought along."""
     if isinstance(net, TrainableNetwork):
         check_weights(net)

@@ -1,14 +1,20 @@
 """What is asked of a whole network, checked once where it is made."""
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from os import PathLike
+
+from torch import nn
+from torch.export import ExportedProgram
 
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.checks import check_tol, check_whole, storages_of
 from hrt.matrix_compression.request import MatrixRequest, check_target
 from hrt.support.progress import Advance, part, silent
+
+Network = nn.Module | ExportedProgram | str | PathLike[str]  # what is captured, or the path of an .onnx file
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +29,7 @@ class CompressionRequest:
     storage: str = "auto"
     target: str = "cpu"
     seed: int = 0
-    executor: Any = None
+    executor: Executor | None = None
     partitions: Mapping[str, HMatrix] = field(default_factory=dict)
     advance: Advance = silent
     storages: tuple[str, ...] = field(init=False)  # that `storage` stands for, most exact first

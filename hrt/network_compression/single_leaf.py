@@ -1,8 +1,8 @@
 """One leaf where several would be slower: bytes are not all that a CPU's time depends on.
 
 A layer of many leaves gathers, multiplies and adds in some ten operations; one low-rank leaf takes two. Where the data
-are smooth, one leaf of twice the bytes may run five times faster. `hrt.runtime.onnx_costs` predicts both, and a layer for the CPU is
-the one whose predicted time times bytes is less.
+are smooth, one leaf of twice the bytes may run five times faster. `hrt.runtime.onnx_costs` predicts both times, and the
+layer for a CPU is the one with the smaller product of time and bytes.
 """
 
 import math

@@ -10,9 +10,13 @@ from hrt.training.dynamic import DynamicCompression
 def lightning_callback(dynamic: DynamicCompression, monitor: str = "loss") -> Any:
     """A Lightning `Callback` that calls `dynamic.step` at the end of every training epoch.
 
-    monitor: the name under which the module logs its training loss (`self.log(monitor, loss)`). Where `dynamic` has no
-    optimizer it takes the trainer's first. Raises BackendError where neither `lightning` nor `pytorch_lightning` is
-    installed, and InputError, during training, where nothing is logged under that name.
+    Args:
+        dynamic: takes the trainer's first optimizer where it has none.
+        monitor: the name under which the module logs its training loss (`self.log(monitor, loss)`).
+
+    Raises:
+        BackendError: neither `lightning` nor `pytorch_lightning` is installed.
+        InputError: during training, nothing is logged under that name.
     """
     base = _first("Lightning", "pip install lightning", ("lightning.pytorch", "pytorch_lightning")).Callback
 
@@ -31,8 +35,15 @@ def lightning_callback(dynamic: DynamicCompression, monitor: str = "loss") -> An
 
 
 def deepxde_callback(dynamic: DynamicCompression) -> Any:
-    """A DeepXDE `Callback` (PyTorch backend) that calls `dynamic.step` after every epoch with the sum of the training
-    losses. Where `dynamic` has no optimizer it takes the model's. Raises BackendError where DeepXDE is not installed.
+    """A DeepXDE `Callback` (PyTorch backend) that calls `dynamic.step` after every epoch.
+
+    The loss is the sum of the training losses.
+
+    Args:
+        dynamic: takes the model's optimizer where it has none.
+
+    Raises:
+        BackendError: DeepXDE is not installed.
     """
     base = _first("DeepXDE", "pip install deepxde", ("deepxde.callbacks",)).Callback
 

@@ -1,10 +1,9 @@
 """`DynamicCompression`: layers become hierarchical matrices while they are trained, and follow what training needs.
 
-Every `every` epochs each layer's weight is compressed again in the norm of its inputs at the tolerance of the
-moment: blocks are cut, joined and truncated to what that takes (`hrt.matrix_compression.planner`). What is lost so is gone, so that a
-block whose singular values end before they fall below its tolerance is given room: further directions with u = 0,
-which change nothing until the optimizer uses them, and which the next round drops where it did not. (Rank adaptation by
-truncation and augmentation: Schotthoefer et al., NeurIPS 2022.)
+Every `every` epochs each layer's weight is compressed again in the norm of its inputs, at the tolerance of the moment:
+blocks are cut, joined and truncated. Truncated directions cannot return, so a block that still uses all of its
+directions gets spare ones: with u = 0 they change nothing until the optimizer uses them, and the next round drops those
+that it did not. (Rank adaptation by truncation and augmentation: Schotthoefer et al., NeurIPS 2022.)
 """
 
 import copy
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hrt.calibration.moments import ridge
-from hrt.calibration.samples import as_samples
+from hrt.calibration.samples import Inputs, as_samples
 from hrt.errors import InputError, TrainingError
 from hrt.hmatrix.hmatrix import HMatrix, Leaf, relative_difference
 from hrt.matrix_compression.block_source import cholesky_psd
@@ -37,9 +36,10 @@ GROWTH = 4  # a block without room is given a fourth of its rank, at least one d
 
 @dataclass(frozen=True)
 class Entry:
-    """What the log says of one epoch. ratio: dense float32 bytes over those of now, in float32.  error: relative L2
-    change of the outputs on `inputs` by the changes of this epoch, 0 where there were none.  ranks: by module name, the
-    ranks of its low-rank blocks; a layer that is still an nn.Linear has none.
+    """What the log says of one epoch.
+
+    ratio: dense float32 bytes over those of now.  error: relative L2 change of the outputs on `inputs` by this epoch's
+    changes of structure, 0 where there were none.  ranks: by module name, of its low-rank blocks; none of an nn.Linear.
     """
 
     epoch: int
@@ -51,23 +51,37 @@ class Entry:
 
 
 class DynamicCompression:
-    """For a plain loop: call `step(epoch, loss)` after every epoch.
+    """Compress a network while it is trained: call `step(epoch, loss)` after every epoch of a plain loop.
 
-    net: any module; its nn.Linear layers are replaced in place by HLinear where that is smaller. Layers that share a
-        weight, or are the same module in several places, stay as they are, and so do those that are not trained.
-    inputs: a tensor, a tuple of them, or hrt.Box: where the network is used; the layers' norm comes from them.
-    optimizer: whose parameters are exchanged too (their state starts anew); None: `step` returns True when parameters
-        are new, and the caller makes a new optimizer.
-    every: epochs between changes.  first: epochs before the first.
-    tol: of every layer's output, relative L2, at first; it falls with the square root of the best loss so far down to
-        `finest`.  schedule: instead, best loss -> tolerance. A schedule that rises as the loss falls is an InputError.
-    TrainingError where the loss is not finite: the network is put back to the last epoch that was.
+    Args:
+        net: its nn.Linear layers are replaced in place by HLinear where that is smaller. Layers that share a weight,
+            are the same module in several places, or are not trained, stay as they are.
+        inputs: rows, a tuple of them, or hrt.Box: where the network is used. The layers' norm comes from them.
+        optimizer: whose parameters are exchanged too; their state starts anew. None: `step` returns True when
+            parameters are new, and the caller makes a new optimizer.
+        every: epochs between changes.
+        first: epochs before the first change.
+        tol: of every layer's output, relative L2, at first. It falls with the square root of the best loss so far.
+        finest: the tolerance falls no further than to this.
+        schedule: instead, best loss -> tolerance.
+        seed: of the rows drawn from a box, and of the directions that are added.
+
+    Raises:
+        InputError: an argument does not fit, there is nothing to compress, or a schedule rises as the loss falls.
+        TrainingError: the loss is not finite. The network is put back to the last epoch that was.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+        >>> dynamic = DynamicCompression(net, torch.rand(64, 2), every=1)
+        >>> parameters_are_new = dynamic.step(0, net(torch.rand(64, 2)).square().mean())
+        >>> dynamic.ratio >= 1
+        True
     """
 
     def __init__(
         self,
         net: nn.Module,
-        inputs: Any,
+        inputs: Inputs,
         *,
         optimizer: torch.optim.Optimizer | None = None,
         every: int = 10,
@@ -104,8 +118,16 @@ class DynamicCompression:
         self._dense = self._total(dense=True)
         self._good: tuple[Any, dict[str, nn.Module], dict[str, Tensor]] = self._state("the start")
 
-    def step(self, epoch: int, loss: Any) -> bool:
-        """After epoch `epoch` with its loss; whether parameters of the network are new."""
+    def step(self, epoch: int, loss: Tensor | float) -> bool:
+        """To be called after every epoch.
+
+        Args:
+            epoch: its number.
+            loss: of this epoch, a scalar.
+
+        Returns:
+            Whether parameters of the network are new.
+        """
         value = float(loss.detach() if isinstance(loss, Tensor) else loss)
         if not math.isfinite(value) or not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
             label, modules, state = self._good

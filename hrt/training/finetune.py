@@ -1,28 +1,28 @@
-"""`hrt.matrix_compression.hlinear.finetune`: a compressed network is trained on at its size, then judged against the original once more.
+"""`hrt.finetune`: train a compressed network on at its size, then certify it against the original once more.
 
-Numbers first move freely, then take their storage types a share at a time while those that are still free make up for
-it (incremental quantization, Zhou et al., arXiv 1702.03044), int8 before 16-bit floats. Steps are Gauss-Newton where
-the Jacobian fits, which on PINNs gets further than L-BFGS by orders of magnitude (`perf/burgers.py`), else Adam.
+Train in float first. Then round the numbers in stages, int8 before 16-bit floats, and keep training those that are
+still free to recover the error (incremental quantization, Zhou et al., arXiv 1702.03044). Steps are Gauss-Newton where
+the Jacobian fits, which on PINNs gets further than L-BFGS by orders of magnitude (`hrt.perf.networks.burgers`), else
+Adam.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from hrt.calibration.moments import evaluate, layer_moments
-from hrt.calibration.samples import as_boxes, as_samples
+from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.network import program_of_network
 from hrt.errors import InputError, ToleranceError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.checks import check_whole
 from hrt.model.model import CompressedModel
 from hrt.model.trainable import TrainableNetwork, to_trainable
-from hrt.network_compression.request import CompressionRequest
+from hrt.network_compression.request import CompressionRequest, Network
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.program import Constant, Program
 from hrt.support.progress import Advance, part, track
@@ -44,8 +44,8 @@ Points = Callable[[int, torch.Generator], Tensor]
 def finetune(
     model: CompressedModel,
     *,
-    inputs: Any,
-    teacher: Any,
+    inputs: Inputs,
+    teacher: Network,
     residual: Residual | None = None,
     points: Points | None = None,
     steps: int = 200,
@@ -57,22 +57,45 @@ def finetune(
     seed: int = 0,
     progress: bool = True,
 ) -> CompressedModel:
-    """Train `model` on, structure, ranks and storage types (and so its bytes) unchanged; certify it against `teacher`.
+    """Train a compressed network on at its size, and certify it against the original.
 
-    inputs: as for `hrt.network_compression.compress`; give the same, then its held-out rows (same seed) are not trained on here either.
-    teacher: the original dense network (whatever `hrt.network_compression.compress` takes). What is minimised is
-        teacher_weight^2 mean |f - teacher|^2 / mean |teacher|^2 + residual_weight^2 mean |residual|^2.
-    residual: residual(network, row) -> (k,) of one row of what `points` draws, with network((batch, *shape)) ->
-        (batch, *shape) and derivatives by torch.func (jvp, jacfwd), not torch.autograd.
-    points: points(count, generator) -> (count, ...) float64 for the residual; by default rows of the one input.
-    exact: keep in float32 whatever was in 16 bits (biases, short leaves), two bytes more for each number: these make
-        up for the rounding of what is in int8.
-    steps: optimizer steps in all.  batch: rows in each (up to 8 times as many in the last).
-    tol: to be certified; by default the model's own.
-    Without a residual a result further from the teacher than `model` is dropped for the numbers of `model`; a remark of
-    the certificate says so. Deterministic under `seed` on one thread. Raises InputError for what does not fit or a loss
-    that is not finite, and ToleranceError where the result misses `tol`; `model` is never changed. Only the value is
-    certified, no derivatives.
+    Structure, ranks, storage types and so the bytes stay. What is minimised is
+    teacher_weight^2 mean |f - teacher|^2 / mean |teacher|^2 + residual_weight^2 mean |residual|^2.
+    Without a residual a result further from the teacher than `model` is dropped for the numbers of `model`, and a
+    remark of the certificate says so. Only the value is certified, no derivatives.
+
+    Args:
+        model: is never changed.
+        inputs: as for `hrt.compress`. Give the same: its held-out rows (same seed) are then not trained on here either.
+        teacher: the original network, as for `hrt.compress`.
+        residual: residual(network, row) -> (k,) of one row of what `points` draws, with network((batch, *shape)) ->
+            (batch, *shape) and derivatives by torch.func (jvp, jacfwd), not torch.autograd.
+        points: points(count, generator) -> (count, ...) float64 for the residual; by default rows of the one input.
+        steps: optimizer steps in all.
+        batch: rows in each step, up to 8 times as many in the last ones.
+        teacher_weight: see above; 0 leaves the teacher out.
+        residual_weight: likewise.
+        tol: to be certified; by default the model's own.
+        exact: keep in float32 what was in 16 bits (biases, short leaves). These numbers, two bytes more each, make up
+            for the rounding of those in int8.
+        seed: same seed, same numbers, on one thread.
+        progress: show a bar on stderr.
+
+    Returns:
+        The trained model with a certificate of its own.
+
+    Raises:
+        InputError: an argument does not fit, or the loss is not finite.
+        ToleranceError: the result misses `tol`.
+
+    Example:
+        >>> import hrt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        >>> domain = torch.rand(100, 2)
+        >>> model = hrt.compress(net, inputs=domain, tol=0.5, progress=False)
+        >>> tuned = hrt.finetune(model, inputs=domain, teacher=net, tol=0.9, steps=4, batch=16, progress=False)
+        >>> tuned.nbytes == model.nbytes
+        True
     """
     steps, batch = check_whole(steps, "steps", 1), check_whole(batch, "batch", 1)
     request = CompressionRequest(model.certificate.tol if tol is None else tol, target=model.target, seed=seed)
@@ -251,7 +274,7 @@ def train_stored(
         solver.numbers[chosen] = grid.rounded(solver.numbers)[chosen]
         free[chosen] = False
         solver.previous = torch.zeros_like(solver.previous)
-        if done < runs:
+        if done < runs and bool(free.any()):  # of few numbers a share may be all
             low, width = FREE_SHARE + (1 - FREE_SHARE) * done / runs, (1 - FREE_SHARE) / runs
             count, drawn = (rest - last) // max(1, runs - 1), batch
             if done == runs - 1:

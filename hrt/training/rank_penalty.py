@@ -3,7 +3,7 @@
 The nuclear norm is the convex envelope of the rank on the unit ball of the spectral norm (Fazel, 2002); the sum over
 blocks stands for the sum of block ranks, each weighted by what one direction of the block takes to store. A penalty
 is ||A||_* of every block, or ||A L||_* with L L^T = C the second moment of the layer's inputs: what is penalised then
-is the rank that the data sees, the one that `hrt.network_compression.compress` stores.
+is the rank that the data sees, the one that `hrt.compress` stores.
 
 With A = P S Q^T the value is <P Q^T, A>, P Q^T worked out from small matrices without gradients. Its gradient by A is
 P Q^T, the subgradient of the norm, so that neither value nor gradient needs a differentiated decomposition. Second
@@ -49,21 +49,38 @@ def rank_penalty(
     partitions: Mapping[str, HMatrix] | None = None,
     sketch: int | None = None,
 ) -> Tensor:
-    """The penalty of all HLinear and nn.Linear layers of `net`, a scalar: add a multiple of it to the loss.
+    """The rank penalty of all HLinear and nn.Linear layers: add a multiple of it to the loss.
 
     It is sum_b size_b ||A_b L_b||_* / sum_layers (m + n), size_b being rows + columns of block b.
-    second_moments: by module name, (n, n); see `second_moments`. Layers that are not named have L = 1.
-    partitions: by module name, of nn.Linear layers, into which blocks they shall fall; by default one.
-    sketch: of blocks with more rows and columns than this only so many leading directions are penalised, found by a
-        random sketch with one power iteration (Halko, Martinsson and Tropp, 2011) of fixed seed. None: all of them.
-    Raises InputError for a moment or a partition that does not fit its layer, or is not finite.
+
+    Args:
+        net: any module.
+        second_moments: C (n, n) of the inputs, by module name; see `second_moments`. Layers not named have L = 1.
+        partitions: of nn.Linear layers, by module name: into which blocks they shall fall; by default one.
+        sketch: of blocks with more rows and columns than this only so many leading directions are penalised, by a
+            random sketch with one power iteration and a fixed seed. None: all directions.
+
+    Returns:
+        A scalar with gradients.
+
+    Raises:
+        InputError: a moment or a partition does not fit its layer, or is not finite.
+
+    Example:
+        >>> net = nn.Linear(4, 4, bias=False)
+        >>> _ = net.weight.data.copy_(torch.eye(4))
+        >>> round(rank_penalty(net).item(), 5)  # 8 * ||1||_* / 8
+        4.0
+
+    Source:
+        The sketch: Halko, Martinsson and Tropp, SIAM Review 53, 2011.
     """
     sketch = None if sketch is None else check_whole(sketch, "sketch", 1)
-    factors = {name: _factor(c) for name, c in (second_moments or {}).items()}
-    _check(net, second_moments or {}, partitions or {})
+    moments, partitions = second_moments or {}, partitions or {}
+    _check(net, moments, partitions)
     total, sizes = torch.zeros(()), 0
-    for block in _blocks(net, partitions or {}):
-        right = _right(factors.get(block.module), block)
+    for block in _blocks(net, partitions):
+        right = _right(moments.get(block.module), block)
         total = total.to(block.u) + block.size * _nuclear_norm(block.u, block.vt, right, sketch)
     for _, module in _layers(net):
         sizes += module.in_features + module.out_features
@@ -74,20 +91,39 @@ def rank_penalty(
 def proximal_step(
     net: nn.Module, threshold: float, *, second_moments: Mapping[str, Tensor] | None = None
 ) -> dict[str, int]:
-    """Lower every singular value of every block by `threshold`, to zero at least, in place: the proximal operator of
-    threshold * ||.||_* (Cai, Candes and Shen, SIAM J. Optim. 20, 2010), or, with second moments, of the weighted norm's
-    singular values along their own directions. To be called after an optimizer's step, threshold = rate * weight.
+    """Lower every singular value of every block by `threshold`, to zero at least, in place.
 
-    Returns the rank that is left of every layer, by module name. Leaves keep their shapes; `hrt.network_compression.compress` and
-    `DynamicCompression` drop directions that have become zero. Raises InputError for a negative or infinite threshold.
+    This is the proximal operator of threshold * ||.||_* or, with second moments, that of the weighted norm's singular
+    values along their own directions. Call it after an optimizer's step with threshold = rate * weight. Leaves keep
+    their shapes; `hrt.compress` and `DynamicCompression` drop directions that have become zero.
+
+    Args:
+        net: any module.
+        threshold: at least 0.
+        second_moments: C (n, n) of the inputs, by module name.
+
+    Returns:
+        The rank that is left of every layer, by module name.
+
+    Raises:
+        InputError: a negative or infinite threshold, or a moment that does not fit.
+
+    Example:
+        >>> net = nn.Linear(2, 2, bias=False)
+        >>> _ = net.weight.data.copy_(torch.diag(torch.tensor([1.0, 0.1])))
+        >>> proximal_step(nn.Sequential(net), 0.5)
+        {'0': 1}
+
+    Source:
+        Cai, Candes and Shen, SIAM J. Optim. 20, 2010.
     """
     if not 0 <= threshold < math.inf:
         raise InputError(f"Found threshold {threshold!r}. Expected a finite number of at least 0.")
-    factors = {name: _factor(c) for name, c in (second_moments or {}).items()}
-    _check(net, second_moments or {}, {})
+    moments = second_moments or {}
+    _check(net, moments, {})
     ranks: dict[str, int] = {}
     for block in _blocks(net, {}):
-        right = _right(factors.get(block.module), block)
+        right = _right(moments.get(block.module), block)
         p, s, _ = _decomposed(block.u, block.vt, right, None)
         shrunk = (s - threshold).clamp_min(0)
         keep = p * (shrunk / s.clamp_min(torch.finfo(s.dtype).tiny))  # P diag(.) P^T A: exact with any L
@@ -105,7 +141,19 @@ def proximal_step(
 
 @torch.no_grad()
 def second_moments(net: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
-    """C = E[x x^T] (n, n), in float64, of what every nn.Linear and HLinear sees as `net` runs on `inputs`, by name."""
+    """Second moments of what every nn.Linear and HLinear sees.
+
+    Args:
+        net: any module.
+        *inputs: it runs on these once.
+
+    Returns:
+        C = E[x x^T] (n, n) in float64, by module name.
+
+    Example:
+        >>> second_moments(nn.Sequential(nn.Linear(1, 1)), torch.tensor([[1.0], [3.0]]))
+        {'0': tensor([[5.]], dtype=torch.float64)}
+    """
     sums: dict[str, list[Any]] = {}
 
     def observe(name: str):
@@ -175,15 +223,11 @@ def _check(net: nn.Module, moments: Mapping[str, Tensor], partitions: Mapping[st
             raise InputError(f"Found a second moment for {name!r} with entries that are not finite. Expected numbers.")
 
 
-def _factor(c: Tensor) -> Tensor:
-    """C itself: each block takes the Cholesky factor of its own part."""
-    return c.detach().to(torch.float64)
-
-
 def _right(c: Tensor | None, block: _Block) -> Tensor | None:
+    """The Cholesky factor of the block's part of C."""
     if c is None:
         return None
-    part = c[block.cols][:, block.cols]
+    part = c.detach().to(torch.float64)[block.cols][:, block.cols]
     return cholesky_psd(part.cpu()).to(block.u)
 
 
