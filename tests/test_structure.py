@@ -57,10 +57,7 @@ class TestTheRulesThemselves:
             ("import hrt.a\nhrt.a._secret()", 1),
             ("def f(x):\n    return x._state", 1),
             ("import os\nos._exit(0)", 0),
-            (
-                "class B:\n    def __init__(self):\n        self._state = 1\n    def f(self, other):\n        return other._state",
-                0,
-            ),
+            ("class B:\n    def f(self, other):\n        self._state = 1\n        return other._state", 0),
         ],
     )
     def test_private_names_stay_private(self, source: str, faults: int) -> None:
@@ -106,7 +103,7 @@ print(json.dumps([import_torch_came, sorted(m.split(".")[0] for m in sys.modules
 
 @cache
 def probe(code: str) -> tuple[bool, list[str], bool]:
-    """Whether `code` imports torch in a new interpreter; what all public names then import; whether CUDA was touched."""
+    """Whether `code` imports torch in a new interpreter; what all public names import; whether CUDA was touched."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROBE.format(code=code)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
