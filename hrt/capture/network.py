@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from hrt.capture.torch_export import capture, check_weights, guess_example
 from hrt.errors import CaptureError, InputError
-from hrt.hmatrix.hmatrix import relative
+from hrt.hmatrix.hmatrix import relative_difference
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
@@ -75,7 +75,7 @@ def check_capture(net: Any, program: Program, example: tuple[Tensor, ...]) -> No
     reference = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
     allowed = 1e4 * torch.finfo(reference.dtype).eps if reference.dtype != torch.float64 else 1e-9
     for k, (a, b) in enumerate(zip(expected, found, strict=True)):
-        error = relative(float(((a - b) ** 2).sum()), float((a**2).sum()))
+        error = relative_difference(b, a)
         if tuple(a.shape) != tuple(b.shape) or (error > allowed and float((a - b).abs().max()) > allowed):
             raise CaptureError(
                 f"The captured program disagrees with the network on output {k}: relative difference {error:.3g}, "
