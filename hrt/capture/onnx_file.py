@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hrt.capture.onnx_operators import LOWERINGS
 from hrt.errors import CaptureError
+from hrt.program.names import unique_name
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program, Value
 from hrt.support.atomic_files import usable
@@ -175,10 +176,12 @@ class Reader:
         with the same numbers is taken again, so that tied weights stay tied.
         """
         value = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
-        name, number = wanted, 1
-        while name in self.values or (name in self.constants and not _equal(self.constants[name], value)):
-            number += 1
-            name = f"{wanted}.{number}"
+
+        def is_taken(name: str) -> bool:
+            same = name not in self.constants or _equal(self.constants[name], value)
+            return name in self.values or not same
+
+        name = unique_name(wanted, is_taken)
         self.constants[name] = value
         return name
 
@@ -206,11 +209,7 @@ class Reader:
         return name
 
     def _free(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.values or name in self.constants or name in self.example:
-            number += 1
-            name = f"{wanted}.{number}"
-        return name
+        return unique_name(wanted, {*self.values, *self.constants, *self.example})
 
     @property
     def out(self) -> str:

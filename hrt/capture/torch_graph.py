@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from hrt.capture.aten import LOWERINGS
 from hrt.capture.builder import Ref
 from hrt.errors import CaptureError, InputError
+from hrt.program.names import unique_name
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program, Value
 
@@ -83,9 +84,8 @@ class _Walk:
         """Append a node; plain numbers and tensors among its inputs become constants."""
         names = tuple(x.name if isinstance(x, Ref) else self._constant(x) for x in inputs)
         attrs = {k: self._plain(v) for k, v in attrs.items()}
-        name = f"{self.current.name}_{len(self.nodes)}"
-        while name in self.constants or any(name == v.name for v in self.inputs):
-            name += "_"
+        taken = {*self.constants, *(v.name for v in self.inputs)}
+        name = unique_name(f"{self.current.name}_{len(self.nodes)}", taken)
         self.nodes.append(Node(name, op, names, tuple(shape), attrs, _module_path(self.current)))
         return Ref(name, tuple(shape))
 
@@ -250,12 +250,13 @@ class _Walk:
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"The constant {name!r} holds NaN or infinite numbers.")
         taken = {v.name for v in self.inputs} | {n.name for n in self.nodes}
-        unique, suffix = name, 0
-        while unique in taken or (unique in self.constants and not torch.equal(self.constants[unique], tensor)):
-            suffix += 1
-            unique = f"{name}.{suffix}"
-        self.constants.setdefault(unique, tensor)
-        return unique
+
+        def is_taken(name: str) -> bool:
+            return name in taken or (name in self.constants and not torch.equal(self.constants[name], tensor))
+
+        name = unique_name(name, is_taken, first=1)
+        self.constants.setdefault(name, tensor)
+        return name
 
     def _output(self, node: Any) -> Ref:
         value = self._read(node)

@@ -19,6 +19,7 @@ import torch
 
 from hrt.calibration.samples import Box
 from hrt.errors import HrtError, InputError
+from hrt.program.names import unique_name
 from hrt.support.atomic_files import replacing, usable
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".csv")
@@ -132,15 +133,10 @@ def write_arrays(path: Path, outputs: Sequence[np.ndarray], names: Sequence[str]
 
 def distinct(names: Sequence[str]) -> list[str]:
     """Names that an archive can hold: NUL, which would end one, as "_", and a number behind each that came before."""
-    found: list[str] = []
+    unique: list[str] = []
     for name in names:
-        wanted, number = name.replace("\0", "_") or "output", 1
-        name = wanted
-        while name in found:
-            number += 1
-            name = f"{wanted}.{number}"
-        found.append(name)
-    return found
+        unique.append(unique_name(name.replace("\0", "_") or "output", unique))
+    return unique
 
 
 def as_csv(outputs: Sequence[np.ndarray]) -> str:

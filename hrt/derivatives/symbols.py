@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrt.program.names import unique_name
 from hrt.program.op_table import TABLE
 from hrt.program.program import Constant, Node, Program, Value
 
@@ -82,12 +83,9 @@ class Writer:
 
     def name(self, wanted: str) -> str:
         """`wanted`, or with a number behind it where that is taken."""
-        found, number = wanted, 1
-        while found in self._names:
-            number += 1
-            found = f"{wanted}.{number}"
-        self._names.add(found)
-        return found
+        name = unique_name(wanted, self._names)
+        self._names.add(name)
+        return name
 
     def tensor(self, numbers: Tensor) -> Symbol:
         """A constant symbol of numbers (1, *shape)."""
