@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hrt.calibration.objective import Aim
 from hrt.calibration.samples import Box, Split, as_boxes, as_samples, distinct
 from hrt.capture.network import program_of_network
-from hrt.capture.torch_export import check_weights
+from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.errors import InputError, ToleranceError
