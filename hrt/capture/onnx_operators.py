@@ -92,7 +92,7 @@ def _conv(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
 
 
 def _shaped(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
-    have = b.example[x[0]]
+    value = b.example[x[0]]
     if b.at.op_type == "Flatten":
         if t.get("axis", 1) != 1:
             raise b.fail("it flattens the batch")
@@ -101,23 +101,22 @@ def _shaped(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
         target = b.integers(x[1], "dimensions")
         if target[:1] != [-1] and (target[:1] != [0] or t.get("allowzero", 0)):
             raise b.fail(f"its first dimension is {target[:1]}, and so the batch is not kept")
-        target = [have.shape[k] if v == 0 and not t.get("allowzero", 0) else v for k, v in enumerate(target)]
+        target = [value.shape[k] if v == 0 and not t.get("allowzero", 0) else v for k, v in enumerate(target)]
         shape = target[1:]
     else:
         axes = _listed(b, x, t, "axes", 1)
-        value = have
-        size = have.ndim + (len(axes) if b.at.op_type == "Unsqueeze" else 0)
-        axes = sorted(a % size for a in axes) or [k for k in range(1, have.ndim) if have.shape[k] == 1]
+        size = value.ndim + (len(axes) if b.at.op_type == "Unsqueeze" else 0)
+        axes = sorted(a % size for a in axes) or [k for k in range(1, value.ndim) if value.shape[k] == 1]
         if 0 in axes:
             raise b.fail("it moves the batch")
         for a in axes if b.at.op_type == "Unsqueeze" else reversed(axes):
             value = value.unsqueeze(a) if b.at.op_type == "Unsqueeze" else value.squeeze(a)
         shape = list(value.shape[1:])
     try:
-        reshaped = have.reshape(ROWS, *shape)
+        shape = list(value.reshape(ROWS, *shape).shape[1:])
     except RuntimeError:
         raise b.fail("its dimensions do not fit a batch of any size") from None
-    b.emit("reshape", x[:1], b.out, shape=list(reshaped.shape[1:]))
+    b.emit("reshape", x[:1], b.out, shape=shape)
 
 
 def _transpose(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
