@@ -2,12 +2,12 @@
 
 import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from hrt.capture.builder import Builder, Ref, moved, reshaped
+from hrt.capture.builder import Builder, Lowering, Ref, moved, reshaped
 
 
 def _linear(b: Builder, x: Any, weight: Any, bias: Any = None) -> Ref:
@@ -93,7 +93,7 @@ def _contracted(b: Builder, labels: str, x: Ref, weight_labels: str, weight: Ten
     return moved(b, y, [(lasting + new).index(c) - len(out) + 1 for c in out[1:]])
 
 
-PRODUCTS: dict[str, Callable] = {
+PRODUCTS: dict[str, Lowering] = {
     "linear": _linear,
     "addmm": _addmm,
     **{name: _matmul for name in ("matmul", "mm", "bmm", "mv")},

@@ -1,14 +1,14 @@
 """Calls that move numbers without computing: slices, joins, new shapes, constants repeated over the batch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hrt.capture.builder import Builder, Ref, axis_of, moved, reshaped, runs
+from hrt.capture.builder import Builder, Lowering, Ref, axis_of, moved, reshaped, runs
 
 
 def _concat(b: Builder, parts: Sequence[Any], dim: int = 0) -> Ref:
@@ -166,7 +166,7 @@ def _repeated(b: Builder, constant: Tensor) -> Any:
     return b.emit("repeat", [constant, b.batch_ref()], out, shape=list(out))
 
 
-def _full(value: float | None, position: int = 0) -> Callable:
+def _full(value: float | None, position: int = 0) -> Lowering:
     def lower(b: Builder, x: Any, *args: Any, **kwargs: Any) -> Any:
         fill = value if value is not None else args[position] if len(args) > position else kwargs["fill_value"]
         one = torch.full((), float(fill), dtype=torch.float64)
@@ -175,7 +175,7 @@ def _full(value: float | None, position: int = 0) -> Callable:
     return lower
 
 
-SHAPES: dict[str, Callable] = {
+SHAPES: dict[str, Lowering] = {
     "cat": _concat,
     "stack": _stack,
     "slice": _slice,

@@ -1,6 +1,6 @@
 """What the lowerings of `hrt.capture.aten` work with: values that depend on the input, and the Program's builder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hrt.errors import CaptureError
 
+Lowering = Callable[..., Any]  # (builder, *the arguments of a call) to a Ref, a list of them, or a constant
 ALONG_THE_BATCH = "it works along the batch, so that samples would depend on each other"
 
 

@@ -1,10 +1,10 @@
 """What a caller hands in as a network, made a Program and checked to give its answers."""
 
 import os
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from hrt.capture.torch_export import capture, guess_example
@@ -14,8 +14,10 @@ from hrt.hmatrix.hmatrix import relative
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
+Network = nn.Module | ExportedProgram | str | os.PathLike[str]  # a path is that of a .onnx file
 
-def program_of_network(net: Any, samples: tuple[Tensor, ...] | None) -> Program:
+
+def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Program:
     """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
@@ -33,7 +35,7 @@ def program_of_network(net: Any, samples: tuple[Tensor, ...] | None) -> Program:
     return program
 
 
-def _check_runs(net: Any, example: tuple[Tensor, ...]) -> None:
+def _check_runs(net: nn.Module | ExportedProgram, example: tuple[Tensor, ...]) -> None:
     """Raise InputError where the network does not take inputs of these shapes (a clearer word than export's)."""
     if not isinstance(net, nn.Module):
         return
@@ -64,7 +66,7 @@ def _answers(net: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     return tuple(v.detach().cpu().to(torch.float64) for v in tree_leaves(y) if isinstance(v, Tensor))
 
 
-def _check_capture(net: Any, program: Program, example: tuple[Tensor, ...]) -> None:
+def _check_capture(net: nn.Module | ExportedProgram, program: Program, example: tuple[Tensor, ...]) -> None:
     """Raise CaptureError unless the program gives the network's own answers, to the rounding of its dtype."""
     if not isinstance(net, nn.Module):
         return

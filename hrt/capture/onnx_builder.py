@@ -30,7 +30,7 @@ class OnnxBuilder:
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.constants: dict[str, Tensor] = {}
-        self.at = onnx.NodeProto()
+        self.at: onnx.NodeProto = onnx.NodeProto()
 
     def add_input(self, name: str, shape: Sequence[int]) -> None:
         """An input of the program, (batch, *shape)."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from hrt.capture.torch_graph import program_of
 from hrt.capture.weights import check_weights, computing_tensor
@@ -22,7 +23,7 @@ from hrt.program.program import Program
 BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
 
 
-def capture(net: Any, example: Sequence[Tensor]) -> Program:
+def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Program:
     """Turn `net` (nn.Module or ExportedProgram) into a Program with float64 constants.
 
     example: one tensor per input, (batch, *shape); only shapes are used. Dimension 0 is the batch of all of them.
@@ -30,7 +31,7 @@ def capture(net: Any, example: Sequence[Tensor]) -> Program:
     Raises CaptureError for an op outside the table (naming the op, the module path and the remedy) and InputError for
     weights that are NaN, infinite or without numbers.
     """
-    if isinstance(net, torch.export.ExportedProgram):
+    if isinstance(net, ExportedProgram):
         exported = net
     elif isinstance(net, nn.Module):
         exported = _export(net, example)
@@ -41,13 +42,13 @@ def capture(net: Any, example: Sequence[Tensor]) -> Program:
     return program_of(exported)
 
 
-def guess_example(net: Any) -> tuple[Tensor, ...]:
+def guess_example(net: nn.Module | ExportedProgram) -> tuple[Tensor, ...]:
     """Inputs of a plausible shape for a network that comes without data: two rows, as wide as a weight, of which the
     network reads every column.
 
     Raises InputError where no width runs.
     """
-    if isinstance(net, torch.export.ExportedProgram):
+    if isinstance(net, ExportedProgram):
         placeholders = {n.name: n.meta["val"] for n in net.graph.nodes if n.op == "placeholder"}
         fakes = [placeholders[name] for name in net.graph_signature.user_inputs if name in placeholders]
         return tuple(torch.zeros(2, *map(int, f.shape[1:])) for f in fakes)
@@ -126,7 +127,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _export(net: nn.Module, example: Sequence[Tensor]) -> torch.export.ExportedProgram:
+def _export(net: nn.Module, example: Sequence[Tensor]) -> ExportedProgram:
     check_weights(net)
     if any(x.ndim == 0 for x in example):
         raise InputError("Found an input without dimensions. Expected (batch, ...).")

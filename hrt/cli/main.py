@@ -21,7 +21,7 @@ from hrt.errors import HrtError, InputError
 INTERRUPTED = 130
 DERIVATIVES = "--derivatives"
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="hrt",
     no_args_is_help=True,
     add_completion=False,

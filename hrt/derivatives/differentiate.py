@@ -1,7 +1,8 @@
 """Derivatives by the input as a Program: what `predict(x, derivatives=[...])` and exports run.
 
 Forward (Taylor) mode: one pass carries the value and just those derivatives that the asked ones are made of (d0 and d1
-for "d0d1"), as more rows of the network's own layers (`hrt.derivatives.jets`). Layers keep their weights, compressed or not.
+for "d0d1"), as more rows of the network's own layers (`hrt.derivatives.jets`). Layers keep their weights, compressed or
+not.
 """
 
 import re

@@ -73,7 +73,7 @@ class Writer:
 
     def __init__(self, program: Program):
         self.program = program
-        self.operators = {node.name: node.op for node in program.nodes}
+        self.operators: dict[str, str] = {node.name: node.op for node in program.nodes}
         self.nodes: list[Node] = []
         self.constants: dict[str, Constant] = dict(program.constants)
         self.computed: dict[str, Tensor] = {}  # constants that symbols stand for, float64, by name
