@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hrt
-from hrt.cli import input_files as sources
+from hrt.calibration.input_files import read_array
 from hrt.errors import HrtError, InputError
 from hrt.perf.measuring.gc_watch import CollectorWatch
 from hrt.perf.measuring.provenance import commit, scheduling, versions
@@ -139,7 +139,7 @@ def measure(
     """
     torch.set_num_threads(options.threads)
     model = hrt.load(artifact)
-    asked = questions(model.program, options.batch, None if inputs is None else sources.read_array(inputs))
+    asked = questions(model.program, options.batch, None if inputs is None else read_array(inputs))
     if servers:
         from hrt.perf.realtime.server import measure_servers
 

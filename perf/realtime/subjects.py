@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 import hrt
+from hrt.capture.checkpoints import read_network
 from hrt.capture.network import program_of_network
-from hrt.cli import input_files as sources
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.program import Program
@@ -46,7 +46,7 @@ def in_process(
     dense = written_out(model.program)
     eager: Callable[..., Any] = straight_line(dense)
     if net is not None:
-        module = sources.read_network(net)
+        module = read_network(net)
         rows = tuple(torch.from_numpy(np.concatenate(pair)) for pair in zip(*asked[:2], strict=True))
         dense = program_of_network(module, rows)
         eager = module if isinstance(module, torch.nn.Module) else straight_line(dense)
