@@ -20,14 +20,14 @@ import hrt
 from hrt.export.onnx.exporter import graph_of
 from hrt.export.onnx.onnxruntime_session import forms_for
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.perf.measuring.results import UNREACHABLE
+from hrt.perf.measuring.results import FAILED, MISSING, UNREACHABLE
 from hrt.perf.methods.matched_error import Arrays, Bind, Execution, Offer, Refusal, Run, accepted, loosest, search_error
 from hrt.perf.methods.pruning import csr_nbytes
 from hrt.perf.methods.quantizers import QUANTIZERS
 from hrt.perf.methods.runtimes import compiled, in_onnxruntime, in_torch, run_of, ways_in_onnxruntime
 from hrt.perf.methods.svd import second_moments, svd_factors
 from hrt.perf.networks.as_torch_module import factored, module_of
-from hrt.perf.networks.registry import WEIGHTS_MARGIN, Workload
+from hrt.perf.networks.registry import WEIGHTS_MARGIN, MissingError, Workload
 from hrt.program.program import Program
 
 Method = Callable[[Workload, float], Offer | Refusal]
@@ -176,7 +176,7 @@ def pruned_two_of_four(workload: Workload, tol: float) -> Offer | Refusal:
         for w in found.values():
             torch.sparse.to_sparse_semi_structured(w.to(torch.float16))
     except Exception as error:
-        return Refusal(UNREACHABLE, f"torch has no such kernel on this device: {_first_line(error)}")
+        return Refusal(UNREACHABLE, f"torch has no such kernel on this device: {first_line(error)}")
     return Refusal(UNREACHABLE, "the harness times this on a GPU only")
 
 
@@ -309,8 +309,21 @@ def _narrow_run(net: nn.Module, dtype: torch.dtype) -> Run:
     return lambda x: net(*(v.to(dtype) for v in x))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException) -> str:
+    """A foreign error's first line."""
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]
+
+
+def offered(method: Method, workload: Workload, tol: float) -> Offer | Refusal:
+    """What a method offers; every way to fail is a refusal."""
+    try:
+        return method(workload, tol)
+    except MissingError as error:
+        return Refusal(MISSING, str(error))
+    except MemoryError as error:
+        return Refusal(FAILED, f"ran out of memory {error}".strip())
+    except Exception as error:  # other libraries raise whatever they like; a method that fails is a row
+        return Refusal(FAILED, f"{type(error).__name__}: {first_line(error)}")
 
 
 METHODS: Mapping[str, Method] = {

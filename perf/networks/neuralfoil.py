@@ -1,21 +1,18 @@
-"""`python -m hrt.perf.networks.neuralfoil`: a network that others trained and use, compressed beside every baseline.
+"""NeuralFoil: a network that others trained and use (`python -m hrt.perf run --workload neuralfoil-xxxlarge`).
 
 NeuralFoil (Sharpe and Hansman, arXiv 2503.16323; MIT licence) predicts the flow around an airfoil. Its learned core
 is an MLP of 25 inputs and 198 outputs, swish between the layers and none after the last; `xxxlarge` has six hidden
 layers of 512. What the package does around it (mirroring the airfoil, units) has no weights and is left out here.
 
     pip install --no-deps neuralfoil==0.3.3
-    python -m hrt.perf.networks.neuralfoil --tol 1e-2 1e-3
 
 Only the arrays in the wheel are read; the package, which needs AeroSandbox, is never imported.
 """
 
-import argparse
 import importlib.util
 import io
 import itertools
 import os
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,15 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import hrt
-from hrt.perf.studies.sizes import show
-
 SIZES = ("xxsmall", "xsmall", "small", "medium", "large", "xlarge", "xxlarge", "xxxlarge")
 FOLDER = "nn_weights_and_biases"
 DISTRIBUTION = "scaled_input_distribution"
 VARIABLE = "HRT_NEURALFOIL"  # environment: a wheel, or a folder that holds the wheel or the arrays
 DATA = Path(__file__).parent.parent / "data"
-TARGETS = {1e-2: 5.5, 1e-3: 2.8}  # ratios that hrt aims at on xxxlarge
 SHAPE_FEATURES = 18  # of the 25 inputs: the airfoil; the others are the flow
 
 Arrays = dict[str, np.ndarray]
@@ -153,35 +146,3 @@ def distribution_fault(x: Tensor, source: str | Path | None = None) -> str | Non
     if max(worst_mean, worst) <= 0.1:
         return None
     return f"the samples' means are off by {worst_mean:.2f} standard deviations, their correlations by {worst:.2f}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table. Returns 1 where a promise was broken, 2 where the weights are not there."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--tol", type=float, nargs="+", default=list(TARGETS), help="relative errors to compare at")
-    parser.add_argument("--size", choices=SIZES, default="xxxlarge", help="which network (default xxxlarge)")
-    parser.add_argument("--weights", type=Path, help="the wheel, or a folder that holds it or its arrays")
-    parser.add_argument("--rows", type=int, default=10_000, help="calibration rows (default 10000)")
-    parser.add_argument("--fresh", type=int, default=4_000, help="held-out rows (default 4000)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-    try:
-        net = load_neuralfoil(args.size, args.weights)
-        calibration, fresh = (sample_inputs(n, k, args.weights) for n, k in ((args.rows, 1), (args.fresh, 2024)))
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 2
-    fault = distribution_fault(calibration, args.weights)
-    if fault is not None:
-        print(f"BROKEN: {fault}", file=sys.stderr)
-        return 1
-    with torch.no_grad():
-        share = net(fresh).square().sum(0)
-    print(f"Output 0, the logit of the network's confidence, carries {share[0] / share.sum():.0%} of the squared norm.")
-    title = f"NeuralFoil {args.size}, hrt {hrt.__version__}"
-    return 0 if show(title, net, calibration, fresh, args.tol, TARGETS if args.size == "xxxlarge" else {}) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,9 +12,9 @@ from torch import nn
 import hrt
 from hrt.capture.torch_export import capture
 from hrt.perf.measuring.bursts import bursts
+from hrt.perf.methods.svd import truncated
 from hrt.perf.networks.operators import operator_network, smooth_inputs
 from hrt.perf.paper.data import PINN, Rows, Subject, relative, svd_tolerance
-from hrt.perf.studies.svd import truncated
 
 
 def speed(s: Subject) -> Rows:
