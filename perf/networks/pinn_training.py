@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,17 @@ class Course:
     batch: int
     seed: int = 0
     rates: tuple[float, float] = (1e-3, 1e-4)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread meanwhile: the order of sums, and with it trained weights, depends on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def adam(

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from hrt.perf.networks.pinn_training import adam
+from hrt.perf.networks.pinn_training import adam, one_thread
 from hrt.perf.networks.taylor_pass import Pinn, jets
 from hrt.support.atomic_files import replacing
 
@@ -31,8 +31,9 @@ BATCH, LEARNING_RATE = 256, 2e-3
 class Problem:
     """widths: of the layers.  low, high: the box of the inputs.  second: inputs differentiated twice.
 
-    residual(derivatives, points): the equations' residuals (N, equations) from what `jets` gives.  exact(points): values (N, outputs).  gain: of the first
-    layer, so that oscillating solutions are found at all.  edge_weight: of the boundary's squared error in the loss.
+    residual(derivatives, points): the equations' residuals (N, equations) from what `jets` gives.
+    exact(points): values (N, outputs).  gain: of the first layer, without which oscillating solutions are missed.
+    edge_weight: of the boundary's squared error in the loss.
     """
 
     widths: tuple[int, ...]
@@ -116,12 +117,8 @@ def load_pinn(name: str, seed: int = 0, folder: Path = CACHE) -> Pinn:
     if path.is_file():
         net.load_state_dict(load_file(path))
         return net.eval()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of sums, and with it the weights, depends on the threads
-    try:
+    with one_thread():
         net = train_pinn(name, seed)
-    finally:
-        torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(save(net.state_dict()))

@@ -50,9 +50,7 @@ def jets(layers: nn.Module, points: Tensor, second: Sequence[int] = (0,), taps: 
     return through(layers, streams, second, taps)
 
 
-def through(
-    layers: nn.Module, streams: Tensor, second: Sequence[int] = (0,), taps: list[Tap] | None = None
-) -> Tensor:
+def through(layers: nn.Module, streams: Tensor, second: Sequence[int] = (0,), taps: list[Tap] | None = None) -> Tensor:
     """What the layers (nn.Linear, HLinear, tanh) make of a value and its derivatives, ordered as `jets` orders them.
 
     With a = tanh(z) and s = 1 - a^2, (z, z_i, z_ii) becomes (a, s z_i, s (z_ii - 2 a z_i^2)). One entry for every
