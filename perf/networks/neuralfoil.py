@@ -9,7 +9,6 @@ layers of 512. What the package does around it (mirroring the airfoil, units) ha
 Only the arrays in the wheel are read; the package, which needs AeroSandbox, is never imported.
 """
 
-import importlib.util
 import io
 import itertools
 import os
@@ -20,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from hrt.perf.networks.qlknn import package_folders
 
 SIZES = ("xxsmall", "xsmall", "small", "medium", "large", "xlarge", "xxlarge", "xxxlarge")
 FOLDER = "nn_weights_and_biases"
@@ -48,35 +49,29 @@ class NeuralFoil(nn.Module):
         return self.net(x)
 
 
-def find_weights(source: str | Path | None = None) -> Path:
+def find_weights() -> Path:
     """Where the arrays are: a folder of .npz files or a wheel.
 
-    Looked for in `source` (or, where that is None, in the environment's HRT_NEURALFOIL), else in the installed package,
-    found but not imported, else in perf/data. Raises FileNotFoundError that says how to get them.
+    Looked for in the environment's HRT_NEURALFOIL, else in the installed package, found but not imported, and in
+    perf/data. Raises FileNotFoundError that says how to get them.
     """
-    given = source or os.environ.get(VARIABLE)
-    if given is not None:
-        places = [Path(given)]
-    else:
-        spec = importlib.util.find_spec("neuralfoil")
-        places = [*map(Path, (spec and spec.submodule_search_locations) or []), DATA]
+    places = package_folders(VARIABLE, "neuralfoil") + ([] if os.environ.get(VARIABLE) else [DATA])
     for place in places:
+        for folder in (place, place / FOLDER, place / "neuralfoil" / FOLDER):
+            if (folder / f"{DISTRIBUTION}.npz").is_file():
+                return folder
         wheels = sorted(place.glob("neuralfoil-*.whl")) if place.is_dir() else [place][: place.suffix == ".whl"]
-        for found in (place, place / FOLDER, place / "neuralfoil" / FOLDER):
-            if (found / f"{DISTRIBUTION}.npz").is_file():
-                return found
-        for wheel in wheels:
-            if wheel.is_file():
-                return wheel
+        if wheels and wheels[0].is_file():
+            return wheels[0]
     raise FileNotFoundError(
         f"Expected NeuralFoil's weights in {' or '.join(map(str, places))}. Found none. Get them with: "
-        f"pip install --no-deps neuralfoil==0.3.3, or name its wheel or folder by --weights or {VARIABLE}."
+        f"pip install --no-deps neuralfoil==0.3.3, or name its wheel or folder by {VARIABLE}."
     )
 
 
-def read_arrays(name: str, source: str | Path | None = None) -> Arrays:
+def read_arrays(name: str) -> Arrays:
     """The arrays of `name`.npz. Raises FileNotFoundError where the package or the file in it is missing."""
-    place = find_weights(source)
+    place = find_weights()
     if place.is_dir():
         content = (place / f"{name}.npz").read_bytes()
     else:
@@ -89,14 +84,14 @@ def read_arrays(name: str, source: str | Path | None = None) -> Arrays:
         return {key: arrays[key] for key in arrays.files}
 
 
-def load_neuralfoil(size: str = "xxxlarge", source: str | Path | None = None) -> NeuralFoil:
+def load_neuralfoil(size: str = "xxxlarge") -> NeuralFoil:
     """The float32 network of one size, in evaluation mode. Keys are net.0.weight, net.0.bias, net.2.weight, ...
 
     Raises ValueError for an unknown size or arrays that do not chain from one layer to the next.
     """
     if size not in SIZES:
         raise ValueError(f"Found size {size!r}. Expected one of {', '.join(SIZES)}.")
-    arrays = read_arrays(f"nn-{size}", source)
+    arrays = read_arrays(f"nn-{size}")
     layers = sorted({int(key.split(".")[1]) for key in arrays})
     weights, biases = (
         [torch.from_numpy(arrays[f"net.{k}.{part}"]).float() for k in layers] for part in ("weight", "bias")
@@ -106,7 +101,7 @@ def load_neuralfoil(size: str = "xxxlarge", source: str | Path | None = None) ->
     return NeuralFoil(weights, biases).eval()
 
 
-def sample_inputs(count: int, seed: int, source: str | Path | None = None) -> Tensor:
+def sample_inputs(count: int, seed: int) -> Tensor:
     """Latent inputs (count, 25) float32, as the training data were drawn.
 
     The wheel states their mean and covariance. The 18 features of the airfoil (16 Kulfan weights, leading edge, 50
@@ -116,7 +111,7 @@ def sample_inputs(count: int, seed: int, source: str | Path | None = None) -> Te
     forced at a uniform place with probability 0.2, else at 1. So angle features lie on the curve that they are defined
     by, as a Gaussian's would not, and all 25 have the stated mean and covariance.
     """
-    moments = read_arrays(DISTRIBUTION, source)
+    moments = read_arrays(DISTRIBUTION)
     rng = np.random.default_rng(seed)
     airfoil = slice(0, SHAPE_FEATURES)
     mean, covariance = moments["mean_inputs_scaled"][airfoil], moments["cov_inputs_scaled"][airfoil, airfoil]
@@ -133,16 +128,3 @@ def sample_inputs(count: int, seed: int, source: str | Path | None = None) -> Te
     angle = [np.sin(2 * alpha), cos, 1 - cos**2]
     flow = np.stack([*angle, (log_reynolds - 12.5) / 3.5, (n_crit - 9) / 4.5, *transition], axis=1)
     return torch.from_numpy(np.concatenate([shape, flow], axis=1)).float()
-
-
-def distribution_fault(x: Tensor, source: str | Path | None = None) -> str | None:
-    """Where the mean of `x`, in standard deviations, or its correlations are not those that the wheel states."""
-    moments = read_arrays(DISTRIBUTION, source)
-    covariance = moments["cov_inputs_scaled"]
-    deviation = np.sqrt(np.diag(covariance))
-    scaled = (x.double().numpy() - moments["mean_inputs_scaled"]) / deviation
-    worst_mean = float(np.abs(scaled.mean(0)).max())
-    worst = float(np.abs(scaled.T @ scaled / len(scaled) - covariance / np.outer(deviation, deviation)).max())
-    if max(worst_mean, worst) <= 0.1:
-        return None
-    return f"the samples' means are off by {worst_mean:.2f} standard deviations, their correlations by {worst:.2f}"
