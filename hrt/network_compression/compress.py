@@ -12,7 +12,7 @@ from hrt.calibration.moments import Moments
 from hrt.calibration.output_error import OutputError
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.network import program_of_network
-from hrt.capture.torch_export import check_weights
+from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.errors import InputError, ToleranceError
