@@ -1,4 +1,17 @@
 """Files, processes, progress bars and devices: what every room needs and no network knows of.
 
-Knows nothing of matrices, programs or models.
+Knows nothing of matrices, programs or models. What needs no torch is handed on here; parallel and devices do need it.
 """
+
+from hrt.support.atomic_files import check_writable, replacing, usable
+from hrt.support.progress import Advance, part, silent, track
+
+__all__ = [
+    "Advance",
+    "check_writable",
+    "part",
+    "replacing",
+    "silent",
+    "track",
+    "usable",
+]
