@@ -16,12 +16,7 @@ from torch import Tensor
 
 from hrt.errors import InputError
 
-STORAGE = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "int8": torch.int8,
-}
+STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 STORAGE_NAME = {dtype: name for name, dtype in STORAGE.items()}
 STRIP_ENTRIES = 1 << 18  # of a large matrix decoded at a time; about a cache's worth
 LEAF_FIELDS = 5  # row, rows, col, cols, rank (-1: dense)
@@ -65,16 +60,11 @@ class Leaf:
     scale: Tensor | None = None
 
     def __post_init__(self) -> None:
+        u, vt = self.u, self.vt
         if self.dense is not None:
-            ok = self.u is None and self.vt is None and tuple(self.dense.shape) == (self.rows, self.cols)
-        else:
-            ok = (
-                self.u is not None
-                and self.vt is not None
-                and tuple(self.u.shape) == (self.rows, self.vt.shape[0])
-                and self.vt.shape[1] == self.cols
-                and self.u.dtype == self.vt.dtype
-            )
+            ok = u is None and vt is None and tuple(self.dense.shape) == (self.rows, self.cols)
+        elif ok := u is not None and vt is not None and u.dtype == vt.dtype:
+            ok = tuple(u.shape) == (self.rows, vt.shape[0]) and vt.shape[1] == self.cols
         if ok and (self.dtype == torch.int8 or self.scale is not None):
             count = self.rows if self.dense is not None else self.rank
             ok = self.dtype == torch.int8 and self.scale is not None and tuple(self.scale.shape) == (count,)

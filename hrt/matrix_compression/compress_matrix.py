@@ -13,9 +13,8 @@ from hrt.hmatrix.hmatrix import STORAGE, HMatrix, Leaf, relative, squared_error
 from hrt.matrix_compression.block_choices import ITEM, SCALE_BYTES
 from hrt.matrix_compression.block_source import STRIP, BlockSource
 from hrt.matrix_compression.cluster_tree import default_min_leaf
-from hrt.matrix_compression.fixed_planner import KeptPlanner
 from hrt.matrix_compression.orderings import Order, orders, permute
-from hrt.matrix_compression.planner import Planner
+from hrt.matrix_compression.planner import KeptPlanner, Planner
 from hrt.matrix_compression.request import MatrixRequest, Problem
 from hrt.matrix_compression.rounding import round_rows
 from hrt.support.parallel import one_blas_thread

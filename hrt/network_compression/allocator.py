@@ -12,15 +12,21 @@ from functools import cached_property
 from torch import Tensor
 
 from hrt.calibration.moments import Moments, ridge
-from hrt.calibration.output_error import OutputError
-from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.block_choices import Choice, neighbours
 from hrt.matrix_compression.planner import Plan, least_step
+from hrt.network_compression.candidates import (
+    Candidate,
+    PlannedNetwork,
+    Setting,
+    build,
+    halves,
+    search_error,
+)
 from hrt.network_compression.layer_plans import LayerTask, PlannedLayer, plan_layers
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.single_leaf import whole_where_faster
 from hrt.network_compression.verify import Original
-from hrt.program.program import Constant, Program, dense_constants, program_nbytes, stored
+from hrt.program.program import stored
 from hrt.support.progress import Advance, part
 
 FINE_GRID = 64  # multipliers per factor of two
@@ -45,36 +51,6 @@ BIAS_SHARE = 0.3  # of the tolerance; squared, it takes a tenth of the budget
 RIDGES = ((1e-9, 1e-3), (1e-6, 1e-2), (1e-4, 1e-1), (1e-2, 1.0))  # (inputs, sensitivity), relative to the mean
 
 Change = tuple[float, int, Choice, Choice]  # score, layer, old leaf, new leaf
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How moments are regularised: one of RIDGES, and whether the focused ones are taken."""
-
-    ridges: tuple[float, float]
-    focused: bool
-
-
-@dataclass(frozen=True, eq=False)
-class PlannedNetwork:
-    """What candidates are built from: the layers with their planners, made under one setting, and the biases that are
-    stored in float16.
-    """
-
-    setting: Setting
-    layers: tuple[PlannedLayer, ...]
-    narrow: frozenset[str]
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A compressed program with its measured error on the search rows, and the plans that made it."""
-
-    program: Program
-    error: OutputError
-    nbytes: int
-    network: PlannedNetwork
-    plans: tuple[Plan, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +131,7 @@ class Allocator:
         biases = frozenset(n.inputs[2] for n in program.linear_nodes if len(n.inputs) == 3)
         if "float16" not in self.request.storages or not biases:
             return frozenset()
-        error = self._error(stored(program.with_constants(_halves(program.constants, biases))))
+        error = search_error(self.original, stored(program.with_constants(halves(program.constants, biases))))
         return biases if error.limit <= BIAS_SHARE * self.request.tol else frozenset()
 
     def _planned(self, setting: Setting, narrow: frozenset[str], advance: Advance) -> PlannedNetwork:
@@ -182,7 +158,7 @@ class Allocator:
         for trial in range(TRIALS):
             advance(f"search, trial {trial + 1}", 0.6 + 0.4 * trial / TRIALS)
             plans, step = self._plans(network.layers, budget, step)
-            candidate = self._build(network, plans)
+            candidate = build(self.original, network, plans)
             upper2 = (candidate.error.limit / self.request.tol) ** 2 * allowed2
             gap = upper2 / max(sum(p.error2 for p in plans), NOTHING)
             if upper2 <= allowed2:
@@ -243,22 +219,6 @@ class Allocator:
         step = least_step(enough, guess, grid=FINE_GRID)
         return [x.planner.solve(lam(step)) for x in layers], step
 
-    def _build(self, network: PlannedNetwork, plans: Sequence[Plan]) -> Candidate:
-        program = self.original.program
-        changed: dict[str, Constant] = {}
-        for layer, plan in zip(network.layers, plans, strict=True):
-            h = layer.planner.build(plan, layer.rows, layer.cols)
-            if h.nbytes >= 4 * layer.matrix.numel():
-                h = HMatrix.from_dense(layer.matrix)
-            changed[layer.name] = h
-            if layer.bias and layer.mean is not None and not h.is_dense:
-                bias = program.constants[layer.bias]
-                if isinstance(bias, Tensor):
-                    changed[layer.bias] = bias + (layer.matrix - h.to_dense()) @ layer.mean
-        changed |= _halves({**program.constants, **changed}, network.narrow)
-        compressed = stored(program.with_constants(changed))
-        return Candidate(compressed, self._error(compressed), program_nbytes(compressed), network, tuple(plans))
-
     def _polish(self, best: Candidate) -> Candidate:
         """Spend what is left of the tolerance: single changes, largest saving first, each measured end to end.
 
@@ -271,7 +231,7 @@ class Allocator:
             if not changes:
                 break
             self.request.advance(f"polish, trial {trial + 1}", 0.75 + 0.25 * trial / POLISH_TRIALS)
-            candidate = self._build(best.network, _changed(best, changes[0]))
+            candidate = build(self.original, best.network, _changed(best, changes[0]))
             if candidate.error.limit <= self.request.tol and candidate.nbytes < best.nbytes:
                 best = candidate
             else:
@@ -285,7 +245,7 @@ class Allocator:
         plans = whole_where_faster(layers, best.plans, built) if self.request.target == "cpu" else best.plans
         if tuple(plans) == best.plans:
             return best
-        repaired = self._repair(self._build(best.network, plans))
+        repaired = self._repair(build(self.original, best.network, plans))
         return best if repaired is None else self._polish(repaired)
 
     def _repair(self, candidate: Candidate) -> Candidate | None:
@@ -302,7 +262,7 @@ class Allocator:
             if candidate.error.limit > REPAIRABLE * tol or not changes:
                 return None
             self.request.advance(f"repair, trial {trial + 1}", 0.0)
-            options = [self._build(candidate.network, _changed(candidate, c)) for c in changes[:REPAIR_WIDTH]]
+            options = [build(self.original, candidate.network, _changed(candidate, c)) for c in changes[:REPAIR_WIDTH]]
             base = candidate
 
             def gain(new: Candidate, base: Candidate = base) -> float:
@@ -332,12 +292,6 @@ class Allocator:
                         out.append((-more / max(less, LEAST_LOSS * self.allowed2), k, old, new))
         return sorted(out, key=lambda change: -change[0])
 
-    def _error(self, program: Program) -> OutputError:
-        """Of a stored program on the search rows, in float64 arithmetic."""
-        aim = self.original.aim
-        outputs = aim.outputs(self.original.split.search, dense_constants(program))
-        return aim.error(self.original.search_reference, outputs)
-
 
 def next_budget(budget: float, factor: float, low: float, high: float) -> float:
     """The budget to try next: `factor` times this one, but between the largest that held and the least that did not."""
@@ -353,8 +307,3 @@ def _changed(base: Candidate, change: Change) -> list[Plan]:
     _, k, old, new = change
     leaves = tuple(new if leaf == old else leaf for leaf in base.plans[k].leaves)
     return [replace(p, leaves=leaves) if i == k else p for i, p in enumerate(base.plans)]
-
-
-def _halves(constants: Mapping[str, Constant], names: frozenset[str]) -> dict[str, Constant]:
-    """The tensors among `constants` with these names, in float16."""
-    return {k: c.half() for k, c in constants.items() if k in names and isinstance(c, Tensor)}

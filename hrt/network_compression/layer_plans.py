@@ -8,9 +8,8 @@ from torch import Tensor
 
 from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.cluster_tree import default_min_leaf, gram_order
-from hrt.matrix_compression.fixed_planner import KeptPlanner
 from hrt.matrix_compression.orderings import ORDERING_SIDE, permute
-from hrt.matrix_compression.planner import Planner
+from hrt.matrix_compression.planner import KeptPlanner, Planner
 from hrt.matrix_compression.request import MatrixRequest
 from hrt.support.parallel import executor_map, one_blas_thread
 

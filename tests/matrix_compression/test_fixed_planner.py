@@ -6,7 +6,7 @@ import torch
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.compress_matrix import compress_for
-from hrt.matrix_compression.fixed_planner import KeptPlanner
+from hrt.matrix_compression.planner import KeptPlanner
 from hrt.matrix_compression.orderings import permute
 from hrt.matrix_compression.request import MatrixRequest
 
