@@ -63,7 +63,9 @@ class Leaf:
         u, vt = self.u, self.vt
         if self.dense is not None:
             ok = u is None and vt is None and tuple(self.dense.shape) == (self.rows, self.cols)
-        elif ok := u is not None and vt is not None and u.dtype == vt.dtype:
+        elif u is None or vt is None or u.dtype != vt.dtype:
+            ok = False
+        else:
             ok = tuple(u.shape) == (self.rows, vt.shape[0]) and vt.shape[1] == self.cols
         if ok and (self.dtype == torch.int8 or self.scale is not None):
             count = self.rows if self.dense is not None else self.rank

@@ -102,11 +102,6 @@ class Grid:
         step = torch.where(self.coarse, self.step, 1.0)
         return torch.where(self.coarse, (numbers / step).round().clamp(-INT8_LEVELS, INT8_LEVELS) * step, out)
 
-    def spacing(self, numbers: Tensor) -> Tensor:
-        """How far apart the numbers of each grid lie (P,), near `numbers`."""
-        digits = torch.tensor([torch.finfo(dtype).eps for dtype in FLOATS], dtype=torch.float64)[self.kind]
-        return torch.where(self.coarse, self.step, digits * numbers.abs())
-
     def program(self, numbers: Tensor) -> Program:
         """The stored program with these numbers (P,), rounded, in the place of its own."""
         numbers = self.rounded(numbers)

@@ -1,6 +1,7 @@
 """compress_matrix: the bound holds for any matrix, and nothing is ever larger than dense."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 import hrt
 from hrt.perf.networks.operators import gaussian_random, laplace_2d_kernel, log_kernel
+
+from helpers import rounding_bound
 
 EPS32 = torch.finfo(torch.float32).eps
 
@@ -32,8 +35,8 @@ def relative_error(w: torch.Tensor, h: hrt.HMatrix, c: torch.Tensor | None = Non
 
 
 cases = st.tuples(
-    st.integers(1, 300),
-    st.integers(1, 300),
+    st.integers(1, 200),
+    st.integers(1, 200),
     st.sampled_from([0.0, 0.03, 0.3, 3.0]),
     st.floats(-5.0, -0.5).map(lambda e: 10.0**e),
     st.sampled_from(["float32", "float16", "bfloat16", "auto"]),
@@ -41,7 +44,7 @@ cases = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases)
 def test_error_within_tolerance_and_never_larger_than_dense(case):
     m, n, decay, tol, storage, seed = case
@@ -51,25 +54,7 @@ def test_error_within_tolerance_and_never_larger_than_dense(case):
     assert h.nbytes <= 4 * m * n
     x = torch.randn(5, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     gap = (h.apply(x) - x @ h.to_dense().T).abs()
-    allowed = 4 * n * torch.finfo(torch.float64).eps * (x.abs() @ h.to_dense().abs().T) + 1e-300
-    # a low-rank leaf is summed through its factors, whose entries may cancel: bound by the factors' magnitudes
-    for leaf in h.leaves:
-        if not leaf.is_dense and leaf.rank:
-            u, vt = (t.double().abs() for t in leaf.tensors)
-            part = (
-                4
-                * (n + leaf.rank)
-                * torch.finfo(torch.float64).eps
-                * (
-                    x[:, (h.col_order.long() if h.col_order is not None else torch.arange(n))][
-                        :, leaf.col : leaf.col + leaf.cols
-                    ].abs()
-                    @ vt.T
-                    @ u.T
-                )
-            )
-            allowed[:, leaf.row : leaf.row + leaf.rows] += part
-    assert bool((gap <= allowed).all())
+    assert bool((gap <= rounding_bound(x, h, torch.finfo(torch.float64).eps)).all())
 
 
 @settings(max_examples=25, deadline=None)
@@ -137,28 +122,19 @@ def test_looser_tolerance_never_costs_more():
     assert all(b <= a * 1.01 for a, b in itertools.pairwise(sizes)), sizes
 
 
-def test_same_seed_same_bytes():
-    w = torch.as_tensor(log_kernel(300))
-    a, b = (hrt.compress_matrix(w, tol=1e-4, storage="auto", seed=3) for _ in range(2))
-    assert all(
-        torch.equal(s, t)
-        for x, y in zip(a.leaves, b.leaves, strict=True)
-        for s, t in zip(x.tensors, y.tensors, strict=True)
-    )
-
-
-def test_thread_count_does_not_change_the_bytes():
+def test_same_bytes_whatever_the_number_of_threads():
     w = torch.as_tensor(log_kernel(300))
     before = torch.get_num_threads()
-    found = []
+    results = []
     try:
-        for threads in (1, 2):
+        for threads in (1, 1, 2):
             torch.set_num_threads(threads)
-            found.append(hrt.compress_matrix(w, tol=1e-4))
+            results.append(hrt.compress_matrix(w, tol=1e-4, storage="auto", seed=3))
     finally:
         torch.set_num_threads(before)
-    assert found[0].nbytes == found[1].nbytes
-    assert torch.equal(found[0].to_dense(), found[1].to_dense())
+    for other in results[1:]:
+        for a, b in zip(results[0].leaves, other.leaves, strict=True):
+            assert a.place == b.place and all(map(torch.equal, a.tensors, b.tensors))
 
 
 @pytest.mark.parametrize("exponent", [-60, -30, 0, 30, 60])
@@ -166,11 +142,6 @@ def test_mixed_storage_beats_single_types_at_any_scale(exponent):
     w = spectrum_matrix(120, 80, 0.15, 2) * 2.0**exponent
     sizes = {s: hrt.compress_matrix(w, tol=1e-2, storage=s).nbytes for s in ("auto", "float32", "bfloat16")}
     assert sizes["auto"] <= 1.01 * min(sizes.values())
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 3)])
-def test_small_zero_matrices_are_not_larger_than_dense(shape):
-    assert hrt.compress_matrix(torch.zeros(shape), tol=1e-3).nbytes <= 4 * shape[0] * shape[1]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3), (17, 1), (0, 5), (5, 0), (0, 0)])
@@ -187,6 +158,8 @@ def test_zero_matrix_costs_next_to_nothing():
     h = hrt.compress_matrix(torch.zeros(200, 100), tol=1e-3)
     assert float(h.to_dense().abs().max()) == 0
     assert h.nbytes < 64
+    for shape in ((1, 1), (1, 2), (2, 1), (3, 3)):
+        assert hrt.compress_matrix(torch.zeros(shape), tol=1e-3).nbytes <= 4 * shape[0] * shape[1]
 
 
 def test_kinds_of_input_and_output():
@@ -197,20 +170,6 @@ def test_kinds_of_input_and_output():
     assert isinstance(h.apply(np.ones((2, 30))), np.ndarray)
     assert h.apply(np.ones((2, 30), np.float32)).dtype == np.float32
     assert isinstance(h.apply(torch.ones(2, 30)), torch.Tensor)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(bad):
-    w = torch.ones(4, 4)
-    w[1, 2] = bad
-    with pytest.raises(hrt.InputError, match="1 NaN or infinite"):
-        hrt.compress_matrix(w)
-
-
-@pytest.mark.parametrize("tol", [0, -1e-3, float("nan"), float("inf"), "small", None])
-def test_senseless_tolerances_are_refused(tol):
-    with pytest.raises(hrt.ToleranceError, match="tol"):
-        hrt.compress_matrix(torch.ones(4, 4), tol=tol)
 
 
 def test_tolerance_below_float32_is_refused_or_met():
@@ -236,32 +195,24 @@ def test_numbers_that_overflow_narrow_storage_fall_back(storage):
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "words"),
+    ("options", "words"),
     [
+        *(({"tol": tol}, "tol") for tol in (0, -1e-3, math.nan, math.inf, "1e-3", None)),
+        *(({"seed": seed}, "seed") for seed in (2**70, 1.5, "a", None, -1)),
+        *(({"min_leaf": side}, "min_leaf") for side in ("3", 0, -1, 2.5, True)),
+        *(({"storage": name}, "storage") for name in (["auto"], [], None, "int4")),
         ({"second_moment": torch.ones(3, 3)}, "shape"),
         ({"second_moment": torch.triu(torch.ones(4, 4))}, "symmetric"),
         ({"second_moment": -torch.eye(4)}, "positive semidefinite"),
-        ({"storage": "int4"}, "storage"),
         ({"ordering": "random"}, "ordering"),
         ({"ordering": "coordinates"}, "row_points"),
         ({"row_points": [[0.0], [1.0]]}, "row_points"),
-        ({"min_leaf": -1}, "min_leaf"),
+        ({"row_points": "abc"}, "row_points"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(kwargs, words):
-    with pytest.raises(hrt.InputError, match=words):
-        hrt.compress_matrix(torch.ones(4, 4), **kwargs)
-
-
-@pytest.mark.parametrize("w", [torch.ones(3), torch.ones(2, 2, 2), torch.ones(2, 2, dtype=torch.complex64)])
-def test_things_that_are_no_matrix_are_refused(w):
-    with pytest.raises(hrt.InputError, match="Expected a real matrix"):
-        hrt.compress_matrix(w)
-
-
-def test_meta_tensors_are_refused():
-    with pytest.raises(hrt.InputError, match="meta"):
-        hrt.compress_matrix(torch.ones(3, 3, device="meta"))
+def test_options_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(hrt.ToleranceError if "tol" in options else hrt.InputError, match=words):
+        hrt.compress_matrix(torch.ones(4, 4), **options)
 
 
 def test_a_matrix_beyond_memory_is_refused_before_anything_is_allocated():
@@ -318,6 +269,12 @@ def test_arrays_of_every_layout_and_byte_order():
         ([[1, 2], [3]], "numbers"),
         (np.array([[object()]]), "numbers"),
         (np.ma.masked_greater(np.eye(3), 0.5), "masked"),
+        (torch.ones(3), "Expected a real"),
+        (torch.ones(2, 2, 2), "Expected a real"),
+        (torch.ones(2, 2, dtype=torch.complex64), "Expected a real"),
+        (torch.ones(3, 3, device="meta"), "meta"),
+        (torch.tensor([[1.0, math.nan], [2.0, 3.0]]), "1 NaN or infinite"),
+        (torch.tensor([[1.0, 2.0], [-math.inf, 3.0]]), "1 NaN or infinite"),
         (scipy.sparse.eye(4), "sparse"),
         (torch.eye(4).to_sparse(), "dense"),
         (np.broadcast_to(np.zeros((1, 1), np.longdouble), (10**6, 10**6)), "GiB"),
@@ -328,25 +285,6 @@ def test_what_holds_no_dense_numbers_is_refused(wrong, words):
         hrt.compress_matrix(wrong)
     with pytest.raises(hrt.InputError):
         hrt.compress_matrix(np.eye(4), second_moment=wrong if wrong is not None else "x")
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"seed": s} for s in (2**70, 1.5, "a", None, -1)),
-        *({"min_leaf": k} for k in ("3", 0, 2.5, True)),
-        *({"storage": s} for s in (["auto"], [], None)),
-        {"row_points": "abc"},
-    ],
-)
-def test_options_of_a_wrong_kind_are_refused(options):
-    with pytest.raises(hrt.InputError, match=r"Found|Expected"):
-        hrt.compress_matrix(np.eye(4), **options)
-
-
-def test_a_tolerance_in_quotes_is_refused():
-    with pytest.raises(hrt.ToleranceError, match="'1e-3'"):
-        hrt.compress_matrix(np.eye(4), tol="1e-3")
 
 
 def test_numbers_too_large_are_not_told_to_loosen_the_tolerance():

@@ -6,13 +6,19 @@ import pytest
 import torch
 
 import hrt
+from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.block_choices import LEAF_OVERHEAD
 from hrt.matrix_compression.block_source import BlockSource, leading_basis
 from hrt.matrix_compression.block_spectra import batch_spectra
 from hrt.matrix_compression.cluster_tree import block_levels
+from hrt.matrix_compression.compress_matrix import compress_for
 from hrt.matrix_compression.low_rank import low_rank_factors
-from hrt.matrix_compression.planner import Planner
+from hrt.matrix_compression.orderings import permute
+from hrt.matrix_compression.planner import KeptPlanner, Planner
+from hrt.matrix_compression.request import MatrixRequest
 from hrt.perf.networks.operators import gaussian_random, log_kernel
+
+from helpers import random_hmatrix
 
 
 def planner(matrix, min_leaf, storages=("float32",), budget2=None, **weights):
@@ -127,3 +133,38 @@ def test_a_leading_basis_captures_what_the_singular_vectors_do(shape):
     assert torch.allclose(basis.mT @ basis, torch.eye(rank, dtype=torch.float64), atol=1e-12)
     missed = float((block - basis @ (basis.mT @ block)).norm())
     assert missed <= 1.01 * float(torch.linalg.svdvals(block)[rank:].norm())
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_kept_blocks_stay_and_the_bound_holds(seed: int, weighted: bool) -> None:
+    h = random_hmatrix(seed, 70, 90, max_rank=5, ordered=True)
+    w = h.to_dense()
+    x = torch.randn(400, 90, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    c = x.T @ x / 400 if weighted else None
+    for tol in (1e-2, 1e-1):
+        found = compress_for(w, MatrixRequest(tol, c, storage="auto", partition=h))
+        assert found.error(w, c) <= tol
+        assert found.nbytes <= HMatrix.from_dense(w).nbytes
+        if not found.is_dense:
+            assert found.blocks().keys() == h.blocks().keys()
+
+
+def test_prediction_for_kept_blocks_is_the_error_of_what_is_built() -> None:
+    """Disjoint blocks, float32: the planned squared error is the measured one but for rounding."""
+    h = random_hmatrix(5, 64, 64, max_rank=6, ordered=True)
+    w = h.to_dense()
+    source = BlockSource(permute(w, h.row_order, h.col_order))
+    planner = KeptPlanner(source, h, storages=("float32",), target="bytes", budget2=1e-2 * source.norm2())
+    plan = planner.solve_budget(1e-2 * source.norm2())
+    found = planner.build(plan, h.row_order, h.col_order)
+    measured = float((w - found.to_dense()).square().sum())
+    assert measured == pytest.approx(plan.error2, rel=1e-3, abs=1e-9 * source.norm2())
+    assert plan.error2 <= 1e-2 * source.norm2()
+    assert found.blocks().keys() == h.blocks().keys()
+
+
+def test_kept_blocks_lose_nothing_at_a_fine_tolerance() -> None:
+    h = random_hmatrix(7, 40, 50, max_rank=4)
+    found = compress_for(h.to_dense(), MatrixRequest(1e-6, partition=h))
+    assert found.error(h.to_dense()) <= 1e-6

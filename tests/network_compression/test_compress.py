@@ -1,6 +1,7 @@
 """compress: the output's error holds on inputs that were never seen, or says why it cannot."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,10 +9,13 @@ from torch import nn
 
 import hrt
 from hrt.capture.torch_export import capture
+from hrt.hmatrix.hmatrix import relative_difference
 from hrt.perf.networks.burgers import load_burgers
 from hrt.perf.networks.operators import log_kernel, operator_network
 
 from zoo import ZOO
+
+NAMES = list(enumerate(sorted(ZOO)))
 
 
 def mlp(*widths: int, seed: int = 0, activation=nn.Tanh) -> nn.Sequential:
@@ -23,21 +27,20 @@ def mlp(*widths: int, seed: int = 0, activation=nn.Tanh) -> nn.Sequential:
 
 
 def unseen_error(net, model, x) -> float:
+    x = x if isinstance(x, tuple) else (x,)
     with torch.no_grad():
-        expected = net(x)
-    found = model.predict(x)
-    e, y = [], []
-    for a, b in zip(*(v if isinstance(v, tuple) else (v,) for v in (expected, found)), strict=True):
-        e.append((a.double() - b.double()).flatten())
-        y.append(a.double().flatten())
-    return float(torch.cat(e).norm() / torch.cat(y).norm())
+        outputs = net(*x), model.predict(x if len(x) > 1 else x[0])
+    expected, actual = (
+        torch.cat([t.double().flatten() for t in (y if isinstance(y, (tuple, list)) else (y,))]) for y in outputs
+    )
+    return relative_difference(actual, expected)
 
 
 @pytest.fixture(scope="module")
 def burgers():
     net = load_burgers()
     g = torch.Generator().manual_seed(5)
-    x = torch.rand(10_000, 2, generator=g) * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
+    x = torch.rand(4_000, 2, generator=g) * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
     return net, hrt.compress(net, inputs=x, tol=1e-3, progress=False)
 
 
@@ -73,10 +76,10 @@ def test_certificate_keeps_kinds_of_figures_apart(burgers):
     assert all(r.reason for r in c.layers)
 
 
-@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("tol", [1e-2, 1e-4])
 @pytest.mark.parametrize(
     "net",
-    [mlp(3, 48, 48, 1), mlp(5, 40, 30, 7, activation=nn.SiLU), mlp(2, 64, 64, 64, 2, activation=nn.ReLU, seed=1)],
+    [mlp(3, 48, 48, 1), mlp(5, 40, 30, 7, activation=nn.SiLU), mlp(2, 32, 32, 32, 2, activation=nn.ReLU, seed=1)],
     ids=["tanh", "silu", "relu"],
 )
 def test_error_holds_on_unseen_inputs(net, tol):
@@ -88,17 +91,17 @@ def test_error_holds_on_unseen_inputs(net, tol):
 
 
 def test_looser_tolerance_never_costs_more():
-    net = mlp(3, 64, 64, 2)
-    x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
-    sizes = [hrt.compress(net, inputs=x, tol=t, progress=False).nbytes for t in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)]
+    net = mlp(3, 48, 48, 2)
+    x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
+    sizes = [hrt.compress(net, inputs=x, tol=t, progress=False).nbytes for t in (1e-5, 1e-3, 1e-1)]
     assert all(b <= 1.01 * a for a, b in itertools.pairwise(sizes)), sizes
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 10, 40])
+@pytest.mark.parametrize("rows", [1, 3, 40])
 def test_few_calibration_rows_do_not_break_the_bound(rows):
     """With few rows the confidence limit is wide, so that the result must be all the more careful; two or three cannot
     be verified at all and leave the network as it is."""
-    net = mlp(6, 64, 64, 3, seed=2)
+    net = mlp(6, 48, 48, 3, seed=2)
     g = torch.Generator().manual_seed(rows)
     model = hrt.compress(net, inputs=torch.randn(rows, 6, generator=g), tol=1e-2, progress=False)
     assert model.nbytes <= model.dense_nbytes
@@ -108,7 +111,7 @@ def test_few_calibration_rows_do_not_break_the_bound(rows):
 
 def test_repeated_rows_do_not_verify_themselves():
     """Fifty rows, each a hundred times, are fifty rows: the bound has to hold on others."""
-    net, g = mlp(4, 48, 48, 2, seed=3), torch.Generator().manual_seed(0)
+    net, g = mlp(4, 32, 32, 2, seed=3), torch.Generator().manual_seed(0)
     model = hrt.compress(net, inputs=torch.randn(50, 4, generator=g).repeat(100, 1), tol=1e-2, progress=False)
     assert unseen_error(net, model, torch.randn(5000, 4, generator=g)) <= 1e-2
     assert any("repeat" in r for r in model.certificate.context["remarks"])
@@ -117,7 +120,7 @@ def test_repeated_rows_do_not_verify_themselves():
     assert "not covered" in model.report()
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-6, 1e6, 1e12])
+@pytest.mark.parametrize("scale", [1e-30, 1e12])
 def test_outputs_of_any_size(scale):
     net, g = mlp(3, 24, 2), torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -186,7 +189,7 @@ def test_several_inputs_and_outputs():
         def __init__(self):
             super().__init__()
             torch.manual_seed(0)
-            self.branch, self.trunk = mlp(20, 64, 32), mlp(2, 64, 32)
+            self.branch, self.trunk = mlp(20, 48, 32), mlp(2, 48, 32)
 
         def forward(self, u, y):
             b, t = self.branch(u), self.trunk(y)
@@ -196,14 +199,11 @@ def test_several_inputs_and_outputs():
     u, y = torch.randn(3000, 20, generator=g), torch.rand(3000, 2, generator=g)
     model = hrt.compress(net, inputs=(u, y), tol=1e-2, progress=False)
     fresh = torch.randn(5000, 20, generator=g), torch.rand(5000, 2, generator=g)
-    with torch.no_grad():
-        expected, found = net(*fresh), model.predict(fresh)
-    e = sum(float((a - b).square().sum()) for a, b in zip(expected, found, strict=True))
-    assert (e / sum(float(a.square().sum()) for a in expected)) ** 0.5 <= 1e-2
-    assert [tuple(v.shape) for v in found] == [(5000, 1), (5000, 32)]
+    assert unseen_error(net, model, fresh) <= 1e-2
+    assert [tuple(v.shape) for v in model.predict(fresh)] == [(5000, 1), (5000, 32)]
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("name", [n if k % 4 == 0 else pytest.param(n, marks=pytest.mark.slow) for k, n in NAMES])
 def test_every_network_that_can_be_captured_keeps_its_bound(name):
     entry = ZOO[name]
     net = entry.build()
@@ -211,86 +211,64 @@ def test_every_network_that_can_be_captured_keeps_its_bound(name):
     model = hrt.compress(net, inputs=x, tol=2e-2, progress=False)
     assert model.nbytes <= model.dense_nbytes
     fresh = entry.inputs(601)
-    expected = capture(net, fresh).run(fresh)
-    found = model.predict(fresh if len(fresh) > 1 else fresh[0])
-    found = found if isinstance(found, tuple) else (found,)
-    e = sum(float((a - b).square().sum()) for a, b in zip(expected, found, strict=True))
-    y = sum(float(a.square().sum()) for a in expected)
-    assert e <= (2e-2) ** 2 * y
+    assert unseen_error(lambda *x: capture(net, fresh).run(x), model, fresh) <= 2e-2
 
 
-@pytest.mark.parametrize("tol", [0, -1, float("nan"), float("inf"), "loose"])
-def test_senseless_tolerances_are_refused(tol):
-    with pytest.raises(hrt.ToleranceError, match="tol"):
-        hrt.compress(mlp(2, 4, 1), tol=tol)
+class Log(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return torch.log(self.layer(x))
 
 
-def test_tolerance_below_float32_arithmetic_says_where_the_floor_is():
-    with pytest.raises(hrt.ToleranceError, match="float32"):
-        hrt.compress(mlp(2, 64, 64, 1), inputs=torch.randn(100, 2), tol=1e-9, progress=False)
+class Noisy(Log):
+    def forward(self, x):
+        return self.layer(x) + torch.randn_like(x)
 
 
-def test_wrong_width_names_the_right_one():
-    with pytest.raises(hrt.InputError, match="expects 2 features"):
-        hrt.compress(mlp(2, 4, 1), inputs=torch.randn(10, 3), progress=False)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(bad):
-    net = mlp(2, 4, 1)
+def with_weight(value: float, dtype: torch.dtype = torch.float32) -> nn.Module:
+    net = mlp(2, 4, 1).to(dtype)
     with torch.no_grad():
-        net[2].weight[0, 1] = bad
-    for inputs in (None, torch.randn(10, 2)):
-        with pytest.raises(hrt.InputError, match=r"2\.weight"):
-            hrt.compress(net, inputs=inputs, progress=False)
+        net[2].weight[0, 1] = value
+    return net
 
 
-def test_weights_beyond_float32_are_refused():
-    net = mlp(2, 4, 1).double()
-    with torch.no_grad():
-        net[0].weight[0, 0] = 1e200
-    with pytest.raises(hrt.InputError, match="float32"):
-        hrt.compress(net, inputs=torch.randn(50, 2), progress=False)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**70, "a", True])
-def test_senseless_seeds_are_refused(seed):
-    with pytest.raises(hrt.InputError, match="seed"):
-        hrt.compress(mlp(2, 4, 1), seed=seed, progress=False)
+X = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
-    "inputs",
-    [torch.utils.data.DataLoader([1, 2]), "abc", torch.ones(3, 2, device="meta")],
-    ids=["loader", "text", "meta"],
+    ("net", "options", "error", "words"),
+    [
+        *((None, {"tol": tol}, hrt.ToleranceError, "tol") for tol in (0, -1, math.nan, math.inf, "loose")),
+        *((None, {"seed": seed}, hrt.InputError, "seed") for seed in (-1, 2**70, "a", True)),
+        (None, {"target": "tpu"}, hrt.InputError, "target"),
+        (None, {"storage": "int3"}, hrt.InputError, "storage"),
+        (None, {"derivatives": ["d0"]}, hrt.InputError, "derivatives"),
+        (None, {"executor": object()}, hrt.InputError, "executor"),
+        (None, {"inputs": torch.utils.data.DataLoader([1, 2])}, hrt.InputError, "DataLoader"),  # type: ignore[arg-type]
+        (None, {"inputs": "abc"}, hrt.InputError, "Expected numbers"),
+        (None, {"inputs": torch.ones(3, 2, device="meta")}, hrt.InputError, "meta"),
+        (None, {"inputs": torch.ones(10, 3)}, hrt.InputError, "expects 2 features"),
+        (None, {"inputs": X, "tol": 1e-9}, hrt.ToleranceError, "float32"),
+        (lambda: mlp(2, 4, 1).to("meta"), {"inputs": X}, hrt.InputError, "meta"),
+        (lambda: with_weight(math.nan), {}, hrt.InputError, r"2\.weight"),
+        (lambda: with_weight(math.inf), {"inputs": X}, hrt.InputError, r"2\.weight"),
+        (lambda: with_weight(1e200, torch.float64), {"inputs": X}, hrt.InputError, "float32"),
+        (Log, {"inputs": X}, hrt.InputError, "NaN or infinite"),
+        (Noisy, {"inputs": X}, hrt.CaptureError, "randn_like"),
+    ],
 )
-def test_inputs_of_other_kinds_are_refused(inputs):
-    with pytest.raises(hrt.InputError):
-        hrt.compress(mlp(2, 4, 1), inputs=inputs, progress=False)
+def test_what_cannot_be_had_is_refused(net, options, error, words):
+    with pytest.raises(error, match=words):
+        hrt.compress(net() if net else mlp(2, 64, 1), progress=False, **options)
 
 
 def test_a_box_of_one_point_is_sane():
     net = mlp(2, 16, 16, 1)
     model = hrt.compress(net, inputs=hrt.Box([1, 1], [1, 1]), progress=False)
     assert unseen_error(net, model, torch.ones(3, 2)) <= 1e-3
-
-
-def test_a_model_without_numbers_is_refused():
-    with pytest.raises(hrt.InputError, match="meta"):
-        hrt.compress(mlp(2, 4, 1).to("meta"), inputs=torch.randn(10, 2), progress=False)
-
-
-def test_outputs_that_are_not_finite_are_refused():
-    class Log(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(2, 2)
-
-        def forward(self, x):
-            return torch.log(self.layer(x))
-
-    with pytest.raises(hrt.InputError, match="NaN or infinite"):
-        hrt.compress(Log(), inputs=torch.randn(100, 2), progress=False)
 
 
 def test_empty_layers_and_networks_without_weights():
@@ -339,30 +317,3 @@ def test_networks_of_other_dtypes(dtype):
     reference = mlp(3, 32, 32, 1)
     reference.load_state_dict({k: v.float() for k, v in net.state_dict().items()})
     assert unseen_error(reference, model, torch.randn(2000, 3)) <= 1e-2
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "words"),
-    [
-        ({"target": "tpu"}, "target"),
-        ({"storage": "int3"}, "storage"),
-        ({"derivatives": ["d0"]}, "derivatives"),
-        ({"executor": object()}, "executor"),
-    ],
-)
-def test_options_that_cannot_be_had_are_refused(kwargs, words):
-    with pytest.raises(hrt.InputError, match=words):
-        hrt.compress(mlp(2, 4, 1), progress=False, **kwargs)
-
-
-def test_random_networks_are_refused_rather_than_certified():
-    class Noisy(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(2, 2)
-
-        def forward(self, x):
-            return self.layer(x) + torch.randn_like(x)
-
-    with pytest.raises(hrt.CaptureError):
-        hrt.compress(Noisy(), inputs=torch.randn(50, 2), progress=False)

@@ -19,9 +19,9 @@ def line(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("rows, columns", [(5, 9), (9, 5)])
 def test_direction_minimises_what_it_says(rows: int, columns: int) -> None:
-    j, r, kept, damping = randn(rows, columns), randn(rows, seed=1), randn(columns, seed=2), 0.3
-    p = direction(j, r, kept, damping)
-    slope = j.T @ (j @ p - r) + damping * (p - kept)
+    j, r, q, damping = randn(rows, columns), randn(rows, seed=1), randn(columns, seed=2), 0.3
+    p = direction(j, r, q, damping)
+    slope = j.T @ (j @ p - r) + damping * (p - q)
     assert float(slope.norm()) <= 1e-12 * float((j.T @ r).norm())
 
 
@@ -68,11 +68,7 @@ def test_a_loss_that_is_not_finite_moves_nothing() -> None:
     solver.numbers[0] = math.nan
     before = solver.numbers.clone()
     assert math.isnan(solver.step([term]))
-    assert torch.equal(
-        solver.numbers,
-        before,
-    ) or bool(torch.isnan(before).any())
-    assert torch.equal(solver.numbers[1:], before[1:])
+    assert torch.equal(solver.numbers.nan_to_num(7.0), before.nan_to_num(7.0))
 
 
 def test_a_parameter_that_is_not_free_costs_nothing_and_stays() -> None:
