@@ -31,6 +31,7 @@ from hrt.training.rank_penalty import second_moments
 # what a weight was started with in directions that no input has is kept at tolerances below 1e-3: nothing compresses.
 RIDGE = 1e-10
 SEEN = 1e-7  # singular values below this share of the largest are rounding
+NOTHING = 1e-300  # in the place of zero where something is divided by it
 GROWTH = 4  # a block without room is given a fourth of its rank, at least one direction
 
 
@@ -142,7 +143,7 @@ class DynamicCompression:
                 f"back to {label}. Expected a finite loss; try a smaller learning rate."
             )
         if self._scale == math.inf:
-            self._scale = max(value, 1e-300)
+            self._scale = max(value, NOTHING)
         self._best = min(self._best, value)
         self._tighten()
         due = epoch >= self.first and (epoch - self.first) % self.every == 0
@@ -218,17 +219,13 @@ class DynamicCompression:
     def _total(self, dense: bool = False) -> int:
         """The numbers of the network, shared ones once; dense: those that it would have without any HLinear."""
         layers = [m for m in self.net.modules() if isinstance(m, HLinear)]
-        hierarchical = {id(p) for m in layers for p in m.parameters()}
-        rest = sum(p.numel() for p in self.net.parameters() if id(p) not in hierarchical)
-        return rest + sum(self._numbers(m, dense) for m in layers)
-
-    @staticmethod
-    def _numbers(layer: HLinear, dense: bool) -> int:
-        """What the layer holds, without padding, or would hold dense."""
-        bias = 0 if layer.bias is None else layer.out_features
-        if dense:
-            return bias + layer.in_features * layer.out_features
-        return bias + sum(t.numel() for leaf in layer.leaves for t in leaf.tensors)
+        inside = {id(p) for m in layers for p in m.parameters()}
+        total = sum(p.numel() for p in self.net.parameters() if id(p) not in inside)
+        for m in layers:  # without what pads their blocks
+            stored = sum(t.numel() for leaf in m.leaves for t in leaf.tensors)
+            total += m.in_features * m.out_features if dense else stored
+            total += 0 if m.bias is None else m.out_features
+        return total
 
     def _state(self, label: str) -> tuple[str, dict[str, nn.Module], dict[str, Tensor]]:
         modules = {path: self.net.get_submodule(path) for path in self._paths()}
@@ -279,12 +276,10 @@ def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatri
             leaves.append(Leaf(*leaf.place, dense=block.clone()))
             continue
         drawn = torch.randn(more, leaf.cols, dtype=torch.float64, generator=generator) @ root.mT
-        drawn = drawn * (leaf.vt.norm() / drawn.norm().clamp_min(1e-300) * math.sqrt(more / max(1, leaf.rank)))
-        drawn = (
-            drawn
-            if leaf.rank
-            else torch.randn(more, leaf.cols, dtype=torch.float64, generator=generator) / leaf.cols**0.5
-        )
+        if leaf.rank:  # as long as the directions that are there
+            drawn = drawn * (leaf.vt.norm() / drawn.norm().clamp_min(NOTHING) * math.sqrt(more / leaf.rank))
+        else:
+            drawn = torch.randn(more, leaf.cols, dtype=torch.float64, generator=generator) / leaf.cols**0.5
         u = torch.cat([leaf.u, leaf.u.new_zeros(leaf.rows, more)], dim=1)
         leaves.append(Leaf(*leaf.place, u=u, vt=torch.cat([leaf.vt, drawn])))
     return HMatrix(start.shape, tuple(leaves), start.row_order, start.col_order)
