@@ -19,7 +19,6 @@ from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inp
 from hrt.errors import HrtError, InputError
 from hrt.model.artifact import read_header
 from hrt.model.load import load
-from hrt.model.report import render
 from hrt.network_compression.compress import compress as compress_network
 from hrt.runtime.backends import choose
 from hrt.runtime.torch_session import on_cpu, open_session
@@ -109,7 +108,7 @@ def compress(
     options = {"tol": tol, "target": target, "storage": storage, "seed": seed, "progress": progress}
     model = compress_network(net, inputs=data, derivatives=derivatives or None, **options)
     model.save(out, force=force)
-    typer.echo(render(model).rstrip())
+    typer.echo(model.report().rstrip())
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes on disk")
 
 
@@ -132,7 +131,7 @@ def info(
         return
     model = load(artifact, backend="torch")
     program = model.program
-    typer.echo(render(model).rstrip())
+    typer.echo(model.report().rstrip())
     taken = choose("auto", None, model.target, model.certificate.runtimes)
     typer.echo(f"on disk {artifact.stat().st_size:,} bytes; on this machine predict takes the backend {taken}")
     for name in on_cpu():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.hlinear import HLinear
-from hrt.model.model import CompressedModel
+from hrt.model.contents import Contents
 from hrt.program.program import Constant, Program
 
 
@@ -100,13 +100,27 @@ class TrainableNetwork(nn.Module):
         return self.program.with_constants(self.constants(dtype))
 
 
-def to_trainable(model: CompressedModel | Program, *, dtype: torch.dtype = torch.float32) -> TrainableNetwork:
-    """A module with the function of `model` whose partitions stay while its numbers are trained.
+def to_trainable(model: Contents | Program, *, dtype: torch.dtype = torch.float32) -> TrainableNetwork:
+    """A module with the function of `model`. Its partitions stay while its numbers are trained.
 
-    Narrow storage types are decoded to `dtype`; `hrt.network_compression.compress` chooses them again. Raises InputError for anything
-    that is no compressed model.
+    Args:
+        model: From `hrt.compress` or `hrt.load`, or its program.
+        dtype: Of the parameters. Narrow storage types are decoded to it; `hrt.compress` chooses them again.
+
+    Returns:
+        The module, on the CPU.
+
+    Raises:
+        InputError: `model` is no compressed model.
+
+    Example:
+        >>> import torch, hrt
+        >>> model = hrt.compress(torch.nn.Linear(16, 16), tol=1e-2, progress=False)
+        >>> net = hrt.to_trainable(model)
+        >>> net(torch.zeros(4, 16)).requires_grad
+        True
     """
-    program = model.program if isinstance(model, CompressedModel) else model
+    program = model.program if isinstance(model, Contents) else model
     if not isinstance(program, Program):
         raise InputError(f"Found {type(model).__name__}. Expected a CompressedModel, from hrt.compress or hrt.load.")
     return TrainableNetwork(program, dtype)

@@ -91,15 +91,11 @@ def compress(
                 net, kept = densified(net)
             program = program_of_network(net, samples)
             kept = {name: h for name, h in kept.items() if name in program.weights}
-        dense_nbytes = program_nbytes(stored(program))
         if samples is None:
-            model = by_layers(program, tol, storages, target, seed, part(advance, 0.02, 1.0), executor, kept)
-        else:
-            boxes, rest = as_boxes(inputs), part(advance, 0.02, 1.0)
-            names = () if derivatives is None else derivatives
-            model = by_output(program, samples, tol, storages, target, seed, rest, boxes, executor, kept, names)
-        model.dense_nbytes = dense_nbytes
-        return model
+            return by_layers(program, tol, storages, target, seed, part(advance, 0.02, 1.0), executor, kept)
+        boxes, rest = as_boxes(inputs), part(advance, 0.02, 1.0)
+        names = () if derivatives is None else derivatives
+        return by_output(program, samples, tol, storages, target, seed, rest, boxes, executor, kept, names)
 
 
 def by_layers(
@@ -141,7 +137,7 @@ def by_layers(
             "no_output_bound": "no inputs were given: nothing says where the network is used",
         },
     )
-    return CompressedModel(result, certificate, target)
+    return CompressedModel(result, certificate, target, program_nbytes(stored(program)))
 
 
 def by_output(
@@ -228,7 +224,7 @@ def by_output(
         remarks=() if verifiable else (few,),
         aim=aim,
     )
-    return CompressedModel(best, certificate, target)
+    return CompressedModel(best, certificate, target, program_nbytes(stored(program)))
 
 
 def _tensor(program: Program, name: str) -> Tensor:

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.op_table import TABLE, Op
 
 Constant = Tensor | HMatrix
+Extent = Annotated[int, msgspec.Meta(ge=0)]  # of one axis
 
 
 @dataclass(frozen=True)
@@ -197,16 +199,18 @@ class Program:
 
     @staticmethod
     def from_header(header: Mapping[str, Any], constants: Mapping[str, Constant]) -> "Program":
-        """The inverse of `to_header`."""
-        return Program(
-            tuple(Value(name, tuple(shape)) for name, shape in header["inputs"]),
-            tuple(
-                Node(name, op, tuple(inputs), tuple(shape), attrs, module)
-                for name, op, inputs, shape, attrs, module in header["nodes"]
-            ),
-            tuple(header["outputs"]),
-            dict(constants),
-        )
+        """The inverse of `to_header`. Raises msgspec.ValidationError for anything else."""
+        plain = msgspec.convert(header, Header)
+        inputs, nodes = tuple(Value(*v) for v in plain.inputs), tuple(Node(*n) for n in plain.nodes)
+        return Program(inputs, nodes, plain.outputs, dict(constants))
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A program without its constants: the fields of its values and nodes, in order."""
+
+    inputs: tuple[tuple[str, tuple[Extent, ...]], ...]
+    nodes: tuple[tuple[str, str, tuple[str, ...], tuple[Extent, ...], dict[str, Any], str], ...]
+    outputs: tuple[str, ...]
 
 
 NARROW = (torch.float16, torch.bfloat16)

@@ -122,9 +122,7 @@ def finetune(
                 *unheld,
             ],
         )
-    result = CompressedModel(program, certificate, model.target)
-    result.dense_nbytes = model.dense_nbytes
-    return result
+    return CompressedModel(program, certificate, model.target, model.dense_nbytes)
 
 
 def with_exact_floats(program: Program) -> Program:
