@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from hrt.certificate.certificate import Certificate
 from hrt.program.program import Program, program_nbytes
-from hrt.support.types import Inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ class Predictor(Protocol):
         """The network as data."""
         ...
 
-    def predict(self, x: Inputs) -> Any:
+    def predict(self, x: Any) -> Any:
         """One array or a tuple of them in, one or a tuple out."""
         ...
 

@@ -18,7 +18,6 @@ from hrt.model.contents import Contents
 from hrt.runtime.torch_session import Session, open_session
 from hrt.schedule.precision import default_precision
 from hrt.support.devices import on_the_cpu
-from hrt.support.types import Inputs
 
 Kind = TypeVar("Kind", np.ndarray, Tensor)
 ALIGNMENT = 64  # bytes, of what torch allocates
@@ -104,7 +103,7 @@ class CompressedModel(Contents):
     def predict(self, x: Kind | Sequence[Kind], derivatives: None = None) -> Kind | tuple[Kind, ...]: ...
     @overload
     def predict(self, x: Kind | Sequence[Kind], derivatives: Sequence[str]) -> tuple[Kind | tuple[Kind, ...], ...]: ...
-    def predict(self, x: Inputs, derivatives: Sequence[str] | None = None) -> Any:
+    def predict(self, x: Any, derivatives: Sequence[str] | None = None) -> Any:
         """Evaluate the network. `model(x)` is the same.
 
         Args:

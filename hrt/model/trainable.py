@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -147,13 +146,3 @@ def densified(net: nn.Module) -> tuple[nn.Module, dict[str, HMatrix]]:
             copied = plain
     names = {f"{path}.weight".lstrip("."): layer.to_hmatrix(torch.float64) for path, layer in found.items()}
     return copied, partitions(names)
-
-
-def dense_program(program: Program) -> Program:
-    """`program` with every H-matrix multiplied out in float64."""
-    return replace(
-        program,
-        constants={
-            k: c.to_dense() if isinstance(c, HMatrix) else c.to(torch.float64) for k, c in program.constants.items()
-        },
-    )

@@ -20,7 +20,8 @@ from hrt.matrix_compression.block_choices import Choice, neighbours
 from hrt.matrix_compression.planner import Plan, least_step
 from hrt.network_compression.layer_plans import LayerTask, PlannedLayer, plan_layers
 from hrt.network_compression.single_leaf import whole_where_faster
-from hrt.program.program import Constant, Program, dense_constants, program_nbytes, stored
+from hrt.program.dense_view import DenseView, stored
+from hrt.program.program import Constant, Program, program_nbytes
 from hrt.support.progress import Advance, part
 
 FINE_GRID = 64  # multipliers per factor of two
@@ -307,5 +308,5 @@ class Allocator:
     def measure(self, program: Program) -> Candidate:
         """The candidate `program`, its stored numbers evaluated in float64 on the held-out inputs."""
         program = stored(program)
-        outputs = self.aim.outputs(self.search_rows, dense_constants(program))
+        outputs = self.aim.outputs(self.search_rows, DenseView(program).constants)
         return Candidate(program, self.aim.error(self.reference, outputs), program_nbytes(program))

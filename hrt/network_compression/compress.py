@@ -20,10 +20,11 @@ from hrt.matrix_compression.block_choices import LEAF_OVERHEAD
 from hrt.matrix_compression.checks import check_tol, check_whole, storages_of
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
 from hrt.model.model import CompressedModel
-from hrt.model.trainable import TrainableNetwork, dense_program, densified, partitions
+from hrt.model.trainable import TrainableNetwork, densified, partitions
 from hrt.network_compression.allocator import Allocator
 from hrt.network_compression.verify import Held, output_certificate, served_errors
-from hrt.program.program import Program, program_nbytes, stored
+from hrt.program.dense_view import DenseView, stored
+from hrt.program.program import Program, program_nbytes
 from hrt.support.parallel import executor_map
 from hrt.support.progress import Advance, part, track
 
@@ -85,7 +86,7 @@ def compress(
         if isinstance(net, TrainableNetwork):
             check_weights(net)
             program = net.to_program()
-            kept, program = partitions(program.constants), dense_program(program)
+            kept, program = partitions(program.constants), program.with_constants(DenseView(program).constants)
         else:
             if isinstance(net, nn.Module):
                 net, kept = densified(net)
@@ -128,7 +129,7 @@ def by_layers(
     certificate = Certificate(
         tol=tol,
         kind="layers",
-        layers=layer_records(program, result, {}, tol),
+        layers=layer_records(DenseView(program), DenseView(result), {}, tol),
         guaranteed={"relative_frobenius_error_of_every_weight": tol},
         context={
             "seed": seed,

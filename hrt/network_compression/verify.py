@@ -15,7 +15,8 @@ from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
 from hrt.certificate.paper_statements import box_statement
-from hrt.program.program import Program, dense_constants
+from hrt.program.dense_view import DenseView
+from hrt.program.program import Program
 from hrt.runtime.torch_session import on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
@@ -54,14 +55,15 @@ def output_certificate(
     """
     aim = aim or Aim.of(program)
     error = max(served.values(), key=lambda e: e.upper_99)
-    found = aim.outputs(held.split.held_out, dense_constants(best))
+    original, compressed = DenseView(program), DenseView(best)
+    found = aim.outputs(held.split.held_out, compressed.constants)
     exact = aim.error(held.reference, found)
     derived = derivative_figures(aim, exact, served, held.reference)
     value, found_value = aim.parts(held.reference)[0], aim.parts(found)[0]
     rms = value.square().mean(0).sqrt()
     worst = (value - found_value).abs().amax(0)
-    proven = output_bound(program, best, boxes)
-    drift, ntk_points, no_drift = affordable_drift(program, best, held.split.held_out)
+    proven = output_bound(original, compressed, boxes)
+    drift, ntk_points, no_drift = affordable_drift(original, compressed, held.split.held_out)
     limits = served_limits(best, held, aim) if target == "cuda" else {}
     precision = fastest_within(limits, tol) if limits else ""
     said = []
@@ -77,7 +79,7 @@ def output_certificate(
     return Certificate(
         tol=tol,
         kind="output",
-        layers=layer_records(program, best, moments, tol),
+        layers=layer_records(original, compressed, moments, tol),
         measured={
             "output_error": exact.value,
             "runtime_error": error.value,

@@ -26,8 +26,8 @@ class Op:
     torch: (arguments, attributes) -> value.  arity: number of arguments, None for any.  onnx: operator name or None
     (lowered by several nodes).  derivative: f'(x) of an elementwise op, or None.  lipschitz: attributes -> a constant
     with |f(x) - f(y)| <= L |x - y| everywhere, or None where there is none.  taylor: of an elementwise op, its Taylor
-    coefficients as formulas (see `hrt.program.taylor_table`).  kinked: some derivative jumps, at single points.  elementwise: every
-    number of the result comes from the numbers at its place, arguments broadcast.
+    coefficients as formulas (see `hrt.program.taylor_table`).  kinked: some derivative jumps, at single points.
+    elementwise: every number of the result comes from the numbers at its place, arguments broadcast.
     """
 
     name: str

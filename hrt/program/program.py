@@ -1,7 +1,7 @@
 """The Program: a topologically sorted list of nodes over the closed op table. What every other part works on."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -213,35 +213,6 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[str, ...]
 
 
-NARROW = (torch.float16, torch.bfloat16)
-
-
-def stored(program: Program) -> Program:
-    """The program with every plain constant rounded as the artifact keeps it: to float32, where it is not narrower."""
-    wide = {k: c for k, c in program.constants.items() if isinstance(c, Tensor) and c.dtype not in NARROW}
-    return program.with_constants({k: c.to(torch.float32) for k, c in wide.items()})
-
-
-def dense_constants(program: Program) -> dict[str, Tensor]:
-    """All constants as float64 tensors: what `evaluate` multiplies with."""
-    return {k: c.to(torch.float64) if isinstance(c, Tensor) else c.to_dense() for k, c in program.constants.items()}
-
-
 def program_nbytes(program: Program) -> int:
     """Bytes that must be resident to predict: packed weights, tables, orderings, biases and other constants."""
     return sum(c.numel() * c.element_size() if isinstance(c, Tensor) else c.nbytes for c in program.constants.values())
-
-
-def written_out(program: Program, names: Iterable[str], dtype: torch.dtype = torch.float32) -> Program:
-    """The same network with some weights as plain matrices of `dtype`."""
-    changed: dict[str, Constant] = {}
-    for name in names:
-        weight = program.constants[name]
-        changed[name] = (weight.to_dense(torch.float32) if isinstance(weight, HMatrix) else weight).to(dtype)
-    return program.with_constants(changed)
-
-
-def compressed_weights(program: Program) -> list[str]:
-    """The weights that are not one dense leaf."""
-    found = ((name, program.constants[name]) for name in program.weights)
-    return [name for name, w in found if isinstance(w, HMatrix) and not w.is_dense]

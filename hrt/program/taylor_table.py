@@ -1,8 +1,8 @@
-"""Taylor coefficients of every elementwise op, as formulas over symbols (`hrt.derivatives.symbols`): the table refers to them.
+"""Taylor coefficients of every elementwise op, as formulas over symbols (`hrt.derivatives.symbols`).
 
 A rule gets x and y = f(x) and gives f', f''/2 and f'''/6 there. Where these share a factor f', the others are given as
 ratios to it: D2 = f' (z2 + ratio z1^2) takes fewer products than f' z2 + (f''/2) z1^2. None is zero. Formulas were
-derived by hand and are compared with automatic differentiation in float64 (tests/test_taylor.py).
+derived by hand and are compared with automatic differentiation in float64 (tests/program/test_taylor_table.py).
 """
 
 import math
