@@ -64,17 +64,17 @@ def like(norm: Tensor, v: Tensor) -> Tensor:
 
 def _linear(node: Node, a: Sequence) -> Enclosure:
     value, w, size = a[0], a[1], math.prod(node.shape)
-    x, y, own = w.original.times(value.x), w.compressed.times(value.y), w.error.times(value.x)
+    x, y, error = w.original.times(value.x), w.compressed.times(value.y), w.error.times(value.x)
     c, r = value.x.centred()
     middle = w.error.times(point(c))
     if len(a) == 3:
-        x, y, own, middle = x + a[2].x, y + a[2].y, own + a[2].d, middle + a[2].d
+        x, y, error, middle = x + a[2].x, y + a[2].y, error + a[2].d, middle + a[2].d
     spread = w.error.norm * length(r, value.size)
-    own_norm = torch.fmin(length(own.magnitude, size), length(middle.magnitude, size) + spread * (1 + 8 * UNIT))
+    error_norm = torch.fmin(length(error.magnitude, size), length(middle.magnitude, size) + spread * (1 + 8 * UNIT))
     carried = w.compressed.times(value.d)
     limit = (w.compressed.rows + w.compressed.loose) * like(value.norm, x.lo) * (1 + 8 * UNIT)
-    d = own + carried.meet(Interval(-limit, limit))
-    return Enclosure.make(x, y, d, size, (own_norm + w.compressed.norm * value.norm) * (1 + 8 * UNIT))
+    d = error + carried.meet(Interval(-limit, limit))
+    return Enclosure.make(x, y, d, size, (error_norm + w.compressed.norm * value.norm) * (1 + 8 * UNIT))
 
 
 def _curve(node: Node, a: Sequence[Enclosure]) -> Enclosure:

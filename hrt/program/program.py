@@ -97,13 +97,13 @@ class Program:
         A constant that is anything else besides (an operand of another op, an output) is not among them: only a linear
         node can multiply by an H-matrix.
         """
-        found: dict[str, tuple[Node, ...]] = {}
+        uses: dict[str, tuple[Node, ...]] = {}
         for node in self.linear_nodes:
-            found[node.inputs[1]] = (*found.get(node.inputs[1], ()), node)
+            uses[node.inputs[1]] = (*uses.get(node.inputs[1], ()), node)
         other = {*self.outputs}
         for node in self.nodes:
             other.update(node.inputs[:1] + node.inputs[2:] if node.op == "linear" else node.inputs)
-        return {name: nodes for name, nodes in found.items() if name not in other}
+        return {name: nodes for name, nodes in uses.items() if name not in other}
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Per-sample shape of an input or node."""
@@ -129,13 +129,13 @@ class Program:
                         node.name: None,
                     }
         needed = set(self.outputs)
-        kept: list[Node] = []
+        reversed_nodes: list[Node] = []
         for node in (fused.get(n.name, n) for n in reversed(self.nodes)):
             if node is not None and node.name in needed:
                 needed.update(node.inputs)
-                kept.append(node)
+                reversed_nodes.append(node)
         constants = {k: c for k, c in self.constants.items() if k in needed}
-        return replace(self, nodes=tuple(reversed(kept)), constants=constants)
+        return replace(self, nodes=tuple(reversed(reversed_nodes)), constants=constants)
 
     def run(
         self,
