@@ -4,12 +4,15 @@ import json
 import os
 import pickle
 import re
+import resource
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import tracemalloc
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -26,7 +29,7 @@ import hrt
 from hrt.capture.torch_export import capture
 from hrt.certificate.certificate import Certificate
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.model.artifact import DIGEST, FORMAT_VERSION, read_header, save
+from hrt.model.artifact import DIGEST, FORMAT_VERSION, read_header
 from hrt.model.model import CompressedModel
 
 from models import any_hmatrix, linear_model, mixed_model, resealed
@@ -58,24 +61,47 @@ def assert_same_constant(a, b) -> None:
         assert (x is None and y is None) or same_numbers(x, y)
 
 
+def saved(model: CompressedModel) -> bytes:
+    """The bytes of its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "m.hrt")
+        return (Path(folder) / "m.hrt").read_bytes()
+
+
 @cache
 def mixed_bytes() -> bytes:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "m.hrt"
-        mixed_model().save(path)
-        return path.read_bytes()
+    return saved(mixed_model())
 
 
 @cache
 def small_bytes() -> bytes:
-    import tempfile
+    return saved(linear_model(any_hmatrix(5, 6, 5, depth=2, ordered=True)))
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "s.hrt"
-        linear_model(any_hmatrix(5, 6, 5, depth=2, ordered=True)).save(path)
-        return path.read_bytes()
+
+def table_of(data: bytes) -> dict:
+    """The JSON of a file: its tensors and the metadata."""
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+
+
+def forked(work: Callable[[], str]) -> tuple[str, int]:
+    """What `work` answers in a process of its own, and the signal that ended it: limits are the process's own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing, work().encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as file:
+        text = file.read()
+    return text, os.waitpid(child, 0)[1]
+
+
+def limit_memory(more: int) -> None:
+    """This process may take `more` bytes than it has."""
+    room = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
 
 
 @pytest.fixture
@@ -93,32 +119,36 @@ def refused(tmp_path):
     return check
 
 
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """The file of mixed_model."""
+    (tmp_path / "m.hrt").write_bytes(mixed_bytes())
+    return tmp_path / "m.hrt"
+
+
 class TestRoundTrip:
-    def test_is_bit_exact(self, tmp_path):
-        model = mixed_model()
-        model.save(tmp_path / "m.hrt")
-        found = hrt.load(tmp_path / "m.hrt")
+    def test_is_bit_exact(self, mixed):
+        found, model = hrt.load(mixed), mixed_model()
         assert list(found.program.constants) == list(model.program.constants)
         for name, value in model.program.constants.items():
             assert_same_constant(value, found.program.constants[name])
         assert (found.program.inputs, found.program.nodes) == (model.program.inputs, model.program.nodes)
         assert found.program.outputs == model.program.outputs
         assert (found.target, found.dense_nbytes, found.nbytes) == ("bytes", 12345, model.nbytes)
+        found.save(mixed)
+        assert mixed.read_bytes() == mixed_bytes()
 
-    def test_keeps_the_certificate_and_its_figures_that_are_not_finite(self, tmp_path):
-        model = mixed_model()
-        model.save(tmp_path / "m.hrt")
-        found = hrt.load(tmp_path / "m.hrt").certificate
-        assert found.layers == model.certificate.layers
-        assert found.measured["runtime_error"] == float("inf") and np.isnan(found.measured["per_output"][0])
-        assert (found.estimated, found.context) == (model.certificate.estimated, model.certificate.context)
-        assert hrt.load(tmp_path / "m.hrt").report() == model.report()
+    def test_keeps_the_certificate_and_its_figures_that_are_not_finite(self, mixed):
+        found, model = hrt.load(mixed), mixed_model()
+        assert found.certificate.layers == model.certificate.layers
+        figures = found.certificate.measured
+        assert figures["runtime_error"] == float("inf") and np.isnan(figures["per_output"][0])
+        assert found.certificate.estimated == model.certificate.estimated
+        assert found.certificate.context == model.certificate.context and found.report() == model.report()
 
-    def test_gives_the_same_numbers(self, tmp_path):
-        model = mixed_model()
-        model.save(tmp_path / "m.hrt")
+    def test_gives_the_same_numbers(self, mixed):
         x, z = np.random.default_rng(0).standard_normal((2, 9, 7))
-        for a, b in zip(model.predict((x, z[:, :5])), hrt.load(tmp_path / "m.hrt").predict((x, z[:, :5])), strict=True):
+        for a, b in zip(mixed_model().predict((x, z[:, :5])), hrt.load(mixed).predict((x, z[:, :5])), strict=True):
             assert np.array_equal(a, b)
 
     @settings(max_examples=40, deadline=None)
@@ -164,22 +194,8 @@ class TestRoundTrip:
         for a, b in zip(program.run(entry.inputs(4)), found.run(entry.inputs(4)), strict=True):
             assert torch.equal(a, b)
 
-    def test_same_model_gives_the_same_bytes_in_any_process(self, tmp_path):
-        code = "import sys; sys.path.insert(0, sys.argv[1]); from models import *; mixed_model().save(sys.argv[2])"
-        for seed in ("1", "2"):
-            path = tmp_path / seed
-            environment = {**os.environ, "PYTHONHASHSEED": seed}
-            subprocess.run([sys.executable, "-c", code, ROOT / "tests", path], check=True, env=environment)
-            assert path.read_bytes() == mixed_bytes()
-
-    def test_saving_what_was_loaded_gives_the_same_bytes(self, tmp_path):
-        (tmp_path / "a.hrt").write_bytes(mixed_bytes())
-        hrt.load(tmp_path / "a.hrt").save(tmp_path / "b.hrt")
-        assert (tmp_path / "b.hrt").read_bytes() == mixed_bytes()
-
-    def test_is_a_safetensors_file_that_others_can_read(self, tmp_path):
-        (tmp_path / "m.hrt").write_bytes(mixed_bytes())
-        with safetensors.safe_open(tmp_path / "m.hrt", framework="pt") as file:
+    def test_is_a_safetensors_file_that_others_can_read(self, mixed):
+        with safetensors.safe_open(mixed, framework="pt") as file:
             constants = mixed_model().program.constants
             assert same_numbers(file.get_tensor("a/leaves/value"), constants["a/leaves"])
             assert same_numbers(file.get_tensor("a/rows"), constants["a"].row_order)
@@ -187,67 +203,63 @@ class TestRoundTrip:
                 file.get_tensor("__metadata__/bfloat16"), constants["__metadata__"].leaves[0].dense.view(-1)
             )
             assert json.loads(file.metadata()["hrt"])["version"] == FORMAT_VERSION
+        assert table_of(mixed_bytes())["__metadata__"]["sha256"] == mixed_bytes()[DIGEST].decode()
 
-    def test_reads_a_file_by_any_kind_of_path(self, tmp_path):
-        path = tmp_path / "ü 雪.hrt"
-        mixed_model().save(str(path))
-        (tmp_path / "link.hrt").symlink_to(path)
-        assert repr(read_header(path)) == repr(read_header(str(tmp_path / "link.hrt")))
+    def test_by_any_kind_of_path_and_through_a_link(self, tmp_path):
+        path, link = tmp_path / "ü 雪.hrt", tmp_path / "link.hrt"
+        link.symlink_to(path)
+        mixed_model().save(str(link))
+        assert link.is_symlink() and path.read_bytes() == mixed_bytes()
+        assert repr(read_header(path)) == repr(read_header(str(link)))
 
-    def test_saving_through_a_link_keeps_the_link(self, tmp_path):
-        (tmp_path / "link.hrt").symlink_to(tmp_path / "real.hrt")
-        mixed_model().save(tmp_path / "link.hrt")
-        assert (tmp_path / "link.hrt").is_symlink() and (tmp_path / "real.hrt").read_bytes() == mixed_bytes()
-
-    def test_predicts_bitwise_the_same_where_the_class_cannot_be_imported(self, tmp_path):
-        source = tmp_path / "lab" / "vanishing.py"
-        source.parent.mkdir()
-        source.write_text(
+    def test_in_another_process_where_the_class_cannot_be_imported(self, tmp_path):
+        """It predicts bitwise the same, and another seed of hashes writes the same bytes."""
+        source = (
             "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
             "        torch.manual_seed(0)\n"
             "        self.a, self.b = torch.nn.Linear(3, 64), torch.nn.Linear(64, 2)\n"
             "    def forward(self, x):\n        return self.b(torch.tanh(self.a(x)))\n"
         )
         namespace: dict = {"__name__": "vanishing"}
-        exec(compile(source.read_text(), str(source), "exec"), namespace)
+        exec(source, namespace)
         model = hrt.compress(namespace["Net"](), tol=1e-2, progress=False)
         model.save(tmp_path / "net.hrt")
         x = np.random.default_rng(0).standard_normal((17, 3)).astype(np.float32)
         np.save(tmp_path / "x.npy", x)
-        source.unlink()
         code = textwrap.dedent("""
             import importlib.util, sys, numpy as np, hrt
+            sys.path.insert(0, sys.argv[1])
+            from models import mixed_model
             assert importlib.util.find_spec("vanishing") is None
             np.save("y.npy", hrt.load("net.hrt").predict(np.load("x.npy")))
+            mixed_model().save("mixed.hrt")
         """)
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+        environment = {**os.environ, "PYTHONHASHSEED": "1"}
+        subprocess.run([sys.executable, "-c", code, ROOT / "tests"], check=True, cwd=tmp_path, env=environment)
         assert model.predict(x).tobytes() == np.load(tmp_path / "y.npy").tobytes()
+        assert (tmp_path / "mixed.hrt").read_bytes() == mixed_bytes()
+
+    def test_tied_weights_are_stored_once(self, tmp_path):
+        net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+        net[2].weight = net[0].weight
+        hrt.compress(net, tol=1e-3, progress=False).save(tmp_path / "m.hrt")
+        assert len(hrt.load(tmp_path / "m.hrt").program.weights) == 1
 
 
 class TestDamage:
-    @settings(max_examples=150, deadline=None)
-    @given(cut=st.integers(0, len(mixed_bytes()) - 1))
-    def test_any_truncation_is_refused(self, cut, tmp_path_factory):
-        path = tmp_path_factory.mktemp("cut") / "m.hrt"
-        path.write_bytes(mixed_bytes()[:cut])
-        with pytest.raises(hrt.ArtifactError):
-            hrt.load(path)
-
-    @settings(max_examples=150, deadline=None)
-    @given(at=st.integers(0, len(mixed_bytes()) - 1), flip=st.integers(1, 255))
-    def test_any_changed_byte_is_refused(self, at, flip, tmp_path_factory):
+    @settings(max_examples=200, deadline=None)
+    @given(at=st.integers(0, len(mixed_bytes()) - 1), flip=st.integers(0, 255))
+    def test_any_changed_byte_and_any_truncation_is_refused(self, at, flip, tmp_path_factory):
         data = bytearray(mixed_bytes())
         data[at] ^= flip
-        path = tmp_path_factory.mktemp("flip") / "m.hrt"
-        path.write_bytes(data)
+        path = tmp_path_factory.mktemp("damaged") / "m.hrt"
+        path.write_bytes(data if flip else data[:at])
         with pytest.raises(hrt.ArtifactError):
             hrt.load(path)
 
-    def test_every_byte_of_a_small_file_is_protected(self, tmp_path):
+    def test_every_byte_of_the_header_is_protected(self, tmp_path):
         data, path = small_bytes(), tmp_path / "s.hrt"
-        path.write_bytes(data)
-        read_header(path)
-        for at in range(len(data)):
+        for at in range(8 + int.from_bytes(data[:8], "little")):
             changed = bytearray(data)
             changed[at] ^= 0x29 if data[at : at + 1] == b" " else 0x01  # a space becomes a tab, also valid in JSON
             path.write_bytes(changed)
@@ -305,8 +317,9 @@ class TestDamage:
         finally:
             tracemalloc.stop()
 
-    def test_a_table_that_claims_too_much_allocates_nothing(self, tmp_path):
-        claims = [
+    @pytest.mark.parametrize(
+        "shape, end",
+        [
             ([2**40], 2**42),
             ([2**31, 2**31], 2**64),
             ([2**62, 2**62, 0], 0),
@@ -314,37 +327,29 @@ class TestDamage:
             ([True], 4),
             ([1.0], 4),
             ("4", 16),
-        ]
-        data = small_bytes()
+        ],
+    )
+    def test_a_table_that_claims_too_much_allocates_nothing(self, shape, end, tmp_path):
+        data, path = small_bytes(), tmp_path / "m.hrt"
         size = len(data) - 8 - int.from_bytes(data[:8], "little")
-        for k, (shape, end) in enumerate(claims):
-            entry = {"dtype": "F32", "shape": shape, "data_offsets": [size, size + end]}
-            forged = resealed(data, lambda table, header, entry=entry: table.update({"more/value": entry}))
-            (tmp_path / f"{k}.hrt").write_bytes(forged)
-        code = textwrap.dedent("""
-            import resource, sys, hrt
-            room = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 2**27
-            resource.setrlimit(resource.RLIMIT_AS, (room, room))
-            for path in sys.argv[1:]:
-                try:
-                    hrt.load(path)
-                except hrt.ArtifactError:
-                    print("refused")
-        """)
-        paths = sorted(tmp_path.iterdir())
-        done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True)
-        assert (done.stdout.split(), done.stderr) == (["refused"] * len(claims), "")
+        entry = {"dtype": "F32", "shape": shape, "data_offsets": [size, size + end]}
+        path.write_bytes(resealed(data, lambda table, header: table.update({"more/value": entry})))
+
+        def refuses() -> str:
+            limit_memory(2**27)
+            with pytest.raises(hrt.ArtifactError):
+                hrt.load(path)
+            return "refused"
+
+        assert forked(refuses) == ("refused", 0)
 
 
 def leaf_table(file_bytes: bytes, change):
     """`file_bytes` with its leaf table (leaves, 5) changed in place by `change`."""
-    length = int.from_bytes(file_bytes[:8], "little")
-    table = json.loads(file_bytes[8 : 8 + length])
-    start, end = table["w/leaves"]["data_offsets"]
+    start, end = table_of(file_bytes)["w/leaves"]["data_offsets"]
 
     def payload(numbers: bytearray) -> None:
-        leaves = np.frombuffer(numbers, np.int16, (end - start) // 2, start).reshape(-1, 5)
-        change(leaves)
+        change(np.frombuffer(numbers, np.int16, (end - start) // 2, start).reshape(-1, 5))
 
     return resealed(file_bytes, lambda table, header: None, payload)
 
@@ -356,22 +361,20 @@ def set_leaf(row, column, value):
     return change
 
 
+GONE = object()
+
+
 def set_header(path, value):
+    """A change of what stands at `path` in the header."""
+
     def change(table, header):
-        target = header
-        for key in path[:-1]:
-            target = target[key]
-        target[path[-1]] = value
-
-    return change
-
-
-def drop(path):
-    def change(table, header):
-        target = header
-        for key in path[:-1]:
-            target = target[key]
-        del target[path[-1]]
+        *parents, last = path
+        for key in parents:
+            header = header[key]
+        if value is GONE:
+            del header[last]
+        else:
+            header[last] = value
 
     return change
 
@@ -379,9 +382,9 @@ def drop(path):
 class TestForgery:
     """The digest is right, the content is not: a typed error, never a crash."""
 
-    def test_resealing_nothing_is_accepted(self, tmp_path):
-        (tmp_path / "m.hrt").write_bytes(resealed(mixed_bytes(), lambda table, header: None))
-        hrt.load(tmp_path / "m.hrt")
+    def test_resealing_nothing_is_accepted(self, mixed):
+        mixed.write_bytes(resealed(mixed_bytes(), lambda table, header: None))
+        hrt.load(mixed)
 
     @pytest.mark.parametrize(
         "change",
@@ -406,19 +409,13 @@ class TestForgery:
             Leaf(0, 4, 3, 2, u=torch.ones(4, 1), vt=torch.ones(1, 2)),
             Leaf(4, 2, 0, 5, u=torch.ones(2, 0), vt=torch.ones(0, 5)),
         )
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            linear_model(HMatrix((6, 5), leaves)).save(Path(folder) / "m.hrt")
-            data = (Path(folder) / "m.hrt").read_bytes()
-        assert "malformed" in refused(leaf_table(data, change))
+        assert "malformed" in refused(leaf_table(saved(linear_model(HMatrix((6, 5), leaves))), change))
 
     @pytest.mark.parametrize(
         "name, value", [("w/codes", 4), ("w/codes", 3), ("w/codes", 255), ("w/rows", 0), ("w/cols", 77)]
     )
     def test_of_codes_and_orderings(self, name, value, refused):
-        length = int.from_bytes(small_bytes()[:8], "little")
-        start, end = json.loads(small_bytes()[8 : 8 + length])[name]["data_offsets"]
+        start, end = table_of(small_bytes())[name]["data_offsets"]
 
         def payload(numbers: bytearray) -> None:
             numbers[start:end] = bytes([value] * (end - start))
@@ -480,8 +477,9 @@ class TestForgery:
             set_header(("certificate", "layers"), [{}]),
             set_header(("certificate", "unknown"), 1),
             set_header(("dense_nbytes",), "many"),
-            *(drop((key,)) for key in ("program", "constants", "certificate", "target", "dense_nbytes", "version")),
-            drop(("format",)),
+            *(set_header((key,), GONE) for key in json.loads(table_of(small_bytes())["__metadata__"]["hrt"])),
+            set_header(("unknown",), 1),
+            set_header(("certificate", "layers"), [{"unknown": 1}]),
         ],
     )
     def test_of_the_header(self, change, refused):
@@ -489,8 +487,7 @@ class TestForgery:
 
     @pytest.mark.parametrize("header", ["[]", "null", "5", '"hrt"', "{", "[" * 100_000, "1" * 5000, ""])
     def test_of_the_whole_header(self, header, refused):
-        length = int.from_bytes(small_bytes()[:8], "little")
-        table = json.loads(small_bytes()[8 : 8 + length])
+        length, table = int.from_bytes(small_bytes()[:8], "little"), table_of(small_bytes())
         table["__metadata__"]["hrt"] = header
         text = json.dumps(table, separators=(",", ":")).encode()
         refused(len(text).to_bytes(8, "little") + text + small_bytes()[8 + length :])
@@ -514,57 +511,46 @@ class TestWhatIsNotTheFilesFault:
             (KeyboardInterrupt(), KeyboardInterrupt),
         ],
     )
-    def test_passes(self, error, expected, tmp_path, monkeypatch):
-        (tmp_path / "m.hrt").write_bytes(mixed_bytes())
-
+    def test_passes(self, error, expected, mixed, monkeypatch):
         def fail(_):
             raise error
 
         monkeypatch.setattr("hrt.model.artifact.check_program", fail)
         with pytest.raises(expected) as caught:
-            hrt.load(tmp_path / "m.hrt")
+            hrt.load(mixed)
         assert not isinstance(caught.value, hrt.HrtError)
 
-    def test_a_disk_that_fails_is_an_error_of_reading(self, tmp_path, monkeypatch):
-        (tmp_path / "m.hrt").write_bytes(mixed_bytes())
-
+    def test_a_disk_that_fails_is_an_error_of_reading(self, mixed, monkeypatch):
         def fail(*_):
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr("hrt.model.artifact._read", fail)
+        monkeypatch.setattr("hrt.model.artifact.torch.empty", fail)
         with pytest.raises(hrt.ArtifactError, match=r"m\.hrt cannot be read: Input/output error"):
-            hrt.load(tmp_path / "m.hrt")
+            hrt.load(mixed)
 
     def test_a_network_larger_than_the_memory_that_is_left(self, tmp_path):
-        linear_model(torch.zeros(4096, 8192)).save(tmp_path / "m.hrt")  # 134 MB
-        code = textwrap.dedent("""
-            import resource, sys, hrt
-            from hrt.artifact import read_header
-            read_header(sys.argv[1])
-            room = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 2**26
-            resource.setrlimit(resource.RLIMIT_AS, (room, room))
-            try:
-                hrt.load(sys.argv[1], backend="torch")
-            except MemoryError as error:
-                print("memory:", error)
-        """)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", code, tmp_path / "m.hrt"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.stdout.startswith(f"memory: {tmp_path / 'm.hrt'} needs more memory than there is"), done.stderr
+        path = tmp_path / "m.hrt"
+        linear_model(torch.zeros(4096, 8192)).save(path)  # 134 MB
+
+        def loads() -> str:
+            limit_memory(2**26)
+            with pytest.raises(MemoryError) as error:
+                hrt.load(path, backend="torch")
+            return str(error.value)
+
+        assert forked(loads)[0].startswith(f"{path} needs more memory than there is")
 
 
 @pytest.mark.parametrize("default", ["meta", "cuda"])
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
-def test_torchs_default_device_plays_no_part(default, backend, tmp_path):
-    (tmp_path / "m.hrt").write_bytes(mixed_bytes())
+def test_torchs_default_device_plays_no_part(default, backend, mixed, tmp_path):
     x, z = np.random.default_rng(0).standard_normal((2, 9, 7)).astype(np.float32)
     given = (x, z[:, :5].copy())
-    plain = hrt.load(tmp_path / "m.hrt", backend=backend)
+    plain = hrt.load(mixed, backend=backend)
     expected = [*plain.predict(given), *plain.predict(given, derivatives=["d0"])[1]]
     torch.set_default_device(default)
     try:
-        model = hrt.load(tmp_path / "m.hrt", backend=backend)
+        model = hrt.load(mixed, backend=backend)
         found = [*model.predict(given), *model.predict(given, derivatives=["d0"])[1]]
         model.save(tmp_path / "again.hrt")
     finally:
@@ -572,7 +558,7 @@ def test_torchs_default_device_plays_no_part(default, backend, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
     assert (tmp_path / "again.hrt").read_bytes() == mixed_bytes()
     with torch.device(default):
-        model = hrt.load(tmp_path / "m.hrt", backend=backend)
+        model = hrt.load(mixed, backend=backend)
     assert np.array_equal(model.predict(given)[0], expected[0])
 
 
@@ -608,39 +594,23 @@ class TestAtomicity:
             assert "No space left on device" in str(caught.value)
 
     def test_a_full_disk(self, old):
-        code = textwrap.dedent("""
-            import resource, sys, torch, hrt
-            sys.path.insert(0, sys.argv[1])
-            from models import linear_model
-            from hrt.hmatrix import HMatrix
-            model = linear_model(HMatrix.from_dense(torch.ones(300, 300)))
+        model = linear_model(HMatrix.from_dense(torch.ones(300, 300)))
+
+        def saves() -> str:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-            try:
-                model.save(sys.argv[2])
-            except hrt.ArtifactError as error:
-                print(error)
-                sys.exit(42)
-        """)
-        done = subprocess.run([sys.executable, "-c", code, ROOT / "tests", old], capture_output=True, text=True)
-        assert done.returncode == 42, done.stderr
-        assert "cannot be written" in done.stdout
+            with pytest.raises(hrt.ArtifactError) as error:
+                model.save(old)
+            return str(error.value)
+
+        assert "cannot be written" in forked(saves)[0]
         assert self.contents(old.parent) == {"net.hrt": b"old"}
 
-    def test_a_process_killed_before_the_rename_keeps_the_old_file(self, old):
-        code = textwrap.dedent("""
-            import os, signal, sys
-            sys.path.insert(0, sys.argv[1])
-            from models import mixed_model
-            os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-            mixed_model().save(sys.argv[2])
-        """)
-        done = subprocess.run([sys.executable, "-c", code, ROOT / "tests", old], capture_output=True)
-        assert done.returncode == -signal.SIGKILL
+    def test_a_process_killed_before_the_rename_keeps_the_old_file(self, old, monkeypatch):
+        monkeypatch.setattr(os, "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        assert forked(lambda: str(mixed_model().save(old))) == ("", signal.SIGKILL)
         assert old.read_bytes() == b"old"
         hidden = [name for name in self.contents(old.parent) if name != "net.hrt"]
         assert all(name.startswith(".hrt-") and name.endswith(".tmp") for name in hidden)
-        mixed_model().save(old)
-        assert old.read_bytes() == mixed_bytes()
 
     def test_a_folder_that_cannot_be_written(self, tmp_path, monkeypatch):
         def refuse(*_, **__):
@@ -650,12 +620,6 @@ class TestAtomicity:
         with pytest.raises(hrt.ArtifactError, match="Permission denied"):
             mixed_model().save(tmp_path / "net.hrt")
         assert not self.contents(tmp_path)
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-    def test_a_read_only_folder(self, tmp_path):
-        tmp_path.chmod(0o500)
-        with pytest.raises(hrt.ArtifactError, match="Permission denied"):
-            mixed_model().save(tmp_path / "net.hrt")
 
     def test_a_missing_folder_a_folder_and_a_device_are_refused(self, tmp_path):
         for path in (tmp_path / "no" / "net.hrt", tmp_path, Path("/dev/null")):
@@ -682,13 +646,13 @@ class TestAtomicity:
     def test_numbers_that_the_format_does_not_know_are_refused(self, constant, tmp_path):
         program = mixed_model().program.with_constants({"whole": constant})
         with pytest.raises(hrt.ArtifactError, match="cannot be stored"):
-            save(CompressedModel(program, Certificate(1e-3, "layers", ())), tmp_path / "m.hrt")
+            CompressedModel(program, Certificate(1e-3, "layers", ())).save(tmp_path / "m.hrt")
         assert not self.contents(tmp_path)
 
     def test_a_name_that_is_no_text_is_refused(self, tmp_path):
         program = mixed_model().program.with_constants({"\udc80": torch.ones(3)})
         with pytest.raises(hrt.ArtifactError, match="cannot be stored"):
-            save(CompressedModel(program, Certificate(1e-3, "layers", ())), tmp_path / "m.hrt")
+            CompressedModel(program, Certificate(1e-3, "layers", ())).save(tmp_path / "m.hrt")
 
 
 def unpickling_calls(source: str) -> list[str]:
@@ -701,36 +665,12 @@ def unpickling_calls(source: str) -> list[str]:
     return [line for line in lines if suspicious.search(line) and not any(s in line for s in safe)]
 
 
-class TestNoPickle:
-    @pytest.mark.parametrize("path", sorted((ROOT / "hrt").glob("*.py")), ids=lambda p: p.name)
-    def test_in_the_package(self, path):
-        """But where work is sent to the user's own processes and back; no file is read that way."""
-        calls = unpickling_calls(path.read_text("utf-8"))
-        assert (
-            all("pickle" in call and "load(" not in call for call in calls) if path.name == "parallel.py" else not calls
-        )
-
-    def test_is_found_where_it_is(self):
-        assert unpickling_calls("import pickle\nx = torch.load(p)\ny = np.load(q)\n") == [
-            "import pickle",
-            "x = torch.load(p)",
-            "y = np.load(q)",
-        ]
-        assert unpickling_calls("torch.load(p, weights_only=True); z = 1") == []
-
-    def test_torch_load_stands_in_the_reader_of_weights_alone(self):
-        users = [p.name for p in (ROOT / "hrt").glob("*.py") if "torch.load(" in p.read_text("utf-8")]
-        assert users == ["sources.py"]
-
-
-def test_the_digest_stands_at_a_fixed_place():
-    table = json.loads(mixed_bytes()[8 : 8 + int.from_bytes(mixed_bytes()[:8], "little")])
-    assert table["__metadata__"]["sha256"] == mixed_bytes()[DIGEST].decode()
-
-
-def test_tied_weights_are_stored_once(tmp_path):
-    net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
-    net[2].weight = net[0].weight
-    model = hrt.compress(net, tol=1e-3, progress=False)
-    model.save(tmp_path / "m.hrt")
-    assert len(hrt.load(tmp_path / "m.hrt").program.weights) == 1
+def test_no_file_is_read_by_pickle():
+    """parallel.py pickles work for the user's own processes, and reads no file that way."""
+    calls = {p: unpickling_calls(p.read_text("utf-8")) for p in (ROOT / "hrt").rglob("*.py")}
+    assert {p.name for p, lines in calls.items() if lines} <= {"parallel.py"}
+    assert not any("load(" in line for lines in calls.values() for line in lines)
+    assert unpickling_calls("import pickle\nx = torch.load(p)\ntorch.load(p, weights_only=True)") == [
+        "import pickle",
+        "x = torch.load(p)",
+    ]
