@@ -19,7 +19,7 @@ from hrt.certificate.paper_statements import (
     product,
     singular_values,
 )
-from hrt.hmatrix.hmatrix import STORAGE_NAME, HMatrix, relative, squared_norm
+from hrt.hmatrix.hmatrix import STORAGE_NAME, HMatrix, Place, relative, squared_norm
 from hrt.program.dense_view import DenseView
 
 
@@ -90,11 +90,10 @@ def block_errors(w: Tensor, h: HMatrix) -> list[float]:
     """||W_b - H_b||_F of every block b of `h`; leaves over the same block are added."""
     ordered = w if h.row_order is None else w[h.row_order.long()]
     ordered = ordered if h.col_order is None else ordered[:, h.col_order.long()]
-    blocks: dict[tuple[int, int, int, int], Tensor] = {}
-    for leaf in h.leaves:
-        key = (leaf.row, leaf.rows, leaf.col, leaf.cols)
-        blocks[key] = leaf.to_dense() + blocks.get(key, 0.0)
-    return [float((ordered[r : r + m, c : c + n] - block).norm()) for (r, m, c, n), block in blocks.items()]
+    return [
+        float((ordered[r : r + m, c : c + n] - sum((e.to_dense() for e in leaves), torch.zeros(()))).norm())
+        for (r, m, c, n), leaves in h.blocks().items()
+    ]
 
 
 def condition_note(spectra: Spectra | None, w: Tensor) -> str:
@@ -126,14 +125,9 @@ def describe(h: HMatrix) -> str:
     return f"{what}, ranks {min(ranks)}-{max(ranks)} {kinds}" if ranks else f"{what} {kinds}"
 
 
-def block_ranks(h: HMatrix) -> dict[tuple[int, int, int, int], int]:
+def block_ranks(h: HMatrix) -> dict[Place, int]:
     """The rank of every low-rank block: several leaves over one block are directions of different storage types."""
-    ranks: dict[tuple[int, int, int, int], int] = {}
-    for leaf in h.leaves:
-        if not leaf.is_dense:
-            place = (leaf.row, leaf.rows, leaf.col, leaf.cols)
-            ranks[place] = ranks.get(place, 0) + leaf.rank
-    return ranks
+    return {place: sum(e.rank for e in leaves) for place, leaves in h.blocks().items() if not leaves[0].is_dense}
 
 
 def reason(h: HMatrix, tol: float, weighted: bool) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from hrt.model.contents import Contents
 from hrt.runtime.torch_session import Session, open_session
 from hrt.schedule.precision import default_precision
 from hrt.support.devices import on_the_cpu
+from hrt.support.types import Kind
 
-Kind = TypeVar("Kind", np.ndarray, Tensor)
 ALIGNMENT = 64  # bytes, of what torch allocates
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
 CONTIGUOUS = torch.contiguous_format

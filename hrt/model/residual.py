@@ -4,7 +4,7 @@ the expression decide what is asked of the network.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from hrt.derivatives.expressions import Names, Term, Values, parse_expression
 from hrt.errors import InputError
 from hrt.model.contents import Predictor
-from hrt.support.types import Array, Inputs
+from hrt.support.types import Inputs, Kind
 
 
-def residual(model: Predictor, x: Inputs, expression: str | Callable[..., Any]) -> Array:
+def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Callable[..., Any]) -> Kind:
     """The residual of a differential equation at every row of `x`.
 
     The network computes in float32, and all derivatives that are named in one pass. What is made of them is float64.
@@ -60,7 +60,8 @@ def residual(model: Predictor, x: Inputs, expression: str | Callable[..., Any]) 
     if result.shape not in ((), (rows,)):
         raise InputError(f"Found a residual of shape {tuple(result.shape)}. Expected ({rows},), one number a row.")
     result = result.expand(rows).clone()
-    return result.numpy() if arrays else result
+    answer: Any = result.numpy() if arrays else result
+    return answer
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from hrt.capture.torch_export import capture
 from hrt.certificate import output_bound as bounds
 from hrt.certificate.certificate import BOX_BOUND
 from hrt.certificate.output_bound import RULES, output_bound
-from hrt.matrix_compression.compress_matrix import compress_for
 from hrt.program.dense_view import DenseView, stored
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program, Value
@@ -38,9 +37,7 @@ def captured(net: nn.Module, *widths: int) -> Program:
 
 
 def compressed(program: Program, tol: float) -> Program:
-    changed = {
-        k: compress_for(program.constants[k], tol=tol, storage="auto", seed=0, target="bytes") for k in program.weights
-    }
+    changed = {k: hrt.compress_matrix(program.constants[k], tol=tol, storage="auto") for k in program.weights}
     return stored(program.with_constants(changed))
 
 
@@ -62,12 +59,16 @@ def worst(program: Program, other: Program, boxes, seed: int = 0) -> Tensor:
 
 def holds(program: Program, other: Program, boxes, seed: int = 0) -> Tensor | None:
     """The bound, after checking it; None where there is none."""
-    found = output_bound(DenseView(program), DenseView(other), boxes).per_output
+    found = bound(program, other, boxes).per_output
     if found is None:
         return None
     limit = torch.tensor(found, dtype=torch.float64)
     assert bool((worst(program, other, boxes, seed) <= limit).all())
     return limit
+
+
+def bound(program: Program, other: Program, boxes) -> bounds.OutputBound:
+    return output_bound(DenseView(program), DenseView(other), boxes)
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def test_is_reached_at_a_corner_by_a_single_layer(tol):
     program = captured(net, 7)
     other = compressed(program, tol)
     boxes = [hrt.Box([-1.0, 0, 2, -3, 0.5, 0, -9], [1.0, 0.1, 4, -1, 0.5, 8, 1])]
-    found = output_bound(DenseView(program), DenseView(other), boxes).per_output
+    found = bound(program, other, boxes).per_output
     w, h = program.constants, DenseView(other).constants
     (node,) = program.linear_nodes
     for i, limit in enumerate(found or ()):
@@ -238,7 +239,7 @@ def test_is_reached_at_a_corner_by_a_single_layer(tol):
 def test_a_point_gives_the_difference_there():
     program = captured(mlp(3, 16, 16, 2).double(), 3)
     other, x = compressed(program, 1e-1), [0.3, 0.1, 0.7]
-    found = output_bound(DenseView(program), DenseView(other), [hrt.Box(x, x)])
+    found = bound(program, other, [hrt.Box(x, x)])
     there = torch.tensor([x], dtype=torch.float64)
     expected = (evaluate(program, [there]) - evaluate(other, [there], DenseView(other).constants)).abs()[0]
     assert found.per_output == pytest.approx(expected.tolist(), rel=1e-9) and found.boxes == 1
@@ -246,10 +247,7 @@ def test_a_point_gives_the_difference_there():
 
 def test_an_unchanged_network_is_off_by_nothing():
     program = captured(mlp(3, 8, 2), 3)
-    assert output_bound(DenseView(program), DenseView(stored(program)), [hrt.Box([0] * 3, [1] * 3)]).per_output == (
-        0.0,
-        0.0,
-    )
+    assert bound(program, stored(program), [hrt.Box([0] * 3, [1] * 3)]).per_output == (0.0, 0.0)
 
 
 def test_more_boxes_are_never_worse(monkeypatch):
@@ -257,12 +255,7 @@ def test_more_boxes_are_never_worse(monkeypatch):
     other, found = compressed(program, 1e-1), []
     for count in (1, 8, 64, 512):
         monkeypatch.setattr(bounds, "MAX_BOXES", count)
-        found.append(
-            max(
-                output_bound(DenseView(program), DenseView(other), [hrt.Box([-2, -2], [2, 2])]).per_output
-                or (math.inf,)
-            )
-        )
+        found.append(max(bound(program, other, [hrt.Box([-2, -2], [2, 2])]).per_output or (math.inf,)))
     assert all(b <= a for a, b in itertools.pairwise(found)) and found[-1] < 0.7 * found[0]
 
 
@@ -271,20 +264,20 @@ class TestReasons:
     box = (hrt.Box([0] * 3, [1] * 3),)
 
     def test_samples_are_no_box(self):
-        found = output_bound(DenseView(self.program), DenseView(self.program), None)
+        found = bound(self.program, self.program, None)
         assert found.per_output is None and "samples" in found.reason
 
     def test_an_op_without_a_rule_is_named(self, monkeypatch):
         monkeypatch.delitem(RULES, "tanh")
-        assert output_bound(DenseView(self.program), DenseView(self.program), self.box).reason == "no rule for op tanh"
+        assert bound(self.program, self.program, self.box).reason == "no rule for op tanh"
 
     def test_large_layers_are_skipped(self, monkeypatch):
         monkeypatch.setattr(bounds, "MAX_SIDE", 7)
-        assert "8 x 3, larger than 7" in output_bound(DenseView(self.program), DenseView(self.program), self.box).reason
+        assert "8 x 3, larger than 7" in bound(self.program, self.program, self.box).reason
 
     def test_a_range_that_leaves_the_domain_names_the_place(self):
         program = captured(nn.Sequential(nn.Linear(3, 2), Apply(torch.log)).double(), 3)
-        found = output_bound(DenseView(program), DenseView(compressed(program, 0.5)), (hrt.Box([-9] * 3, [9] * 3),))
+        found = bound(program, compressed(program, 0.5), (hrt.Box([-9] * 3, [9] * 3),))
         assert found.per_output is None and "log" in found.reason
 
     @pytest.mark.parametrize("given", [None, torch.ones(3, 2), [[0.0]], (box[0], torch.ones(1)), ()])
