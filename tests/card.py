@@ -121,9 +121,9 @@ def model():
 
 def serve(model, **options):
     if ON_CARD:
-        return hrt.CompressedModel(model.program, model.certificate, "cuda", "cuda", dense_nbytes=1, **options)
-    served = hrt.CompressedModel(model.program, model.certificate, "cuda", dense_nbytes=1, **options)
-    served.session = CudaSession(model.program, None, model.precision)
+        return hrt.CompressedModel(model.program, model.certificate, "cuda", 1, backend="cuda", **options)
+    served = hrt.CompressedModel(model.program, model.certificate, "cuda", 1, **options)
+    vars(served)["session"] = CudaSession(model.program, None, model.precision)  # what was not opened yet
     return served
 
 

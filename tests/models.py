@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,3 +151,25 @@ def resealed(
     out = bytearray(len(text).to_bytes(8, "little") + text + numbers)
     out[DIGEST] = hashlib.sha256(out).hexdigest().encode()
     return bytes(out)
+
+
+def file_bytes(model: CompressedModel) -> bytes:
+    """The bytes of its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "m.hrt")
+        return (Path(folder) / "m.hrt").read_bytes()
+
+
+@cache
+def mixed_bytes() -> bytes:
+    return file_bytes(mixed_model())
+
+
+@cache
+def small_bytes() -> bytes:
+    return file_bytes(linear_model(any_hmatrix(5, 6, 5, depth=2, ordered=True)))
+
+
+def table_of(data: bytes) -> dict:
+    """The JSON of a file: its tensors and the metadata."""
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

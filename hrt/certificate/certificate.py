@@ -23,15 +23,33 @@ class Statement:
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One weight matrix W, what became of it (H, the numbers as stored), and why. All errors are relative, in float64.
+    """One weight matrix W, and H, the stored numbers that replace it. All errors are relative, in float64.
 
-    Measured: `frobenius`; `weighted`, in the norm of the calibration inputs (None without inputs); `spectral`, by
-    singular values (None for large matrices); `condition` and `condition_compressed`, of W and H (None where infinite,
-    as `condition_note` says, or not computed).
-    Estimated, where `spectral` is not measured: `spectral_estimate`, the ratio of two Lanczos values, each at most the
-    norm it stands for; `spectral_upper`, exceeded with probability at most 1e-6 (`hrt.certificate.norms`).
-    Guaranteed: `spectral_bound`, ||E||_2 <= min(||E||_F, the singular value with its rounding) over ||W||_2 from below.
-    statements: the paper's bounds beside the measured figures.
+    Args:
+        name: Of the weight in the network.
+        shape: (rows, columns).
+        structure: In words, such as "H 22 blocks, 8 dense, ranks 1-9 float16".
+        nbytes: Bytes of H.
+        dense_nbytes: Bytes of W in float32.
+        frobenius: Measured error in the Frobenius norm.
+        weighted: Measured error in the norm of the calibration inputs. None without inputs.
+        spectral_estimate: Estimated error in the spectral norm, the ratio of two Lanczos values, each at most the norm
+            it stands for. None where `spectral` is measured.
+        reason: Why this structure.
+        spectral: Measured error in the spectral norm, by singular values. None for large matrices.
+        spectral_upper: Estimate that the error exceeds with probability at most 1e-6. None where `spectral` is measured.
+        spectral_bound: Guaranteed error in the spectral norm: min(||E||_F, the singular value with its rounding) over
+            ||W||_2 from below.
+        condition: Measured condition number of W. None where infinite or not computed, as `condition_note` says.
+        condition_compressed: The same of H.
+        condition_note: In words.
+        statements: The paper's bounds beside the measured figures.
+
+    Example:
+        >>> import torch, hrt
+        >>> record = hrt.compress(torch.nn.Linear(16, 16), tol=1e-2, progress=False).certificate.layers[0]
+        >>> record.shape, record.frobenius <= 1e-2
+        ((16, 16), True)
     """
 
     name: str
@@ -56,29 +74,39 @@ class LayerRecord:
 class Certificate:
     """What is promised of a compressed network, and on what grounds.
 
-    tol: the tolerance asked for.  kind: "output" (relative L2 error of the output on held-out inputs) or "layers"
-    (relative Frobenius error of every weight; no inputs were given).
-    measured: figures computed on the stored numbers: `output_error` (float64 arithmetic), `runtime_error` (float32
-        arithmetic, the worst of the CPU backends in `runtimes`), `per_output` (relative error of each output column),
-        `output_rms` and `max_abs_error` of each output column on the held-out rows (float64 arithmetic), `ntk_drift`,
-        ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel (`hrt.tangent_kernel.ntk`) on the first `ntk_points`
-        held-out rows; missing where it is too large to compute beside a compression (`no_ntk_drift` says so). Where
-        derivatives were asked for, by name such as "d0d0": `derivative_error`, `derivative_runtime_error` and
-        `derivative_rms`, each derivative of all outputs together, as the three above.
-    estimated: `unseen_probability_99`, the probability of the rarest kind of input that the held-out rows contain with
-        99 % confidence, 1 - 0.01^(1/rows): of rarer ones the certificate says nothing. `output_error_upper_99`, the
-        one-sided 99 % upper confidence limit for new inputs from the same distribution, `derivative_error_upper_99`
-        that of each derivative by name; for the target "cuda" also `output_error_upper_99_in_bf16`, `_in_fp16`,
-        `_in_tf32`, with the rounding of that arithmetic emulated, the largest of value and derivatives.
-    guaranteed: what holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output column
-        over the whole hrt.Box, for the stored numbers in exact arithmetic (the rounding of a runtime is not in it).
-        Of derivatives nothing is guaranteed.
-    context: how many rows calibrated and verified, the seed, versions, remarks; `no_output_bound`: why there is none;
-        `precision`: the arithmetic chosen for a GPU (see `precision`); `runtimes`: the CPU backends that kept `tol`;
-        `derivatives`: the names held to `tol`; `kinks`: the ops whose derivatives jump somewhere ("relu (layers.1)");
-        `outputs`, of a network that is served with derivatives among its outputs: what each of them is held to `tol`
-        as, "value", a derivative's name, or "not bounded" (see `hrt.certificate.derivative_outputs`).
-    statements: bounds of the whole network beside the measured figures.
+    Args:
+        tol: The tolerance asked for.
+        kind: "output" (relative L2 error of the output on held-out inputs) or "layers" (relative Frobenius error of
+            every weight; no inputs were given).
+        layers: A record of every weight.
+        measured: Figures computed on the stored numbers. `output_error` (float64 arithmetic), `runtime_error` (float32
+            arithmetic, the worst of the CPU backends in `runtimes`), `per_output` (relative error of each output
+            column), `output_rms` and `max_abs_error` of each output column on the held-out rows (float64 arithmetic).
+            `ntk_drift`, ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel on the first
+            `ntk_points` held-out rows; missing where it costs too much (`no_ntk_drift` says so). Where derivatives were
+            asked for, by name such as "d0d0": `derivative_error`, `derivative_runtime_error` and `derivative_rms`,
+            each derivative of all outputs together.
+        estimated: `unseen_probability_99`, the probability of the rarest kind of input that the held-out rows contain
+            with 99 % confidence, 1 - 0.01^(1/rows): of rarer ones the certificate says nothing.
+            `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs of the same distribution,
+            and `derivative_error_upper_99`, by name. For the target "cuda" also `output_error_upper_99_in_bf16`,
+            `_in_fp16` and `_in_tf32`, with the rounding of that arithmetic emulated, the largest of value and
+            derivatives.
+        guaranteed: What holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output
+            column over the whole hrt.Box, for the stored numbers in exact arithmetic, without a runtime's rounding. Of
+            derivatives nothing is guaranteed.
+        context: How many rows calibrated and verified, the seed, versions, remarks. `no_output_bound`: why there is
+            none. `precision`: the arithmetic chosen for a GPU. `runtimes`: the CPU backends that kept `tol`.
+            `derivatives`: the names held to `tol`. `kinks`: the ops whose derivatives jump ("relu (layers.1)").
+            `outputs`, of a network with derivatives among its outputs: what each is held to `tol` as, "value", a
+            derivative's name, or "not bounded".
+        statements: Bounds of the whole network beside the measured figures.
+
+    Example:
+        >>> import torch, hrt
+        >>> certificate = hrt.compress(torch.nn.Linear(3, 2), tol=1e-2, progress=False).certificate
+        >>> certificate.kind, certificate.guaranteed
+        ('layers', {'relative_frobenius_error_of_every_weight': 0.01})
     """
 
     tol: float
@@ -92,9 +120,7 @@ class Certificate:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """The CPU backends that this certificate speaks of: those whose arithmetic was verified, or, where only weights
-        are promised, any.
-        """
+        """The CPU backends whose arithmetic was verified; any, where only weights are promised."""
         if self.kind != "output":
             return ("torch", "onnxruntime")
         named = self.context.get("runtimes")
@@ -116,7 +142,9 @@ class Certificate:
 
     @staticmethod
     def from_header(header: Mapping[str, Any]) -> "Certificate":
-        """The inverse of `to_header`; fields that an older version did not write keep their defaults."""
+        """The inverse of `to_header`. Fields that an older version did not write keep their defaults. Unknown fields are
+        a TypeError; msgspec would ignore those of a dataclass.
+        """
         layers = tuple(
             LayerRecord(**{**r, "shape": tuple(r["shape"]), "statements": _statements(r)}) for r in header["layers"]
         )

@@ -21,18 +21,18 @@ def held_as(certificate: Certificate, outputs: Sequence[str]) -> dict[str, str]:
     return {name: known.get(name, UNBOUNDED) if isinstance(known, Mapping) else value for name in outputs}
 
 
-def with_derivatives(certificate: Certificate, program: Program, found: Differentiated) -> Certificate:
-    """The certificate of `found`, in which derivatives of `program` stand behind its outputs, from that of `program`.
+def with_derivatives(certificate: Certificate, program: Program, made: Differentiated) -> Certificate:
+    """The certificate of `made`, in which derivatives of `program` stand behind its outputs, from that of `program`.
 
     A derivative is bounded where it is one of a bounded value and the certificate lists it, in whatever spelling. The
     others come from the same weights, and nothing was asked of them.
     """
     outputs = held_as(certificate, program.outputs)
     listed = {coordinates(name): name for name in certificate.derivatives}
-    asked = [(name, listed.get(coordinates(d), UNBOUNDED)) for d in found.derivatives for name in program.outputs]
-    for new, (name, held) in zip(found.program.outputs[len(program.outputs) :], asked, strict=True):
+    asked = [(name, listed.get(coordinates(d), UNBOUNDED)) for d in made.derivatives for name in program.outputs]
+    for new, (name, held) in zip(made.program.outputs[len(program.outputs) :], asked, strict=True):
         outputs[new] = held if outputs[name] == VALUE else UNBOUNDED
-    kinks = dict.fromkeys([*certificate.context.get("kinks", ()), *found.kinks])
+    kinks = dict.fromkeys([*certificate.context.get("kinks", ()), *made.kinks])
     return replace(certificate, context={**certificate.context, "outputs": outputs, "kinks": list(kinks)})
 
 
@@ -45,10 +45,10 @@ def limits(certificate: Certificate, outputs: Sequence[str]) -> dict[str, float 
     figures = {VALUE: estimated.get("output_error_upper_99"), **estimated.get("derivative_error_upper_99", {})}
     kinds = held_as(certificate, outputs)
     shared = Counter(kinds.values())
-    found: dict[str, float | str] = {}
+    by_output: dict[str, float | str] = {}
     for name, held in kinds.items():
         limit = figures.get(held)
-        found[name] = UNBOUNDED
+        by_output[name] = UNBOUNDED
         if isinstance(limit, float) and math.isfinite(limit):
-            found[name] = f"{limit} of {shared[held]} outputs together" if shared[held] > 1 else limit
-    return found
+            by_output[name] = f"{limit} of {shared[held]} outputs together" if shared[held] > 1 else limit
+    return by_output

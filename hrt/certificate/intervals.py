@@ -114,10 +114,6 @@ def _least(values: Sequence[Tensor]) -> Tensor:
     return out
 
 
-def _nowhere(_: Attrs) -> tuple[float, ...]:
-    return ()
-
-
 def _everywhere(x: Interval, _: Attrs) -> Tensor:
     return torch.ones_like(x.lo, dtype=torch.bool)
 
@@ -134,8 +130,8 @@ class Curve:
     delta^2, since f (or f') is flat there.
     """
 
-    turns: Callable[[Attrs], Sequence[float]] = _nowhere
-    bends: Callable[[Attrs], Sequence[float]] = _nowhere
+    turns: Callable[[Attrs], Sequence[float]] = lambda _: ()
+    bends: Callable[[Attrs], Sequence[float]] = lambda _: ()
     domain: Callable[[Interval, Attrs], Tensor] = _everywhere
     ulps: int = 64
     relative: bool = False
@@ -212,16 +208,12 @@ def _at(*points: float) -> Callable[[Attrs], Sequence[float]]:
     return lambda _: points
 
 
-def _limits(t: Attrs) -> Sequence[float]:
-    return [v for v in (t["low"], t["high"]) if v is not None]
-
-
-def _positive(x: Interval, _: Attrs) -> Tensor:
-    return x.lo > 0
-
-
 def _one_side(x: Interval, _: Attrs) -> Tensor:
     return (x.lo > 0) | (x.hi < 0)
+
+
+def _limits(t: Attrs) -> Sequence[float]:
+    return [v for v in (t["low"], t["high"]) if v is not None]
 
 
 def _power_domain(x: Interval, t: Attrs) -> Tensor:
@@ -231,21 +223,16 @@ def _power_domain(x: Interval, t: Attrs) -> Tensor:
     return x.lo >= 0 if p > 1 else x.lo > 0
 
 
-def _gelu_turns(t: Attrs) -> Sequence[float]:
-    return (-0.7524614220710162,) if t["approximate"] == "tanh" else (-0.7517915246935645,)
-
-
-def _gelu_bends(t: Attrs) -> Sequence[float]:
-    return (-1.4185040087908283, 1.4185040087908283) if t["approximate"] == "tanh" else (-math.sqrt(2), math.sqrt(2))
-
-
 CURVES: dict[str, Curve | Wave] = {
     "tanh": Curve(bends=_at(0.0)),
     "sin": Wave(math.pi / 2, 0.0),
     "cos": Wave(0.0, -math.pi / 2),
     "sigmoid": Curve(bends=_at(0.0)),
     "silu": Curve(_at(-1.278464542761074), _at(-2.3993572805154676, 2.3993572805154676)),
-    "gelu": Curve(_gelu_turns, _gelu_bends),
+    "gelu": Curve(
+        lambda t: (-0.7524614220710162 if t["approximate"] == "tanh" else -0.7517915246935645,),
+        lambda t: [s * (1.4185040087908283 if t["approximate"] == "tanh" else math.sqrt(2)) for s in (-1, 1)],
+    ),
     "mish": Curve(_at(-1.1924312145154952), _at(-2.256376396360793, 1.4905711794854286)),
     "relu": Curve(ulps=0),
     "leaky_relu": Curve(_at(0.0), ulps=4),
@@ -255,8 +242,8 @@ CURVES: dict[str, Curve | Wave] = {
     "neg": Curve(ulps=0),
     "abs": Curve(_at(0.0), ulps=0),
     "exp": Curve(relative=True),
-    "log": Curve(domain=_positive),
-    "sqrt": Curve(domain=_positive, relative=True),
+    "log": Curve(domain=lambda x, _: x.lo > 0),
+    "sqrt": Curve(domain=lambda x, _: x.lo > 0, relative=True),
     "reciprocal": Curve(domain=_one_side, relative=True),
     "erf": Curve(bends=_at(0.0)),
     "atan": Curve(bends=_at(0.0)),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hrt.calibration.moments import Moments
 from hrt.certificate.certificate import LayerRecord, Statement
-from hrt.certificate.norms import Estimate, estimate_spectral_norm, length, product_rounding, to_float64
+from hrt.certificate.norms import Estimate, estimate_spectral_norm, length, product_rounding
 from hrt.certificate.paper_statements import (
     Spectra,
     condition,
@@ -20,40 +20,29 @@ from hrt.certificate.paper_statements import (
     singular_values,
 )
 from hrt.hmatrix.hmatrix import STORAGE_NAME, HMatrix, Place, relative, squared_norm
-from hrt.program.program import Constant, Program
+from hrt.program.dense_view import DenseView
 
 
 def layer_records(
-    program: Program,
-    result: Program,
-    moments: Mapping[str, Moments],
-    tol: float,
-    dense: Mapping[str, Tensor] | None = None,
+    original: DenseView, compressed: DenseView, moments: Mapping[str, Moments], tol: float
 ) -> tuple[LayerRecord, ...]:
-    """One record per weight of `program`, which became the constant of the same name in `result`.
+    """One record per weight of `original`, which became the constant of the same name in `compressed`.
 
-    moments: what the weights see; where they are missing, `tol` was asked of the Frobenius norm.  dense: the constants
-    of `result` written out in float64, where somebody has them.
+    moments: what the weights see; where they are missing, `tol` was asked of the Frobenius norm.
     """
-    return tuple(
-        layer_record(
-            name,
-            to_float64(program.constants[name]),
-            result.constants[name],
-            moments[name].second if name in moments else None,
-            tol,
-            None if dense is None else dense[name],
-        )
-        for name in program.weights
-    )
+    records = []
+    for name in original.program.weights:
+        constant, second = compressed.program.constants[name], moments[name].second if name in moments else None
+        h = HMatrix.from_dense(constant) if isinstance(constant, Tensor) else constant
+        records.append(layer_record(name, original.constants[name], (h, compressed.constants[name]), second, tol))
+    return tuple(records)
 
 
 def layer_record(
-    name: str, w: Tensor, compressed: Constant, second: Tensor | None, tol: float, dense: Tensor | None = None
+    name: str, w: Tensor, compressed: tuple[HMatrix, Tensor], second: Tensor | None, tol: float
 ) -> LayerRecord:
-    """The record of W (m, n) float64 as `compressed`, which `dense` is in float64. second: E[x x^T] of its inputs."""
-    h = HMatrix.from_dense(compressed) if isinstance(compressed, Tensor) else compressed
-    dense = h.to_dense() if dense is None else dense
+    """The record of W (m, n) float64. compressed: H, and H written out in float64.  second: E[x x^T] of its inputs."""
+    h, dense = compressed
     e = w - dense
     frobenius, spectra = squared_norm(e, None), Spectra.of(w, dense)
     limits = [] if spectra is None else [spectra.error * (1 + 2 * spectra.rounding)]

@@ -9,8 +9,8 @@ carries enclosures from its arguments to its result; RULES is keyed like the op 
     products    x1 x2 - y1 y2 = d1 x2 + y1 d2
 
 and the box is bisected where its bound is worst, as often as a fixed amount of work allows. Arithmetic rounds outwards
-(`hrt.certificate.intervals`), so that the result holds for the stored numbers in exact arithmetic; the rounding of a float32 or
-tf32 runtime is not in it.
+(`hrt.certificate.intervals`), so that the result holds for the stored numbers in exact arithmetic. The rounding of a
+float32 or tf32 runtime is not in it.
 """
 
 import math
@@ -24,9 +24,10 @@ from torch import Tensor
 
 from hrt.calibration.samples import Box
 from hrt.certificate.intervals import CURVES, TINY, UNIT, Interval, around, gamma, point, up, where
-from hrt.certificate.norms import FAINT, MAX_SIDE, Weight, length, to_float64
+from hrt.certificate.norms import FAINT, MAX_SIDE, Weight, length
+from hrt.program.dense_view import DenseView
 from hrt.program.op_table import TABLE
-from hrt.program.program import Constant, Node, Program
+from hrt.program.program import Node
 
 WORK = 4e9  # floating-point operations that bisecting the box may cost
 MAX_BOXES = 4096
@@ -63,17 +64,17 @@ def like(norm: Tensor, v: Tensor) -> Tensor:
 
 def _linear(node: Node, a: Sequence) -> Enclosure:
     value, w, size = a[0], a[1], math.prod(node.shape)
-    x, y, own = w.original.times(value.x), w.compressed.times(value.y), w.error.times(value.x)
+    x, y, error = w.original.times(value.x), w.compressed.times(value.y), w.error.times(value.x)
     c, r = value.x.centred()
     middle = w.error.times(point(c))
     if len(a) == 3:
-        x, y, own, middle = x + a[2].x, y + a[2].y, own + a[2].d, middle + a[2].d
+        x, y, error, middle = x + a[2].x, y + a[2].y, error + a[2].d, middle + a[2].d
     spread = w.error.norm * length(r, value.size)
-    own_norm = torch.fmin(length(own.magnitude, size), length(middle.magnitude, size) + spread * (1 + 8 * UNIT))
+    error_norm = torch.fmin(length(error.magnitude, size), length(middle.magnitude, size) + spread * (1 + 8 * UNIT))
     carried = w.compressed.times(value.d)
     limit = (w.compressed.rows + w.compressed.loose) * like(value.norm, x.lo) * (1 + 8 * UNIT)
-    d = own + carried.meet(Interval(-limit, limit))
-    return Enclosure.make(x, y, d, size, (own_norm + w.compressed.norm * value.norm) * (1 + 8 * UNIT))
+    d = error + carried.meet(Interval(-limit, limit))
+    return Enclosure.make(x, y, d, size, (error_norm + w.compressed.norm * value.norm) * (1 + 8 * UNIT))
 
 
 def _curve(node: Node, a: Sequence[Enclosure]) -> Enclosure:
@@ -222,10 +223,11 @@ class OutputBound:
     boxes: int = 0
 
 
-def output_bound(program: Program, compressed: Program, boxes: Sequence[Box] | None) -> OutputBound:
-    """A bound of |f - f_h| over `boxes`, one per input: f is `program` as captured, f_h `compressed` as stored, both in
-    exact arithmetic.
+def output_bound(original: DenseView, compressed: DenseView, boxes: Sequence[Box] | None) -> OutputBound:
+    """A bound of |f - f_h| over `boxes`, one per input, in exact arithmetic. f is `original` as captured, f_h
+    `compressed` as stored.
     """
+    program = original.program
     if boxes is None:
         return OutputBound(None, "the inputs are samples, not hrt.Box: nothing says where else the network is used")
     if [v.shape for v in program.inputs] != [(b.width,) for b in boxes]:
@@ -237,22 +239,19 @@ def output_bound(program: Program, compressed: Program, boxes: Sequence[Box] | N
         if max(shape := program.constants[name].shape) > MAX_SIDE:
             return OutputBound(None, f"{name} is {shape[0]} x {shape[1]}, larger than {MAX_SIDE}: skipped to save time")
     with torch.no_grad():
-        return _Search(program, compressed, boxes).run()
+        return _Search(original, compressed, boxes).run()
 
 
 class _Search:
     """Bisects the box where its bound is worst."""
 
-    def __init__(self, program: Program, compressed: Program, boxes: Sequence[Box]):
+    def __init__(self, original: DenseView, compressed: DenseView, boxes: Sequence[Box]):
+        program, w, h = original.program, original.constants, compressed.constants
         self.program, self.boxes, self.trouble = program, boxes, ""
-        made = {k: Weight.make(program.constants[k], compressed.constants[k]) for k in program.weights}
+        made = {k: Weight.make(w[k], h[k], compressed.program.constants[k]) for k in program.weights}
         self.weights = {n.name: made[n.inputs[1]] for n in program.linear_nodes}
         plain = {name for n in program.nodes for k, name in enumerate(n.inputs) if k != 1 or n.name not in self.weights}
-        self.known = {
-            k: _constant(c, compressed.constants[k])
-            for k, c in program.constants.items()
-            if k in plain or k in program.outputs
-        }
+        self.known = {k: _constant(w[k], h[k]) for k in w if k in plain or k in program.outputs}
         # two products each with W, H, E, for d and for the centre; some hundred operations an entry for the rest
         sizes = {name: math.prod(program.constants[name].shape) for name in program.weights}
         work = 20.0 * sum(sizes[n.inputs[1]] * math.prod(n.shape[:-1]) for n in program.linear_nodes)
@@ -309,7 +308,7 @@ class _Search:
 SIDES: tuple[Callable[[Box], Iterable[float]], ...] = (lambda b: b.low, lambda b: b.high)
 
 
-def _constant(original: Constant, compressed: Constant) -> Enclosure:
-    x, y = (point(to_float64(c)) for c in (original, compressed))
+def _constant(original: Tensor, compressed: Tensor) -> Enclosure:
+    x, y = point(original), point(compressed)
     d = x - y
     return Enclosure(x, y, d, length(d.magnitude, d.lo.numel()), d.lo.numel())

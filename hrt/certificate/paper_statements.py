@@ -1,7 +1,7 @@
 """The paper's statements about W and H (Mango and Katende, arXiv 2409.07028), each beside the measured figure.
 
 A statement holds, is violated, or is vacuous: true or false, its bound tells nothing that was not known before.
-Singular values are computed in float64; comparisons grant them LAPACK's rounding (`hrt.certificate.norms.svd_rounding`).
+Singular values are computed in float64; comparisons grant them LAPACK's rounding (`svd_rounding`).
 """
 
 import math

@@ -22,13 +22,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
+from hrt.certificate.certificate import Certificate
 from hrt.errors import ArtifactError
 from hrt.hmatrix.hmatrix import LEAF_FIELDS, STORAGE, STORAGE_NAME, HMatrix, Leaf
-from hrt.model.model import CompressedModel
-from hrt.program.program import Constant
+from hrt.model.contents import Contents
+from hrt.program.check_program import check_program
+from hrt.program.program import Constant, Extent, Program
 from hrt.support.atomic_files import check_writable, replacing, usable
 from hrt.support.devices import on_the_cpu
 
@@ -51,27 +54,55 @@ DTYPE_NAME = {dtype: name for name, dtype in DTYPES.items()}
 # Every file begins with its length in 8 bytes, then OPENING, then the digest: both stand at fixed places.
 OPENING = b'{"__metadata__":{"sha256":"'
 DIGEST = slice(8 + len(OPENING), 8 + len(OPENING) + 64)
-Table = list[tuple[str, str, list[int]]]  # name, dtype and shape of tensors, in the order of their places
 NOT_FINITE = "not finite"  # JSON has no infinity: {"not finite": "inf"}
+BLOCK = 1 << 20  # bytes read at a time for the checksum
 
 
-def save(model: CompressedModel, path: str | PathLike[str], *, force: bool = True) -> None:
-    """Write `model` to `path`: temporary file in the same folder, synced, then renamed. On any failure the folder is
-    as it was. The same model gives the same bytes. Raises ArtifactError (exists and not `force`, no such folder, disk
-    full, no permission, numbers or names that the format cannot hold).
+class Entry(msgspec.Struct, frozen=True):
+    """A tensor of the file: its type, its shape, and where among the numbers it begins and ends."""
+
+    dtype: str
+    shape: tuple[Extent, ...]
+    data_offsets: tuple[int, int]
+
+
+class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an H-matrix is kept: its shape and the storage types that have a buffer."""
+
+    shape: tuple[Extent, Extent]
+    buffers: tuple[str, ...]
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON header. `constants` has no Spec for a plain tensor."""
+
+    format: str
+    version: int
+    program: dict[str, Any]
+    constants: dict[str, Spec | None]
+    certificate: dict[str, Any]
+    target: str
+    dense_nbytes: int
+
+
+def write(contents: Contents, path: str | PathLike[str], *, force: bool = True) -> None:
+    """Write `contents` to `path`: a temporary file in the same folder, synced, then renamed. A failure leaves the
+    folder as it was. The same contents give the same bytes, and json, not msgspec, writes them: it spells floats
+    otherwise. Raises ArtifactError (exists and not `force`, no such folder, disk full, no permission, numbers or names
+    that the format cannot hold).
     """
     check_writable(path, force, ArtifactError)
     try:
         with on_the_cpu():
-            tensors, constants = _pack(model.program.constants)
+            tensors, constants = _pack(contents.program.constants)
         header = {
             "format": "hrt",
             "version": FORMAT_VERSION,
-            "program": model.program.to_header(),
+            "program": contents.program.to_header(),
             "constants": constants,
-            "certificate": model.certificate.to_header(),
-            "target": model.target,
-            "dense_nbytes": model.dense_nbytes,
+            "certificate": contents.certificate.to_header(),
+            "target": contents.target,
+            "dense_nbytes": contents.dense_nbytes,
         }
         head = _head(_json(_plain(header)), tensors)
     except (TypeError, ValueError, KeyError) as error:
@@ -92,8 +123,33 @@ def read_header(path: str | PathLike[str]) -> dict[str, Any]:
         return _verified(path, file)[0]
 
 
-def _bad(path: str | PathLike[str], why: str) -> ArtifactError:
-    return ArtifactError(f"{path} is not a usable .hrt file: {why}. Write it again with save() or `hrt compress`.")
+def read(path: str | PathLike[str]) -> Contents:
+    """The verified contents of a `.hrt` file.
+
+    Raises ArtifactError for a file that is missing, truncated, altered, malformed, oversized or newer than this
+    version, before anything is allocated for what it claims. MemoryError and ImportError are not the file's fault, and
+    pass.
+    """
+    with _opened(path) as file, on_the_cpu():
+        raw, table = _verified(path, file)
+        try:
+            header = msgspec.convert(raw, Header)
+            tensors = {name: _read(file, DTYPES[e.dtype], e.shape) for name, e in table.items()}
+            constants = {name: _unpack(name, spec, tensors) for name, spec in header.constants.items()}
+            program = Program.from_header(header.program, constants)
+            check_program(program)
+            certificate = Certificate.from_header(header.certificate)
+        except (MemoryError, ImportError, OSError):
+            raise
+        except Exception as error:  # whatever else the content leads to, the content is at fault
+            if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # torch has no type for it
+                raise MemoryError(f"{path} needs more memory than there is: {error}") from error
+            raise _bad(path, f"its content is malformed ({type(error).__name__}: {error})") from error
+    return Contents(program, certificate, header.target, header.dense_nbytes)
+
+
+def _bad(path: str | PathLike[str], problem: str) -> ArtifactError:
+    return ArtifactError(f"{path} is not a usable .hrt file: {problem}. Write it again with save() or `hrt compress`.")
 
 
 @contextmanager
@@ -108,8 +164,8 @@ def _opened(path: str | PathLike[str]) -> Iterator[BufferedReader]:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str, Any], Table]:
-    """The header and the tensors (name, dtype, shape) in the order of their numbers, where `file` then stands."""
+def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str, Any], dict[str, Entry]]:
+    """The header and the tensors in the order of their numbers, where `file` then stands."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > MAX_HEADER or 8 + length > size:
@@ -129,33 +185,29 @@ def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str
     if version > FORMAT_VERSION:
         raise ArtifactError(f"{path} has format version {version}; this hrt reads up to {FORMAT_VERSION}. Upgrade hrt.")
     try:
-        found, end = _layout(table)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        entries, end = _layout(msgspec.convert(table, dict[str, Entry]))
+    except (ValueError, KeyError, msgspec.ValidationError) as error:
         raise _bad(path, f"its tensor table is malformed ({error})") from error
     if size != 8 + length + end:
         raise _bad(path, f"found {size} bytes, expected {8 + length + end}; it is truncated or has bytes appended")
     head[DIGEST] = b"0" * 64
     checksum = hashlib.sha256(head)
-    while block := file.read(1 << 20):
+    while block := file.read(BLOCK):
         checksum.update(block)
     if checksum.hexdigest().encode() != digest:
         raise _bad(path, "it was altered (checksum)")
     file.seek(8 + length)
-    return header, found
+    return header, entries
 
 
-def _layout(table: Mapping[str, Any]) -> tuple[Table, int]:
+def _layout(table: Mapping[str, Entry]) -> tuple[dict[str, Entry], int]:
     """The tensors in the order of their places, which must follow each other without gaps, and where the last ends."""
-    found, end = [], 0
-    for name, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
-        dtype, shape = entry["dtype"], entry["shape"]
-        if any(type(s) is not int or s < 0 for s in shape):
-            raise ValueError(f"{name} has shape {shape}")
-        start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
-        if entry["data_offsets"] != [start, end]:
-            raise ValueError(f"{name} stands at {entry['data_offsets']}, expected {[start, end]}")
-        found.append((name, dtype, shape))
-    return found, end
+    ordered, end = dict(sorted(table.items(), key=lambda item: item[1].data_offsets)), 0
+    for name, entry in ordered.items():
+        start, end = end, end + math.prod(entry.shape) * DTYPES[entry.dtype].itemsize
+        if entry.data_offsets != (start, end):
+            raise ValueError(f"{name} stands at {list(entry.data_offsets)}, expected {[start, end]}")
+    return ordered, end
 
 
 def _head(header: str, tensors: Mapping[str, Tensor]) -> bytearray:
@@ -182,7 +234,7 @@ def _bytes(t: Tensor) -> Any:
     return t.reshape(-1).view(torch.uint8).numpy()
 
 
-def _read(file: BufferedReader, dtype: torch.dtype, shape: list[int]) -> Tensor:
+def _read(file: BufferedReader, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     t = torch.empty(shape, dtype=dtype, device="cpu")
     file.readinto(_bytes(t))
     return t
@@ -217,11 +269,11 @@ def _pack(constants: Mapping[str, Constant]) -> tuple[dict[str, Tensor], dict[st
     return dict(sorted(ready.items(), key=lambda item: (-item[1].element_size(), item[0]))), specs
 
 
-def _unpack(name: str, spec: Any, tensors: Mapping[str, Tensor]) -> Constant:
+def _unpack(name: str, spec: Spec | None, tensors: Mapping[str, Tensor]) -> Constant:
     if spec is None:
         return tensors[f"{name}/value"]
-    m, n = spec["shape"]
-    buffers = {s: tensors[f"{name}/{s}"] for s in spec["buffers"]}
+    m, n = spec.shape
+    buffers = {s: tensors[f"{name}/{s}"] for s in spec.buffers}
     if f"{name}/leaves" in tensors:
         table = tensors[f"{name}/leaves"].long().reshape(-1, LEAF_FIELDS).tolist()
         codes = tensors[f"{name}/codes"].tolist()

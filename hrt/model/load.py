@@ -1,50 +1,59 @@
 """A `.hrt` file made ready to predict."""
 
 from os import PathLike
-from typing import Any
 
-from hrt.certificate.certificate import Certificate
-from hrt.model.artifact import DTYPES, _bad, _opened, _read, _unpack, _verified
+import torch
+
+from hrt.model.artifact import read
 from hrt.model.model import CompressedModel
-from hrt.program.check_program import check_program
-from hrt.program.program import Program
-from hrt.support.devices import on_the_cpu
 
 
 def load(
     path: str | PathLike[str],
     *,
     backend: str = "auto",
-    device: Any = None,
+    device: str | torch.device | None = None,
     max_batch: int | None = None,
     strict: bool = False,
 ) -> CompressedModel:
-    """Read a `.hrt` file and make it ready to predict.
+    """Read a `.hrt` file and make it ready to predict. torch's default device plays no part.
 
-    backend: "torch", "onnxruntime" (CPU), "cuda" (an NVIDIA GPU), or "auto": the GPU where `device` names one, or where
-    the network was compressed for "cuda" and a GPU is there; else ONNX Runtime, where it is installed and the
-    certificate says that the bound holds in it; else torch.  device: where that backend runs ("cuda:1").
-    max_batch: larger batches are split.  strict: refuse tensors that are on another device, instead of moving them.
+    Args:
+        path: The file.
+        backend: "torch", "onnxruntime" (CPU), "cuda" (an NVIDIA GPU), or "auto". "auto" takes the GPU where `device`
+            names one, or where the network was compressed for "cuda" and a GPU is there. Else it takes ONNX Runtime,
+            where that is installed and certified to keep the bound. Else it takes torch.
+        device: Where the backend runs, such as "cuda:1".
+        max_batch: Larger batches are split into parts of so many rows.
+        strict: Refuse tensors on another device instead of moving them.
 
-    torch's default device plays no part. Raises ArtifactError for a file that is missing, truncated, altered, oversized
-    or newer than this version (checked before anything is allocated), BackendError for a backend that cannot run here,
-    and as they are MemoryError and ImportError, which are not the file's fault.
+    Returns:
+        The model, its session opened.
+
+    Raises:
+        ArtifactError: The file is missing, truncated, altered, oversized or newer than this version. This is checked
+            before anything is allocated.
+        BackendError: The backend cannot run here.
+        MemoryError, ImportError: They pass as they are. The file is not at fault.
+
+    Example:
+        >>> import tempfile, torch, hrt
+        >>> model = hrt.compress(torch.nn.Linear(3, 2), tol=1e-2, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/net.hrt")
+        ...     hrt.load(f"{folder}/net.hrt", backend="torch").predict(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
     """
-    with _opened(path) as file, on_the_cpu():
-        header, table = _verified(path, file)
-        try:
-            tensors = {name: _read(file, DTYPES[dtype], shape) for name, dtype, shape in table}
-            constants = {name: _unpack(name, spec, tensors) for name, spec in header["constants"].items()}
-            program = Program.from_header(header["program"], constants)
-            check_program(program)
-            certificate = Certificate.from_header(header["certificate"])
-            target, dense_nbytes = str(header["target"]), int(header["dense_nbytes"])
-        except (MemoryError, ImportError, OSError):
-            raise
-        except Exception as error:  # whatever else the content leads to, the content is at fault
-            if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # torch has no type for it
-                raise MemoryError(f"{path} needs more memory than there is: {error}") from error
-            raise _bad(path, f"its content is malformed ({type(error).__name__}: {error})") from error
-    model = CompressedModel(program, certificate, target, backend, device, max_batch, dense_nbytes, strict)
-    model.session = model.open()
+    c = read(path)
+    model = CompressedModel(
+        c.program,
+        c.certificate,
+        c.target,
+        c.dense_nbytes,
+        backend=backend,
+        device=device,
+        max_batch=max_batch,
+        strict=strict,
+    )
+    _ = model.session  # opened now: a backend that cannot run here is an error of loading
     return model

@@ -1,45 +1,63 @@
 """CompressedModel: what compress returns and load gives back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.certificate.certificate import Certificate
 from hrt.certificate.derivative_outputs import with_derivatives
 from hrt.derivatives.differentiate import Differentiated, differentiate
 from hrt.errors import InputError
-from hrt.program.program import Program, program_nbytes
+from hrt.model.artifact import write
+from hrt.model.contents import Contents
 from hrt.runtime.torch_session import Session, open_session
 from hrt.schedule.precision import default_precision
 from hrt.support.devices import on_the_cpu
+from hrt.support.types import Kind
 
 ALIGNMENT = 64  # bytes, of what torch allocates
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
 CONTIGUOUS = torch.contiguous_format
 
 
-@dataclass(eq=False)
-class CompressedModel:
-    """A compressed network: its program, its certificate, and a backend to run it on.
+@dataclass(frozen=True, eq=False)
+class CompressedModel(Contents):
+    """A compressed network, its certificate, and a backend to run it on. `hrt.compress` and `hrt.load` return it.
 
-    `predict` is thread-safe. `program` and `certificate` are immutable. max_batch: larger batches are computed in parts
-    of so many rows. strict: refuse tensors that are not on the backend's device, instead of moving them. origin: where
-    `program` came from, if it gives derivatives. Raises InputError for a max_batch that is not a positive whole number.
+    It does not change, and `predict` is thread-safe.
+
+    Args:
+        program: The network as data.
+        certificate: What is measured, estimated and guaranteed of it.
+        target: What it was compressed for: "cpu", "cuda" or "bytes".
+        dense_nbytes: Bytes of the original network in float32.
+        backend: "auto", "torch", "onnxruntime" or "cuda".
+        device: Where that backend runs, such as "cuda:1".
+        max_batch: Larger batches are computed in parts of so many rows.
+        strict: Refuse tensors that are not on the backend's device, instead of moving them.
+        origin: Where `program` came from, if it gives derivatives.
+
+    Raises:
+        InputError: `max_batch` is no positive whole number.
+
+    Example:
+        >>> import torch, hrt
+        >>> model = hrt.compress(torch.nn.Linear(3, 2), tol=1e-2, progress=False)
+        >>> model.predict(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
+        >>> model.nbytes <= model.dense_nbytes
+        True
     """
 
-    program: Program
-    certificate: Certificate
-    target: str = "cpu"
+    _: KW_ONLY
     backend: str = "auto"
-    device: Any = None
+    device: str | torch.device | None = None
     max_batch: int | None = None
-    dense_nbytes: int = field(default=0)
     strict: bool = False
     origin: Differentiated | None = None
 
@@ -81,28 +99,35 @@ class CompressedModel:
         """The arithmetic of a GPU's tensor cores for this network: as certified, else near float32."""
         return self.certificate.precision or default_precision(self.certificate.tol)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that must be resident to predict: packed weights, tables, orderings, biases."""
-        return program_nbytes(self.program)
-
-    @property
-    def compression_ratio(self) -> float:
-        """Dense float32 bytes over `nbytes`."""
-        return self.dense_nbytes / self.nbytes if self.nbytes else 1.0
-
+    @overload
+    def predict(self, x: Kind | Sequence[Kind], derivatives: None = None) -> Kind | tuple[Kind, ...]: ...
+    @overload
+    def predict(self, x: Kind | Sequence[Kind], derivatives: Sequence[str]) -> tuple[Kind | tuple[Kind, ...], ...]: ...
     def predict(self, x: Any, derivatives: Sequence[str] | None = None) -> Any:
-        """Evaluate the network on `x`.
+        """Evaluate the network. `model(x)` is the same.
 
-        x: numpy array or torch tensor (batch, *shape) of any floating dtype and any batch size, 0 included; a tuple of
-        them for several inputs. The answer is of the kind and dtype of the (first) input, newly allocated and
-        contiguous, without gradients; a tuple for several outputs. Arithmetic is float32. Raises InputError, saying
-        found and expected, for anything else.
+        Args:
+            x: numpy array or torch tensor (batch, *shape) of any floating dtype and any batch size, 0 included. A
+                tuple of them for several inputs.
+            derivatives: Names by input coordinates, such as ["d0", "d1", "d0d0"]. The network is differentiated once
+                for every set of names.
 
-        derivatives: by input coordinates, such as ["d0", "d1", "d0d0"] (see `hrt.derivatives.differentiate.differentiate`). The
-        answer is then a tuple: the value, then every derivative in the order asked, each as the value is (for several
-        outputs a tuple). The network is differentiated once for every set of names. Raises DerivativeError for an order
-        that an op has no rule for.
+        Returns:
+            The output, of the kind and dtype of the (first) input, newly allocated, contiguous and without gradients;
+            a tuple for several outputs. With derivatives a tuple: the value, then every derivative in the order asked.
+            Arithmetic is float32.
+
+        Raises:
+            InputError: `x` does not fit, or a name is no derivative.
+            DerivativeError: An op has no rule for the order asked.
+
+        Example:
+            >>> import torch, hrt
+            >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+            >>> model = hrt.compress(net, tol=1e-3, progress=False)
+            >>> u, u_x = model.predict(torch.zeros(5, 2), derivatives=["d0"])
+            >>> u.shape, u_x.shape
+            (torch.Size([5, 1]), torch.Size([5, 1]))
         """
         if derivatives is not None:
             found = self.differentiated(derivatives).predict(x)
@@ -115,10 +140,23 @@ class CompressedModel:
         found = self._answered(tuple(x) if isinstance(x, (tuple, list)) else (x,))
         return found[0] if len(found) == 1 else tuple(found)
 
+    __call__ = predict
+
     def differentiated(self, derivatives: Sequence[str]) -> "CompressedModel":
-        """The model whose outputs are this one's and then, derivative by derivative, those of every output. It has the
-        same weights; its certificate names the outputs that are bounded, as the value or as one of the derivatives that
-        `compress` was asked for, and those that are not (`hrt.certificate.derivative_outputs`). Raises what `predict` does.
+        """The model whose outputs are this one's and then, derivative by derivative, those of every output.
+
+        It has the same weights. Its certificate names the outputs that are bounded: the value, and the derivatives that
+        `hrt.compress` was asked for.
+
+        Args:
+            derivatives: Names by input coordinates, such as ["d0", "d0d1"].
+
+        Returns:
+            A model. Equal names give the same one again.
+
+        Raises:
+            InputError: A name is no derivative.
+            DerivativeError: An op has no rule for the order asked.
         """
         try:
             key = derivatives if isinstance(derivatives, str) else tuple(derivatives)
@@ -166,26 +204,42 @@ class CompressedModel:
 
     def module(self, key: str | None = None) -> torch.nn.Module:
         """This network as a torch module whose forward is one operator, for torch.compile, torch.export and larger
-        networks (inference only). key: what the operator calls the network; exported programs refer to it.
+        networks. Inference only.
+
+        Args:
+            key: The name that the operator knows the network by, and that exported programs refer to.
         """
         from hrt.model.torch_operator import OperatorModule
 
         return OperatorModule(self, key)
 
     def save(self, path: str | PathLike[str], *, force: bool = True) -> None:
-        """Write one `.hrt` file, atomically. force=False refuses to replace a file. Raises ArtifactError."""
-        from hrt.model.artifact import save
+        """Write one `.hrt` file, atomically.
 
-        save(self, path, force=force)
+        Args:
+            path: The file, in a folder that exists.
+            force: Replace a file that exists.
+
+        Raises:
+            ArtifactError: The file cannot be written. What was there before stays.
+        """
+        write(self, path, force=force)
 
     def report(self) -> str:
-        """A table of every layer (structure, bytes, errors, why) and of the whole model, as text."""
+        """A table of every layer (structure, bytes, errors, reason) and of the whole model, as text."""
         from hrt.model.report import render
 
         return render(self)
 
     def plot(self, path: str | PathLike[str]) -> None:
-        """Draw every layer's block structure and singular values to an image file."""
+        """Draw every layer's block structure and singular values.
+
+        Args:
+            path: An image file: .png, .pdf or .svg.
+
+        Raises:
+            InputError: The file cannot be written, or its format is unknown.
+        """
         from hrt.model.plot import plot_model
 
         plot_model(self, path)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.model.model import CompressedModel
+from hrt.model.contents import Contents
 from hrt.support.atomic_files import check_writable, replacing
 
 SKETCH_SIDE, SKETCH = 2048, 256  # beyond this side the leading singular values come from a random sketch
@@ -23,7 +23,7 @@ DENSE, ZERO, EDGE, INK, GRID = "#33314f", "#ffffff", "#ffffff", "#22223b", "#d8d
 CURVES = ("#22223b", "#c8553d", "#3d7ea6", "#588157")
 
 
-def plot_model(model: CompressedModel, path: str | PathLike[str]) -> None:
+def plot_model(model: Contents, path: str | PathLike[str]) -> None:
     """Draw every weight matrix of `model`, one row each (the first 40), into an image file (.png, .pdf, .svg).
 
     Left: leaves at their place (tree order), coloured by their share of the dense bytes, dense leaves dark, ranks

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, VACUOUS, Certificate, LayerRecord
 from hrt.certificate.derivative_outputs import UNBOUNDED, held_as
-from hrt.model.model import CompressedModel
+from hrt.model.contents import Contents
 
 
-def render(model: CompressedModel, width: int = 140) -> str:
+def render(model: Contents, width: int = 140) -> str:
     """Layer, shape, structure, bytes, ratio, errors and why, then the model's certificate in plain words.
 
     No line is longer than `width` but for single facts, one a line, and nothing is left out to fit it.
@@ -77,7 +77,7 @@ def _statements(layers: Sequence[LayerRecord]) -> Table:
     return table
 
 
-def summary(model: CompressedModel) -> list[str]:
+def summary(model: Contents) -> list[str]:
     """The model's figures, one fact a line; each line says whether it was measured, estimated or is guaranteed."""
     c = model.certificate
     other = model.nbytes - sum(r.nbytes for r in c.layers)

@@ -4,7 +4,7 @@ the expression decide what is asked of the network.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,21 +14,36 @@ from torch import Tensor
 
 from hrt.derivatives.expressions import Names, Term, Values, parse_expression
 from hrt.errors import InputError
-from hrt.model.model import CompressedModel
+from hrt.model.contents import Predictor
+from hrt.support.types import Inputs, Kind
 
 
-def residual(model: CompressedModel, x: Any, expression: str | Callable[..., Any]) -> Any:
-    """The residual of a differential equation at every row of `x`, (rows,) in float64, numpy or torch as `x` is.
+def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Callable[..., Any]) -> Kind:
+    """The residual of a differential equation at every row of `x`.
 
-    x: as `predict` takes it.  expression: text such as "d1 + u*d0 - 0.00318*d0d0" in the grammar of `parse_expression`;
-    or a Python function whose arguments are called as names are there, `def burgers(u, d0, d1, d0d0): ...`. It gets
-    float64 arrays of the kind of `x`: inputs (rows,), outputs and derivatives (rows,), or (components, rows) where the
-    network has several, so that u[0] means what it means in text. Arguments with a default are the function's own. It
-    returns (rows,) real numbers, or one for all.
+    The network computes in float32, and all derivatives that are named in one pass. What is made of them is float64.
 
-    The network computes in float32 and all derivatives that are named in one pass; what is made of them is float64.
-    Raises InputError for a mistake in either, DerivativeError for an order that an op has no rule for; what a function
-    raises is passed on.
+    Args:
+        model: From `hrt.compress` or `hrt.load`.
+        x: As `predict` takes it: (rows, features), or a tuple for several inputs.
+        expression: Text such as "d1 + u*d0 - 0.00318*d0d0", or a Python function whose arguments are called as names
+            are there, `def burgers(u, d0, d1, d0d0): ...`. The function gets float64 arrays of the kind of `x`: inputs
+            (rows,), outputs and derivatives (rows,), or (components, rows) where the network has several, so that u[0]
+            means what it means in text. Arguments with a default are its own. It returns (rows,) real numbers, or one.
+
+    Returns:
+        (rows,) in float64, numpy or torch as `x` is.
+
+    Raises:
+        InputError: `x` or the expression does not fit.
+        DerivativeError: An op has no rule for the order asked. What a function raises passes as it is.
+
+    Example:
+        >>> import torch, hrt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        >>> model = hrt.compress(net, tol=1e-3, progress=False)
+        >>> hrt.residual(model, torch.rand(5, 2), "d1 + u*d0 - 0.00318*d0d0").shape
+        torch.Size([5])
     """
     names = Names.of(model.program)
     arrays = _is_array(x)
@@ -41,11 +56,12 @@ def residual(model: CompressedModel, x: Any, expression: str | Callable[..., Any
         raise InputError(f"Found {type(expression).__name__}. Expected an expression as text, or a function.")
     values = _values(model, x, derivatives)
     rows = values["u"].shape[1]
-    found = evaluate(values).to(values["u"])
-    if found.shape not in ((), (rows,)):
-        raise InputError(f"Found a residual of shape {tuple(found.shape)}. Expected ({rows},), one number a row.")
-    found = found.expand(rows).clone()
-    return found.numpy() if arrays else found
+    result = evaluate(values).to(values["u"])
+    if result.shape not in ((), (rows,)):
+        raise InputError(f"Found a residual of shape {tuple(result.shape)}. Expected ({rows},), one number a row.")
+    result = result.expand(rows).clone()
+    answer: Any = result.numpy() if arrays else result
+    return answer
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ def summarize(residuals: np.ndarray) -> Summary:
 
 
 def _of_function(function: Callable[..., Any], names: Names, arrays: bool) -> tuple[tuple[str, ...], Term]:
-    """The derivatives that the arguments of a user's function are called by, and the function of values."""
+    """The derivatives among the argument names of a user's function, and that function of values."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
@@ -97,11 +113,11 @@ def _of_function(function: Callable[..., Any], names: Names, arrays: bool) -> tu
         given = {name: values[key] for name, key in keys.items() if key != "pi"}
         given = {name: v[0] if v.ndim == 2 and names.components == 1 else v for name, v in given.items()}
         given = {name: v.numpy() for name, v in given.items()} if arrays else given
-        found = function(**given, **({"pi": math.pi} if "pi" in keys else {}))
+        answer = function(**given, **({"pi": math.pi} if "pi" in keys else {}))
         try:
-            numbers = torch.as_tensor(found).detach()
+            numbers = torch.as_tensor(answer).detach()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"Found a function that returns {type(found).__name__}. Expected numbers.") from error
+            raise InputError(f"Found a function that returns {type(answer).__name__}. Expected numbers.") from error
         if numbers.is_complex():
             raise InputError("Found a function that returns complex numbers. Expected real ones, such as their abs().")
         return numbers.to(torch.float64)
@@ -109,16 +125,16 @@ def _of_function(function: Callable[..., Any], names: Names, arrays: bool) -> tu
     return tuple(dict.fromkeys(key for key in keys.values() if key[0] == "d")), evaluate
 
 
-def _is_array(x: Any) -> bool:
+def _is_array(x: Inputs) -> bool:
     first = x[0] if isinstance(x, (tuple, list)) and x else x
     return not isinstance(first, Tensor)
 
 
-def _values(model: CompressedModel, x: Any, derivatives: tuple[str, ...]) -> Values:
+def _values(model: Predictor, x: Inputs, derivatives: tuple[str, ...]) -> Values:
     """What is named, computed by the network."""
     given = tuple(_wide(v) for v in (x if isinstance(x, (tuple, list)) else (x,)))
-    found = (model.differentiated(derivatives) if derivatives else model).predict(given)
-    outputs = [torch.as_tensor(y) for y in (found if isinstance(found, tuple) else (found,))]
+    answer = (model.differentiated(derivatives) if derivatives else model).predict(given)
+    outputs = [torch.as_tensor(y) for y in (answer if isinstance(answer, tuple) else (answer,))]
     rows, count = outputs[0].shape[0], len(model.program.outputs)
 
     def flat(parts: Any) -> Tensor:  # (features, rows)
@@ -130,9 +146,7 @@ def _values(model: CompressedModel, x: Any, derivatives: tuple[str, ...]) -> Val
 
 
 def _wide(v: Any) -> Any:
-    """Numbers in float64, lest what `predict` answers be rounded to less than float32; the rest as it is, for `predict`
-    to refuse.
-    """
+    """Numbers in float64, so that `predict` answers in no less than float32. `predict` refuses the rest."""
     if isinstance(v, Tensor):
         return v.detach().double() if v.is_floating_point() and v.layout == torch.strided else v
     try:

@@ -5,28 +5,25 @@ The node names the network by a key; whoever runs an exported program elsewhere 
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hrt.errors import InputError
+from hrt.model.contents import Predictor
 
-if TYPE_CHECKING:
-    from hrt.model.model import CompressedModel
-
-_MODELS: dict[str, "CompressedModel"] = {}
+_MODELS: dict[str, Predictor] = {}
 _numbers = itertools.count()
 
 
-def register_model(model: "CompressedModel", key: str | None = None) -> str:
+def register_model(model: Predictor, key: str | None = None) -> str:
     """Make `model` known to the operator under `key` (a new one where none is given), and return the key."""
     key = f"network{next(_numbers)}" if key is None else key
     _MODELS[key] = model
     return key
 
 
-def _model(key: str) -> "CompressedModel":
+def _model(key: str) -> Predictor:
     if key not in _MODELS:
         known = ", ".join(sorted(_MODELS)) or "none"
         raise InputError(
@@ -53,7 +50,7 @@ def _(inputs: Sequence[Tensor], key: str) -> list[Tensor]:
 class OperatorModule(nn.Module):
     """A module whose forward is the operator: put it into a larger network, compile or export it. Inference only."""
 
-    def __init__(self, model: "CompressedModel", key: str | None = None):
+    def __init__(self, model: Predictor, key: str | None = None):
         super().__init__()
         self.key = register_model(model, key)
 

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,18 +10,29 @@ from torch import Tensor, nn
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.hlinear import HLinear
-from hrt.model.model import CompressedModel
+from hrt.model.contents import Contents
 from hrt.program.names import unique_name
 from hrt.program.program import Constant, Program
 
 
 class TrainableNetwork(nn.Module):
-    """The function of a Program as a module. `weights`: an `HLinear` for every H-matrix. `values`: parameters, which
-    are biases, what layer_norm scales and shifts by, and weights that are plain tensors. `fixed`: buffers, every other
-    constant (numbers, normalisation). Nodes and orderings are those of the program.
+    """The function of a Program as a module, from `hrt.to_trainable`. `hrt.compress` takes it and keeps its partitions.
 
-    Inputs are (batch, *shape) of the parameters' dtype; one output, or a tuple. Raises InputError for inputs that do
-    not fit. `hrt.network_compression.compress` takes this module and keeps its partitions.
+    `weights` holds an `HLinear` for every H-matrix. `values` holds parameters: biases, what layer_norm scales and
+    shifts by, and weights that are plain tensors. `fixed` holds every other constant as a buffer.
+
+    Args:
+        program: The network as data.
+        dtype: Of the parameters, and of the inputs (batch, *shape).
+
+    Raises:
+        InputError: Inputs do not fit.
+
+    Example:
+        >>> import torch, hrt
+        >>> net = hrt.to_trainable(hrt.compress(torch.nn.Linear(16, 16), tol=1e-2, progress=False))
+        >>> isinstance(net, hrt.TrainableNetwork), sorted(net.layers)
+        (True, ['weight'])
     """
 
     def __init__(self, program: Program, dtype: torch.dtype = torch.float32):
@@ -73,37 +83,40 @@ class TrainableNetwork(nn.Module):
         outputs = tuple(values[name] for name in self.program.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def replace_layer(self, name: str, matrix: HMatrix) -> HLinear:
-        """A new layer over another partition in the place of weight `name`; its parameters are new ones."""
-        old = self.layers[name]
-        if matrix.shape != (old.out_features, old.in_features):
-            raise InputError(f"Found a matrix of shape {matrix.shape} for {name!r}. Expected {tuple(old.table.shape)}.")
-        new = HLinear(matrix, dtype=old.dtype).to(old.table.device)
-        self.weights[self._homes[name][1]] = new
-        return new
-
     def constants(self, dtype: torch.dtype = torch.float64) -> dict[str, Constant]:
         """All constants as they stand: H-matrices with leaves of `dtype`, tensors on the CPU."""
-        found: dict[str, Constant] = {}
-        for name in self._homes:
-            value = self.constant(name)
-            found[name] = (
-                value.to_hmatrix(dtype) if isinstance(value, HLinear) else value.detach().to("cpu", dtype, copy=True)
-            )
-        return found
+        live = {name: self.constant(name) for name in self._homes}
+        return {
+            name: v.to_hmatrix(dtype) if isinstance(v, HLinear) else v.detach().to("cpu", dtype, copy=True)
+            for name, v in live.items()
+        }
 
     def to_program(self, dtype: torch.dtype = torch.float64) -> Program:
         """The program with the constants as they stand."""
         return self.program.with_constants(self.constants(dtype))
 
 
-def to_trainable(model: CompressedModel | Program, *, dtype: torch.dtype = torch.float32) -> TrainableNetwork:
-    """A module with the function of `model` whose partitions stay while its numbers are trained.
+def to_trainable(model: Contents | Program, *, dtype: torch.dtype = torch.float32) -> TrainableNetwork:
+    """A module with the function of `model`. Its partitions stay while its numbers are trained.
 
-    Narrow storage types are decoded to `dtype`; `hrt.network_compression.compress` chooses them again. Raises InputError for anything
-    that is no compressed model.
+    Args:
+        model: From `hrt.compress` or `hrt.load`, or its program.
+        dtype: Of the parameters. Narrow storage types are decoded to it; `hrt.compress` chooses them again.
+
+    Returns:
+        The module, on the CPU.
+
+    Raises:
+        InputError: `model` is no compressed model.
+
+    Example:
+        >>> import torch, hrt
+        >>> model = hrt.compress(torch.nn.Linear(16, 16), tol=1e-2, progress=False)
+        >>> net = hrt.to_trainable(model)
+        >>> net(torch.zeros(4, 16)).requires_grad
+        True
     """
-    program = model.program if isinstance(model, CompressedModel) else model
+    program = model.program if isinstance(model, Contents) else model
     if not isinstance(program, Program):
         raise InputError(f"Found {type(model).__name__}. Expected a CompressedModel, from hrt.compress or hrt.load.")
     return TrainableNetwork(program, dtype)
@@ -116,9 +129,9 @@ def partitions(constants: Mapping[str, Constant]) -> dict[str, HMatrix]:
 
 def densified(net: nn.Module) -> tuple[nn.Module, dict[str, HMatrix]]:
     """A copy of `net` with an nn.Linear in the place of every HLinear, and their partitions by the weights' names."""
-    found = {path: m for path, m in net.named_modules() if isinstance(m, HLinear)}
-    copied = copy.deepcopy(net) if found else net
-    for path, layer in found.items():
+    layers = {path: m for path, m in net.named_modules() if isinstance(m, HLinear)}
+    copied = copy.deepcopy(net) if layers else net
+    for path, layer in layers.items():
         plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
         plain.weight = nn.Parameter(layer.to_hmatrix(torch.float64).to_dense().to(layer.table.device, layer.dtype))
         if layer.bias is not None:
@@ -128,15 +141,5 @@ def densified(net: nn.Module) -> tuple[nn.Module, dict[str, HMatrix]]:
             setattr(copied.get_submodule(parent), name, plain)
         else:
             copied = plain
-    names = {f"{path}.weight".lstrip("."): layer.to_hmatrix(torch.float64) for path, layer in found.items()}
+    names = {f"{path}.weight".lstrip("."): layer.to_hmatrix(torch.float64) for path, layer in layers.items()}
     return copied, partitions(names)
-
-
-def dense_program(program: Program) -> Program:
-    """`program` with every H-matrix multiplied out in float64."""
-    return replace(
-        program,
-        constants={
-            k: c.to_dense() if isinstance(c, HMatrix) else c.to(torch.float64) for k, c in program.constants.items()
-        },
-    )

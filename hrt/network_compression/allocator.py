@@ -26,7 +26,7 @@ from hrt.network_compression.layer_plans import LayerTask, PlannedLayer, plan_la
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.single_leaf import whole_where_faster
 from hrt.network_compression.verify import Original
-from hrt.program.program import stored
+from hrt.program.dense_view import stored
 from hrt.support.progress import Advance, part
 
 FINE_GRID = 64  # multipliers per factor of two

@@ -10,7 +10,8 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.planner import Plan
 from hrt.network_compression.layer_plans import PlannedLayer
 from hrt.network_compression.verify import Original
-from hrt.program.program import Constant, Program, dense_constants, program_nbytes, stored
+from hrt.program.dense_view import DenseView, stored
+from hrt.program.program import Constant, Program, program_nbytes
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def build(original: Original, network: PlannedNetwork, plans: Sequence[Plan]) ->
 
 def search_error(original: Original, program: Program) -> OutputError:
     """Of a stored program on the search rows, in float64 arithmetic."""
-    outputs = original.aim.outputs(original.split.search, dense_constants(program))
+    outputs = original.aim.outputs(original.split.search, DenseView(program).constants)
     return original.aim.error(original.search_reference, outputs)
 
 

@@ -1,5 +1,6 @@
 """`hrt.network_compression.compress`: a network in, the smallest network found that keeps the promised error out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -19,11 +20,12 @@ from hrt.errors import InputError, ToleranceError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
 from hrt.model.model import CompressedModel
-from hrt.model.trainable import TrainableNetwork, dense_program, densified, partitions
+from hrt.model.trainable import TrainableNetwork, densified, partitions
 from hrt.network_compression.allocator import Allocator
 from hrt.network_compression.request import CompressionRequest, Network
 from hrt.network_compression.verify import Original, output_certificate
-from hrt.program.program import Program, program_nbytes, stored
+from hrt.program.dense_view import DenseView, stored, to_float64
+from hrt.program.program import Program, program_nbytes
 from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
 
@@ -112,7 +114,7 @@ def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Program,
     if isinstance(net, TrainableNetwork):
         check_weights(net)
         program = net.to_program()
-        return dense_program(program), partitions(program.constants)
+        return program.with_constants(DenseView(program).constants), partitions(program.constants)
     structures: dict[str, HMatrix] = {}
     if isinstance(net, nn.Module):
         net, structures = densified(net)
@@ -122,7 +124,7 @@ def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Program,
 
 def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, Certificate]:
     """Every weight within the tolerance in relative Frobenius norm, by construction."""
-    sizes = {name: _tensor(program, name).numel() for name in program.weights}
+    sizes = {name: math.prod(program.constants[name].shape) for name in program.weights}
     changed = {k: compress_alone(program.constants[k], request.of_weight(k)) for k in request.partitions}
     small = [name for name, size in sizes.items() if size < PANELS_FROM and name not in changed]
     behind, total = sum(sizes[name] for name in changed), max(1, sum(sizes.values()))
@@ -140,7 +142,7 @@ def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, C
     certificate = Certificate(
         tol=request.tol,
         kind="layers",
-        layers=layer_records(program, result, {}, request.tol),
+        layers=layer_records(DenseView(program), DenseView(result), {}, request.tol),
         guaranteed={"relative_frobenius_error_of_every_weight": request.tol},
         context={
             "seed": request.seed,
@@ -162,7 +164,9 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
             f"The network's {what} is NaN or infinite on some calibration inputs. Expected finite outputs."
         )
     moments = aim.moments(original.split.calibration, request.seed)
-    dense = stored(program.with_constants({k: HMatrix.from_dense(_tensor(program, k)) for k in program.weights}))
+    dense = stored(
+        program.with_constants({k: HMatrix.from_dense(to_float64(program.constants[k])) for k in program.weights})
+    )
     served = original.served_errors(dense)
     floor = served["torch"]
     if floor.largest > tol:
@@ -203,8 +207,3 @@ def verified(
         goal *= min(TIGHTEN, CLEARANCE * tol / errors["torch"].limit)
         setting = candidate.network.setting  # what was best at a looser tolerance is tried first
     return None
-
-
-def _tensor(program: Program, name: str) -> Tensor:
-    value = program.constants[name]
-    return value if isinstance(value, Tensor) else value.to_dense()

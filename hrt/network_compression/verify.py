@@ -18,7 +18,8 @@ from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
 from hrt.certificate.paper_statements import box_statement
 from hrt.network_compression.request import CompressionRequest
-from hrt.program.program import Program, dense_constants
+from hrt.program.dense_view import DenseView
+from hrt.program.program import Program
 from hrt.runtime.torch_session import on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
@@ -93,21 +94,21 @@ def output_certificate(
     served: the errors of the backends that kept the tolerance.  moments: what the original's weights see.
     """
     aim, rows, reference = original.aim, original.split.held_out, original.reference
-    view = dense_constants(best)  # once, for everything that multiplies in float64
-    outputs = aim.outputs(rows, view)
+    dense, view = DenseView(original.program), DenseView(best)  # for everything that multiplies in float64
+    outputs = aim.outputs(rows, view.constants)
     exact = aim.error(reference, outputs)
     error = max(served.values(), key=lambda e: e.upper_99)
     derived = derivative_figures(aim, exact, served, reference)
     value, compressed_value = aim.parts(reference)[0], aim.parts(outputs)[0]
     rms = value.square().mean(0).sqrt()
     worst = (value - compressed_value).abs().amax(0)
-    bound = output_bound(original.program, best, original.boxes)
-    drift, ntk_points, no_drift = affordable_drift(original.program, best.with_constants(view), rows)
+    bound = output_bound(dense, view, original.boxes)
+    drift, ntk_points, no_drift = affordable_drift(dense, view, rows)
     limits = served_limits(original, best) if request.target == "cuda" else {}
     return Certificate(
         tol=request.tol,
         kind="output",
-        layers=layer_records(original.program, best, moments, request.tol, view),
+        layers=layer_records(dense, view, moments, request.tol),
         measured={
             "output_error": exact.value,
             "runtime_error": error.value,

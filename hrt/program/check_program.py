@@ -37,8 +37,8 @@ def check_program(program: Program) -> None:
     with torch.no_grad():
         for node in program.nodes:
             others = [k for i, k in enumerate(node.inputs) if i != 1 or node.op != "linear"]
-            if not isinstance(node.attrs, dict) or any(isinstance(program.constants.get(k), HMatrix) for k in others):
-                raise TypeError(f"node {node.name} has no attributes, or an H-matrix where only numbers can be")
+            if any(isinstance(program.constants.get(k), HMatrix) for k in others):
+                raise TypeError(f"node {node.name} has an H-matrix where only numbers can be")
             value = values[node.name] = _result(node, [values[name] for name in node.inputs])
             if tuple(value.shape) != (ROWS, *node.shape):
                 raise ValueError(f"{node.name} has the shape {('batch', *value.shape[1:])}, it claims {node.shape}")

@@ -26,8 +26,8 @@ class Op:
     torch: (arguments, attributes) -> value.  arity: number of arguments, None for any.  onnx: operator name or None
     (lowered by several nodes).  derivative: f'(x) of an elementwise op, or None.  lipschitz: attributes -> a constant
     with |f(x) - f(y)| <= L |x - y| everywhere, or None where there is none.  taylor: of an elementwise op, its Taylor
-    coefficients as formulas (see `hrt.program.taylor_table`).  kinked: some derivative jumps, at single points.  elementwise: every
-    number of the result comes from the numbers at its place, arguments broadcast.
+    coefficients as formulas (see `hrt.program.taylor_table`).  kinked: some derivative jumps, at single points.
+    elementwise: every number of the result comes from the numbers at its place, arguments broadcast.
     """
 
     name: str
@@ -57,10 +57,6 @@ def multiply(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
     rows = math.prod(x.shape[:-1])  # not -1, which is ambiguous for an empty batch
     y = weight.apply(x.reshape(rows, x.shape[-1])).reshape(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
-
-
-def _linear(a: Sequence[Any], _: Attrs) -> Tensor:
-    return multiply(*a)
 
 
 def _gelu_derivative(x: Tensor, t: Attrs) -> Tensor:
@@ -117,31 +113,17 @@ def _unary(
     return Op(name, 1, lambda a, t: function(a[0], t), onnx, derivative, constant, rule, kinked, True)
 
 
-def _axes(t: Attrs) -> tuple[int, ...]:
-    return tuple(t["axes"])
-
-
 _ROWS = [
-    Op("linear", None, _linear, "Gemm"),
+    Op("linear", None, lambda a, t: multiply(*a), "Gemm"),
     # activations: name, f, ONNX operator, f', Lipschitz constant
     _unary("tanh", lambda x, t: torch.tanh(x), "Tanh", lambda x, t: 1 - torch.tanh(x) ** 2, 1),
     _unary("sin", lambda x, t: torch.sin(x), "Sin", lambda x, t: torch.cos(x), 1),
     _unary("cos", lambda x, t: torch.cos(x), "Cos", lambda x, t: -torch.sin(x), 1),
     _unary(
-        "sigmoid",
-        lambda x, t: torch.sigmoid(x),
-        "Sigmoid",
-        lambda x, t: torch.sigmoid(x) * torch.sigmoid(-x),
-        0.25,
+        "sigmoid", lambda x, t: torch.sigmoid(x), "Sigmoid", lambda x, t: torch.sigmoid(x) * torch.sigmoid(-x), 0.25
     ),
     _unary("silu", lambda x, t: F.silu(x), None, _silu_derivative, 1.09984),
-    _unary(
-        "gelu",
-        lambda x, t: F.gelu(x, approximate=t["approximate"]),
-        "Gelu",
-        _gelu_derivative,
-        1.129,
-    ),
+    _unary("gelu", lambda x, t: F.gelu(x, approximate=t["approximate"]), "Gelu", _gelu_derivative, 1.129),
     _unary("mish", lambda x, t: F.mish(x), "Mish", _mish_derivative, 1.08851),
     _unary("relu", lambda x, t: F.relu(x), "Relu", lambda x, t: (x > 0).to(x.dtype), 1),
     _unary(
@@ -166,13 +148,7 @@ _ROWS = [
         lambda x, t: torch.sigmoid(t["beta"] * x),
         1,
     ),
-    _unary(
-        "clamp",
-        lambda x, t: x.clamp(t["low"], t["high"]),
-        "Clip",
-        _clamp_derivative,
-        1,
-    ),
+    _unary("clamp", lambda x, t: x.clamp(t["low"], t["high"]), "Clip", _clamp_derivative, 1),
     _unary("neg", lambda x, t: -x, "Neg", lambda x, t: -torch.ones_like(x), 1),
     _unary("abs", lambda x, t: x.abs(), "Abs", lambda x, t: torch.sign(x), 1),
     _unary("exp", lambda x, t: torch.exp(x), "Exp", lambda x, t: torch.exp(x)),
@@ -181,12 +157,7 @@ _ROWS = [
     _unary("reciprocal", lambda x, t: 1 / x, "Reciprocal", lambda x, t: -1 / (x * x)),
     _unary("erf", lambda x, t: torch.erf(x), "Erf", lambda x, t: 2 / math.sqrt(math.pi) * torch.exp(-x * x), 1.12838),
     _unary("atan", lambda x, t: torch.atan(x), "Atan", lambda x, t: 1 / (1 + x * x), 1),
-    _unary(
-        "power",
-        lambda x, t: x ** t["exponent"],
-        "Pow",
-        lambda x, t: t["exponent"] * x ** (t["exponent"] - 1),
-    ),
+    _unary("power", lambda x, t: x ** t["exponent"], "Pow", lambda x, t: t["exponent"] * x ** (t["exponent"] - 1)),
     # 1 for x > 0, at_zero for 0, else 0: the derivative of a kink. No activation: it has no Lipschitz constant
     Op("step", 1, lambda a, t: heaviside(a[0], t["at_zero"]), taylor=RULES["step"], kinked=True, elementwise=True),
     # two arguments, broadcast
@@ -200,13 +171,13 @@ _ROWS = [
     Op("concat", None, lambda a, t: torch.cat(list(a), dim=t["axis"]), "Concat"),
     Op("slice", 1, lambda a, t: _slice(a[0], t), "Slice"),
     Op("reshape", 1, lambda a, t: a[0].reshape(a[0].shape[0], *t["shape"]), "Reshape"),
-    Op("transpose", 1, lambda a, t: a[0].permute(0, *(a[0].ndim + k for k in _axes(t))), "Transpose"),
+    Op("transpose", 1, lambda a, t: a[0].permute(0, *(a[0].ndim + k for k in t["axes"])), "Transpose"),
     Op("expand", 1, lambda a, t: a[0].expand(a[0].shape[0], *t["shape"]), "Expand"),
     # a constant repeated for every row of the batch of its second argument
     Op("repeat", 2, lambda a, t: a[0].expand(a[1].shape[0], *t["shape"]), None),
     # reductions and products of values
-    Op("sum", 1, lambda a, t: a[0].sum(_axes(t), keepdim=t["keep"]), "ReduceSum"),
-    Op("mean", 1, lambda a, t: a[0].mean(_axes(t), keepdim=t["keep"]), "ReduceMean"),
+    Op("sum", 1, lambda a, t: a[0].sum(tuple(t["axes"]), keepdim=t["keep"]), "ReduceSum"),
+    Op("mean", 1, lambda a, t: a[0].mean(tuple(t["axes"]), keepdim=t["keep"]), "ReduceMean"),
     Op("matmul", 2, lambda a, t: a[0] @ a[1], "MatMul"),
     Op("einsum", None, lambda a, t: torch.einsum(t["equation"], *a), "Einsum"),
     Op(

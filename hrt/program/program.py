@@ -1,11 +1,12 @@
 """The Program: a topologically sorted list of nodes over the closed op table. What every other part works on."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.op_table import TABLE, Op
 
 Constant = Tensor | HMatrix
+Extent = Annotated[int, msgspec.Meta(ge=0)]  # of one axis
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,13 @@ class Program:
         A constant that is anything else besides (an operand of another op, an output) is not among them: only a linear
         node can multiply by an H-matrix.
         """
-        found: dict[str, tuple[Node, ...]] = {}
+        uses: dict[str, tuple[Node, ...]] = {}
         for node in self.linear_nodes:
-            found[node.inputs[1]] = (*found.get(node.inputs[1], ()), node)
+            uses[node.inputs[1]] = (*uses.get(node.inputs[1], ()), node)
         other = {*self.outputs}
         for node in self.nodes:
             other.update(node.inputs[:1] + node.inputs[2:] if node.op == "linear" else node.inputs)
-        return {name: nodes for name, nodes in found.items() if name not in other}
+        return {name: nodes for name, nodes in uses.items() if name not in other}
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Per-sample shape of an input or node."""
@@ -127,13 +129,13 @@ class Program:
                         node.name: None,
                     }
         needed = set(self.outputs)
-        kept: list[Node] = []
+        reversed_nodes: list[Node] = []
         for node in (fused.get(n.name, n) for n in reversed(self.nodes)):
             if node is not None and node.name in needed:
                 needed.update(node.inputs)
-                kept.append(node)
+                reversed_nodes.append(node)
         constants = {k: c for k, c in self.constants.items() if k in needed}
-        return replace(self, nodes=tuple(reversed(kept)), constants=constants)
+        return replace(self, nodes=tuple(reversed(reversed_nodes)), constants=constants)
 
     def run(
         self,
@@ -197,47 +199,20 @@ class Program:
 
     @staticmethod
     def from_header(header: Mapping[str, Any], constants: Mapping[str, Constant]) -> "Program":
-        """The inverse of `to_header`."""
-        return Program(
-            tuple(Value(name, tuple(shape)) for name, shape in header["inputs"]),
-            tuple(
-                Node(name, op, tuple(inputs), tuple(shape), attrs, module)
-                for name, op, inputs, shape, attrs, module in header["nodes"]
-            ),
-            tuple(header["outputs"]),
-            dict(constants),
-        )
+        """The inverse of `to_header`. Raises msgspec.ValidationError for anything else."""
+        plain = msgspec.convert(header, Header)
+        inputs, nodes = tuple(Value(*v) for v in plain.inputs), tuple(Node(*n) for n in plain.nodes)
+        return Program(inputs, nodes, plain.outputs, dict(constants))
 
 
-NARROW = (torch.float16, torch.bfloat16)
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A program without its constants: the fields of its values and nodes, in order."""
 
-
-def stored(program: Program) -> Program:
-    """The program with every plain constant rounded as the artifact keeps it: to float32, where it is not narrower."""
-    wide = {k: c for k, c in program.constants.items() if isinstance(c, Tensor) and c.dtype not in NARROW}
-    return program.with_constants({k: c.to(torch.float32) for k, c in wide.items()})
-
-
-def dense_constants(program: Program) -> dict[str, Tensor]:
-    """All constants as float64 tensors: what `evaluate` multiplies with."""
-    return {k: c.to(torch.float64) if isinstance(c, Tensor) else c.to_dense() for k, c in program.constants.items()}
+    inputs: tuple[tuple[str, tuple[Extent, ...]], ...]
+    nodes: tuple[tuple[str, str, tuple[str, ...], tuple[Extent, ...], dict[str, Any], str], ...]
+    outputs: tuple[str, ...]
 
 
 def program_nbytes(program: Program) -> int:
     """Bytes that must be resident to predict: packed weights, tables, orderings, biases and other constants."""
     return sum(c.numel() * c.element_size() if isinstance(c, Tensor) else c.nbytes for c in program.constants.values())
-
-
-def written_out(program: Program, names: Iterable[str], dtype: torch.dtype = torch.float32) -> Program:
-    """The same network with some weights as plain matrices of `dtype`."""
-    changed: dict[str, Constant] = {}
-    for name in names:
-        weight = program.constants[name]
-        changed[name] = (weight.to_dense(torch.float32) if isinstance(weight, HMatrix) else weight).to(dtype)
-    return program.with_constants(changed)
-
-
-def compressed_weights(program: Program) -> list[str]:
-    """The weights that are not one dense leaf."""
-    found = ((name, program.constants[name]) for name in program.weights)
-    return [name for name, w in found if isinstance(w, HMatrix) and not w.is_dense]

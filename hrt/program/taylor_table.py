@@ -1,8 +1,8 @@
-"""Taylor coefficients of every elementwise op, as formulas over symbols (`hrt.derivatives.symbols`): the table refers to them.
+"""Taylor coefficients of every elementwise op, as formulas over symbols (`hrt.derivatives.symbols`).
 
 A rule gets x and y = f(x) and gives f', f''/2 and f'''/6 there. Where these share a factor f', the others are given as
 ratios to it: D2 = f' (z2 + ratio z1^2) takes fewer products than f' z2 + (f''/2) z1^2. None is zero. Formulas were
-derived by hand and are compared with automatic differentiation in float64 (tests/test_taylor.py).
+derived by hand and are compared with automatic differentiation in float64 (tests/program/test_taylor_table.py).
 """
 
 import math
@@ -47,16 +47,13 @@ def ratios(first: Term, second: Term, third: Term) -> Series:
 
 def added(*terms: Term) -> Term:
     """Their sum, in which None is nothing."""
-    found = [t for t in terms if t is not None]
-    return None if not found else sum(found[1:], found[0])
+    summands = [t for t in terms if t is not None]
+    return sum(summands[1:], summands[0]) if summands else None
 
 
 def times(*factors: Term) -> Term:
     """Their product, in which None is zero."""
-    found = None if any(f is None for f in factors) else factors[0]
-    for f in factors[1:]:
-        found = None if found is None else found * f
-    return found
+    return None if any(f is None for f in factors) else math.prod(factors[1:], start=factors[0])
 
 
 def times_x(x: Term, value: Term, inner: Series) -> Series:
@@ -80,16 +77,6 @@ def _tanh(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return ratios(1 - square, -y, square - 1 / 3)
 
 
-def _sin(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    c = x.apply("cos")
-    return Series(c, (y * -0.5, c * (-1 / 6)))
-
-
-def _cos(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    s = x.apply("sin")
-    return Series(-s, (y * -0.5, s * (1 / 6)))
-
-
 def _sigmoid(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     s = y * (1 - y)
     return ratios(s, 0.5 - y, 1 / 6 - s)
@@ -110,8 +97,8 @@ def _gelu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
         u = (x * (1 / math.sqrt(2))).apply("erf")
         density = (square * -0.5).apply("exp") * math.sqrt(2 / math.pi)
         gate = ratios(density, x * -0.5, (square - 1) * (1 / 6))
-    found = times_x(x, 1 + u, gate)
-    return Series(found.first * 0.5, tuple(times(h, 0.5) for h in found.higher))
+    double = times_x(x, 1 + u, gate)
+    return Series(double.first * 0.5, tuple(times(h, 0.5) for h in double.higher))
 
 
 def _mish(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
@@ -127,14 +114,6 @@ def _softplus(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(s, (slope * (beta / 2), slope * (1 - 2 * s) * (beta * beta / 6)))
 
 
-def _relu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    return Series(x.apply("step", at_zero=0.0))
-
-
-def _leaky_relu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    return Series(x.apply("step", at_zero=0.0) * (1 - t["slope"]) + t["slope"])
-
-
 def _elu(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     right = x.apply("step", at_zero=0.0)
     left = (1 - right) * x.apply("clamp", low=None, high=0.0).apply("exp") * t["alpha"]
@@ -148,34 +127,10 @@ def _clamp(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(times(*inside) if inside else 1.0)
 
 
-def _absolute(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    return Series(x.apply("step", at_zero=0.5) * 2 - 1)
-
-
-def _flat(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    return Series(None)
-
-
-def _negative(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    return Series(-1.0)
-
-
-def _exp(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    return ratios(y, 0.5, 1 / 6)
-
-
-def _log(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    return Series(1.0, (-0.5, 1 / 3), scale=x.apply("reciprocal"))
-
-
 def _sqrt(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     root = y.apply("reciprocal")
     inverse = root * root
     return ratios(root * 0.5, inverse * -0.25, inverse * inverse * 0.125)
-
-
-def _reciprocal(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
-    return Series(-y, (-1.0, 1.0), ratio=True, scale=y)
 
 
 def _erf(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
@@ -204,28 +159,29 @@ def _power(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return Series(terms[0], tuple(terms[1:]))
 
 
+# (x, y = f(x), attributes) -> series
 RULES: dict[str, Rule] = {
     "tanh": _tanh,
-    "sin": _sin,
-    "cos": _cos,
+    "sin": lambda x, y, t: Series(c := x.apply("cos"), (y * -0.5, c * (-1 / 6))),
+    "cos": lambda x, y, t: Series(-(s := x.apply("sin")), (y * -0.5, s * (1 / 6))),
     "sigmoid": _sigmoid,
     "silu": _silu,
     "gelu": _gelu,
     "mish": _mish,
-    "relu": _relu,
-    "leaky_relu": _leaky_relu,
+    "relu": lambda x, y, t: Series(x.apply("step", at_zero=0.0)),
+    "leaky_relu": lambda x, y, t: Series(x.apply("step", at_zero=0.0) * (1 - t["slope"]) + t["slope"]),
     "elu": _elu,
     "softplus": _softplus,
     "clamp": _clamp,
-    "neg": _negative,
-    "abs": _absolute,
-    "exp": _exp,
-    "log": _log,
+    "neg": lambda x, y, t: Series(-1.0),
+    "abs": lambda x, y, t: Series(x.apply("step", at_zero=0.5) * 2 - 1),
+    "exp": lambda x, y, t: ratios(y, 0.5, 1 / 6),
+    "log": lambda x, y, t: Series(1.0, (-0.5, 1 / 3), scale=x.apply("reciprocal")),
     "sqrt": _sqrt,
-    "reciprocal": _reciprocal,
+    "reciprocal": lambda x, y, t: Series(-y, (-1.0, 1.0), ratio=True, scale=y),
     "erf": _erf,
     "atan": _atan,
     "power": _power,
-    "step": _flat,
+    "step": lambda x, y, t: Series(None),
 }
 KINKED = {"relu", "leaky_relu", "elu", "clamp", "abs", "step", "sqrt"}  # a derivative jumps, or is infinite at 0

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from hrt.kernels.precisions import WORKSPACE
-from hrt.program.program import Node, Program, Value, compressed_weights, written_out
+from hrt.program.dense_view import compressed_weights, written_out
+from hrt.program.program import Node, Program, Value
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.roofline import CHIPS, CLEAR, Chip, Work, dense_work, schedule_floor, work_of
 from hrt.schedule.schedule import Schedule

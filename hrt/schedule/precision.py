@@ -17,7 +17,8 @@ from torch import Tensor
 from hrt.calibration.output_error import OutputError, output_error
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.kernels.precisions import WORKSPACE, epilogue_of
-from hrt.program.program import Node, Program, compressed_weights, written_out
+from hrt.program.dense_view import compressed_weights, written_out
+from hrt.program.program import Node, Program
 
 EMULATED = ("bf16", "fp16", "tf32")
 EXACT_INPUTS = 16  # layers of so few inputs are computed in float32 under tf32: coordinates should not be rounded

@@ -32,7 +32,8 @@ from hrt.kernels.step_tables import (
     SCALE_OFFSET,
     WEIGHT_OFFSET,
 )
-from hrt.program.program import Program, written_out
+from hrt.program.dense_view import written_out
+from hrt.program.program import Program
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.ports import boundary
 from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave

@@ -15,12 +15,21 @@ LEADING = 5  # eigenvectors whose span is compared
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Eigenvalues of a kernel, float64, descending, and by how much rounding may have moved them.
+    """Eigenvalues of a kernel, and by how much rounding may have moved them.
 
-    rounding: absolute. LAPACK's bound as `hrt.certificate.norms.svd_rounding` has it, relative to the trace instead of the largest
-    eigenvalue, which also covers the rounding of the kernel's own entries as long as errors of a sum of n products grow
-    like sqrt(n) (Higham and Mary, SIAM J. Sci. Comput. 41, 2019), up to some 10^5 parameters to a point and more with
-    more points.
+    Args:
+        values: (n,) float64, descending.
+        rounding: Absolute. LAPACK's bound (`hrt.certificate.norms.svd_rounding`), relative to the trace instead of the
+            largest eigenvalue. This also covers the rounding of the kernel's own entries, as long as errors of a sum of
+            n products grow like sqrt(n): up to some 10^5 parameters to a point, and more with more points.
+
+    Example:
+        >>> import torch, hrt
+        >>> hrt.Spectrum.of(torch.diag(torch.tensor([1.0, 3.0]))).values.tolist()
+        [3.0, 1.0]
+
+    Source:
+        Higham and Mary, SIAM J. Sci. Comput. 41, 2019, for the growth of errors.
     """
 
     values: Tensor
@@ -28,7 +37,14 @@ class Spectrum:
 
     @staticmethod
     def of(kernel: Tensor) -> "Spectrum":
-        """Of a symmetric kernel (n, n), float32 or float64. Raises InputError for another shape or NaN."""
+        """The spectrum of a symmetric kernel.
+
+        Args:
+            kernel: (n, n), float32 or float64.
+
+        Raises:
+            InputError: Another shape, or NaN.
+        """
         theta = _checked(kernel)
         unit = torch.finfo(kernel.dtype).eps / torch.finfo(torch.float64).eps
         values = torch.linalg.eigvalsh(theta).flip(0)
@@ -51,7 +67,7 @@ class Spectrum:
 
     @property
     def effective_rank(self) -> float:
-        """exp of the entropy of the eigenvalues over their sum (Roy and Vetterli, EUSIPCO 2007), from 1 to n."""
+        """exp of the entropy of the eigenvalues over their sum, from 1 to n (Roy and Vetterli, EUSIPCO 2007)."""
         share = self.values.clamp_min(0) / self.values.clamp_min(0).sum()
         return math.exp(float(torch.special.entr(share).sum()))
 
@@ -63,12 +79,28 @@ class Spectrum:
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """How far one kernel is from another.
+    """How far one kernel, Theta_H, is from another, Theta.
 
-    relative: ||Theta - Theta_H||_F / ||Theta||_F.  frobenius, spectral: norms of the difference.  before, after: the
-    two spectra.  cosines: of the principal angles between the spans of the leading eigenvectors of both, largest first
-    (Bjorck and Golub, Math. Comp. 27, 1973); the last one says how much of the worst direction is kept.  gap: the
-    eigenvalue of Theta that ends this span minus the next: angles mean nothing where the difference is not far below.
+    Args:
+        relative: ||Theta - Theta_H||_F / ||Theta||_F.
+        frobenius: ||Theta - Theta_H||_F.
+        spectral: ||Theta - Theta_H||_2.
+        before: The spectrum of Theta.
+        after: The spectrum of Theta_H.
+        cosines: Of the principal angles between the spans of the leading eigenvectors of both, largest first. The last
+            one says how much of the worst direction is left.
+        gap: The eigenvalue of Theta that ends this span minus the next. Angles mean nothing where the difference is not
+            far below it.
+
+    Example:
+        >>> import torch, hrt
+        >>> net = torch.nn.Linear(3, 2)
+        >>> drift = hrt.compare_ntk(net, net, torch.rand(4, 3))
+        >>> drift.spectral, drift.before.largest == drift.after.largest
+        (0.0, True)
+
+    Source:
+        Bjorck and Golub, Math. Comp. 27, 1973, for the angles.
     """
 
     relative: float
@@ -111,8 +143,8 @@ def drift(before: Tensor, after: Tensor, leading: int = LEADING) -> Drift:
 def _checked(kernel: Tensor) -> Tensor:
     """The kernel in float64. Raises InputError unless it is square, not empty and finite."""
     if not isinstance(kernel, Tensor) or kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not kernel.numel():
-        found = tuple(kernel.shape) if isinstance(kernel, Tensor) else type(kernel).__name__
-        raise InputError(f"Found a kernel {found}. Expected a square matrix of at least one row.")
+        what = tuple(kernel.shape) if isinstance(kernel, Tensor) else type(kernel).__name__
+        raise InputError(f"Found a kernel {what}. Expected a square matrix of at least one row.")
     if not bool(torch.isfinite(kernel).all()):
         raise InputError("The kernel holds NaN or infinity. Expected finite numbers.")
     return kernel.detach().to(torch.float64)

@@ -9,7 +9,7 @@ kernel in its factors' parameters is another one, of a network that is trained i
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from torch.utils._pytree import tree_leaves
 
 from hrt.capture.torch_export import capture
 from hrt.errors import HrtError, InputError
-from hrt.model.model import CompressedModel
+from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
+from hrt.support.types import Inputs
 from hrt.tangent_kernel.kernel_drift import LEADING, Drift, drift
 
 Residual = Callable[..., Tensor]  # (network, *points) -> (rows, ...): network(*points) is a tensor, or a tuple of them
@@ -32,28 +33,54 @@ FEWEST_ROWS, MOST_ROWS = 8, 32  # points of the kernel in a certificate
 DTYPES = (torch.float64, torch.float32)
 
 
+@runtime_checkable
+class HoldsProgram(Protocol):
+    """Anything with a program: a CompressedModel, or a DenseView."""
+
+    @property
+    def program(self) -> Program:
+        """The network as data."""
+        ...
+
+
+Network = nn.Module | Program | HoldsProgram
+
+
 def ntk(
-    net: Any,
-    points: Any,
+    net: Network,
+    points: Inputs,
     *,
     residual: Residual | None = None,
     memory: int = MEMORY,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Theta (rows * k, rows * k) of `dtype`, symmetric; row i * k + a is component a of point i.
+    """The empirical neural tangent kernel of a network on a sample of points.
 
-    net: nn.Module (its parameters are all of its own, in evaluation mode), or Program or CompressedModel (the weights,
-        written out, and biases of its linear layers). It is not changed.
-    points: tensor or array (rows, *shape), a tuple of them for several inputs.
-    residual: None for the value; else residual(network, *points) of shape (rows, ...) for points (rows, *shape), each
-        row a function of its own point alone. `network` is the module, or a function of the points for the other kinds:
-        differentiate it with torch.func (jvp, jacrev), not with torch.autograd.grad.
-    memory: bytes for Theta, parameters and Jacobians (activations are not counted). Where the Jacobian of all points
-        does not fit, it is computed by blocks of points, again for every pair of blocks.
-    dtype: torch.float64 or torch.float32, of all arithmetic.
+    Args:
+        net: An nn.Module, whose parameters are all of its own, in evaluation mode. Or a CompressedModel or its program,
+            whose parameters are the weights, written out, and biases of its linear layers. It is not changed.
+        points: Tensor or array (rows, *shape), a tuple of them for several inputs.
+        residual: None for the network's value. Else residual(network, *points) of shape (rows, ...) for points
+            (rows, *shape), each row a function of its own point alone. Differentiate `network` with torch.func (jvp,
+            jacrev), not with torch.autograd.grad.
+        memory: Bytes for kernel, parameters and Jacobians; activations are not counted. Where the Jacobian of all
+            points does not fit, it is computed by blocks of points, again for every pair of blocks.
+        dtype: torch.float64 or torch.float32, of all arithmetic.
 
-    Raises InputError for no points, points or a kernel that are not finite, a residual that does not depend on the
-    network, and a `memory` that does not hold one block, naming the bytes that would.
+    Returns:
+        Theta (rows * k, rows * k) of `dtype`, symmetric, for k components. Row i * k + a is component a of point i.
+
+    Raises:
+        InputError: There are no points, something is not finite, the residual does not depend on the network, or
+            `memory` does not hold one block; the message names the bytes that would.
+
+    Example:
+        >>> import torch, hrt
+        >>> hrt.ntk(torch.nn.Linear(3, 2), torch.rand(4, 3)).shape
+        torch.Size([8, 8])
+
+    Source:
+        Jacot, Gabriel and Hongler, "Neural tangent kernel", NeurIPS 2018.
     """
     if dtype not in DTYPES:
         raise InputError(f"Found dtype {dtype!r}. Expected torch.float64 or torch.float32.")
@@ -63,19 +90,37 @@ def ntk(
 
 
 def compare_ntk(
-    net: Any,
-    compressed: Any,
-    points: Any,
+    net: Network,
+    compressed: Network,
+    points: Inputs,
     *,
     residual: Residual | None = None,
     memory: int = MEMORY,
     dtype: torch.dtype = torch.float64,
     leading: int = LEADING,
 ) -> Drift:
-    """The drift from the kernel of `net` to that of `compressed`, in the same parameters: those of linear layers.
+    """How far the tangent kernel of `compressed` is from that of `net`, in the parameters of linear layers.
 
-    net, compressed: nn.Module, Program or CompressedModel; a module beside one of the others is captured. The other
-    arguments and what is raised are those of `ntk` and `drift`; InputError, too, where the two have other parameters.
+    Args:
+        net: An nn.Module, a CompressedModel or its program. A module beside one of the others is captured.
+        compressed: The same network, of any of these kinds.
+        points: As for `ntk`, which takes `residual`, `memory` and `dtype` too.
+        residual: The function of the network whose kernel it is; None for the value.
+        memory: Bytes.
+        dtype: torch.float64 or torch.float32.
+        leading: How many leading eigenvectors span the spaces whose angles are compared.
+
+    Returns:
+        The drift.
+
+    Raises:
+        InputError: As `ntk`, or the two have other parameters, or the kernel of `net` is zero.
+
+    Example:
+        >>> import torch, hrt
+        >>> net = torch.nn.Linear(3, 2)
+        >>> hrt.compare_ntk(net, net, torch.rand(4, 3)).relative
+        0.0
     """
     pair = [net, compressed]
     if not all(isinstance(n, nn.Module) for n in pair):
@@ -91,27 +136,30 @@ def compare_ntk(
     return drift(before, after, leading)
 
 
-def affordable_drift(program: Program, result: Program, rows: Sequence[Tensor]) -> tuple[float | None, int, str]:
+def affordable_drift(
+    original: DenseView, compressed: DenseView, rows: Sequence[Tensor]
+) -> tuple[float | None, int, str]:
     """The drift of the value's kernel on the first few `rows` (one tensor per input), how many, and why there is none.
 
     As many rows as one block within MEMORY holds, at most MOST_ROWS and at least FEWEST_ROWS: counted, not timed, so
     that the same network has the same certificate on every machine.
     """
+    program = original.program
     names = {name for node in program.linear_nodes for name in node.inputs[1:]}
     count = sum(math.prod(program.constants[name].shape) for name in names)
-    known = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
-    width = sum(math.prod(known.get(name, ())) for name in program.outputs)
+    shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
+    width = sum(math.prod(shapes.get(name, ())) for name in program.outputs)
     each = torch.float64.itemsize * COPIES * max(1, width * count)
     size = min(MOST_ROWS, len(rows[0]), MEMORY // 2 // each)
     if size < FEWEST_ROWS:
         return None, 0, f"{width} output(s) times {count:,} parameters allow {size} point(s), fewer than {FEWEST_ROWS}"
     try:
-        return compare_ntk(program, result, tuple(x[:size] for x in rows)).relative, size, ""
+        return compare_ntk(original, compressed, tuple(x[:size] for x in rows)).relative, size, ""
     except InputError as error:
         return None, 0, str(error)
 
 
-def as_points(points: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def as_points(points: Inputs, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Points as tensors (rows, ...) of `dtype`. Raises InputError for none, unequal numbers, and NaN or infinity."""
     parts = points if isinstance(points, (tuple, list)) else (points,)
     try:
@@ -133,7 +181,7 @@ Function = Callable[..., Tensor]  # (parameters, *points of one row) -> (compone
 
 
 @contextmanager
-def _function(net: Any, residual: Residual | None, dtype: torch.dtype) -> Iterator[tuple[Function, Parameters]]:
+def _function(net: Network, residual: Residual | None, dtype: torch.dtype) -> Iterator[tuple[Function, Parameters]]:
     """What is differentiated, and by which parameters. A module is in evaluation mode meanwhile."""
     of = residual or _value
     if isinstance(net, nn.Module):
@@ -144,20 +192,17 @@ def _function(net: Any, residual: Residual | None, dtype: torch.dtype) -> Iterat
 
         def call(parameters: Parameters, *points: Tensor) -> Any:
             return functional_call(whole, {**state, **parameters}, points)
-    elif isinstance(net, (Program, CompressedModel)):
-        program = net if isinstance(net, Program) else net.program
-        state = {
-            k: c.to(dtype) if isinstance(c, Tensor) else c.to_dense(torch.float64).to(dtype)
-            for k, c in program.constants.items()
-        }
+    elif isinstance(net, (Program, HoldsProgram)):
+        view = net if isinstance(net, DenseView) else DenseView(net if isinstance(net, Program) else net.program)
+        program, state = view.program, {k: c.to(dtype) for k, c in view.constants.items()}
         names = list(dict.fromkeys(name for node in program.linear_nodes for name in node.inputs[1:]))
         modes = []
 
         def call(parameters: Parameters, *points: Tensor) -> Any:
             def network(*x: Tensor) -> Any:
                 program.check_inputs(x)
-                found = program.run(x, dtype=dtype, constants={**state, **parameters})
-                return found[0] if len(found) == 1 else found
+                outputs = program.run(x, dtype=dtype, constants={**state, **parameters})
+                return outputs[0] if len(outputs) == 1 else outputs
 
             return of(network, *points)
     else:
@@ -167,11 +212,11 @@ def _function(net: Any, residual: Residual | None, dtype: torch.dtype) -> Iterat
 
     def function(parameters: Parameters, *points: Tensor) -> Tensor:
         """Components of one point, given without the axis of rows."""
-        found = call(parameters, *(x[None] for x in points))
-        if not isinstance(found, Tensor) or found.ndim < 1 or found.shape[0] != 1:
-            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        value = call(parameters, *(x[None] for x in points))
+        if not isinstance(value, Tensor) or value.ndim < 1 or value.shape[0] != 1:
+            what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"The residual gave {what} for one point. Expected a tensor (rows, ...), here (1, ...).")
-        return found.reshape(-1)
+        return value.reshape(-1)
 
     try:
         for module, _ in modes:
@@ -220,7 +265,7 @@ def _kernel(
 
     def block(start: int) -> list[Tensor]:
         try:
-            found = jacobian(dict(parameters), *(x[start : start + size] for x in points))
+            jacobians = jacobian(dict(parameters), *(x[start : start + size] for x in points))
         except HrtError:
             raise
         except Exception as error:
@@ -228,16 +273,16 @@ def _kernel(
                 f"The Jacobian cannot be computed: {error} Expected a function of one point at a time that torch.func "
                 "can differentiate (in a residual torch.func.jvp or jacrev, not torch.autograd.grad)."
             ) from error
-        return [j.detach().flatten(2).flatten(0, 1) for j in found.values()]
+        return [j.detach().flatten(2).flatten(0, 1) for j in jacobians.values()]
 
     for start in range(0, rows, size):
-        mine = block(start)
+        rows_here = block(start)
         here = slice(start * width, (start + size) * width)
-        square = _products(mine, mine)
+        square = _products(rows_here, rows_here)
         theta[here, here] = (square + square.T) / 2
         for before in range(0, start, size):
             there = slice(before * width, (before + size) * width)
-            theta[here, there] = _products(mine, block(before))
+            theta[here, there] = _products(rows_here, block(before))
             theta[there, here] = theta[here, there].T
     if not bool(torch.isfinite(theta).all()):
         raise InputError("The kernel is NaN or infinite: so is a derivative at some point. Expected finite ones.")
@@ -256,16 +301,16 @@ def _width(function: Function, parameters: Parameters, points: Sequence[Tensor])
     leaves = {k: p.clone().requires_grad_() for k, p in parameters.items()}
     with torch.enable_grad():
         try:
-            found = function(leaves, *(x[0] for x in points))
+            value = function(leaves, *(x[0] for x in points))
         except HrtError:
             raise
         except Exception as error:
             raise InputError(f"The function fails on the first point: {type(error).__name__}: {error}") from error
-    if not found.requires_grad:
+    if not value.requires_grad:
         raise InputError(
             "The residual does not depend on the network's parameters: its kernel would be zero. Expected a function "
             "of the network that it is given (not of another one), without detach or no_grad."
         )
-    if not found.numel():
-        raise InputError(f"The function gave {tuple(found.shape)} for one point. Expected at least one component.")
-    return found.numel()
+    if not value.numel():
+        raise InputError(f"The function gave {tuple(value.shape)} for one point. Expected at least one component.")
+    return value.numel()

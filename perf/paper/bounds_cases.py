@@ -39,6 +39,7 @@ from hrt.perf.networks.operators import log_kernel, reaction_diffusion_green
 from hrt.perf.networks.pinns import PROBLEMS, load_pinn, pinn_points
 from hrt.perf.networks.qlknn import qlknn_inputs, qlknn_path
 from hrt.perf.paper.output import Rows
+from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
 from hrt.tangent_kernel.ntk import compare_ntk
 from hrt.tangent_kernel.ntk_statements import ntk_statements
@@ -183,7 +184,7 @@ def network_rows(subject: Subject) -> Rows:
         statements = [(s.name, s) for s in ntk_statements(drift)]
         if subject.box is not None:
             before, after = (evaluate(p, subject.inputs) for p in (subject.program, result))
-            proven = output_bound(subject.program, result, (subject.box,)).per_output
+            proven = output_bound(DenseView(subject.program), DenseView(result), (subject.box,)).per_output
             if proven is not None:
                 worst, rms = (before - after).abs().amax(0), before.square().mean(0).sqrt()
                 statements.append(("output over the box", box_statement(proven, worst, rms)))

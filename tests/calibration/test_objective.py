@@ -20,7 +20,8 @@ from hrt.model.load import load
 from hrt.model.model import CompressedModel
 from hrt.network_compression.verify import Original, served_limits
 from hrt.perf.studies import sobolev as table
-from hrt.program.program import Program, dense_constants
+from hrt.program.dense_view import DenseView
+from hrt.program.program import Program
 from hrt.schedule.precision import EMULATED, emulate
 
 from sobolev_cases import exact, relative, rows, seeded
@@ -58,7 +59,7 @@ class TestAim:
         make, x = (lambda: mlp(2, 8, 8, 2)), rows(5, 2)
         ours, other = (capture(seeded(make, k), [x.float()]) for k in (0, 1))
         aim = Aim.of(ours, NAMES)
-        found = aim.parts(aim.outputs([x], dense_constants(other)))
+        found = aim.parts(aim.outputs([x], DenseView(other).constants))
         for y, e in zip(found, exact(seeded(make, 1), x, NAMES), strict=True):
             assert relative(y, e) <= 1e-12
 
@@ -86,7 +87,7 @@ class TestMoments:
 
     def mean_squared_error(self, aim: Aim, program: Program, x: Tensor, name: str, bias: str | None = None) -> float:
         generator, total = torch.Generator().manual_seed(3), 0.0
-        constants, wanted = dense_constants(program), aim.parts(aim.outputs([x]))
+        constants, wanted = DenseView(program).constants, aim.parts(aim.outputs([x]))
         moments = sobolev_moments(aim, [x])[name]
         for _ in range(self.DRAWS):
             e = self.SIZE * torch.randn(constants[name].shape, generator=generator, dtype=torch.float64)

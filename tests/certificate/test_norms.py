@@ -108,6 +108,6 @@ class TestEnclosures:
 
     def test_error_of_a_weight_that_did_not_change_is_zero(self):
         w = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
-        found = Weight.make(w.double(), HMatrix.from_dense(w))
+        found = Weight.make(w.double(), w.double(), HMatrix.from_dense(w))
         x = Interval(torch.full((3, 4), -1.0).double(), torch.ones(3, 4).double())
         assert found.error.norm == 0 and not found.error.times(x).magnitude.any()

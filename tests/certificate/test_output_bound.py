@@ -17,8 +17,9 @@ from hrt.capture.torch_export import capture
 from hrt.certificate import output_bound as bounds
 from hrt.certificate.certificate import BOX_BOUND
 from hrt.certificate.output_bound import RULES, output_bound
+from hrt.program.dense_view import DenseView, stored
 from hrt.program.op_table import TABLE
-from hrt.program.program import Node, Program, Value, dense_constants, stored
+from hrt.program.program import Node, Program, Value
 
 from helpers import MIXED, hierarchical
 from zoo import ACTIVATIONS, ZOO, Apply, mlp
@@ -52,18 +53,22 @@ def worst(program: Program, other: Program, boxes, seed: int = 0) -> Tensor:
     for part, b in zip(unit.split([b.width for b in boxes], 1), boxes, strict=True):
         low, high = torch.tensor(b.low, dtype=torch.float64), torch.tensor(b.high, dtype=torch.float64)
         points.append(torch.minimum(low + (high - low) * part, high))
-    y, found = evaluate(program, points), evaluate(other, points, dense_constants(other))
+    y, found = evaluate(program, points), evaluate(other, points, DenseView(other).constants)
     return ((y - found).abs() - 1e-12 * (1 + y.abs() + found.abs())).amax(0).clamp_min(0)
 
 
 def holds(program: Program, other: Program, boxes, seed: int = 0) -> Tensor | None:
     """The bound, after checking it; None where there is none."""
-    found = output_bound(program, other, boxes).per_output
+    found = bound(program, other, boxes).per_output
     if found is None:
         return None
     limit = torch.tensor(found, dtype=torch.float64)
     assert bool((worst(program, other, boxes, seed) <= limit).all())
     return limit
+
+
+def bound(program: Program, other: Program, boxes) -> bounds.OutputBound:
+    return output_bound(DenseView(program), DenseView(other), boxes)
 
 
 @pytest.fixture
@@ -214,8 +219,8 @@ def test_is_reached_at_a_corner_by_a_single_layer(tol):
     program = captured(net, 7)
     other = compressed(program, tol)
     boxes = [hrt.Box([-1.0, 0, 2, -3, 0.5, 0, -9], [1.0, 0.1, 4, -1, 0.5, 8, 1])]
-    found = output_bound(program, other, boxes).per_output
-    w, h = program.constants, dense_constants(other)
+    found = bound(program, other, boxes).per_output
+    w, h = program.constants, DenseView(other).constants
     (node,) = program.linear_nodes
     for i, limit in enumerate(found or ()):
         # the largest of |E_i x + db_i| over the corners, in exact fractions
@@ -234,15 +239,15 @@ def test_is_reached_at_a_corner_by_a_single_layer(tol):
 def test_a_point_gives_the_difference_there():
     program = captured(mlp(3, 16, 16, 2).double(), 3)
     other, x = compressed(program, 1e-1), [0.3, 0.1, 0.7]
-    found = output_bound(program, other, [hrt.Box(x, x)])
+    found = bound(program, other, [hrt.Box(x, x)])
     there = torch.tensor([x], dtype=torch.float64)
-    expected = (evaluate(program, [there]) - evaluate(other, [there], dense_constants(other))).abs()[0]
+    expected = (evaluate(program, [there]) - evaluate(other, [there], DenseView(other).constants)).abs()[0]
     assert found.per_output == pytest.approx(expected.tolist(), rel=1e-9) and found.boxes == 1
 
 
 def test_an_unchanged_network_is_off_by_nothing():
     program = captured(mlp(3, 8, 2), 3)
-    assert output_bound(program, stored(program), [hrt.Box([0] * 3, [1] * 3)]).per_output == (0.0, 0.0)
+    assert bound(program, stored(program), [hrt.Box([0] * 3, [1] * 3)]).per_output == (0.0, 0.0)
 
 
 def test_more_boxes_are_never_worse(monkeypatch):
@@ -250,7 +255,7 @@ def test_more_boxes_are_never_worse(monkeypatch):
     other, found = compressed(program, 1e-1), []
     for count in (1, 8, 64, 512):
         monkeypatch.setattr(bounds, "MAX_BOXES", count)
-        found.append(max(output_bound(program, other, [hrt.Box([-2, -2], [2, 2])]).per_output or (math.inf,)))
+        found.append(max(bound(program, other, [hrt.Box([-2, -2], [2, 2])]).per_output or (math.inf,)))
     assert all(b <= a for a, b in itertools.pairwise(found)) and found[-1] < 0.7 * found[0]
 
 
@@ -259,20 +264,20 @@ class TestReasons:
     box = (hrt.Box([0] * 3, [1] * 3),)
 
     def test_samples_are_no_box(self):
-        found = output_bound(self.program, self.program, None)
+        found = bound(self.program, self.program, None)
         assert found.per_output is None and "samples" in found.reason
 
     def test_an_op_without_a_rule_is_named(self, monkeypatch):
         monkeypatch.delitem(RULES, "tanh")
-        assert output_bound(self.program, self.program, self.box).reason == "no rule for op tanh"
+        assert bound(self.program, self.program, self.box).reason == "no rule for op tanh"
 
     def test_large_layers_are_skipped(self, monkeypatch):
         monkeypatch.setattr(bounds, "MAX_SIDE", 7)
-        assert "8 x 3, larger than 7" in output_bound(self.program, self.program, self.box).reason
+        assert "8 x 3, larger than 7" in bound(self.program, self.program, self.box).reason
 
     def test_a_range_that_leaves_the_domain_names_the_place(self):
         program = captured(nn.Sequential(nn.Linear(3, 2), Apply(torch.log)).double(), 3)
-        found = output_bound(program, compressed(program, 0.5), (hrt.Box([-9] * 3, [9] * 3),))
+        found = bound(program, compressed(program, 0.5), (hrt.Box([-9] * 3, [9] * 3),))
         assert found.per_output is None and "log" in found.reason
 
     @pytest.mark.parametrize("given", [None, torch.ones(3, 2), [[0.0]], (box[0], torch.ones(1)), ()])

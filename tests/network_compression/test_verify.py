@@ -8,7 +8,7 @@ from hrt.calibration.output_error import output_error
 from hrt.capture.network import program_of_network
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.verify import Original, output_certificate
-from hrt.program.program import stored
+from hrt.program.dense_view import stored
 
 from trained import inputs, made
 

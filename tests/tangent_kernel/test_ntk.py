@@ -16,6 +16,7 @@ import hrt
 from hrt.calibration.samples import Split, as_samples, distinct
 from hrt.capture.torch_export import capture
 from hrt.errors import InputError
+from hrt.program.dense_view import DenseView
 from hrt.tangent_kernel.ntk import affordable_drift, compare_ntk, ntk
 
 from helpers import hierarchical
@@ -282,5 +283,5 @@ class TestCertificate:
         with torch.no_grad():
             net[0].bias.fill_(-100.0)
         program = capture(net, [points(3)])
-        drift, rows, why = affordable_drift(program, program, (points(9),))
+        drift, rows, why = affordable_drift(DenseView(program), DenseView(program), (points(9),))
         assert drift is None and rows == 0 and "kernel is zero" in why
