@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.func import functional_call
 
-import hrt
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import STORAGE, HMatrix, Leaf
 from hrt.matrix_compression.hlinear import HLinear, merged
@@ -21,7 +20,7 @@ def rows(n: int, batch: int = 7, dtype: torch.dtype = torch.float64) -> torch.Te
     return torch.randn(batch, n, generator=torch.Generator().manual_seed(n), dtype=dtype)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("m, n", SHAPES)
 def test_it_is_the_matrix(m: int, n: int, seed: int) -> None:
     h, bias, x = random_hmatrix(seed, m, n, storages=MIXED), rows(m, 1)[0], rows(n)
@@ -146,7 +145,3 @@ def test_zero_matrix_has_zero_derivatives() -> None:
     (slope,) = torch.autograd.grad(layer(x).sum(), x)
     assert torch.equal(layer(x), torch.ones(7, 4, dtype=torch.float64))
     assert not slope.any()
-
-
-def test_is_public() -> None:
-    assert hrt.HLinear is HLinear

@@ -35,7 +35,7 @@ def broad():
 
 CASES = {
     "output": lambda executor: hrt.compress(
-        network(), inputs=hrt.Box([-1.0] * 3, [1.0] * 3), tol=1e-2, executor=executor
+        network(), inputs=torch.rand(1000, 3, generator=torch.Generator().manual_seed(1)), tol=1e-2, executor=executor
     ),
     "ordered": lambda executor: hrt.compress(
         broad(), inputs=torch.rand(400, 3, generator=torch.Generator().manual_seed(0)), tol=1e-2, executor=executor
@@ -82,7 +82,9 @@ def alone(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("kind", EXECUTORS)
+@pytest.mark.parametrize(
+    "kind", ["threads", "forked", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("spawned", "dask"))]
+)
 def test_same_bytes_out(kind, alone, tmp_path):
     threads = torch.get_num_threads()
     with EXECUTORS[kind]() as executor:
@@ -134,13 +136,6 @@ def test_a_pool_that_was_shut_down():
 def test_errors_of_the_work_itself_pass_through():
     with ThreadPoolExecutor(1) as pool, pytest.raises(hrt.ToleranceError):
         hrt.compress(nn.Sequential(nn.Linear(9, 9, dtype=torch.float64)), tol=1e-12, executor=pool)
-
-
-def test_errors_of_the_work_are_not_the_executors():
-    with ThreadPoolExecutor(1) as pool, pytest.raises(hrt.InputError, match="NaN"):
-        net = network()
-        net[0].weight.data[0, 0] = float("nan")
-        hrt.compress(net, executor=pool)
 
 
 @pytest.mark.parametrize("wrong", [4, "processes", ThreadPoolExecutor])

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-import hrt
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.matrix_compression.hlinear import HLinear
@@ -138,29 +137,22 @@ def test_second_moments_of_float32_have_no_negative_eigenvalue() -> None:
     assert float(values[0]) > -1e-14 * float(values[-1])
 
 
-def test_bad_input() -> None:
-    net = nn.Sequential(linear(5, 4))
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"second_moments": {"0": torch.eye(5)}}, "second moment"),
+        ({"second_moments": {"1": torch.eye(4)}}, "name of a linear layer"),
+        ({"second_moments": {"0": torch.full((4, 4), torch.nan)}}, "not finite"),
+        ({"partitions": {"0": HMatrix.from_dense(torch.zeros(4, 4))}}, "partition"),
+        *(({"sketch": sketch}, "sketch") for sketch in (0, -1, 2.5)),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        rank_penalty(nn.Sequential(linear(5, 4)), **options)
+
+
+@pytest.mark.parametrize("threshold", [-1.0, torch.inf])
+def test_senseless_thresholds_are_refused(threshold: float) -> None:
     with pytest.raises(InputError, match="threshold"):
-        proximal_step(net, -1.0)
-    with pytest.raises(InputError, match="second moment"):
-        rank_penalty(net, second_moments={"0": torch.eye(5)})
-    with pytest.raises(InputError, match="name of a linear layer"):
-        rank_penalty(net, second_moments={"1": torch.eye(4)})
-    with pytest.raises(InputError, match="partition"):
-        rank_penalty(net, partitions={"0": HMatrix.from_dense(torch.zeros(4, 4))})
-
-
-def test_is_public() -> None:
-    assert hrt.rank_penalty is rank_penalty and hrt.proximal_step is proximal_step
-
-
-def test_moments_that_are_not_finite_and_sketches_of_nothing_are_refused() -> None:
-    net = nn.Sequential(linear(30, 20))
-    rows = net[0].in_features
-    with pytest.raises(InputError, match="not finite"):
-        rank_penalty(net, second_moments={"0": torch.full((rows, rows), torch.nan)})
-    for sketch in (0, -1, 2.5):
-        with pytest.raises(InputError, match="sketch"):
-            rank_penalty(net, sketch=sketch)
-    with pytest.raises(InputError, match="finite number"):
-        proximal_step(net, torch.inf)
+        proximal_step(nn.Sequential(linear(5, 4)), threshold)
