@@ -15,6 +15,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from hrt.program.names import unique_name
+
 ONNX_TYPE = {
     torch.float32: TensorProto.FLOAT,
     torch.float16: TensorProto.FLOAT16,
@@ -42,12 +44,9 @@ class Graph:
 
     def name(self, wanted: str) -> str:
         """`wanted`, or with a number behind it where that is taken."""
-        unique, number = wanted, 1
-        while unique in self._names:
-            number += 1
-            unique = f"{wanted}_{number}"
-        self._names.add(unique)
-        return unique
+        name = unique_name(wanted, self._names, separator="_")
+        self._names.add(name)
+        return name
 
     def add(self, op: str, inputs: Sequence[str], wanted: str | None = None, **attributes: Any) -> str:
         """A node of one output, named `wanted` if possible."""
