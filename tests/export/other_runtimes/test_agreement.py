@@ -159,21 +159,20 @@ class TestTheCommand:
     @pytest.fixture
     def artifact(self, tmp_path):
         linear_model(random_hmatrix(0, 60, 50)).save(tmp_path / "net.hrt")
-        return str(tmp_path / "net.hrt")
+        return tmp_path / "net.hrt"
 
     def test_prints_a_line_for_every_runtime(self, artifact, capsys, monkeypatch):
         monkeypatch.setenv(web.VARIABLE, "/nowhere")
-        assert command.main([artifact]) == 0
+        assert command.main(artifact) == 0
         sizes, *lines = capsys.readouterr().out.splitlines()
         assert sizes.startswith(f"{artifact}: .onnx has ")
         assert [line.partition(": ")[0] for line in lines] == list(command.RUNTIMES)
         assert float(lines[0].split()[-1]) <= 1e-5 and "not run. onnxruntime-web 1.30.0 is not in /nowhere" in lines[-1]
 
-    def test_a_runtime_that_differs_is_status_1_and_no_artifact_is_2(self, artifact, capsys, monkeypatch):
+    def test_a_runtime_that_differs_is_status_1(self, artifact, capsys, monkeypatch):
         monkeypatch.setattr(command, "RUNTIMES", {"ONNX Runtime": check_onnx, command.UNSET: check_onnx})
         monkeypatch.setattr(command, "to_onnx", lambda _: to_onnx(linear_model(torch.randn(60, 50))))
-        assert command.main([artifact]) == 1
+        assert command.main(artifact) == 1
         assert capsys.readouterr().out.count("ONNX Runtime differs from predict by") == 2
         monkeypatch.setattr(command, "RUNTIMES", {command.UNSET: check_onnx})
-        assert command.main([artifact]) == 0, "its own arithmetic is shown, not promised"
-        assert command.main([artifact + "x"]) == 2 and "net.hrtx" in capsys.readouterr().err
+        assert command.main(artifact) == 0, "its own arithmetic is shown, not promised"
