@@ -191,6 +191,7 @@ def test_int8_weights_do_not_make_the_runtime_quantize_activations():
 
 
 def test_a_row_whose_terms_cancel_is_no_wrong_graph_but_a_wrong_graph_is():
+    torch.manual_seed(0)  # two of 25 seeds happen upon a row where float32 in torch is exact to its last digits
     layer = nn.Linear(256, 1, bias=False)
     w = layer.weight.detach().double()[0]
     x = torch.rand(256, dtype=torch.float64) + 1

@@ -196,40 +196,28 @@ class TestDerivatives:
     NAMES = ("d8", "d0d8")
     OUTPUTS = ("y", "h", "d8_y", "d8_h", "d0d8_y", "d0d8_h")
 
-    @pytest.mark.parametrize("backend", ["onnxruntime", "hrt"])
-    def test_triton_has_them_as_outputs_that_are_those_of_predict(self, smooth, tmp_path, backend):
+    @pytest.mark.parametrize(
+        "server, backend", [("triton", "onnxruntime"), ("triton", "hrt"), ("mlserver", "hrt"), ("ray", "hrt")]
+    )
+    @pytest.mark.parametrize("given", ["model", "path"])
+    def test_every_server_has_them_as_outputs_that_are_those_of_predict(self, smooth, tmp_path, server, backend, given):
         smooth.save(tmp_path / "net.hrt")
-        given = smooth if backend == "onnxruntime" else tmp_path / "net.hrt"
-        folder = export_repository(given, tmp_path / "models", name="m", backend=backend, derivatives=self.NAMES)
-        config = config_of(folder)
-        assert [(t.name, list(t.dims)) for t in config.output] == list(zip(self.OUTPUTS, [[3], [16]] * 3, strict=True))
-        assert [(t.name, list(t.dims)) for t in config.input] == [("x", [7]), ("z", [5])]
-        threads = torch.get_num_threads()
-        found = open_model(folder / "1", 1)(x := inputs_of(smooth, 9))
-        torch.set_num_threads(threads)
-        self.check(found, smooth, x)
-
-    @pytest.mark.parametrize("server", ["mlserver", "ray"])
-    def test_other_servers_serve_an_artifact_with_them(self, smooth, tmp_path, server):
-        smooth.save(tmp_path / "net.hrt")
-        folder = export_repository(
-            tmp_path / "net.hrt", tmp_path / "models", name="m", server=server, derivatives=self.NAMES
-        )
-        x = inputs_of(smooth, 5)
-        self.check(hrt.load(folder / "model.hrt").predict(x), smooth, x)
-        if server == "mlserver":
+        source = smooth if given == "model" else tmp_path / "net.hrt"
+        options = {"server": server, "backend": backend, "derivatives": self.NAMES}
+        folder = export_repository(source, tmp_path / "models", name="m", **options)
+        shapes = dict(zip(self.OUTPUTS, [[3], [16]] * 3, strict=True))
+        if server == "triton":
+            assert {t.name: list(t.dims) for t in config_of(folder).output} == shapes
+        elif server == "mlserver":
             outputs = json.loads((folder / "model-settings.json").read_text())["outputs"]
-            assert [t["name"] for t in outputs] == list(self.OUTPUTS)
-            assert outputs[4] == {"name": "d0d8_y", "datatype": "FP32", "shape": [-1, 3]}
+            assert outputs == [{"name": n, "datatype": "FP32", "shape": [-1, *shape]} for n, shape in shapes.items()]
         else:
-            text = (folder / "application.py").read_text()
-            assert all(repr(name) in text for name in self.OUTPUTS)
-
-    def check(self, found, model, x):
-        value, *derived = model.predict(x, derivatives=self.NAMES)
-        expected = [*value, *(y for part in derived for y in part)]
-        assert len(found) == len(expected) == 6
-        for y, e in zip(found, expected, strict=True):
+            assert all(repr(name) in (folder / "application.py").read_text() for name in self.OUTPUTS)
+        threads = torch.get_num_threads()
+        answers = open_model(folder / "1" if server == "triton" else folder, 1)(x := inputs_of(smooth, 9))
+        torch.set_num_threads(threads)
+        value, *derived = smooth.predict(x, derivatives=self.NAMES)
+        for y, e in zip(answers, [*value, *(y for part in derived for y in part)], strict=True):
             assert y.shape == e.shape and np.abs(e).min() > 0, "no zeros"
             assert relative(y, e) <= 1e-5, "as checked when an ONNX file is written"
 
@@ -241,11 +229,10 @@ class TestDerivatives:
         assert [k for k, c in again.program.constants.items() if isinstance(c, hrt.HMatrix)] == matrices
         assert again.certificate == smooth.differentiated(["d0", "d0d0"]).certificate
 
-    @pytest.mark.parametrize("server", ["triton", "mlserver", "ray"])
     @pytest.mark.parametrize("names", [["d12"], ["d0", "d0"], "d0", ["dx"]])
-    def test_names_that_are_none_leave_nothing(self, model, tmp_path, server, names):
+    def test_names_that_are_none_leave_nothing(self, model, tmp_path, names):
         with pytest.raises(hrt.InputError, match=r"Found .*Expected"):
-            export_repository(model, tmp_path / "models", name="m", server=server, derivatives=names)
+            export_repository(model, tmp_path / "models", name="m", derivatives=names)
         assert contents(tmp_path) == {}
 
     def test_no_derivatives_are_the_value_alone(self, model, tmp_path):
