@@ -30,13 +30,14 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
     except HrtError as error:
         return _mistake(program, str(error))
     except (KeyboardInterrupt, typer.Abort):
-        print(f"{program}: interrupted; what was written so far is kept", file=sys.stderr)
-        return INTERRUPTED
+        status = INTERRUPTED
     except Exception as error:  # usage errors, whose class has moved between versions of typer
         message = getattr(error, "format_message", None)
         if message is None:
             raise
         return _mistake(program, f"{message().rstrip('.')}. Try --help.") if message() else MISTAKE
+    if status == INTERRUPTED:
+        print(f"{program}: interrupted; what was written so far is kept", file=sys.stderr)
     return status if isinstance(status, int) else 0
 
 
