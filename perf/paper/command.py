@@ -199,6 +199,7 @@ def ntk(
 
 @app.command("training")
 def train(
+    *,
     what: Annotated[Experiment, typer.Argument(help=training.__doc__ or "")],
     seeds: Annotated[list[int] | None, typer.Option(help="One run for each; 0 by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of Gauss-Newton, or of fine-tuning.")] = None,

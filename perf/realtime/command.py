@@ -57,6 +57,7 @@ Tensors = Annotated[bool, typer.Option("--json-tensors", help="Tensors as JSON o
 
 @app.command(help=f"\b\n{__doc__}")
 def realtime(
+    *,
     artifact: Annotated[Path | None, typer.Argument(metavar="NET.hrt", help="The compressed network.")] = None,
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 1000.0,
     seconds: Annotated[float, typer.Option(help="For every subject.")] = 60.0,
@@ -99,6 +100,7 @@ def realtime(
 
 @serving_app.command()
 def serving(
+    *,
     artifact: Annotated[Path, typer.Argument(metavar="NET.hrt", help="The file that is served, for comparison.")],
     name: Annotated[str, typer.Option(help="The model's name at the server.")],
     http: Http = None,
