@@ -2,7 +2,7 @@
 
 >>> import hrt, torch
 >>> net = torch.nn.Sequential(torch.nn.Linear(2, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
->>> small = hrt.compress(net, inputs=hrt.Box([-1, 0], [1, 1]), tol=1e-2, progress=False)
+>>> small = hrt.compress(net, inputs=torch.rand(500, 2), tol=1e-2, progress=False)
 >>> tuple(small.predict(torch.rand(5, 2)).shape)
 (5, 1)
 
