@@ -70,16 +70,24 @@ def small():
     return Subject("small PINN", capture(net, [x]), as_samples(x, 0), Box([0.0, 0.0], [1.0, 1.0]))
 
 
-def test_networks_are_asked_about_kernels_and_box(small):
-    rows = network_rows(small)
+@pytest.fixture(scope="module")
+def of_network(small):
+    return network_rows(small)
+
+
+def test_networks_are_asked_about_kernels_and_box(of_network):
+    rows = of_network
     names = {r["statement"] for r in rows}
     assert names >= {"NTK eigenvalues", "NTK definite (paper)", "NTK definite (Weyl)", "NTK eigenspaces"}
     assert "output over the box" in names
     assert all(r["verdict"] in ("holds", "vacuous") for r in rows if "paper" not in r["statement"])
 
 
-def test_a_run_prints_counts_and_what_was_left_out_and_writes_them(small, seven, monkeypatch, tmp_path, capsys):
+def test_a_run_prints_counts_and_what_was_left_out_and_writes_them(
+    small, seven, of_network, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setattr(bounds_cases, "subjects", lambda: ([small], ["QLKNN: not installed"]))
+    monkeypatch.setattr(bounds_cases, "network_rows", lambda _: list(of_network))
     monkeypatch.setattr(bounds_cases, "random_rows", lambda count, seed: list(seven) if count == 7 else [])
     path = tmp_path / "absent" / "b.json"
     assert main(["bounds", "--count", "7", "--json", str(path)]) == 0

@@ -189,9 +189,9 @@ def test_coarse_maps_keep_the_mean_square():
 def subject():
     """Of a small network in the place of the committed one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load_burgers", lambda: burgers_network(24).eval())
-        small = Subject(Setting((1e-3,), (0.1, 1e-3), 64, (1, 8), 3, 1500, 1000))
-        assert small.net.layers[0].out_features == 24
+        patch.setattr(data, "load_burgers", lambda: burgers_network(16).eval())
+        small = Subject(Setting((1e-3,), (0.1, 1e-3), 64, (1, 8), 3, 1000, 1000))
+        assert small.net.layers[0].out_features == 16
         return small
 
 
