@@ -24,11 +24,6 @@ def new_app(about: str) -> typer.Typer:
     )  # fmt: skip
 
 
-def verbatim(text: str) -> str:
-    """Help whose lines stay as they are."""
-    return "\b\n" + text.strip().replace("\n\n", "\n\n\b\n")
-
-
 def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) -> int:
     """The command's exit status: 2 with one line on stderr for a mistake, 130 after Ctrl-C. Options that may be given
     several times also take several values: `--seeds 0 1`.

@@ -35,7 +35,7 @@ from rich.table import Table
 import hrt
 from hrt.calibration.input_files import read_array
 from hrt.errors import HrtError, InputError
-from hrt.perf.measuring.command_line import new_app, run, verbatim
+from hrt.perf.measuring.command_line import as_it_stands, new_app, run
 from hrt.perf.measuring.gc_watch import CollectorWatch
 from hrt.perf.measuring.provenance import commit, scheduling, versions
 from hrt.perf.measuring.results import FAILED, OK, Results, Row, check_results
@@ -55,7 +55,7 @@ Grpc = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask the ser
 Tensors = Annotated[bool, typer.Option("--json-tensors", help="Tensors as JSON over HTTP, as MLServer wants them.")]
 
 
-@app.command(help=verbatim(__doc__ or ""))
+@app.command(help=as_it_stands(__doc__ or ""))
 def realtime(
     *,
     artifact: Annotated[Path | None, typer.Argument(metavar="NET.hrt", help="The compressed network.")] = None,
