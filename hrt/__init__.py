@@ -2,11 +2,11 @@
 
 >>> import hrt, torch
 >>> net = torch.nn.Sequential(torch.nn.Linear(2, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
->>> model = hrt.compress(net, inputs=hrt.Box([-1, 0], [1, 1]), tol=1e-2, progress=False)
->>> tuple(model.predict(torch.rand(5, 2)).shape)
+>>> small = hrt.compress(net, inputs=torch.rand(500, 2), tol=1e-2, progress=False)
+>>> tuple(small.predict(torch.rand(5, 2)).shape)
 (5, 1)
 
-`model.save("net.hrt")` writes it, `hrt.load("net.hrt")` reads it. The public names are those of `__init__.pyi`: each is
+`small.save("net.hrt")` writes it, `hrt.load("net.hrt")` reads it. The public names are those of `__init__.pyi`: each is
 imported on first use, so that `import hrt` and `hrt --help` wait for nothing.
 """
 

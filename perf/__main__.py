@@ -1,81 +1,159 @@
-"""`python -m hrt.perf`: at the error you can accept, what is fastest and what is smallest, on this machine?
+"""At the error you can accept, what is fastest and what is smallest, on this machine?
 
-    python -m hrt.perf --quick --json build/quick.json     # one workload, one error, under three minutes
-    python -m hrt.perf --workload burgers log-1d:4096 --tol 1e-3 --batch 1 64
-    python -m hrt.perf --workload mine.onnx --inputs x.npy --json mine.json
+python -m hrt.perf --quick --json build/results/quick.json   # one workload, one error, under three minutes
+python -m hrt.perf --workload burgers log-1d:4096 --tol 1e-3 --batch 1 64
+python -m hrt.perf --workload mine.onnx --inputs x.npy --json build/results/mine.json
+python -m hrt.perf report build/results/mine.json --html page.html
+python -m hrt.perf table build/results/mine.json --why
+python -m hrt.perf compare before.json after.json
 
-Every method sets its knob on search rows until the error is kept by hrt's own rule, is judged on fresh rows, and then
-timed beside all others in short bursts in random order. What cannot be had is a row that says why.
+`run` is what happens where no command is named. Every method sets its knob on search rows until the error is kept by
+hrt's own rule, is judged on fresh rows, and then timed beside all others in short bursts in random order. What cannot
+be had is a row that says why. Full results belong into build/results, which is not tracked; `table --summary` makes
+what is.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from hrt.errors import HrtError
-from hrt.perf.bench.command import measure
-from hrt.perf.bench.runner import USUAL, Plan
-from hrt.perf.methods.catalogue import METHODS
+import typer
+
+from hrt.errors import InputError
+from hrt.perf.bench import command, compare, report, tables
+from hrt.perf.bench.candidates import Timing
+from hrt.perf.bench.runner import Plan
+from hrt.perf.measuring import command_line
+from hrt.perf.measuring.results import read
+from hrt.perf.methods.catalogue import METHODS, USUAL
 from hrt.perf.networks.registry import QUICK, REGISTRY
+from hrt.perf.paper.command import app as paper
+from hrt.perf.realtime.command import realtime, serving
+
+QUICK_BURST_S, QUICK_TOLS = 0.01, (1e-2,)
+KNOWN = f"{', '.join(REGISTRY)} (operators take a size: log-1d:4096), or your .pt2, .onnx or .hrt file."
+REST = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app = command_line.new_app(__doc__ or "")
+app.add_typer(paper, name="paper")
+app.command(help="Requests by the clock: is every answer in time?")(realtime)
+app.command()(serving)
+
+Files = Annotated[list[Path], typer.Argument(metavar="JSON...", help="What `run --json` wrote; several add up.")]
+
+
+@app.command("run")
+def run(
+    quick: Annotated[bool, typer.Option("--quick", help=f"Only {' and '.join(QUICK)}, at one error.")] = False,
+    workload: Annotated[list[str] | None, typer.Option(metavar="NAME", help=KNOWN)] = None,
+    inputs: Annotated[list[Path] | None, typer.Option(help="Rows for your file, one file per input.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help=f"Beginnings of {'; '.join(METHODS)} (all but the last).")
+    ] = None,
+    tol: Annotated[list[float] | None, typer.Option(help="Relative errors to compare at (1e-2 1e-3 1e-4).")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes (1 256).")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of every method.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Bursts of every method.")] = Timing.rounds,
+    seed: Annotated[int, typer.Option(help="Of the order of bursts.")] = 0,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write the rows here, such as build/results/mine.json.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every execution of a method, not the fastest alone.")] = False,
+) -> int:
+    """Measure. Status 1 where a network could not be measured, 130 after Ctrl-C (rows so far are kept)."""
+    chosen = [m for m in METHODS if any(m.startswith(p) for p in method or ())]
+    unknown = [p for p in method or () if not any(m.startswith(p) for m in METHODS)]
+    plan = Plan(
+        workloads=tuple(workload or (QUICK if quick else REGISTRY)),
+        methods=tuple(unknown or (dict.fromkeys(("dense float32", *chosen)) if chosen else USUAL)),
+        tols=tuple(tol or (QUICK_TOLS if quick else Plan.tols)),
+        batches=tuple(batch) if batch else None,
+        threads=threads,
+        timing=Timing(rounds, QUICK_BURST_S if quick else Timing.burst_s, seed),
+        inputs=tuple(inputs or ()),
+    )
+    return command.measure(plan, json, every)
+
+
+@app.command("table")
+def table(
+    results: Files,
+    why: Annotated[bool, typer.Option("--why", help="Why hrt does not win where it does not.")] = False,
+    summary: Annotated[Path | None, typer.Option(help="Write what is worth tracking of it, a line a row.")] = None,
+) -> None:
+    """One line per network and error, in Markdown, as in the README."""
+    together, parts = command.one_of(results)
+    lines = [f"- {line}" for part in parts for line in tables.reasons(part)]
+    print("\n".join(lines) if why else tables.overview(together).markdown())
+    if summary is not None:
+        tables.summary(together).write(summary)
+
+
+@app.command("report")
+def draw(
+    results: Annotated[Path, typer.Argument(metavar="JSON", help="What `run` or `realtime` wrote.")],
+    html: Annotated[Path | None, typer.Option(help="The page to write.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the pictures, made if missing.")] = None,
+) -> None:
+    """One page, without network, and pictures."""
+    if html is None and png is None:
+        raise InputError("Found nothing to write. Expected --html FILE, --png FOLDER, or both.")
+    result = read(results)
+    if html is not None:
+        report.write_page(result, html)
+        print(f"wrote {html}: {html.stat().st_size:,} bytes")
+    if png is not None:
+        print(f"wrote {len(report.write_pictures(result, png))} pictures into {png}")
+
+
+@app.command("compare", help=command_line.as_it_stands(compare.__doc__ or ""))
+def judge(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="BEFORE AFTER", help="Two results; after `--`, options of `run`.")
+    ] = None,
+    commits: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="REV1 REV2", help="Measure two commits of this repository.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="With --commits: runs of each, in turns.")] = 3,
+    keep: Annotated[Path | None, typer.Option(metavar="FOLDER", help="With --commits: leave the results here.")] = None,
+    threshold: Annotated[float, typer.Option(help="Slower by less is let pass.")] = compare.THRESHOLD,
+    judge_all: Annotated[
+        bool, typer.Option("--all", help="Judge every method; dense rows are then no control.")
+    ] = False,
+) -> int:
+    """Two results, or two commits; the module says how. Status 1 on a regression, 3 where too little was judged."""
+    files = files or []
+    if not threshold > 0:
+        raise InputError(f"Found threshold {threshold:g}. Expected a positive finite number.")
+    if commits and files and not files[0].startswith("-"):
+        raise InputError("Found --commits and files. Expected one of them.")
+    if commits:
+        from hrt.perf.bench.git_revisions import measured
+
+        before, after = measured(*commits, files, repeats, keep)
+    elif len(files) == 2:
+        before, after = ([read(path)] for path in files)
+    else:
+        raise InputError(f"Found {len(files)} files. Expected two results, or --commits REV1 REV2.")
+    found = compare.compare(before, after, threshold=threshold, judge_all=judge_all)
+    compare.show(found, command.console())
+    return found.status
+
+
+@app.command("gpu", context_settings=REST)
+def gpu(context: typer.Context) -> int:
+    """Layers and the PINN on the GPU here (`make gpu`); options: `python -m hrt.perf.bench.gpu_layers --help`."""
+    from hrt.perf.bench.gpu_layers import main as layers
+
+    return layers(context.args)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and print. Returns 0, 1 where a network could not be measured, 2 for a user's mistake, 130 after Ctrl-C (rows
-    so far are printed and written).
-    """
-    args = _parser().parse_args(arguments)
-    try:
-        return measure(_plan(args), args.json, args.all)
-    except HrtError as error:
-        print(f"hrt.perf: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-
-
-def _plan(args: argparse.Namespace) -> Plan:
-    quick = args.quick
-    names = args.method and tuple(m for m in METHODS if any(m.startswith(p) for p in args.method))
-    unknown = [p for p in args.method or () if not any(m.startswith(p) for m in METHODS)]
-    chosen = tuple(dict.fromkeys(("dense float32", *(names or ())))) if args.method else None
-    return Plan(
-        workloads=tuple(args.workload or (QUICK if quick else REGISTRY)),
-        methods=tuple(unknown) or chosen or USUAL,
-        tols=tuple(args.tol or ((1e-2,) if quick else (1e-2, 1e-3, 1e-4))),
-        batches=tuple(args.batch) if args.batch else None,
-        threads=args.threads,
-        rounds=Plan.rounds if args.rounds is None else args.rounds,
-        burst_s=0.01 if quick else 0.02,
-        seed=args.seed,
-        inputs=tuple(args.inputs or ()),
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m hrt.perf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    known = f"{', '.join(REGISTRY)} (operators take a size: log-1d:4096), or your .pt2, .onnx or .hrt file"
-    parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}, at one error")
-    parser.add_argument("--workload", nargs="+", metavar="NAME", help=known)
-    parser.add_argument(
-        "--inputs", nargs="+", type=Path, metavar="X.npy", help="rows for your file, one file per input"
-    )
-    parser.add_argument(
-        "--method",
-        nargs="+",
-        metavar="NAME",
-        help=f"beginnings of names of {'; '.join(METHODS)} (default: all but the last)",
-    )
-    parser.add_argument("--tol", nargs="+", type=float, help="relative errors to compare at (default 1e-2 1e-3 1e-4)")
-    parser.add_argument("--batch", nargs="+", type=int, help="batch sizes (default 1 256)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of every method (default 2)")
-    parser.add_argument("--rounds", type=int, help=f"bursts of every method (default {Plan.rounds})")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of bursts")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
-    parser.add_argument(
-        "--all", action="store_true", help="show every execution of a method, not the fastest one alone"
-    )
-    return parser
+    """Run a command, `run` where none is named. Returns its status; 2 for a mistake, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    named = words and (words[0] == "--help" or not words[0].startswith("-"))
+    return command_line.run(app, "hrt.perf", words if named else ["run", *words])
 
 
 if __name__ == "__main__":

@@ -45,6 +45,14 @@ def compressed() -> hrt.CompressedModel:
     return hrt.compress(load_burgers(), inputs=burgers_points(4000, 1), tol=1e-3, progress=False)
 
 
+def shaken(network: torch.nn.Module) -> torch.nn.Module:
+    """The network in float64 with biases away from zero."""
+    network, generator = network.double(), torch.Generator().manual_seed(6)
+    for parameter in network.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return network
+
+
 def by_torch_func(f: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
     """u, u_x, u_t, u_xx, float64 (rows, 1), of f: (rows, 2) to (rows, 1)."""
     one = lambda z: f(z[None])[0, 0]  # noqa: E731

@@ -54,6 +54,21 @@ def entry(linear: int, *shapes: tuple[int, ...], name: str | None = None) -> Cal
     return register
 
 
+def network(linear: int, *shapes: tuple[int, ...], parts: Callable[[], dict[str, object]]) -> Callable:
+    """Register a module from its `forward` and what it holds: modules, parameters, numbers; tensors become buffers."""
+
+    def register(forward: Callable) -> Callable[[], nn.Module]:
+        def __init__(self):
+            nn.Module.__init__(self)
+            for name, part in parts().items():
+                self.register_buffer(name, part) if type(part) is Tensor else setattr(self, name, part)
+
+        members = {"__init__": __init__, "forward": forward, "__doc__": forward.__doc__}
+        return entry(linear, *shapes)(type(forward.__name__, (nn.Module,), members))
+
+    return register
+
+
 def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n, m in pairwise(widths):
@@ -153,54 +168,47 @@ def siren():
     return nn.Sequential(Sine(2, 24, 30.0, first=True), Sine(24, 24, 30.0), Sine(24, 24, 30.0), nn.Linear(24, 3))
 
 
-@entry(3, (2,))
-class LearnedSlope(nn.Module):
+@network(
+    3,
+    (2,),
+    parts=lambda: {
+        "layers": nn.ModuleList([nn.Linear(2, 12), nn.Linear(12, 12), nn.Linear(12, 1)]),
+        "a": nn.ParameterList([torch.rand(12) for _ in range(2)]),
+        "b": nn.ParameterList([torch.rand(12) for _ in range(2)]),
+    },
+)
+def LearnedSlope(self, x):
     """x (b + sigmoid(a x) (1 - b)), the slopes a and b learned per unit."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(2, 12), nn.Linear(12, 12), nn.Linear(12, 1)])
-        self.a = nn.ParameterList([torch.rand(12) for _ in range(2)])
-        self.b = nn.ParameterList([torch.rand(12) for _ in range(2)])
-
-    def forward(self, x):
-        for layer, a, b in zip(self.layers[:-1], self.a, self.b, strict=True):
-            z = layer(x)
-            x = z * (b + torch.sigmoid(a * z) * (1 - b))
-        return self.layers[-1](x)
+    for layer, a, b in zip(self.layers[:-1], self.a, self.b, strict=True):
+        z = layer(x)
+        x = z * (b + torch.sigmoid(a * z) * (1 - b))
+    return self.layers[-1](x)
 
 
-@entry(3, (2,))
-class AdaptiveTanh(nn.Module):
+@network(
+    3,
+    (2,),
+    parts=lambda: {
+        "layers": nn.ModuleList([nn.Linear(2, 12), nn.Linear(12, 12), nn.Linear(12, 1)]),
+        "a": nn.ParameterList([torch.tensor([0.1]), torch.tensor(0.12)]),
+        "n": 10,
+    },
+)
+def AdaptiveTanh(self, x):
     """DeepXDE's layer-wise locally adaptive activation, tanh(n a x)."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(2, 12), nn.Linear(12, 12), nn.Linear(12, 1)])
-        self.a = nn.ParameterList([torch.tensor([0.1]), torch.tensor(0.12)])
-        self.n = 10
-
-    def forward(self, x):
-        for layer, a in zip(self.layers[:-1], self.a, strict=True):
-            x = torch.tanh(self.n * a * layer(x))
-        return self.layers[-1](x)
+    for layer, a in zip(self.layers[:-1], self.a, strict=True):
+        x = torch.tanh(self.n * a * layer(x))
+    return self.layers[-1](x)
 
 
 # --- inputs and outputs
 
 
-@entry(3, (2,))
-class FourierFeatures(nn.Module):
+@network(3, (2,), parts=lambda: {"B": torch.randn(2, 8), "net": mlp(16, 16, 1, activation=nn.SiLU)})
+def FourierFeatures(self, x):
     """A fixed random projection, sines and cosines of it."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("B", torch.randn(2, 8))
-        self.net = mlp(16, 16, 1, activation=nn.SiLU)
-
-    def forward(self, x):
-        projected = 2 * torch.pi * x @ self.B
-        return self.net(torch.cat([torch.sin(projected), torch.cos(projected)], dim=-1))
+    projected = 2 * torch.pi * x @ self.B
+    return self.net(torch.cat([torch.sin(projected), torch.cos(projected)], dim=-1))
 
 
 @entry(2, (2,))
@@ -217,30 +225,18 @@ class PlainTensorFeatures(nn.Module):
         return self.net(torch.cat((angles.sin(), angles.cos()), 1))
 
 
-@entry(3, (2,))
-class Periodic(nn.Module):
+@network(3, (2,), parts=lambda: {"net": mlp(3, 16, 16, 2)})
+def Periodic(self, inputs):
     """Exactly periodic in x, by hand-picked columns."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(3, 16, 16, 2)
-
-    def forward(self, inputs):
-        x, t = inputs[:, 0], inputs[:, 1]
-        return self.net(torch.stack([torch.cos(math.pi * x), torch.sin(math.pi * x), t], dim=1))
+    x, t = inputs[:, 0], inputs[:, 1]
+    return self.net(torch.stack([torch.cos(math.pi * x), torch.sin(math.pi * x), t], dim=1))
 
 
-@entry(3, (2,))
-class HardBoundary(nn.Module):
+@network(3, (2,), parts=lambda: {"net": mlp(2, 16, 16, 1)})
+def HardBoundary(self, inputs):
     """x (1 - x) t net(x, t) + sin(pi x): boundary and initial conditions hold by construction."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(2, 16, 16, 1)
-
-    def forward(self, inputs):
-        x, t = inputs[:, 0:1], inputs[:, 1:2]
-        return x * (1 - x) * t * self.net(inputs) + torch.sin(torch.pi * x)
+    x, t = inputs[:, 0:1], inputs[:, 1:2]
+    return x * (1 - x) * t * self.net(inputs) + torch.sin(torch.pi * x)
 
 
 @entry(3, (2,))
@@ -261,37 +257,25 @@ class NormalizedBoundary(nn.Module):
         return y[:, [2, 0]] * (1 - torch.exp(-x[:, :1])) + y[..., -2].unsqueeze(-1)
 
 
-@entry(2, (2,))
-class NoGradNormalization(nn.Module):
+@network(2, (2,), parts=lambda: {"net": mlp(2, 8, 1)})
+def NoGradNormalization(self, x, scale: float = 2.0, shift: Tensor | None = None):
     """Statistics under no_grad and a detach, as in training scripts."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(2, 8, 1)
-
-    def forward(self, x, scale: float = 2.0, shift: Tensor | None = None):
-        with torch.no_grad():
-            z = scale * x - 1
-        z = z if shift is None else z + shift
-        return self.net(z.detach().clone().contiguous())
+    with torch.no_grad():
+        z = scale * x - 1
+    z = z if shift is None else z + shift
+    return self.net(z.detach().clone().contiguous())
 
 
-@entry(2, (2,))
-class AssignedColumns(nn.Module):
+@network(2, (2,), parts=lambda: {"net": mlp(3, 12, 3)})
+def AssignedColumns(self, x):
     """Writes into a copy of its input and adds in place."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(3, 12, 3)
-
-    def forward(self, x):
-        z = torch.zeros(x.shape[0], 3, dtype=x.dtype)
-        z[:, 0] = x[:, 1] ** 2
-        z[:, 1:] = torch.sin(x)
-        h = self.net(z)
-        h += z
-        h[:, 1:2] *= 2
-        return h.mul_(0.5)
+    z = torch.zeros(x.shape[0], 3, dtype=x.dtype)
+    z[:, 0] = x[:, 1] ** 2
+    z[:, 1:] = torch.sin(x)
+    h = self.net(z)
+    h += z
+    h[:, 1:2] *= 2
+    return h.mul_(0.5)
 
 
 # --- residuals, gates, branches
@@ -311,37 +295,32 @@ def residual():
     return nn.Sequential(nn.Linear(3, 12), ResidualBlock(12), ResidualBlock(12), nn.Linear(12, 2))
 
 
-@entry(3, (3,))
-class SkipConcat(nn.Module):
+@network(3, (3,), parts=lambda: {"first": nn.Linear(3, 13), "second": nn.Linear(16, 16), "third": nn.Linear(19, 1)})
+def SkipConcat(self, x):
     """DeepSDF-like: the input joins again half-way."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.third = nn.Linear(3, 13), nn.Linear(16, 16), nn.Linear(19, 1)
-
-    def forward(self, x):
-        h = F.softplus(self.first(x), beta=10)
-        h = F.softplus(self.second(torch.cat([h, x], 1)))
-        return self.third(torch.concat((h, x), dim=-1))
+    h = F.softplus(self.first(x), beta=10)
+    h = F.softplus(self.second(torch.cat([h, x], 1)))
+    return self.third(torch.concat((h, x), dim=-1))
 
 
-@entry(5, (2,))
-class ModifiedMLP(nn.Module):
+@network(
+    5,
+    (2,),
+    parts=lambda: {
+        "u": nn.Linear(2, 12),
+        "v": nn.Linear(2, 12),
+        "hidden": nn.ModuleList([nn.Linear(2, 12), nn.Linear(12, 12)]),
+        "out": nn.Linear(12, 1),
+    },
+)
+def ModifiedMLP(self, x):
     """Wang's gated network: every hidden layer blends two encodings U and V of the input."""
-
-    def __init__(self):
-        super().__init__()
-        self.u, self.v = nn.Linear(2, 12), nn.Linear(2, 12)
-        self.hidden = nn.ModuleList([nn.Linear(2, 12), nn.Linear(12, 12)])
-        self.out = nn.Linear(12, 1)
-
-    def forward(self, x):
-        u, v = torch.tanh(self.u(x)), torch.tanh(self.v(x))
-        h = x
-        for layer in self.hidden:
-            z = torch.tanh(layer(h))
-            h = z * u + (1 - z) * v
-        return self.out(h)
+    u, v = torch.tanh(self.u(x)), torch.tanh(self.v(x))
+    h = x
+    for layer in self.hidden:
+        z = torch.tanh(layer(h))
+        h = z * u + (1 - z) * v
+    return self.out(h)
 
 
 @entry(8, (2,))
@@ -370,27 +349,25 @@ class PirateNet(nn.Module):
         return self.out(h)
 
 
-@entry(4, (4,))
-class Branches(nn.Module):
+@network(
+    4,
+    (4,),
+    parts=lambda: {
+        "stem": nn.Linear(4, 12),
+        "wide": nn.Linear(12, 12),
+        "left": nn.Linear(5, 4),
+        "right": nn.Linear(7, 4),
+    },
+)
+def Branches(self, x):
     """split, chunk, unbind and stack."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.wide, self.left, self.right = (
-            nn.Linear(4, 12),
-            nn.Linear(12, 12),
-            nn.Linear(5, 4),
-            nn.Linear(7, 4),
-        )
-
-    def forward(self, x):
-        h = torch.relu(self.stem(x))
-        a, b = torch.split(h, [5, 7], dim=-1)
-        value, gate = self.wide(h).chunk(2, dim=1)
-        p, q, r = (value * torch.sigmoid(gate)).reshape(-1, 3, 2).unbind(1)
-        heads = torch.stack((self.left(a), self.right(b)), dim=-1)
-        first, *_ = h.split(5, 1)
-        return heads.mean(-1) + torch.cat([p * q, r], dim=1) + first[:, ::2].sum(1, keepdim=True)
+    h = torch.relu(self.stem(x))
+    a, b = torch.split(h, [5, 7], dim=-1)
+    value, gate = self.wide(h).chunk(2, dim=1)
+    p, q, r = (value * torch.sigmoid(gate)).reshape(-1, 3, 2).unbind(1)
+    heads = torch.stack((self.left(a), self.right(b)), dim=-1)
+    first, *_ = h.split(5, 1)
+    return heads.mean(-1) + torch.cat([p * q, r], dim=1) + first[:, ::2].sum(1, keepdim=True)
 
 
 @entry(4, (3,))
@@ -416,41 +393,23 @@ class DictOutputs(Outputs):
         return {"u": velocity, "p": pressure, "x": x}
 
 
-@entry(3, (1,), (1,), (2,))
-class ManyInputs(nn.Module):
+@network(3, (1,), (1,), (2,), parts=lambda: {"net": mlp(4, 12, 12, 1)})
+def ManyInputs(self, *xs):
     """forward(*xs)."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(4, 12, 12, 1)
-
-    def forward(self, *xs):
-        return self.net(torch.cat(xs, dim=1))
+    return self.net(torch.cat(xs, dim=1))
 
 
-@entry(3, (2,), (2,), (1,))
-class FirstAndRest(nn.Module):
+@network(3, (2,), (2,), (1,), parts=lambda: {"net": mlp(3, 12, 12, 1)})
+def FirstAndRest(self, x, *parameters, bias: float = 0.25):
     """forward(x, *parameters), and an argument that has a default."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(3, 12, 12, 1)
-
-    def forward(self, x, *parameters, bias: float = 0.25):
-        first, second = parameters
-        return self.net(torch.cat((x * first, second), dim=1)) + bias
+    first, second = parameters
+    return self.net(torch.cat((x * first, second), dim=1)) + bias
 
 
-@entry(2, (2,), (3,))
-class UnusedInput(nn.Module):
+@network(2, (2,), (3,), parts=lambda: {"net": mlp(2, 12, 1)})
+def UnusedInput(self, x, unused):
     """An argument that the network no longer reads."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(2, 12, 1)
-
-    def forward(self, x, unused):
-        return self.net(x)
+    return self.net(x)
 
 
 # --- operator networks
@@ -510,18 +469,10 @@ class DeepONetGridMatmul(DeepONet):
         return (self.branch(f) @ basis.T + self.bias).view(f.shape[0], 4, 5)
 
 
-@entry(3, (10,))
-class PODDeepONet(nn.Module):
+@network(3, (10,), parts=lambda: {"branch": mlp(10, 16, 8), "modes": torch.randn(30, 8), "mean": torch.randn(30)})
+def PODDeepONet(self, f):
     """A branch network over fixed modes, plus their mean."""
-
-    def __init__(self):
-        super().__init__()
-        self.branch = mlp(10, 16, 8)
-        self.register_buffer("modes", torch.randn(30, 8))
-        self.register_buffer("mean", torch.randn(30))
-
-    def forward(self, f):
-        return F.linear(self.branch(f), self.modes) / 8 + self.mean
+    return F.linear(self.branch(f), self.modes) / 8 + self.mean
 
 
 # --- weights that are computed
@@ -550,20 +501,22 @@ def spectral_norm():
     return nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 12)), nn.Tanh(), inner, nn.Tanh(), nn.Linear(12, 1)).eval()
 
 
-@entry(3, (3,))
-class ParameterProducts(nn.Module):
+@network(
+    3,
+    (3,),
+    parts=lambda: {
+        "W": nn.Parameter(torch.randn(3, 10)),
+        "b": nn.Parameter(torch.randn(10)),
+        "V": nn.Parameter(torch.randn(6, 10)),
+        "c": nn.Parameter(torch.randn(1)),
+        "w": nn.Parameter(torch.randn(6)),
+    },
+)
+def ParameterProducts(self, x):
     """x @ W + b with plain parameters, F.linear with a scaled weight, addmm, a vector of weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.W, self.b = nn.Parameter(torch.randn(3, 10)), nn.Parameter(torch.randn(10))
-        self.V, self.c = nn.Parameter(torch.randn(6, 10)), nn.Parameter(torch.randn(1))
-        self.w = nn.Parameter(torch.randn(6))
-
-    def forward(self, x):
-        h = torch.tanh(x @ self.W + self.b)
-        h = torch.sin(F.linear(h, self.V / math.sqrt(10), self.c.expand(6)))
-        return h.matmul(self.w) + self.c
+    h = torch.tanh(x @ self.W + self.b)
+    h = torch.sin(F.linear(h, self.V / math.sqrt(10), self.c.expand(6)))
+    return h.matmul(self.w) + self.c
 
 
 @entry(3, (5,))
@@ -581,21 +534,23 @@ class TiedWeights(nn.Module):
         return torch.addmm(self.offset, h, self.encoder.weight)
 
 
-@entry(4, (3,))
-class Ensemble(nn.Module):
+@network(
+    4,
+    (3,),
+    parts=lambda: {
+        "stem": nn.Linear(3, 8),
+        "first": nn.Parameter(torch.randn(4, 8, 6)),
+        "second": nn.Parameter(torch.randn(6)),
+        "mix": nn.Parameter(torch.randn(4, 4)),
+        "readout": nn.Parameter(torch.randn(2, 4, 6)),
+    },
+)
+def Ensemble(self, x):
     """Members stacked along a first axis, evaluated by one einsum; mean and spread come out."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Linear(3, 8)
-        self.first, self.second = nn.Parameter(torch.randn(4, 8, 6)), nn.Parameter(torch.randn(6))
-        self.mix, self.readout = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(2, 4, 6))
-
-    def forward(self, x):
-        h = torch.einsum("...i,eio->...eo", torch.tanh(self.stem(x)), self.first)  # a linear node of 24 rows
-        h = torch.tanh(h + self.second)
-        h = torch.einsum("beo,me->bmo", h, self.mix)
-        return torch.einsum("bmo,kmo->bk", h, self.readout)
+    h = torch.einsum("...i,eio->...eo", torch.tanh(self.stem(x)), self.first)  # a linear node of 24 rows
+    h = torch.tanh(h + self.second)
+    h = torch.einsum("beo,me->bmo", h, self.mix)
+    return torch.einsum("bmo,kmo->bk", h, self.readout)
 
 
 # --- normalisation, dropout
@@ -620,20 +575,22 @@ def normalized():
     return net.train()
 
 
-@entry(2, (4,))
-class RMSNormalized(nn.Module):
+@network(
+    2,
+    (4,),
+    parts=lambda: {
+        "first": nn.Linear(4, 6),
+        "second": nn.Linear(12, 6),
+        "norm": nn.RMSNorm(6, eps=1e-6),
+        "scale": nn.Parameter(torch.rand(6)),
+    },
+)
+def RMSNormalized(self, x):
     """Composite operators: root mean square norm, hstack, narrow, addcmul, movedim, outer differences."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.norm = nn.Linear(4, 6), nn.Linear(12, 6), nn.RMSNorm(6, eps=1e-6)
-        self.scale = nn.Parameter(torch.rand(6))
-
-    def forward(self, x):
-        h = self.norm(self.first(x))
-        h = self.second(torch.hstack([h, torch.addcmul(h, h, self.scale)]))
-        pairs = h[:, :, None] - h.unsqueeze(1).movedim(1, 1)
-        return pairs.narrow(1, 0, 2).square().mean(dim=(1, 2)).unsqueeze(1) + torch.outer(h[:, 0], self.scale)
+    h = self.norm(self.first(x))
+    h = self.second(torch.hstack([h, torch.addcmul(h, h, self.scale)]))
+    pairs = h[:, :, None] - h.unsqueeze(1).movedim(1, 1)
+    return pairs.narrow(1, 0, 2).square().mean(dim=(1, 2)).unsqueeze(1) + torch.outer(h[:, 0], self.scale)
 
 
 # --- tokens, shapes
@@ -656,78 +613,68 @@ def mixer():
     return nn.Sequential(*blocks)
 
 
-@entry(3, (5, 3))
-class SetNetwork(nn.Module):
+@network(3, (5, 3), parts=lambda: {"points": mlp(3, 8, 4), "out": nn.Linear(20, 2)})
+def SetNetwork(self, x):
     """One network over every point of a sample, pooled; pair products by matmul of values."""
-
-    def __init__(self):
-        super().__init__()
-        self.points, self.out = mlp(3, 8, 4), nn.Linear(20, 2)
-
-    def forward(self, x):
-        h = self.points(x)
-        gram = torch.matmul(h.transpose(-1, -2), h)
-        pooled = torch.bmm(gram, h.permute(0, 2, 1)).reshape(x.shape[0], -1)
-        return self.out(pooled)
+    h = self.points(x)
+    gram = torch.matmul(h.transpose(-1, -2), h)
+    pooled = torch.bmm(gram, h.permute(0, 2, 1)).reshape(x.shape[0], -1)
+    return self.out(pooled)
 
 
-@entry(4, (4, 6))
-class GridMixing(nn.Module):
+@network(
+    4,
+    (4, 6),
+    parts=lambda: {
+        "left": nn.Parameter(torch.randn(5, 4)),
+        "right": nn.Parameter(torch.randn(6, 3)),
+        "heads": nn.Parameter(torch.randn(2, 3, 3) / 3),
+        "out": nn.Linear(30, 7),
+        "laplacian": nn.Parameter(torch.randn(7, 7) / 7),
+    },
+)
+def GridMixing(self, x):
     """Constant matrices from the left, from both sides, with leading axes."""
-
-    def __init__(self):
-        super().__init__()
-        self.left, self.right = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(6, 3))
-        self.heads, self.out = nn.Parameter(torch.randn(2, 3, 3) / 3), nn.Linear(30, 7)
-        self.laplacian = nn.Parameter(torch.randn(7, 7) / 7)
-
-    def forward(self, x):
-        h = torch.tanh(self.left @ x @ self.right)
-        h = torch.matmul(h[:, None], self.heads)
-        return torch.einsum("ni,mn->mi", self.laplacian, self.laplacian) @ self.out(h.flatten(1)).unsqueeze(-1)
+    h = torch.tanh(self.left @ x @ self.right)
+    h = torch.matmul(h[:, None], self.heads)
+    return torch.einsum("ni,mn->mi", self.laplacian, self.laplacian) @ self.out(h.flatten(1)).unsqueeze(-1)
 
 
-@entry(2, (3, 4))
-class Shapes(nn.Module):
+@network(2, (3, 4), parts=lambda: {"first": nn.Linear(12, 12), "second": nn.Linear(12, 12)})
+def Shapes(self, x):
     """Every way to flatten and to bring back."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Linear(12, 12), nn.Linear(12, 12)
-
-    def forward(self, x):
-        h = torch.sin(self.first(x.view(x.shape[0], -1)))
-        h = h.reshape(-1, 12).unflatten(1, (3, 4)).permute(0, 2, 1).flatten(1)
-        h = self.second(h).view(-1, 2, 6).swapaxes(1, 2).reshape(h.size(0), 12)
-        return h.unsqueeze(1).expand(-1, 2, -1).sum(dim=1) + h[:, None].squeeze(1).view_as(h)
+    h = torch.sin(self.first(x.view(x.shape[0], -1)))
+    h = h.reshape(-1, 12).unflatten(1, (3, 4)).permute(0, 2, 1).flatten(1)
+    h = self.second(h).view(-1, 2, 6).swapaxes(1, 2).reshape(h.size(0), 12)
+    return h.unsqueeze(1).expand(-1, 2, -1).sum(dim=1) + h[:, None].squeeze(1).view_as(h)
 
 
-@entry(2, (2,))
-class MaterializedConstants(nn.Module):
+@network(
+    2,
+    (2,),
+    parts=lambda: {
+        "token": nn.Parameter(torch.randn(3)),
+        "code": nn.Parameter(torch.randn(1, 2)),
+        "first": nn.Linear(14, 8),
+        "second": nn.Linear(8, 1),
+    },
+)
+def MaterializedConstants(self, x):
     """Constants that are repeated over the batch by hand."""
-
-    def __init__(self):
-        super().__init__()
-        self.token, self.code = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(1, 2))
-        self.first, self.second = nn.Linear(14, 8), nn.Linear(8, 1)
-
-    def forward(self, x):
-        n = x.shape[0]
-        parts = [
-            x,
-            torch.ones_like(x[:, :1]),
-            torch.zeros(n, 1, dtype=x.dtype),
-            x.new_full((n, 1), 0.5),
-            torch.full((n, 1), 0.75, dtype=x.dtype),
-            self.token.expand(n, -1),
-            self.code.repeat(n, 1),
-            self.code.expand_as(x),
-            x[:, :1].repeat(1, 2) * x.new_ones(2),
-        ]
-        h = torch.cat([*parts[:-1], parts[-1][:, :1]], dim=1)
-        return (
-            self.second(torch.tanh(self.first(h))) + torch.full_like(x[:, :1], 2.0) + torch.zeros_like(x).sum(1, True)
-        )
+    n = x.shape[0]
+    parts = [
+        x,
+        torch.ones_like(x[:, :1]),
+        torch.zeros(n, 1, dtype=x.dtype),
+        x.new_full((n, 1), 0.5),
+        torch.full((n, 1), 0.75, dtype=x.dtype),
+        self.token.expand(n, -1),
+        self.code.repeat(n, 1),
+        self.code.expand_as(x),
+        x[:, :1].repeat(1, 2) * x.new_ones(2),
+    ]
+    h = torch.cat([*parts[:-1], parts[-1][:, :1]], dim=1)
+    return self.second(torch.tanh(self.first(h))) + torch.full_like(x[:, :1], 2.0) + torch.zeros_like(x).sum(1, True)
 
 
 # --- number types and odd layers
@@ -748,29 +695,17 @@ def bfloat16():
     return mlp(2, 16, 16, 1, activation=nn.SiLU).bfloat16()
 
 
-@entry(3, (2,))
-class CastInside(nn.Module):
+@network(3, (2,), parts=lambda: {"net": mlp(2, 16, 16, 1)})
+def CastInside(self, x):
     """Computes its features in double, whatever comes in."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(2, 16, 16, 1)
-
-    def forward(self, x):
-        return self.net(torch.sin(x.to(torch.float64)).type_as(x)).to(x.dtype)
+    return self.net(torch.sin(x.to(torch.float64)).type_as(x)).to(x.dtype)
 
 
-@entry(3, (3,))
-class Steps(nn.Module):
+@network(3, (3,), parts=lambda: {"net": mlp(6, 12, 12, 1)})
+def Steps(self, x):
     """Switched features: signs and Heaviside's function of coordinates, beside the coordinates."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(6, 12, 12, 1)
-
-    def forward(self, x):
-        side = torch.heaviside(x[:, :1] - 0.5, torch.zeros((), dtype=x.dtype))
-        return self.net(torch.cat((x, torch.sign(x[:, 1:] - 0.25), side), dim=1))
+    side = torch.heaviside(x[:, :1] - 0.5, torch.zeros((), dtype=x.dtype))
+    return self.net(torch.cat((x, torch.sign(x[:, 1:] - 0.25), side), dim=1))
 
 
 @entry(1, (0,))

@@ -2,3 +2,18 @@
 
 Knows nothing of compression; what cannot be said in the op table is a CaptureError.
 """
+
+from hrt.capture.checkpoints import load_weights, read_network
+from hrt.capture.network import Network, program_of_network
+from hrt.capture.torch_export import capture, guess_example
+from hrt.capture.weights import check_weights
+
+__all__ = [
+    "Network",
+    "capture",
+    "check_weights",
+    "guess_example",
+    "load_weights",
+    "program_of_network",
+    "read_network",
+]

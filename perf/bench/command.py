@@ -9,14 +9,19 @@ from rich.console import Console
 from hrt.errors import InputError
 from hrt.model.artifact import read_header
 from hrt.perf.bench.runner import Plan, run
-from hrt.perf.bench.terminal_table import show
-from hrt.perf.measuring.results import FAILED, Results, check_results
+from hrt.perf.bench.tables import show
+from hrt.perf.measuring.results import FAILED, Results, check_results, disagreement, merged, read
 from hrt.perf.networks.registry import SUFFIXES
 from hrt.support.atomic_files import usable
 from hrt.support.progress import track
 
 INTERRUPTED = 130
-WIDTH = 200  # of the table where nobody's terminal says
+WIDTH = 200  # of a table where nobody's terminal says
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def measure(plan: Plan, json: Path | None = None, every: bool = False) -> int:
@@ -26,11 +31,11 @@ def measure(plan: Plan, json: Path | None = None, every: bool = False) -> int:
     if json is not None:
         check_results(json)  # before the work
     with track("perf", True) as advance:
-        results = run(plan, advance, keep=lambda found: _keep(found, json))
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    show(results, console, every)
+        results = run(plan, advance, keep=lambda so_far: _keep(so_far, json))
+    out = console()
+    show(results, out, every)
     if json is not None:
-        console.print(f"wrote {json}: {len(results.rows)} rows" if results.rows else f"no rows yet for {json}")
+        out.print(f"wrote {json}: {len(results.rows)} rows" if results.rows else f"no rows yet for {json}")
     if results.facts.get("interrupted"):
         return INTERRUPTED
     names = dict.fromkeys(r.workload for r in results.rows)
@@ -69,3 +74,19 @@ def bench(
         inputs=tuple(inputs),
     )
     return measure(plan, json)
+
+
+def one_of(paths: Sequence[Path]) -> tuple[Results, list[Results]]:
+    """All files as one result, and each. Raises InputError for a file that `python -m hrt.perf run` did not write, or
+    files of different machines or numbers of threads, whose times cannot be ranked with each other.
+    """
+    parts = [read(path) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if "realtime" in part.facts:
+            raise InputError(
+                f"{path} holds requests by the clock, which have no errors to rank at. Expected a file of "
+                "`python -m hrt.perf run --json`; `python -m hrt.perf report` draws this one."
+            )
+    if differing := disagreement(parts):
+        raise InputError(f"The files differ in {differing}. Expected files of one machine; summarize each by itself.")
+    return merged(parts), parts

@@ -11,7 +11,11 @@ interval. A row of hrt's has regressed where
 - or it was measured before and now is not: it fails, misses its error, lacks a library, or is gone.
 
 Methods that are not hrt's are compared and shown, and not judged. Two runs of one file each say nothing of how runs
-differ; several runs of each side do.
+differ; --commits measures every side several times, alternating, and counts how its runs differ.
+
+Exit status 0: judged, and no regression; 1: a regression; 2: a mistake; 3: no regression seen, but not judged: no row
+was, or not all that should have been (fewer than 5 rounds, a wandering machine, another processor or number of
+threads). Rows that their file already calls too noisy may be left out beside others that were judged.
 """
 
 import math

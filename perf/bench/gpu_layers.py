@@ -1,10 +1,10 @@
-"""`python -m hrt.perf.bench.gpu_layers`: compressed layers on the GPU here, beside the best dense form, each checked, then timed.
+"""Compressed layers on the GPU here, beside the best dense form, each checked, then timed.
 
 Dense is given its best: F.linear and torch.compile max-autotune, in the same precision, both captured in a CUDA graph;
 the faster one counts. Layers run through several copies of weights and inputs in one graph, together twice the L2
 cache, so that nothing stays there between runs (the PINN fits any cache, and stays there in use too). Candidates are
-interleaved in random order, and medians are compared. The floor beside each time is `hrt.schedule.roofline`'s with the copy and
-matmul rates of this card, measured first.
+interleaved in random order, and medians are compared. The floor beside each time is `hrt.schedule.roofline`'s with
+the copy and matmul rates of this card, measured first.
 
     python -m hrt.perf.bench.gpu_layers --out perf/results/h100            (what `make gpu` runs)
     python -m hrt.perf.bench.gpu_layers --size 4096 --kernel log --batch 1 4096 --out /tmp/few

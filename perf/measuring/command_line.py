@@ -11,10 +11,15 @@ from hrt.errors import HrtError
 MISTAKE, INTERRUPTED = 2, 130
 
 
+def as_it_stands(text: str) -> str:
+    """`text` as help whose lines are not filled anew."""
+    return "\b\n" + text.strip().replace("\n\n", "\n\n\b\n")
+
+
 def new_app(about: str) -> typer.Typer:
     """An app whose help is `about`, its lines as they stand."""
     return typer.Typer(
-        help=f"\b\n{about}", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+        help=as_it_stands(about), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )  # fmt: skip
 
@@ -30,13 +35,14 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
     except HrtError as error:
         return _mistake(program, str(error))
     except (KeyboardInterrupt, typer.Abort):
-        print(f"{program}: interrupted; what was written so far is kept", file=sys.stderr)
-        return INTERRUPTED
+        status = INTERRUPTED
     except Exception as error:  # usage errors, whose class has moved between versions of typer
         message = getattr(error, "format_message", None)
         if message is None:
             raise
         return _mistake(program, f"{message().rstrip('.')}. Try --help.") if message() else MISTAKE
+    if status == INTERRUPTED:
+        print(f"{program}: interrupted; what was written so far is kept", file=sys.stderr)
     return status if isinstance(status, int) else 0
 
 
@@ -46,13 +52,14 @@ def _several(command: Any) -> set[str]:
 
 
 def _repeated(words: Sequence[str], several: set[str]) -> list[str]:
-    """`--seeds 0 1` as `--seeds 0 --seeds 1`."""
+    """`--seeds 0 1` as `--seeds 0 --seeds 1`, up to a `--`."""
+    end = words.index("--") if "--" in words else len(words)
     result: list[str] = []
     option = ""
-    for previous, word in zip(["", *words], words, strict=False):
+    for previous, word in zip(["", *words], words[:end], strict=False):
         option = word if word in several else "" if word.startswith("--") else option
         result += [option, word] if option and previous not in several and word != option else [word]
-    return result
+    return [*result, *words[end:]]
 
 
 def _mistake(program: str, message: str) -> int:

@@ -22,7 +22,8 @@ MEASURED = (OK, NOISY)  # rows that have times
 FAMILIES = ("dense", "svd", "pruned", "quantized", "hrt")  # every method's name begins with one of them
 SUMMARY_DIGITS = 6  # so that rounding once more, to two or three, gives what the full result gives
 
-Whole, Number = Annotated[int, Meta(ge=0)], Annotated[float, Meta(ge=0)]
+Whole = Annotated[int, Meta(ge=0)]
+Number = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from hrt.perf.methods.quantizers import QUANTIZERS
 from hrt.perf.methods.runtimes import compiled, first_line, in_onnxruntime, in_torch, run_of, ways_in_onnxruntime
 from hrt.perf.methods.svd import Factors, second_moments, svd_factors
 from hrt.perf.networks.as_torch_module import factored, module_of
+from hrt.perf.networks.burgers_derivatives import torch_ways
 from hrt.perf.networks.registry import WEIGHTS_MARGIN, MissingError, Workload
 from hrt.program.program import Program
 
@@ -49,8 +50,13 @@ def dense_float32(workload: Workload, tol: float) -> Offer:
     """The reference, in every execution: torch as written, torch.compile, ONNX Runtime."""
 
     def make() -> Offer:
-        net = workload.net if isinstance(workload.net, nn.Module) else module_of(workload.program)
-        return _offer(workload.dense_nbytes, workload.program, (in_torch(net), compiled(net)))
+        if workload.derivatives:
+            nets = torch_ways()
+            ways = *(in_torch(net, backend=name) for name, net in nets.items()), compiled(nets["torch.func"])
+        else:
+            net = workload.net if isinstance(workload.net, nn.Module) else module_of(workload.program)
+            ways = in_torch(net), compiled(net)
+        return _offer(workload.dense_nbytes, workload.program, ways)
 
     return workload.once("dense", make)
 
@@ -161,22 +167,6 @@ class SparseLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def pruned_two_of_four(workload: Workload, tol: float) -> Offer | Refusal:
-    """The two largest of every four entries, in torch's semi-structured format, where the device has a kernel."""
-    weights = {k: w for k, w in _weights(workload.program).items() if w.shape[1] % 4 == 0}
-    sparse = {k: _two_of_four(w) for k, w in weights.items()}
-    upper = search_error(workload, run_of(module_of(workload.program.with_constants(sparse)))).upper_99
-    if not upper <= tol:
-        what = "with the two largest of every four entries; it has no knob"
-        return Refusal(UNREACHABLE, f"error up to {upper:.1e} {what}")
-    try:
-        for w in sparse.values():
-            torch.sparse.to_sparse_semi_structured(w.to(torch.float16))
-    except Exception as error:
-        return Refusal(UNREACHABLE, f"torch has no such kernel on this device: {first_line(error)}")
-    return Refusal(UNREACHABLE, "the harness times this on a GPU only")
-
-
 def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
     """hrt at the tolerance, saved and loaded again, by `predict` on numpy arrays."""
 
@@ -190,7 +180,8 @@ def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.hrt"
             model.save(path)
-            ways = tuple(Execution(b, _predicting(hrt.load(path, backend=b))) for b in backends)
+            loaded = {b: hrt.load(path, backend=b) for b in backends}
+            ways = tuple(Execution(b, _predicting(net, workload.derivatives)) for b, net in loaded.items())
         return Offer(model.nbytes, ways, on_rows=partial(as_run, model))
 
     return method
@@ -229,13 +220,14 @@ def _compress(workload: Workload, tol: float, target: str) -> hrt.CompressedMode
     else:
         rows = tuple(torch.cat(pair) for pair in zip(workload.calibration, workload.search, strict=True))
         data = rows if len(rows) > 1 else next(iter(rows))
-    return hrt.compress(net, inputs=data, tol=tol, target=target, progress=False)
+    derivatives = workload.derivatives
+    return hrt.compress(net, inputs=data, tol=tol, target=target, derivatives=derivatives, progress=False)
 
 
-def _predicting(model: hrt.CompressedModel) -> Bind:
+def _predicting(model: hrt.CompressedModel, derivatives: tuple[str, ...]) -> Bind:
     def bind(x: Arrays) -> Callable[[], Any]:
         given = x if len(x) > 1 else next(iter(x))
-        return lambda: model.predict(given)
+        return partial(model.predict, given, derivatives=derivatives or None)
 
     return bind
 
@@ -287,12 +279,6 @@ def _largest(w: Tensor, count: int) -> Tensor:
     return torch.zeros_like(w).flatten().index_copy_(0, places, w.flatten()[places]).reshape(w.shape)
 
 
-def _two_of_four(w: Tensor) -> Tensor:
-    groups = w.reshape(-1, 4)
-    places = groups.abs().topk(2, dim=1).indices
-    return torch.zeros_like(groups).scatter(1, places, groups.gather(1, places)).reshape(w.shape)
-
-
 def _weights(program: Program) -> dict[str, Tensor]:
     return {k: w for k in program.weights if isinstance(w := program.constants[k], Tensor)}
 
@@ -309,8 +295,16 @@ def offered(method: Method, workload: Workload, tol: float) -> Offer | Refusal:
         return Refusal(FAILED, f"{type(error).__name__}: {first_line(error)}")
 
 
-METHODS: Mapping[str, Method] = {
-    "dense float32": dense_float32,
+def _of_values(method: Method) -> Method:
+    """The method, refused where derivatives are asked for."""
+
+    def checked(workload: Workload, tol: float) -> Offer | Refusal:
+        return Refusal(UNREACHABLE, "computes no derivatives") if workload.derivatives else method(workload, tol)
+
+    return checked
+
+
+_OTHERS: Mapping[str, Method] = {
     "dense bfloat16": dense_narrow(torch.bfloat16),
     "dense float16": dense_narrow(torch.float16),
     "dense float16, widened": dense_in_halves,
@@ -318,8 +312,11 @@ METHODS: Mapping[str, Method] = {
     "svd, data-weighted": svd(True),
     "svd, data-weighted float16": svd(True, halves=True),
     "pruned, magnitude": pruned_magnitude,
-    "pruned, 2:4": pruned_two_of_four,
     **QUANTIZERS,
+}
+METHODS: Mapping[str, Method] = {
+    "dense float32": dense_float32,
+    **{name: _of_values(method) for name, method in _OTHERS.items()},
     "hrt": hrt_method("cpu", ("auto", "torch")),
     "hrt, fewest bytes": hrt_method("bytes", ("auto",)),
 }

@@ -123,11 +123,3 @@ def load_pinn(name: str, seed: int = 0, folder: Path = CACHE) -> Pinn:
     with replacing(path) as file:
         file.write(save(net.state_dict()))
     return net
-
-
-def pinn_error(name: str, net: Pinn, seed: int = 99) -> float:
-    """Relative L2 error against the exact solution on 4096 uniform points."""
-    points = pinn_points(name, 4096, seed)
-    exact = PROBLEMS[name].exact(points)
-    with torch.no_grad():
-        return float((net(points) - exact).norm() / exact.norm())

@@ -6,7 +6,7 @@ and fresh (on which errors are reported, and nothing was tuned). hrt gets the fi
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from hrt.calibration.moments import evaluate
 from hrt.capture.checkpoints import read_network
 from hrt.capture.onnx_file import read_onnx
 from hrt.capture.torch_export import capture
+from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
-from hrt.perf.networks import burgers, deeponet, neuralfoil, operators, pinns, qlknn
+from hrt.perf.networks import burgers, burgers_derivatives, deeponet, neuralfoil, operators, pinns, qlknn
 from hrt.perf.networks.as_torch_module import written_out
 from hrt.perf.networks.pinn_training import one_thread
 from hrt.program.program import Program
@@ -46,7 +47,8 @@ class Workload:
 
     net: what hrt.compress and torch take (nn.Module, ExportedProgram, path of an .onnx file, or None where there is
     only a `.hrt` file).  program: the dense network in the op table.  by_weights: whether hrt is asked to bound weights
-    because the rows are white noise (any input alike).  served: the model of a user's `.hrt` file.
+    because the rows are white noise (any input alike).  served: the model of a user's `.hrt` file.  derivatives: what
+    `program` gives besides what `net` does.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Workload:
     batches: tuple[int, ...] = (1, 256)
     by_weights: bool = False
     served: hrt.CompressedModel | None = None
+    derivatives: tuple[str, ...] = ()
     memo: dict[Any, Any] = field(default_factory=dict)  # what several methods need, made once
 
     @property
@@ -172,6 +175,11 @@ def _burgers(name: str, entry: Entry, size: int) -> Workload:
     return _sampled(name, entry, burgers.load_burgers(), burgers.burgers_points)
 
 
+def _derivatives(name: str, entry: Entry, size: int) -> Workload:
+    workload, asked = _burgers(name, entry, size), burgers_derivatives.DERIVATIVES
+    return replace(workload, program=differentiate(workload.program, asked).program, derivatives=asked)
+
+
 def _pinn(name: str, entry: Entry, size: int) -> Workload:
     return _sampled(name, entry, pinns.load_pinn(name), lambda n, seed: pinns.pinn_points(name, n, seed))
 
@@ -223,6 +231,7 @@ def _matrix_needs(size: int) -> int:
 
 REGISTRY: Mapping[str, Entry] = {
     "burgers": Entry("PINN of Burgers' equation, 2 -> 4 x 128 tanh -> 1, trained to 1e-4", _burgers),
+    "burgers-derivatives": Entry("the same PINN's u, u_x, u_t and u_xx", _derivatives, batches=(1, 1024)),
     "helmholtz": Entry("PINN of Helmholtz' equation, 2 -> 4 x 256 tanh -> 1, trained for seconds", _pinn),
     "navier-stokes": Entry("PINN of 2-D Navier-Stokes, 3 -> 6 x 256 tanh -> 3, trained for seconds", _pinn),
     "log-1d": Entry(

@@ -167,7 +167,7 @@ def training(rows: Rows) -> Finding:
     lines, yes = [], 0
     cases = distinct(rows, "case")
     for case in cases:
-        dense, ours = (last_rows(rows, case, method) for method in (DENSE, DYNAMIC))
+        dense, ours = (last_rows(rows, case, method) for method in (DENSE.name, DYNAMIC.name))
         yes += (
             fmean(r["served_error"] for r in ours) <= AS_GOOD * fmean(r["error"] for r in dense)
             and fmean(r["served_ratio"] for r in ours) >= SMALL
@@ -189,7 +189,7 @@ def regulariser(rows: Rows) -> Finding:
     lines, yes = [], 0
     cases = distinct(rows, "case")
     for case in cases:
-        plain, ours = (last_rows(rows, case, method) for method in (DENSE, PROXIMAL))
+        plain, ours = (last_rows(rows, case, method) for method in (DENSE.name, PROXIMAL.name))
         errors, ratios = ([fmean(r[k] for r in runs) for runs in (plain, ours)] for k in ("error", "served_ratio"))
         yes += errors[1] <= AS_GOOD * errors[0] and ratios[1] > ratios[0]
         lines.append(

@@ -27,7 +27,7 @@ from hrt.perf.measuring.command_line import new_app, run
 from hrt.perf.measuring.provenance import commit
 from hrt.perf.measuring.results import check_results
 from hrt.perf.paper import bounds as counting
-from hrt.perf.paper import bounds_cases, claims, data, ntk_figures, timing, training
+from hrt.perf.paper import bounds_cases, claims, data, training
 from hrt.perf.paper import figures as pictures
 from hrt.perf.paper import ntk as kernels
 from hrt.perf.paper.claims import Finding
@@ -73,7 +73,7 @@ PARTS = (
     ),
     Part(
         "speed", "Inference speed", claims.FASTER,
-        timing.speed, pictures.speed, claims.speed,
+        data.speed, pictures.speed, claims.speed,
     ),
     Part(
         "propagation", "Error propagation, layer by layer", claims.BOUNDED,
@@ -192,13 +192,14 @@ def ntk(
     check_results(out / "ntk.json")
     result = kernels.measure(kernels.Setting.quick() if quick else kernels.Setting())
     write_json(out / "ntk.json", result)
-    as_png(partial(ntk_figures.picture, result), out / "ntk.png")
+    as_png(partial(pictures.kernel, result["tolerance"]), out / "ntk.png")
     for one in kernels.tables(result):
         Console(width=118).print(one)
 
 
 @app.command("training")
 def train(
+    *,
     what: Annotated[Experiment, typer.Argument(help=training.__doc__ or "")],
     seeds: Annotated[list[int] | None, typer.Option(help="One run for each; 0 by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of Gauss-Newton, or of fine-tuning.")] = None,

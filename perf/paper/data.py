@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import hrt
 from hrt.calibration.moments import evaluate
 from hrt.hmatrix.hmatrix import HMatrix
+from hrt.perf.measuring.bursts import bursts
 from hrt.perf.methods.catalogue import METHODS, offered
-from hrt.perf.methods.matched_error import Offer, fresh_error, loosest
+from hrt.perf.methods.matched_error import Offer, fresh_error, loosest, rotated
 from hrt.perf.methods.svd import Problem, svd_factors, svd_nbytes, truncated
 from hrt.perf.networks.burgers import burgers_points, cole_hopf, exact_solution, load_burgers, sample
 from hrt.perf.networks.operators import reaction_diffusion_green
@@ -29,6 +30,7 @@ from hrt.program.program import Program
 SVD, ALGORITHM, FLOAT32, AUTO = "global SVD", "Algorithm 1", "hrt, float32 only", "hrt, any storage"
 STORAGES = {FLOAT32: "float32", AUTO: "auto"}
 PINN = "Burgers PINN"
+LEFT_OUT = ("torch.compile",)  # minutes of compiling; the harness has it
 MAP = 128  # cells of a heat map to a side
 
 
@@ -211,6 +213,36 @@ def family(method: str) -> str:
     """Which of the methods that the paper compares with this is."""
     kinds = {"svd": "SVD", "pruned": "pruning", "hrt": "hrt"}
     return next((kind for start, kind in kinds.items() if method.startswith(start)), "quantized")
+
+
+def speed(s: Subject) -> Rows:
+    """Microseconds of a call at 1e-3, of both networks: dense, global SVD and hrt, the fastest execution of each."""
+    rows: Rows = []
+    for case, workload in ((PINN, build("burgers")), (s.operator, build(f"green-1d:{s.setting.size}"))):
+        offers = {name: offered(METHODS[name], workload, 1e-3) for name in ("dense float32", "svd", "hrt")}
+        for batch in s.setting.batches:
+            x = rotated(workload.fresh, batch, 0)
+            executions = {
+                (name, e.backend): e
+                for name, offer in offers.items()
+                for e in (offer.executions if isinstance(offer, Offer) else ())
+                if e.backend not in LEFT_OUT
+            }
+            calls = {", ".join(key): e.bind(x) for key, e in executions.items()}
+            with torch.no_grad():
+                times = bursts(calls, rounds=s.setting.rounds)
+            fastest = {}
+            for key in sorted(executions, key=lambda k: times[", ".join(k)].p50_us):
+                fastest.setdefault(key[0], key)
+            best = times[", ".join(fastest["dense float32"])]
+            for name in offers:
+                if name in fastest:
+                    e, time = executions[fastest[name]], times[", ".join(fastest[name])]
+                    low, high = best.ratio_interval(time)
+                    row = {"case": case, "method": name, "backend": e.backend, "batch": batch}
+                    row |= {"error": fresh_error(workload, e.bind, batch), "p50_us": time.p50_us, "p95_us": time.p95_us}
+                    rows.append(row | {"ratio": best.ratio(time), "low": low, "high": high})
+    return rows
 
 
 def propagation(s: Subject) -> Rows:

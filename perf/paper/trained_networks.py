@@ -1,8 +1,7 @@
-"""The training behind `python -m hrt.perf.paper figures`: small PINNs for Burgers' and Allen and Cahn's equations.
+"""PINNs that are trained for the paper's figures: dense, compressed while they train, or shrunk towards low ranks.
 
-From several seeds, dense, compressed while they train, and shrunk towards low ranks. All three take the same start,
-draws and steps: Adam, then Gauss-Newton, on the residual alone. Errors are relative L2 against the exact solution; a
-ratio is dense float32 bytes over bytes, in float32 while training, as stored afterwards.
+All take the same start, draws and steps: Adam, then Gauss-Newton, on the residual alone. Errors are relative L2 against
+the exact solution; a ratio is dense float32 bytes over bytes, in float32 while training, as stored afterwards.
 """
 
 import copy
@@ -22,21 +21,50 @@ from hrt.perf.networks.burgers import BURGERS, burgers_points
 from hrt.perf.networks.pinn_training import Course, Equation, fit
 from hrt.perf.paper.ntk import over_tolerance
 from hrt.perf.paper.output import Rows
-from hrt.training.rank_penalty import proximal_step, second_moments
+from hrt.training.rank_penalty import proximal_step, rank_penalty, second_moments
 
 EQUATIONS = (BURGERS, ALLEN_CAHN)
-DENSE, DYNAMIC, PROXIMAL = "dense", "dynamic compression", "proximal steps"
-COARSEST, FINEST = 0.03, 3e-3  # tolerances of dynamic compression, of layers' outputs
 SERVED = 0.3  # of a trained network's error: within that of its output it is stored, which adds some 4 % to the error
 SEEN = 1e-3  # error of layers' outputs that says which directions count
-RATES, ADAM_SHRINK, NEWTON_SHRINK = (2e-3, 1e-4), 1e-5, 3e-5  # learning rates; thresholds of one proximal step
 SAMPLES = 1024  # inputs of second moments
 
 
 @dataclass(frozen=True)
+class Method:
+    """What is done to a network while it trains.
+
+    tols: of dynamic compression, coarsest and finest; None for none.  changes: shares of Gauss-Newton at which
+    partitions change first and last: before, networks have not found the solution, and what is dropped then costs more
+    steps than it saves.  penalty: weight of the rank penalty while Adam runs.  adam_shrink, newton_shrink: thresholds
+    of the proximal step after every step.  shrunk: the share of Gauss-Newton's steps that one follows; the others
+    recover what that took.  fading: whether the threshold falls to nothing over Gauss-Newton.
+    """
+
+    name: str
+    tols: tuple[float, float] | None = None
+    changes: tuple[float, float] = (1 / 3, 2 / 3)
+    penalty: float = 0.0
+    adam_shrink: float = 0.0
+    newton_shrink: float = 0.0
+    shrunk: float = 1.0
+    fading: bool = False
+
+    @property
+    def sees_data(self) -> bool:
+        """Whether it works in the norm of the data."""
+        return bool(self.penalty or self.adam_shrink or self.newton_shrink)
+
+
+DENSE = Method("dense")
+DYNAMIC = Method("dynamic compression", tols=(0.03, 3e-3))
+PROXIMAL = Method("proximal steps", adam_shrink=1e-5, newton_shrink=3e-5, fading=True)
+
+
+@dataclass(frozen=True)
 class Training:
-    """How much is trained. adam, newton: steps.  adam_epochs, newton_epochs: how often figures are taken during them,
-    and partitions may change.  calibration: inputs of compression.  tols, points: of the kernels.
+    """How much is trained. adam, newton: steps.  rates: of Adam.  adam_epochs, newton_epochs: how often figures are
+    taken during them, and partitions may change.  calibration: inputs of compression.  stored: tol of storing the
+    network; None for SERVED times its error.  tols, points: of the kernels.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -45,9 +73,11 @@ class Training:
     batch: int = 320
     adam: int = 200
     newton: int = 84
+    rates: tuple[float, float] = (2e-3, 1e-4)
     adam_epochs: int = 4
     newton_epochs: int = 12
     calibration: int = 3000
+    stored: float | None = None
     tols: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
     points: int = 32
 
@@ -55,6 +85,12 @@ class Training:
     def quick() -> "Training":
         """The same seeds, on smaller networks, for fewer steps and tolerances."""
         return Training(width=24, depth=3, batch=128, adam=100, newton=36, calibration=1600, tols=(1e-1, 1e-2, 1e-3))
+
+    @property
+    def ends(self) -> list[int]:
+        """Steps at which epochs end."""
+        adam = [k * self.adam // self.adam_epochs for k in range(1, self.adam_epochs + 1)]
+        return adam + [self.adam + k * self.newton // self.newton_epochs for k in range(1, self.newton_epochs + 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,72 +113,85 @@ def trained(t: Training, equations: Sequence[Equation] = EQUATIONS) -> list[Run]
                 runs.append(train(equation, method, seed, t))
                 last = runs[-1].rows[-1]
                 figures = f"error {last['error']:.1e}, {last['ratio']:.1f}x, stored {last['served_ratio']:.1f}x"
-                head = f"{equation.name}, {method}, seed {seed}"
+                head = f"{equation.name}, {method.name}, seed {seed}"
                 print(f"{head}: {figures}, {last['seconds']:.0f} s of CPU", file=sys.stderr)
     return runs
 
 
-def train(equation: Equation, method: str, seed: int, t: Training) -> Run:
-    """One network; seconds are CPU time of training, without what measures it.
+class _Watch:
+    """What happens to a network after every step and every epoch, and the rows that are taken of it."""
 
-    Dynamic compression changes partitions in the second third of Gauss-Newton: before, networks have not yet found the
-    solution, and small ones hardly find it. Proximal steps follow every step of Adam and Gauss-Newton, their threshold
-    falling to nothing over the latter.
-    """
-    network, inputs = equation.network(t.width, t.depth, seed), burgers_points(t.calibration, seed).double()
-    dense_numbers = sum(p.numel() for p in network.parameters())
-    first, until = (t.adam_epochs + k * t.newton_epochs // 3 for k in (1, 2))
-    dynamic = None
-    if method == DYNAMIC:
-        options = {"every": max(1, t.newton_epochs // 6), "first": first, "tol": COARSEST, "finest": FINEST}
-        dynamic = hrt.DynamicCompression(network, inputs[:SAMPLES], **options, seed=seed)
-    ends = [k * t.adam // t.adam_epochs for k in range(1, t.adam_epochs + 1)]
-    ends += [t.adam + k * t.newton // t.newton_epochs for k in range(1, t.newton_epochs + 1)]
-    rows: Rows = []
-    losses: list[float] = []
-    seconds, start = 0.0, time.process_time()
+    def __init__(self, equation: Equation, method: Method, seed: int, t: Training) -> None:
+        self.equation, self.method, self.seed, self.t = equation, method, seed, t
+        self.network = equation.network(t.width, t.depth, seed)
+        self.inputs = burgers_points(t.calibration, seed).double()
+        self.dense_numbers = sum(p.numel() for p in self.network.parameters())
+        first, last = (t.adam_epochs + int(share * t.newton_epochs + 1e-9) for share in method.changes)
+        self.last_change, self.dynamic = last, None
+        if method.tols:
+            options: dict[str, Any] = {"every": max(1, t.newton_epochs // 6), "first": first, "seed": seed}
+            options |= {"tol": method.tols[0], "finest": method.tols[1]}
+            self.dynamic = hrt.DynamicCompression(self.network, self.inputs[:SAMPLES], **options)
+        self.rows: Rows = []
+        self.losses: list[float] = []
+        self.seconds = 0.0
+        self.record(0)
 
-    def moments() -> dict[str, Tensor]:
-        return second_moments(network, inputs[:SAMPLES]) if method == PROXIMAL else {}
+    def penalty(self, step: int) -> Tensor | float:
+        """Of Adam's loss."""
+        weight = self.method.penalty
+        return weight * rank_penalty(self.network, second_moments=self.moments) if weight else 0.0
 
-    def record(step: int) -> None:
-        ratio = 1.0 if dynamic is None else dynamic.ratio
-        row = {"case": equation.name, "method": method, "seed": seed, "step": step, "seconds": seconds}
-        row |= {"loss": sum(losses) / len(losses) if losses else None, "error": equation.error(network)}
-        row |= {"ratio": ratio, "numbers": round(dense_numbers / ratio)}
-        rows.append(row | ({"directions": directions(network, inputs[:SAMPLES])} if dynamic is None else {}))
+    def threshold(self, step: int) -> float:
+        """Of the proximal step after `step`; 0 for none."""
+        if step <= self.t.adam:
+            return self.method.adam_shrink
+        share = (step - 1 - self.t.adam) / self.t.newton
+        return self.method.newton_shrink * (share < self.method.shrunk) * (1 - share if self.method.fading else 1.0)
 
-    def on_step(step: int, loss: float) -> None:
-        nonlocal seen, seconds, start
-        if method == PROXIMAL:
-            left = 1 - (step - 1 - t.adam) / t.newton
-            threshold = ADAM_SHRINK if step <= t.adam else NEWTON_SHRINK * left
-            proximal_step(network, threshold, second_moments=seen)
-        losses.append(loss)
-        if step not in ends:
-            return
-        epoch = ends.index(step) + 1
-        if dynamic is not None and epoch <= until:
-            dynamic.step(epoch, sum(losses) / len(losses))
-        seconds += time.process_time() - start
-        record(step)
-        losses.clear()
-        start = time.process_time()
-        seen = moments()
+    def on_step(self, step: int, loss: float) -> None:
+        threshold = self.threshold(step)
+        if threshold:
+            proximal_step(self.network, threshold, second_moments=self.moments)
+        self.losses.append(loss)
+        if step in self.t.ends:
+            epoch = self.t.ends.index(step) + 1
+            if self.dynamic is not None and epoch <= self.last_change:
+                self.dynamic.step(epoch, sum(self.losses) / len(self.losses))
+            self.seconds += time.process_time() - self.start
+            self.record(step)
 
-    record(0)
-    seen = moments()
-    fit(equation, network, Course(t.adam, t.newton, t.batch, seed, RATES), on_step)
-    rows[-1] |= served(equation, network, inputs, seed, rows[-1]["error"])
-    return Run(equation, method, seed, network, rows)
+    def record(self, step: int) -> None:
+        """A row; an epoch begins. Seconds are CPU time of training, without what measures it."""
+        ratio = 1.0 if self.dynamic is None else self.dynamic.ratio
+        row = {"case": self.equation.name, "method": self.method.name, "seed": self.seed, "step": step}
+        row |= {"loss": sum(self.losses) / len(self.losses) if self.losses else None, "seconds": self.seconds}
+        row |= {
+            "error": self.equation.error(self.network),
+            "ratio": ratio,
+            "numbers": round(self.dense_numbers / ratio),
+        }
+        if self.dynamic is None:
+            row["directions"] = directions(self.network, self.inputs[:SAMPLES])
+        self.rows.append(row)
+        self.losses.clear()
+        self.start = time.process_time()
+        self.moments = second_moments(self.network, self.inputs[:SAMPLES]) if self.method.sees_data else {}
 
 
-def served(equation: Equation, network: nn.Module, inputs: Tensor, seed: int, error: float) -> dict[str, Any]:
-    """Bytes, ratio and error of the network as it is stored within SERVED * error and answers."""
-    options: dict[str, Any] = {"tol": min(0.3, SERVED * error), "target": "bytes", "seed": seed, "progress": False}
-    model = hrt.compress(network, inputs=inputs, **options)
-    error = equation.error(model.predict, torch.float32)
-    return {"served_bytes": model.nbytes, "served_ratio": model.compression_ratio, "served_error": error}
+def train(equation: Equation, method: Method, seed: int, t: Training) -> Run:
+    """One network, trained by one method and stored."""
+    watch = _Watch(equation, method, seed, t)
+    course = Course(t.adam, t.newton, t.batch, seed, t.rates)
+    fit(equation, watch.network, course, watch.on_step, watch.penalty)
+    tol = t.stored or min(0.3, SERVED * watch.rows[-1]["error"])
+    options: dict[str, Any] = {"tol": tol, "target": "bytes", "seed": seed, "progress": False}
+    model = hrt.compress(watch.network, inputs=watch.inputs, **options)
+    served = {"served_bytes": model.nbytes, "served_ratio": model.compression_ratio}
+    watch.rows[-1] |= served | {"served_error": equation.error(model.predict, torch.float32)}
+    if watch.dynamic is not None:
+        watch.rows[-1]["ranks"] = {name: list(ranks) for name, ranks in watch.dynamic.ranks.items()}
+    return Run(equation, method.name, seed, watch.network, watch.rows)
 
 
 def directions(network: nn.Module, inputs: Tensor) -> int:
@@ -157,15 +206,15 @@ def directions(network: nn.Module, inputs: Tensor) -> int:
     return count
 
 
-def rows_of(runs: Sequence[Run], *methods: str) -> Rows:
+def rows_of(runs: Sequence[Run], *methods: Method) -> Rows:
     """What was measured over the steps of the runs of some methods."""
-    return [row for run in runs if run.method in methods for row in run.rows]
+    return [row for run in runs if run.method in [m.name for m in methods] for row in run.rows]
 
 
 def kernel_drift(runs: Sequence[Run], t: Training) -> Rows:
     """Drift of every dense network's kernels of value and residual, over the tolerance of weights and of outputs."""
     rows: Rows = []
-    for run in (r for r in runs if r.method == DENSE):
+    for run in (r for r in runs if r.method == DENSE.name):
         network = copy.deepcopy(run.network).float()  # so that a weight stored in float32 is stored exactly
         kernels = {"value": None, "residual": run.equation.operator}
         calibration, x = burgers_points(t.calibration, run.seed), burgers_points(t.points, 2024).double()

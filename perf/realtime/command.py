@@ -35,7 +35,7 @@ from rich.table import Table
 import hrt
 from hrt.calibration.input_files import read_array
 from hrt.errors import HrtError, InputError
-from hrt.perf.measuring.command_line import new_app, run
+from hrt.perf.measuring.command_line import as_it_stands, new_app, run
 from hrt.perf.measuring.gc_watch import CollectorWatch
 from hrt.perf.measuring.provenance import commit, scheduling, versions
 from hrt.perf.measuring.results import FAILED, OK, Results, Row, check_results
@@ -55,8 +55,9 @@ Grpc = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask the ser
 Tensors = Annotated[bool, typer.Option("--json-tensors", help="Tensors as JSON over HTTP, as MLServer wants them.")]
 
 
-@app.command(help=f"\b\n{__doc__}")
+@app.command(help=as_it_stands(__doc__ or ""))
 def realtime(
+    *,
     artifact: Annotated[Path | None, typer.Argument(metavar="NET.hrt", help="The compressed network.")] = None,
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 1000.0,
     seconds: Annotated[float, typer.Option(help="For every subject.")] = 60.0,
@@ -99,6 +100,7 @@ def realtime(
 
 @serving_app.command()
 def serving(
+    *,
     artifact: Annotated[Path, typer.Argument(metavar="NET.hrt", help="The file that is served, for comparison.")],
     name: Annotated[str, typer.Option(help="The model's name at the server.")],
     http: Http = None,

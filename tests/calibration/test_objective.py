@@ -19,7 +19,6 @@ from hrt.cli.main import main
 from hrt.model.load import load
 from hrt.model.model import CompressedModel
 from hrt.network_compression.verify import Original, served_limits
-from hrt.perf.studies import sobolev as table
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
 from hrt.schedule.precision import EMULATED, emulate
@@ -334,14 +333,6 @@ def test_the_command_line(tmp_path: Path, capsys) -> None:
     assert "d0d0: measured" in capsys.readouterr().out
     assert main(["compress", *arguments, "--derivatives", "d7", "-o", str(tmp_path / "no.hrt")]) == 2
     assert "d7" in capsys.readouterr().err
-
-
-def test_the_table_fails_where_a_derivative_misses(monkeypatch, capsys) -> None:
-    good = table.Row(1e-3, "with derivatives", 10, 5.0, (1e-4,) * 4, (2e-4,) * 4, 1.0)
-    for row, status in ((good, 0), (replace(good, errors=(1e-4, 1e-4, 1e-4, 2e-3)), 1), (replace(good, ratio=3.9), 1)):
-        monkeypatch.setattr(table, "measure", lambda tol, held, points, row=row: replace(row, tol=tol, held=held))
-        assert table.main([]) == status
-    assert "u_xx" in capsys.readouterr().out
 
 
 def test_finetuning_says_that_derivatives_are_no_longer_verified(tanh_net, model) -> None:

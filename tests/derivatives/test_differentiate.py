@@ -23,10 +23,10 @@ from hrt.derivatives.differentiate import closure, differentiate
 from hrt.derivatives.jet_rules import RULES, STACK_LEAVES
 from hrt.export.onnx.exporter import export_onnx
 from hrt.model.model import CompressedModel
-from hrt.perf.networks.burgers import load_burgers
+from hrt.perf.networks import burgers_derivatives as timing
+from hrt.perf.networks.burgers import burgers_points, load_burgers
 from hrt.perf.networks.deeponet import DeepONet
 from hrt.perf.networks.neuralfoil import load_neuralfoil
-from hrt.perf.studies import derivatives as timing
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program, Value
 from hrt.schedule.build_schedule import build_schedule
@@ -440,7 +440,7 @@ class TestExport:
 
 class TestTiming:
     def test_all_ways_of_torch_say_the_same(self) -> None:
-        net, x = load_burgers().double().requires_grad_(False), timing.points_of(7).double()
+        net, x = load_burgers().double().requires_grad_(False), burgers_points(7, 1).double()
         first, *others = (way(net, x) for way in (timing.reverse, timing.functional_reverse, timing.forward))
         for found in others:
             for y, e in zip(found, first, strict=True):
@@ -448,7 +448,7 @@ class TestTiming:
 
     def test_what_is_timed_is_what_torch_says(self) -> None:
         net = load_burgers().requires_grad_(False)
-        model, x = model_of(capture(net, [torch.rand(2, 2)]), "onnxruntime"), timing.points_of(64)
+        model, x = model_of(capture(net, [torch.rand(2, 2)]), "onnxruntime"), burgers_points(64, 1)
         exact = timing.reverse(load_burgers().double(), x.double())
         for y, e in zip(model.predict(x, derivatives=timing.DERIVATIVES), exact, strict=True):
             assert y.shape == e.shape and float((y - e).norm()) <= 1e-3 * float(e.norm())

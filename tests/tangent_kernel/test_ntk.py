@@ -166,7 +166,7 @@ class TestMemory:
 
 
 PEAK = """
-from hrt.perf.studies.large import own_peak_bytes
+from hrt.perf.measuring.process import own_peak_bytes
 from test_ntk import mlp, ntk, points, second_derivative
 residual = {residual}
 ntk(mlp(2, 50, 50, 1), points(2), residual=residual)

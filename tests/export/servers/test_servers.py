@@ -26,7 +26,8 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 import hrt
 from hrt.export.servers.repository import install_triton_backend
 from hrt.perf.realtime import server_load as serving
-from hrt.perf.realtime.server_load import Outcome, Question, Server
+from hrt.perf.realtime.inference_client import Question, Server
+from hrt.perf.realtime.server_load import Outcome
 
 import pinn
 from helpers import MIXED, hierarchical

@@ -47,7 +47,6 @@ from hrt.perf.methods.matched_error import (
 )
 from hrt.perf.methods.quantizers import module_nbytes, tensor_nbytes
 from hrt.perf.methods.runtimes import compiled, in_onnxruntime, in_torch, run_of
-from hrt.perf.networks import pinns
 from hrt.perf.networks import registry as workloads
 from hrt.perf.networks.as_torch_module import factored, module_of
 from hrt.perf.networks.operators import log_kernel
@@ -132,44 +131,6 @@ class TestRegistry:
         monkeypatch.setenv("HRT_NEURALFOIL", str(tmp_path))
         with pytest.raises(MissingError, match="pip install --no-deps neuralfoil"):
             workloads.build("neuralfoil-xlarge")
-
-
-class TestPinns:
-    @pytest.mark.parametrize("name", pinns.PROBLEMS)
-    def test_derivatives_are_those_of_autograd(self, name):
-        net, second = pinns.Pinn(pinns.PROBLEMS[name].widths).double(), pinns.PROBLEMS[name].second
-        x = pinns.pinn_points(name, 3, 0).double()
-        jets, d = net.jets(x, second), x.shape[1]
-        first = torch.func.vmap(torch.func.jacrev(net))(x)
-        hessian = torch.func.vmap(torch.func.hessian(net))(x)
-        assert torch.allclose(jets[0], net(x))
-        assert torch.allclose(jets[1 : 1 + d], first.permute(2, 0, 1))
-        assert torch.allclose(jets[1 + d :], torch.stack([hessian[..., k, k] for k in second]))
-
-    @pytest.mark.parametrize("name", pinns.PROBLEMS)
-    def test_the_exact_solution_solves_the_equations(self, name):
-        problem = pinns.PROBLEMS[name]
-        x = pinns.pinn_points(name, 5, 0).double()
-
-        def exact(p):
-            return problem.exact(p[None])[0]
-
-        first = torch.func.vmap(torch.func.jacrev(exact))(x).permute(2, 0, 1)
-        hessian = torch.func.vmap(torch.func.hessian(exact))(x)
-        seconds = torch.stack([hessian[..., k, k] for k in problem.second])
-        jets = torch.cat((problem.exact(x)[None], first, seconds))
-        assert problem.residual(jets, x).abs().max() < 1e-6
-
-    def test_training_is_repeatable_learns_and_is_kept(self, tmp_path, monkeypatch):
-        torch.set_num_threads(1)
-        quick = replace(pinns.PROBLEMS["navier-stokes"], widths=(3, 16, 3), steps=30)
-        monkeypatch.setitem(pinns.PROBLEMS, "navier-stokes", quick)
-        one, two = pinns.load_pinn("navier-stokes", folder=tmp_path), pinns.train_pinn("navier-stokes")
-        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-        assert pinns.pinn_error("navier-stokes", one) < pinns.pinn_error("navier-stokes", pinns.Pinn((3, 16, 3)))
-        monkeypatch.setattr(pinns, "train_pinn", lambda *a: pytest.fail("trained again"))
-        again = pinns.load_pinn("navier-stokes", folder=tmp_path)
-        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
 
 
 class TestRebuilt:

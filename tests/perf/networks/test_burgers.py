@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from scipy.integrate import quad
+from typer.testing import CliRunner
 
 from hrt.perf.networks import burgers
+from hrt.perf.networks.pinn_training import one_thread
 
 # --- exact solution
 
@@ -84,104 +86,44 @@ def test_cole_hopf_refuses_negative_times() -> None:
 # --- network and derivatives
 
 
-def small_network() -> burgers.BurgersPINN:
-    network = burgers.burgers_network(width=7, depth=3, seed=5).double()
-    generator = torch.Generator().manual_seed(6)
-    for parameter in network.parameters():  # biases away from zero
-        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return network
-
-
 def test_network_has_the_documented_shape_and_seed() -> None:
     network = burgers.burgers_network(seed=1)
-    assert [tuple(p.shape) for p in network.parameters() if p.ndim == 2] == [
-        (128, 2),
-        *[(128, 128)] * 3,
-        (1, 128),
-    ]
+    shapes = [tuple(p.shape) for p in network.parameters() if p.ndim == 2]
+    assert shapes == [(128, 2), *[(128, 128)] * 3, (1, 128)]
     same, other = burgers.burgers_network(seed=1), burgers.burgers_network(seed=2)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), same.parameters(), strict=True))
     assert not torch.equal(network.layers[0].weight, other.layers[0].weight)
     assert network(torch.zeros(0, 2)).shape == (0, 1)
 
 
-def test_jet_matches_automatic_differentiation() -> None:
-    network = small_network()
-    points = 2.0 * torch.rand(20, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64) - 1.0
-    points.requires_grad_()
-    u = network(points)[:, 0]
-    (first,) = torch.autograd.grad(u.sum(), points, create_graph=True)
-    (second,) = torch.autograd.grad(first[:, 0].sum(), points)
-    expected = torch.stack((u, first[:, 0], first[:, 1], second[:, 0]))
-    torch.testing.assert_close(burgers.jet(network, points.detach()), expected, rtol=1e-11, atol=1e-12)
-
-
 def test_sample_covers_domain_layer_and_edges() -> None:
-    interior, edge, value = burgers.sample(4000, torch.Generator().manual_seed(0))
-    assert interior.shape == (4000, 2)
-    assert edge.shape == (500, 2)
+    rows = burgers.sample(4000, torch.Generator().manual_seed(0))
+    interior, edge = rows[:4000], rows[4000:]
+    assert edge.shape == (500, 4) and (edge[:, 2] == 1).all() and (interior[:, 2:] == 0).all()
     assert interior[:, 0].abs().max() <= 1.0
     assert 0.0 <= interior[:, 1].min() <= interior[:, 1].max() <= 1.0
     assert (interior[:, 0].abs() < 0.02).double().mean() > 0.1  # uniform points would give 0.02
     initial, boundary = edge[0::2], edge[1::2]
     assert (initial[:, 1] == 0.0).all()
-    assert (boundary[:, 0].abs() == 1.0).all()
     assert set(boundary[:, 0].tolist()) == {-1.0, 1.0}
-    torch.testing.assert_close(value[0::2], -torch.sin(math.pi * initial[:, 0]))
-    assert (value[1::2] == 0.0).all()
+    torch.testing.assert_close(initial[:, 3], -torch.sin(math.pi * initial[:, 0]))
+    assert (boundary[:, 3] == 0.0).all()
 
 
-def test_residuals_vanish_on_data_alone_where_the_network_is_exact() -> None:
+def test_residuals_are_the_equation_inside_and_the_weighted_values_on_the_edge() -> None:
     # zero weights: u = 0, so the equation and the boundary hold and only the initial condition is missed
     network = burgers.burgers_network(width=4, depth=2).double()
     for parameter in network.parameters():
         parameter.data.zero_()
-    batch = burgers.sample(64, torch.Generator().manual_seed(1))
+    rows = burgers.sample(64, torch.Generator().manual_seed(1))
     with torch.no_grad():
-        r = burgers.residuals(network, batch)
+        r = burgers.residuals(network, rows)
     assert (r[:64] == 0.0).all()
-    torch.testing.assert_close(r.square().sum(), burgers.DATA_WEIGHT * batch[2].square().mean())
+    loss = burgers.DATA_WEIGHT * rows[64:, 3].square().mean()
+    torch.testing.assert_close(r.square().sum() / 64, loss)
 
 
-def test_newton_direction_solves_the_damped_least_squares_problem() -> None:
-    network, damping, momentum = small_network(), 1e-2, 0.7
-    batch = burgers.sample(40, torch.Generator().manual_seed(8))
-    generator = torch.Generator().manual_seed(9)
-    parameters = list(network.parameters())
-    previous = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
-    direction, loss = burgers.newton_direction(network, batch, previous, damping, momentum)
-
-    r = burgers.residuals(network, batch)
-    rows = [torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True) for entry in r]
-    jacobian = torch.stack([torch.cat([gradient.ravel() for gradient in row]) for row in rows])
-    old = momentum * torch.cat([tensor.ravel() for tensor in previous])
-    normal = jacobian.T @ jacobian + damping * torch.eye(len(old), dtype=torch.float64)
-    expected = torch.linalg.solve(normal, jacobian.T @ r.detach() + damping * old)
-    torch.testing.assert_close(torch.cat([d.ravel() for d in direction]), expected, rtol=1e-7, atol=1e-8)
-    assert loss == pytest.approx(r.square().sum().item())
-
-
-# --- training and checkpoint
-
-
-def test_training_is_deterministic_and_lowers_the_error() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        losses: list[float] = []
-        short = {"adam_steps": 4, "newton_steps": 4, "batch": 64}
-        runs = range(2)
-        networks = [burgers.train(3, **short, on_step=lambda *state: losses.append(state[2])) for _ in runs]
-    finally:
-        torch.set_num_threads(threads)
-    assert losses[:8] == losses[8:]
-    for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
-        assert torch.equal(a, b)
-    held_out = burgers.sample(512, torch.Generator().manual_seed(11))
-    with torch.no_grad():
-        trained = burgers.residuals(networks[0], held_out).square().sum()
-        untrained = burgers.residuals(burgers.burgers_network(seed=3).double(), held_out).square().sum()
-    assert trained < 0.8 * untrained
+# --- checkpoint
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
@@ -197,11 +139,11 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
 
 
 def test_missing_checkpoint_says_how_to_train(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"hrt\.perf\.burgers train --out"):
+    with pytest.raises(FileNotFoundError, match=r"networks\.burgers train --out"):
         burgers.load_burgers(tmp_path / "none.safetensors")
 
 
-def test_committed_checkpoint_is_as_accurate_as_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_committed_checkpoint_is_as_accurate_as_it_says() -> None:
     with safe_open(burgers.CHECKPOINT, framework="pt") as file:
         metadata = file.metadata()
     assert set(metadata) == {"seed", "nu", "epochs", "relative_l2_error", "torch", "command"}
@@ -212,12 +154,24 @@ def test_committed_checkpoint_is_as_accurate_as_it_says(capsys: pytest.CaptureFi
     measured = burgers.relative_error(network)
     assert measured == pytest.approx(float(metadata["relative_l2_error"]), rel=0.1)
     assert measured <= burgers.TARGET_ERROR
-    assert burgers.main(["check"]) == 0
-    assert f"{measured:.3e}" in capsys.readouterr().out
+    result = CliRunner().invoke(burgers.app, ["check"])
+    assert result.exit_code == 0 and f"{measured:.3e}" in result.output
 
 
-def test_check_fails_on_an_untrained_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_fails_on_an_untrained_network(tmp_path: Path) -> None:
     path = tmp_path / "untrained.safetensors"
     burgers.save_checkpoint(burgers.burgers_network(), path, {})
-    assert burgers.main(["check", str(path)]) == 1
-    assert "relative L2 error" in capsys.readouterr().out
+    result = CliRunner().invoke(burgers.app, ["check", str(path)])
+    assert result.exit_code == 1 and "relative L2 error" in result.output
+
+
+def test_train_writes_a_checkpoint_with_the_command_that_made_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(burgers, "ADAM_STEPS", 100)
+    monkeypatch.setattr(burgers, "NEWTON_STEPS", 0)
+    monkeypatch.setattr(burgers, "BATCH", 16)
+    path = tmp_path / "trained.safetensors"
+    with one_thread():
+        assert CliRunner().invoke(burgers.app, ["train", "--out", str(path), "--seed", "3"]).exit_code == 0
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["epochs"] == "100" and "train --seed 3" in file.metadata()["command"]
+    assert burgers.relative_error(burgers.load_burgers(path)) < 1

@@ -1,5 +1,6 @@
 """Loading NeuralFoil's arrays without the package: from folders, wheels and an installation that is never imported."""
 
+import importlib.util
 import sys
 import zipfile
 from pathlib import Path
@@ -12,9 +13,9 @@ from hrt.perf.networks import neuralfoil
 from hrt.perf.networks.neuralfoil import (
     DISTRIBUTION,
     FOLDER,
-    distribution_fault,
     find_weights,
     load_neuralfoil,
+    read_arrays,
     sample_inputs,
 )
 
@@ -64,28 +65,27 @@ def nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No installed package, no wheel in perf/data, no variable: every test says what there is."""
     monkeypatch.delenv(neuralfoil.VARIABLE, raising=False)
     monkeypatch.setattr(neuralfoil, "DATA", tmp_path / "data")
-    monkeypatch.setattr(neuralfoil.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(neuralfoil.VARIABLE, str(folder))
 
 
 class TestFinding:
-    def test_absence_says_what_to_do(self) -> None:
+    def test_absence_says_what_to_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(FileNotFoundError, match=r"pip install --no-deps neuralfoil==0\.3\.3"):
             find_weights()
-
-    def test_absence_at_a_named_place_names_it(self, tmp_path: Path) -> None:
+        monkeypatch.setenv(neuralfoil.VARIABLE, str(tmp_path))
         with pytest.raises(FileNotFoundError, match=rf"{tmp_path}.*pip install --no-deps"):
-            find_weights(tmp_path)
+            find_weights()
 
-    def test_folders_at_every_depth(self, folder: Path) -> None:
-        for given in (folder, folder.parent, folder.parent.parent):
-            assert find_weights(given) == folder
-
-    def test_wheel_itself_or_the_folder_that_holds_it(self, wheel: Path) -> None:
-        assert find_weights(wheel) == find_weights(wheel.parent) == wheel
-
-    def test_environment(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(neuralfoil.VARIABLE, str(folder))
-        assert find_weights() == folder
+    def test_folders_at_every_depth_and_wheels(self, folder: Path, wheel: Path, monkeypatch) -> None:
+        places = [(folder.parents[k], folder) for k in range(2)] + [(folder, folder), (wheel, wheel)]
+        for given, expected in [*places, (wheel.parent, wheel)]:
+            monkeypatch.setenv(neuralfoil.VARIABLE, str(given))
+            assert find_weights() == expected
 
     def test_data_folder_of_the_checkout(self, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(neuralfoil, "DATA", wheel.parent)
@@ -96,7 +96,7 @@ class TestFinding:
         monkeypatch.undo()  # the real find_spec
         monkeypatch.delenv(neuralfoil.VARIABLE, raising=False)
         monkeypatch.setattr(sys, "path", [str(folder.parent.parent), *sys.path])
-        neuralfoil.importlib.invalidate_caches()
+        importlib.invalidate_caches()
         assert find_weights() == folder
         assert load_neuralfoil("xxsmall").net[0].in_features == 25
         assert "neuralfoil" not in sys.modules
@@ -104,8 +104,9 @@ class TestFinding:
 
 class TestNetwork:
     @pytest.mark.parametrize("kind", ["folder", "wheel"])
-    def test_is_the_package_s_own_forward_pass(self, kind: str, request: pytest.FixtureRequest, folder: Path) -> None:
-        net = load_neuralfoil("xxsmall", request.getfixturevalue(kind))
+    def test_is_the_package_s_own_forward_pass(self, kind: str, request, folder: Path, monkeypatch) -> None:
+        monkeypatch.setenv(neuralfoil.VARIABLE, str(request.getfixturevalue(kind)))
+        net = load_neuralfoil("xxsmall")
         arrays = np.load(folder / "nn-xxsmall.npz")
         x = np.random.default_rng(1).standard_normal((9, 25)).astype(np.float32)
         y = x.T
@@ -117,47 +118,44 @@ class TestNetwork:
             torch.testing.assert_close(net(torch.from_numpy(x)), torch.from_numpy(y.T), rtol=1e-4, atol=1e-5)
         assert not net.training
 
-    def test_unknown_size(self) -> None:
+    def test_sizes_that_are_not_there(self, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(neuralfoil.VARIABLE, str(wheel))
         with pytest.raises(ValueError, match=r"Found size 'huge'.*xxxlarge"):
             load_neuralfoil("huge")
-
-    def test_missing_size_in_a_wheel(self, wheel: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"nn-xlarge\.npz"):
-            load_neuralfoil("xlarge", wheel)
+            load_neuralfoil("xlarge")
 
-    def test_layers_that_do_not_chain(self, folder: Path, tmp_path: Path) -> None:
+    def test_layers_that_do_not_chain(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         arrays = dict(np.load(folder / "nn-xxsmall.npz"))
         arrays["net.2.weight"] = arrays["net.2.weight"][:, :40]
         np.savez(tmp_path / "nn-xxsmall.npz", **arrays)
         (tmp_path / f"{DISTRIBUTION}.npz").write_bytes((folder / f"{DISTRIBUTION}.npz").read_bytes())
+        monkeypatch.setenv(neuralfoil.VARIABLE, str(tmp_path))
         with pytest.raises(ValueError, match="do not chain"):
-            load_neuralfoil("xxsmall", tmp_path)
+            load_neuralfoil("xxsmall")
 
 
+@pytest.mark.usefixtures("here")
 class TestSamples:
-    def test_have_the_stated_moments(self, folder: Path) -> None:
-        x = sample_inputs(20_000, 0, folder)
+    def test_have_the_stated_moments(self) -> None:
+        x, stated = sample_inputs(20_000, 0), read_arrays(DISTRIBUTION)
+        covariance = stated["cov_inputs_scaled"]
+        deviation = np.sqrt(np.diag(covariance))
+        scaled = (x.double().numpy() - stated["mean_inputs_scaled"]) / deviation
+        correlations = covariance / np.outer(deviation, deviation)
         assert x.shape == (20_000, 25) and x.dtype == torch.float32
-        assert distribution_fault(x, folder) is None
+        assert np.abs(scaled.mean(0)).max() < 0.1
+        assert np.abs(scaled.T @ scaled / len(scaled) - correlations).max() < 0.1
 
-    def test_another_distribution_is_noticed(self, folder: Path) -> None:
-        x = sample_inputs(20_000, 0, folder)
-        shifted, mixed = x.clone(), x.clone()
-        shifted[:, 0] += x[:, 0].std()
-        mixed[:, 1] = x[:, 1] + x[:, 2] - x[:, 2].mean()
-        assert "standard deviations" in str(distribution_fault(shifted, folder))
-        assert "correlations by" in str(distribution_fault(mixed, folder))
+    def test_depend_on_the_seed_alone(self) -> None:
+        assert torch.equal(sample_inputs(10, 3), sample_inputs(10, 3))
+        assert not torch.equal(sample_inputs(10, 3), sample_inputs(10, 4))
 
-    def test_depend_on_the_seed_alone(self, folder: Path) -> None:
-        assert torch.equal(sample_inputs(10, 3, folder), sample_inputs(10, 3, folder))
-        assert not torch.equal(sample_inputs(10, 3, folder), sample_inputs(10, 4, folder))
-
-    def test_angles_lie_on_their_curve(self, folder: Path) -> None:
-        sine2, cosine, square = sample_inputs(1000, 0, folder)[:, 18:21].double().T
+    def test_angles_lie_on_their_curve_and_transitions_on_the_airfoil(self) -> None:
+        x = sample_inputs(5000, 0)
+        sine2, cosine, square = x[:, 18:21].double().T
         torch.testing.assert_close(square, 1 - cosine**2, rtol=0, atol=1e-6)
         torch.testing.assert_close(sine2**2, 4 * square * cosine**2, rtol=0, atol=1e-5)
-
-    def test_transitions_lie_on_the_airfoil(self, folder: Path) -> None:
-        transition = sample_inputs(5000, 0, folder)[:, 23:]
+        transition = x[:, 23:]
         assert float(transition.min()) >= 0 and float(transition.max()) == 1
         assert float((transition == 1).float().mean()) == pytest.approx(0.8, abs=0.02)

@@ -8,9 +8,10 @@ import torch
 from hrt.calibration.samples import Box, as_samples
 from hrt.capture.torch_export import capture
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.perf.paper import bounds, bounds_cases
-from hrt.perf.paper.bounds import by_kind, counts, main, summary, violations
+from hrt.perf.paper import bounds_cases
+from hrt.perf.paper.bounds import counted, summary, violations
 from hrt.perf.paper.bounds_cases import KINDS, Subject, matrix_statements, network_rows, random_matrix, random_rows
+from hrt.perf.paper.command import main
 
 
 def row(verdict="holds", statement="a", kind="k", measured=1.0, bound=2.0):
@@ -37,15 +38,8 @@ def test_violations_are_found_counted_and_said_with_figures():
     assert [name for name, v in found.items() if v == "violated"] == ["||E||_F <= tol ||W||_F", "condition (paper)"]
     assert found["condition (Weyl)"] == "holds" and len(found) == 7
     rows = [row(), row("violated", measured=3.0), row("violated", measured=5.0), row("vacuous", "b", bound=None)]
-    assert counts(rows) == {("random", "a"): {"holds": 1, "violated": 2}, ("random", "b"): {"vacuous": 1}}
-    assert by_kind(rows)[0] == {
-        "source": "random",
-        "kind": "k",
-        "statement": "a",
-        "holds": 1,
-        "violated": 2,
-        "vacuous": 0,
-    }
+    verdicts = {"holds": 1, "violated": 2, "vacuous": 0}
+    assert counted(rows, "kind", "statement")[0] == {"kind": "k", "statement": "a"} | verdicts
     (line,) = violations(rows)
     assert line.startswith("violated 2x: a on random k") and "5 > 2" in line
     assert summary(rows).row_count == 2
@@ -56,14 +50,19 @@ def test_an_infinite_violation_is_said():
     assert "infinite > 2" in line
 
 
-def test_random_rows_hold_every_statement_at_every_tolerance():
-    rows = random_rows(7, 3)
+@pytest.fixture(scope="module")
+def seven():
+    return random_rows(7, 3)
+
+
+def test_random_rows_hold_every_statement_at_every_tolerance(seven):
+    rows = seven
     assert len(rows) == 7 * 3 * 7 and {r["kind"] for r in rows} == set(KINDS)
     theorems = [r for r in rows if r["statement"] != "condition (paper)"]
     assert all(r["verdict"] in ("holds", "vacuous") for r in theorems)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def small():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(2, 24), torch.nn.Tanh(), torch.nn.Linear(24, 1))
@@ -71,28 +70,37 @@ def small():
     return Subject("small PINN", capture(net, [x]), as_samples(x, 0), Box([0.0, 0.0], [1.0, 1.0]))
 
 
-def test_networks_are_asked_about_kernels_and_box(small):
-    rows = network_rows(small)
+@pytest.fixture(scope="module")
+def of_network(small):
+    return network_rows(small)
+
+
+def test_networks_are_asked_about_kernels_and_box(of_network):
+    rows = of_network
     names = {r["statement"] for r in rows}
     assert names >= {"NTK eigenvalues", "NTK definite (paper)", "NTK definite (Weyl)", "NTK eigenspaces"}
     assert "output over the box" in names
     assert all(r["verdict"] in ("holds", "vacuous") for r in rows if "paper" not in r["statement"])
 
 
-def test_a_run_prints_counts_and_what_was_left_out_and_writes_them(small, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bounds, "subjects", lambda: ([small], ["QLKNN: not installed"]))
-    assert main(["--count", "7", "--json", str(tmp_path / "b.json")]) == 0
-    said = capsys.readouterr().out
-    assert "7 random matrices, 2 trained ones" in said and "left out: QLKNN: not installed" in said
-    kept = json.loads((tmp_path / "b.json").read_text("utf-8"))
-    assert kept["facts"]["missing"] == ["QLKNN: not installed"]
-    assert (
-        sum(r["holds"] + r["violated"] + r["vacuous"] for r in kept["counts"] if r["source"] == "random") == 7 * 3 * 7
-    )
-    assert len(kept["violated"]) == sum(r["violated"] for r in kept["counts"])
+def test_a_run_prints_counts_and_what_was_left_out_and_writes_them(
+    small, seven, of_network, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(bounds_cases, "subjects", lambda: ([small], ["QLKNN: not installed"]))
+    monkeypatch.setattr(bounds_cases, "network_rows", lambda _: list(of_network))
+    monkeypatch.setattr(bounds_cases, "random_rows", lambda count, seed: list(seven) if count == 7 else [])
+    path = tmp_path / "absent" / "b.json"
+    assert main(["bounds", "--count", "7", "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "7 random matrices, 2 trained ones" in printed and "left out: QLKNN: not installed" in printed
+    body = json.loads(path.read_text("utf-8"))
+    assert body["facts"]["missing"] == ["QLKNN: not installed"]
+    counts = [r for r in body["counts"] if r["source"] == "random"]
+    assert sum(r["holds"] + r["violated"] + r["vacuous"] for r in counts) == 7 * 3 * 7
+    assert len(body["violated"]) == sum(r["violated"] for r in body["counts"])
 
 
-def test_packages_that_are_missing_are_named(monkeypatch, small):
+def test_packages_that_are_missing_are_named(monkeypatch):
     def missing(*_):
         raise FileNotFoundError("pip install it")
 
@@ -100,19 +108,12 @@ def test_packages_that_are_missing_are_named(monkeypatch, small):
     monkeypatch.setattr(bounds_cases, "qlknn_path", missing)
     monkeypatch.setattr(bounds_cases, "train_deeponet", lambda: (None, 0.0))
     monkeypatch.setattr(bounds_cases, "load_pinn", lambda name: None)
-    monkeypatch.setattr(bounds_cases, "_captured", lambda name, *rest: name)
-    found, left = bounds_cases.subjects()
-    assert found[0] == "Burgers PINN" and left == ["NeuralFoil: pip install it", "QLKNN: pip install it"]
+    monkeypatch.setattr(bounds_cases, "captured", lambda name, *rest: name)
+    here, left = bounds_cases.subjects()
+    assert here[0] == "Burgers PINN" and left == ["NeuralFoil: pip install it", "QLKNN: pip install it"]
 
 
 def test_a_file_that_cannot_be_written_is_a_mistake_before_anything_is_measured(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert main(["--json", str(tmp_path / "file" / "b.json")]) == 2
+    assert main(["bounds", "--json", str(tmp_path / "file" / "b.json")]) == 2
     assert "cannot be written" in capsys.readouterr().err
-
-
-def test_the_folder_of_its_figures_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(bounds, "random_rows", lambda *_: [])
-    monkeypatch.setattr(bounds, "summary", lambda _: "")
-    assert main(["--random-only", "--json", str(tmp_path / "absent" / "deeper" / "b.json")]) == 0
-    assert "counts" in json.loads((tmp_path / "absent" / "deeper" / "b.json").read_text())

@@ -7,12 +7,10 @@ import torch
 
 from hrt.errors import InputError
 from hrt.perf.bench.charts import as_png
-from hrt.perf.paper import claims as paper_claims
-from hrt.perf.paper import command as paper
-from hrt.perf.paper import data as paper_data
-from hrt.perf.paper import figures as paper_figures
+from hrt.perf.networks.burgers import burgers_network
+from hrt.perf.paper import claims, command, data, figures
 from hrt.perf.paper.claims import Finding, matched, verdict
-from hrt.perf.paper.command import PARTS, Part, main, paragraph, run
+from hrt.perf.paper.command import PARTS, Part, main, paragraph, write_parts
 from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, PINN, SVD, Setting, Subject, coarse, family
 from hrt.perf.paper.trained_networks import DENSE, DYNAMIC, PROXIMAL
 
@@ -42,7 +40,7 @@ def compared(ours):
 
 def raced(low):
     common = {"case": PINN, "batch": 1, "error": 0.0, "p50_us": 1.0, "p95_us": 1.0, "ratio": 1.2 * low, "high": 2 * low}
-    return [common | {"method": m, "low": low} for m in ("dense, torch", "hrt")]
+    return [common | {"method": m, "low": low} for m in ("dense float32", "hrt")]
 
 
 def passed_on(output):
@@ -62,13 +60,13 @@ def epochs(method, seed, error, ratio, served):
     start = common | {"step": 0, "loss": None, "seconds": 0.0, "error": 1.0, "ratio": 1.0, "numbers": 100}
     end = start | {"step": 50, "loss": 1e-3, "seconds": 3.0, "error": error, "ratio": ratio}
     known = {"served_bytes": round(400 / served), "served_ratio": served, "served_error": error}
-    more = {} if method == DYNAMIC else {"directions": 20}
+    more = {} if method == DYNAMIC.name else {"directions": 20}
     return [start | more, end | more | known]
 
 
 def grown(method, errors, ratio, served):
     """Dense runs of two seeds with errors 1e-2 and 3e-2, and those of a method with the given ones."""
-    dense = [row for seed, e in enumerate((1e-2, 3e-2)) for row in epochs(DENSE, seed, e, 1.0, 8.0)]
+    dense = [row for seed, e in enumerate((1e-2, 3e-2)) for row in epochs(DENSE.name, seed, e, 1.0, 8.0)]
     return dense + [row for seed, e in enumerate(errors) for row in epochs(method, seed, e, ratio, served)]
 
 
@@ -85,27 +83,27 @@ def drifting(exponent):
 
 ONE, TWO = [[0, 4, 0, 4, 2], [0, 4, 0, 4, 1]], [[0, 4, 0, 2, -1], [0, 4, 2, 2, 1]]
 CASES = [
-    (paper_claims.compression, compressed(2.0, 3.0), "Agrees"),
-    (paper_claims.compression, compressed(0.2, 3.0), "Agrees in part"),
-    (paper_claims.compression, compressed(0.2, 0.5), "Does not agree"),
-    (paper_claims.heat_maps, mapped(TWO), "Agrees"),
-    (paper_claims.heat_maps, mapped(ONE), "Does not agree"),
-    (paper_claims.train_and_test, trained(2e-4), "Does not agree"),
-    (paper_claims.train_and_test, trained(9e-5), "Agrees"),
-    (paper_claims.comparison, compared(9.0), "Agrees"),
-    (paper_claims.comparison, compared(3.5), "Agrees in part"),
-    (paper_claims.speed, raced(1.1), "Agrees"),
-    (paper_claims.speed, raced(0.9), "Does not agree"),
-    (paper_claims.propagation, passed_on(9e-4), "Agrees"),
-    (paper_claims.propagation, passed_on(2e-3), "Does not agree"),
-    (paper_claims.training, grown(DYNAMIC, (3e-2, 1e-2), 5.0, 9.0), "Agrees"),
-    (paper_claims.training, grown(DYNAMIC, (3e-2, 1e-2), 5.0, 3.9), "Does not agree"),
-    (paper_claims.training, grown(DYNAMIC, (3e-2, 2e-2), 5.0, 9.0), "Does not agree"),
-    (paper_claims.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 9.0), "Agrees"),
-    (paper_claims.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 7.0), "Does not agree"),
-    (paper_claims.regulariser, grown(PROXIMAL, (3e-2, 3e-2), 1.0, 9.0), "Does not agree"),
-    (paper_claims.kernel, drifting(1.0), "Agrees"),
-    (paper_claims.kernel, drifting(0.5), "Agrees in part"),
+    (claims.compression, compressed(2.0, 3.0), "Agrees"),
+    (claims.compression, compressed(0.2, 3.0), "Agrees in part"),
+    (claims.compression, compressed(0.2, 0.5), "Does not agree"),
+    (claims.heat_maps, mapped(TWO), "Agrees"),
+    (claims.heat_maps, mapped(ONE), "Does not agree"),
+    (claims.train_and_test, trained(2e-4), "Does not agree"),
+    (claims.train_and_test, trained(9e-5), "Agrees"),
+    (claims.comparison, compared(9.0), "Agrees"),
+    (claims.comparison, compared(3.5), "Agrees in part"),
+    (claims.speed, raced(1.1), "Agrees"),
+    (claims.speed, raced(0.9), "Does not agree"),
+    (claims.propagation, passed_on(9e-4), "Agrees"),
+    (claims.propagation, passed_on(2e-3), "Does not agree"),
+    (claims.training, grown(DYNAMIC.name, (3e-2, 1e-2), 5.0, 9.0), "Agrees"),
+    (claims.training, grown(DYNAMIC.name, (3e-2, 1e-2), 5.0, 3.9), "Does not agree"),
+    (claims.training, grown(DYNAMIC.name, (3e-2, 2e-2), 5.0, 9.0), "Does not agree"),
+    (claims.regulariser, grown(PROXIMAL.name, (1e-2, 3e-2), 1.0, 9.0), "Agrees"),
+    (claims.regulariser, grown(PROXIMAL.name, (1e-2, 3e-2), 1.0, 7.0), "Does not agree"),
+    (claims.regulariser, grown(PROXIMAL.name, (3e-2, 3e-2), 1.0, 9.0), "Does not agree"),
+    (claims.kernel, drifting(1.0), "Agrees"),
+    (claims.kernel, drifting(0.5), "Agrees in part"),
 ]
 
 
@@ -115,20 +113,17 @@ def test_judgements_follow_the_figures(judge, rows, expected):
 
 
 def test_one_block_of_two_storages_is_one_block():
-    assert (
-        "1 block(s)" in paper_claims.heat_maps(mapped(ONE)).text
-        and "2 block(s)" in paper_claims.heat_maps(mapped(TWO)).text
-    )
+    assert "1 block(s)" in claims.heat_maps(mapped(ONE)).text and "2 block(s)" in claims.heat_maps(mapped(TWO)).text
 
 
 def test_seeds_are_told_with_mean_and_spread():
-    text = paper_claims.training(grown(DYNAMIC, (3e-2, 1e-2), 5.0, 9.0)).text
+    text = claims.training(grown(DYNAMIC.name, (3e-2, 1e-2), 5.0, 9.0)).text
     assert "error 2.0e-02 (1.0e-02 to 3.0e-02) dense" in text and "5.0 (5.0 to 5.0) times fewer" in text
     assert "means of 2 seeds" in text
 
 
 def test_definite_kernels_are_counted():
-    assert "Of 16 kernels that were positive definite 12 still are" in paper_claims.kernel(drifting(1.0)).text
+    assert "Of 16 kernels that were positive definite 12 still are" in claims.kernel(drifting(1.0)).text
 
 
 def test_verdicts_need_figures():
@@ -146,15 +141,15 @@ def test_matched_takes_the_smallest_rival_that_is_no_worse():
 @pytest.mark.parametrize(
     "draw, rows",
     [
-        (paper_figures.compression, compressed(2.0, 3.0) + curve("exact", SVD, [(1.0, 0.0)])),
-        (paper_figures.heat_maps, mapped(TWO) + mapped(ONE)),
-        (paper_figures.train_and_test, trained(2e-4)),
-        (paper_figures.comparison, compared(9.0)),
-        (paper_figures.speed, raced(1.1)),
-        (paper_figures.propagation, [*passed_on(0.0), *passed_on(1e-3)]),
-        (paper_figures.training, grown(DYNAMIC, (0.1, 0.1), 0.1, 9.0) + epochs(DYNAMIC, 2, 0.1, 0.1, 9.0)),
-        (paper_figures.regulariser, grown(PROXIMAL, (1e-2, 3e-2), 1.0, 9.0)),
-        (paper_figures.kernel, [*drifting(0.5), drifting(1.0)[0] | {"drift": 0.0}]),
+        (figures.compression, compressed(2.0, 3.0) + curve("exact", SVD, [(1.0, 0.0)])),
+        (figures.heat_maps, mapped(TWO) + mapped(ONE)),
+        (figures.train_and_test, trained(2e-4)),
+        (figures.comparison, compared(9.0)),
+        (figures.speed, raced(1.1)),
+        (figures.propagation, [*passed_on(0.0), *passed_on(1e-3)]),
+        (figures.training, grown(DYNAMIC.name, (0.1, 0.1), 0.1, 9.0) + epochs(DYNAMIC.name, 2, 0.1, 0.1, 9.0)),
+        (figures.regulariser, grown(PROXIMAL.name, (1e-2, 3e-2), 1.0, 9.0)),
+        (figures.kernel, [*drifting(0.5), drifting(1.0)[0] | {"drift": 0.0}]),
     ],
 )
 def test_pictures_come_of_the_rows_alone(draw, rows, tmp_path):
@@ -192,14 +187,19 @@ def test_coarse_maps_keep_the_mean_square():
 
 @pytest.fixture(scope="module")
 def subject():
-    return Subject(Setting((1e-3,), (0.1, 1e-3), 64, (1, 8), 3, 1500, 1000))
+    """Of a small network in the place of the committed one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load_burgers", lambda: burgers_network(16).eval())
+        small = Subject(Setting((1e-3,), (0.1, 1e-3), 64, (1, 8), 3, 1000, 1000))
+        assert small.net.layers[0].out_features == 16
+        return small
 
 
 def test_a_real_run_writes_pictures_figures_and_paragraphs(subject, tmp_path, monkeypatch):
-    monkeypatch.setattr(paper, "Subject", lambda setting: subject)
-    chosen = [p for p in PARTS if p.name not in ("comparison", "training", "regulariser", "kernel")]
-    paragraphs = run(subject.setting, tmp_path, chosen)
-    assert len(paragraphs) == 5
+    monkeypatch.setattr(command, "Subject", lambda setting: subject)
+    chosen = [p for p in PARTS if p.name not in ("comparison", "speed", "training", "regulariser", "kernel")]
+    paragraphs = write_parts(subject.setting, tmp_path, chosen)
+    assert len(paragraphs) == 4
     text = (tmp_path / "claims.md").read_text()
     assert all(p in text for p in paragraphs) and "only its two abstracts could be read" in text
     for part in chosen:
@@ -208,15 +208,41 @@ def test_a_real_run_writes_pictures_figures_and_paragraphs(subject, tmp_path, mo
         assert (tmp_path / f"{part.name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
+def test_speed_and_bytes_are_those_of_the_harness_methods(subject, monkeypatch):
+    rows = data.speed(subject)
+    assert {(r["case"], r["batch"]) for r in rows} == {(c, b) for c in (PINN, subject.operator) for b in (1, 8)}
+    for r in rows:
+        assert r["low"] <= r["ratio"] <= r["high"] and (r["method"] != "dense float32" or r["ratio"] == 1)
+        assert r["error"] <= (1e-6 if r["method"] == "dense float32" else 1.2e-3)
+    methods = {name: data.METHODS[name] for name in ("svd", "pruned, magnitude")}
+    monkeypatch.setattr(data, "METHODS", methods)
+    svd, pruned = data.comparison(subject)
+    assert svd["family"] == "SVD" and pruned["family"] == "pruning"
+    assert all(r["ratio"] is None or (r["ratio"] > 1 and r["error"] <= 1e-3) for r in (svd, pruned))
+
+
 def test_layers_together_give_the_networks_error(subject):
-    rows = paper_data.propagation(subject)
+    rows = data.propagation(subject)
     last = {r["method"]: r["error"] for r in rows if r["layer"] == 5}
-    assert last[AUTO] == pytest.approx(paper_data.output_error(subject, subject.middle()), rel=0.01)
+    assert last[AUTO] == pytest.approx(data.output_error(subject, subject.middle()), rel=0.01)
     assert last[SVD] <= 1e-3 and last[AUTO] <= 1.5e-3  # few points calibrate here: the promise is tested elsewhere
     assert all(r["error"] == pytest.approx(r["alone"]) for r in rows if r["layer"] == 1)
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "arguments, said", [(["--out", "{taken}"], "cannot be written"), (["--only", "speed", "nothing"], "'nothing'")]
+)
+def test_mistakes_end_with_status_2_before_anything_is_measured(arguments, said, tmp_path, capsys):
     (tmp_path / "taken").write_text("")
-    assert main(["--out", str(tmp_path / "taken"), "--quick"]) == 2
-    assert "Expected a folder" in capsys.readouterr().err
+    assert main(["figures", "--quick", *(a.format(taken=tmp_path / "taken") for a in arguments)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_status_130(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "write_parts", interrupted)
+    assert main(["figures", "--out", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err

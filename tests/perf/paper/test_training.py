@@ -1,49 +1,63 @@
-"""The training experiments: their residuals are those of `perf/burgers.py`, for dense layers and for H-matrices."""
+"""The training experiments: their residual by rows is the trainer's, and the command writes what it prints."""
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-import hrt
 from hrt.perf.networks.burgers import burgers_network, residuals, sample
-from hrt.perf.paper.training import burgers_points, burgers_residual, main
-
-COUNT = 64
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from hrt.perf.paper import training
+from hrt.perf.paper.command import main
+from hrt.perf.paper.training import EXPERIMENTS, Figure, Options, row_residual
 
 
 def test_residual_of_a_row_is_that_of_training() -> None:
-    net, rows = burgers_network(width=12).double(), burgers_points(COUNT, draws())
-    found = torch.cat([burgers_residual(net, row) for row in rows]) / math.sqrt(len(rows))
-    expected = residuals(net, sample(COUNT, draws()))
-    scale = math.sqrt(COUNT / len(rows))  # both are means, over inside rows and over all
-    assert torch.allclose(found, scale * expected, rtol=1e-10, atol=1e-13)
+    net, rows = burgers_network(width=12).double(), sample(64, torch.Generator().manual_seed(0))
+    by_rows = torch.cat([row_residual(net, row) for row in rows])
+    assert torch.allclose(by_rows, residuals(net, rows), rtol=1e-10, atol=1e-12)
+    mapped = torch.func.vmap(lambda row: row_residual(net, row))(rows)[:, 0]
+    assert torch.allclose(mapped, by_rows, rtol=1e-10, atol=1e-12)
 
 
-def test_residuals_with_h_layers_are_those_of_the_same_dense_network() -> None:
-    net = burgers_network(width=40).double()
-    batch = sample(COUNT, draws(1))
-    expected = residuals(net, batch)
-    net.layers[2] = hrt.HLinear.from_linear(net.layers[2], tol=1e-12 + 1e-7)  # type: ignore[arg-type]
-    assert float((residuals(net, batch) - expected).detach().norm() / expected.detach().norm()) < 1e-4
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experiments of a few steps."""
+    for name in ("DYNAMIC_TRAINING", "PENALTY_TRAINING", "ALLEN_CAHN_TRAINING"):
+        usual, few = getattr(training, name), {"adam": 20, "newton": 4, "width": 12, "batch": 32, "calibration": 1000}
+        epochs = {"adam_epochs": 2, "newton_epochs": 2, "stored": 0.3}
+        monkeypatch.setattr(training, name, replace(usual, **few, **epochs))
 
 
-def residuals_sum(net: torch.nn.Module, batch) -> float:
-    return residuals(net, batch).detach().square().sum().item()
-
-
-def test_command_writes_what_it_prints(tmp_path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
-    monkeypatch.setattr("hrt.perf.paper.penalty.ADAM", 20)
+@pytest.mark.usefixtures("small")
+def test_command_writes_what_it_prints(tmp_path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "penalty.json"
-    small = ["--steps", "5", "--width", "12", "--batch", "32"]
-    arguments = ["penalty", *small, "--weights", "0.001", "--thresholds", "0.01"]
-    assert main([*arguments, "--json", str(path)]) == 0
-    figures = json.loads(path.read_text())["figures"]
-    assert [f["name"] for f in figures] == ["neither", "penalty 0.001", "proximal 0.01"]
+    options = ["--seeds", "0", "1", "--steps", "2", "--weights", "0.001", "--thresholds", "0.01", "--json", str(path)]
+    assert main(["training", "penalty", *options]) == 0
+    body = json.loads(path.read_text())
+    assert [f["name"] for f in body["figures"]] == 2 * ["neither", "penalty 0.001", "proximal 0.01"]
+    assert [f["seed"] for f in body["figures"]] == [0, 0, 0, 1, 1, 1] and body["facts"]["arguments"]["steps"] == 2
     shown = capsys.readouterr().out
-    assert all(f"{f['nbytes']:,}" in shown for f in figures)
+    assert all(f"{f['nbytes']:,}" in shown and f["steps"] == 22 for f in body["figures"])
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name, forms", [("dynamic", ["dense", "dynamic"]), ("allen-cahn", ["dense"])])
+def test_experiments_give_a_figure_for_each_form(name, forms) -> None:
+    figures = list(EXPERIMENTS[name](Options(), 0))
+    assert [f.name for f in figures] == forms and all(0 < f.error < math.inf and f.nbytes > 0 for f in figures)
+    assert all("ranks" in f.remark for f in figures if f.name == "dynamic")
+
+
+@pytest.mark.slow
+def test_finetuning_lowers_the_error_of_the_compressed_network() -> None:
+    dense, compressed, tuned = EXPERIMENTS["finetune"](Options(steps=10, batch=96), 0)
+    assert isinstance(dense, Figure) and compressed.ratio >= 16 and tuned.ratio >= 16
+    assert dense.error < tuned.error < compressed.error
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], ["penalty", "--steps", "x"], []])
+def test_a_mistake_is_one_line_and_status_2(arguments, capsys: pytest.CaptureFixture) -> None:
+    assert main(["training", *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

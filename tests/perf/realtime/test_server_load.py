@@ -1,65 +1,17 @@
 """The load on inference servers sees what is wrong, late or missing: asked of a small server that misbehaves."""
 
-import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
+from inference_stand_in import served
 
-from hrt.export.onnx.exporter import to_onnx
-from hrt.export.servers.open_inference import HEADER, Signature, Tensor, read_request, write_response
-from hrt.perf.realtime import server_load as serving
-from hrt.perf.realtime.server_load import BATCHES, Server, ask, questions, row
+from hrt.perf.realtime.inference_client import TOLERANCE, Server
+from hrt.perf.realtime.server_load import BATCHES, ask, questions, row
 
-from helpers import answering
 from models import mixed_model
 
 MODEL = mixed_model()
-Change = Callable[[int, list[np.ndarray]], list[np.ndarray] | None]
-
-
-def signature() -> Signature:
-    graph = to_onnx(MODEL).graph
-    sides = (
-        tuple(Tensor(v.name, tuple(d.dim_value for d in v.type.tensor_type.shape.dim[1:])) for v in side)
-        for side in (graph.input, graph.output)
-    )
-    return Signature(*sides)
-
-
-@contextmanager
-def served(change: Change) -> Iterator[str]:
-    """An HTTP server that answers request number n with change(n, outputs of predict), or status 503 for None."""
-    known, lock, counted = signature(), threading.Lock(), [0]
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_):
-            pass
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            with lock:
-                number, counted[0] = counted[0], counted[0] + 1
-                request = read_request(body, self.headers.get(HEADER), known)
-                outputs = change(number, list(MODEL.predict(request.inputs)))
-            status, headers, text = 503, {}, json.dumps({"error": "busy"}).encode()
-            if outputs is not None:
-                text, headers = write_response("m", request, outputs, known)
-                status = 200
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(text))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            self.wfile.write(text)
-
-    with answering(Handler) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +21,10 @@ def asked():
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_right_answers(asked, binary):
-    with served(lambda _, y: y) as address:
+    with served(MODEL, lambda _, y: y) as address:
         found = ask(Server(address, "http", "m", binary), asked, 100, 8)
     assert (found.requests, found.wrong, found.failed, found.repeated) == (100, 0, 0, 0)
-    assert len(found.seconds) == 100 and found.worst <= serving.TOLERANCE
+    assert len(found.seconds) == 100 and found.worst <= TOLERANCE
     assert 0 < found.quantile(0.5) <= found.quantile(0.99) <= 1e3 * max(found.seconds)
     assert "100" in row("stand-in", Server(address, "http", "m"), found)
 
@@ -90,16 +42,16 @@ def test_right_answers(asked, binary):
     ids=["scaled", "moved", "zero", "nan", "narrow", "short"],
 )
 def test_every_tenth_answer_is_wrong(asked, change):
-    with served(lambda number, y: change(y) if number % 10 == 3 else y) as address:
+    with served(MODEL, lambda number, y: change(y) if number % 10 == 3 else y) as address:
         found = ask(Server(address, "http", "m"), asked, 100, 8)
     assert (found.wrong, found.failed) == (10, 0)
 
 
 def test_requests_that_fail_are_counted_and_sent_again_if_wanted(asked):
-    with served(lambda number, y: None if number % 10 == 3 else y) as address:
+    with served(MODEL, lambda number, y: None if number % 10 == 3 else y) as address:
         found = ask(Server(address, "http", "m"), asked, 100, 8)
     assert (found.failed, found.repeated, len(found.seconds)) == (10, 0, 90) and "busy" in found.errors[-1]
-    with served(lambda number, y: None if number < 100 else y) as address:
+    with served(MODEL, lambda number, y: None if number < 100 else y) as address:
         found = ask(Server(address, "http", "m"), asked, 100, 100, attempts=8)
     # On a busy machine some repeat before others have asked at all.
     assert (found.failed, found.wrong) == (0, 0) and 20 <= found.repeated <= 100
@@ -112,7 +64,7 @@ def test_a_server_that_hangs_ends_the_load_at_the_deadline(asked):
         return y
 
     start = time.monotonic()
-    with served(hang) as address:
+    with served(MODEL, hang) as address:
         found = ask(Server(address, "http", "m"), asked, 100, 8, deadline=2)
         assert time.monotonic() - start < 5
     assert found.failed >= 70 and "no answer after 2 s" in found.errors[-1] and found.wrong == 0

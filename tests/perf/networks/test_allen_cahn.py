@@ -1,4 +1,4 @@
-"""Allen-Cahn: the integrator against exact solutions and another integrator, derivatives, and that training works."""
+"""Allen-Cahn: the integrator against exact solutions and another integrator, and the network's derivatives."""
 
 import math
 from itertools import pairwise
@@ -8,8 +8,18 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from hrt.perf.paper import allen_cahn
-from hrt.perf.paper.allen_cahn import DIFFUSION, RATE, REACTION, diffusion_symbol, exponential_runge_kutta, initial
+from hrt.perf.networks import allen_cahn
+from hrt.perf.networks.allen_cahn import (
+    DIFFUSION,
+    RATE,
+    REACTION,
+    AllenCahnPINN,
+    diffusion_symbol,
+    exponential_runge_kutta,
+    initial,
+)
+
+from pinn import shaken
 
 N = 64
 X = -1.0 + 2.0 * np.arange(N) / N
@@ -24,10 +34,10 @@ def reaction(u, t):
 
 def test_diffusion_alone_is_exact():
     start = np.cos(np.pi * X) + 0.5 * np.sin(5 * np.pi * X)
-    found = exponential_runge_kutta(start, diffusion_symbol(N), lambda u, t: 0 * u, 7)[-1]
+    end = exponential_runge_kutta(start, diffusion_symbol(N), lambda u, t: 0 * u, 7)[-1]
     decay = [math.exp(-DIFFUSION * (k * math.pi) ** 2) for k in (1, 5)]
     expected = decay[0] * np.cos(np.pi * X) + decay[1] * 0.5 * np.sin(5 * np.pi * X)
-    np.testing.assert_allclose(found, expected, atol=1e-13)
+    np.testing.assert_allclose(end, expected, atol=1e-13)
 
 
 def test_uniform_values_follow_the_ordinary_differential_equation():
@@ -88,7 +98,7 @@ def test_the_solution_is_even_and_starts_at_the_initial_value():
 
 
 def test_the_grid_is_the_solutions_own():
-    points, u = allen_cahn.on_grid(256, 51)
+    points, u = allen_cahn.exact_solution(256, 51)
     assert points.shape == (51 * 256, 2) and points.dtype == u.dtype == torch.float64
     assert points[0].tolist() == [-1.0, 0.0] and points[-1].tolist() == [1.0 - 2 / 256, 1.0]
     first = points[:, 1] == 0
@@ -101,20 +111,8 @@ def test_the_grid_is_the_solutions_own():
 # --- network
 
 
-def small_network():
-    network = allen_cahn.allen_cahn_network(width=7, depth=3, seed=5).double()
-    generator = torch.Generator().manual_seed(6)
-    for parameter in network.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return network
-
-
-def points(count=20):
-    return allen_cahn.sample(count, torch.Generator().manual_seed(7))
-
-
 def test_initial_value_and_period_hold_whatever_the_weights():
-    network, x = small_network(), torch.linspace(-1, 1, 33, dtype=torch.float64)
+    network, x = shaken(AllenCahnPINN(7, 3, 5)), torch.linspace(-1, 1, 33, dtype=torch.float64)
     start = network(torch.stack((x, torch.zeros_like(x)), 1))[:, 0].detach().numpy()
     np.testing.assert_allclose(start, initial(x.numpy()), atol=1e-15)
     t = torch.linspace(0, 1, 11, dtype=torch.float64)
@@ -123,7 +121,8 @@ def test_initial_value_and_period_hold_whatever_the_weights():
 
 
 def test_jet_matches_automatic_differentiation():
-    network, p = small_network(), points().requires_grad_()
+    network = shaken(AllenCahnPINN(7, 3, 5))
+    p = allen_cahn.sample(20, torch.Generator().manual_seed(7)).requires_grad_()
     u = network(p)[:, 0]
     (first,) = torch.autograd.grad(u.sum(), p, create_graph=True)
     (second,) = torch.autograd.grad(first[:, 0].sum(), p)
@@ -131,55 +130,14 @@ def test_jet_matches_automatic_differentiation():
     torch.testing.assert_close(allen_cahn.jet(network, p.detach()), expected, rtol=1e-10, atol=1e-11)
 
 
-def test_residuals_of_training_and_of_the_kernel_are_one():
-    network, p = small_network(), points()
-    by_jet = allen_cahn.equation(network, p)
-    torch.testing.assert_close(allen_cahn.allen_cahn_residual(network, p)[:, 0], by_jet, rtol=1e-10, atol=1e-11)
-    loss = allen_cahn.residuals(network, p).square().sum()
-    torch.testing.assert_close(loss, (torch.exp(-allen_cahn.FADING * p[:, 1]) * by_jet).square().mean())
-
-
-def test_the_residual_of_a_known_function():
-    # u = e^(-t) cos(pi x): u_t = -u, u_xx = -pi^2 u
-    p = points()
-    u = torch.exp(-p[:, 1]) * torch.cos(math.pi * p[:, 0])
-    expected = -u + DIFFUSION * math.pi**2 * u - REACTION * (u - u**3)
-    found = allen_cahn.allen_cahn_residual(lambda q: torch.exp(-q[:, 1:]) * torch.cos(math.pi * q[:, :1]), p)
-    torch.testing.assert_close(found[:, 0], expected, rtol=1e-12, atol=1e-13)
-
-
 def test_the_rate_is_that_at_which_one_is_reached():
-    u = 1 - 1e-6
-    assert reaction(u, 0) == pytest.approx(RATE * 1e-6, rel=1e-5)
+    assert reaction(1 - 1e-6, 0) == pytest.approx(RATE * 1e-6, rel=1e-5)
 
 
 def test_sample_covers_the_domain_and_its_steep_places():
-    p = points(6000)
+    p = allen_cahn.sample(6000, torch.Generator().manual_seed(7))
     assert p.shape == (6000, 2) and p[:, 0].abs().max() <= 1 and 0 <= p[:, 1].min() <= p[:, 1].max() <= 1
     for centre in (-0.5, 0.0, 0.5):
         near = ((p[:, 0] - centre).abs() < 0.02).double().mean()
         assert near > 0.07, "uniform points would give 0.02"
         assert ((p[:, 0] > centre) & (p[:, 0] < centre + 0.02)).any()
-
-
-# --- training
-
-
-def test_training_is_deterministic_and_lowers_the_error():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        options = {"adam_steps": 30, "newton_steps": 12, "batch": 128, "width": 24}
-        first, second = (allen_cahn.train(1, **options) for _ in range(2))
-    finally:
-        torch.set_num_threads(threads)
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(a, b)
-    untrained, fresh = allen_cahn.allen_cahn_network(24, seed=1).double(), points(512)
-    losses = [float(allen_cahn.residuals(net, fresh).detach().square().sum()) for net in (first, untrained)]
-    assert losses[0] < 0.5 * losses[1]
-
-
-def test_command_prints_the_error(capsys):
-    assert allen_cahn.main(["--adam", "2", "--newton", "1", "--batch", "32", "--width", "8"]) == 0
-    assert "step 3" in (shown := capsys.readouterr().out) and "relative L2 error" in shown

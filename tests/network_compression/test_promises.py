@@ -1,0 +1,46 @@
+"""What `compress` promises of a network's bytes and of its confidence limit, on networks of heavy tails."""
+
+import numpy as np
+import pytest
+import torch
+
+import hrt
+from hrt.calibration.output_error import output_error
+
+from zoo import mlp
+
+LADDER = (3e-2, 1e-2, 1e-3)
+SLACK = 0.01  # share by which bytes may rise when the tolerance is loosened
+FRESH = 20_000
+
+
+@pytest.fixture(scope="module")
+def net():
+    """3 -> 32 -> 32 -> 1, tanh."""
+    torch.manual_seed(0)
+    return mlp(3, 32, 32, 1)
+
+
+def test_a_looser_tolerance_takes_no_more_bytes_and_errors_hold(net):
+    g = torch.Generator().manual_seed(1)
+    x, fresh = torch.rand(2000, 3, generator=g), torch.rand(2000, 3, generator=g)
+    exact, least = net(fresh).detach().numpy(), np.inf
+    for tol in reversed(LADDER):
+        model = hrt.compress(net, inputs=x, tol=tol, target="bytes", progress=False)
+        assert model.nbytes <= (1 + SLACK) * least
+        least = min(least, model.nbytes)
+        assert np.linalg.norm(model.predict(fresh.numpy()) - exact) <= 1.05 * tol * np.linalg.norm(exact)
+
+
+def test_the_limit_covers_the_truth_in_nearly_all_draws(net):
+    """Rare large rows hold much of the error: the 99 % limit of few rows is exceeded in some of a hundred draws."""
+    g = torch.Generator().manual_seed(100)
+    model = hrt.compress(net, inputs=torch.randn(2000, 3, generator=g), tol=1e-5, progress=False)
+    x = torch.randn(FRESH, 3, generator=g)
+    exact = net.double()(x.double()).detach()
+    net.float()
+    answers = torch.as_tensor(np.asarray(model.predict(x.numpy())))
+    truth = output_error(exact, answers).value
+    picks = [torch.randint(0, FRESH, (750,), generator=g) for _ in range(200)]
+    limits = np.array([output_error(exact[i], answers[i]).upper_99 for i in picks])
+    assert np.mean(limits < truth) <= 0.1 and 1 <= limits.mean() / truth < 3
