@@ -13,6 +13,7 @@ be had is a row that says why. Full results belong into build/results, which is 
 what is.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,7 +125,7 @@ def judge(
 ) -> int:
     """Two results, or two commits; the module says how. Status 1 on a regression, 3 where too little was judged."""
     files = files or []
-    if not threshold > 0:
+    if not 0 < threshold < math.inf:
         raise InputError(f"Found threshold {threshold:g}. Expected a positive finite number.")
     if commits and files and not files[0].startswith("-"):
         raise InputError("Found --commits and files. Expected one of them.")
