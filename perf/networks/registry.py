@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 import hrt
+from hrt.calibration.input_files import read_array
 from hrt.calibration.moments import evaluate
+from hrt.capture.checkpoints import read_network
 from hrt.capture.onnx_file import read_onnx
 from hrt.capture.torch_export import capture
-from hrt.cli.input_files import read_array, read_network
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
 from hrt.perf.networks import burgers, burgers_derivatives, deeponet, neuralfoil, operators, pinns, qlknn

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hrt
-from hrt.cli.input_files import read_array
+from hrt.calibration.input_files import read_array
 from hrt.errors import HrtError, InputError
 from hrt.perf.measuring.command_line import new_app, run
 from hrt.perf.measuring.gc_watch import CollectorWatch

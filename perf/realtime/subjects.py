@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 import hrt
+from hrt.capture.checkpoints import read_network
 from hrt.capture.network import program_of_network
-from hrt.cli.input_files import read_network
 from hrt.errors import InputError
 from hrt.perf.networks.as_torch_module import written_out
 from hrt.program.program import Program
