@@ -46,6 +46,7 @@ Files = Annotated[list[Path], typer.Argument(metavar="JSON...", help="What `run 
 
 @app.command("run")
 def run(
+    *,
     quick: Annotated[bool, typer.Option("--quick", help=f"Only {' and '.join(QUICK)}, at one error.")] = False,
     workload: Annotated[list[str] | None, typer.Option(metavar="NAME", help=KNOWN)] = None,
     inputs: Annotated[list[Path] | None, typer.Option(help="Rows for your file, one file per input.")] = None,

@@ -38,9 +38,9 @@ def output_error(reference: Tensor, actual: Tensor) -> OutputError:
     first Edgeworth correction for skewness (Johnson, JASA 73, 1978), since squared errors have long upper tails. What
     is seen once in n rows may with 99 % confidence be as likely as ln(100) / n, so that the largest squared error
     counts ln(100) times. Where 1 % of the rows hold half of the squared error the limit on 750 rows is still exceeded
-    in up to 6 of 100 draws (`python -m hrt.perf.studies.coverage`). A reference of zeros has error 0 where it is met exactly
-    and infinity elsewhere. NaN counts as infinite. One row alone gives no confidence: its limit is infinite unless it
-    is met exactly.
+    in up to 6 of 100 draws (see `tests/network_compression/test_promises.py`). A reference of zeros has error 0 where
+    it is met exactly and infinity elsewhere. NaN counts as infinite. One row alone gives no confidence: its limit is
+    infinite unless it is met exactly.
     """
     size = float(reference.abs().max()) if reference.numel() else 0.0
     if 0 < size < math.inf:  # squares of very small or very large outputs would leave the range of float64
