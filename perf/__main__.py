@@ -13,6 +13,7 @@ be had is a row that says why. Full results belong into build/results, which is 
 what is.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ Files = Annotated[list[Path], typer.Argument(metavar="JSON...", help="What `run 
 
 @app.command("run")
 def run(
+    *,
     quick: Annotated[bool, typer.Option("--quick", help=f"Only {' and '.join(QUICK)}, at one error.")] = False,
     workload: Annotated[list[str] | None, typer.Option(metavar="NAME", help=KNOWN)] = None,
     inputs: Annotated[list[Path] | None, typer.Option(help="Rows for your file, one file per input.")] = None,
@@ -124,7 +126,7 @@ def judge(
 ) -> int:
     """Two results, or two commits; the module says how. Status 1 on a regression, 3 where too little was judged."""
     files = files or []
-    if not threshold > 0:
+    if not 0 < threshold < math.inf:
         raise InputError(f"Found threshold {threshold:g}. Expected a positive finite number.")
     if commits and files and not files[0].startswith("-"):
         raise InputError("Found --commits and files. Expected one of them.")

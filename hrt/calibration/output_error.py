@@ -37,8 +37,7 @@ def output_error(reference: Tensor, actual: Tensor) -> OutputError:
     method, Cochran, Sampling Techniques, 1977, section 6.3), the limit from Student's t at 99 %, one-sided, with the
     first Edgeworth correction for skewness (Johnson, JASA 73, 1978), since squared errors have long upper tails. What
     is seen once in n rows may with 99 % confidence be as likely as ln(100) / n, so that the largest squared error
-    counts ln(100) times. Where 1 % of the rows hold half of the squared error the limit on 750 rows is still exceeded
-    in up to 6 of 100 draws (`python -m hrt.perf.studies.coverage`).
+    counts ln(100) times. Heavier tails exceed the limit more often (tests/network_compression/test_promises.py).
 
     A reference of zeros has error 0 where it is met exactly and infinity elsewhere. NaN counts as infinite. One row
     gives no confidence: its limit is infinite unless it is met exactly.

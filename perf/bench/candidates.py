@@ -112,8 +112,10 @@ def timed(
     swept, rounds = sweeping(CACHES * cache_bytes()), min(timing.rounds, COLD_ROUNDS)
     for name, us in cold(going, swept, rounds=rounds, seed=timing.seed).items():
         times[name] = replace(times[name], cold_us=us)
-    rounds = min(timing.rounds, SLOW_ROUNDS)
-    return times | bursts(slow, rounds=rounds, calls_each=1, warmup=0, seed=timing.seed), noise
+    if slow:
+        rounds = min(timing.rounds, SLOW_ROUNDS)
+        times |= bursts(slow, rounds=rounds, calls_each=1, warmup=0, seed=timing.seed)
+    return times, noise
 
 
 def behind(kept: Collection[str], rounds: int, medians: Mapping[str, Sequence[float]]) -> list[str]:

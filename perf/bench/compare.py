@@ -19,7 +19,7 @@ threads). Rows that their file already calls too noisy may be left out beside ot
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,7 +162,7 @@ def compare(
 
 
 def _intervals(
-    timed: dict[Key, tuple[Runs, Runs]], level: float, drift: float, draws: int, rng: np.random.Generator
+    timed: Mapping[Key, tuple[Runs, Runs]], level: float, drift: float, draws: int, rng: np.random.Generator
 ) -> dict[Key, tuple[float, float, float]]:
     """Ratio, low and high of every row, drift divided out; how runs differ is pooled over all rows."""
     pooled = [between_runs(sides) for sides in timed.values()]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -16,14 +16,15 @@ from hrt.errors import InputError
 from hrt.support.atomic_files import check_writable, replacing, usable
 
 FORMAT_VERSION = 1
-OK, UNREACHABLE, MISSING, FAILED, NOISY = "ok", "cannot reach", "not installed", "failed", "too noisy"
-STATUSES = (OK, UNREACHABLE, MISSING, FAILED, NOISY)
-MEASURED = (OK, NOISY)  # rows that have times
 FAMILIES = ("dense", "svd", "pruned", "quantized", "hrt")  # every method's name begins with one of them
 SUMMARY_DIGITS = 6  # so that rounding once more, to two or three, gives what the full result gives
 
 Whole = Annotated[int, Meta(ge=0)]
 Number = Annotated[float, Meta(ge=0)]
+Status = Literal["ok", "cannot reach", "not installed", "failed", "too noisy"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+OK, UNREACHABLE, MISSING, FAILED, NOISY = STATUSES
+MEASURED = (OK, NOISY)  # rows that have times
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Row:
     batch: Annotated[int, Meta(ge=1)]
     backend: str
     target: Number
-    status: Literal["ok", "cannot reach", "not installed", "failed", "too noisy"] = OK
+    status: Status = OK
     error: Number | None = None
     nbytes: Whole | None = None
     p50_us: Number | None = None

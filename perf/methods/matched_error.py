@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hrt.calibration.output_error import OutputError, output_error
+from hrt.perf.measuring.results import Status
 from hrt.perf.networks.registry import Tensors, Workload
 from hrt.program.program import Program
 
@@ -58,9 +59,9 @@ class Offer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a method has no offer. status: one of results.STATUSES."""
+    """Why a method has no offer."""
 
-    status: str
+    status: Status
     note: str
 
 

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from hrt.errors import BackendError, InputError
+from hrt.perf.__main__ import main as perf
 from hrt.perf.bench import git_revisions as revisions
-from hrt.perf.bench.compare import compare, main, show
+from hrt.perf.bench.compare import compare, show
 from hrt.perf.measuring.results import FAILED, MISSING, NOISY, OK, UNREACHABLE, Results, Row
 
 ROUNDS = 20
@@ -32,6 +33,10 @@ def result(
         method = "hrt" if k < rows else "dense, torch"
         made.append(Row("w", method, k + 1, "b", 1e-3, OK, 1e-4, nbytes, float(np.median(values))))
     return Results(tuple(made), {}, samples)
+
+
+def main(arguments):
+    return perf(["compare", *arguments])
 
 
 def called(found):

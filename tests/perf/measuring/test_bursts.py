@@ -17,12 +17,11 @@ from hrt.perf.measuring.bursts import (
     cold,
     compared,
     noise_of,
-    peak_memory,
     rotating,
     settle,
     sweeping,
-    thread_facts,
 )
+from hrt.perf.measuring.process import own_peak_bytes, peak_memory, thread_facts
 
 
 class Clock:
@@ -230,6 +229,7 @@ def test_peak_memory_sees_what_a_call_takes():
     found = peak_memory(lambda: np.ones(20_000_000))
     assert found is None or 100e6 < found < 400e6  # 160 MB are touched and given back
     assert found is None or (peak_memory(lambda: None) or 0) < 20e6
+    assert own_peak_bytes() > 50e6
 
 
 def test_facts_about_threads_can_be_written():

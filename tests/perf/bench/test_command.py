@@ -1,0 +1,111 @@
+"""`python -m hrt.perf` and `hrt bench`: what is passed on, printed and written, and every exit status."""
+
+import json
+
+import pytest
+from bench_cases import row
+
+from hrt.cli.main import main as hrt_main
+from hrt.perf.__main__ import main
+from hrt.perf.bench import command as bench
+from hrt.perf.bench import runner
+from hrt.perf.bench.runner import Plan
+from hrt.perf.measuring.results import FAILED, Results, read
+from hrt.perf.methods.catalogue import METHODS
+from hrt.perf.methods.matched_error import Offer, Refusal
+from hrt.perf.networks import registry
+
+pytestmark = pytest.mark.usefixtures("cheap")
+
+
+class TestCommandLine:
+    def test_prints_a_table_and_writes_rows(self, files, tmp_path, capsys):
+        arguments = ["--workload", str(files / "net.pt2"), "--method", "hrt", "svd", "--tol", "1e-2", "--batch", "1"]
+        assert main([*arguments, "--rounds", "2", "--threads", "1", "--json", str(tmp_path / "a" / "rows.json")]) == 0
+        out = capsys.readouterr().out
+        assert "hrt is number" in out and "dense float32" in out and "the same call differs from itself" in out
+        body = json.loads((tmp_path / "a" / "rows.json").read_text())
+        assert {r["method"] for r in body["rows"]} == {
+            "dense float32",
+            "hrt",
+            "hrt, fewest bytes",
+            "svd",
+            "svd, data-weighted",
+            "svd, data-weighted float16",
+        }
+
+    def test_rows_that_are_not_there_are_a_mistake(self, tmp_path, capsys):
+        (tmp_path / "mine.onnx").write_bytes(b"looked at later")
+        assert main(["--workload", str(tmp_path / "mine.onnx"), "--inputs", str(tmp_path / "none.npy")]) == 2
+        assert "none.npy does not exist" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("arguments", [["--workload", "nothing"], ["--method", "magic"], ["--tol", "-1"]])
+    def test_a_mistake_is_one_line_and_status_2(self, arguments, capsys):
+        assert main(arguments) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("hrt.perf: Found") and err.count("\n") == 1
+
+    def test_an_interruption_writes_what_there_is(self, monkeypatch, tmp_path, capsys, registered):
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner, "measure_batch", interrupted)
+        arguments = ["--workload", "small", "--method", "svd", "--tol", "1e-2", "--threads", "1"]
+        assert main([*arguments, "--json", str(tmp_path / "rows.json")]) == 130
+        assert read(tmp_path / "rows.json").facts["interrupted"] and "INTERRUPTED" in capsys.readouterr().out
+
+
+class TestBench:
+    """`hrt bench` beside `python -m hrt.perf`: the same plan, one network."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch) -> list[Plan]:
+        plans: list[Plan] = []
+
+        def remember(plan, advance, keep):
+            plans.append(plan)
+            results = Results((row("hrt", 1, 1.0),), {"interrupted": len(plans) > 1})
+            keep(results)
+            return results
+
+        monkeypatch.setattr(bench, "run", remember)
+        return plans
+
+    def test_takes_the_error_that_a_file_was_made_for(self, files, asked):
+        assert hrt_main(["bench", str(files / "net.hrt")]) == 0
+        assert asked[0].workloads == (str(files / "net.hrt"),) and asked[0].tols == (1e-2,)
+
+    def test_passes_on_what_it_is_told(self, files, asked, tmp_path):
+        options = ["-i", str(files / "x.npy"), "--tol", "0.05", "--batch", "3", "--batch", "5", "--threads", "1"]
+        assert hrt_main(["bench", str(files / "net.onnx"), *options, "--json", str(tmp_path / "rows.json")]) == 0
+        (plan,) = asked
+        assert (plan.tols, plan.batches, plan.threads, plan.inputs) == ((0.05,), (3, 5), 1, (files / "x.npy",))
+        assert read(tmp_path / "rows.json").rows == (row("hrt", 1, 1.0),)
+
+    def test_no_rows_do_not_replace_those_of_an_earlier_run(self, tmp_path, monkeypatch, capsys):
+        path = tmp_path / "rows.json"
+        Results((row("hrt", 1, 1.0),)).write(path)
+        monkeypatch.setattr(bench, "run", lambda plan, advance, keep: keep(Results(())) or Results(()))
+        bench.measure(Plan(workloads=("burgers",)), path)
+        assert len(read(path).rows) == 1 and "no rows" in capsys.readouterr().out
+
+    def test_a_file_is_not_ranked_at_errors_it_was_not_made_for(self, files):
+        workload = registry.build(str(files / "net.hrt"))
+        made = workload.served.certificate.tol
+        refused = METHODS["hrt"](workload, made / 10)
+        assert isinstance(refused, Refusal) and f"{made:g}" in refused.note
+        assert isinstance(METHODS["hrt"](workload, made), Offer)
+
+    def test_an_interruption_is_status_130(self, files, asked):
+        assert [hrt_main(["bench", str(files / "net.pt2")]) for _ in range(2)] == [0, 130]
+
+    def test_a_network_that_could_not_be_measured_is_status_1(self, tmp_path, monkeypatch, capsys):
+        rows = (row("hrt", 1, 1.0), row("dense float32", 1, None, status=FAILED, workload="mine.onnx"))
+        monkeypatch.setattr(bench, "run", lambda plan, advance, keep: keep(Results(rows)) or Results(rows))
+        assert bench.measure(Plan(workloads=("burgers",))) == 1
+        assert "not measured: mine.onnx" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["gone.hrt", "gone.onnx", "net.txt", "burgers"])
+    def test_a_mistake_is_status_2(self, name, asked, capsys):
+        assert hrt_main(["bench", name]) == 2 and not asked
+        assert capsys.readouterr().err.count("\n") == 1
