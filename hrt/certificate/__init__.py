@@ -5,15 +5,12 @@ Knows nothing of files, sessions or how the network was compressed.
 
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate, LayerRecord, Statement
 from hrt.certificate.layer_records import layer_records
-from hrt.certificate.output_bound import OutputBound, output_bound
 
 __all__ = [
     "BOX_BOUND",
     "IN_PRECISION",
     "Certificate",
     "LayerRecord",
-    "OutputBound",
     "Statement",
     "layer_records",
-    "output_bound",
 ]
