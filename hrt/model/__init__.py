@@ -9,12 +9,4 @@ from hrt.model.model import CompressedModel
 from hrt.model.residual import residual
 from hrt.model.trainable import TrainableNetwork, to_trainable
 
-__all__ = [
-    "CompressedModel",
-    "Contents",
-    "Predictor",
-    "TrainableNetwork",
-    "load",
-    "residual",
-    "to_trainable",
-]
+__all__ = ["CompressedModel", "Contents", "Predictor", "TrainableNetwork", "load", "residual", "to_trainable"]
