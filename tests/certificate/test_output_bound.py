@@ -157,6 +157,7 @@ def test_every_rule_alone_holds_where_its_arguments_are_off_by_little(op, rows, 
         assert limit is not None and float(limit.max()) < 30 * float(worst(program, other, boxes).max())
 
 
+@pytest.mark.usefixtures("quick")
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     widths=st.lists(st.integers(1, 12), min_size=2, max_size=5),
@@ -167,7 +168,7 @@ def test_every_rule_alone_holds_where_its_arguments_are_off_by_little(op, rows, 
     seed=st.integers(0, 10**6),
     residual=st.booleans(),
 )
-def test_holds_on_random_networks(quick, widths, activation, tol, size, gain, seed, residual):
+def test_holds_on_random_networks(widths, activation, tol, size, gain, seed, residual):
     widths[0] = min(widths[0], 4)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
