@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from hrt.capture.torch_export import capture, guess_example
 from hrt.capture.weights import check_weights, computing_tensor
 from hrt.errors import CaptureError, InputError, first_line
-from hrt.hmatrix.hmatrix import relative
+from hrt.hmatrix.hmatrix import relative_difference
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
@@ -77,7 +77,7 @@ def _check_capture(net: nn.Module | ExportedProgram, program: Program, example: 
     reference = computing_tensor(net)
     allowed = 1e4 * torch.finfo(reference.dtype).eps if reference.dtype != torch.float64 else 1e-9
     for k, (a, b) in enumerate(zip(expected, captured, strict=True)):
-        error = relative(float(((a - b) ** 2).sum()), float((a**2).sum()))
+        error = relative_difference(b, a)
         if tuple(a.shape) != tuple(b.shape) or (error > allowed and float((a - b).abs().max()) > allowed):
             raise CaptureError(
                 f"The captured program disagrees with the network on output {k}: relative difference {error:.3g}, "
