@@ -5,6 +5,8 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 
 def forked(work: Callable[[], str]) -> tuple[str, int]:
     """What `work` answers in a process of its own, and the signal that ended it: limits are the process's own."""
@@ -12,6 +14,7 @@ def forked(work: Callable[[], str]) -> tuple[str, int]:
     child = os.fork()
     if not child:
         try:
+            torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
             os.write(writing, work().encode())
         finally:
             os._exit(0)

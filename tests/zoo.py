@@ -6,12 +6,16 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+
+from hrt.capture.torch_export import capture
+from hrt.program.program import Program
 
 
 @dataclass(frozen=True)
@@ -721,3 +725,9 @@ def no_outputs():
 @entry(3, (1,))
 def one_unit():
     return mlp(1, 1, 1, 1)
+
+
+@cache
+def captured(name: str) -> Program:
+    """The program of a network of the zoo, captured once."""
+    return capture(ZOO[name].build(), ZOO[name].inputs(2))

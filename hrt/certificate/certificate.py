@@ -37,7 +37,7 @@ class LayerRecord:
             it stands for. None where `spectral` is measured.
         reason: Why this structure.
         spectral: Measured error in the spectral norm, by singular values. None for large matrices.
-        spectral_upper: Estimate that the error exceeds with probability at most 1e-6. None where `spectral` is measured.
+        spectral_upper: Estimated limit, exceeded with probability at most 1e-6. None where `spectral` is measured.
         spectral_bound: Guaranteed error in the spectral norm: min(||E||_F, the singular value with its rounding) over
             ||W||_2 from below.
         condition: Measured condition number of W. None where infinite or not computed, as `condition_note` says.
@@ -142,7 +142,7 @@ class Certificate:
 
     @staticmethod
     def from_header(header: Mapping[str, Any]) -> "Certificate":
-        """The inverse of `to_header`. Fields that an older version did not write keep their defaults. Unknown fields are
+        """The inverse of `to_header`. Fields that an older version did not write keep their defaults. Unknown ones are
         a TypeError; msgspec would ignore those of a dataclass.
         """
         layers = tuple(

@@ -28,16 +28,15 @@ from torch import Tensor
 
 from hrt.certificate.certificate import Certificate
 from hrt.errors import ArtifactError
-from hrt.hmatrix.hmatrix import LEAF_FIELDS, STORAGE, STORAGE_NAME, HMatrix, Leaf
 from hrt.model.contents import Contents
+from hrt.model.packing import Spec, pack, unpack
 from hrt.program.check_program import check_program
-from hrt.program.program import Constant, Extent, Program
+from hrt.program.program import Extent, Program
 from hrt.support.atomic_files import check_writable, replacing, usable
 from hrt.support.devices import on_the_cpu
 
 FORMAT_VERSION = 1
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
-CODES = tuple(STORAGE)  # uint8 code of a storage type is its place here
 DTYPES = {
     "F64": torch.float64,
     "I64": torch.int64,
@@ -66,13 +65,6 @@ class Entry(msgspec.Struct, frozen=True):
     data_offsets: tuple[int, int]
 
 
-class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an H-matrix is kept: its shape and the storage types that have a buffer."""
-
-    shape: tuple[Extent, Extent]
-    buffers: tuple[str, ...]
-
-
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The JSON header. `constants` has no Spec for a plain tensor."""
 
@@ -94,12 +86,12 @@ def write(contents: Contents, path: str | PathLike[str], *, force: bool = True) 
     check_writable(path, force, ArtifactError)
     try:
         with on_the_cpu():
-            tensors, constants = _pack(contents.program.constants)
+            tensors, constants = pack(contents.program.constants)
         header = {
             "format": "hrt",
             "version": FORMAT_VERSION,
             "program": contents.program.to_header(),
-            "constants": constants,
+            "constants": msgspec.to_builtins(constants),
             "certificate": contents.certificate.to_header(),
             "target": contents.target,
             "dense_nbytes": contents.dense_nbytes,
@@ -135,7 +127,7 @@ def read(path: str | PathLike[str]) -> Contents:
         try:
             header = msgspec.convert(raw, Header)
             tensors = {name: _read(file, DTYPES[e.dtype], e.shape) for name, e in table.items()}
-            constants = {name: _unpack(name, spec, tensors) for name, spec in header.constants.items()}
+            constants = {name: unpack(name, spec, tensors) for name, spec in header.constants.items()}
             program = Program.from_header(header.program, constants)
             check_program(program)
             certificate = Certificate.from_header(header.certificate)
@@ -238,74 +230,6 @@ def _read(file: BufferedReader, dtype: torch.dtype, shape: tuple[int, ...]) -> T
     t = torch.empty(shape, dtype=dtype, device="cpu")
     file.readinto(_bytes(t))
     return t
-
-
-def _pack(constants: Mapping[str, Constant]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, widest numbers first so that all are aligned, and what `_unpack` must know of each constant."""
-    tensors: dict[str, Tensor] = {}
-    specs: dict[str, Any] = {}
-    for name, value in constants.items():
-        if isinstance(value, Tensor):
-            tensors[f"{name}/value"] = value
-            specs[name] = None
-            continue
-        buffers: dict[str, list[Tensor]] = {}
-        leaves = [leaf for leaf in value.leaves if leaf.rows and leaf.cols]  # an empty block says nothing
-        for leaf in leaves:
-            buffers.setdefault(STORAGE_NAME[leaf.dtype], []).extend(t.reshape(-1) for t in leaf.tensors)
-        tensors.update({f"{name}/{s}": torch.cat(parts) for s, parts in buffers.items()})
-        scales = [leaf.scale for leaf in leaves if leaf.scale is not None]
-        if scales:
-            tensors[f"{name}/scales"] = torch.cat(scales)
-        if not value.is_dense:
-            tensors[f"{name}/leaves"] = value.table[[bool(leaf.rows and leaf.cols) for leaf in value.leaves]]
-            codes = [CODES.index(STORAGE_NAME[leaf.dtype]) for leaf in leaves]
-            tensors[f"{name}/codes"] = torch.tensor(codes, dtype=torch.uint8, device="cpu")
-        for key, order in (("rows", value.row_order), ("cols", value.col_order)):
-            if order is not None:
-                tensors[f"{name}/{key}"] = order
-        specs[name] = {"shape": list(value.shape), "buffers": list(buffers)}
-    ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    return dict(sorted(ready.items(), key=lambda item: (-item[1].element_size(), item[0]))), specs
-
-
-def _unpack(name: str, spec: Spec | None, tensors: Mapping[str, Tensor]) -> Constant:
-    if spec is None:
-        return tensors[f"{name}/value"]
-    m, n = spec.shape
-    buffers = {s: tensors[f"{name}/{s}"] for s in spec.buffers}
-    if f"{name}/leaves" in tensors:
-        table = tensors[f"{name}/leaves"].long().reshape(-1, LEAF_FIELDS).tolist()
-        codes = tensors[f"{name}/codes"].tolist()
-    else:
-        table = [[0, m, 0, n, -1]] if m * n else []
-        codes = [CODES.index(s) for s in buffers]
-    if f"{name}/scales" in tensors:
-        buffers["scales"] = tensors[f"{name}/scales"]
-    used = dict.fromkeys(buffers, 0)
-
-    def take(part: str, *shape: int) -> Tensor:
-        start = used[part]
-        used[part] = start + math.prod(shape)
-        numbers = buffers[part][start : used[part]]
-        if numbers.numel() != math.prod(shape) or numbers.dtype != STORAGE.get(part, torch.bfloat16):
-            raise ValueError(f"the leaves of {name} do not fit their numbers")
-        return numbers.view(shape)
-
-    leaves = []
-    for (row, rows, col, cols, rank), code in zip(table, codes, strict=True):
-        if not (0 <= row < row + rows <= m and 0 <= col < col + cols <= n and rank >= -1):
-            raise ValueError(f"{name} has a leaf {[row, rows, col, cols, rank]} in shape {[m, n]}")
-        storage = CODES[code]
-        scale = take("scales", rows if rank < 0 else rank) if storage == "int8" else None
-        if rank < 0:
-            leaves.append(Leaf(row, rows, col, cols, dense=take(storage, rows, cols), scale=scale))
-        else:
-            u, vt = take(storage, rows, rank), take(storage, rank, cols)
-            leaves.append(Leaf(row, rows, col, cols, u=u, vt=vt, scale=scale))
-    if any(used[s] != buffers[s].numel() for s in buffers):
-        raise ValueError(f"{name} has numbers that no leaf uses")
-    return HMatrix((m, n), tuple(leaves), tensors.get(f"{name}/rows"), tensors.get(f"{name}/cols"))
 
 
 def _plain(value: Any) -> Any:

@@ -205,6 +205,6 @@ def _curve(axes: Any, values: Tensor, label: str, colour: str, **style: Any) -> 
     """Down to float32's own rounding, below which the values are noise; single points where there are few."""
     top = float(values.max())
     if top > 0:
-        kept = (values / top)[values > torch.finfo(torch.float32).eps * len(values) * top].tolist()
-        style |= {"marker": "o", "markersize": 4} if len(kept) <= FEW else {}
-        axes.semilogy(range(1, len(kept) + 1), kept, label=label, color=colour, **style)
+        above = (values / top)[values > torch.finfo(torch.float32).eps * len(values) * top].tolist()
+        style |= {"marker": "o", "markersize": 4} if len(above) <= FEW else {}
+        axes.semilogy(range(1, len(above) + 1), above, label=label, color=colour, **style)

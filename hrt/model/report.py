@@ -86,9 +86,9 @@ def summary(model: Contents) -> list[str]:
         f"{model.nbytes:,} bytes ({other:,} of them biases and other constants), dense float32 {model.dense_nbytes:,}: "
         f"{f'{ratio:.2f}x smaller' if ratio > 1 else 'not smaller'}"
     ]
-    kept = [r.name for r in c.layers if r.nbytes >= r.dense_nbytes > 0]
-    if kept:
-        lines.append(f"no gain on {len(kept)} of {len(c.layers)} layers; the table says why")
+    dense = [r.name for r in c.layers if r.nbytes >= r.dense_nbytes > 0]
+    if dense:
+        lines.append(f"no gain on {len(dense)} of {len(c.layers)} layers; the table says why")
     if c.kind == "output":
         lines += _output_figures(c.tol, c.measured, c.estimated, c.context)
     else:
@@ -132,8 +132,8 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
         share = 100 * estimated["unseen_probability_99"]
         lines.append(f"not covered: kinds of input rarer than {share:.2g} %, of which the held-out rows may hold none")
     if "precision" in context:
-        found = {k.removeprefix(IN_PRECISION): v for k, v in estimated.items() if k.startswith(IN_PRECISION)}
-        limits = ", ".join(f"{name} {_figure(v)}" for name, v in found.items())
+        rounded = {k.removeprefix(IN_PRECISION): v for k, v in estimated.items() if k.startswith(IN_PRECISION)}
+        limits = ", ".join(f"{name} {_figure(v)}" for name, v in rounded.items())
         lines.append(f"on a GPU: {context['precision']} arithmetic; estimated limits with its rounding: {limits}")
     return lines
 
@@ -158,13 +158,13 @@ def _output_bounds(c: Certificate, outputs: Sequence[str]) -> list[str]:
 def _box_figures(c: Certificate) -> list[str]:
     """The bound over the whole box, or why there is none; silent where an older file says nothing of it."""
     if BOX_BOUND not in c.guaranteed:
-        why = c.context.get("no_output_bound")
-        return [f"guaranteed over a box of inputs: nothing ({why})"] if why else []
-    found = next((f" ({s.remark})" for s in c.statements), "")
+        obstacle = c.context.get("no_output_bound")
+        return [f"guaranteed over a box of inputs: nothing ({obstacle})"] if obstacle else []
+    share = next((f" ({s.remark})" for s in c.statements), "")
     vacuous = any(s.verdict == VACUOUS for s in c.statements)
     worst = max(c.guaranteed[BOX_BOUND], default=0.0)
     lines = [
-        f"guaranteed: every output within {_figure(worst)} over the whole box{found}, for the stored numbers in exact "
+        f"guaranteed: every output within {_figure(worst)} over the whole box{share}, for the stored numbers in exact "
         f"arithmetic{'; vacuous: the outputs are no larger' if vacuous else ''}"
     ]
     if c.measured.get("max_abs_error"):

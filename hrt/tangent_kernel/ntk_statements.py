@@ -3,7 +3,8 @@ beside what is true.
 
 Theta is the kernel of the network, Theta_H that of the compressed one, D their difference, lambda_i eigenvalues in
 descending order. Weyl's and Davis and Kahan's theorems hold for every pair of symmetric matrices; the paper's
-statements hold under assumptions that it leaves out, and `tests/tangent_kernel/test_ntk_statements.py` has a counter-example to each.
+statements hold under assumptions that it leaves out; `tests/tangent_kernel/test_ntk_statements.py` has a
+counter-example to each.
 """
 
 import math

@@ -23,6 +23,7 @@ from hrt.program.program import Node, Program, Value
 
 from helpers import MIXED, hierarchical
 from zoo import ACTIVATIONS, ZOO, Apply, mlp
+from zoo import captured as zoo_program
 
 POINTS = 5000
 FLAT = (
@@ -83,7 +84,7 @@ def test_every_op_has_a_rule():
 @pytest.mark.parametrize("name", FLAT)
 def test_holds_on_every_network_with_flat_inputs(name, quick):
     e = ZOO[name]
-    program = capture(e.build(), e.inputs(2))
+    program = zoo_program(name)
     boxes = [hrt.Box([0.2] * s[0], [0.35] * s[0]) for s in e.shapes]
     for other in (compressed(program, 3e-2), hierarchical(program, seed=3, storages=MIXED)):
         limit = holds(program, other, boxes)
@@ -156,7 +157,8 @@ def test_every_rule_alone_holds_where_its_arguments_are_off_by_little(op, rows, 
         assert limit is not None and float(limit.max()) < 30 * float(worst(program, other, boxes).max())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("quick")
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     widths=st.lists(st.integers(1, 12), min_size=2, max_size=5),
     activation=st.sampled_from(sorted(ACTIVATIONS)),
@@ -166,7 +168,7 @@ def test_every_rule_alone_holds_where_its_arguments_are_off_by_little(op, rows, 
     seed=st.integers(0, 10**6),
     residual=st.booleans(),
 )
-def test_holds_on_random_networks(quick, widths, activation, tol, size, gain, seed, residual):
+def test_holds_on_random_networks(widths, activation, tol, size, gain, seed, residual):
     widths[0] = min(widths[0], 4)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -20,14 +20,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hrt
-from hrt.capture.torch_export import capture
 from hrt.certificate.certificate import Certificate
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.artifact import DIGEST, FORMAT_VERSION, read_header
 from hrt.model.model import CompressedModel
 
 from models import any_hmatrix, linear_model, mixed_bytes, mixed_model, table_of
-from zoo import ZOO
+from zoo import ZOO, captured
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,8 +115,7 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("name", sorted(ZOO))
     def test_of_every_network_in_the_zoo(self, name, tmp_path):
-        entry = ZOO[name]
-        program = capture(entry.build(torch.float64), entry.inputs(3))
+        entry, program = ZOO[name], captured(name)
         CompressedModel(program, Certificate(1e-3, "layers", ())).save(tmp_path / "m.hrt")
         found = hrt.load(tmp_path / "m.hrt").program
         for a, b in zip(program.run(entry.inputs(4)), found.run(entry.inputs(4)), strict=True):

@@ -88,11 +88,6 @@ class TestPicture:
         assert share_of(pixels(tmp_path / "dense.png"), DENSE) > 0.06
         assert share_of(pixels(tmp_path / "low.png"), DENSE) < 0.02
 
-    def test_replaces_an_older_picture(self, tmp_path):
-        (tmp_path / "p.png").write_bytes(b"old")
-        linear_model(low_rank(8, 8, 2)).plot(tmp_path / "p.png")
-        assert (tmp_path / "p.png").read_bytes().startswith(OPENINGS["png"])
-
     def test_of_more_layers_than_a_picture_can_hold(self, tmp_path, monkeypatch):
         monkeypatch.setattr("hrt.model.plot.MAX_PANELS", 4)
         count = 7

@@ -52,9 +52,8 @@ def test_trains_and_saves(model: hrt.CompressedModel) -> None:
     assert torch.equal(torch.compile(net, fullgraph=True, backend="eager")(x), net(x))
 
 
-@pytest.mark.parametrize("tol", [1e-2, 1e-3])
-def test_compress_takes_it_back(model: hrt.CompressedModel, tol: float) -> None:
-    net = to_trainable(model)
+def test_compress_takes_it_back(model: hrt.CompressedModel) -> None:
+    net, tol = to_trainable(model), 1e-3
     again = hrt.compress(net, inputs=inputs(), tol=tol, target="bytes", progress=False)
     fresh = inputs(4000, 3) * 0.99
     expected = net(fresh).detach()
@@ -111,8 +110,6 @@ def test_bad_input(model: hrt.CompressedModel) -> None:
     net = to_trainable(model)
     with pytest.raises(InputError, match="shape"):
         net(torch.zeros(2, 4))
-    with pytest.raises(InputError, match="Expected"):
-        net.replace_layer("second.weight", hrt.HMatrix.from_dense(torch.zeros(2, 2)))
     with torch.no_grad():
         next(net.parameters()).fill_(float("nan"))
     with pytest.raises(InputError, match="NaN"):

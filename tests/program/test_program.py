@@ -71,11 +71,7 @@ class TestValidation:
             make(outputs=("out", "nothing"))
 
     @pytest.mark.parametrize(
-        "changed",
-        [
-            {"inputs": (Value("x", (4,)), Value("x", (4,)))},
-            {"inputs": (Value("x", (4,)), Value("w", (4,)))},
-        ],
+        "changed", [{"inputs": (Value("x", (4,)), Value("x", (4,)))}, {"inputs": (Value("x", (4,)), Value("w", (4,)))}]
     )
     def test_shared_names(self, changed: dict[str, Any]) -> None:
         with pytest.raises(CaptureError, match="share the names"):

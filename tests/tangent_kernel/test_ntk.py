@@ -1,14 +1,11 @@
 """The kernel against explicit Jacobians in float64, in blocks and at once; memory counted; bad input refused."""
 
-import os
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import forked
 from torch import Tensor, nn
 from torch.func import jvp
 
@@ -16,6 +13,7 @@ import hrt
 from hrt.calibration.samples import Split, as_samples, distinct
 from hrt.capture.torch_export import capture
 from hrt.errors import InputError
+from hrt.perf.measuring.process import own_peak_bytes
 from hrt.program.dense_view import DenseView
 from hrt.tangent_kernel.ntk import affordable_drift, compare_ntk, ntk
 
@@ -149,31 +147,19 @@ class TestMemory:
         with pytest.raises(InputError, match="memory = nan"):
             ntk(self.net, self.x, memory=float("nan"))
 
-    @pytest.mark.parametrize("residual", ["None", "second_derivative"])
+    @pytest.mark.parametrize("residual", [None, second_derivative])
     def test_stays_within_its_memory(self, residual):
-        """What the process holds at most, in a process of its own: large layers, so that activations are small."""
-        done = subprocess.run(
-            [sys.executable, "-c", PEAK.format(residual=residual)],
-            cwd=Path(__file__).parent,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        grown, memory = map(int, done.stdout.split())
-        assert 0.1 * memory < grown <= memory + 40e6, "40 MB for the allocator and for code that is loaded on first use"
+        """What a process of its own holds at most: large layers, so that activations are small."""
+        memory = 400_000_000
 
+        def grown() -> str:
+            ntk(mlp(2, 50, 50, 1), points(2), residual=residual)
+            net, before = mlp(2, 1000, 1000, 1).double(), own_peak_bytes()
+            ntk(net, points(14), residual=residual, memory=memory)
+            return str(own_peak_bytes() - before)
 
-PEAK = """
-from hrt.perf.measuring.process import own_peak_bytes
-from test_ntk import mlp, ntk, points, second_derivative
-residual = {residual}
-ntk(mlp(2, 50, 50, 1), points(2), residual=residual)
-net, before = mlp(2, 1000, 1000, 1).double(), own_peak_bytes()
-ntk(net, points(14), residual=residual, memory=400_000_000)
-print(own_peak_bytes() - before, 400_000_000)
-"""
+        text, _ = forked(grown)
+        assert 0.1 * memory < int(text) <= memory + 40e6, "40 MB for the allocator and for code loaded on first use"
 
 
 class TestRefused:
