@@ -140,12 +140,12 @@ def test_of_every_op_means_every_op() -> None:
 def test_the_layer_norm_written_out_is_torchs(op: str, arguments: tuple, attrs: dict) -> None:
     """In value and first derivative, where torch's own is right."""
     x, *others = arguments
-    found = []
+    answers = []
     for function in (layer_norm, TABLE[op].torch):
         z = x.clone().requires_grad_()
         y = function((z, *others), attrs)
-        found.append((y.detach(), *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum(), z)))
-    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+        answers.append((y.detach(), *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum(), z)))
+    torch.testing.assert_close(*answers, rtol=1e-10, atol=1e-10)
 
 
 class AllenCahn(nn.Module):
@@ -303,7 +303,7 @@ class TestProgram:
 
 class TestMistakes:
     @pytest.mark.parametrize(
-        ("names", "found"),
+        ("names", "words"),
         [
             (["dx"], "'dx'"),
             ([""], "''"),
@@ -316,8 +316,8 @@ class TestMistakes:
             (["d" + "9" * 5000], "'d9999"),
         ],
     )
-    def test_names_that_are_none(self, names: list, found: str) -> None:
-        with pytest.raises(hrt.InputError, match=rf"Found .*{found}.*Expected"):
+    def test_names_that_are_none(self, names: list, words: str) -> None:
+        with pytest.raises(hrt.InputError, match=rf"Found .*{words}.*Expected"):
             linear_model(torch.rand(3, 2)).predict(np.zeros((1, 2)), derivatives=names)
 
     def test_an_order_that_no_network_needs_is_refused_before_anything_grows(self) -> None:
@@ -334,8 +334,8 @@ class TestMistakes:
 
     def test_kinks_are_named_once_they_matter(self) -> None:
         net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh())
-        found = differentiate(capture(net, [torch.rand(2, 2)]), ["d0d0"])
-        assert found.kinks == ("relu (1)",)
+        derived = differentiate(capture(net, [torch.rand(2, 2)]), ["d0d0"])
+        assert derived.kinks == ("relu (1)",)
         assert differentiate(capture(mlp(2, 3, 1), [torch.rand(2, 2)]), ["d0"]).kinks == ()
 
     def test_equal_arguments_of_a_maximum_share_the_derivative(self) -> None:
@@ -351,23 +351,23 @@ class TestPredict:
     def test_shapes_and_order(self, backend: str, rows: int) -> None:
         model = model_of(hierarchical(capture(mlp(2, 16, 16, 3), [torch.rand(2, 2)]), seed=4), backend)
         x = np.random.default_rng(0).random((rows, 2))
-        found = model.predict(x, derivatives=["d1", "d0d0"])
+        outputs = model.predict(x, derivatives=["d1", "d0d0"])
         exact = differentiate(model.program, ["d1", "d0d0"]).program.run([torch.from_numpy(x)])
-        assert len(found) == 3
-        for y, e in zip(found, exact, strict=True):
+        assert len(outputs) == 3
+        for y, e in zip(outputs, exact, strict=True):
             assert y.shape == (rows, 3) and y.dtype == np.float64 and y.flags.owndata
             assert np.linalg.norm(y - e.numpy()) <= 1e-4 * max(float(e.norm()), 1e-30)
         again = model.predict(x, derivatives=("d1", "d0d0"))
-        assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(outputs, again, strict=True))
         assert model.differentiated(["d1", "d0d0"]) is model.differentiated(("d1", "d0d0"))  # one session for both
 
     def test_several_outputs_are_tuples_like_the_value(self) -> None:
         model, x = mixed_model(), (np.random.rand(3, 7), np.random.rand(3, 5))
         value = model.predict(x)
-        found = model.predict(x, derivatives=["d11"])
-        assert [len(part) for part in found] == [2, 2]
-        assert all(np.allclose(a, b, rtol=1e-5) for a, b in zip(found[0], value, strict=True))
-        assert [y.shape for y in found[1]] == [y.shape for y in value]
+        outputs = model.predict(x, derivatives=["d11"])
+        assert [len(part) for part in outputs] == [2, 2]
+        assert all(np.allclose(a, b, rtol=1e-5) for a, b in zip(outputs[0], value, strict=True))
+        assert [y.shape for y in outputs[1]] == [y.shape for y in value]
 
     def test_no_derivative_is_the_value_in_a_tuple(self) -> None:
         model, x = linear_model(torch.rand(3, 2)), np.random.rand(4, 2)
@@ -399,10 +399,10 @@ class TestExport:
         assert [o.name for o in graph.output] == [name, f"d0_{name}", f"d0d1_{name}"]
         ort = pytest.importorskip("onnxruntime")
         x = np.random.default_rng(1).random((6, 2)).astype(np.float32)
-        found = ort.InferenceSession(str(path)).run(None, {graph.input[0].name: x})
+        outputs = ort.InferenceSession(str(path)).run(None, {graph.input[0].name: x})
         program = hrt.load(artifact).program
         f = lambda z: (program.run([z[None]])[0][0],)  # noqa: E731
-        for y, text in zip(found[1:], ["d0", "d0d1"], strict=True):
+        for y, text in zip(outputs[1:], ["d0", "d0d1"], strict=True):
             (e,) = reference(f, torch.from_numpy(x).double(), text)
             assert y.shape == e.shape == (6, 1)
             assert np.linalg.norm(y - e.numpy()) <= 1e-4 * float(e.norm())
@@ -430,8 +430,8 @@ class TestTiming:
     def test_all_ways_of_torch_say_the_same(self) -> None:
         net, x = load_burgers().double().requires_grad_(False), timing.points_of(7).double()
         first, *others = (way(net, x) for way in (timing.reverse, timing.functional_reverse, timing.forward))
-        for found in others:
-            for y, e in zip(found, first, strict=True):
+        for answers in others:
+            for y, e in zip(answers, first, strict=True):
                 torch.testing.assert_close(y, e, rtol=1e-10, atol=1e-10)
 
     def test_what_is_timed_is_what_torch_says(self) -> None:
