@@ -119,7 +119,7 @@ class _Walk:
 
     def _complaint(self, why: str) -> str:
         return (
-            f"Op {_op_name(self.current)} in {_place(self.current)} cannot be captured: {why}. "
+            f"Op {_schema_name(self.current.target)} in {_place(self.current)} cannot be captured: {why}. "
             f"Rewrite it with ops of the table ({', '.join(TABLE)}), or keep that part outside the compressed network."
             f"{self.advice}"
         )
@@ -170,7 +170,7 @@ class _Walk:
         return tuple(int(s) for s in fake.shape[1:])
 
     def _call(self, node: Any) -> Any:
-        name = _op_name(node)
+        name = _schema_name(node.target)
         fakes = _flatten([node.meta.get("val")])
         if "_assert" in name or any(isinstance(f, (torch.SymInt, torch.SymFloat, torch.SymBool)) for f in fakes):
             return None
@@ -179,9 +179,8 @@ class _Walk:
             return arguments[0][arguments[1]]
         keywords = {k: self._read(v) for k, v in node.kwargs.items()}
         schema = getattr(node.target, "_schema", None)
-        if (
-            schema is not None and schema.is_mutable and name != "detach_"
-        ):  # never carried out, not even on constants: they may be the user's
+        # Never carried out, not even on constants: they may be the user's.
+        if schema is not None and schema.is_mutable and name != "detach_":
             raise _OutsideError(self._complaint("it works in place"))
         dynamic = any(isinstance(f, Tensor) and not all(isinstance(n, int) for n in f.shape) for f in fakes)
         if not dynamic and not any(isinstance(a, Ref) for a in _flatten([*arguments, *keywords.values()])):
@@ -245,7 +244,7 @@ class _Walk:
         elif id(value) in self.names:
             name = self.names[id(value)][1]
         else:
-            name = self.roles[id(self.named(value, _op_name(self.current)))][1]
+            name = self.roles[id(self.named(value, _schema_name(self.current.target)))][1]
             name = next((k for k, c in self.constants.items() if torch.equal(c, tensor)), name)
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"The constant {name!r} holds NaN or infinite numbers.")
@@ -275,10 +274,6 @@ def _flatten(values: Sequence[Any]) -> list[Any]:
 def _schema_name(target: Any) -> str:
     schema = getattr(target, "_schema", None)
     return schema.name.split("::")[-1] if schema is not None else getattr(target, "__name__", str(target))
-
-
-def _op_name(node: Any) -> str:
-    return _schema_name(node.target)
 
 
 def _module_path(node: Any) -> str:

@@ -153,18 +153,12 @@ class Writer:
 
     def binary(self, op: str, x: Symbol, y: Symbol) -> Symbol:
         """A product of two symbols, broadcast; factors move in front of it."""
-        shape = torch.broadcast_shapes(x.shape, y.shape)
-        units = [replace(v, factor=1.0).reshaped(*(1,) * (len(shape) - len(v.shape)), *v.shape) for v in (x, y)]
-        return self.scaled(self.node(op, units, shape, {}), x.factor * y.factor)
+        return self.scaled(self._broadcast(op, x, y), x.factor * y.factor)
 
     def total(self, x: Symbol, y: Symbol | Number) -> Symbol:
         """x + y, broadcast."""
-        if isinstance(y, Symbol) and x.factor == y.factor:  # a common factor waits on
-            units = [replace(v, factor=1.0) for v in (x, y)]
-            return self.scaled(self._sum("add", *units), x.factor)
-        if isinstance(y, Symbol) and x.factor == -y.factor:
-            units = [replace(v, factor=1.0) for v in (x, y)]
-            return self.scaled(self._sum("sub", *units), x.factor)
+        if isinstance(y, Symbol) and abs(x.factor) == abs(y.factor):  # a common factor waits on
+            return self.scaled(self._broadcast("add" if x.factor == y.factor else "sub", x, y), x.factor)
         if isinstance(y, Symbol):
             return self.total(self.plain(x), self.plain(y))
         if y == 0:
@@ -174,9 +168,11 @@ class Writer:
             return self.node("sub", [number, replace(x, factor=1.0)], x.shape, {})
         return self.node("add", [self.plain(x), number], x.shape, {})
 
-    def _sum(self, op: str, x: Symbol, y: Symbol) -> Symbol:
+    def _broadcast(self, op: str, x: Symbol, y: Symbol) -> Symbol:
+        """op(x, y) without their factors."""
         shape = torch.broadcast_shapes(x.shape, y.shape)
-        return self.node(op, [v.reshaped(*(1,) * (len(shape) - len(v.shape)), *v.shape) for v in (x, y)], shape, {})
+        units = [replace(v, factor=1.0).reshaped(*(1,) * (len(shape) - len(v.shape)), *v.shape) for v in (x, y)]
+        return self.node(op, units, shape, {})
 
     def repeated(self, x: Symbol) -> Symbol:
         """A constant symbol for every row of the batch; any other as it is."""

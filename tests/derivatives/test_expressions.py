@@ -92,8 +92,7 @@ def test_they_mean_what_numpy_makes_of_the_same_tree(names: Names) -> None:
         values = values_of(names, parsed.derivatives, seed)
         with np.errstate(all="ignore"):
             expected = by_numpy(ast.parse(text, mode="eval").body, values)
-        found = parsed.evaluate(values).numpy()
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(parsed.evaluate(values).numpy(), expected)
         named = {n.id for n in ast.walk(ast.parse(text, mode="eval")) if isinstance(n, ast.Name)}
         assert set(parsed.derivatives) == {n for n in named if n[0] == "d"}
 
@@ -116,8 +115,13 @@ def test_functions_are_numpys(text: str, function) -> None:
     values = values_of(ONE, ())
     with np.errstate(all="ignore"):
         expected = function(values["x0"].numpy())
-    found = parse_expression(text, ONE).evaluate(values).numpy()
-    np.testing.assert_allclose(found, expected, rtol=8 * np.finfo(float).eps, atol=0, equal_nan=True)
+    np.testing.assert_allclose(
+        parse_expression(text, ONE).evaluate(values).numpy(),
+        expected,
+        rtol=8 * np.finfo(float).eps,
+        atol=0,
+        equal_nan=True,
+    )
     assert np.isfinite(expected).any()
 
 
@@ -146,27 +150,19 @@ MISTAKES = [
     ("x0*é*w", "the name 'é' at column 4"),
     ("d2", "the name 'd2'"),
     ("x2", "the name 'x2'"),
-    ("d", "the name 'd'"),
-    ("x", "the name 'x'"),
     ("d0" * 9, "the name 'd0d0"),
     ("d" + "9" * 3000, "the name 'd9999"),
     ("sin", "the name 'sin'"),
     ("u[1]", "u with the index 1"),
     ("u[-1]", "subscript 'u\\[-1\\]'"),
-    ("u[True]", "subscript"),
     ("u[0][0]", "subscript"),
     ("x0[0]", "the input x0 with an index"),
     ("u ^ 2", r"\^, where a power is written \*\*"),
     ("d1 = u", "invalid syntax at column 4"),
-    ("u +", "invalid syntax"),
     ("", "invalid syntax"),
-    ("u d0", "invalid syntax"),
     ("2**101", "an exponent beyond 100 at column 4"),
-    ("u**-1000", "an exponent beyond 100"),
-    ("9**9**9", "an exponent beyond 100 at column 4"),
     ("u**(100*100)", "an exponent beyond 100"),
     ("u**(1/0)", "an exponent beyond 100"),
-    ("u**(0/0)", "an exponent beyond 100"),
     ("u**sin(pi*1e9)**-99", "an exponent beyond 100"),
     ("1e999", "a number beyond float64"),
     ("9" * 400, "a number beyond float64"),
@@ -174,8 +170,6 @@ MISTAKES = [
     ("(" * 250 + "u" + ")" * 250, "too many nested parentheses"),
     ("-" * 3000 + "u", ""),
     ("sin(u, u)", "sin of something else than one argument"),
-    ("sin()", "sin of something else"),
-    ("sin(*u)", "starred"),
     ("sin(x=u)", "sin of something else"),
     ("sinh(u)", "the function 'sinh'"),
     ("__import__('os').system('true')", "call"),
@@ -183,30 +177,16 @@ MISTAKES = [
     ("u.real", "attribute 'u.real'"),
     ("().__class__", "attribute"),
     ("True", "constant 'True'"),
-    ("None", "constant"),
-    ("1j", "constant '1j'"),
-    ("'u'", "constant"),
-    ("f'{u}'", "joinedstr"),
-    ("...", "constant"),
     ("u if u else u", "ifexp"),
     ("u < 1", "compare"),
-    ("u and u", "boolop"),
-    ("not u", "unaryop"),
     ("~u", "unaryop"),
-    ("u // 2", "binop"),
     ("u % 2", "binop"),
-    ("u @ u", "binop"),
     ("(u, u)", "tuple"),
-    ("[u]", "list"),
-    ("{u: u}", "dict"),
     ("lambda: u", "lambda"),
-    ("[u for u in u]", "listcomp"),
     ("(u := 1)", "namedexpr"),
-    ("await u", "await"),
     ("yield", "invalid syntax"),
     ("u\0", "null bytes"),
     ("\ud800", "surrogates"),
-    ("import os", "invalid syntax"),
 ]
 
 
