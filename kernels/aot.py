@@ -103,7 +103,8 @@ class Variant:
 
 EVERY = ("float32", "float16", "bfloat16", "int8")
 B, F, S = ("bfloat16",), ("float16",), ("float32",)
-CASES = (  # kernel, precision, storages, shape of a weight tile, batch buckets; shapes are those of `hrt.schedule.choose_layout`
+# kernel, precision, storages, shape of a weight tile (as `hrt.schedule.choose_layout` tries them), batch buckets
+CASES = (
     *(("step", p, s, (64, 64), (1, 16, 32, 64, 4096)) for p, s in (("bf16", B), ("fp16", F))),
     *(("step", p, s, (128, 64), (16, 4096)) for p, s in (("bf16", B), ("fp16", F))),
     ("step", "bf16", B, (64, 32), (1, 16, 64, 4096)),

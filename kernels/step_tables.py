@@ -6,6 +6,7 @@ structure are rows of these tables. A *compact* table gives every step its own l
 one, for GPU kernels, has tiles of exactly `tile_rows` x `step_columns` and columns that are multiples of `unit`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,6 +17,11 @@ from torch import Tensor
 NONE = -1  # no bias, no epilogue, no scale
 OUT_COLUMN, OUT_LENGTH, FIRST_STEP, END_STEP, BIAS_OFFSET, EPILOGUE = range(6)
 TILE_FIELDS = 6
+# The rows of a launch (`hrt.kernels.launch.TileList`) begin as a tile's do and go on with what only kernels look up: the
+# runs of steps that share a scale (or, in a second pass, slots of partial sums), and where gains and shifts begin. Eight
+# int32 are 32 bytes: no row straddles a cache line.
+LAUNCH_BIAS, HAS_EPILOGUE, FIRST_GROUP, END_GROUP, GAINS, SHIFTS = range(2, 8)
+LAUNCH_FIELDS = 8
 COLUMN, LENGTH, WEIGHT_OFFSET, BUFFER, SCALE_OFFSET = range(5)
 STEP_FIELDS = 5
 
@@ -98,16 +104,10 @@ class StepTables:
             bounds.append(bounds[-1] + before[tiles[:, END_STEP]] - before[tiles[:, FIRST_STEP]])
         return torch.from_numpy(np.stack(bounds, 1).astype(np.int32)).to(self.tiles.device)
 
-    def to(self, device: torch.device | str) -> "StepTables":
-        """The same tables on another device."""
-        return replace(
-            self,
-            tiles=self.tiles.to(device),
-            steps=self.steps.to(device),
-            weights=tuple(t.to(device) for t in self.weights),
-            biases=self.biases.to(device),
-            scales=self.scales.to(device),
-        )
+    def map(self, change: Callable[[Tensor], Tensor]) -> "StepTables":
+        """The same tables with every tensor changed: copied, or moved to a device."""
+        tensors = {name: change(getattr(self, name)) for name in ("tiles", "steps", "biases", "scales")}
+        return replace(self, weights=tuple(map(change, self.weights)), **tensors)
 
     def check(self) -> None:
         """Raise TableError where a table has the wrong type, a run has a gap or an offset leaves its buffer."""

@@ -21,8 +21,7 @@ from hrt.model.artifact import read_header
 from hrt.model.load import load
 from hrt.model.report import render
 from hrt.network_compression.compress import compress as compress_network
-from hrt.runtime.backends import choose
-from hrt.runtime.torch_session import on_cpu, open_session
+from hrt.runtime.backends import choose, on_cpu, open_session
 from hrt.support.atomic_files import check_writable
 from hrt.support.progress import track
 
@@ -234,7 +233,7 @@ def tune(
     from hrt.runtime.tune_kernels import tune as measure
 
     with track("tune", True) as advance:
-        found = measure(model, bucket or BUCKETS, advance)
+        found = measure(model.session, bucket or BUCKETS, advance)
     for key, (config, seconds) in found.items():
         typer.echo(
             f"batch {key.bucket:6} {key.kernel:8} {seconds * 1e6:10.1f} us  {config.form} {config.block}, "

@@ -16,7 +16,7 @@ from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
 from hrt.certificate.paper_statements import box_statement
 from hrt.program.program import Program, dense_constants
-from hrt.runtime.torch_session import on_cpu, open_session
+from hrt.runtime.backends import on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 

@@ -18,7 +18,7 @@ from torch import nn
 import hrt
 from hrt.cli import input_files as sources
 from hrt.cli.main import main
-from hrt.runtime.torch_session import on_cpu
+from hrt.runtime.backends import on_cpu
 
 from helpers import random_hmatrix
 from models import linear_model, mixed_model
