@@ -36,6 +36,7 @@ from hrt.kernels.step_tables import (
     SCALE_OFFSET,
     SHIFTS,
     WEIGHT_OFFSET,
+    Rescaling,
     StepTables,
 )
 
@@ -72,18 +73,6 @@ class Config:
 def is_interpreted() -> bool:
     """Whether kernels run on Triton's interpreter (TRITON_INTERPRET=1 before the first import)."""
     return not isinstance(step_kernel, triton.JITFunction)
-
-
-@dataclass(frozen=True)
-class Rescaling:
-    """What becomes of a tile's output after its epilogue: times gains, plus shifts, written to another column.
-
-    gains, shifts: where those of the tile's first row begin among the biases, or -1.
-    """
-
-    column: int
-    gains: int
-    shifts: int
 
 
 @dataclass(frozen=True, eq=False)

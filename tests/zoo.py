@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -786,3 +787,9 @@ def no_outputs():
 @entry(3, (1,))
 def one_unit():
     return mlp(1, 1, 1, 1)
+
+
+# What a slow backend is tried on in every run; `make test-all` tries it on the rest.
+SOME_OF_THE_ZOO = [
+    pytest.param(name, marks=() if k % 4 == 0 else pytest.mark.slow) for k, name in enumerate(sorted(ZOO))
+]

@@ -146,7 +146,7 @@ class _Graph:
     @property
     def waiting_nbytes(self) -> int:
         """Bytes of the memory that is bound and waits for a call."""
-        waiting = [fixed for kept in self._fixed.values() for fixed in kept]
+        waiting = [fixed for memories in self._fixed.values() for fixed in memories]
         return sum(array.nbytes for fixed in waiting for array in (*fixed.inputs, *fixed.outputs))
 
     def run_as_given(self, inputs: tuple[Any, ...]) -> tuple[np.ndarray, ...] | None:

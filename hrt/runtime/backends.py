@@ -1,8 +1,8 @@
 """The backends that can run a network, by name, and how one is chosen.
 
 A row names the function that opens a session as "module:function". It is imported when a session is first opened:
-Triton and ONNX are not on every machine. A backend that lives above this room (ONNX Runtime's needs the exporter) is a plug-in
-like any third party's. It is named by string, so that this room imports nothing from above.
+Triton and ONNX are not on every machine. A backend that lives above this room (ONNX Runtime's needs the exporter) is a
+plug-in like any third party's. It is named by string, so that this room imports nothing from above.
 """
 
 from collections.abc import Callable, Collection

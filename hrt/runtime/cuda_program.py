@@ -1,7 +1,8 @@
 """A network's launches on one GPU: tables, constants and kernels, and nothing of any request.
 
 Small networks run in one launch (`hrt.kernels.network_kernel`), with derivatives too
-(`hrt.runtime.kernel_derivatives`): a point then takes several rows of the workspace. On Triton's interpreter the same code runs on the CPU.
+(`hrt.runtime.kernel_derivatives`): a point then takes several rows of the workspace. On Triton's interpreter the same
+code runs on the CPU.
 """
 
 import copy

@@ -1,7 +1,8 @@
 """What a GPU runs: which layers in compressed form and which written out as dense, and in which weight tiles.
 
 Both are decided by the time floor of `hrt.schedule.roofline` over a few batch sizes. A layer that is predicted to be no
-faster in compressed form is written out: on a GPU small layers are bound by launches, of which a compressed one needs two.
+faster in compressed form is written out: on a GPU small layers are bound by launches, of which a compressed one needs
+two.
 """
 
 import math

@@ -257,13 +257,13 @@ def panels(cuts: Sequence[int], limit: int | None) -> list[tuple[int, int]]:
     """Row ranges between sorted `cuts`: all of them, or as few as fit `limit` rows, which end at a cut if they can."""
     if limit is None:
         return list(pairwise(cuts))
-    found, row = [], cuts[0]
+    ranges, row = [], cuts[0]
     while row < cuts[-1]:
         cut = cuts[bisect_right(cuts, row + limit) - 1]
         end = cut if cut > row else row + limit
-        found.append((row, end))
+        ranges.append((row, end))
         row = end
-    return found
+    return ranges
 
 
 def windows(spans: Sequence[tuple[int, int]], layout: Layout, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -144,10 +144,8 @@ class Schedule:
     @property
     def nbytes(self) -> int:
         """Bytes resident to run: tables, weights, biases, orderings and the constants of other nodes."""
-        tensors = [stage.index for stage in self.stages if isinstance(stage, Gather)]
-        tensors += [c for c in self.constants.values() if isinstance(c, Tensor)]
-        matrices = sum(c.nbytes for c in self.constants.values() if isinstance(c, HMatrix))
-        return self.tables.nbytes + sum(t.numel() * t.element_size() for t in tensors) + matrices
+        orderings = sum(stage.index.nbytes for stage in self.stages if isinstance(stage, Gather))
+        return self.tables.nbytes + orderings + sum(c.nbytes for c in self.constants.values())
 
     @cached_property
     def padding(self) -> np.ndarray:
@@ -237,7 +235,7 @@ class _WaveChecker:
         expected[wave.output.columns] = 1
         out, out_end = tiles[:, OUT_COLUMN], tiles[:, OUT_COLUMN] + tiles[:, OUT_LENGTH]
         self._fail(wave, out_end > len(written), "writes outside the workspace")
-        writers = _cover(out, out_end, len(written))
+        writers = cover(out, out_end, len(written))
         wrong = np.flatnonzero(writers != expected)
         if len(wrong):
             touching = (out <= wrong[0]) & (out_end > wrong[0])
@@ -265,11 +263,11 @@ class _WaveChecker:
                 unwritten[at] = np.any(weighted & ~written[read], axis=1)
         self._fail(wave, unwritten, "reads a column that no earlier stage has written", owner)
 
-    def _fail(self, wave: Wave, bad: np.ndarray, why: str, owner: np.ndarray | None = None) -> None:
+    def _fail(self, wave: Wave, bad: np.ndarray, fault: str, owner: np.ndarray | None = None) -> None:
         if bad.any():
             at = int(bad.argmax())
             tile = wave.first_tile + (at if owner is None else int(owner[at]))
-            raise InputError(f"{_name(wave)}: tile {tile} {why}.")
+            raise InputError(f"{_name(wave)}: tile {tile} {fault}.")
 
 
 def _nonzero_columns(weights: Tensor, tables: StepTables) -> np.ndarray:
@@ -278,10 +276,15 @@ def _nonzero_columns(weights: Tensor, tables: StepTables) -> np.ndarray:
     return weights[:whole].view(-1, tables.tile_rows, tables.step_columns).ne(0).any(1).cpu().numpy()
 
 
-def _cover(starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
+def cover(starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
     """int64 (width,): how many of the ranges hold each column."""
     change = np.bincount(starts, minlength=width + 1) - np.bincount(ends, minlength=width + 1)
     return np.cumsum(change)[:width]
+
+
+def is_run(columns: np.ndarray) -> bool:
+    """Whether the columns follow each other."""
+    return bool((columns[1:] == columns[:-1] + 1).all())
 
 
 def _name(stage: Stage) -> str:

@@ -16,7 +16,6 @@ from hrt.perf.networks.operators import log_kernel
 from hrt.program.program import Node, Program, Value
 from hrt.runtime import BACKENDS, Backend, choose, open_session
 from hrt.runtime import cuda_session as cuda
-from hrt.runtime import open_session
 from hrt.runtime.cuda_program import out_of_memory
 from hrt.runtime.cuda_session import room_for
 from hrt.schedule.build_schedule import build_schedule
