@@ -122,7 +122,6 @@ class _Builder:
             self._step_tables(),
             tuple(self.epilogues),
             self.constants,
-            sum(p.leaf_bytes for p in self.packed.values()),
         )
 
     def _step_tables(self) -> StepTables:

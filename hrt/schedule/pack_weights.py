@@ -87,13 +87,12 @@ class PackedWave:
 
 @dataclass(frozen=True, eq=False)
 class PackedMatrix:
-    """A weight of `shape` (m, n) in packed form. inner: columns of T. leaf_bytes: bytes without any padding."""
+    """A weight of `shape` (m, n) in packed form. inner: columns of T."""
 
     shape: tuple[int, int]
     inner: int
     first: PackedWave
     second: PackedWave
-    leaf_bytes: int
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,7 @@ class Packer:
         plans = [self._plan(leaves, m, order) for order in orders]
         first, second, inner = min(plans, key=lambda p: self._steps(p[0], (n, p[2])) + self._steps(p[1], (n, p[2])))
         widths = (n, inner)
-        packed_first, packed_second = self._wave(first, widths), self._wave(second, widths)
-        return PackedMatrix((m, n), inner, packed_first, packed_second, sum(e.nbytes for e in leaves))
+        return PackedMatrix((m, n), inner, self._wave(first, widths), self._wave(second, widths))
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The flat buffers, by buffer id."""

@@ -102,17 +102,6 @@ class Epilogue:
     attrs: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What a schedule amounts to. bytes: packed weights; padded_bytes: how many of them are padding."""
-
-    waves: int
-    tiles: int
-    steps: int
-    bytes: int
-    padded_bytes: int
-
-
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """A network as stages, to be run in order on a workspace (batch, width). Validated where it is made.
@@ -129,23 +118,9 @@ class Schedule:
     tables: StepTables
     epilogues: tuple[Epilogue, ...]
     constants: Mapping[str, Tensor | HMatrix]
-    leaf_bytes: int
 
     def __post_init__(self) -> None:
         validate(self)
-
-    @property
-    def counts(self) -> Counts:
-        """Numbers for reports."""
-        tables, packed = self.tables, self.tables.weight_bytes
-        waves = sum(isinstance(stage, Wave) for stage in self.stages)
-        return Counts(waves, len(tables.tiles), len(tables.steps), packed, packed - self.leaf_bytes)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes resident to run: tables, weights, biases, orderings and the constants of other nodes."""
-        orderings = sum(stage.index.nbytes for stage in self.stages if isinstance(stage, Gather))
-        return self.tables.nbytes + orderings + sum(c.nbytes for c in self.constants.values())
 
     @cached_property
     def padding(self) -> np.ndarray:

@@ -101,8 +101,7 @@ class TestOneMatrix:
     def test_compact_packs_the_leaves_and_nothing_else(self, matrix):
         h = random_hmatrix(**matrix)
         schedule = build_schedule(layer(h))
-        assert schedule.counts.bytes == packed_bytes(h)
-        assert schedule.counts.padded_bytes == 0
+        assert schedule.tables.weight_bytes == packed_bytes(h)
         assert not schedule.padding.any()
 
     @settings(max_examples=100, deadline=None)
@@ -121,7 +120,6 @@ class TestOneMatrix:
         useful = sum(int(t.ne(0).sum()) * t.element_size() for t in tables.weights)
         held = sum(int(t.ne(0).sum()) * t.element_size() for leaf in h.leaves for t in leaf.tensors)
         assert useful == held, "every number is packed exactly once"
-        assert schedule.counts.padded_bytes == schedule.counts.bytes - packed_bytes(h)
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("m, n", [(0, 5), (5, 0), (0, 0)])
@@ -165,7 +163,7 @@ class TestOneMatrix:
         first, second = (s for s in schedule.stages if isinstance(s, Wave))
         assert first.end_tile - first.first_tile == 1
         assert second.end_tile - second.first_tile == 3
-        assert schedule.counts.steps == 4
+        assert len(schedule.tables.steps) == 4
 
     def test_steps_share_the_rows_of_a_leaf(self):
         """Rows 0..8 of one U are cut by the dense leaves beside it: two tiles read two slices of one block."""
@@ -183,7 +181,7 @@ class TestOneMatrix:
         schedule = build_schedule(layer(HMatrix((16, 128), tuple(leaves))), tile_rows=16, step_columns=16, unit=8)
         first, second = (s for s in schedule.stages if isinstance(s, Wave))
         assert [s.end_tile - s.first_tile for s in (first, second)] == [1, 1]
-        assert schedule.counts.steps == 8 + 1
+        assert len(schedule.tables.steps) == 8 + 1
 
 
 class TestBatch:
@@ -313,7 +311,7 @@ class TestStages:
     def test_tied_weights_are_packed_once(self):
         program = captured("residual")
         single = sum(w.numel() * w.element_size() for name, w in program.constants.items() if name in program.weights)
-        assert build_schedule(program).counts.bytes == single
+        assert build_schedule(program).tables.weight_bytes == single
 
     def test_activations_are_fused_where_nobody_else_reads_the_layer(self):
         schedule = build_schedule(captured("mlp"))
@@ -424,20 +422,11 @@ class TestStages:
         inputs = random_inputs(program, 3)
         (y,) = run(program, inputs, layout)
         torch.testing.assert_close(y, inputs[0] + (constants["k"] @ w.to_dense().T) + constants["k3"])
-        schedule = build_schedule(program, **layout)
-        assert schedule.nbytes == schedule.tables.nbytes + w.nbytes + 7 * 8
 
     def test_a_program_without_layers(self):
         program = Program((Value("x", (3,)),), (Node("y", "sin", ("x",), (3,), {}),), ("y",), {})
         (x,) = random_inputs(program, 2)
         assert torch.equal(run(program, (x,), COMPACT)[0], torch.sin(x))
-
-    def test_bytes_count_tables_and_orderings(self):
-        h = random_hmatrix(4, 20, 30, ordered=True)
-        schedule = build_schedule(layer(h))
-        assert schedule.nbytes == schedule.tables.nbytes + 4 * (20 + 30)
-        assert schedule.counts.waves == len([s for s in schedule.stages if isinstance(s, Wave)])
-        assert schedule.counts.tiles == len(schedule.tables.tiles)
 
     def test_layout_does_not_depend_on_the_process(self):
         program = hierarchical(captured("residual"), 1, storages=MIXED)
@@ -471,14 +460,3 @@ class TestRefusals:
         program = Program((Value("x", (4,)),), (), ("c",), {"c": torch.zeros(2, 3)})
         with pytest.raises(InputError, match="constants"):
             build_schedule(program)
-
-    def test_inputs_that_do_not_fit(self):
-        schedule = build_schedule(captured("deeponet"))
-        with pytest.raises(InputError, match=r"Found 1 input.*Expected 2"):
-            execute(schedule, (torch.zeros(1, 33),))
-        with pytest.raises(InputError, match=r"Input 1: found shape \(1, 3\). Expected \(batch, 2"):
-            execute(schedule, (torch.zeros(1, 33), torch.zeros(1, 3)))
-        with pytest.raises(InputError, match=r"batch sizes: \[1, 2\]"):
-            execute(schedule, (torch.zeros(1, 33), torch.zeros(2, 2)))
-        with pytest.raises(InputError, match="workspace"):
-            execute(schedule, (torch.zeros(1, 33), torch.zeros(1, 2)), workspace=torch.zeros(1, 3))
