@@ -1,87 +1,43 @@
 """hrt: deploy the networks that scientists train, small and fast, with an error bound that holds.
 
-model = hrt.compress(net, inputs=x_cal, tol=1e-3)
-model.save("net.hrt")
-y = hrt.load("net.hrt").predict(x)
+>>> import hrt, torch
+>>> net = torch.nn.Sequential(torch.nn.Linear(2, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
+>>> model = hrt.compress(net, inputs=hrt.Box([-1, 0], [1, 1]), tol=1e-2, progress=False)
+>>> tuple(model.predict(torch.rand(5, 2)).shape)
+(5, 1)
+
+`model.save("net.hrt")` writes it, `hrt.load("net.hrt")` reads it. The public names are those of `__init__.pyi`: each is
+imported on first use, so that `import hrt` and `hrt --help` wait for nothing.
 """
 
+from importlib import import_module
 from typing import Any
 
-from hrt.calibration.samples import Box
-from hrt.certificate.certificate import Certificate, LayerRecord
-from hrt.errors import (
-    ArtifactError,
-    BackendError,
-    CaptureError,
-    DerivativeError,
-    HrtError,
-    InputError,
-    ToleranceError,
-    TrainingError,
-)
-from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.matrix_compression.compress_matrix import compress_matrix
-from hrt.matrix_compression.hlinear import HLinear
-from hrt.matrix_compression.paper_algorithm import adaptive_partition
-from hrt.model.load import load
-from hrt.model.model import CompressedModel
-from hrt.model.residual import residual
-from hrt.model.trainable import TrainableNetwork, to_trainable
-from hrt.network_compression.compress import compress
-from hrt.tangent_kernel.kernel_drift import Drift, Spectrum
-from hrt.tangent_kernel.ntk import compare_ntk, ntk
-from hrt.training.callbacks import deepxde_callback, lightning_callback
-from hrt.training.dynamic import DynamicCompression
-from hrt.training.finetune import finetune
-from hrt.training.rank_penalty import proximal_step, rank_penalty, second_moments
+import lazy_loader
+
+_import_public_name, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ArtifactError",
-    "BackendError",
-    "Box",
-    "CaptureError",
-    "Certificate",
-    "CompressedModel",
-    "DerivativeError",
-    "Drift",
-    "DynamicCompression",
-    "HLinear",
-    "HMatrix",
-    "HrtError",
-    "InputError",
-    "LayerRecord",
-    "Leaf",
-    "Spectrum",
-    "ToleranceError",
-    "TrainableNetwork",
-    "TrainingError",
-    "adaptive_partition",
-    "compare_ntk",
-    "compress",
-    "compress_matrix",
-    "deepxde_callback",
-    "finetune",
-    "lightning_callback",
-    "load",
-    "ntk",
-    "proximal_step",
-    "rank_penalty",
-    "residual",
-    "second_moments",
-    "to_trainable",
-]
-
 
 def __getattr__(name: str) -> Any:
-    """What exports, on first use: onnx is not imported by those who do not export."""
-    if name == "export_onnx":
-        from hrt.export.onnx.exporter import export_onnx
+    """A public name, or a room such as `hrt.program`, on first use."""
+    if name in __all__:
+        value = globals()[name] = _import_public_name(name)
+        return value
+    if not name.startswith("_"):
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    from difflib import get_close_matches
 
-        return export_onnx
-    if name in ("export_repository", "install_triton_backend"):
-        from hrt.export.servers import repository
+    near = get_close_matches(name, __all__, n=1)
+    remedy = f"Did you mean hrt.{near[0]}?" if near else "dir(hrt) lists the public names."
+    raise AttributeError(f"Found hrt.{name}, which does not exist. {remedy}", name=name)
 
-        return getattr(repository, name)
-    raise AttributeError(f"module 'hrt' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """The public names, and what has been imported."""
+    return sorted({*__all__, *globals()})

@@ -1,33 +1,113 @@
 """Typed errors. Every message says what was found, what was expected and what to do about it."""
 
+MAX_REASON = 300  # characters of a foreign error that are worth a line
+
 
 class HrtError(Exception):
-    """Base class of everything hrt raises on purpose."""
+    """Base class of everything hrt raises on purpose.
+
+    Example:
+        >>> import hrt
+        >>> try:
+        ...     hrt.load("absent.hrt")
+        ... except hrt.HrtError as error:
+        ...     print(type(error).__name__)
+        ArtifactError
+    """
 
 
 class CaptureError(HrtError):
-    """A network holds something that the closed op table (`hrt.program.op_table`) cannot express."""
+    """A network holds something that the closed op table (`hrt.program.op_table`) cannot express.
+
+    Example:
+        >>> import hrt, torch
+        >>> try:
+        ...     hrt.compress(torch.nn.Conv1d(1, 1, 3), inputs=torch.rand(8, 1, 5), progress=False)
+        ... except hrt.CaptureError as error:
+        ...     print(str(error).partition(":")[0])
+        Op conv1d in the forward of Conv1d cannot be captured
+    """
 
 
 class ToleranceError(HrtError, ValueError):
-    """A tolerance that makes no sense, or that float32 arithmetic and storage cannot hold."""
+    """A tolerance that makes no sense, or that float32 arithmetic and storage cannot hold.
+
+    Example:
+        >>> import hrt, torch
+        >>> try:
+        ...     hrt.compress_matrix(torch.eye(4), tol=-1.0)
+        ... except hrt.ToleranceError:
+        ...     print("a tolerance is positive")
+        a tolerance is positive
+    """
 
 
 class ArtifactError(HrtError):
-    """A `.hrt` file that is truncated, altered, oversized, too new, or could not be written."""
+    """A `.hrt` file that is truncated, altered, oversized, too new, or could not be written.
+
+    Example:
+        >>> import hrt
+        >>> try:
+        ...     hrt.load("absent.hrt")
+        ... except hrt.ArtifactError:
+        ...     print("there is no such file")
+        there is no such file
+    """
 
 
 class InputError(HrtError, ValueError):
-    """Data, shapes or options that do not fit; nothing was changed."""
+    """Data, shapes or options that do not fit. Nothing was changed.
+
+    Example:
+        >>> import hrt
+        >>> try:
+        ...     hrt.Box([1.0], [0.0])
+        ... except hrt.InputError:
+        ...     print("low is above high")
+        low is above high
+    """
 
 
 class BackendError(HrtError, RuntimeError):
-    """A backend that is unknown, not installed, or cannot run here."""
+    """A backend that is unknown, not installed, or cannot run here.
+
+    Example:
+        >>> issubclass(BackendError, RuntimeError)
+        True
+    """
 
 
 class TrainingError(HrtError, RuntimeError):
-    """A loss that is not finite; the network was put back to its last good state, which the message names."""
+    """A loss that is not finite. The network was put back to its last good state, which the message names.
+
+    Example:
+        >>> issubclass(TrainingError, RuntimeError)
+        True
+    """
 
 
 class DerivativeError(HrtError):
-    """A derivative that the op table has no rule for."""
+    """A derivative that the op table has no rule for.
+
+    Example:
+        >>> import hrt, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh())
+        >>> model = hrt.compress(net, progress=False)
+        >>> try:
+        ...     model.predict(torch.rand(2, 1), derivatives=["d0d0d0d0"])
+        ... except hrt.DerivativeError:
+        ...     print("tanh has rules up to order 3")
+        tanh has rules up to order 3
+    """
+
+
+def reason(error: BaseException) -> str:
+    """A foreign error in one line: its type and, shortened, its message."""
+    text = " ".join(str(error).split()).rstrip(".")
+    text = text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that a foreign error says, or its type where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

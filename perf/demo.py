@@ -23,7 +23,7 @@ from hrt.export.onnx.exporter import graph_of
 from hrt.perf.measuring.bursts import bursts
 from hrt.perf.networks.burgers import load_burgers, relative_error
 from hrt.perf.networks.operators import log_kernel, operator_network, reaction_diffusion_green, smooth_inputs
-from hrt.perf.studies.svd import svd_at_output_error, svd_nbytes, truncated
+from hrt.perf.methods.svd import svd_at_output_error, svd_nbytes, truncated
 
 DENSE = "dense float32"
 BOX = hrt.Box([-1.0, 0.0], [1.0, 1.0])

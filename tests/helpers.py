@@ -106,12 +106,13 @@ def densified(program: Program) -> Program:
 
 def absolute(h: HMatrix) -> Tensor:
     """sum |U| |V^T| + |D| in the original order: what rounding in any order of summation is relative to."""
-    blocks: dict[tuple[int, int, int, int], Tensor] = {}
-    for e in h.leaves:
-        first, *rest = (t.abs() for t in e.decoded(torch.float64))
-        place = (e.row, e.rows, e.col, e.cols)
-        blocks[place] = blocks.get(place, 0) + (first @ rest[0] if rest else first)
-    leaves = tuple(Leaf(*place, dense=block) for place, block in blocks.items())
+
+    def magnitudes(leaf: Leaf) -> Tensor:
+        first, *rest = (t.abs() for t in leaf.decoded(torch.float64))
+        return first @ rest[0] if rest else first
+
+    blocks = h.blocks().items()
+    leaves = tuple(Leaf(*place, dense=sum(map(magnitudes, group), torch.zeros(()))) for place, group in blocks)
     return HMatrix(h.shape, leaves, h.row_order, h.col_order).to_dense()
 
 

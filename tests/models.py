@@ -26,7 +26,7 @@ def as_int8(leaf: Leaf) -> Leaf:
         scale = t.abs().amax(1 - along).clamp_min(1e-6) / 127 if t.numel() else torch.ones(t.shape[along])
         return (t / (scale[:, None] if along == 0 else scale)).round().to(torch.int8), scale
 
-    place = (leaf.row, leaf.rows, leaf.col, leaf.cols)
+    place = leaf.place
     parts = [t.float() for t in leaf.tensors]
     if leaf.is_dense:
         numbers, scale = rounded(parts[0], 0)

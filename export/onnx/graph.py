@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from hrt.hmatrix.hmatrix import Leaf
+from hrt.program.names import unique_name
 
 ONNX_TYPE = {
     torch.float32: TensorProto.FLOAT,
@@ -37,12 +38,9 @@ class Graph:
 
     def name(self, wanted: str) -> str:
         """`wanted`, or with a number behind it where that is taken."""
-        found, number = wanted, 1
-        while found in self._names:
-            number += 1
-            found = f"{wanted}_{number}"
-        self._names.add(found)
-        return found
+        name = unique_name(wanted, self._names, separator="_")
+        self._names.add(name)
+        return name
 
     def add(self, op: str, inputs: Sequence[str], wanted: str | None = None, **attributes: Any) -> str:
         """A node of one output, and that output's name."""

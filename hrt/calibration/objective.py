@@ -48,8 +48,8 @@ class Aim:
         """Raises InputError and DerivativeError as `hrt.derivatives.differentiate.differentiate` does."""
         if not isinstance(names, str) and not names:
             return Aim((), program)
-        found = differentiate(program, names)
-        return Aim(found.derivatives, differentiate(program, names, folded=False).program, found.kinks)
+        differentiated = differentiate(program, names)
+        return Aim(differentiated.derivatives, differentiate(program, names, folded=False).program, differentiated.kinks)
 
     def served(self, program: Program) -> Program:
         """What a runtime is given of `program`, the original or a compressed form of it."""
@@ -62,8 +62,8 @@ class Aim:
         """
         if constants is None:
             return evaluate(self.graph, inputs)
-        own = {k: c for k, c in self.graph.constants.items() if k not in constants and isinstance(c, Tensor)}
-        return evaluate(self.graph, inputs, {**{k: c.to(torch.float64) for k, c in own.items()}, **constants})
+        others = {k: c for k, c in self.graph.constants.items() if k not in constants and isinstance(c, Tensor)}
+        return evaluate(self.graph, inputs, {**{k: c.to(torch.float64) for k, c in others.items()}, **constants})
 
     def parts(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """The value's columns, then those of every derivative."""
@@ -146,11 +146,11 @@ def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[s
             uses.setdefault(use.weight, []).append(use)
         for name, together in uses.items():
             x, g, biased = _stacked(together)
-            own = sums.setdefault(name, _Sums(g.shape[2], x.shape[2]))
+            weight_sums = sums.setdefault(name, _Sums(g.shape[2], x.shape[2]))
             step = max(1, GRAM_NUMBERS // max(1, x.shape[1] ** 2))
             for part in range(0, len(x), step):
-                own.add(x[part : part + step], g[part : part + step], biased)
-    return {name: own.moments(samples) for name, own in sums.items()}
+                weight_sums.add(x[part : part + step], g[part : part + step], biased)
+    return {name: weight_sums.moments(samples) for name, weight_sums in sums.items()}
 
 
 def _stacked(uses: Sequence[Use]) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,7 +172,7 @@ def derivative_figures(
     if not aim.names:
         return {"measured": {}, "estimated": {}, "context": {}}
     columns = list(zip(*(e.derivatives for e in served.values()), strict=True))
-    worst = {name: max(found, key=lambda e: e.upper_99) for name, found in zip(aim.names, columns, strict=True)}
+    worst = {name: max(errors, key=lambda e: e.upper_99) for name, errors in zip(aim.names, columns, strict=True)}
     rms = [float(part.square().sum(1).mean().sqrt()) for part in aim.parts(reference)[1:]]
     return {
         "measured": {

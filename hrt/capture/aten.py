@@ -6,7 +6,6 @@ on the input was folded before it gets here; that the shape is the one torch inf
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,12 +13,12 @@ from torch import Tensor
 
 from hrt.capture.aten_products import PRODUCTS
 from hrt.capture.aten_shapes import SHAPES
-from hrt.capture.builder import Builder, Ref, axis_of
+from hrt.capture.builder import Builder, Lowering, Ref, axis_of
 
 SOFTPLUS_THRESHOLD = 15.0  # from here on torch's jump, exp(-threshold), is lost in float32's rounding
 
 
-def _activation(op: str, **defaults: Any) -> Callable:
+def _activation(op: str, **defaults: Any) -> Lowering:
     names = list(defaults)
 
     def lower(b: Builder, x: Ref, *args: Any, **kwargs: Any) -> Ref:
@@ -31,7 +30,7 @@ def _activation(op: str, **defaults: Any) -> Callable:
     return lower
 
 
-def _composed(*steps: tuple) -> Callable:
+def _composed(*steps: tuple) -> Lowering:
     """An elementwise op said as several: every step is (op, attributes or a second argument, if any)."""
 
     def lower(b: Builder, x: Ref) -> Ref:
@@ -86,7 +85,7 @@ def _clamp(b: Builder, x: Ref, low: Any = None, high: Any = None) -> Ref:
     return y if high is None else b.emit("minimum", [y, high], b.result_shape())
 
 
-def _binary(op: str) -> Callable:
+def _binary(op: str) -> Lowering:
     def lower(b: Builder, x: Any, y: Any, alpha: float = 1, rounding_mode: str | None = None) -> Ref:
         if rounding_mode is not None:
             raise b.fail("it rounds")
@@ -111,7 +110,7 @@ def _dropout(b: Builder, x: Ref, p: float, train: bool) -> Ref:
     return x
 
 
-def _reduce(op: str) -> Callable:
+def _reduce(op: str) -> Lowering:
     def lower(b: Builder, x: Ref, dim: Any = None, keepdim: bool = False) -> Ref:
         if dim is None or dim == []:
             raise b.fail("it reduces over the batch, so that samples would depend on each other")
@@ -180,7 +179,7 @@ def _batch_norm(b: Builder, x: Ref, weight: Any, bias: Any, mean: Any, var: Any,
     return b.emit("add", [b.emit("mul", [x, scale], x.shape), shift], x.shape)
 
 
-LOWERINGS: dict[str, Callable] = {
+LOWERINGS: dict[str, Lowering] = {
     **SHAPES,
     **PRODUCTS,
     **{name: _activation(name) for name in ("tanh", "sin", "cos", "sigmoid", "silu", "mish", "relu", "neg", "abs")},

@@ -2,12 +2,12 @@
 
 import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from hrt.capture.builder import Builder, Ref, moved, reshaped
+from hrt.capture.builder import Builder, Lowering, Ref, moved, reshaped
 
 
 def _linear(b: Builder, x: Any, weight: Any, bias: Any = None) -> Ref:
@@ -61,31 +61,39 @@ def _einsum(b: Builder, equation: str, operands: Sequence[Any], path: Any = None
     constant_labels = {c for t, x in zip(terms, operands, strict=True) if not isinstance(x, Ref) for c in t}
     if len(batch) != 1 or out[:1] not in batch or batch & constant_labels:
         raise b.fail(f"the equation {equation!r} does not keep the batch first in every operand and the result")
-    pairs = sorted(zip(terms, operands, strict=True), key=lambda pair: isinstance(pair[1], Tensor))
-    if len(pairs) == 2 and isinstance(pairs[1][1], Tensor):
-        (t, x), (w, weight) = pairs
-        sizes = dict(zip(t[1:], x.shape, strict=True)) | {
-            c: n for c, n in zip(w, weight.shape, strict=True) if c not in t
-        }
-        summed, new = [c for c in w if c in t and c not in out], [c for c in w if c not in t]
-        kept = [c for c in t[1:] if c not in summed]
-        distinct = len(set(w)) == len(w) and len(set(t)) == len(t) and tuple(sizes[c] for c in w) == weight.shape
-        if summed and distinct and sorted(t[0] + "".join([*kept, *new])) == sorted(out) and len(summed + new) == len(w):
-            return _contract(b, x, t[1:], weight, w, kept, summed, new, out[1:], sizes)
+    values = [(t, x) for t, x in zip(terms, operands, strict=True) if isinstance(x, Ref)]
+    constants = [(t, x) for t, x in zip(terms, operands, strict=True) if isinstance(x, Tensor)]
+    if len(values) == len(constants) == 1:
+        y = _contracted(b, *values[0], *constants[0], out)
+        if y is not None:
+            return y
     return b.emit("einsum", list(operands), b.result_shape(), equation=",".join(terms) + "->" + out)
 
 
-def _contract(b: Builder, x: Ref, t: str, weight: Tensor, w: str, kept: list, summed: list, new: list, out: str, sizes):
-    """A product that sums axes of a value with axes of a constant, as one linear node over flattened axes."""
-    lengths = [math.prod(sizes[c] for c in labels) for labels in (new, summed)]
-    matrix = b.named(weight.permute([w.index(c) for c in new + summed]).reshape(lengths), "weight", weight)
-    x = moved(b, x, [t.index(c) - len(t) for c in kept + summed])
-    y = _linear(b, reshaped(b, x, [*(sizes[c] for c in kept), lengths[1]]), matrix)
-    y = reshaped(b, y, [sizes[c] for c in kept + new])
-    return moved(b, y, [(kept + new).index(c) - len(out) for c in out])
+def _contracted(b: Builder, labels: str, x: Ref, weight_labels: str, weight: Tensor, out: str) -> Ref | None:
+    """A product that sums axes of a value with axes of a constant, as one linear node over flattened axes; None where
+    it is no such product.
+    """
+    weight_sizes = zip(weight_labels, weight.shape, strict=True)
+    sizes = {c: n for c, n in weight_sizes if c not in labels} | dict(zip(labels[1:], x.shape, strict=True))
+    summed = [c for c in weight_labels if c in labels and c not in out]
+    new = [c for c in weight_labels if c not in labels]
+    lasting = [c for c in labels[1:] if c not in summed]
+    distinct = len(set(weight_labels)) == len(weight_labels) and len(set(labels)) == len(labels)
+    fits = distinct and tuple(sizes[c] for c in weight_labels) == weight.shape
+    complete = sorted([labels[0], *lasting, *new]) == sorted(out) and len(summed + new) == len(weight_labels)
+    if not (summed and fits and complete):
+        return None
+    lengths = [math.prod(sizes[c] for c in axes) for axes in (new, summed)]
+    permuted = weight.permute([weight_labels.index(c) for c in new + summed])
+    matrix = b.named(permuted.reshape(lengths), "weight", weight)
+    x = moved(b, x, [labels.index(c) - len(labels) for c in lasting + summed])
+    y = _linear(b, reshaped(b, x, [*(sizes[c] for c in lasting), lengths[1]]), matrix)
+    y = reshaped(b, y, [sizes[c] for c in lasting + new])
+    return moved(b, y, [(lasting + new).index(c) - len(out) + 1 for c in out[1:]])
 
 
-PRODUCTS: dict[str, Callable] = {
+PRODUCTS: dict[str, Lowering] = {
     "linear": _linear,
     "addmm": _addmm,
     **{name: _matmul for name in ("matmul", "mm", "bmm", "mv")},

@@ -1,14 +1,14 @@
 """Calls that move numbers without computing: slices, joins, new shapes, constants repeated over the batch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hrt.capture.builder import Builder, Ref, axis_of, moved, reshaped
+from hrt.capture.builder import Builder, Lowering, Ref, axis_of, moved, reshaped, runs
 
 
 def _concat(b: Builder, parts: Sequence[Any], dim: int = 0) -> Ref:
@@ -62,11 +62,9 @@ def _unbind(b: Builder, x: Ref, dim: int = 0) -> list[Ref]:
     return [_select(b, x, dim, k) for k in range(x.shape[axis_of(x, dim, b)])]
 
 
-def _taken(b: Builder, x: Ref, axis: int, wanted: Sequence[int]) -> Ref:
+def _selected(b: Builder, x: Ref, axis: int, wanted: Sequence[int]) -> Ref:
     """The entries `wanted` of an axis, in that order, as few slices as possible."""
-    starts = [k for k, i in enumerate(wanted) if k == 0 or i != wanted[k - 1] + 1]
-    runs = [(wanted[k], wanted[k] + stop - k) for k, stop in pairwise([*starts, len(wanted)])]
-    parts = [_slice(b, x, axis, start, stop) for start, stop in runs or [(0, 0)]]
+    parts = [_slice(b, x, axis, start, stop) for start, stop in runs(wanted) or [(0, 0)]]
     return parts[0] if len(parts) == 1 else _concat(b, parts, axis)
 
 
@@ -81,12 +79,12 @@ def _index_select(b: Builder, x: Ref, dim: int, index: Any) -> Ref:
     axis = axis_of(x, dim, b)
     if not isinstance(index, Tensor) or index.ndim != 1:
         raise b.fail("its index is no constant list")
-    return _taken(b, x, axis, torch.arange(x.shape[axis])[index].tolist())
+    return _selected(b, x, axis, torch.arange(x.shape[axis])[index].tolist())
 
 
 def _flip(b: Builder, x: Ref, dims: Sequence[int]) -> Ref:
     for axis in (axis_of(x, d, b) for d in dims):
-        x = _taken(b, x, axis, range(x.shape[axis])[::-1])
+        x = _selected(b, x, axis, range(x.shape[axis])[::-1])
     return x
 
 
@@ -95,7 +93,7 @@ def _roll(b: Builder, x: Ref, shifts: Sequence[int], dims: Sequence[int] = ()) -
         raise b.fail("it rolls the flattened batch; give dims")
     for shift, axis in zip(shifts, (axis_of(x, d, b) for d in dims), strict=True):
         size = x.shape[axis]
-        x = _taken(b, x, axis, [(k - shift) % size for k in range(size)])
+        x = _selected(b, x, axis, [(k - shift) % size for k in range(size)])
     return x
 
 
@@ -168,7 +166,7 @@ def _repeated(b: Builder, constant: Tensor) -> Any:
     return b.emit("repeat", [constant, b.batch_ref()], out, shape=list(out))
 
 
-def _full(value: float | None, position: int = 0) -> Callable:
+def _full(value: float | None, position: int = 0) -> Lowering:
     def lower(b: Builder, x: Any, *args: Any, **kwargs: Any) -> Any:
         fill = value if value is not None else args[position] if len(args) > position else kwargs["fill_value"]
         one = torch.full((), float(fill), dtype=torch.float64)
@@ -177,7 +175,7 @@ def _full(value: float | None, position: int = 0) -> Callable:
     return lower
 
 
-SHAPES: dict[str, Callable] = {
+SHAPES: dict[str, Lowering] = {
     "cat": _concat,
     "stack": _stack,
     "slice": _slice,

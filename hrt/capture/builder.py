@@ -1,12 +1,16 @@
-"""What the lowerings of `hrt.capture.aten` work with: values that depend on the input, and the builder of the Program."""
+"""What the lowerings of `hrt.capture.aten` work with: values that depend on the input, and the Program's builder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from hrt.errors import CaptureError
+
+Lowering = Callable[..., Any]  # (builder, *the arguments of a call) to a Ref, a list of them, or a constant
+ALONG_THE_BATCH = "it works along the batch, so that samples would depend on each other"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def axis_of(ref: Ref, dim: int, b: Builder) -> int:
     """`dim` as a negative axis. Raises CaptureError where it is the batch."""
     axis = dim if dim < 0 else dim - ref.ndim
     if axis == -ref.ndim:
-        raise b.fail("it works along the batch, so that samples would depend on each other")
+        raise b.fail(ALONG_THE_BATCH)
     return axis
 
 
@@ -57,3 +61,9 @@ def moved(b: Builder, x: Ref, axes: Sequence[int]) -> Ref:
 def reshaped(b: Builder, x: Ref, shape: Sequence[int]) -> Ref:
     """The numbers of one sample under another shape."""
     return x if tuple(shape) == x.shape else b.emit("reshape", [x], shape, shape=list(shape))
+
+
+def runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """`indices` as ranges (start, stop), as few as possible, in their order."""
+    starts = [k for k, i in enumerate(indices) if k == 0 or i != indices[k - 1] + 1]
+    return [(indices[k], indices[stop - 1] + 1) for k, stop in pairwise([*starts, len(indices)])]

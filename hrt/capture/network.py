@@ -1,20 +1,23 @@
 """What a caller hands in as a network, made a Program and checked to give its answers."""
 
 import os
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
-from hrt.capture.torch_export import capture, check_weights, guess_example
-from hrt.errors import CaptureError, InputError
-from hrt.hmatrix.hmatrix import relative
+from hrt.capture.torch_export import capture, guess_example
+from hrt.capture.weights import check_weights, computing_tensor
+from hrt.errors import CaptureError, InputError, first_line
+from hrt.hmatrix.hmatrix import relative_difference
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
+Network = nn.Module | ExportedProgram | str | os.PathLike[str]  # a path is that of a .onnx file
 
-def program_of_network(net: Any, samples: tuple[Tensor, ...] | None) -> Program:
+
+def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Program:
     """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
@@ -26,33 +29,32 @@ def program_of_network(net: Any, samples: tuple[Tensor, ...] | None) -> Program:
         check_weights(net)
     example = guess_example(net) if samples is None else samples
     if samples is not None:
-        check_runs(net, example)
+        _check_runs(net, example)
     program = capture(net, [x[:2] for x in example])
-    check_capture(net, program, example)
+    _check_capture(net, program, example)
     return program
 
 
-def check_runs(net: Any, example: tuple[Tensor, ...]) -> None:
+def _check_runs(net: nn.Module | ExportedProgram, example: tuple[Tensor, ...]) -> None:
     """Raise InputError where the network does not take inputs of these shapes (a clearer word than export's)."""
     if not isinstance(net, nn.Module):
         return
     try:
-        call_network(net, [x[:2] for x in example])
+        _answers(net, [x[:2] for x in example])
     except CaptureError:
         raise
     except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
         expected = f" Its first linear layer expects {widths[0]} features." if widths else ""
         raise InputError(
             f"The network does not run on inputs of shapes {[('batch', *x.shape[1:]) for x in example]}: "
-            f"{first}.{expected}"
+            f"{first_line(error)}.{expected}"
         ) from error
 
 
-def call_network(net: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+def _answers(net: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     """The network itself in evaluation mode, in its own dtype and on its own device; outputs as float64 CPU tensors."""
-    reference = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
+    reference = computing_tensor(net)
     modes = [(m, m.training) for m in net.modules()]
     try:
         net.eval()
@@ -64,18 +66,18 @@ def call_network(net: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     return tuple(v.detach().cpu().to(torch.float64) for v in tree_leaves(y) if isinstance(v, Tensor))
 
 
-def check_capture(net: Any, program: Program, example: tuple[Tensor, ...]) -> None:
+def _check_capture(net: nn.Module | ExportedProgram, program: Program, example: tuple[Tensor, ...]) -> None:
     """Raise CaptureError unless the program gives the network's own answers, to the rounding of its dtype."""
     if not isinstance(net, nn.Module):
         return
     rows = [x[:16] for x in example]
-    expected = call_network(net, rows)
+    expected = _answers(net, rows)
     with torch.no_grad():
-        found = program.run(rows)
-    reference = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
+        captured = program.run(rows)
+    reference = computing_tensor(net)
     allowed = 1e4 * torch.finfo(reference.dtype).eps if reference.dtype != torch.float64 else 1e-9
-    for k, (a, b) in enumerate(zip(expected, found, strict=True)):
-        error = relative(float(((a - b) ** 2).sum()), float((a**2).sum()))
+    for k, (a, b) in enumerate(zip(expected, captured, strict=True)):
+        error = relative_difference(float(((a - b) ** 2).sum()), float((a**2).sum()))
         if tuple(a.shape) != tuple(b.shape) or (error > allowed and float((a - b).abs().max()) > allowed):
             raise CaptureError(
                 f"The captured program disagrees with the network on output {k}: relative difference {error:.3g}, "

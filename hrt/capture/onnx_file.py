@@ -14,18 +14,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-import torch
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor
 
+from hrt.capture.onnx_builder import OnnxBuilder
 from hrt.capture.onnx_operators import LOWERINGS
-from hrt.errors import CaptureError
-from hrt.program.op_table import TABLE
-from hrt.program.program import Node, Program, Value
+from hrt.errors import CaptureError, first_line
+from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
-ROWS = 3  # of the examples
 OLDEST_OPSET = 11
 ALIASES = {"Identity", "Dropout", "Cast"}
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -39,7 +36,7 @@ def read_onnx(path: str | os.PathLike[str]) -> Program:
     folder, and for a node that the op table cannot say, naming it.
     """
     proto = _load(usable(path, CaptureError))
-    return Reader(proto).program()
+    return _Reader(proto).program()
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -48,8 +45,7 @@ def _load(path: Path) -> onnx.ModelProto:
         onnx.load_external_data_for_model(proto, os.fspath(path.parent))  # refuses names that leave the folder
         onnx.checker.check_model(proto)
     except Exception as error:  # protobuf, the system and onnx each have their own
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CaptureError(f"{path} cannot be read as ONNX: {first}") from error
+        raise CaptureError(f"{path} cannot be read as ONNX: {first_line(error)}") from error
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
         raise CaptureError(
@@ -60,33 +56,29 @@ def _load(path: Path) -> onnx.ModelProto:
     return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
 
 
-class Reader:
-    """Walks the graph once. `known`: constants by name. `example`: a value of ROWS rows, by name."""
+class _Reader:
+    """Walks the graph once and has every node lowered."""
 
     def __init__(self, proto: onnx.ModelProto):
-        self.proto, self.graph, self.rows = proto, proto.graph, ROWS
-        self.known: dict[str, np.ndarray] = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
-        self.example: dict[str, Tensor] = {}
-        self.alone: dict[str, Tensor] = {}  # the first row of each, computed without the others
+        self.proto, self.graph = proto, proto.graph
+        known = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
+        values = {n for node in self.graph.node for n in node.output} | {v.name for v in self.graph.input}
+        self.builder = OnnxBuilder(known, values)
         self.alias: dict[str, str] = {}
-        self.inputs: list[Value] = []
-        self.nodes: list[Node] = []
-        self.constants: dict[str, Tensor] = {}
-        self.values = {n for node in self.graph.node for n in node.output} | {v.name for v in self.graph.input}
-        self.at = onnx.NodeProto()
 
     def program(self) -> Program:
         for v in self.graph.input:
-            if v.name not in self.known:
+            if v.name not in self.builder.known:
                 self._input(v)
         for node in self.graph.node:
-            self.at = node
+            self.builder.at = node
             self._node(node)
         outputs = tuple(self.alias.get(o.name, o.name) for o in self.graph.output)
-        lost = [o for o in outputs if o not in self.example]
+        lost = [o for o in outputs if o not in self.builder.example]
         if lost or not outputs:
             raise CaptureError(f"The outputs {lost} do not depend on an input. Expected values that do.")
-        return Program(tuple(self.inputs), tuple(self.nodes), outputs, dict(self.constants)).simplified()
+        b = self.builder
+        return Program(tuple(b.inputs), tuple(b.nodes), outputs, dict(b.constants)).simplified()
 
     def _input(self, v: onnx.ValueInfoProto) -> None:
         dims = [d.dim_value if d.HasField("dim_value") else -1 for d in v.type.tensor_type.shape.dim]
@@ -99,39 +91,39 @@ class Reader:
             raise CaptureError(
                 f"Input {v.name!r} is of type {TensorProto.DataType.Name(kind)}. Expected floating-point numbers."
             )
-        self.inputs.append(Value(v.name, tuple(dims[1:])))
-        self.example[v.name] = torch.rand(ROWS, *dims[1:], dtype=torch.float64)
-        self.alone[v.name] = self.example[v.name][:1]
+        self.builder.add_input(v.name, dims[1:])
 
     def _node(self, node: onnx.NodeProto) -> None:
         names = [self.alias.get(n, n) for n in node.input]
         if node.domain not in ("", "ai.onnx"):
-            raise self.fail(f"it is of the domain {node.domain!r}; expected an operator of ONNX itself")
+            raise self.builder.fail(f"it is of the domain {node.domain!r}; expected an operator of ONNX itself")
         if node.op_type in RANDOM:
-            raise self.fail("it draws random numbers")
+            raise self.builder.fail("it draws random numbers")
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Constant" or all(not n or n in self.known for n in names):
+        if node.op_type == "Constant" or all(not n or n in self.builder.known for n in names):
             self._fold(node)
         elif node.op_type in ALIASES:
             self._passed(node, names, attributes)
         else:
             lowering = LOWERINGS.get(node.op_type)
             if lowering is None:
-                raise self.fail("the op table has nothing for it; replace it, or ask for it")
-            lowering(self, names, attributes)
+                raise self.builder.fail("the op table has nothing for it; replace it, or ask for it")
+            lowering(self.builder, names, attributes)
 
     def _passed(self, node: onnx.NodeProto, names: Sequence[str], attributes: dict[str, Any]) -> None:
         """A node that changes nothing, once that is sure."""
         if node.op_type == "Cast" and attributes["to"] not in FLOATS:
-            raise self.fail(f"it casts to {TensorProto.DataType.Name(attributes['to'])}; expected a floating type")
+            raise self.builder.fail(
+                f"it casts to {TensorProto.DataType.Name(attributes['to'])}; expected a floating type"
+            )
         if node.op_type == "Dropout" and len(names) > 2 and names[2]:
-            training = self.known.get(names[2])
+            training = self.builder.known.get(names[2])
             if training is None or bool(training.any()):
-                raise self.fail("it is in training mode, and so drops values at random")
+                raise self.builder.fail("it is in training mode, and so drops values at random")
         self.alias[node.output[0]] = names[0]
 
     def _fold(self, node: onnx.NodeProto) -> None:
-        feed = {n: self.known[n] for n in node.input if n}
+        feed = {n: self.builder.known[n] for n in node.input if n}
         graph = onnx.helper.make_graph(
             [node],
             "folded",
@@ -143,95 +135,7 @@ class Reader:
         )
         proto = onnx.helper.make_model(graph, opset_imports=self.proto.opset_import)
         try:
-            found: Any = ReferenceEvaluator(proto).run(None, feed)
+            results: Any = ReferenceEvaluator(proto).run(None, feed)
         except Exception as error:  # of whatever kind an operator's reference raises
-            first = str(error).strip().partition("\n")[0]
-            raise self.fail(f"its constants cannot be worked out: {first}") from error
-        self.known |= {o: np.asarray(v) for o, v in zip(node.output, found, strict=True)}
-
-    # what lowerings use ----------------------------------------------------------------------------------------------
-
-    def fail(self, why: str) -> CaptureError:
-        """The error for the node at hand."""
-        where = self.at.name or (self.at.output[0] if self.at.output else "")
-        return CaptureError(f"ONNX node {where!r} ({self.at.op_type}): {why}.")
-
-    def number(self, name: str) -> np.ndarray | None:
-        """A constant's numbers, or None."""
-        return self.known.get(name)
-
-    def integers(self, name: str, what: str) -> list[int]:
-        """A constant's whole numbers. Raises CaptureError where it depends on an input."""
-        if name not in self.known:
-            raise self.fail(f"its {what} depend on an input; only the batch may vary")
-        return [int(v) for v in self.known[name].reshape(-1)]
-
-    def operand(self, name: str) -> str:
-        """A value, or a constant put into the program, by its name there."""
-        return name if name in self.example else self.constant(name, self.known[name])
-
-    def constant(self, wanted: str, numbers: np.ndarray) -> str:
-        """A constant of the program, and its name: `wanted`, unless that is taken by anything else. One that is there
-        with the same numbers is taken again, so that tied weights stay tied.
-        """
-        value = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
-        name, number = wanted, 1
-        while name in self.values or (name in self.constants and not _equal(self.constants[name], value)):
-            number += 1
-            name = f"{wanted}.{number}"
-        self.constants[name] = value
-        return name
-
-    def emit(self, op: str, inputs: Sequence[str], wanted: str | None = None, **attrs: Any) -> str:
-        """A node of the program; its example says its shape. Raises CaptureError where rows would mix."""
-        name = wanted or self._free(f"{self.at.output[0]}.{len(self.nodes)}")
-        arguments = [self.example[n] if n in self.example else self.constants[n] for n in inputs]
-        first = [self.alone[n] if n in self.alone else self.constants[n] for n in inputs]
-        try:
-            value = TABLE[op].torch(arguments, attrs)
-        except RuntimeError as error:
-            raise self.fail(f"its operands do not fit: {str(error).partition(chr(10))[0]}") from error
-        if value.ndim == 0 or value.shape[0] != ROWS:
-            raise self.fail("its result has no batch in front, or one of a fixed size")
-        try:
-            alone = TABLE[op].torch(first, attrs)
-        except RuntimeError as error:
-            raise self.fail("it works for a batch of one size alone") from error
-        if alone.shape != value[:1].shape or not torch.allclose(
-            alone, value[:1], rtol=1e-9, atol=1e-12, equal_nan=True
-        ):
-            raise self.fail("it lets samples depend on each other, or on how many there are")
-        self.example[name], self.alone[name] = value, alone
-        self.nodes.append(Node(name, op, tuple(inputs), tuple(value.shape[1:]), attrs, self.at.name))
-        return name
-
-    def _free(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.values or name in self.constants or name in self.example:
-            number += 1
-            name = f"{wanted}.{number}"
-        return name
-
-    @property
-    def out(self) -> str:
-        """The first output's name."""
-        return self.at.output[0]
-
-    def axis(self, axis: int, name: str) -> int:
-        """A negative axis of a value. Raises CaptureError where it is the batch."""
-        found = axis if axis < 0 else axis - self.example[name].ndim
-        if found == -self.example[name].ndim:
-            raise self.fail("it works along the batch, so that samples would depend on each other")
-        return found
-
-    def linear(self, x: str, weight: np.ndarray, bias: np.ndarray | None, wanted: str | None) -> str:
-        """x times weight^T (m, n) plus bias."""
-        source = next((n for n in self.at.input if n in self.known and self.known[n].ndim >= 2), f"{self.out}.weight")
-        inputs = [x, self.constant(source, weight)]
-        if bias is not None:
-            inputs.append(self.constant(f"{self.out}.bias", bias))
-        return self.emit("linear", inputs, wanted)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b)
+            raise self.builder.fail(f"its constants cannot be worked out: {first_line(error)}") from error
+        self.builder.known |= {o: np.asarray(v) for o, v in zip(node.output, results, strict=True)}

@@ -1,4 +1,4 @@
-"""From a network to a Program: what may go in, and torch.export (the graph it gives is read in `hrt.capture.torch_graph`)."""
+"""From a network to a Program by torch.export, whose graph `hrt.capture.torch_graph` reads."""
 
 import inspect
 import io
@@ -13,15 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from hrt.capture.torch_graph import check_numbers, program_of
-from hrt.errors import CaptureError, InputError
+from hrt.capture.torch_graph import program_of
+from hrt.capture.weights import check_weights, computing_tensor
+from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 
 BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
 
 
-def capture(net: Any, example: Sequence[Tensor]) -> Program:
+def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Program:
     """Turn `net` (nn.Module or ExportedProgram) into a Program with float64 constants.
 
     example: one tensor per input, (batch, *shape); only shapes are used. Dimension 0 is the batch of all of them.
@@ -29,7 +31,7 @@ def capture(net: Any, example: Sequence[Tensor]) -> Program:
     Raises CaptureError for an op outside the table (naming the op, the module path and the remedy) and InputError for
     weights that are NaN, infinite or without numbers.
     """
-    if isinstance(net, torch.export.ExportedProgram):
+    if isinstance(net, ExportedProgram):
         exported = net
     elif isinstance(net, nn.Module):
         exported = _export(net, example)
@@ -40,20 +42,13 @@ def capture(net: Any, example: Sequence[Tensor]) -> Program:
     return program_of(exported)
 
 
-def input_count(net: Any) -> int | None:
-    """How many inputs `net` takes, where that can be told without running it."""
-    if isinstance(net, torch.export.ExportedProgram):
-        return len(net.graph_signature.user_inputs)
-    return None
-
-
-def guess_example(net: Any) -> tuple[Tensor, ...]:
+def guess_example(net: nn.Module | ExportedProgram) -> tuple[Tensor, ...]:
     """Inputs of a plausible shape for a network that comes without data: two rows, as wide as a weight, of which the
     network reads every column.
 
     Raises InputError where no width runs.
     """
-    if isinstance(net, torch.export.ExportedProgram):
+    if isinstance(net, ExportedProgram):
         placeholders = {n.name: n.meta["val"] for n in net.graph.nodes if n.op == "placeholder"}
         fakes = [placeholders[name] for name in net.graph_signature.user_inputs if name in placeholders]
         return tuple(torch.zeros(2, *map(int, f.shape[1:])) for f in fakes)
@@ -61,8 +56,8 @@ def guess_example(net: Any) -> tuple[Tensor, ...]:
     widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
     for tensors in (net.buffers(), net.parameters()):  # input normalisation and Fourier features are buffers
         widths += sorted({n for t in tensors if t.ndim == 2 for n in t.shape})
-    reference = _reference(net)
-    why, runs = "", []
+    reference = computing_tensor(net)
+    refusal, runs = "", []
     for width in dict.fromkeys([*widths, *range(1, 9)]):
         example = torch.zeros(2, width, dtype=reference.dtype, device=reference.device)
         try:
@@ -70,11 +65,11 @@ def guess_example(net: Any) -> tuple[Tensor, ...]:
                 return (example,)
             runs.append(example)
         except Exception as error:  # a wrong guess fails in whatever way the network fails
-            why = why or (str(error).splitlines() or [type(error).__name__])[0]
+            refusal = refusal or first_line(error)
     if runs:
         return (runs[0],)
     raise InputError(
-        f"The shape of the network's input cannot be guessed ({why}). "
+        f"The shape of the network's input cannot be guessed ({refusal}). "
         "Pass inputs=..., a few rows are enough (a tuple for several inputs)."
     )
 
@@ -97,17 +92,6 @@ def _tensors(output: Any) -> list[Tensor]:
         return [output]
     parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else ()
     return [tensor for part in parts for tensor in _tensors(part)]
-
-
-def check_weights(net: nn.Module) -> None:
-    """Raise InputError for parameters or buffers that hold no finite numbers."""
-    for name, t in (*net.named_parameters(), *net.named_buffers()):
-        check_numbers(name, t)
-
-
-def _reference(net: nn.Module) -> Tensor:
-    """A tensor of the type and on the device that the network computes with."""
-    return next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
 
 
 @contextmanager
@@ -143,11 +127,11 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _export(net: nn.Module, example: Sequence[Tensor]) -> torch.export.ExportedProgram:
+def _export(net: nn.Module, example: Sequence[Tensor]) -> ExportedProgram:
     check_weights(net)
     if any(x.ndim == 0 for x in example):
         raise InputError("Found an input without dimensions. Expected (batch, ...).")
-    reference = _reference(net)
+    reference = computing_tensor(net)
     rows = tuple(
         torch.zeros(BATCH_AT_EXPORT, *x.shape[1:], dtype=reference.dtype, device=reference.device) for x in example
     )
@@ -157,10 +141,10 @@ def _export(net: nn.Module, example: Sequence[Tensor]) -> torch.export.ExportedP
             return torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
     except Exception as error:
         lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]
-        why = ". ".join([line for line in lines if line][:2]) or type(error).__name__
+        cause = ". ".join([line for line in lines if line][:2]) or type(error).__name__
         raise CaptureError(
             f"torch.export could not trace {type(net).__name__} with inputs of shapes "
-            f"{[('batch', *x.shape[1:]) for x in example]}{_culprit(error, net)}: {why}. "
+            f"{[('batch', *x.shape[1:]) for x in example]}{_culprit(error, net)}: {cause}. "
             "Every input needs a leading batch dimension of any size, and its rows must not touch each other; control "
             "flow must not depend on the data (torch.maximum, clamp or a smooth blend may say the same)."
         ) from error

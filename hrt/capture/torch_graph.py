@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export.graph_signature import OutputKind
-from torch.nn.parameter import is_lazy
 
 from hrt.capture.aten import LOWERINGS
 from hrt.capture.builder import Ref
+from hrt.capture.weights import check_numbers
 from hrt.errors import CaptureError, InputError
+from hrt.program.names import unique_name
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program, Value
 
@@ -83,9 +84,8 @@ class _Walk:
         """Append a node; plain numbers and tensors among its inputs become constants."""
         names = tuple(x.name if isinstance(x, Ref) else self._constant(x) for x in inputs)
         attrs = {k: self._plain(v) for k, v in attrs.items()}
-        name = f"{self.current.name}_{len(self.nodes)}"
-        while name in self.constants or any(name == v.name for v in self.inputs):
-            name += "_"
+        taken = {*self.constants, *(v.name for v in self.inputs)}
+        name = unique_name(f"{self.current.name}_{len(self.nodes)}", taken)
         self.nodes.append(Node(name, op, names, tuple(shape), attrs, _module_path(self.current)))
         return Ref(name, tuple(shape))
 
@@ -250,12 +250,13 @@ class _Walk:
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"The constant {name!r} holds NaN or infinite numbers.")
         taken = {v.name for v in self.inputs} | {n.name for n in self.nodes}
-        unique, suffix = name, 0
-        while unique in taken or (unique in self.constants and not torch.equal(self.constants[unique], tensor)):
-            suffix += 1
-            unique = f"{name}.{suffix}"
-        self.constants.setdefault(unique, tensor)
-        return unique
+
+        def is_taken(name: str) -> bool:
+            return name in taken or (name in self.constants and not torch.equal(self.constants[name], tensor))
+
+        name = unique_name(name, is_taken, first=1)
+        self.constants.setdefault(name, tensor)
+        return name
 
     def _output(self, node: Any) -> Ref:
         value = self._read(node)
@@ -295,26 +296,6 @@ def _innermost(node: Any) -> tuple[str, Any]:
     """Path and class of the innermost module; a repeated call's mark "@1" is no part of the path."""
     stack = [(path, kind) for path, kind in (node.meta.get("nn_module_stack") or {}).values() if "_hook" not in path]
     return (stack[-1][0].partition("@")[0], stack[-1][1]) if stack else ("", "")
-
-
-def check_numbers(name: str, t: Tensor) -> None:
-    """Raise InputError unless `t` holds finite numbers."""
-    if is_lazy(t):
-        raise InputError(f"{name!r} has no shape yet. Run the network once on an input before.")
-    if t.device.type == "meta":
-        raise InputError(f"{name!r} is on the meta device and holds no numbers. Load the weights first.")
-    if (
-        t.is_floating_point()
-        and t.numel()
-        and float(t.detach().abs().max()) > torch.finfo(torch.float32).max
-        and bool(torch.isfinite(t).all())
-    ):
-        raise InputError(
-            f"{name!r} holds {float(t.detach().abs().max()):.3g}, beyond what float32 can hold. Scale the network."
-        )
-    if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-        bad = int((~torch.isfinite(t)).sum())
-        raise InputError(f"{name!r} holds {bad} NaN or infinite numbers. Expected finite weights.")
 
 
 def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

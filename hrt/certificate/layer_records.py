@@ -19,16 +19,21 @@ from hrt.certificate.paper_statements import (
     product,
     singular_values,
 )
-from hrt.hmatrix.hmatrix import STORAGE_NAME, HMatrix, relative, squared_norm
+from hrt.hmatrix.hmatrix import STORAGE_NAME, HMatrix, Place, relative, squared_norm
 from hrt.program.program import Constant, Program
 
 
 def layer_records(
-    program: Program, result: Program, moments: Mapping[str, Moments], tol: float
+    program: Program,
+    result: Program,
+    moments: Mapping[str, Moments],
+    tol: float,
+    dense: Mapping[str, Tensor] | None = None,
 ) -> tuple[LayerRecord, ...]:
     """One record per weight of `program`, which became the constant of the same name in `result`.
 
-    moments: what the weights see; where they are missing, `tol` was asked of the Frobenius norm.
+    moments: what the weights see; where they are missing, `tol` was asked of the Frobenius norm.  dense: the constants
+    of `result` written out in float64, where somebody has them.
     """
     return tuple(
         layer_record(
@@ -37,15 +42,18 @@ def layer_records(
             result.constants[name],
             moments[name].second if name in moments else None,
             tol,
+            None if dense is None else dense[name],
         )
         for name in program.weights
     )
 
 
-def layer_record(name: str, w: Tensor, compressed: Constant, second: Tensor | None, tol: float) -> LayerRecord:
-    """The record of W (m, n) float64 as `compressed`. second: E[x x^T] of its inputs."""
+def layer_record(
+    name: str, w: Tensor, compressed: Constant, second: Tensor | None, tol: float, dense: Tensor | None = None
+) -> LayerRecord:
+    """The record of W (m, n) float64 as `compressed`, which `dense` is in float64. second: E[x x^T] of its inputs."""
     h = HMatrix.from_dense(compressed) if isinstance(compressed, Tensor) else compressed
-    dense = h.to_dense()
+    dense = h.to_dense() if dense is None else dense
     e = w - dense
     frobenius, spectra = squared_norm(e, None), Spectra.of(w, dense)
     limits = [] if spectra is None else [spectra.error * (1 + 2 * spectra.rounding)]
@@ -93,11 +101,10 @@ def block_errors(w: Tensor, h: HMatrix) -> list[float]:
     """||W_b - H_b||_F of every block b of `h`; leaves over the same block are added."""
     ordered = w if h.row_order is None else w[h.row_order.long()]
     ordered = ordered if h.col_order is None else ordered[:, h.col_order.long()]
-    blocks: dict[tuple[int, int, int, int], Tensor] = {}
-    for leaf in h.leaves:
-        key = (leaf.row, leaf.rows, leaf.col, leaf.cols)
-        blocks[key] = leaf.to_dense() + blocks.get(key, 0.0)
-    return [float((ordered[r : r + m, c : c + n] - block).norm()) for (r, m, c, n), block in blocks.items()]
+    return [
+        float((ordered[r : r + m, c : c + n] - sum((e.to_dense() for e in leaves), torch.zeros(()))).norm())
+        for (r, m, c, n), leaves in h.blocks().items()
+    ]
 
 
 def condition_note(spectra: Spectra | None, w: Tensor) -> str:
@@ -129,14 +136,9 @@ def describe(h: HMatrix) -> str:
     return f"{what}, ranks {min(ranks)}-{max(ranks)} {kinds}" if ranks else f"{what} {kinds}"
 
 
-def block_ranks(h: HMatrix) -> dict[tuple[int, int, int, int], int]:
+def block_ranks(h: HMatrix) -> dict[Place, int]:
     """The rank of every low-rank block: several leaves over one block are directions of different storage types."""
-    ranks: dict[tuple[int, int, int, int], int] = {}
-    for leaf in h.leaves:
-        if not leaf.is_dense:
-            place = (leaf.row, leaf.rows, leaf.col, leaf.cols)
-            ranks[place] = ranks.get(place, 0) + leaf.rank
-    return ranks
+    return {place: sum(e.rank for e in leaves) for place, leaves in h.blocks().items() if not leaves[0].is_dense}
 
 
 def reason(h: HMatrix, tol: float, weighted: bool) -> str:

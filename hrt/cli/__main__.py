@@ -1,4 +1,4 @@
-"""`python -m hrt.cli.main`, the same as the command `hrt`."""
+"""`python -m hrt.cli`, the same as the command `hrt`."""
 
 import sys
 

@@ -1,34 +1,27 @@
 """The command line: compress, info, predict, residual, export, plot. Exit status 0, or 2 for a user's mistake with one
-line on stderr.
+line on stderr. What needs torch is imported inside the commands, so that help comes at once.
 """
 
 import json
 import re
 import sys
 from collections.abc import Sequence
-from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hrt.cli import input_files as sources
-from hrt.cli import residual as residual_command
-from hrt.cli import servers as server_commands
+from hrt import __version__
 from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch
+from hrt.cli.compress import compress
+from hrt.cli.residual import residual
+from hrt.cli.servers import repository, triton_backend
 from hrt.errors import HrtError, InputError
-from hrt.model.artifact import read_header
-from hrt.model.load import load
-from hrt.model.report import render
-from hrt.network_compression.compress import compress as compress_network
-from hrt.runtime.backends import choose, on_cpu, open_session
-from hrt.support.atomic_files import check_writable
-from hrt.support.progress import track
 
 INTERRUPTED = 130
 DERIVATIVES = "--derivatives"
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="hrt",
     no_args_is_help=True,
     add_completion=False,
@@ -46,70 +39,7 @@ hrt plot net.hrt -o net.png
 )
 
 
-@app.command()
-def compress(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SRC",
-            help="`net.pt2` (torch.export.save with a dynamic batch), `file.py:name` or `package.module:name`, where "
-            "name is an nn.Module or a function without arguments that returns one. Code in SRC is run.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.hrt", help="Where to write the compressed network.")],
-    weights: Annotated[
-        Path | None, typer.Option(help="A state_dict to load into the module first (`.safetensors` or `.pt`).")
-    ] = None,
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--inputs",
-            "-i",
-            help="Representative inputs (`.npy`, `.npz`, `.csv`), one row a sample; repeat for several inputs.",
-        ),
-    ] = None,
-    box: Annotated[
-        list[str] | None,
-        typer.Option(help="Or a box they fill, `low,low : high,high`; repeat for several inputs."),
-    ] = None,
-    tol: Annotated[
-        float, typer.Option(help="Relative error that must hold: of the output, given inputs; else of every weight.")
-    ] = 1e-3,
-    target: Annotated[str, typer.Option(help="cpu, cuda, or bytes (size only).")] = "cpu",
-    storage: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or int8.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    derivatives: Annotated[
-        list[str] | None,
-        typer.Option(metavar="d0 d1 d0d0", help="Derivatives by input coordinates that `--tol` must hold for, too."),
-    ] = None,
-    force: Force = False,
-    progress: Annotated[bool, typer.Option(help="Show on the terminal what is being done.")] = True,
-) -> None:
-    """Compress a network.
-
-    With `--inputs` or `--box` the error of the network's *output* is held below `--tol` on inputs that calibration
-    never saw. Without them every weight matrix is held below it in the Frobenius norm, which compresses much less.
-
-    ```
-    hrt compress net.py:build --weights net.safetensors --inputs x.npy -o net.hrt
-    hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 -o net.hrt
-    hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 --derivatives d0 d1 d0d0 -o net.hrt
-    ```
-    """
-    check_writable(out, force)
-    if inputs and box:
-        raise InputError("Found --inputs and --box. Expected one of them.")
-    data: Any = None
-    if inputs:
-        data = tuple(sources.read_array(p) for p in inputs)
-    elif box:
-        data = tuple(sources.parse_box(b) for b in box)
-    net = sources.read_network(source, weights)
-    options = {"tol": tol, "target": target, "storage": storage, "seed": seed, "progress": progress}
-    model = compress_network(net, inputs=data, derivatives=derivatives or None, **options)
-    model.save(out, force=force)
-    typer.echo(render(model).rstrip())
-    typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes on disk")
+app.command()(compress)
 
 
 @app.command()
@@ -124,16 +54,21 @@ def info(
     hrt info net.hrt --json
     ```
     """
+    import hrt
+    from hrt.model.artifact import read_header
+    from hrt.runtime.backends import choose
+    from hrt.runtime.backends import on_cpu, open_session
+
     if as_json:
         header = read_header(artifact)
         chosen = {k: header.get(k) for k in ("version", "target", "dense_nbytes", "certificate")}
         typer.echo(json.dumps(_without_infinity(chosen), indent=2))
         return
-    model = load(artifact, backend="torch")
+    model = hrt.load(artifact, backend="torch")
     program = model.program
-    typer.echo(render(model).rstrip())
-    taken = choose("auto", None, model.target, model.certificate.runtimes)
-    typer.echo(f"on disk {artifact.stat().st_size:,} bytes; on this machine predict takes the backend {taken}")
+    typer.echo(model.report().rstrip())
+    backend = choose("auto", None, model.target, model.certificate.runtimes)
+    typer.echo(f"on disk {artifact.stat().st_size:,} bytes; on this machine predict takes the backend {backend}")
     for name in on_cpu():
         typer.echo(f"resident on the CPU in {name}: {open_session(program, name).resident_bytes:,} bytes")
     for what, names in (("input", [v.name for v in program.inputs]), ("output", program.outputs)):
@@ -145,6 +80,7 @@ def info(
 def predict(
     artifact: Artifact,
     inputs: Inputs,
+    *,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write outputs here (`.npy`, `.npz` by name, or `.csv`), print none."),
@@ -163,26 +99,31 @@ def predict(
     hrt predict net.hrt x.npy --derivatives d0 d1 d0d0 -o y.npz
     ```
     """
+    import hrt
+    from hrt.calibration.input_files import as_csv, check_outputs, read_array, write_arrays
+    from hrt.support.atomic_files import check_writable
+
     if out is not None:
-        sources.check_outputs(out)
+        check_outputs(out)
         check_writable(out, force)
-    model = load(artifact, backend=backend, device=device, max_batch=max_batch)
+    model = hrt.load(artifact, backend=backend, device=device, max_batch=max_batch)
     model = model.differentiated(derivatives) if derivatives else model
-    result = model.predict(tuple(sources.read_array(p) for p in inputs))
+    result = model.predict(tuple(read_array(p) for p in inputs))
     outputs = result if isinstance(result, tuple) else (result,)
     if out is None:
-        sys.stdout.write(sources.as_csv(outputs))
+        sys.stdout.write(as_csv(outputs))
         return
-    sources.write_arrays(out, outputs, model.program.outputs, force)
+    write_arrays(out, outputs, model.program.outputs, force)
     typer.echo(f"wrote {out}: {', '.join(str(y.shape) for y in outputs)}")
 
 
-app.command()(residual_command.residual)
+app.command()(residual)
 
 
 @app.command()
 def export(
     artifact: Artifact,
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.onnx", help="The ONNX file to write.")],
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 20,
     external: Annotated[bool, typer.Option(help="Weights in a second file, NET.onnx.data.")] = False,
@@ -200,15 +141,17 @@ def export(
     Standard operators only, any batch size; float16 and int8 weights keep their bytes. The certificate is in the
     file's metadata.
     """
+    from hrt.export.onnx.exporter import export_onnx
+    from hrt.support.atomic_files import check_writable
+
     check_writable(out, force)
-    export_onnx = import_module("hrt").export_onnx  # onnx is not imported by the other commands
     options = {"opset": opset, "external": external, "functions": functions, "check": check}
     export_onnx(artifact, out, derivatives=derivatives or None, **options)
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes{', checked by ONNX Runtime' if check else ''}")
 
 
-app.command()(server_commands.repository)
-app.command()(server_commands.triton_backend)
+app.command()(repository)
+app.command()(triton_backend)
 
 
 @app.command()
@@ -227,14 +170,17 @@ def tune(
     ```
     Without it a rule chooses, and nothing waits. Results go to `$HRT_CACHE` (default: `~/.cache/hrt`).
     """
-    model = load(artifact, backend="cuda", device=device)
+    import hrt
+
+    model = hrt.load(artifact, backend="cuda", device=device)
     from hrt.kernels.tuning import user_cache  # Triton is not there on every machine
     from hrt.runtime.tune_kernels import BUCKETS
     from hrt.runtime.tune_kernels import tune as measure
+    from hrt.support.progress import track
 
     with track("tune", True) as advance:
-        found = measure(model.session, bucket or BUCKETS, advance)
-    for key, (config, seconds) in found.items():
+        fastest = measure(model.session, bucket or BUCKETS, advance)
+    for key, (config, seconds) in fastest.items():
         typer.echo(
             f"batch {key.bucket:6} {key.kernel:8} {seconds * 1e6:10.1f} us  {config.form} {config.block}, "
             f"{config.warps} warps, {config.stages} stages, {config.programs} programs"
@@ -261,9 +207,9 @@ def bench(
     ```
     A `.hrt` file does not hold the original: its own network, written out dense, stands for it.
     """
-    if status := import_module("hrt.perf.bench.command").bench(
-        source, inputs or (), tol or (), batch or (), threads, out
-    ):
+    from hrt.perf.bench.command import bench as compare
+
+    if status := compare(source, inputs or (), tol or (), batch or (), threads, out):
         raise typer.Exit(status)
 
 
@@ -279,15 +225,18 @@ def plot(
     hrt plot net.hrt -o net.png
     ```
     """
+    import hrt
+    from hrt.support.atomic_files import check_writable
+
     check_writable(out, force)
-    load(artifact).plot(out)
+    hrt.load(artifact).plot(out)
     typer.echo(f"wrote {out}")
 
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False) -> None:
     if version:
-        typer.echo(f"hrt {metadata.version('hrt')}")
+        typer.echo(f"hrt {__version__}")
         raise typer.Exit
 
 
@@ -328,21 +277,17 @@ def one_each(arguments: Sequence[str]) -> list[str]:
     stands that does not begin with a d or has a dot or a slash in it, as files do. Raises InputError for what no
     system would have passed on: a NUL character.
     """
-    found: list[str] = []
+    words: list[str] = []
     listing = False
     for k, word in enumerate(arguments):
         if "\0" in word:  # the parser itself asks the system about files
             raise InputError(f"Found the argument {word[:80]!r} with a NUL character. Expected none.")
         first = k > 0 and arguments[k - 1] == DERIVATIVES
         listing = first or (listing and re.fullmatch(r"d[^./]*", word) is not None)
-        found += [DERIVATIVES, word] if listing and not first else [word]
-    return found
+        words += [DERIVATIVES, word] if listing and not first else [word]
+    return words
 
 
 def _fail(message: str) -> int:
     print(f"hrt: {' '.join(message.split())}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

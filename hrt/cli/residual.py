@@ -3,15 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from hrt.cli import input_files as sources
 from hrt.cli.arguments import Artifact, Backend, Device, Force, Inputs, MaxBatch
-from hrt.model.load import load
-from hrt.model.residual import residual as evaluate
-from hrt.model.residual import summarize
-from hrt.support.atomic_files import check_writable
 
 COORDINATES = 6  # that a line still shows
 
@@ -19,6 +13,7 @@ COORDINATES = 6  # that a line still shows
 def residual(
     artifact: Artifact,
     inputs: Inputs,
+    *,
     expression: Annotated[
         str,
         typer.Option(
@@ -44,13 +39,20 @@ def residual(
     ```
     Numbers, + - * / **, parentheses, pi, sin, cos, tan, exp, log, sqrt, tanh and abs; nothing is run as code.
     """
+    import numpy as np
+
+    import hrt
+    from hrt.calibration.input_files import check_outputs, read_array, write_arrays
+    from hrt.model.residual import summarize
+    from hrt.support.atomic_files import check_writable
+
     if out is not None:
-        sources.check_outputs(out)
+        check_outputs(out)
         check_writable(out, force)
-    model = load(artifact, backend=backend, device=device, max_batch=max_batch)
-    x = tuple(sources.read_array(p) for p in inputs)
-    found = evaluate(model, x, expression)
-    figures = summarize(found)
+    model = hrt.load(artifact, backend=backend, device=device, max_batch=max_batch)
+    x = tuple(read_array(p) for p in inputs)
+    values = hrt.residual(model, x, expression)
+    figures = summarize(values)
     row = np.concatenate([v[figures.row].reshape(-1) for v in x])
     place = ", ".join(f"x{k} = {v:.6g}" for k, v in enumerate(row[:COORDINATES])) + (", ..." * (len(row) > COORDINATES))
     typer.echo(f"rows  {figures.rows:,}")
@@ -60,5 +62,5 @@ def residual(
     if figures.not_finite:
         typer.echo(f"not finite in {figures.not_finite:,} rows, which the figures leave out")
     if out is not None:
-        sources.write_arrays(out, (found,), ("residual",), force)
-        typer.echo(f"wrote {out}: {found.shape}")
+        write_arrays(out, (values,), ("residual",), force)
+        typer.echo(f"wrote {out}: {values.shape}")

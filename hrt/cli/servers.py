@@ -1,6 +1,5 @@
 """The commands for inference servers: `hrt repository` and `hrt triton-backend`."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from hrt.cli.arguments import Artifact, Derivatives
 def repository(
     artifact: Artifact,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The repository: a folder of models.")],
+    *,
     name: Annotated[str, typer.Option(help="The model's name at the server, and its folder's.")],
     server: Annotated[str, typer.Option(help="triton, mlserver or ray.")] = "triton",
     backend: Annotated[
@@ -34,8 +34,9 @@ def repository(
     hrt repository net.hrt models/ --name burgers --derivatives d0 d1 d0d0
     ```
     """
-    export_repository = import_module("hrt").export_repository
-    made = export_repository(
+    from hrt.export.servers.repository import export_repository
+
+    model_folder = export_repository(
         artifact,
         folder,
         name=name,
@@ -48,7 +49,7 @@ def repository(
         derivatives=derivatives or None,
         force=force,
     )
-    typer.echo(f"wrote {made}")
+    typer.echo(f"wrote {model_folder}")
 
 
 def triton_backend(
@@ -66,5 +67,6 @@ def triton_backend(
     hrt triton-backend /opt/tritonserver/backends
     ```
     """
-    install = import_module("hrt").install_triton_backend
-    typer.echo(f"wrote {install(folder, name, force=force)}")
+    from hrt.export.servers.repository import install_triton_backend
+
+    typer.echo(f"wrote {install_triton_backend(folder, name, force=force)}")

@@ -1,7 +1,8 @@
 """Derivatives by the input as a Program: what `predict(x, derivatives=[...])` and exports run.
 
 Forward (Taylor) mode: one pass carries the value and just those derivatives that the asked ones are made of (d0 and d1
-for "d0d1"), as more rows of the network's own layers (`hrt.derivatives.jets`). Layers keep their weights, compressed or not.
+for "d0d1"), as more rows of the network's own layers (`hrt.derivatives.jets`). Layers keep their weights, compressed or
+not.
 """
 
 import re
@@ -73,7 +74,7 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
     listed = isinstance(derivatives, Iterable) and not isinstance(derivatives, str) and getattr(derivatives, "ndim", 1)
     if not listed or not all(isinstance(text, str) for text in derivatives):
         raise InputError(f"Found derivatives={derivatives!r}. {known}.")
-    found: list[Index] = []
+    indices: list[Index] = []
     for text in derivatives:
         if not re.fullmatch(r"(d(0|[1-9][0-9]{0,17}))+", text):
             raise InputError(
@@ -84,10 +85,10 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
             raise InputError(f"Found the derivative {text!r} of a network of {count} input coordinates. {known}.")
         if len(index) > HIGHEST:
             raise InputError(f"Found the order {len(index)}. Expected at most {HIGHEST}: it takes all that are lower.")
-        if index in found:
+        if index in indices:
             raise InputError(f"Found the derivative {text!r} more than once. Expected each once, in whatever spelling.")
-        found.append(index)
-    return tuple(found)
+        indices.append(index)
+    return tuple(indices)
 
 
 def coordinates(text: str) -> Index:
@@ -97,8 +98,8 @@ def coordinates(text: str) -> Index:
 
 def closure(asked: Sequence[Index]) -> tuple[Index, ...]:
     """All derivatives that the asked ones are made of, themselves too, lower orders first."""
-    found = {part for index in asked for r in range(1, len(index) + 1) for part in combinations(index, r)}
-    return tuple(sorted(found, key=lambda i: (len(i), i)))
+    parts = {part for index in asked for r in range(1, len(index) + 1) for part in combinations(index, r)}
+    return tuple(sorted(parts, key=lambda i: (len(i), i)))
 
 
 def _inputs(program: Program, writer: Writer, needed: Sequence[Index], folded: bool) -> dict[str, Jet]:
@@ -106,13 +107,13 @@ def _inputs(program: Program, writer: Writer, needed: Sequence[Index], folded: b
     jets, start = {}, 0
     for v in program.inputs:
         size = prod(v.shape)
-        own = [i for i in needed if len(i) == 1 and start <= i[0] < start + size]
+        first = [i for i in needed if len(i) == 1 and start <= i[0] < start + size]
         parts = {}
-        if own:
-            rows = torch.zeros(1, len(own), size, dtype=torch.float64)
-            rows[0, range(len(own)), [i[0] - start for i in own]] = 1
-            unit = writer.tensor(rows.reshape(1, len(own), *v.shape))
-            parts[1] = Part(tuple(own), unit if folded else writer.repeated(unit))
+        if first:
+            rows = torch.zeros(1, len(first), size, dtype=torch.float64)
+            rows[0, range(len(first)), [i[0] - start for i in first]] = 1
+            unit = writer.tensor(rows.reshape(1, len(first), *v.shape))
+            parts[1] = Part(tuple(first), unit if folded else writer.repeated(unit))
         jets[v.name] = Jet(Symbol(writer, v.name, v.shape), parts)
         start += size
     return jets
@@ -127,10 +128,10 @@ def _output(writer: Writer, jets: Mapping[str, Jet], output: str, text: str, ind
     """The name of a derivative of an output, as a node of its own."""
     name, jet = writer.name(f"{text}_{output}"), jets.get(output)
     if jet is not None and jet.has(index):
-        found = jet.take([index]) * factorial(len(index))
+        derivative = jet.take([index]) * factorial(len(index))
         shape = jet.value.shape
     else:  # zero, of the output's shape
         shape = jet.value.shape if jet else tuple(writer.constants[output].shape)
-        found = writer.tensor(torch.zeros(1, 1, *shape, dtype=torch.float64))
-    found = writer.repeated(found)
-    return writer.node("reshape", [found], shape, {"shape": list(shape)}, name=name).name
+        derivative = writer.tensor(torch.zeros(1, 1, *shape, dtype=torch.float64))
+    derivative = writer.repeated(derivative)
+    return writer.node("reshape", [derivative], shape, {"shape": list(shape)}, name=name).name

@@ -175,11 +175,11 @@ class _Parser:
         if not named and not abs(float(exponent({}))) <= POWER:
             self.refuse(node, f"an exponent beyond {POWER}")
 
-    def refuse(self, node: ast.expr, found: str) -> NoReturn:
+    def refuse(self, node: ast.expr, what: str) -> NoReturn:
         column = len(re.split(r"\r\n?|\n", self.text)[node.lineno - 1].encode()[: node.col_offset].decode()) + 1
         place = f"column {column + (self.skipped if node.lineno == 1 else 0)}"
         line = f"line {node.lineno}, " if node.lineno > 1 else ""
-        raise InputError(f"Found {found} at {line}{place} of {self.quoted(self.text)}. {self.expected()}")
+        raise InputError(f"Found {what} at {line}{place} of {self.quoted(self.text)}. {self.expected()}")
 
     def expected(self) -> str:
         return f"Expected numbers, + - * / **, parentheses, {', '.join(FUNCTIONS)}, and of names {self.names}."

@@ -61,11 +61,11 @@ class Step:
         rank = len(value.shape)
         return multilinear([x, y], value, lambda c: aligned(c[0], rank) * aligned(c[1], rank), self.needed)
 
-    def fail(self, found: str, expected: str) -> DerivativeError:
+    def fail(self, what: str, expected: str) -> DerivativeError:
         """The error for this node."""
         where = f" in {self.node.module}" if self.node.module else ""
         return DerivativeError(
-            f"Found {found} of the op {self.node.op} (node {self.node.name}{where}). Expected {expected}: the op "
+            f"Found {what} of the op {self.node.op} (node {self.node.name}{where}). Expected {expected}: the op "
             "table has no rule for more."
         )
 
@@ -101,8 +101,8 @@ def _stacked_linear(s: Step, x: Jet, orders: Sequence[int]) -> Jet:
     parts, top = {}, 1
     for r, p in x.parts.items():
         if r in orders:
-            found = s.writer.picked(out, range(top, top + len(p.indices)))
-            parts[r] = Part(p.indices, s.writer.scaled(found, p.symbol.factor))
+            rows = s.writer.picked(out, range(top, top + len(p.indices)))
+            parts[r] = Part(p.indices, s.writer.scaled(rows, p.symbol.factor))
             top += len(p.indices)
         else:
             parts[r] = Part.make(p.indices, p.symbol.linearly("linear", (len(p.indices), *s.node.shape), weight))

@@ -40,10 +40,10 @@ class Part:
         """Without what is known to be zero; None where nothing is left."""
         numbers = symbol.constant
         if numbers is not None:
-            kept = [k for k in range(len(indices)) if bool((numbers[:, k] != 0).any())]
-            if not kept:
+            nonzero = [k for k in range(len(indices)) if bool((numbers[:, k] != 0).any())]
+            if not nonzero:
                 return None
-            indices, symbol = [indices[k] for k in kept], symbol.writer.picked(symbol, kept)
+            indices, symbol = [indices[k] for k in nonzero], symbol.writer.picked(symbol, nonzero)
         return Part(tuple(indices), symbol)
 
 
@@ -73,10 +73,10 @@ class Jet:
 
 def assignments(index: Index, factors: int) -> Counter[tuple[Index, ...]]:
     """Every way to give the coordinates to so many factors, and how often it occurs."""
-    found = Counter[tuple[Index, ...]]()
+    counts = Counter[tuple[Index, ...]]()
     for places in product(range(factors), repeat=len(index)):
-        found[tuple(tuple(c for c, p in zip(index, places, strict=True) if p == k) for k in range(factors))] += 1
-    return found
+        counts[tuple(tuple(c for c, p in zip(index, places, strict=True) if p == k) for k in range(factors))] += 1
+    return counts
 
 
 def derived(
@@ -87,12 +87,13 @@ def derived(
     """Parts from the terms of every index. Those that look alike are built together, in a symbol (count, *shape)."""
     alike: dict[tuple, list[tuple[Index, list[Addend]]]] = {}
     for index in needed:
-        found = sorted(terms(index), key=lambda t: ([len(f) for f in t[0]], t))
-        if found:
-            alike.setdefault((len(index), *((tuple(map(len, f)), c) for f, c in found)), []).append((index, found))
+        addends = sorted(terms(index), key=lambda t: ([len(f) for f in t[0]], t))
+        if addends:
+            look = (len(index), *((tuple(map(len, f)), c) for f, c in addends))
+            alike.setdefault(look, []).append((index, addends))
     pieces: dict[int, list[Part]] = {}
     for (order, *_), members in alike.items():
-        symbol = build([found for _, found in members])
+        symbol = build([addends for _, addends in members])
         part = None if symbol is None else Part.make([index for index, _ in members], symbol)
         if part is not None:
             pieces.setdefault(order, []).append(part)
@@ -122,12 +123,12 @@ def elementwise(z: Jet, value: Symbol, series: Series, needed: Sequence[Index], 
         z = z.mapped(z.value, lambda p: p * _stacked(series.scale))
 
     def terms(index: Index) -> list[Addend]:
-        found: list[Addend] = []
+        addends: list[Addend] = []
         for blocks, count in partitions(index).items():
             if outer[len(blocks) - 1] is not None and all(map(z.has, blocks)):
                 number = count * factorial(len(blocks)) * prod(factorial(len(b)) for b in blocks)
-                found.append((blocks, number / factorial(len(index))))
-        return found
+                addends.append((blocks, number / factorial(len(index))))
+        return addends
 
     first = _stacked(series.first)
     sloped = z.mapped(z.value, lambda p: first * p) if steep and series.ratio else z  # shared by all with the factor f'
@@ -143,13 +144,13 @@ def elementwise(z: Jet, value: Symbol, series: Series, needed: Sequence[Index], 
         return first * _total([s if m == 1 else _stacked(outer[m - 1]) * s for m, s in sums.items()])
 
     def careful(members: list[list[Addend]]) -> Symbol | None:
-        found = []
+        chains = []
         for blocks, number in columns(members):
             *chain, last = (list(b) for b in zip(*blocks, strict=True))
             factors = [sloped.take(last), *(z.take(b) for b in chain)]
             coefficient = [_stacked(outer[len(chain)])] if chain or not series.ratio else []
-            found.append(reduce(mul, [*coefficient, *factors]) * number)
-        return _total(found)
+            chains.append(reduce(mul, [*coefficient, *factors]) * number)
+        return _total(chains)
 
     return Jet(value, derived(needed, terms, careful if steep else build)) if z.parts else Jet(value, {})
 
@@ -160,18 +161,18 @@ def multilinear(
     """What is linear in each factor. multiply: symbols (count or 1, *shape of the factor) to (count, *shape)."""
 
     def terms(index: Index) -> list[Addend]:
-        found: list[Addend] = []
+        addends: list[Addend] = []
         for subsets, count in assignments(index, len(factors)).items():
             if all(f.has(s) for f, s in zip(factors, subsets, strict=True)):
-                found.append((subsets, count * prod(factorial(len(s)) for s in subsets) / factorial(len(index))))
-        return found
+                addends.append((subsets, count * prod(factorial(len(s)) for s in subsets) / factorial(len(index))))
+        return addends
 
     def build(members: list[list[Addend]]) -> Symbol:
-        found = []
+        products = []
         for subsets, number in columns(members):
             chosen = [f.take(list(s)) for f, s in zip(factors, zip(*subsets, strict=True), strict=True)]
-            found.append(multiply(chosen) * number)
-        return _total(found)
+            products.append(multiply(chosen) * number)
+        return _total(products)
 
     return Jet(value, derived(needed, terms, build))
 
@@ -188,9 +189,9 @@ def summed(x: Jet, y: Jet, value: Symbol, sign: float = 1.0) -> Jet:
             ([i for i in indices[0] if i not in both], lambda i: _spread(x.take(i), value.shape)),
             ([i for i in indices[1] if i not in both], lambda i: _spread(y.take(i), value.shape) * sign),
         ]
-        found = [Part.make(some, make(some)) for some, make in groups if some]
-        if any(found):
-            parts[order] = joined([p for p in found if p is not None])
+        made = [Part.make(group, make(group)) for group, make in groups if group]
+        if any(made):
+            parts[order] = joined([p for p in made if p is not None])
     return Jet(value, parts)
 
 
@@ -199,8 +200,7 @@ def joint(jets: Sequence[Jet], value: Symbol, axis: int) -> Jet:
     writer, parts = value.writer, {}
     for order in sorted({r for j in jets for r in j.parts}):
         indices = list(dict.fromkeys(i for j in jets if order in j.parts for i in j.parts[order].indices))
-        found = [_filled(writer, j, indices) for j in jets]
-        part = Part.make(indices, writer.concat(found, axis))
+        part = Part.make(indices, writer.concat([_filled(writer, j, indices) for j in jets], axis))
         if part is not None:
             parts[order] = part
     return Jet(value, parts)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrt.program.names import unique_name
 from hrt.program.op_table import TABLE
 from hrt.program.program import Constant, Node, Program, Value
 
@@ -72,7 +73,7 @@ class Writer:
 
     def __init__(self, program: Program):
         self.program = program
-        self.operators = {node.name: node.op for node in program.nodes}
+        self.operators: dict[str, str] = {node.name: node.op for node in program.nodes}
         self.nodes: list[Node] = []
         self.constants: dict[str, Constant] = dict(program.constants)
         self.computed: dict[str, Tensor] = {}  # constants that symbols stand for, float64, by name
@@ -82,12 +83,9 @@ class Writer:
 
     def name(self, wanted: str) -> str:
         """`wanted`, or with a number behind it where that is taken."""
-        found, number = wanted, 1
-        while found in self._names:
-            number += 1
-            found = f"{wanted}.{number}"
-        self._names.add(found)
-        return found
+        name = unique_name(wanted, self._names)
+        self._names.add(name)
+        return name
 
     def tensor(self, numbers: Tensor) -> Symbol:
         """A constant symbol of numbers (1, *shape)."""
@@ -121,15 +119,15 @@ class Writer:
         if name is None and all(n in self.constants for n in names):
             values = [self.computed.get(n, c) for n, c in zip(names, map(self.constants.get, names), strict=True)]
             doubles = [v.to(torch.float64) if isinstance(v, Tensor) else v for v in values]
-            found = self.tensor(TABLE[op].torch(doubles, attrs).reshape(1, *shape))
+            symbol = self.tensor(TABLE[op].torch(doubles, attrs).reshape(1, *shape))
         else:
             origin = self.origin
             wanted = name or self.name(f"{origin.name}.{op}" if origin else op)
             module = origin.module if origin else ""
             self.nodes.append(Node(wanted, op, tuple(names), tuple(shape), dict(attrs), module))
-            found = Symbol(self, wanted, tuple(shape))
-        self._made[key] = found
-        return found
+            symbol = Symbol(self, wanted, tuple(shape))
+        self._made[key] = symbol
+        return symbol
 
     def plain(self, x: Symbol) -> Symbol:
         """The same symbol with the factor multiplied in."""
@@ -144,8 +142,8 @@ class Writer:
 
     def scaled(self, x: Symbol, factor: float) -> Symbol:
         """A factor that waits, or, for a constant, has been multiplied in."""
-        found = replace(x, factor=x.factor * factor)
-        return found if x.constant is None else self._folded(found)
+        product = replace(x, factor=x.factor * factor)
+        return product if x.constant is None else self._folded(product)
 
     def _folded(self, x: Symbol) -> Symbol:
         key = ("scaled", x.name, x.factor)
@@ -223,13 +221,13 @@ class Writer:
 
 def runs(rows: Sequence[int]) -> list[tuple[int, int, int]]:
     """`rows` as (start, stop, times): a range taken once, or one row taken several times."""
-    found: list[tuple[int, int, int]] = []
+    ranges: list[tuple[int, int, int]] = []
     for k in rows:
-        start, stop, times = found[-1] if found else (0, -1, 1)
+        start, stop, times = ranges[-1] if ranges else (0, -1, 1)
         if k == stop and times == 1:
-            found[-1] = (start, k + 1, 1)
+            ranges[-1] = (start, k + 1, 1)
         elif k == start and stop == k + 1:
-            found[-1] = (start, stop, times + 1)
+            ranges[-1] = (start, stop, times + 1)
         else:
-            found.append((k, k + 1, 1))
-    return found
+            ranges.append((k, k + 1, 1))
+    return ranges

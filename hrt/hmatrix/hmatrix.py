@@ -1,14 +1,14 @@
-"""The hierarchical matrix: disjoint leaves, each dense or low-rank, that cover a matrix exactly once.
+"""The hierarchical matrix: disjoint blocks, each dense or low-rank, that cover a matrix exactly once.
 
-Indices of leaves count *positions*; `row_order[p]` is the original row that stands at position p, so that
-orderings (k-d, Gram angles) cost one small table and no arithmetic. No torch.nn and no Triton in here.
+Indices of leaves count positions; `row_order[p]` is the original row at position p. An ordering so costs one small
+table and no arithmetic. No torch.nn and no Triton in here.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ STORAGE_NAME = {dtype: name for name, dtype in STORAGE.items()}
 STRIP_ENTRIES = 1 << 18  # of a large matrix decoded at a time; about a cache's worth
 LEAF_FIELDS = 5  # row, rows, col, cols, rank (-1: dense)
 
+Array = TypeVar("Array", Tensor, np.ndarray)
+Place = tuple[int, int, int, int]  # of a block: row, rows, col, cols
+
 
 def index_dtype(largest: int) -> torch.dtype:
     """The narrowest signed integer type that holds `largest`."""
@@ -34,11 +37,22 @@ def index_dtype(largest: int) -> torch.dtype:
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """One block: rows [row, row+rows), columns [col, col+cols), either `dense` or `u @ vt`.
+    """One block of a matrix, stored as `dense` or as `u @ vt`.
 
-    dense: (rows, cols).  u: (rows, rank), vt: (rank, cols).  A rank of 0 is a block of zeros.
-    scale: bfloat16, only with int8 (number * scale is then exact in float32): (rows,) multiplies the rows of `dense`,
-        (rank,) the directions of `u` and `vt`.
+    Args:
+        row, rows: the block has the rows [row, row + rows).
+        col, cols: and the columns [col, col + cols).
+        dense: (rows, cols), or None.
+        u, vt: (rows, rank) and (rank, cols) of one dtype, or None. A rank of 0 is a block of zeros.
+        scale: bfloat16, with int8 alone: (rows,) multiplies the rows of `dense`, (rank,) the directions of `u @ vt`.
+            A number times its scale is exact in float32.
+
+    Raises:
+        InputError: the tensors do not fit the block, or each other.
+
+    Example:
+        >>> Leaf(0, 4, 0, 3, u=torch.ones(4, 1), vt=torch.ones(1, 3)).rank
+        1
     """
 
     row: int
@@ -71,6 +85,11 @@ class Leaf:
             )
 
     @property
+    def place(self) -> Place:
+        """The block as (row, rows, col, cols)."""
+        return self.row, self.rows, self.col, self.cols
+
+    @property
     def is_dense(self) -> bool:
         """Whether the block is stored entry by entry."""
         return self.dense is not None
@@ -85,12 +104,12 @@ class Leaf:
         """The stored tensors, in the order in which they are packed."""
         return tuple(t for t in (self.dense, self.u, self.vt) if t is not None)
 
-    def decoded(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """`tensors` as numbers of a floating dtype, the scale multiplied into the first."""
-        first, *rest = (t.to(dtype) for t in self.tensors)
+    def decoded(self, dtype: torch.dtype, rows: slice = slice(None)) -> tuple[Tensor, ...]:
+        """`tensors` as numbers of a floating dtype, the scale multiplied into the first; of some rows, if asked."""
+        first, *rest = (t.to(dtype) for t in (self.tensors[0][rows], *self.tensors[1:]))
         if self.scale is not None:
             scale = self.scale.to(dtype)
-            first = first * (scale[:, None] if self.dense is not None else scale)
+            first = first * (scale[rows, None] if self.dense is not None else scale)
         return first, *rest
 
     @property
@@ -104,17 +123,9 @@ class Leaf:
         stored = [*self.tensors, *([] if self.scale is None else [self.scale])]
         return sum(t.numel() * t.element_size() for t in stored)
 
-    def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The block as (rows, cols)."""
-        first, *rest = self.decoded(dtype)
-        return first @ rest[0] if rest else first
-
-    def rows_dense(self, rows: slice) -> Tensor:
-        """Some rows of the block in float64."""
-        first, *rest = (t.to(torch.float64) for t in (self.tensors[0][rows], *self.tensors[1:]))
-        if self.scale is not None:
-            scale = self.scale.to(torch.float64)
-            first = first * (scale[rows, None] if self.dense is not None else scale)
+    def to_dense(self, dtype: torch.dtype = torch.float64, rows: slice = slice(None)) -> Tensor:
+        """The block as (rows, cols), or some rows of it."""
+        first, *rest = self.decoded(dtype, rows)
         return first @ rest[0] if rest else first
 
 
@@ -129,10 +140,21 @@ def _as_order(order: Any, size: int, what: str) -> Tensor | None:
 
 @dataclass(frozen=True, eq=False)
 class HMatrix:
-    """A matrix of `shape` (m, n) as a tuple of leaves and two optional orderings.
+    """A hierarchical matrix: a tuple of leaves and two optional orderings. `hrt.compress_matrix` finds one.
 
-    Low-rank leaves over one and the same block are added: that is how the directions of a block have storage types of
-    their own. Raises InputError where the blocks do not cover every entry exactly once.
+    Args:
+        shape: (m, n).
+        leaves: their blocks cover every entry exactly once. Low-rank leaves over the same block are added, so that
+            each direction of a block can have a storage type of its own.
+        row_order, col_order: (m,) and (n,), the original row or column at each position; None is the natural order.
+
+    Raises:
+        InputError: the blocks overlap, leave a gap or reach outside, or an ordering is no permutation.
+
+    Example:
+        >>> h = HMatrix.from_dense(torch.eye(3))
+        >>> h.nbytes, h.error(torch.eye(3))
+        (36, 0.0)
     """
 
     shape: tuple[int, int]
@@ -145,12 +167,12 @@ class HMatrix:
         object.__setattr__(self, "leaves", tuple(self.leaves))
         object.__setattr__(self, "row_order", _as_order(self.row_order, m, "row"))
         object.__setattr__(self, "col_order", _as_order(self.col_order, n, "column"))
-        low = {(e.row, e.rows, e.col, e.cols) for e in self.leaves if not e.is_dense}
-        check_cover(self.shape, [*low, *((e.row, e.rows, e.col, e.cols) for e in self.leaves if e.is_dense)])
+        low = {e.place for e in self.leaves if not e.is_dense}
+        check_cover(self.shape, [*low, *(e.place for e in self.leaves if e.is_dense)])
 
     @staticmethod
     def from_dense(matrix: Tensor, dtype: torch.dtype = torch.float32) -> "HMatrix":
-        """One dense leaf; what every layer falls back to."""
+        """One dense leaf with the numbers of `matrix` (m, n) in `dtype`."""
         m, n = matrix.shape
         return HMatrix((m, n), (Leaf(0, m, 0, n, dense=matrix.to(dtype).contiguous()),) if m * n else ())
 
@@ -161,11 +183,18 @@ class HMatrix:
 
     @cached_property
     def table(self) -> Tensor:
-        """Leaf table (leaves, 5): row, rows, col, cols, rank (-1: dense). Empty for an ordinary matrix."""
+        """(leaves, 5): row, rows, col, cols, rank (-1: dense). Empty for an ordinary matrix."""
         if self.is_dense:
             return torch.zeros((0, LEAF_FIELDS), dtype=torch.int16)
-        rows = [(e.row, e.rows, e.col, e.cols, e.rank) for e in self.leaves]
+        rows = [(*e.place, e.rank) for e in self.leaves]
         return torch.tensor(rows, dtype=torch.int64).to(index_dtype(max(self.shape)))
+
+    def blocks(self) -> dict[Place, tuple[Leaf, ...]]:
+        """The leaves of each block by its place, in their order: one dense leaf, or low-rank leaves that are added."""
+        groups: dict[Place, list[Leaf]] = {}
+        for leaf in self.leaves:
+            groups.setdefault(leaf.place, []).append(leaf)
+        return {place: tuple(leaves) for place, leaves in groups.items()}
 
     @property
     def nbytes(self) -> int:
@@ -178,11 +207,13 @@ class HMatrix:
         out = torch.zeros(self.shape, dtype=dtype)
         for e in self.leaves:
             out[e.row : e.row + e.rows, e.col : e.col + e.cols] += e.to_dense(dtype)
-        return self._unorder(out)
+        for dim, order in enumerate((self.row_order, self.col_order)):
+            out = out if order is None else torch.empty_like(out).index_copy_(dim, order.long(), out)
+        return out
 
     def strips(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
-        """The matrix as (rows, float64 (a few, n)), in tree order of the rows and the original order of the columns:
-        large ones never stand there whole.
+        """The matrix as (rows, float64 (a few, n)), so that a large one is never written out as a whole. The rows come
+        in tree order, the columns in the original one.
         """
         m, n = self.shape
         height = max(16, STRIP_ENTRIES // max(1, n))
@@ -195,23 +226,23 @@ class HMatrix:
             out = torch.zeros(b - a, n, dtype=torch.float64)
             for e in active:
                 rows = slice(max(a, e.row) - e.row, min(b, e.row + e.rows) - e.row)
-                out[e.row + rows.start - a : e.row + rows.stop - a, e.col : e.col + e.cols] += e.rows_dense(rows)
+                out[e.row + rows.start - a : e.row + rows.stop - a, e.col : e.col + e.cols] += e.to_dense(rows=rows)
             if self.col_order is not None:
                 out = torch.empty_like(out).index_copy_(1, self.col_order.long(), out)
             yield slice(a, b) if self.row_order is None else self.row_order[a:b].long(), out
             active = [e for e in active if e.row + e.rows > b]
 
-    def _unorder(self, out: Tensor) -> Tensor:
-        if self.row_order is not None:
-            out = torch.empty_like(out).index_copy_(0, self.row_order.long(), out)
-        if self.col_order is not None:
-            out = torch.empty_like(out).index_copy_(1, self.col_order.long(), out)
-        return out
+    def apply(self, x: Array) -> Array:
+        """Multiply: y = x W^T.
 
-    def apply(self, x: Any) -> Any:
-        """y = x W^T for x (batch, n), giving (batch, m); numpy in, numpy out. float64 in computes in float64.
+        Args:
+            x: (batch, n), floating point. float64 computes in float64, other types in float32.
 
-        Raises InputError for another width or a type that is not floating point.
+        Returns:
+            (batch, m) of the type of `x`: numpy in, numpy out.
+
+        Raises:
+            InputError: another width, or a type that is not floating point.
         """
         is_numpy = not isinstance(x, Tensor)
         xt = torch.as_tensor(np.asarray(x)) if is_numpy else x
@@ -232,11 +263,21 @@ class HMatrix:
         if self.row_order is not None:
             y = torch.empty_like(y).index_copy_(1, self.row_order.long(), y)
         y = y.to(xt.dtype)
-        return y.numpy() if is_numpy else y
+        return y.numpy() if is_numpy else y  # type: ignore[return-value]
 
-    def error(self, w: Any, second_moment: Any = None) -> float:
-        """Relative error of this matrix against `w` (m, n): Frobenius, or sqrt(tr(E C E^T) / tr(W C W^T)) with
-        C = `second_moment` (n, n), in float64 on the stored numbers. A zero reference gives 0 or infinity.
+    def error(self, w: Tensor | np.ndarray, second_moment: Tensor | np.ndarray | None = None) -> float:
+        """Relative error of the stored numbers, in float64.
+
+        Args:
+            w: the matrix (m, n) that this one stands for.
+            second_moment: C = E[x x^T] (n, n) of the inputs.
+
+        Returns:
+            ||E||_F / ||W||_F with E = W - H or, with a second moment, sqrt(tr(E C E^T) / tr(W C W^T)). A reference of
+            zero gives 0 or infinity.
+
+        Raises:
+            InputError: `w` has another shape.
         """
         w = torch.as_tensor(np.asarray(w.detach().cpu() if isinstance(w, Tensor) else w)).to(torch.float64)
         if tuple(w.shape) != self.shape:
@@ -278,17 +319,23 @@ def relative(error2: float, norm2: float) -> float:
     return 0.0 if error2 == 0 else float("inf")
 
 
-def check_cover(shape: tuple[int, int], blocks: Iterable[tuple[int, int, int, int]]) -> None:
-    """Raise InputError unless the blocks (row, rows, col, cols) tile `shape` exactly, in O(k log k) for k blocks.
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    """||actual - expected|| / ||expected||, with 0/0 = 0 and x/0 = infinity."""
+    difference, size = float((actual - expected).norm()), float(expected.norm())
+    return difference / size if size else 0.0 if difference == 0 else float("inf")
 
-    Sweep over the rows: the column intervals that are active between two row cuts must tile the width.
+
+def check_cover(shape: tuple[int, int], blocks: Iterable[Place]) -> None:
+    """Raise InputError unless the blocks tile `shape` exactly, in O(k log k) for k blocks.
+
+    A sweep over the rows: the column intervals that are active between two row cuts must tile the width.
     """
     m, n = shape
     items = [b for b in blocks if b[1] and b[3]]
-    if any(r < 0 or c < 0 or h < 0 or w < 0 or r + h > m or c + w > n for r, h, c, w in items):
+    if any(min(block) < 0 or block[0] + block[1] > m or block[2] + block[3] > n for block in items):
         raise InputError(f"A leaf reaches outside the matrix of shape {shape}.")
-    if sum(h * w for _, h, _, w in items) != m * n:
-        raise InputError(f"The leaves cover {sum(h * w for _, h, _, w in items)} entries; the matrix has {m * n}.")
+    if (covered := sum(h * w for _, h, _, w in items)) != m * n:
+        raise InputError(f"The leaves cover {covered} entries; the matrix has {m * n}.")
     events: dict[int, tuple[list, list]] = {}
     for r, h, c, w in items:
         events.setdefault(r, ([], []))[0].append((c, w))

@@ -93,14 +93,14 @@ class LevelOptions:
 
     def values(self, lam: float) -> tuple[np.ndarray, np.ndarray]:
         """Objective and squared error of every block's cheapest option (R, C), kept for the multipliers asked last."""
-        found = self._values.get(lam)
-        if found is None:
+        values = self._values.get(lam)
+        if values is None:
             best = self.best(lam)
-            found = best.objective.reshape(self.grid), best.error2.reshape(self.grid)
-            self._values[lam] = found
+            values = best.objective.reshape(self.grid), best.error2.reshape(self.grid)
+            self._values[lam] = values
             while len(self._values) > max(8, KEPT_VALUES // max(1, len(self.tail))):
                 self._values.popitem(last=False)
-        return found
+        return values
 
     def best(self, lam: float, blocks: np.ndarray | None = None) -> Best:
         """The cheapest option by bytes + lam * squared error of all blocks, or of those with flat indices `blocks`."""
@@ -152,17 +152,17 @@ class LevelOptions:
         gain = np.cumsum(price - lam * sigma2, axis=1)
         best = gain.argmin(axis=1)
         rank = np.where(np.take_along_axis(gain, best[:, None], axis=1)[:, 0] < 0, best + 1, 0)
-        kept = np.arange(pick.shape[1]) < rank[:, None]
+        is_kept = np.arange(pick.shape[1]) < rank[:, None]
         error2 = np.take_along_axis(tail, rank[:, None], axis=1)[:, 0]
         cost = np.zeros(len(rank))
         counts = np.zeros((len(rank), len(self.storages)), int)
         for s in range(len(self.storages)):
-            mine = kept & (pick == s)
-            if not mine.any():
+            stored_so = is_kept & (pick == s)
+            if not stored_so.any():
                 continue
-            counts[:, s] = mine.sum(axis=1)
+            counts[:, s] = stored_so.sum(axis=1)
             cost += counts[:, s] * self.direction_bytes[s][blocks]
-            error2 = error2 + self.rho2[s] * (self.noise[blocks, : pick.shape[1]] * mine).sum(axis=1)
+            error2 = error2 + self.rho2[s] * (self.noise[blocks, : pick.shape[1]] * stored_so).sum(axis=1)
         groups = np.maximum((counts > 0).sum(axis=1), 1)
         cost += self.overhead + TABLE_ROW * (groups - 1)
         return Best(cost + lam * error2, cost, error2, np.full(len(rank), -1), counts)
@@ -227,15 +227,15 @@ def neighbours(choice: Choice, storages: tuple[str, ...], up: bool) -> list[Choi
     if choice.dense is not None:
         here = ITEM[choice.dense]
         return [replace(choice, dense=s) for s in storages if (ITEM[s] > here if up else ITEM[s] < here)]
-    found: set[tuple[int, ...]] = set()
+    mixtures: set[tuple[int, ...]] = set()
     sizes = {1, -(-choice.rank // 8)}
     used = [s for s, c in enumerate(choice.counts) if c]
     if up:
         last = used[-1] if used else len(storages) - 1
         for n in sizes:
-            found.add(tuple(c + n * (s == last) for s, c in enumerate(choice.counts)))
+            mixtures.add(tuple(c + n * (s == last) for s, c in enumerate(choice.counts)))
     else:
-        found |= {without_last(choice.counts, n) for n in sizes if n <= choice.rank}
+        mixtures |= {without_last(choice.counts, n) for n in sizes if n <= choice.rank}
     for exact in range(len(storages)):
         for coarse in range(exact + 1, len(storages)):
             source, sink = (coarse, exact) if up else (exact, coarse)
@@ -243,6 +243,6 @@ def neighbours(choice: Choice, storages: tuple[str, ...], up: bool) -> list[Choi
             for n in sizes | {choice.counts[source]}:
                 if 0 < n <= choice.counts[source] and not between:
                     moved = [c + n * (s == sink) - n * (s == source) for s, c in enumerate(choice.counts)]
-                    found.add(tuple(moved))
-    found.discard(choice.counts)
-    return [replace(choice, counts=counts) for counts in sorted(found)]
+                    mixtures.add(tuple(moved))
+    mixtures.discard(choice.counts)
+    return [replace(choice, counts=counts) for counts in sorted(mixtures)]

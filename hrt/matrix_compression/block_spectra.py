@@ -119,13 +119,13 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
     height, width = source.matrix.shape[0], max(b - a for a, b in spans)
     with one_blas_thread():
         if not source.weighted and not strip.storages and height * width >= LARGE_BLOCK:
-            found = [
+            spectra = [
                 block_spectrum(source.matrix[:, a:b], float(f), float(r), source.seed, source.fast)
                 for (a, b), f, r in zip(spans, strip.floors, strip.limits, strict=True)
             ]
-            used = max(len(s) for s, _ in found)
-            sigma2 = torch.stack([torch.nn.functional.pad(s, (0, used - len(s))) for s, _ in found])
-            return sigma2, 2 * sigma2, torch.tensor([n for _, n in found], dtype=torch.float64), sigma2[:, :0], {}
+            used = max(len(s) for s, _ in spectra)
+            sigma2 = torch.stack([torch.nn.functional.pad(s, (0, used - len(s))) for s, _ in spectra])
+            return sigma2, 2 * sigma2, torch.tensor([n for _, n in spectra], dtype=torch.float64), sigma2[:, :0], {}
         left = source.left_factor(0, height)
         rights = [source.right_factor(a, b) for a, b in spans]
         given = cut_columns(source.matrix, strip.cols)
@@ -226,7 +226,7 @@ def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> 
     norm2 = (blocks * blocks).sum((1, 2))
     floors = torch.maximum(floors, 1e-14 * norm2)
     limits = limits.clamp_max(h * w / (h + w))
-    found = blocks.new_zeros(count, min(h, w))
+    sigma2 = blocks.new_zeros(count, min(h, w))
     pending = torch.nonzero(norm2 > 0).flatten()
     k, used, power = SKETCH, 1, False
     while len(pending):
@@ -238,7 +238,7 @@ def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> 
             # The squares of the singular values of Q^T A, from its Gram matrix: good to rounding of norm2, as needed.
             projected = range_basis(part, k, seed, power=power).mT @ part
             values = torch.linalg.eigvalsh(projected @ projected.mT).flip(-1).clamp_min(0)
-        found[pending, : values.shape[1]] = values
+        sigma2[pending, : values.shape[1]] = values
         used = max(used, values.shape[1])
         if exact:
             break
@@ -250,7 +250,7 @@ def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> 
             k *= 2
         power = True  # a plain sketch shows what is of low rank at a glance; the rest gets the care that decisions need
         pending = pending[going]
-    return without_crumbs(found[:, :used], norm2, floors), norm2
+    return without_crumbs(sigma2[:, :used], norm2, floors), norm2
 
 
 def block_spectrum(block: Tensor, floor: float, limit: float, seed: int, fast: bool) -> tuple[Tensor, float]:

@@ -59,8 +59,8 @@ def build_all(source: BlockSource, choices: Sequence[Choice], storages: tuple[st
             batches.append(_Batch(source, part, [choices[k] for k in part]))
     built: list[list[Leaf]] = [[] for _ in choices]
     for batch, leaves in zip(batches, parallel_map(lambda b: _build(b, storages), batches), strict=True):
-        for index, mine in zip(batch.indices, leaves, strict=True):
-            built[index] = mine
+        for index, of_choice in zip(batch.indices, leaves, strict=True):
+            built[index] = of_choice
     return built
 
 
@@ -76,11 +76,11 @@ def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
     if not kind.rank:
         return [[_leaf(c, torch.zeros(_size(c.rows), 0), torch.zeros(0, _size(c.cols)))] for c in batch.choices]
     groups = [(s, n) for s, n in zip(storages, kind.counts, strict=True) if n]
-    found = _low_rank(batch, groups)
+    pairs = _low_rank(batch, groups)
     out: list[list[Leaf]] = []
     for k, choice in enumerate(batch.choices):
         leaves = [
-            _leaf(choice, u.numbers[k], vt.numbers[k], scale=None if u.scale is None else u.scale[k]) for u, vt in found
+            _leaf(choice, u.numbers[k], vt.numbers[k], scale=None if u.scale is None else u.scale[k]) for u, vt in pairs
         ]
         if all(_finite(leaf) for leaf in leaves):
             out.append(leaves)
@@ -95,8 +95,8 @@ def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
 
 def _leaf(choice: Choice, u: Tensor | None = None, vt: Tensor | None = None, dense=None, scale=None) -> Leaf:
     """A leaf that owns its numbers: a view would keep, and send to other processes, its whole batch."""
-    own = [None if t is None else t.clone() for t in (dense, u, vt, scale)]
-    return Leaf(choice.rows[0], _size(choice.rows), choice.cols[0], _size(choice.cols), *own)
+    tensors = [None if t is None else t.clone() for t in (dense, u, vt, scale)]
+    return Leaf(choice.rows[0], _size(choice.rows), choice.cols[0], _size(choice.cols), *tensors)
 
 
 def _size(span: tuple[int, int]) -> int:

@@ -7,22 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.errors import InputError, ToleranceError
+from hrt.errors import ToleranceError
 from hrt.hmatrix.hmatrix import STORAGE, HMatrix, Leaf, relative, squared_error
 from hrt.matrix_compression.block_choices import ITEM, SCALE_BYTES
 from hrt.matrix_compression.block_source import STRIP, BlockSource
-from hrt.matrix_compression.checks import (
-    as_matrix,
-    as_second_moment,
-    check_tol,
-    check_whole,
-    largest_entry,
-    storages_of,
-)
 from hrt.matrix_compression.cluster_tree import default_min_leaf
 from hrt.matrix_compression.fixed_planner import KeptPlanner
-from hrt.matrix_compression.orderings import ORDERINGS, orderings, permute
+from hrt.matrix_compression.orderings import Order, orders, permute
 from hrt.matrix_compression.planner import Planner
+from hrt.matrix_compression.request import MatrixRequest, Problem
 from hrt.matrix_compression.rounding import round_rows
 from hrt.support.parallel import one_blas_thread
 from hrt.support.progress import Advance, part, silent
@@ -38,6 +31,7 @@ SMALLEST_FLOAT32 = 2.0**-149
 FAST_TOL = 1e-4  # from here on a large matrix is factored from float32 numbers; its error is measured on its own
 FAST_ENTRIES = 1 << 20
 TRIALS = 12  # measured plans per ordering
+SAME_BUDGET = 0.01  # relative; a budget this near one that was measured would give the same plan
 SPENT = 0.9  # of the squared tolerance; a smaller rest is not worth another trial
 
 
@@ -67,73 +61,34 @@ def compress_matrix(
     Raises InputError (not a matrix, NaN or infinite entries, a second moment that does not fit) and ToleranceError
     (tol not positive, or below what the storage can hold).
     """
-    return compress_for(
-        w,
-        tol=tol,
-        second_moment=second_moment,
-        row_points=row_points,
-        column_points=column_points,
-        ordering=ordering,
-        storage=storage,
-        min_leaf=min_leaf,
-        seed=seed,
-        target="bytes",
-    )
+    request = MatrixRequest(tol, second_moment, row_points, column_points, ordering, storage, min_leaf, seed)
+    return compress_for(w, request)
 
 
 def compress_for(
-    w: Any,
-    *,
-    tol: float,
-    second_moment: Any = None,
-    row_points: Any = None,
-    column_points: Any = None,
-    ordering: str = "auto",
-    storage: str = "float32",
-    min_leaf: int | None = None,
-    seed: int = 0,
-    target: str,
-    advance: Advance = silent,
-    executor: Executor | None = None,
-    partition: HMatrix | None = None,
+    w: Any, request: MatrixRequest, *, advance: Advance = silent, executor: Executor | None = None
 ) -> HMatrix:
-    """`compress_matrix` for a target, which prices a leaf's time beside its bytes (see `partition.LEAF_OVERHEAD`).
-
-    partition: whose orderings and blocks stay, truncated and stored as the tolerance allows.
-    """
-    tol = check_tol(tol)
-    seed = check_whole(seed, "seed", 0)
-    storages = storages_of(storage)
-    if ordering not in ORDERINGS:
-        raise InputError(f"Found ordering {ordering!r}. Expected one of {', '.join(ORDERINGS)}.")
-    matrix = as_matrix(w)
+    """`compress_matrix` for any target, or within blocks that are there already; see `MatrixRequest`."""
+    problem = Problem.of(w, request)
+    matrix, storages, largest = problem.matrix, request.storages, problem.largest
     m, n = matrix.shape
-    c = as_second_moment(second_moment, n)
-    leaf = default_min_leaf(m, n) if min_leaf is None else check_whole(min_leaf, "min_leaf", 1)
-    largest = largest_entry(matrix)
-    norm2 = BlockSource(matrix, c).norm2()
-    name = _dense_within(matrix, c, tol, norm2, storages, largest)
+    name = _dense_within(problem)
     if not m * n:
         return HMatrix((m, n), ())
     if largest == 0:
-        return min(_dense(matrix, name, c), _zero(m, n), key=lambda h: h.nbytes)
-    fallback_nbytes = ITEM[name] * m * n + (SCALE_BYTES * m if name == "int8" else 0)
-    best = None
-    if partition is None:
-        pairs = orderings(matrix, c, ordering, row_points, column_points, tol=tol, seed=seed)
-    else:
-        pairs = [(partition.row_order, partition.col_order)]
+        return min(_dense(matrix, name, problem.moment), _zero(m, n), key=lambda h: h.nbytes)
+    best, fewest = None, ITEM[name] * m * n + (SCALE_BYTES * m if name == "int8" else 0)
+    pairs = orders(problem)
     sets = storage_sets(matrix, storages, largest)
-    tries = [(kinds, *order) for kinds in sets for order in pairs]
-    options = {"min_leaf": leaf, "seed": seed, "target": target, "executor": executor, "partition": partition}
-    for k, (kinds, rows, cols) in enumerate(tries):
-        here = part(advance, k / len(tries), (k + 1) / len(tries))
-        h = compress_ordered(matrix, c, tol, norm2, rows, cols, storages=kinds, advance=here, **options)
-        if h is not None and h.nbytes < fallback_nbytes:
-            best, fallback_nbytes = h, h.nbytes
-        if k + 1 == len(sets) * len(pairs) and len(sets) == 1 < len(storages) and fallback_nbytes < TINY:
-            tries += [((s,), *order) for s in storages for order in pairs]
-    return _dense(matrix, name, c) if best is None else best
+    attempts = [(kinds, order) for kinds in sets for order in pairs]
+    for k, (kinds, order) in enumerate(attempts):
+        here = part(advance, k / len(attempts), (k + 1) / len(attempts))
+        h = compress_ordered(problem, order, kinds, here, executor)
+        if h is not None and h.nbytes < fewest:
+            best, fewest = h, h.nbytes
+        if k + 1 == len(sets) * len(pairs) and len(sets) == 1 < len(storages) and fewest < TINY:
+            attempts += [((s,), order) for s in storages for order in pairs]
+    return _dense(matrix, name, problem.moment) if best is None else best
 
 
 def storage_sets(matrix: Tensor, storages: tuple[str, ...], largest: float) -> list[tuple[str, ...]]:
@@ -156,104 +111,95 @@ def storage_sets(matrix: Tensor, storages: tuple[str, ...], largest: float) -> l
     return [storages] if usual else [storages, without]
 
 
-def compress_alone(w: Any, **options: Any) -> HMatrix:
+def compress_alone(w: Any, request: MatrixRequest) -> HMatrix:
     """`compress_for` with one BLAS thread: in a worker of any kind of pool the bytes are the same as here."""
     with one_blas_thread():
-        return compress_for(w, **options)
+        return compress_for(w, request)
 
 
 def compress_ordered(
-    matrix: Tensor,
-    c: Tensor | None,
-    tol: float,
-    norm2: float,
-    rows: Tensor | None,
-    cols: Tensor | None,
-    *,
+    problem: Problem,
+    order: Order,
     storages: tuple[str, ...],
-    min_leaf: int,
-    seed: int,
-    target: str,
     advance: Advance = silent,
     executor: Executor | None = None,
-    partition: HMatrix | None = None,
 ) -> HMatrix | None:
-    """Compress in one given ordering; None where no partition meets `tol` with these storages. norm2: of the matrix."""
-    fast = c is None and tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
+    """Compress in one given ordering; None where no partition meets the tolerance with these storages."""
+    matrix, c, request, allowed2 = problem.matrix, problem.moment, problem.request, problem.allowed2
+    rows, cols = order
+    fast = c is None and request.tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
     ordered = permute(matrix, rows, cols, torch.float32 if fast else matrix.dtype)
-    source = BlockSource(ordered, None if c is None else permute(c, cols, cols), None, seed, fast)
-    allowed2 = tol**2 * norm2
-    if partition is not None:
-        planner = KeptPlanner(source, partition, storages=storages, target=target, budget2=allowed2)
+    source = BlockSource(ordered, None if c is None else permute(c, cols, cols), None, request.seed, fast)
+    if request.partition is not None:
+        planner = KeptPlanner(source, request.partition, storages=storages, target=request.target, budget2=allowed2)
     else:
         planner = Planner(
             source,
-            min_leaf=min_leaf,
+            min_leaf=request.min_leaf or default_min_leaf(*matrix.shape),
             storages=storages,
-            target=target,
+            target=request.target,
             budget2=allowed2,
             advance=part(advance, 0.0, 0.8),
             executor=executor,
         )
     budget2, best = allowed2, None
-    tried: dict[float, float] = {}
+    measured: dict[float, float] = {}  # squared errors by those planned for
     for trial in range(TRIALS):
         advance(f"factors, trial {trial + 1}", 0.8 + 0.2 * trial / TRIALS)
         h = planner.build(planner.solve_budget(budget2), rows, cols)
-        measured2 = tried[budget2] = squared_error(matrix, h, c)
-        if measured2 <= allowed2 and (best is None or h.nbytes < best.nbytes):
+        error2 = measured[budget2] = squared_error(matrix, h, c)
+        if error2 <= allowed2 and (best is None or h.nbytes < best.nbytes):
             best = h
-        if SPENT * allowed2 <= measured2 <= allowed2:
+        if SPENT * allowed2 <= error2 <= allowed2:
             break
-        budget2 = next_budget(tried, allowed2)
-        if budget2 <= 0 or any(abs(budget2 - b) < 0.01 * b for b in tried):
+        budget2 = next_budget(measured, allowed2)
+        if budget2 <= 0 or any(abs(budget2 - b) < SAME_BUDGET * b for b in measured):
             break
     return best
 
 
-def next_budget(tried: dict[float, float], allowed2: float) -> float:
-    """The squared error to plan for next, from the planned and measured ones `tried`: the secant through the last two,
+def next_budget(measured: dict[float, float], allowed2: float) -> float:
+    """The squared error to plan for next, from the measured ones by those planned for: the secant through the last two,
     else in proportion, and always between the largest that held and the smallest that did not.
     """
     goal = (1 + SPENT) / 2 * allowed2
-    low = max((b for b, m in tried.items() if m <= allowed2), default=0.0)
-    high = min((b for b, m in tried.items() if m > allowed2), default=math.inf)
-    (before, there), (now, here) = ((0.0, 0.0), *tried.items())[-2:]
+    low = max((b for b, m in measured.items() if m <= allowed2), default=0.0)
+    high = min((b for b, m in measured.items() if m > allowed2), default=math.inf)
+    (before, there), (now, here) = ((0.0, 0.0), *measured.items())[-2:]
     slope = (here - there) / (now - before)
     step = now + (goal - here) / slope if slope > 0 else 0.0
     step = min(4 * now, max(now / 4, step))
     return step if low < step < high else (low + min(high, 8 * now)) / 2
 
 
-def _dense_within(
-    matrix: Tensor, c: Tensor | None, tol: float, norm2: float, storages: tuple[str, ...], largest: float
-) -> str:
-    """The storage type of the smallest dense form within `tol`. Overflow or a tolerance below narrow rounding falls
-    back to float32. Raises ToleranceError where that misses too.
+def _dense_within(problem: Problem) -> str:
+    """The storage type of the smallest dense form within the tolerance. Overflow or a tolerance below narrow rounding
+    falls back to float32. Raises ToleranceError where that misses too.
     """
-    found = math.inf
-    if 0 < largest < SMALLEST_FLOAT32 and (c is None or largest < SQUARABLE or norm2 > 0):
+    matrix, c, tol, largest = problem.matrix, problem.moment, problem.request.tol, problem.largest
+    error = math.inf
+    if 0 < largest < SMALLEST_FLOAT32 and (c is None or largest < SQUARABLE or problem.norm2 > 0):
         raise ToleranceError(
             f"The largest entry is {largest:.3g}; float32 holds nothing below {SMALLEST_FLOAT32:.3g}. Scale it up."
         )
-    for name in sorted({*storages, "float32"}, key=lambda s: ITEM[s]):
+    for name in sorted(dict.fromkeys((*problem.request.storages, "float32")), key=lambda s: ITEM[s]):
         if name == "float32" and c is None and tol >= SURE_TOL and SURE_RANGE[0] < largest < SURE_RANGE[1]:
             return name  # every entry's relative error is at most 2^-24, or its absolute one at most 2^-150
         error2 = 0.0
         for strip in matrix.split(STRIP):
             error2 += squared_error(strip, _dense(strip, name, c), c)
-            if error2 > tol**2 * norm2 and name != "float32":
+            if error2 > problem.allowed2 and name != "float32":
                 break
         if math.isfinite(error2):
-            found = relative(error2, norm2)
-            if found <= tol:
+            error = relative(error2, problem.norm2)
+            if error <= tol:
                 return name
-    if not math.isfinite(found):
+    if not math.isfinite(error):
         raise ToleranceError(
             f"The largest entry is {largest:.3g}, beyond what float32 holds or squares. Scale it down."
         )
     raise ToleranceError(
-        f"tol = {tol:.3g} is below what float32 storage can hold: dense float32 already has error {found:.3g}. "
+        f"tol = {tol:.3g} is below what float32 storage can hold: dense float32 already has error {error:.3g}. "
         "Ask for a larger tolerance."
     )
 

@@ -21,8 +21,9 @@ class KeptPlanner(Planner):
         self.unit = source.matrix.numel() * 4 / max(self.norm2, 1e-300)
         self._guess = round(GRID * math.log2(1 + self.norm2 / max(budget2, 1e-300)))
         self._built = [{}, {}]
-        places = dict.fromkeys((e.row, e.rows, e.col, e.cols) for e in partition.leaves)
-        self.levels = [Level((row, row + rows), (col, col + cols)) for row, rows, col, cols in places if rows and cols]
+        self.levels = [
+            Level((row, row + rows), (col, col + cols)) for row, rows, col, cols in partition.blocks() if rows and cols
+        ]
         floor2 = 0.01 * budget2 / max(1, len(self.levels))
         spectra = [level_spectra(source, level, storages, floor2) for level in self.levels]
         self._options = [LevelOptions(found, storages, self.overhead) for found in spectra]

@@ -23,11 +23,9 @@ Slot = tuple[Tensor, slice, slice]  # a parameter block (tall, wide), and the ro
 
 def merged(matrix: HMatrix, dtype: torch.dtype = torch.float64) -> HMatrix:
     """The same matrix with one leaf per block, its directions side by side, in one floating type."""
-    blocks: dict[tuple[int, int, int, int], list[tuple[Tensor, ...]]] = {}
-    for leaf in matrix.leaves:
-        blocks.setdefault((leaf.row, leaf.rows, leaf.col, leaf.cols), []).append(leaf.decoded(dtype))
     leaves = []
-    for place, parts in blocks.items():
+    for place, group in matrix.blocks().items():
+        parts = [leaf.decoded(dtype) for leaf in group]
         if len(parts[0]) == 1:
             leaves.append(Leaf(*place, dense=parts[0][0]))
         else:
@@ -66,7 +64,7 @@ class HLinear(nn.Module):
             for wave in (found.first, found.second)
         )
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype).clone())
-        self._blocks = tuple((leaf.row, leaf.rows, leaf.col, leaf.cols, leaf.rank) for leaf in start.leaves)
+        self._blocks = tuple((*leaf.place, leaf.rank) for leaf in start.leaves)
         self.register_buffer("table", torch.tensor(self._blocks, dtype=torch.int64).reshape(-1, 5))
         self.register_buffer("row_order", None if start.row_order is None else start.row_order.long())
         self.register_buffer("col_order", None if start.col_order is None else start.col_order.long())
@@ -186,9 +184,10 @@ class HLinear(nn.Module):
     def to_hmatrix(self, dtype: torch.dtype = torch.float32) -> HMatrix:
         """The matrix as it stands, a copy on the CPU with leaves of `dtype`."""
         leaves = [
-            Leaf(*place, *(None if t is None else t.detach().to("cpu", dtype, copy=True) for t in (e.dense, e.u, e.vt)))
+            Leaf(
+                *e.place, *(None if t is None else t.detach().to("cpu", dtype, copy=True) for t in (e.dense, e.u, e.vt))
+            )
             for e in self.leaves
-            for place in [(e.row, e.rows, e.col, e.cols)]
         ]
         orders = (None if o is None else o.cpu() for o in (self.row_order, self.col_order))
         return HMatrix((self.out_features, self.in_features), tuple(leaves), *orders)

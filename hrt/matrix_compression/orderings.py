@@ -11,30 +11,30 @@ from hrt.errors import InputError
 from hrt.matrix_compression.block_source import STRIP, range_basis
 from hrt.matrix_compression.checks import as_tensor
 from hrt.matrix_compression.cluster_tree import coordinate_order, gram_order
+from hrt.matrix_compression.request import Problem
 
-ORDERINGS = ("auto", "natural", "coordinates", "gram")
+ORDERING_SIDE = 256  # of a layer of a network; below this it is one or few leaves and its order hardly matters
+GRAM_SIDE = 64  # of a matrix on its own; smaller ones are not worth another try
 ESTIMATED_ENTRIES = 1 << 20  # from here on one ordering is chosen by an estimate
-CLEARLY_LESS = 0.7
+CLEARLY_LESS = 0.7  # of the natural order's estimate; a sample of blocks says no more
+SAMPLED_PARTS = 16  # of a side; the sample's blocks are that small
+SAMPLED_RANK = 8  # directions of a sampled block that count as captured
 
 Order = tuple[Tensor | None, Tensor | None]  # of rows and of columns; None is the natural order
 
 
-def orderings(
-    matrix: Tensor,
-    c: Tensor | None,
-    ordering: str,
-    row_points: Any,
-    column_points: Any,
-    *,
-    tol: float,
-    seed: int,
-) -> list[Order]:
-    """The (row order, column order) pairs that `ordering` stands for; None is the natural order.
+def orders(problem: Problem) -> list[Order]:
+    """The pairs of orders that the request's `ordering` stands for, or those of the partition that is kept.
 
-    Of a large matrix "auto" keeps only the one of which a cheap estimate promises most.
+    Of a large matrix "auto" keeps only the one of which a cheap estimate promises most. Raises InputError for points
+    that do not fit.
     """
+    request, matrix = problem.request, problem.matrix
+    if request.partition is not None:
+        return [(request.partition.row_order, request.partition.col_order)]
+    ordering, seed = request.ordering, request.seed
     m, n = matrix.shape
-    points = [_as_points(row_points, m, "row_points"), _as_points(column_points, n, "column_points")]
+    points = [_as_points(request.row_points, m, "row_points"), _as_points(request.column_points, n, "column_points")]
     if ordering == "coordinates" and points == [None, None]:
         raise InputError('ordering="coordinates" needs row_points or column_points.')
     pairs: list[Order] = []
@@ -43,14 +43,14 @@ def orderings(
     if ordering in ("auto", "coordinates") and points != [None, None]:
         rows, cols = (None if p is None else coordinate_order(p) for p in points)
         pairs.append((rows, cols))
-    if ordering == "gram" or (ordering == "auto" and points == [None, None] and min(m, n) >= 64):
+    if ordering == "gram" or (ordering == "auto" and points == [None, None] and min(m, n) >= GRAM_SIDE):
         pairs.append((gram_order(matrix, seed), gram_order(matrix.T, seed)))
     if len(pairs) > 1 and m * n >= ESTIMATED_ENTRIES:
         pairs = [best_order(matrix, pairs, seed)]
     return pairs
 
 
-def best_order(matrix: Tensor, pairs: Sequence[Order], seed: int) -> tuple[Tensor | None, Tensor | None]:
+def best_order(matrix: Tensor, pairs: Sequence[Order], seed: int) -> Order:
     """The pair of orders whose blocks leave least outside their first few directions, on a random sample of blocks.
 
     The first pair is kept unless another is clearly better. Blocks of a sixteenth of a side: sketches of them all
@@ -59,7 +59,7 @@ def best_order(matrix: Tensor, pairs: Sequence[Order], seed: int) -> tuple[Tenso
     """
     m, n = matrix.shape
     generator = torch.Generator().manual_seed(seed)
-    parts = 16
+    parts = SAMPLED_PARTS
     row_cuts, col_cuts = (torch.linspace(0, side, parts + 1).long().tolist() for side in (m, n))
     places = [(i, i) for i in range(0, parts, 2)]
     places += torch.randint(0, parts, (parts, 2), generator=generator).tolist()
@@ -70,7 +70,7 @@ def best_order(matrix: Tensor, pairs: Sequence[Order], seed: int) -> tuple[Tenso
             r, c = slice(row_cuts[i], row_cuts[i + 1]), slice(col_cuts[j], col_cuts[j + 1])
             block = matrix[r] if rows is None else matrix[rows[r]]
             block = (block[:, c] if cols is None else block[:, cols[c]]).to(torch.float64)
-            captured = range_basis(block, min(8, *block.shape), seed).mT @ block
+            captured = range_basis(block, min(SAMPLED_RANK, *block.shape), seed).mT @ block
             total += math.sqrt(max(0.0, float(block.square().sum() - captured.square().sum())))
         missed.append(total)
     best = min(range(len(pairs)), key=lambda k: missed[k])
@@ -99,6 +99,3 @@ def _as_points(points: Any, count: int, what: str) -> Tensor | None:
     if p.shape[0] != count or not bool(torch.isfinite(p).all()):
         raise InputError(f"Expected {what} as {count} finite points (count, d). Found shape {tuple(p.shape)}.")
     return p
-
-
-ORDERING_SIDE = 256  # below this a layer is one or few leaves and its order hardly matters

@@ -105,11 +105,11 @@ class Planner:
         total, error2 = values[-1]
         split = [np.zeros(t.grid, bool) for t in self._options]
         for k in range(len(values) - 2, -1, -1):
-            own, own2 = values[k]
-            children, grid = _sum_children(total, own.shape), own.shape
-            split[k] = children < own
-            total = np.where(split[k], children, own)
-            error2 = np.where(split[k], _sum_children(error2, grid), own2)
+            whole, whole2 = values[k]
+            children, grid = _sum_children(total, whole.shape), whole.shape
+            split[k] = children < whole
+            total = np.where(split[k], children, whole)
+            error2 = np.where(split[k], _sum_children(error2, grid), whole2)
         return total, error2, split
 
     def error2(self, lam: float) -> float:
@@ -141,13 +141,13 @@ class Planner:
 
     def _choices(self, k: int, blocks: np.ndarray, best: Best) -> list[Choice]:
         """The best options of some blocks of level k, given by their flat indices."""
-        level, found = self.levels[k], []
+        level, choices = self.levels[k], []
         for index, dense, counts in zip(blocks.tolist(), best.dense.tolist(), best.counts.tolist(), strict=True):
             i, j = divmod(index, self._options[k].grid[1])
             rows, cols = (level.rows[i], level.rows[i + 1]), (level.cols[j], level.cols[j + 1])
             stored = self.storages[dense] if dense >= 0 else None
-            found.append(Choice((k, i, j), rows, cols, stored, tuple(counts) if dense < 0 else ()))
-        return found
+            choices.append(Choice((k, i, j), rows, cols, stored, tuple(counts) if dense < 0 else ()))
+        return choices
 
     def whole(self, error2: float) -> Plan | None:
         """The cheapest plan of one low-rank leaf over the whole matrix with predicted squared error at most `error2`;

@@ -75,16 +75,16 @@ def round_columns(
         step = steps[j]
         if step is not None:
             return step(column)
-        mine = partner[..., j]
-        scales[..., j] = int8_scale(column.abs().amax(-1) * mine).to(torch.float64) / mine
+        other = partner[..., j]
+        scales[..., j] = int8_scale(column.abs().amax(-1) * other).to(torch.float64) / other
         scale = scales[..., j, None]
         return (column / scale).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scale
 
     def row_rounded(row: Tensor, i: int) -> Tensor:
         out = (row / scales).round().clamp(-INT8_LEVELS, INT8_LEVELS) * scales
         for storage in set(storages) - {"int8"}:
-            mine = torch.tensor([s == storage for s in storages])
-            out = torch.where(mine, _to_float(storage)(row), out)
+            of_type = torch.tensor([s == storage for s in storages])
+            out = torch.where(of_type, _to_float(storage)(row), out)
         return out
 
     if left is None:

@@ -89,10 +89,7 @@ class Block:
     @staticmethod
     def all_of(h: HMatrix) -> "list[Block]":
         """The blocks of `h`, the largest first."""
-        places: dict[tuple[int, int, int, int], list[Leaf]] = {}
-        for e in h.leaves:
-            places.setdefault((e.row, e.rows, e.col, e.cols), []).append(e)
-        return sorted((Block(tuple(members)) for members in places.values()), key=lambda b: -b.rows * b.cols)
+        return sorted((Block(leaves) for leaves in h.blocks().values()), key=lambda b: -b.rows * b.cols)
 
     @property
     def rows(self) -> int:

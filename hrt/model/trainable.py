@@ -12,6 +12,7 @@ from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.hlinear import HLinear
 from hrt.model.model import CompressedModel
+from hrt.program.names import unique_name
 from hrt.program.program import Constant, Program
 
 
@@ -46,11 +47,7 @@ class TrainableNetwork(nn.Module):
 
     def _key(self, name: str) -> str:
         """A name that modules allow, without dots, and that nobody has."""
-        key = name.replace(".", "/") or "constant"
-        taken = {k for _, k in self._homes.values()}
-        while key in taken:
-            key += "_"
-        return key
+        return unique_name(name.replace(".", "/") or "constant", {k for _, k in self._homes.values()}, separator="_")
 
     def constant(self, name: str) -> Any:
         """The live constant of the program's `name`: an HLinear, a parameter or a buffer."""

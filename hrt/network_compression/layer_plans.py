@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.cluster_tree import default_min_leaf, gram_order
 from hrt.matrix_compression.fixed_planner import KeptPlanner
 from hrt.matrix_compression.orderings import ORDERING_SIDE, permute
 from hrt.matrix_compression.planner import Planner
+from hrt.matrix_compression.request import MatrixRequest
 from hrt.support.parallel import executor_map, one_blas_thread
 
 
@@ -39,10 +39,7 @@ class LayerTask:
     mean: Tensor | None
     bias: str | None
     budget2: float
-    storages: tuple[str, ...]
-    target: str
-    seed: int
-    partition: HMatrix | None = None  # to be kept, see `hrt.matrix_compression.fixed_planner`
+    request: MatrixRequest
 
     def source(self, rows: Tensor | None, cols: Tensor | None) -> BlockSource:
         """The matrix and its weights in tree order. Copies: BLAS may round differently where memory is aligned
@@ -50,24 +47,31 @@ class LayerTask:
         """
         pairs = (self.matrix, rows, cols), (self.right, cols, cols), (self.left, rows, rows)
         matrix, right, left = (permute(*p).clone() for p in pairs)
-        return BlockSource(matrix, right, left, self.seed)
+        return BlockSource(matrix, right, left, self.request.seed)
 
 
 def plan_layer(task: LayerTask) -> PlannedLayer:
     """The planner of one layer in the better of its orderings."""
     matrix, choices = task.matrix, []
     m, n = matrix.shape
-    kept = task.partition
+    partition = task.request.partition
     orders: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
-    if kept is not None:
-        orders = [(kept.row_order, kept.col_order)]
+    if partition is not None:
+        orders = [(partition.row_order, partition.col_order)]
     with one_blas_thread():  # in a forked worker the threads that BLAS had are gone, and it would wait for them
-        if kept is None and min(m, n) >= ORDERING_SIDE:
+        if partition is None and min(m, n) >= ORDERING_SIDE:
             orders.append((gram_order(matrix), gram_order(matrix.T)))
         for rows, cols in orders:
             source, leaf = task.source(rows, cols), default_min_leaf(m, n)
-            common = {"storages": task.storages, "target": task.target, "budget2": task.budget2}
-            planner = Planner(source, min_leaf=leaf, **common) if kept is None else KeptPlanner(source, kept, **common)
+            common = {
+                "storages": task.request.storages,
+                "target": task.request.target,
+                "budget2": task.budget2,
+            }
+            if partition is None:
+                planner = Planner(source, min_leaf=leaf, **common)
+            else:
+                planner = KeptPlanner(source, partition, **common)
             cost = planner.solve_budget(task.budget2).cost + (0 if rows is None else 4 * (m + n))
             choices.append((cost, PlannedLayer(task.name, matrix, planner, rows, cols, task.mean, task.bias)))
     return min(choices, key=lambda pair: pair[0])[1]

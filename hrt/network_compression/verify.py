@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,74 +12,102 @@ from torch import Tensor
 from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
 from hrt.calibration.output_error import OutputError, output_error
-from hrt.calibration.samples import Box, Split
+from hrt.calibration.samples import Box, Split, distinct
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
 from hrt.certificate.paper_statements import box_statement
+from hrt.network_compression.request import CompressionRequest
 from hrt.program.program import Program, dense_constants
 from hrt.runtime.backends import on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
+FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
+
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """The user's rows as given and without repetitions, their split, and what the original network answers on the
-    held-out ones: (rows, features) float64, derivatives that are held to the tolerance behind the value.
+class Original:
+    """The network as it was given, and the rows that its compressed forms are judged by.
+
+    program: float64 constants.  aim: what is held to the tolerance.  given: the user's rows, one tensor per input.
+    samples: those without repetitions.  boxes: where they come from, for a bound over all of it; None for rows.
     """
 
+    program: Program
+    aim: Aim
     given: tuple[Tensor, ...]
     samples: tuple[Tensor, ...]
     split: Split
-    reference: Tensor
+    boxes: tuple[Box, ...] | None = None
+
+    @staticmethod
+    def of(
+        program: Program,
+        given: tuple[Tensor, ...],
+        seed: int,
+        boxes: tuple[Box, ...] | None = None,
+        derivatives: Sequence[str] = (),
+    ) -> "Original":
+        """Raises InputError for rows that do not fit, and what `differentiate` raises for `derivatives`."""
+        program.check_inputs(given)
+        samples = distinct(given)
+        return Original(program, Aim.of(program, derivatives), given, samples, Split.make(samples, seed), boxes)
+
+    @cached_property
+    def search_reference(self) -> Tensor:
+        """What it answers on the search rows: (rows, features) float64, derivatives behind the value."""
+        return self.aim.outputs(self.split.search)
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """What it answers on the held-out rows."""
+        return self.aim.outputs(self.split.held_out)
+
+    def served_errors(self, program: Program) -> dict[str, OutputError]:
+        """The errors of `program` in float32 on the held-out rows, in every CPU backend that is here.
+
+        Derivatives come from the program that gives them, whose value counts too, where it is worse.
+        """
+        return {name: self._served_error(name, program) for name in on_cpu()}
+
+    def _served_error(self, backend: str, program: Program) -> OutputError:
+        rows = self.split.held_out
+        error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows))
+        if not self.aim.names:
+            return error
+        alone = output_error(self.aim.parts(self.reference)[0], _outputs_of(backend, program, rows))
+        return replace(max(alone, error, key=lambda e: e.upper_99), derivatives=error.derivatives)
 
 
 def output_certificate(
-    program: Program,
+    original: Original,
     best: Program,
-    held: Held,
     served: Mapping[str, OutputError],
     moments: Mapping[str, Moments],
-    *,
-    tol: float,
-    target: str,
-    seed: int,
-    boxes: Sequence[Box] | None = None,
+    request: CompressionRequest,
     remarks: Sequence[str] = (),
-    aim: Aim | None = None,
 ) -> Certificate:
-    """What can be said of `best` as a stand-in for `program`, the original in float64.
+    """What can be said of `best` as a stand-in for `original`.
 
-    served: the errors of the backends that kept `tol`.  moments: what the weights of `program` see.  aim: what was held
-    to `tol`, by default the value alone.
+    served: the errors of the backends that kept the tolerance.  moments: what the original's weights see.
     """
-    aim = aim or Aim.of(program)
+    aim, rows, reference = original.aim, original.split.held_out, original.reference
+    view = dense_constants(best)  # once, for everything that multiplies in float64
+    outputs = aim.outputs(rows, view)
+    exact = aim.error(reference, outputs)
     error = max(served.values(), key=lambda e: e.upper_99)
-    found = aim.outputs(held.split.held_out, dense_constants(best))
-    exact = aim.error(held.reference, found)
-    derived = derivative_figures(aim, exact, served, held.reference)
-    value, found_value = aim.parts(held.reference)[0], aim.parts(found)[0]
+    derived = derivative_figures(aim, exact, served, reference)
+    value, compressed_value = aim.parts(reference)[0], aim.parts(outputs)[0]
     rms = value.square().mean(0).sqrt()
-    worst = (value - found_value).abs().amax(0)
-    proven = output_bound(program, best, boxes)
-    drift, ntk_points, no_drift = affordable_drift(program, best, held.split.held_out)
-    limits = served_limits(best, held, aim) if target == "cuda" else {}
-    precision = fastest_within(limits, tol) if limits else ""
-    said = []
-    rows, distinct_rows = held.given[0].shape[0], held.samples[0].shape[0]
-    if rows > distinct_rows:
-        said.append(f"{rows - distinct_rows} of {rows} rows repeat another and were left out")
-    said += remarks
-    if distinct_rows < 200:
-        said.append(f"only {distinct_rows} distinct calibration rows; the confidence limit is wide")
-    constant = [i for i, x in enumerate(held.given) if bool((x == x[:1]).all())]
-    if constant:
-        said.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
+    worst = (value - compressed_value).abs().amax(0)
+    bound = output_bound(original.program, best, original.boxes)
+    drift, ntk_points, no_drift = affordable_drift(original.program, best.with_constants(view), rows)
+    limits = served_limits(original, best) if request.target == "cuda" else {}
     return Certificate(
-        tol=tol,
+        tol=request.tol,
         kind="output",
-        layers=layer_records(program, best, moments, tol),
+        layers=layer_records(original.program, best, moments, request.tol, view),
         measured={
             "output_error": exact.value,
             "runtime_error": error.value,
@@ -89,56 +119,57 @@ def output_certificate(
         },
         estimated={
             "output_error_upper_99": error.upper_99,
-            "unseen_probability_99": 1 - 0.01 ** (1 / held.split.held_out[0].shape[0]),
+            "unseen_probability_99": 1 - 0.01 ** (1 / rows[0].shape[0]),
             **{IN_PRECISION + name: limit for name, limit in limits.items() if math.isfinite(limit)},
             **derived["estimated"],
         },
-        guaranteed={} if proven.per_output is None else {BOX_BOUND: list(proven.per_output)},
-        statements=() if proven.per_output is None else (box_statement(proven.per_output, worst, rms),),
+        guaranteed={} if bound.per_output is None else {BOX_BOUND: list(bound.per_output)},
+        statements=() if bound.per_output is None else (box_statement(bound.per_output, worst, rms),),
         context={
-            "calibration_rows": held.split.calibration[0].shape[0],
-            "search_rows": held.split.search[0].shape[0],
-            "held_out_rows": held.split.held_out[0].shape[0],
-            "seed": seed,
-            "torch": torch.__version__,
-            "target": target,
+            **_circumstances(original, request),
             "runtimes": list(served),
-            "remarks": said,
+            "remarks": _remarks(original, remarks),
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
-            **({"precision": precision} if precision else {}),
-            **({"no_output_bound": proven.reason} if proven.per_output is None else {"boxes": proven.boxes}),
+            **({"precision": fastest_within(limits, request.tol)} if limits else {}),
+            **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
             **derived["context"],
         },
     )
 
 
-def served_limits(best: Program, held: Held, aim: Aim) -> dict[str, float]:
+def _circumstances(original: Original, request: CompressionRequest) -> dict[str, Any]:
+    split = original.split
+    return {
+        "calibration_rows": split.calibration[0].shape[0],
+        "search_rows": split.search[0].shape[0],
+        "held_out_rows": split.held_out[0].shape[0],
+        "seed": request.seed,
+        "torch": torch.__version__,
+        "target": request.target,
+    }
+
+
+def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
+    """`remarks` among those on the user's rows."""
+    rows, distinct_rows = original.given[0].shape[0], original.samples[0].shape[0]
+    out = [f"{rows - distinct_rows} of {rows} rows repeat another and were left out"] if rows > distinct_rows else []
+    out += remarks
+    if distinct_rows < FEW_ROWS:
+        out.append(f"only {distinct_rows} distinct calibration rows; the confidence limit is wide")
+    constant = [i for i, x in enumerate(original.given) if bool((x == x[:1]).all())]
+    if constant:
+        out.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
+    return out
+
+
+def served_limits(original: Original, program: Program) -> dict[str, float]:
     """The largest 99 % limit in every emulated arithmetic of a GPU: of the network alone, and with its derivatives."""
-    rows = held.split.held_out
-    limits = precision_limits(best, rows, aim.parts(held.reference)[0])
+    aim, rows, reference = original.aim, original.split.held_out, original.reference
+    limits = precision_limits(program, rows, aim.parts(reference)[0])
     if not aim.names:
         return limits
-    others = precision_limits(aim.served(best), rows, held.reference, aim.error)
+    others = precision_limits(aim.served(program), rows, reference, aim.error)
     return {name: max(limit, others[name]) for name, limit in limits.items()}
-
-
-def served_errors(
-    program: Program, inputs: tuple[Tensor, ...], reference: Tensor, aim: Aim | None = None
-) -> dict[str, OutputError]:
-    """The error of the float32 network against the float64 network's `reference`, in every CPU backend that is here.
-
-    Where `aim` has derivatives they come from the program that gives them, whose value counts too, where it is worse.
-    """
-    aim = aim or Aim.of(program)
-    return {name: _error_on(name, program, inputs, reference, aim) for name in on_cpu()}
-
-
-def _error_on(backend: str, program: Program, inputs: tuple[Tensor, ...], reference: Tensor, aim: Aim) -> OutputError:
-    error = aim.error(reference, _outputs_of(backend, aim.served(program), inputs))
-    if not aim.names:
-        return error
-    alone = output_error(aim.parts(reference)[0], _outputs_of(backend, program, inputs))
-    return replace(max(alone, error, key=lambda e: e.upper_99), derivatives=error.derivatives)
 
 
 def _outputs_of(backend: str, program: Program, inputs: tuple[Tensor, ...]) -> Tensor:

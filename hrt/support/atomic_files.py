@@ -15,21 +15,21 @@ SHOWN = 80  # characters of a path that no file can have
 
 
 def usable(path: str | PathLike[str], failure: type[HrtError] = InputError) -> Path:
-    """`path`, whether or not anything is there. Raises `failure` for what can be no file's name: with NUL characters,
-    or letters that the system cannot write, or longer than it allows.
+    """`path` as a Path; the file need not exist. Raises `failure` for an invalid file name: with NUL characters, with
+    letters that the system cannot write, or longer than it allows.
     """
-    text, why = os.fsdecode(path), None
+    text, fault = os.fsdecode(path), None
     try:
         os.lstat(text)
     except ValueError as error:
-        why = "with a NUL character" if "\0" in text else f"that is no name ({error})"
+        fault = "with a NUL character" if "\0" in text else f"that is no name ({error})"
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            why = f"of {len(text)} characters, too long for this system"
-    if why is None:
+            fault = f"of {len(text)} characters, too long for this system"
+    if fault is None:
         return Path(text)
     shown = repr(text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}")
-    raise failure(f"Found the path {shown} {why}. Expected the name of a file or folder.")
+    raise failure(f"Found the path {shown} {fault}. Expected the name of a file or folder.")
 
 
 def check_writable(path: str | PathLike[str], force: bool, failure: type[HrtError] = InputError) -> Path:
@@ -65,8 +65,7 @@ def replacing(
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise failure(f"{named} cannot be written: {why}. Nothing was changed.") from error
+        raise failure(f"{named} cannot be written: {error.strerror or error}. Nothing was changed.") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hrt.certificate.norms import svd_rounding
 from hrt.errors import InputError
+from hrt.hmatrix.hmatrix import relative_difference
 
 LEADING = 5  # eigenvectors whose span is compared
 
@@ -97,7 +98,7 @@ def drift(before: Tensor, after: Tensor, leading: int = LEADING) -> Drift:
     cosines = torch.linalg.svdvals(spans[0].T @ spans[1]).clamp(0, 1)
     following = float(spectra[0].values[k]) if k < len(a) else -math.inf
     return Drift(
-        relative=float((a - b).norm() / a.norm()),
+        relative=relative_difference(b, a),
         frobenius=float((a - b).norm()),
         spectral=float(torch.linalg.eigvalsh(a - b).abs().max()),
         before=spectra[0],

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hrt.calibration.moments import ridge
 from hrt.calibration.samples import as_samples
 from hrt.errors import InputError, TrainingError
-from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.hmatrix.hmatrix import HMatrix, Leaf, relative_difference
 from hrt.matrix_compression.block_source import cholesky_psd
 from hrt.matrix_compression.checks import check_tol, check_whole
 from hrt.matrix_compression.compress_matrix import compress_matrix
@@ -166,7 +166,7 @@ class DynamicCompression:
             new.train(layer.training)
             self._exchange(path, new)
         after = _flat(self.net(*x))
-        return float((after - before).norm() / before.norm().clamp_min(1e-300))
+        return relative_difference(after, before)
 
     @property
     def ratio(self) -> float:
@@ -196,9 +196,9 @@ class DynamicCompression:
     def _total(self, dense: bool = False) -> int:
         """The numbers of the network, shared ones once; dense: those that it would have without any HLinear."""
         layers = [m for m in self.net.modules() if isinstance(m, HLinear)]
-        theirs = {id(p) for m in layers for p in m.parameters()}
-        others = sum(p.numel() for p in self.net.parameters() if id(p) not in theirs)
-        return others + sum(self._numbers(m, dense) for m in layers)
+        hierarchical = {id(p) for m in layers for p in m.parameters()}
+        rest = sum(p.numel() for p in self.net.parameters() if id(p) not in hierarchical)
+        return rest + sum(self._numbers(m, dense) for m in layers)
 
     @staticmethod
     def _numbers(layer: HLinear, dense: bool) -> int:
@@ -223,9 +223,9 @@ class DynamicCompression:
             return
         gone = {id(p) for p in old.parameters()}
         for group in self.optimizer.param_groups:
-            kept = [p for p in group["params"] if id(p) not in gone]
-            if len(kept) < len(group["params"]):
-                group["params"] = [*kept, *module.parameters()]
+            staying = [p for p in group["params"] if id(p) not in gone]
+            if len(staying) < len(group["params"]):
+                group["params"] = [*staying, *module.parameters()]
         for p in old.parameters():
             self.optimizer.state.pop(p, None)
 
@@ -253,9 +253,8 @@ def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatri
             leaves.append(leaf)
             continue
         more = max(1, leaf.rank // GROWTH)
-        place = leaf.row, leaf.rows, leaf.col, leaf.cols
         if (leaf.rank + more) * (leaf.rows + leaf.cols) >= leaf.rows * leaf.cols:
-            leaves.append(Leaf(*place, dense=block.clone()))
+            leaves.append(Leaf(*leaf.place, dense=block.clone()))
             continue
         drawn = torch.randn(more, leaf.cols, dtype=torch.float64, generator=generator) @ root.mT
         drawn = drawn * (leaf.vt.norm() / drawn.norm().clamp_min(1e-300) * math.sqrt(more / max(1, leaf.rank)))
@@ -265,7 +264,7 @@ def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatri
             else torch.randn(more, leaf.cols, dtype=torch.float64, generator=generator) / leaf.cols**0.5
         )
         u = torch.cat([leaf.u, leaf.u.new_zeros(leaf.rows, more)], dim=1)
-        leaves.append(Leaf(*place, u=u, vt=torch.cat([leaf.vt, drawn])))
+        leaves.append(Leaf(*leaf.place, u=u, vt=torch.cat([leaf.vt, drawn])))
     return HMatrix(start.shape, tuple(leaves), start.row_order, start.col_order)
 
 

@@ -6,8 +6,8 @@ the Jacobian fits, which on PINNs gets further than L-BFGS by orders of magnitud
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.func import functional_call
 
 from hrt.calibration.moments import evaluate, layer_moments
-from hrt.calibration.samples import Split, as_boxes, as_samples, distinct
+from hrt.calibration.samples import as_boxes, as_samples
 from hrt.capture.network import program_of_network
 from hrt.errors import InputError, ToleranceError
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.checks import check_tol, check_whole
+from hrt.matrix_compression.checks import check_whole
 from hrt.model.model import CompressedModel
 from hrt.model.trainable import TrainableNetwork, to_trainable
-from hrt.network_compression.verify import Held, output_certificate, served_errors
+from hrt.network_compression.request import CompressionRequest
+from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.program import Constant, Program
 from hrt.support.progress import Advance, part, track
 from hrt.training.gauss_newton import GaussNewton, Term
@@ -32,6 +33,8 @@ JACOBIAN_NUMBERS = 1 << 26  # float64; half a gigabyte
 FREE_SHARE = 0.3  # of the steps, before anything is rounded
 LAST_SHARE = 0.35  # of the others, after all of the last kind is rounded
 LAST_ROWS = 8  # times as many rows, where they fit: few numbers are free then, and errors are those of the rows drawn
+RATE = 1e-3  # Adam's
+NOTHING = 1e-300  # in the place of zero where something is divided by it
 HALVES = (torch.float16, torch.bfloat16)
 SHARES = (0.5, 0.8, 0.95, 1.0)  # of the numbers of a kind that are rounded, drawn by chance
 Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
@@ -71,60 +74,50 @@ def finetune(
     that is not finite, and ToleranceError where the result misses `tol`; `model` is never changed. Only the value is
     certified, no derivatives.
     """
-    tol = model.certificate.tol if tol is None else check_tol(tol)
-    steps, batch, seed = check_whole(steps, "steps", 1), check_whole(batch, "batch", 1), check_whole(seed, "seed", 0)
-    given = as_samples(inputs, seed)
-    original = program_of_network(teacher, given)
-    original.check_inputs(given)
-    if set(original.weights) != set(model.program.weights):
+    steps, batch = check_whole(steps, "steps", 1), check_whole(batch, "batch", 1)
+    request = CompressionRequest(model.certificate.tol if tol is None else tol, target=model.target, seed=seed)
+    given = as_samples(inputs, request.seed)
+    original = Original.of(program_of_network(teacher, given), given, request.seed, as_boxes(inputs))
+    if set(original.program.weights) != set(model.program.weights):
         raise InputError(
-            f"The teacher's weights are {sorted(original.weights)}, the model's {sorted(model.program.weights)}. "
-            "Expected the network that was compressed."
+            f"The teacher's weights are {sorted(original.program.weights)}, the model's "
+            f"{sorted(model.program.weights)}. Expected the network that was compressed."
         )
-    samples = distinct(given)
-    held = Held(given, samples, split := Split.make(samples, seed), evaluate(original, split.held_out))
+    split = original.split
     known = tuple(torch.cat(pair) for pair in zip(split.calibration, split.search, strict=True))
-    answers = evaluate(original, known)
-    network = to_trainable(model, dtype=torch.float64)
-    draw = _Draws(network, known, answers, residual, points, batch, teacher_weight, residual_weight, seed)
+    answers = evaluate(original.program, known)
+    loss = Loss(known, answers, residual, points, teacher_weight, residual_weight)
     with track("finetune", progress) as advance:
-        stored = model.program
-        if exact:
-            stored = with_exact_floats(stored)
-        program = train_stored(network, stored, draw, steps, seed, part(advance, 0.0, 0.9))
+        start = with_exact_floats(model.program) if exact else model.program
+        network = to_trainable(model, dtype=torch.float64)
+        trained = train_stored(network, start, loss, steps, batch, request.seed, part(advance, 0.0, 0.9))
         advance("verify", 0.9)
-        start, end = (float((evaluate(p, known) - answers).norm()) for p in (stored, program))
-        kept = residual is None and not end < start  # with a residual the teacher is not what is aimed at
-        program = stored if kept else program
-        served = served_errors(program, split.held_out, held.reference)
-        lost = model.certificate.derivatives
-        unheld = [f"no longer verified: the derivatives {', '.join(lost)}"] if lost else []
+        before, after = (float((evaluate(p, known) - answers).norm()) for p in (start, trained))
+        improved = residual is not None or after < before  # with a residual the teacher is not what is aimed at
+        program = trained if improved else start
+        served = original.served_errors(program)
         limit = served["torch"].upper_99
-        if limit > tol:
+        if limit > request.tol:
             raise ToleranceError(
                 f"After {steps} steps the error against the teacher is at most {limit:.3g} with 99 % confidence. "
-                f"Expected {tol:.3g}; take more steps, a larger tol, or a model compressed less."
+                f"Expected {request.tol:.3g}; take more steps, a larger tol, or a model compressed less."
             )
+        remarks = [
+            f"fine-tuned by {steps} steps; the layers' errors are against the original's weights"
+            if improved
+            else f"{steps} steps of fine-tuning lowered no error: the numbers are those from before"
+        ]
+        if lost := model.certificate.derivatives:
+            remarks.append(f"no longer verified: the derivatives {', '.join(lost)}")
         certificate = output_certificate(
             original,
             program,
-            held,
-            {name: e for name, e in served.items() if e.upper_99 <= tol},
-            layer_moments(original, split.calibration, seed),
-            tol=tol,
-            target=model.target,
-            seed=seed,
-            boxes=as_boxes(inputs),
-            remarks=[
-                f"{steps} steps of fine-tuning lowered no error: the numbers are those from before"
-                if kept
-                else f"fine-tuned by {steps} steps; the layers' errors are against the original's weights",
-                *unheld,
-            ],
+            {name: e for name, e in served.items() if e.upper_99 <= request.tol},
+            layer_moments(original.program, split.calibration, request.seed),
+            request,
+            remarks,
         )
-    result = CompressedModel(program, certificate, model.target)
-    result.dense_nbytes = model.dense_nbytes
-    return result
+    return CompressedModel(program, certificate, model.target, dense_nbytes=model.dense_nbytes)
 
 
 def with_exact_floats(program: Program) -> Program:
@@ -142,121 +135,127 @@ def _exact(constant: Constant) -> Constant:
     return HMatrix(constant.shape, tuple(leaves), constant.row_order, constant.col_order)
 
 
-class _Draws:
-    """The terms of one step, over rows drawn afresh."""
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """What is minimised, over rows drawn afresh for every step; see `finetune`.
 
-    def __init__(
-        self,
-        network: TrainableNetwork,
-        known: Sequence[Tensor],
-        answers: Tensor,
-        residual: Residual | None,
-        points: Points | None,
-        batch: int,
-        teacher_weight: float,
-        residual_weight: float,
-        seed: int,
-    ):
-        if residual is not None and points is None and len(known) != 1:
+    known: rows that may be trained on, one tensor per input.  answers: the teacher's on them, (rows, features).
+    """
+
+    known: tuple[Tensor, ...]
+    answers: Tensor
+    residual: Residual | None
+    points: Points | None
+    teacher_weight: float
+    residual_weight: float
+
+    def __post_init__(self) -> None:
+        if self.residual is not None and self.points is None and len(self.known) != 1:
             raise InputError(
-                f"Found a residual, {len(known)} inputs and no points. Expected points=... that draws rows."
+                f"Found a residual, {len(self.known)} inputs and no points. Expected points=... that draws rows."
             )
-        for value, what in ((teacher_weight, "teacher_weight"), (residual_weight, "residual_weight")):
-            if not 0 <= value < math.inf:
-                raise InputError(f"Found {what} {value!r}. Expected a finite number of at least 0.")
-        if not teacher_weight and not (residual is not None and residual_weight):
+        for what in ("teacher_weight", "residual_weight"):
+            if not 0 <= getattr(self, what) < math.inf:
+                raise InputError(f"Found {what} {getattr(self, what)!r}. Expected a finite number of at least 0.")
+        if not self.teacher_weight and not (self.residual is not None and self.residual_weight):
             raise InputError(
                 "Found no residual, or none with a weight, and teacher_weight 0. Expected something to fit."
             )
-        self.network, self.known, self.answers, self.batch = network, known, answers, batch
-        self.residual, self.points = residual, points
-        self.weights = teacher_weight / float(answers.square().sum(1).mean().sqrt().clamp_min(1e-300)), residual_weight
-        self.generator = torch.Generator().manual_seed(seed)
 
-    def terms(self) -> list[Term]:
-        """Fresh rows."""
-        rows = torch.randperm(len(self.answers), generator=self.generator)[: self.batch]
-        found = []
-        if self.weights[0]:
+    def terms(self, network: TrainableNetwork, count: int, generator: torch.Generator) -> list[Term]:
+        """The squared terms over `count` fresh rows of each kind."""
+
+        def against_teacher(parameters: dict[str, Tensor], *row: Tensor) -> Tensor:
+            *x, answer = row
+            y = functional_call(network, parameters, tuple(v[None] for v in x))
+            return torch.cat([v.reshape(-1) for v in (y if isinstance(y, tuple) else (y,))]) - answer
+
+        rows = torch.randperm(len(self.answers), generator=generator)[:count]
+        terms = []
+        if self.teacher_weight:
+            scale = float(self.answers.square().sum(1).mean().sqrt().clamp_min(NOTHING))
             chosen = (*(x[rows] for x in self.known), self.answers[rows])
-            found.append(Term(self._against_teacher, chosen, self.weights[0] / math.sqrt(len(rows))))
-        if self.residual is not None and self.weights[1]:
-            drawn = self.known[0][rows] if self.points is None else self.points(self.batch, self.generator)
-            found.append(Term(self._residual, (drawn,), self.weights[1] / math.sqrt(len(drawn))))
-        return found
+            terms.append(Term(against_teacher, chosen, self.teacher_weight / scale / math.sqrt(len(rows))))
+        if (residual := self.residual) is not None and self.residual_weight:
 
-    def _against_teacher(self, parameters: dict[str, Tensor], *row: Tensor) -> Tensor:
-        *x, answer = row
-        y = functional_call(self.network, parameters, tuple(v[None] for v in x))
-        return torch.cat([v.reshape(-1) for v in (y if isinstance(y, tuple) else (y,))]) - answer
+            def of_row(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+                return residual(lambda *x: functional_call(network, parameters, x), row).reshape(-1)
 
-    def _residual(self, parameters: dict[str, Tensor], row: Tensor) -> Tensor:
-        found = self.residual(lambda *x: functional_call(self.network, parameters, x), row)  # type: ignore[misc]
-        return found.reshape(-1)
+            drawn = self.known[0][rows] if self.points is None else self.points(count, generator)
+            terms.append(Term(of_row, (drawn,), self.residual_weight / math.sqrt(len(drawn))))
+        return terms
 
 
-class _Adam(GaussNewton):
+class Adam(GaussNewton):
     """The same steps by Adam (Kingma and Ba, arXiv 1412.6980), for networks whose Jacobian would not fit."""
 
-    RATE = 1e-3
-    moments: tuple[Tensor, Tensor, int] | None = None
+    def __init__(self, shapes: Mapping[str, torch.Size], start: Tensor):
+        super().__init__(shapes, start)
+        self.parameter = torch.nn.Parameter(self.numbers.clone())
+        self.optimizer = torch.optim.Adam([self.parameter])
 
     def step(self, terms: Sequence[Term], free: Tensor | None = None, longest: float = 1.0) -> float:
-        """One step; `longest` scales the learning rate."""
-        numbers = self.numbers.clone().requires_grad_()
-        loss = torch.stack([term.residuals(self.parameters(numbers)).square().sum() for term in terms]).sum()
-        (slope,) = torch.autograd.grad(loss, numbers)
-        first, second, count = self.moments or (torch.zeros_like(slope), torch.zeros_like(slope), 0)
-        first, second, count = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2, count + 1
-        self.moments = first, second, count
-        move = first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
-        self.numbers = self.numbers - longest * self.RATE * (move if free is None else move * free)
+        """One step; `longest` scales the learning rate. Numbers that are not free stay to the bit."""
+        with torch.no_grad():
+            self.parameter.copy_(self.numbers)
+        self.optimizer.zero_grad()
+        loss = torch.stack([term.residuals(self.parameters(self.parameter)).square().sum() for term in terms]).sum()
+        loss.backward()
+        self.optimizer.param_groups[0]["lr"] = longest * RATE
+        self.optimizer.step()
+        moved = self.parameter.detach()
+        self.numbers = moved.clone() if free is None else torch.where(free, moved, self.numbers)
         return float(loss.detach())
 
 
 def train_stored(
-    network: TrainableNetwork, stored: Program, draw: _Draws, steps: int, seed: int, advance: Advance
+    network: TrainableNetwork,
+    stored: Program,
+    loss: Loss,
+    steps: int,
+    batch: int,
+    seed: int,
+    advance: Advance,
 ) -> Program:
     """Train `network` (float64) and return `stored` with its numbers in their storage types."""
-    start, outputs = numbers_of(network), draw.answers.shape[1]
-    fits = draw.batch * (outputs + 1) * len(start) <= JACOBIAN_NUMBERS
+    start, outputs = numbers_of(network), loss.answers.shape[1]
+    fits = batch * (outputs + 1) * len(start) <= JACOBIAN_NUMBERS
     shapes = {name: p.shape for name, p in network.named_parameters()}
-    solver = (GaussNewton if fits else _Adam)(shapes, start)
+    solver = (GaussNewton if fits else Adam)(shapes, start)
     before = Grid(network, stored)
-    gridded = bool((before.coarse | before.narrow).any())
-    free_steps = max(1, round(FREE_SHARE * steps)) if gridded else steps
+    free_steps = max(1, round(FREE_SHARE * steps)) if bool((before.coarse | before.narrow).any()) else steps
+    rows = torch.Generator().manual_seed(seed)
 
-    def run(count: int, free: Tensor | None, label: str, low: float, high: float) -> None:
+    def run(count: int, drawn: int, free: Tensor | None, label: str, advance: Advance) -> None:
         for step in range(1, count + 1):
-            advance(f"{label}, step {step}", low + (high - low) * step / count)
+            advance(f"{label}, step {step}", step / count)
             longest = min(1.0, max(0.1, 4 * (1 - step / count)))  # short steps at the end average the draws' noise
-            loss = solver.step(draw.terms(), free, longest)
-            if not math.isfinite(loss):
-                raise InputError(f"The loss is {loss} in step {step} ({label}). Expected finite residuals.")
+            value = solver.step(loss.terms(network, drawn, rows), free, longest)
+            if not math.isfinite(value):
+                raise InputError(f"The loss is {value} in step {step} ({label}). Expected finite residuals.")
 
-    run(free_steps, None, "train", 0.0, FREE_SHARE)
+    run(free_steps, batch, None, "train", part(advance, 0.0, FREE_SHARE))
     load_numbers(network, solver.numbers)
     grid = Grid(network, stored)
     solver.numbers, free = grid.numbers.clone(), torch.ones_like(grid.coarse)
     generator = torch.Generator().manual_seed(seed)
     kinds = [pair for pair in (("int8", grid.coarse), ("16 bits", grid.narrow)) if bool(pair[1].any())]
-    stages = [(label, mine, share) for label, mine in kinds for share in SHARES]
+    stages = [(label, kind, share) for label, kind in kinds for share in SHARES]
     runs = len(stages) - int(bool((grid.coarse | grid.narrow).all()))  # after the last rounding something must be free
-    rest, rows = steps - free_steps, draw.batch
+    rest = steps - free_steps
     last = round(LAST_SHARE * rest) if runs > 1 else rest
-    for done, (label, mine, share) in enumerate(stages):
-        candidates = (mine & free).nonzero()[:, 0]
-        count = round(share * int(mine.sum())) - int((mine & ~free).sum())
+    for done, (label, kind, share) in enumerate(stages):
+        candidates = (kind & free).nonzero()[:, 0]
+        count = round(share * int(kind.sum())) - int((kind & ~free).sum())
         chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
         solver.numbers[chosen] = grid.rounded(solver.numbers)[chosen]
         free[chosen] = False
         solver.previous = torch.zeros_like(solver.previous)
         if done < runs:
             low, width = FREE_SHARE + (1 - FREE_SHARE) * done / runs, (1 - FREE_SHARE) / runs
-            final = done == runs - 1
-            if final:
+            count, drawn = (rest - last) // max(1, runs - 1), batch
+            if done == runs - 1:
                 room = JACOBIAN_NUMBERS // ((outputs + 1) * max(1, int(solver.moving(free).sum())))
-                draw.batch = max(rows, min(LAST_ROWS * rows, room))
-            count = last if final else (rest - last) // (runs - 1)
-            run(count, free, f"{share:.0%} of {label} rounded", low, low + width)
+                count, drawn = last, max(batch, min(LAST_ROWS * batch, room))
+            run(count, drawn, free, f"{share:.0%} of {label} rounded", part(advance, low, low + width))
     return grid.program(solver.numbers)

@@ -43,25 +43,25 @@ class Term:
         parameters = {name: p for name, p in parameters.items() if name in moving}
 
         def twice(values: Mapping[str, Tensor], *row: Tensor) -> tuple[Tensor, Tensor]:
-            found = self.function({**fixed, **values}, *row)
-            return found, found
+            residuals = self.function({**fixed, **values}, *row)
+            return residuals, residuals
 
         in_dims = (None, *(0 for _ in self.rows))
         derivatives, residuals = vmap(jacrev(twice, has_aux=True), in_dims=in_dims)(parameters, *self.rows)
         count = residuals.numel()
-        found = torch.cat([derivatives[name].reshape(count, -1) for name in parameters], dim=1)
-        return self.weight * residuals.reshape(-1), self.weight * found
+        jacobian = torch.cat([derivatives[name].reshape(count, -1) for name in parameters], dim=1)
+        return self.weight * residuals.reshape(-1), self.weight * jacobian
 
 
-def direction(j: Tensor, r: Tensor, kept: Tensor, damping: float) -> Tensor:
-    """p (P,) of the module's docstring. j: (N, P).  r: (N,).  kept: q (P,). Solved in the smaller of both spaces."""
+def direction(j: Tensor, r: Tensor, q: Tensor, damping: float) -> Tensor:
+    """p (P,) of the module's docstring. j: (N, P).  r: (N,).  q: (P,). Solved in the smaller of both spaces."""
     if j.shape[0] <= j.shape[1]:
         kernel = j @ j.T
         kernel.diagonal().add_(damping)
-        return kept + j.T @ torch.cholesky_solve((r - j @ kept)[:, None], torch.linalg.cholesky(kernel))[:, 0]
+        return q + j.T @ torch.cholesky_solve((r - j @ q)[:, None], torch.linalg.cholesky(kernel))[:, 0]
     kernel = j.T @ j
     kernel.diagonal().add_(damping)
-    return kept + torch.cholesky_solve((j.T @ (r - j @ kept))[:, None], torch.linalg.cholesky(kernel))[:, 0]
+    return q + torch.cholesky_solve((j.T @ (r - j @ q))[:, None], torch.linalg.cholesky(kernel))[:, 0]
 
 
 class GaussNewton:
@@ -90,16 +90,16 @@ class GaussNewton:
 
         free: (P,) bool, which numbers may move; None: all.
         """
-        mine = self.moving(free)
-        names = [name for name, part in self.parameters(mine).items() if bool(part.any())]
-        found = [term.jacobian(self.parameters(), names) for term in terms]
-        r, j = (torch.cat(parts).detach() for parts in zip(*found, strict=True))
+        moving = self.moving(free)
+        names = [name for name, part in self.parameters(moving).items() if bool(part.any())]
+        pairs = [term.jacobian(self.parameters(), names) for term in terms]
+        r, j = (torch.cat(parts).detach() for parts in zip(*pairs, strict=True))
         before = float(r.square().sum())
         if not math.isfinite(before):
             return before
-        where = mine if free is None else free
+        where = moving if free is None else free
         p = torch.zeros_like(self.numbers)
-        p[where] = direction(j[:, where[mine]], r, MOMENTUM * self.previous[where], self.damping)
+        p[where] = direction(j[:, where[moving]], r, MOMENTUM * self.previous[where], self.damping)
         start, length = self.numbers, longest
         with torch.no_grad():
             while True:

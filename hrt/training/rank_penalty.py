@@ -153,7 +153,7 @@ def _blocks(net: nn.Module, partitions: Mapping[str, HMatrix]) -> Iterator[_Bloc
                 torch.arange(k) if o is None else o.long()
                 for k, o in zip(h.shape, (h.row_order, h.col_order), strict=True)
             )
-            for r, m, c, n in dict.fromkeys((e.row, e.rows, e.col, e.cols) for e in h.leaves):
+            for r, m, c, n in h.blocks():
                 here = cols[c : c + n].to(module.weight.device)
                 yield _Block(name, module.weight[rows[r : r + m].to(here.device)][:, here], None, here, m + n)
         else:
@@ -219,8 +219,8 @@ def _decomposed(
 def _nuclear_norm(u: Tensor, vt: Tensor | None, right: Tensor | None, sketch: int | None) -> Tensor:
     """||u vt L||_*, with the subgradient P Q^T."""
     p, s, q = _decomposed(u, vt, right, sketch)
-    kept = s > CRUMB * s.max() if s.numel() else s > 0
-    p, q = p[:, kept], q[:, kept]
+    is_seen = s > CRUMB * s.max() if s.numel() else s > 0
+    p, q = p[:, is_seen], q[:, is_seen]
     seen = q if right is None else right @ q
     inner = u if vt is None else vt @ seen
     return ((p.mT @ u) * inner.mT).sum() if vt is not None else ((p.mT @ inner) * seen.mT).sum()

@@ -74,19 +74,19 @@ class Grid:
     def _parts(self, name: str) -> list[tuple[int, Leaf, tuple[Tensor, ...]]]:
         """The stored leaves of a matrix with the positions of their numbers: several share a block's directions."""
         matrix = self.stored.constants[name]
-        blocks = dict.fromkeys((e.row, e.rows, e.col, e.cols) for e in matrix.leaves)  # type: ignore[union-attr]
+        blocks = matrix.blocks()  # type: ignore[union-attr]
         places = dict(zip(blocks, self._places[name], strict=True))
         behind = dict.fromkeys(blocks, 0)
-        found = []
+        parts = []
         for number, leaf in enumerate(matrix.leaves):  # type: ignore[union-attr]
-            key = (leaf.row, leaf.rows, leaf.col, leaf.cols)
+            key = leaf.place
             if leaf.is_dense:
-                found.append((number, leaf, places[key]))
+                parts.append((number, leaf, places[key]))
             else:
                 (u, vt), at = places[key], behind[key]
-                found.append((number, leaf, (u[:, at : at + leaf.rank], vt[at : at + leaf.rank])))
+                parts.append((number, leaf, (u[:, at : at + leaf.rank], vt[at : at + leaf.rank])))
                 behind[key] += leaf.rank
-        return found
+        return parts
 
     def _fit(self, place: Tensor, axis: int) -> Tensor:
         """bfloat16 scales along the other axis, and the steps they mean."""
@@ -119,11 +119,10 @@ class Grid:
                 scale = self._scales.get((name, number))
                 parts = [(numbers[p] / (self.step[p] if scale is not None else 1.0)) for p in places]
                 parts = [(p.round() if scale is not None else p).to(leaf.dtype) for p in parts]
-                where = (leaf.row, leaf.rows, leaf.col, leaf.cols)
                 if leaf.is_dense:
-                    leaves.append(Leaf(*where, dense=parts[0], scale=scale))
+                    leaves.append(Leaf(*leaf.place, dense=parts[0], scale=scale))
                 else:
-                    leaves.append(Leaf(*where, u=parts[0], vt=parts[1], scale=scale))
+                    leaves.append(Leaf(*leaf.place, u=parts[0], vt=parts[1], scale=scale))
             changed[name] = HMatrix(matrix.shape, tuple(leaves), matrix.row_order, matrix.col_order)  # type: ignore[union-attr]
         return self.stored.with_constants(changed)
 

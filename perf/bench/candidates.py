@@ -12,9 +12,10 @@ from onnx import TensorProto, helper
 from hrt.errors import BackendError
 from hrt.export.onnx.exporter import graph_of
 from hrt.perf.bench.cpu_peaks import cache_bytes
-from hrt.perf.measuring.bursts import COLD_ROUNDS, Latency, bursts, cold, noise_of, peak_memory, rotating, sweeping
+from hrt.perf.measuring.bursts import COLD_ROUNDS, Call, Latency, bursts, cold, noise_of, rotating, sweeping
+from hrt.perf.measuring.process import peak_memory
 from hrt.perf.methods.matched_error import Execution, fresh_error, rotated
-from hrt.perf.methods.runtimes import BOUND, in_onnxruntime, quiet, ways_in_onnxruntime
+from hrt.perf.methods.runtimes import BOUND, first_line, graph_of_one_node, in_onnxruntime, quiet, ways_in_onnxruntime
 from hrt.perf.networks.registry import Workload
 
 ROTATIONS = 4  # inputs that every candidate is asked in turn
@@ -33,11 +34,20 @@ class Candidate:
     """
 
     execution: Execution
-    call: Callable[[], object] | None
+    call: Call | None
     error: float | None = None
     peak: int | None = None
     seconds: float = 0.0
     problem: str = ""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How candidates are timed. rounds, burst_s, seed: see `bursts`."""
+
+    rounds: int = 12
+    burst_s: float = 0.02
+    seed: int = 0
 
 
 def bound(workload: Workload, execution: Execution, batch: int) -> Candidate:
@@ -45,28 +55,30 @@ def bound(workload: Workload, execution: Execution, batch: int) -> Candidate:
     try:
         with quiet():
             error = fresh_error(workload, execution.bind, batch)
-            calls = [execution.bind(rotated(workload.fresh, batch, k * batch)) for k in range(ROTATIONS)]
+            calls = _in_turn(workload, execution, batch)
             peak = peak_memory(calls[0])
             start = time.perf_counter()
             calls[0]()
             return Candidate(execution, rotating(calls), error, peak, time.perf_counter() - start)
     except Exception as error:  # of a foreign library
-        return Candidate(execution, None, problem=f"{type(error).__name__}: {one_line(error)}")
+        return Candidate(execution, None, problem=f"{type(error).__name__}: {first_line(error)}")
 
 
-def dense_again(workload: Workload, batch: int) -> list[Callable[[], object]]:
-    """The dense network in a session of its own, bound as the candidate BOUND is; none without ONNX Runtime."""
-    ways = [w for w in ways_in_onnxruntime(graph_of(workload.program, narrow=False)) if w.backend == BOUND]
-    return [rotating([w.bind(rotated(workload.fresh, batch, k * batch)) for k in range(ROTATIONS)]) for w in ways]
+def dense_again(workload: Workload, batch: int) -> Call | None:
+    """The dense network in a session of its own, bound as the candidate BOUND is; None without ONNX Runtime."""
+    ways = ways_in_onnxruntime(graph_of(workload.program, narrow=False))
+    return next((rotating(_in_turn(workload, way, batch)) for way in ways if way.backend == BOUND), None)
+
+
+def _in_turn(workload: Workload, execution: Execution, batch: int) -> list[Call]:
+    return [execution.bind(rotated(workload.fresh, batch, k * batch)) for k in range(ROTATIONS)]
 
 
 def timed(
     candidates: Mapping[str, Candidate],
-    rounds: int,
-    burst_s: float,
-    seed: int,
+    timing: Timing,
     told: Callable[[float], None] = lambda share: None,
-    again: tuple[str, Callable[[], object]] | None = None,
+    again: tuple[str, Call] | None = None,
 ) -> tuple[dict[str, Latency], float]:
     """Latencies by name, that of a graph that does nothing as EMPTY, and the noise: what a call differs from itself by.
 
@@ -74,60 +86,51 @@ def timed(
     fastest candidate's own call is timed twice.
 
     candidates: named METHOD/EXECUTION; executions that SCOUT_ROUNDS show far behind another of their method stop there,
-    the others are also timed cold (`measure.cold`). All are timed together; where noise is hopeless, once more in twice
+    the others are also timed cold (`bursts.cold`). All are timed together; where noise is hopeless, once more in twice
     the rounds.  told: share that is done.
     """
-    quick = {k: c.call for k, c in candidates.items() if c.call is not None and c.seconds <= SLOW_S}
-    slow = {k: c.call for k, c in candidates.items() if c.call is not None and c.seconds > SLOW_S}
+    running = {k: c.call for k, c in candidates.items() if c.call is not None}
+    slow = {k: call for k, call in running.items() if candidates[k].seconds > SLOW_S}
+    quick = {k: call for k, call in running.items() if k not in slow}
     times: dict[str, Latency] = {}
     noise = 0.0
-    for count in (rounds, 2 * rounds):
-        if not quick:
-            break
-
-        def advance(k: int, count: int = count) -> None:
-            told(k / count)
-
+    for rounds in (timing.rounds, 2 * timing.rounds) if quick else ():
         first = min(quick, key=lambda name: candidates[name].seconds)  # whom most of the others are close to
-        twin = quick[first]
-        if again is not None and again[0] in quick:
-            first, twin = again
-        calls = {**quick, CONTROL: twin, **_empty()}
-        kept = (first, CONTROL, EMPTY)
-        times = bursts(calls, rounds=count, burst_s=burst_s, seed=seed, on_round=advance, drop=partial(_behind, kept))
+        first, twin = again if again is not None and again[0] in quick else (first, quick[first])
+        times = bursts(
+            {**quick, CONTROL: twin, **_empty()},
+            rounds=rounds,
+            burst_s=timing.burst_s,
+            seed=timing.seed,
+            on_round=lambda k, rounds=rounds: told(k / rounds),
+            drop=partial(behind, (first, CONTROL, EMPTY)),
+        )
         noise = noise_of(times[CONTROL], times[first])
         if noise <= HOPELESS:
             break
     going = {name: call for name, call in quick.items() if len(times[name].medians) > SCOUT_ROUNDS}
-    for name, us in cold(going, sweeping(CACHES * cache_bytes()), rounds=min(rounds, COLD_ROUNDS), seed=seed).items():
+    swept, rounds = sweeping(CACHES * cache_bytes()), min(timing.rounds, COLD_ROUNDS)
+    for name, us in cold(going, swept, rounds=rounds, seed=timing.seed).items():
         times[name] = replace(times[name], cold_us=us)
-    if slow:
-        times |= bursts(slow, rounds=min(rounds, SLOW_ROUNDS), calls_each=1, warmup=0, seed=seed)
-    return times, noise
+    rounds = min(timing.rounds, SLOW_ROUNDS)
+    return times | bursts(slow, rounds=rounds, calls_each=1, warmup=0, seed=timing.seed), noise
 
 
-def _behind(kept: Collection[str], rounds: int, medians: Mapping[str, Sequence[float]]) -> list[str]:
+def behind(kept: Collection[str], rounds: int, medians: Mapping[str, Sequence[float]]) -> list[str]:
     """Executions that a faster one of the same method makes uninteresting, but for those in `kept`."""
     if rounds != SCOUT_ROUNDS:
         return []
+    middle = {name: float(np.median(values)) for name, values in medians.items()}
+    method_of = {name: name.rpartition("/")[0] or name for name in medians}
     best: dict[str, float] = {}
-    for name, found in medians.items():
-        method = name.rpartition("/")[0] or name
-        best[method] = min(best.get(method, math.inf), float(np.median(found)))
-    late = [n for n, found in medians.items() if np.median(found) > BEHIND * best[n.rpartition("/")[0] or n]]
-    return [name for name in late if name not in kept]
+    for name, method in method_of.items():
+        best[method] = min(best.get(method, math.inf), middle[name])
+    return [name for name, us in middle.items() if us > BEHIND * best[method_of[name]] and name not in kept]
 
 
-def one_line(error: BaseException) -> str:
-    """A foreign error's first line."""
-    return (str(error).strip().splitlines() or ["no message"])[0][:300]
-
-
-def _empty() -> dict[str, Callable[[], object]]:
+def _empty() -> dict[str, Call]:
     """A call of ONNX Runtime that computes nothing, where that is installed."""
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y"))
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "empty", [x], [y])
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    proto = graph_of_one_node(helper.make_node("Identity", ["x"], ["y"]), TensorProto.FLOAT, [1])
     try:
         return {EMPTY: in_onnxruntime(proto).bind((np.zeros(1, np.float32),))}
     except BackendError:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hrt.errors import HrtError
-from hrt.perf.bench.pareto import Cost, break_even, front, latency, nbytes, usable
-from hrt.perf.measuring.results import FAMILIES, OK, Row
+from hrt.perf.bench.ranking import Cost, break_even, front, latency, nbytes, usable
+from hrt.perf.measuring.results import OK, Row
 from hrt.perf.realtime.latencies import decoded
 from hrt.support.atomic_files import replacing
 
@@ -28,7 +28,9 @@ LINES = ("#d55e00", "#0072b2", "#009e73", "#4d4d4d", "#cc79a7", "#b8860b")
 INK, GRID = "#22223b", "#d8d8e0"
 LEAST_ERROR = 1e-9  # smaller ones are drawn here: an exact answer has no place on a logarithmic axis
 STEPS = (1, 1.2, 1.5, 2, 3, 5, 7)  # of a decade, as ticks
+LEAST_LATENCY_US = 0.1  # likewise
 MOST_BARS = 26  # methods in one picture of latencies
+ONE_IN = {1: "all", 2: "1 in 2", 10: "1 in 10", 100: "1 in 100", 1000: "1 in 1,000", 10_000: "1 in 10,000"}  # requests
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: to be searched, selected and read aloud
     "svg.hashsalt": "hrt",
@@ -77,47 +79,45 @@ def _under_settings(work: Callable[[], None]) -> None:
 def pareto(rows: Sequence[Row]) -> Any:
     """Rows of one workload: error against bytes, and against latency at the smallest and largest batch size."""
     batches = sorted({r.batch for r in rows if usable(r, latency)})
-    shown = [batches[0], batches[-1]] if len(batches) > 1 else batches
-    panels: list[tuple[str, Sequence[Row], Cost]] = [("bytes", _once(rows), nbytes)]
-    panels += [(f"median microseconds, batch {b}", [r for r in rows if r.batch == b], latency) for b in shown]
+    # Bytes and error do not depend on the batch size: one row of each method, target and backend.
+    once = list({(r.method, r.target, r.backend): r for r in rows if usable(r, nbytes)}.values())
+    panels: list[tuple[str, Sequence[Row], Cost]] = [("bytes", once, nbytes)]
+    for b in dict.fromkeys(batches[:1] + batches[-1:]):
+        panels.append((f"median microseconds, batch {b}", [r for r in rows if r.batch == b], latency))
     fig = figure(4.1 * len(panels), 4.0)
     for axes, (label, some, cost) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for family, (colour, marker) in LOOKS.items():
-            points = [r for r in some if r.family == family and usable(r, cost)]
-            x, y = [cost(r) for r in points], [_error(r) for r in points]
-            axes.plot(x, y, marker, color=colour, markersize=6.5, alpha=0.8, markeredgecolor="white", label=family)
         best = front(some, cost)
+        _by_family(axes, [r for r in some if usable(r, cost)], cost, _error)
         axes.plot([cost(r) for r in best], [_error(r) for r in best], color=INK, linewidth=1, drawstyle="steps-post")
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="held-out relative error")
         log_ticks(axes.xaxis, most=5)
         log_ticks(axes.yaxis, "{:g}", most=9, steps=(1,))
-        tidy(axes, none="nothing was measured" if not best else "")
-    present = [f for f in LOOKS if any(r.family == f for r in rows)]
-    _family_legend(fig, present, line="Pareto front")
+        tidy(axes, none="" if best else "nothing was measured")
+    _family_legend(fig, rows, line="Pareto front")
     return fig
 
 
 def latencies(rows: Sequence[Row]) -> Any:
     """Rows of one workload, batch size and target: median to p99 as a bar, p99.9 as a tick, the fastest on top."""
     timed = sorted((r for r in rows if usable(r, latency)), key=lambda r: r.p50_us or 0.0)
-    shown = timed[:MOST_BARS]
-    shown += [r for r in timed[MOST_BARS:] if r.family == "hrt"]  # never left out where it is slow
-    fig = figure(9.5, 1.4 + 0.26 * max(2, len(shown)))
+    drawn = timed[:MOST_BARS]
+    drawn += [r for r in timed[MOST_BARS:] if r.family == "hrt"]  # never left out where it is slow
+    fig = figure(9.5, 1.4 + 0.26 * max(2, len(drawn)))
     axes = fig.subplots()
-    for k, r in enumerate(shown):
+    for k, r in enumerate(drawn):
         colour, marker = LOOKS[r.family]
         p50 = r.p50_us or 0.0
-        axes.plot([p50, r.p99_us or p50], [k, k], color=colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
+        p99 = r.p99_us or p50
+        axes.plot([p50, p99], [k, k], color=colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
         if r.p999_us:
-            axes.plot([r.p99_us or p50, r.p999_us], [k, k], color=colour, linewidth=1)
-            axes.plot([r.p999_us], [k], "|", color=colour, markersize=9)
+            axes.plot([p99, r.p999_us], [k, k], "-|", color=colour, linewidth=1, markersize=9, markevery=[1])
         axes.plot([p50], [k], marker, color=colour, markersize=6.5, markeredgecolor="white")
-    names = [short(f"{r.method}, {r.backend}" if r.backend not in r.method else r.method) for r in shown]
-    axes.set_yticks(range(len(shown)), names)
+    names = [short(f"{r.method}, {r.backend}" if r.backend not in r.method else r.method) for r in drawn]
+    axes.set_yticks(range(len(drawn)), names)
     axes.set(xscale="log", xlabel="microseconds of a call: marker median, bar to p99, tick p99.9")
-    axes.set_ylim(max(len(shown), 1) - 0.4, -0.6)
+    axes.set_ylim(max(len(drawn), 1) - 0.4, -0.6)
     log_ticks(axes.xaxis, most=9)
-    tidy(axes, none="" if shown else "nothing was measured")
+    tidy(axes, none="" if drawn else "nothing was measured")
     return fig
 
 
@@ -129,20 +129,15 @@ def break_even_lines(rows: Sequence[Row], targets: Sequence[float]) -> Any:
         lines = break_even(rows, target)
         for family, line in lines.items():
             colour, marker = LOOKS[family]
-            x, y = [r.batch for r in line], [r.ratio_vs_best_dense or 1.0 for r in line]
-            low = [v - min(v, r.ratio_low or v) for v, r in zip(y, line, strict=True)]
-            high = [max(v, r.ratio_high or v) - v for v, r in zip(y, line, strict=True)]
-            axes.errorbar(x, y, (low, high), fmt=f"{marker}-", color=colour, linewidth=1.4, capsize=2, markersize=5)
-        axes.axhline(1.0, color=INK, linewidth=1, linestyle="--")
-        batches = sorted({r.batch for line in lines.values() for r in line})
-        axes.set(xscale="log", yscale="log", xlabel="batch", title=f"error at most {target:g}")
-        axes.set_xticks(batches, [str(b) for b in batches])
-        axes.minorticks_off()
-        log_ticks(axes.yaxis, most=9)
+            y, low, high = ([getattr(r, f"ratio_{end}") for r in line] for end in ("vs_best_dense", "low", "high"))
+            around = [[max(0.0, v - w) for v, w in zip(y, low, strict=True)]]
+            around += [[max(0.0, w - v) for v, w in zip(y, high, strict=True)]]
+            x = [r.batch for r in line]
+            axes.errorbar(x, y, around, fmt=f"{marker}-", color=colour, linewidth=1.4, capsize=2, markersize=5)
+        _over_batches(axes, [r for line in lines.values() for r in line], f"error at most {target:g}")
         tidy(axes, none="" if lines else "nothing was measured")
     panels[0].set_ylabel("best dense / this (above 1: faster)")
-    present = [f for f in FAMILIES if f != "dense" and any(r.family == f for r in rows)]
-    _family_legend(fig, present)
+    _family_legend(fig, [r for r in rows if r.family != "dense"])
     return fig
 
 
@@ -151,45 +146,38 @@ def roofline(rows: Sequence[Row]) -> Any:
     known = [r for r in rows if r.status == OK and r.roofline_fraction]
     fig = figure(8.5, 3.6)
     axes = fig.subplots()
-    for family, (colour, marker) in LOOKS.items():
-        some = [r for r in known if r.family == family]
-        x, y = [r.batch for r in some], [r.roofline_fraction for r in some]
-        axes.plot(x, y, marker, color=colour, markersize=6, alpha=0.8, markeredgecolor="white")
-    axes.axhline(1.0, color=INK, linewidth=1, linestyle="--")
-    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="least possible time / median")
-    batches = sorted({r.batch for r in known})
-    axes.set_xticks(batches, [str(b) for b in batches])
-    axes.minorticks_off()
-    log_ticks(axes.yaxis, most=7)
+    _by_family(axes, known, lambda r: r.batch, lambda r: r.roofline_fraction)
+    _over_batches(axes, known)
+    axes.set_ylabel("least possible time / median")
     tidy(axes, none="" if known else "no roofline is known")
-    _family_legend(fig, [f for f in LOOKS if any(r.family == f for r in known)])
+    _family_legend(fig, known)
     return fig
 
 
-def realtime(found: Sequence[Mapping[str, Any]]) -> Any:
+def realtime(runs: Sequence[Mapping[str, Any]]) -> Any:
     """Latencies of an open-loop run by quantile, from the histograms in facts["realtime"]; those that cannot be read
     are left out.
     """
     fig = figure(8.5, 3.9)
     axes = fig.subplots()
-    for one, colour in zip(found, LINES * len(found), strict=False):
+    for run, colour in zip(runs, LINES * len(runs), strict=False):
         try:
-            points = decoded(str(one.get("histogram", "")))
+            points = decoded(str(run.get("histogram", "")))
         except HrtError:
             continue
-        x, y = [1 / (1 - q) for q, _ in points], [max(v, 0.1) for _, v in points]
-        style = ":" if str(one.get("subject", "")).startswith("empty call") else "-"
-        axes.plot(x, y, style, color=colour, linewidth=1.7, label=short(str(one.get("subject"))))
-    deadline = found[0].get("deadline_us") if found else None
+        x, y = [1 / (1 - q) for q, _ in points], [max(v, LEAST_LATENCY_US) for _, v in points]
+        style = ":" if str(run.get("subject", "")).startswith("empty call") else "-"
+        axes.plot(x, y, style, color=colour, linewidth=1.7, label=short(str(run.get("subject"))))
+    drawn = bool(axes.get_legend_handles_labels()[0])
+    deadline = runs[0].get("deadline_us") if runs else None
     if isinstance(deadline, (int, float)):
         axes.axhline(deadline, color=INK, linewidth=1, linestyle="--", label="deadline")
     axes.set(xscale="log", yscale="log", xlabel="requests", ylabel="microseconds from when a request was due")
-    ticks = [1, 2, 10, 100, 1000, 10_000]
-    axes.set_xticks(ticks, ["all", "1 in 2", "1 in 10", "1 in 100", "1 in 1,000", "1 in 10,000"])
+    axes.set_xticks(list(ONE_IN), list(ONE_IN.values()))
     axes.minorticks_off()
     log_ticks(axes.yaxis, most=9)
-    tidy(axes, none="" if axes.get_legend_handles_labels()[0] else "no histogram can be read")
-    if axes.get_legend_handles_labels()[0]:
+    tidy(axes, none="" if drawn else "no histogram can be read")
+    if drawn:
         fig.legend(loc="outside lower center", ncols=3, frameon=False)
     return fig
 
@@ -217,11 +205,6 @@ def short(text: str, most: int = 46) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def _once(rows: Sequence[Row]) -> list[Row]:
-    """Bytes and error do not depend on the batch size: one row of each method, target and backend."""
-    return list({(r.method, r.target, r.backend): r for r in rows if usable(r, nbytes)}.values())
-
-
 def _error(row: Row) -> float:
     return max(row.error or 0.0, LEAST_ERROR)
 
@@ -240,9 +223,28 @@ def log_ticks(axis: Any, form: str = "", most: int = 6, steps: Sequence[float] =
     axis.set_ticks([], minor=True)
 
 
-def _family_legend(fig: Any, families: Sequence[str], line: str = "") -> None:
+def _by_family(axes: Any, rows: Sequence[Row], x: Cost, y: Cost) -> None:
+    """A marker for every row, in its family's looks."""
+    for family, (colour, marker) in LOOKS.items():
+        some = [r for r in rows if r.family == family]
+        places = [x(r) for r in some], [y(r) for r in some]
+        axes.plot(*places, marker, color=colour, markersize=6.5, alpha=0.8, markeredgecolor="white")
+
+
+def _over_batches(axes: Any, rows: Sequence[Row], title: str = "") -> None:
+    """Logarithmic axes with the batch sizes of `rows`, and a line at 1."""
+    axes.axhline(1.0, color=INK, linewidth=1, linestyle="--")
+    axes.set(xscale="log", yscale="log", xlabel="batch", title=title)
+    batches = sorted({r.batch for r in rows})
+    axes.set_xticks(batches, [str(b) for b in batches])
+    axes.minorticks_off()
+    log_ticks(axes.yaxis, most=9)
+
+
+def _family_legend(fig: Any, rows: Sequence[Row], line: str = "") -> None:
     from matplotlib.lines import Line2D
 
+    families = [f for f in LOOKS if any(r.family == f for r in rows)]
     marks = [Line2D([], [], marker=LOOKS[f][1], color=LOOKS[f][0], linestyle="", label=f) for f in families]
     if line:
         marks.append(Line2D([], [], color=INK, linewidth=1, label=line))

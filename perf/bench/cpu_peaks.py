@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from onnx import TensorProto, helper
 
-from hrt.perf.methods.runtimes import ways_in_onnxruntime
+from hrt.perf.methods.runtimes import graph_of_one_node, ways_in_onnxruntime
 
 SIZE, STREAM = 1536, 1 << 26  # of the product; floats that no cache holds
 TRIES = 10
+USUAL_CACHE = 32 << 20  # bytes of a last cache, where the system does not tell
 
 
 @dataclass(frozen=True)
@@ -42,34 +42,27 @@ class Peaks:
 def measure_peaks() -> Peaks:
     """The best of a few tries of each; of products by torch and by ONNX Runtime, twice as fast on AVX-512."""
     a = torch.rand(SIZE, SIZE)
-    product = min(_best(call) for call in (lambda: a @ a, *_onnx_product(a.numpy())))
+    proto = graph_of_one_node(helper.make_node("MatMul", ["x", "x"], ["y"]), TensorProto.FLOAT, a.shape)
+    in_runtime = [way.bind((a.numpy(),)) for way in ways_in_onnxruntime(proto)]
+    product = min(_best(call) for call in (lambda: a @ a, *in_runtime))
     stream = torch.ones(STREAM)
-    reading = _best(stream.sum)
-    return Peaks(2.0 * SIZE**3 / product, 4.0 * STREAM / reading, cache_bytes())
+    return Peaks(2.0 * SIZE**3 / product, 4.0 * STREAM / _best(stream.sum), cache_bytes())
 
 
 def cache_bytes() -> int:
-    """Of the largest cache that Linux tells of; 32 MiB where it does not."""
+    """Of the largest cache that Linux tells of; USUAL_CACHE where it does not."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
         if text[:-1].isdigit() and text[-1] in "KM":
             sizes.append(int(text[:-1]) << (10 if text[-1] == "K" else 20))
-    return max(sizes, default=32 << 20)
-
-
-def _onnx_product(a: np.ndarray) -> list[Callable[[], object]]:
-    """Calls that multiply a square matrix by itself; none where ONNX Runtime is not installed."""
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n in ("x", "y"))
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "product", [x], [y])
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    return [way.bind((a,)) for way in ways_in_onnxruntime(proto)]
+    return max(sizes, default=USUAL_CACHE)
 
 
 def _best(call: Callable[[], object]) -> float:
-    found = []
+    times = []
     for _ in range(TRIES):
         start = time.perf_counter()
         call()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        times.append(time.perf_counter() - start)
+    return min(times)

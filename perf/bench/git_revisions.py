@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hrt.errors import BackendError, InputError
@@ -24,22 +24,19 @@ def measured(
     options: for `python -m hrt.perf`.  keep: where the files stay; None: nowhere. Raises InputError for a name that is
     no commit, BackendError where a run fails, with what it said.
     """
-    commits = [resolve(name, root) for name in (before, after)]
-    found: tuple[list[Results], list[Results]] = ([], [])
-    with tempfile.TemporaryDirectory(prefix="hrt-compare-") as folder:
-        out = keep or Path(folder)
+    commits = {"before": resolve(before, root), "after": resolve(after, root)}
+    results: dict[str, list[Results]] = {side: [] for side in commits}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hrt-compare-")))
+        out = keep or folder
         out.mkdir(parents=True, exist_ok=True)
-        with (
-            checked_out(commits[0], Path(folder) / "a", root) as a,
-            checked_out(commits[1], Path(folder) / "b", root) as b,
-        ):
-            for number in range(repeats):
-                sides = [(0, a), (1, b)]
-                for side, tree in sides if number % 2 == 0 else reversed(sides):
-                    file = out / f"{'before' if side == 0 else 'after'}-{number + 1}-{commits[side][:10]}.json"
-                    run(tree, file, options)
-                    found[side].append(read(file))
-    return found
+        trees = {s: stack.enter_context(checked_out(commit, folder / s, root)) for s, commit in commits.items()}
+        for number in range(repeats):
+            for side in trees if number % 2 == 0 else reversed(trees):
+                file = out / f"{side}-{number + 1}-{commits[side][:10]}.json"
+                run(trees[side], file, options)
+                results[side].append(read(file))
+    return results["before"], results["after"]
 
 
 def resolve(name: str, root: Path = ROOT) -> str:
@@ -61,10 +58,8 @@ def checked_out(commit: str, folder: Path, root: Path = ROOT) -> Iterator[Path]:
     try:
         package = folder / ".wheel" / "hrt"
         package.mkdir(parents=True)
-        for path in (folder / "hrt").glob("*.py"):
+        for path in (*(folder / "hrt").iterdir(), *(folder / name for name in FOLDERS)):
             (package / path.name).symlink_to(path)
-        for name in FOLDERS:
-            (package / name).symlink_to(folder / name)
         yield folder
     finally:
         subprocess.run([*git, "remove", "--force", str(folder)], capture_output=True)
@@ -75,23 +70,16 @@ def run(tree: Path, out: Path, options: Sequence[str], seconds: float = SECONDS)
     """`python -m hrt.perf --json out` with the sources of `tree` and this interpreter. Raises BackendError."""
     command = [sys.executable, "-P", "-m", "hrt.perf", *options, "--json", str(out.resolve())]
     environment = {**os.environ, "PYTHONPATH": str(tree / ".wheel")}
+    to_pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     try:
-        done = subprocess.run(
-            command,
-            cwd=tree,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=seconds,
-        )
+        done = subprocess.run(command, cwd=tree, env=environment, timeout=seconds, **to_pipe)
     except subprocess.TimeoutExpired as error:
         raise BackendError(
             f"The run of {tree.name} took longer than {seconds:g} s. Ask for less: -- --quick."
         ) from error
     if not out.is_file():
-        said = (done.stderr or "").strip().splitlines()
+        lines = (done.stderr or "").strip().splitlines()
         raise BackendError(
             f"`{' '.join(command[1:])}` ended with status {done.returncode} and wrote nothing"
-            f"{': ' + said[-1] if said else ''}. Expected a commit that has the harness."
+            f"{': ' + lines[-1] if lines else ''}. Expected a commit that has the harness."
         )

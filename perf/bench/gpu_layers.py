@@ -31,6 +31,7 @@ import hrt
 from hrt.errors import HrtError
 from hrt.kernels.launch import is_interpreted
 from hrt.matrix_compression.compress_matrix import compress_for
+from hrt.matrix_compression.request import MatrixRequest
 from hrt.perf.measuring import gpu_timing as device
 from hrt.perf.measuring.provenance import commit, gpu, versions
 from hrt.perf.networks.burgers import load_burgers
@@ -174,13 +175,15 @@ def one_layer(
     start = time.perf_counter()
     h = compress_for(
         built,
-        tol=tol,
-        storage=storage,
-        min_leaf=min(MIN_LEAF, size // 4),
-        row_points=points,
-        column_points=points,
-        ordering="natural" if points is None else "coordinates",
-        target="cuda",
+        MatrixRequest(
+            tol=tol,
+            storage=storage,
+            min_leaf=min(MIN_LEAF, size // 4),
+            row_points=points,
+            column_points=points,
+            ordering="natural" if points is None else "coordinates",
+            target="cuda",
+        ),
     )
     print(f"# {kernel} {size} {precision}: {h}, {time.perf_counter() - start:.1f} s", flush=True)
     program = layer(h)

@@ -3,16 +3,12 @@ allows none.
 """
 
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import psutil
-import torch
 
 # Threads that spin for work take a core from the next candidate (Burgers PINN, 1024 rows, two threads: 306 us in place
 # of 171); ONNX Runtime's do so for 30 to 100 ms after a call. At most this long is waited until they sleep.
@@ -23,6 +19,9 @@ LONG_S = 0.1  # of warming up, and of a burst that has not yet had its calls
 TAIL_CALLS = {0.99: 200, 0.999: 2000}  # calls below which such a quantile is no measurement
 TOO_NOISY = 1.5  # upper over lower end of a ratio's interval, where 1 lies inside: it says nothing
 CLEAR = 0.02  # a difference of less than 2 % is none, however narrow its interval: layout of memory alone moves so much
+DRAWS = 2000  # of the bootstrap
+
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,12 @@ class Latency:
         """
         return float(np.exp(np.median(self._log_ratios(other))))
 
-    def ratio_interval(self, other: "Latency", *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    def ratio_interval(self, other: "Latency", seed: int = 0) -> tuple[float, float]:
         """95 % bootstrap interval of `ratio`, resampling rounds."""
-        found = self._log_ratios(other)
-        pick = np.random.default_rng(seed).integers(0, len(found), (draws, len(found)))
-        low, high = np.quantile(np.median(found[pick], axis=1), (0.025, 0.975))
-        return float(np.exp(low)), float(np.exp(high))
+        logs = self._log_ratios(other)
+        pick = np.random.default_rng(seed).integers(0, len(logs), (DRAWS, len(logs)))
+        low, high = np.exp(np.quantile(np.median(logs[pick], axis=1), (0.025, 0.975)))
+        return float(low), float(high)
 
     def _log_ratios(self, other: "Latency") -> np.ndarray:
         rounds = min(len(self.medians), len(other.medians))
@@ -79,12 +78,10 @@ def compared(one: Latency, other: Latency, noise: float = 0.0) -> Comparison:
     """`one` over `other`. noise: what the same call differs from itself by (see `noise_of`), relative: a difference
     that does not clear it is none, whatever its own interval says.
     """
-    low, high = one.ratio_interval(other)
-    ratio = one.ratio(other)
-    threshold = math.log(slack(noise))
+    (low, high), ratio = one.ratio_interval(other), one.ratio(other)
     if low <= 1 <= high and high / low > TOO_NOISY:
         verdict = "too noisy"
-    elif low <= 1 <= high or abs(math.log(ratio)) <= threshold:
+    elif low <= 1 <= high or abs(math.log(ratio)) <= math.log(slack(noise)):
         verdict = "no difference"
     else:
         verdict = "slower" if ratio > 1 else "faster"
@@ -113,7 +110,7 @@ def settle() -> None:
 
 
 def bursts(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[str, Call],
     *,
     rounds: int = 20,
     calls_each: int = 10,
@@ -134,41 +131,45 @@ def bursts(
     by name, names that are not timed any further.
     """
 
-    def enough(count: int, seconds: float) -> bool:
+    def enough(count: int, nanoseconds: int) -> bool:
         if count < min(2, calls_each):
             return False
-        return seconds >= (burst_s if count >= calls_each else max(burst_s, LONG_S))
+        return nanoseconds >= 1e9 * (burst_s if count >= calls_each else max(burst_s, LONG_S))
+
+    def burst(call: Call) -> list[float]:
+        begun = clock()
+        for _ in range(warmup):
+            call()
+            if clock() - begun > 1e9 * LONG_S:
+                break
+        microseconds: list[float] = []
+        begun = stop = clock()
+        while not enough(len(microseconds), stop - begun):
+            start = clock()
+            call()
+            stop = clock()
+            microseconds.append((stop - start) / 1e3)
+        return microseconds
 
     order, shuffle = list(calls), random.Random(seed).shuffle
-    times: dict[str, list[list[float]]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     medians: dict[str, list[float]] = {name: [] for name in calls}
     for k in range(rounds):
         shuffle(order)
         for name in order:
-            call, found = calls[name], []
             pause()
-            begun = clock()
-            for _ in range(warmup):
-                call()
-                if clock() - begun > 1e9 * LONG_S:
-                    break
-            begun = stop = clock()
-            while not enough(len(found), (stop - begun) / 1e9):
-                start = clock()
-                call()
-                stop = clock()
-                found.append((stop - start) / 1e3)
-            times[name].append(found)
-            medians[name].append(float(np.median(found)))
+            microseconds = burst(calls[name])
+            times[name] += microseconds
+            medians[name].append(float(np.median(microseconds)))
         on_round(k + 1)
         dropped = set(drop(k + 1, medians))
         order = [name for name in order if name not in dropped]
-    return {name: _summary(sorted(t for found in v for t in found), tuple(medians[name])) for name, v in times.items()}
+    return {name: _summary(values, tuple(medians[name])) for name, values in times.items()}
 
 
 def cold(
-    calls: Mapping[str, Callable[[], object]],
-    sweep: Callable[[], object],
+    calls: Mapping[str, Call],
+    sweep: Call,
     *,
     rounds: int = COLD_ROUNDS,
     seed: int = 0,
@@ -178,26 +179,22 @@ def cold(
     """Microseconds of single calls by name, medians over rounds, each after `settle` and `sweep`, which fills caches
     with something else: what a caller sees who does other work between two questions. Weights are read from memory.
     """
-    order, shuffle = list(calls), random.Random(seed).shuffle
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        shuffle(order)
-        for name in order:
-            pause()
-            sweep()
-            start = clock()
-            calls[name]()
-            times[name].append((clock() - start) / 1e3)
-    return {name: float(np.median(found)) for name, found in times.items()}
+
+    def swept() -> None:
+        pause()
+        sweep()
+
+    single = bursts(calls, rounds=rounds, calls_each=1, warmup=0, seed=seed, clock=clock, pause=swept)
+    return {name: float(np.median(latency.medians)) for name, latency in single.items()}
 
 
-def sweeping(nbytes: int) -> Callable[[], object]:
+def sweeping(nbytes: int) -> Call:
     """A call that reads and writes `nbytes` of memory."""
     block = np.zeros(max(1, nbytes // 8))
     return lambda: np.add(block, 1.0, out=block)
 
 
-def rotating(calls: list[Callable[[], object]]) -> Callable[[], object]:
+def rotating(calls: Sequence[Call]) -> Call:
     """One call that does them in turn: the same work on other inputs, so that no answer waits in a cache."""
     state = [0]
 
@@ -208,49 +205,8 @@ def rotating(calls: list[Callable[[], object]]) -> Callable[[], object]:
     return call if len(calls) > 1 else calls[0]
 
 
-def peak_memory(call: Callable[[], object]) -> int | None:
-    """Bytes by which the process's resident memory rose above what it was, at its highest, while `call` ran. Pages
-    that an allocator already holds do not count, so that it is a lower bound. None where the system does not tell.
-    """
-    clear = Path("/proc/self/clear_refs")
-    try:
-        clear.write_text("5")  # the high-water mark begins anew
-    except OSError:
-        return None
-    before = psutil.Process().memory_info().rss
-    call()
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return max(0, int(line.split()[1]) * 1024 - before)
-    return None
-
-
-def thread_facts() -> dict[str, object]:
-    """Threads, cores and how busy the machine is with others."""
-    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
-    return {
-        "torch_threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_average": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "mhz": round(frequency.current) if frequency else None,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
-        "processor": _processor(),
-        "longest_pause_between_bursts_s": PAUSE_S,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _summary(values: list[float], medians: tuple[float, ...] = ()) -> Latency:
-    def at(q: float) -> float:
-        return values[min(len(values) - 1, round(q * (len(values) - 1)))]
-
-    tails = {q: at(q) if len(values) >= least else None for q, least in TAIL_CALLS.items()}
-    return Latency(at(0.5), at(0.05), at(0.95), medians, tails[0.99], tails[0.999], len(values))
+def _summary(microseconds: Sequence[float], medians: tuple[float, ...]) -> Latency:
+    p50, p05, p95, *tails = map(float, np.quantile(microseconds, (0.5, 0.05, 0.95, *TAIL_CALLS), method="nearest"))
+    count = len(microseconds)
+    p99, p999 = (v if count >= least else None for v, least in zip(tails, TAIL_CALLS.values(), strict=True))
+    return Latency(p50, p05, p95, medians, p99, p999, count)

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from hrt.kernels.launch import is_interpreted
 
 CPU_CACHE = 1 << 15  # stands for the L2 cache where there is no GPU: two copies of small things are tried
+QUANTILES = (0.5, 0.05, 0.95)
+Call = Callable[[], Any]
 
 
 class Bench:
@@ -22,13 +25,13 @@ class Bench:
 
     def __init__(self) -> None:
         self.device = torch.device("cpu" if is_interpreted() else "cuda")
-        self.cache_bytes = CPU_CACHE
-        if self.device.type == "cuda":
-            self.cache_bytes = torch.cuda.get_device_properties(self.device).L2_cache_size
+        self.on_gpu = self.device.type == "cuda"
+        properties = torch.cuda.get_device_properties(self.device) if self.on_gpu else None
+        self.cache_bytes = properties.L2_cache_size if properties else CPU_CACHE
 
-    def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
+    def captured(self, call: Call) -> Call:
         """A call that replays a CUDA graph of `call`; on the CPU `call` itself."""
-        if self.device.type != "cuda":
+        if not self.on_gpu:
             return call
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -42,9 +45,7 @@ class Bench:
             call()
         return graph.replay
 
-    def seconds(
-        self, calls: Mapping[str, Callable[[], Any]], repeats: int, seed: int = 0
-    ) -> dict[str, tuple[float, float, float]]:
+    def seconds(self, calls: Mapping[str, Call], repeats: int, seed: int = 0) -> dict[str, tuple[float, float, float]]:
         """Median, 5 % and 95 % quantile of the seconds of each call, in a new random order each round."""
         order, shuffle = list(calls), random.Random(seed).shuffle
         times: dict[str, list[float]] = {name: [] for name in calls}
@@ -54,10 +55,10 @@ class Bench:
             shuffle(order)
             for name in order:
                 times[name].append(self._once(calls[name]))
-        return {name: _quantiles(sorted(values)) for name, values in times.items()}
+        return {name: tuple(np.quantile(v, QUANTILES, method="nearest").tolist()) for name, v in times.items()}
 
-    def _once(self, call: Callable[[], Any]) -> float:
-        if self.device.type != "cuda":
+    def _once(self, call: Call) -> float:
+        if not self.on_gpu:
             start = time.perf_counter()
             call()
             return time.perf_counter() - start
@@ -72,12 +73,5 @@ class Bench:
     def release(self) -> None:
         """Give memory back before the next measurement."""
         gc.collect()
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.empty_cache()
-
-
-def _quantiles(values: list[float]) -> tuple[float, float, float]:
-    def at(q: float) -> float:
-        return values[round(q * (len(values) - 1))]
-
-    return at(0.5), at(0.05), at(0.95)

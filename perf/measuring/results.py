@@ -2,13 +2,15 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from hrt.errors import InputError
 from hrt.support.atomic_files import check_writable, replacing, usable
@@ -16,15 +18,11 @@ from hrt.support.atomic_files import check_writable, replacing, usable
 FORMAT_VERSION = 1
 OK, UNREACHABLE, MISSING, FAILED, NOISY = "ok", "cannot reach", "not installed", "failed", "too noisy"
 STATUSES = (OK, UNREACHABLE, MISSING, FAILED, NOISY)
+MEASURED = (OK, NOISY)  # rows that have times
 FAMILIES = ("dense", "svd", "pruned", "quantized", "hrt")  # every method's name begins with one of them
-KINDS = {
-    str: "text",
-    int: "a whole number, 0 or more",
-    float: "a finite number, 0 or more",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
+SUMMARY_DIGITS = 6  # so that rounding once more, to two or three, gives what the full result gives
+
+Whole, Number = Annotated[int, Meta(ge=0)], Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -37,30 +35,34 @@ class Row:
     above 1 it is faster; ratio_low, ratio_high: its 95 % bootstrap interval.  roofline_fraction: least possible time
     over measured median, where a roofline is known.  noise: by how much, relative, one network differed from itself
     in this group: a difference that does not exceed it is none.  status: one of STATUSES.  note: why, or what the
-    reader should know.
+    reader should know. Raises ValueError for a ratio without its interval.
     """
 
     workload: str
     method: str
-    batch: int
+    batch: Annotated[int, Meta(ge=1)]
     backend: str
-    target: float
-    status: str = OK
-    error: float | None = None
-    nbytes: int | None = None
-    p50_us: float | None = None
-    p95_us: float | None = None
-    p99_us: float | None = None
-    p999_us: float | None = None
-    cold_us: float | None = None
-    peak_bytes: int | None = None
-    calls: int | None = None
-    ratio_vs_best_dense: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
-    roofline_fraction: float | None = None
-    noise: float | None = None
+    target: Number
+    status: Literal["ok", "cannot reach", "not installed", "failed", "too noisy"] = OK
+    error: Number | None = None
+    nbytes: Whole | None = None
+    p50_us: Number | None = None
+    p95_us: Number | None = None
+    p99_us: Number | None = None
+    p999_us: Number | None = None
+    cold_us: Number | None = None
+    peak_bytes: Whole | None = None
+    calls: Whole | None = None
+    ratio_vs_best_dense: Number | None = None
+    ratio_low: Number | None = None
+    ratio_high: Number | None = None
+    roofline_fraction: Number | None = None
+    noise: Number | None = None
     note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.ratio_vs_best_dense is not None and (self.ratio_low is None or self.ratio_high is None):
+            raise ValueError("found a ratio without both ends of its interval. Expected ratio_low and ratio_high")
 
     @property
     def family(self) -> str:
@@ -71,6 +73,11 @@ class Row:
     def key(self) -> tuple[str, str, int, str, float]:
         """What makes two rows comparable."""
         return self.workload, self.method, self.batch, self.backend, self.target
+
+    @property
+    def group(self) -> tuple[str, float, int]:
+        """What makes two rows rivals."""
+        return self.workload, self.target, self.batch
 
 
 def slowness(rows: Iterable[Row]) -> Callable[[Row], float]:
@@ -84,6 +91,27 @@ def slowness(rows: Iterable[Row]) -> Callable[[Row], float]:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why hrt is not first in a group, or what else a reader should know of it."""
+
+    workload: str
+    batch: Whole
+    target: Number
+    line: str
+
+
+@dataclass(frozen=True)
+class KnownFacts:
+    """What readers of a file look up in its facts, in the form they take for granted; the rest may be anything."""
+
+    about: dict[str, str] = field(default_factory=dict)
+    why: list[Reason] = field(default_factory=list)
+    realtime: list[dict[str, Any]] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Number] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Results:
     """Rows and where they come from. facts: command, commit, versions, machine, threads, date. samples: per-round
     medians in microseconds by row number, for intervals of comparisons between files; may be empty.
@@ -91,20 +119,56 @@ class Results:
 
     rows: tuple[Row, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    samples: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    samples: Mapping[int, Sequence[Number]] = field(default_factory=dict)
+
+    @property
+    def known(self) -> KnownFacts:
+        """The facts that readers look up. Raises msgspec.ValidationError where they have another form."""
+        return msgspec.convert(dict(self.facts), KnownFacts)
+
+    def groups(self) -> list[list[Row]]:
+        """Rows that are rivals, by workload as they come, falling target and rising batch size."""
+        order = {name: k for k, name in enumerate(dict.fromkeys(r.workload for r in self.rows))}
+        groups: dict[tuple[str, float, int], list[Row]] = {}
+        for row in sorted(self.rows, key=lambda r: (order[r.workload], -r.target, r.batch)):
+            groups.setdefault(row.group, []).append(row)
+        return list(groups.values())
 
     def write(self, path: str | PathLike[str]) -> None:
-        """As JSON, whole or not at all. Raises InputError."""
+        """As JSON, one line a row, whole or not at all. Raises InputError."""
         check_results(path)
-        body = {
-            "format": "hrt-bench",
-            "version": FORMAT_VERSION,
-            "facts": dict(self.facts),
-            "rows": [_plain(asdict(r)) for r in self.rows],
-            "samples": {str(k): [round(float(v), 3) for v in s] for k, s in self.samples.items()},
-        }
+        head = {"format": "hrt-bench", "version": FORMAT_VERSION}
+        rows = [_measured(r) for r in self.rows]
+        samples = {str(k): [round(float(v), 3) for v in s] for k, s in self.samples.items()}
+        text = _lined({**head, "facts": dict(self.facts), "rows": rows, "samples": samples}, depth=3)
         with replacing(path) as file:
-            file.write((json.dumps(body, indent=1, allow_nan=False) + "\n").encode())
+            file.write(f"{text}\n".encode())
+
+    def summary(self, rows: Iterable[Row]) -> "Results":
+        """Of these `rows` what a person reads: figures to six digits, no samples, facts but for how time was spent."""
+        facts = {k: v for k, v in self.facts.items() if k != "spent"}
+        return Results(tuple(map(_rounded, rows)), facts)
+
+
+def _lined(value: Any, depth: int, indent: str = "") -> str:
+    """JSON with an entry a line down to `depth`; what lies deeper, and what holds no more entries, is one line."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not depth or not any(isinstance(v, dict | list) for v in inner):
+        return msgspec.json.encode(value).decode()
+    keys = [f"{json.dumps(k)}: " for k in value] if isinstance(value, dict) else [""] * len(value)
+    lines = (f"{indent} {k}{_lined(v, depth - 1, indent + ' ')}" for k, v in zip(keys, inner, strict=True))
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}\n" + ",\n".join(lines) + f"\n{indent}{end}"
+
+
+def _measured(row: Row) -> dict[str, Any]:
+    """What was measured of a row: fields that differ from their default."""
+    return {f.name: getattr(row, f.name) for f in fields(row) if getattr(row, f.name) != f.default}
+
+
+def _rounded(row: Row) -> Row:
+    figures = {k: v for k, v in asdict(row).items() if isinstance(v, float) and k != "target" and math.isfinite(v)}
+    return replace(row, **{k: float(f"{v:.{SUMMARY_DIGITS}g}") for k, v in figures.items()})
 
 
 def check_results(path: str | PathLike[str]) -> None:
@@ -121,105 +185,49 @@ def check_results(path: str | PathLike[str]) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror or error}. Pass another path.") from error
 
 
+@dataclass(frozen=True)
+class _File:
+    """What is in a file of results."""
+
+    format: Literal["hrt-bench"]
+    version: Literal[1]
+    facts: dict[str, Any]
+    rows: tuple[Row, ...]
+    samples: dict[Whole, tuple[Number, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        msgspec.convert(self.facts, KnownFacts)
+        strange = [k for k in self.samples if k >= len(self.rows)]
+        if strange:
+            raise ValueError(f"found samples of row {strange[0]}. Expected the number of one of {len(self.rows)} rows")
+
+
 def read(path: str | PathLike[str]) -> Results:
     """What `Results.write` wrote. Raises InputError, saying what was found, for anything else."""
     try:
-        body = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}. Expected a file that the harness wrote.") from error
-    if not isinstance(body, dict) or body.get("format") != "hrt-bench":
-        raise InputError(
-            f"{path} is not a result of the harness. Expected a file that `python -m hrt.perf --json` wrote."
-        )
-    if body.get("version") != FORMAT_VERSION:
-        raise InputError(f"{path}: found version {body.get('version')!r}. Expected {FORMAT_VERSION}; measure again.")
-    try:
-        rows = tuple(_row(r, f"row {number}") for number, r in enumerate(_is(body.get("rows"), list, "rows")))
-        samples = _samples(_is(body.get("samples", {}), dict, "samples"), len(rows))
-        return Results(rows, _facts(body.get("facts", {})), samples)
-    except InputError as error:
-        raise InputError(f"{path} is damaged: {error} Measure again.") from error
+        body = msgspec.json.decode(Path(path).read_bytes(), type=_File)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no result of the harness: {error}. Expected a file that --json wrote.") from error
+    return Results(body.rows, body.facts, body.samples)
 
 
-def _row(found: Any, where: str) -> Row:
-    """One row of a file, every value of the type that `Row` says; numbers are finite and none is negative."""
-    kinds = get_type_hints(Row)
-    given = {k: v for k, v in _is(found, dict, where).items() if k in kinds}
-    for f in fields(Row)[:5]:  # those without a default
-        if f.name not in given:
-            raise InputError(f"{where}: found no {f.name}. Expected one.")
-    for name, value in given.items():
-        _is(value, kinds[name], f"{where}: {name}")
-    row = Row(**given)
-    if row.status not in STATUSES or row.batch < 1:
-        raise InputError(
-            f"{where}: found status {row.status!r}, batch {row.batch}. Expected one of {', '.join(STATUSES)}, and 1 or "
-            "more."
-        )
-    if row.ratio_vs_best_dense is not None and (row.ratio_low is None or row.ratio_high is None):
-        raise InputError(f"{where}: found a ratio without both ends of its interval. Expected ratio_low, ratio_high.")
-    return row
-
-
-def _facts(found: Any) -> Mapping[str, Any]:
-    """What readers of a file look up in its facts, in the form they take for granted; the rest may be anything."""
-    facts = _is(found, dict, "facts")
-    _is(facts.get("about", {}), dict, "facts: about")
-    _is(facts.get("realtime", []), list, "facts: realtime")
-    for number, line in enumerate(_is(facts.get("why", []), list, "facts: why")):
-        where = f"facts: why: entry {number}"
-        for name, kind in (("workload", str), ("batch", int), ("target", float), ("line", str)):
-            _is(_is(line, dict, where).get(name), kind, f"{where}: {name}")
-    return facts
-
-
-def _samples(found: Mapping[str, Any], count: int) -> dict[int, Sequence[float]]:
-    numbers = {str(k): k for k in range(count)}
-    samples = {}
-    for key, values in found.items():
-        if key not in numbers:
-            raise InputError(f"samples: found {key[:60]!r}. Expected the number of one of {count} rows.")
-        where = f"samples of row {key}"
-        samples[numbers[key]] = tuple(float(_is(v, float, where)) for v in _is(values, list, where))
-    return samples
-
-
-def _is(value: Any, kind: Any, where: str) -> Any:
-    """`value` where it is of `kind`, a type or a union; where floats are expected a whole number is one."""
-    kinds = get_args(kind) or (kind,)
-    fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and not isinstance(value, bool)
-    if fits and (not isinstance(value, int | float) or 0 <= value <= sys.float_info.max):
-        return value
-    said = {dict: "an object", list: "a list", type(None): "nothing"}.get(type(value), repr(value)[:60])
-    raise InputError(f"{where}: found {said}. Expected {' or '.join(KINDS[k] for k in kinds)}.")
-
-
-def merged(parts: Iterable[Results]) -> Results:
+def merged(parts: Sequence[Results]) -> Results:
     """Several results as one; the facts of the first."""
-    parts = list(parts)
+    rows: list[Row] = []
     samples: dict[int, Sequence[float]] = {}
-    start = 0
     for part in parts:
-        samples |= {start + k: v for k, v in part.samples.items()}
-        start += len(part.rows)
-    return Results(tuple(r for p in parts for r in p.rows), parts[0].facts if parts else {}, samples)
+        samples |= {len(rows) + k: v for k, v in part.samples.items()}
+        rows += part.rows
+    return Results(tuple(rows), parts[0].facts if parts else {}, samples)
 
 
 def disagreement(parts: Iterable[Results]) -> str:
     """What times depend on and `parts` differ in: threads, processor, as "threads: 1, 2"; empty where they agree, as
     far as their facts say.
     """
-    machines = [(p.facts, p.facts.get("machine")) for p in parts]
-    known = {
-        "threads": [facts.get("threads") for facts, _ in machines],
-        "processor": [m.get("processor") for _, m in machines if isinstance(m, Mapping)],
-    }
-    found = {
-        name: dict.fromkeys(str(v) for v in values if v not in (None, "unknown")) for name, values in known.items()
-    }
-    return "; ".join(f"{name}: {', '.join(values)}" for name, values in found.items() if len(values) > 1)
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Numbers that JSON has: infinity and NaN become None."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    known: dict[str, dict[str, None]] = {"threads": {}, "processor": {}}
+    for part in parts:
+        for name, value in (("threads", part.facts.get("threads")), ("processor", part.known.machine.get("processor"))):
+            if value not in (None, "unknown"):
+                known[name][str(value)] = None
+    return "; ".join(f"{name}: {', '.join(values)}" for name, values in known.items() if len(values) > 1)

@@ -5,6 +5,7 @@ why it cannot. Bytes are those of the stored form for all alike, biases in float
 when it loads is said in the note.
 """
 
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,28 +20,37 @@ import hrt
 from hrt.export.onnx.exporter import graph_of
 from hrt.export.onnx.onnxruntime_session import forms_for
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.perf.measuring.results import UNREACHABLE
-from hrt.perf.methods.matched_error import Arrays, Bind, Execution, Offer, Refusal, Run, accepted, loosest, search_error
-from hrt.perf.methods.pruning import csr_nbytes
+from hrt.perf.measuring.results import FAILED, MISSING, UNREACHABLE
+from hrt.perf.methods.matched_error import (
+    Arrays,
+    Bind,
+    Execution,
+    Method,
+    Offer,
+    Refusal,
+    Run,
+    accepted,
+    loosest,
+    search_error,
+    work_of,
+)
 from hrt.perf.methods.quantizers import QUANTIZERS
-from hrt.perf.methods.runtimes import compiled, in_onnxruntime, in_torch, run_of, ways_in_onnxruntime
-from hrt.perf.methods.svd import second_moments, svd_factors
+from hrt.perf.methods.runtimes import compiled, first_line, in_onnxruntime, in_torch, run_of, ways_in_onnxruntime
+from hrt.perf.methods.svd import Factors, second_moments, svd_factors
 from hrt.perf.networks.as_torch_module import factored, module_of
-from hrt.perf.networks.registry import WEIGHTS_MARGIN, Workload
+from hrt.perf.networks.registry import WEIGHTS_MARGIN, MissingError, Workload
 from hrt.program.program import Program
 
-Method = Callable[[Workload, float], Offer | Refusal]
 LOOSEST, TIGHTEST = 0.0, -7.0  # log10 of a weight's relative error, where knobs are searched
+NOT_SMALLER = "nothing smaller than dense"
 
 
 def dense_float32(workload: Workload, tol: float) -> Offer:
     """The reference, in every execution: torch as written, torch.compile, ONNX Runtime."""
 
     def make() -> Offer:
-        program = workload.program
-        net = workload.net if isinstance(workload.net, nn.Module) else module_of(program)
-        ways = in_torch(net), compiled(net), *ways_in_onnxruntime(graph_of(program, narrow=False))
-        return Offer(workload.dense_nbytes, ways, work=_work(program), facts={"nodes": _nodes(program)})
+        net = workload.net if isinstance(workload.net, nn.Module) else module_of(workload.program)
+        return _offer(workload.dense_nbytes, workload.program, (in_torch(net), compiled(net)))
 
     return workload.once("dense", make)
 
@@ -50,32 +59,26 @@ def dense_narrow(dtype: torch.dtype) -> Method:
     """Weights and arithmetic in 16 bits, in torch."""
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
-        def make() -> tuple[nn.Module, float]:
-            net = module_of(workload.program).to(dtype)
-            return net, float(_upper(workload, _narrow_run(net, dtype)))
-
-        net, upper = workload.once(("dense", dtype), make)
+        net = module_of(workload.program).to(dtype)
+        run: Run = lambda x: net(*(v.to(dtype) for v in x))  # noqa: E731
+        upper = workload.once(("dense", dtype), lambda: search_error(workload, run).upper_99)
         if not upper <= tol:
             return Refusal(UNREACHABLE, f"error up to {upper:.1e}; it has no knob")
         ways = (in_torch(net, dtype), compiled(net, dtype))
         kind = str(dtype).removeprefix("torch.")
-        return Offer(workload.dense_nbytes // 2, ways, work=_work(workload.program), arithmetic=kind)
+        return Offer(workload.dense_nbytes // 2, ways, work=work_of(workload.program), arithmetic=kind)
 
     return method
 
 
 def dense_in_halves(workload: Workload, tol: float) -> Offer | Refusal:
     """Weights stored in float16, widened to float32 at loading: the same products as dense float32."""
-
-    def make() -> tuple[Program, int, float]:
-        program, nbytes = _in_halves(workload.program)
-        return program, nbytes, float(_upper(workload, run_of(module_of(program))))
-
-    program, nbytes, upper = workload.once("dense in halves", make)
+    program, nbytes = _in_halves(workload.program)
+    net = module_of(program)
+    upper = workload.once("dense in halves", lambda: search_error(workload, run_of(net)).upper_99)
     if not upper <= tol:
         return Refusal(UNREACHABLE, f"error up to {upper:.1e}; it has no knob")
-    ways = in_torch(module_of(program)), *ways_in_onnxruntime(graph_of(program, narrow=False))
-    return Offer(nbytes, ways, "widened at loading", _work(program), {"nodes": _nodes(program)})
+    return _offer(nbytes, program, (in_torch(net),), "widened at loading")
 
 
 def svd(weighted: bool, halves: bool = False) -> Method:
@@ -97,15 +100,13 @@ def svd(weighted: bool, halves: bool = False) -> Method:
         def holds(cut: dict[str, tuple[Tensor, Tensor]]) -> bool:
             return accepted(workload, run_of(module_of(stored(cut)[0])), tol)
 
-        found = loosest(make, holds, TIGHTEST, LOOSEST)
-        if not found:
-            return Refusal(UNREACHABLE, "at no rank that is smaller than dense" if found is None else _NOT_SMALLER)
-        program, nbytes = stored(found)
-        ranks = {k: len(vt) for k, (_, vt) in found.items()}
-        ways = in_torch(module_of(program)), *ways_in_onnxruntime(graph_of(program, narrow=False))
-        shapes = {k: tuple(workload.program.constants[k].shape) for k in workload.program.weights}
-        note = "ranks " + ", ".join(str(ranks.get(k, f"dense {min(s)}")) for k, s in shapes.items())
-        return Offer(nbytes, ways, note, _work(program), {"ranks": ranks, "nodes": _nodes(program)})
+        cut = loosest(make, holds, TIGHTEST, LOOSEST)
+        if not cut:
+            return Refusal(UNREACHABLE, "at no rank that is smaller than dense" if cut is None else NOT_SMALLER)
+        program, nbytes = stored(cut)
+        shapes = {k: workload.program.constants[k].shape for k in workload.program.weights}
+        ranks = (str(len(cut[k][1])) if k in cut else f"dense {min(shape)}" for k, shape in shapes.items())
+        return _offer(nbytes, program, (in_torch(module_of(program)),), f"ranks {', '.join(ranks)}")
 
     return method
 
@@ -118,30 +119,27 @@ def pruned_magnitude(workload: Workload, tol: float) -> Offer | Refusal:
     )
 
     def make(t: float) -> dict[str, Tensor]:
-        kept = {k: w.numel() - int((squares[k] <= t * t * squares[k][-1]).sum()) for k, w in weights.items()}
-        smaller = {k: n for k, n in kept.items() if _csr_nbytes(weights[k], n) < 4 * weights[k].numel()}
+        counts = {k: w.numel() - int((squares[k] <= t * t * squares[k][-1]).sum()) for k, w in weights.items()}
+        smaller = {k: n for k, n in counts.items() if csr_nbytes(weights[k], n) < 4 * weights[k].numel()}
         return {k: _largest(weights[k], n) for k, n in smaller.items()}
 
-    def holds(found: dict[str, Tensor]) -> bool:
-        return accepted(workload, run_of(module_of(workload.program.with_constants(found))), tol)
+    def holds(sparse: dict[str, Tensor]) -> bool:
+        return accepted(workload, run_of(module_of(workload.program.with_constants(sparse))), tol)
 
-    found = loosest(make, holds, TIGHTEST, LOOSEST)
-    if not found:
-        return Refusal(
-            UNREACHABLE, "at no share of entries that is smaller than dense" if found is None else _NOT_SMALLER
-        )
-    counts = {k: int((w != 0).sum()) for k, w in found.items()}
-    stored = {k: _csr_nbytes(w, counts[k]) for k, w in found.items()}
-    nbytes = workload.dense_nbytes - sum(4 * w.numel() for w in found.values()) + sum(stored.values())
-    program = workload.program.with_constants(found)
-    sparse = module_of(program, {k: SparseLinear for k in found})
+    sparse = loosest(make, holds, TIGHTEST, LOOSEST)
+    if not sparse:
+        where = "at no share of entries that is smaller than dense"
+        return Refusal(UNREACHABLE, where if sparse is None else NOT_SMALLER)
+    counts = {k: int((w != 0).sum()) for k, w in sparse.items()}
+    entries, dropped = sum(counts.values()), sum(w.numel() for w in sparse.values()) - sum(counts.values())
+    nbytes = workload.dense_nbytes + sum(csr_nbytes(w, counts[k]) - 4 * w.numel() for k, w in sparse.items())
+    program = workload.program.with_constants(sparse)
     ways = (
-        in_torch(sparse, backend="torch.sparse"),
+        in_torch(module_of(program, {k: SparseLinear for k in sparse}), backend="torch.sparse"),
         in_onnxruntime(graph_of(program, narrow=False), "onnxruntime, zeros and all"),
     )
-    share = sum(counts.values()) / sum(w.numel() for w in found.values())
-    work = _work(workload.program) - sum(w.numel() for w in found.values()) + sum(counts.values())
-    return Offer(nbytes, ways, f"{share:.0%} of entries kept in {len(found)} of {len(weights)} layers", work)
+    note = f"{entries / (entries + dropped):.0%} of entries kept in {len(sparse)} of {len(weights)} layers"
+    return Offer(nbytes, ways, note, work_of(workload.program) - dropped)
 
 
 class SparseLinear(nn.Module):
@@ -166,17 +164,16 @@ class SparseLinear(nn.Module):
 def pruned_two_of_four(workload: Workload, tol: float) -> Offer | Refusal:
     """The two largest of every four entries, in torch's semi-structured format, where the device has a kernel."""
     weights = {k: w for k, w in _weights(workload.program).items() if w.shape[1] % 4 == 0}
-    found = {k: _two_of_four(w) for k, w in weights.items()}
-    upper = _upper(workload, run_of(module_of(workload.program.with_constants(found))))
+    sparse = {k: _two_of_four(w) for k, w in weights.items()}
+    upper = search_error(workload, run_of(module_of(workload.program.with_constants(sparse)))).upper_99
     if not upper <= tol:
-        return Refusal(
-            UNREACHABLE, f"error up to {upper:.1e} with the two largest of every four entries; it has no knob"
-        )
+        what = "with the two largest of every four entries; it has no knob"
+        return Refusal(UNREACHABLE, f"error up to {upper:.1e} {what}")
     try:
-        for w in found.values():
+        for w in sparse.values():
             torch.sparse.to_sparse_semi_structured(w.to(torch.float16))
     except Exception as error:
-        return Refusal(UNREACHABLE, f"torch has no such kernel on this device: {_first_line(error)}")
+        return Refusal(UNREACHABLE, f"torch has no such kernel on this device: {first_line(error)}")
     return Refusal(UNREACHABLE, "the harness times this on a GPU only")
 
 
@@ -194,27 +191,35 @@ def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
             path = Path(folder) / "net.hrt"
             model.save(path)
             ways = tuple(Execution(b, _predicting(hrt.load(path, backend=b))) for b in backends)
-        return Offer(model.nbytes, ways, on_rows=partial(_as_run, model))
+        return Offer(model.nbytes, ways, on_rows=partial(as_run, model))
 
     return method
 
 
-def _as_run(model: hrt.CompressedModel, batch: int) -> tuple[str, int, dict[str, Any]]:
+def as_run(model: hrt.CompressedModel, batch: int) -> tuple[str, int, dict[str, Any]]:
     """Note, multiply-adds of a row, and facts: of the graph that ONNX Runtime runs on so many rows."""
     forms = forms_for(model.program, batch)
     layers = [_layer(model.program.constants[name], forms[name]) for name in model.program.weights]
     facts = {
         "nodes": len(graph_of(model.program, narrow=False, forms=forms).graph.node),
         "layers": len(layers),
-        "multiplied": sum(f == "multiplied" for f in forms.values()),
-        "dense": sum(f == "dense" for f in forms.values()),
+        "stored dense": sum(f == "dense" for f in forms.values()),
+        "run dense": sum(f in ("dense", "multiplied") for f in forms.values()),
         "leaves": sum(n for n, _ in layers),
-        "reasons": dict.fromkeys(r.reason for r in model.certificate.layers),
     }
     note = f"{facts['leaves']} leaves in {len(layers)} layers"
-    if facts["multiplied"] or facts["dense"]:
-        note += f", {facts['multiplied'] + facts['dense']} of them run as dense products"
+    if facts["run dense"]:
+        note += f", {facts['run dense']} of them run as dense products"
     return note, sum(w for _, w in layers), facts
+
+
+def _layer(weight: Any, form: str) -> tuple[int, int]:
+    """Leaves, and multiply-adds of one row as run."""
+    m, n = weight.shape
+    if not isinstance(weight, HMatrix):
+        return 1, m * n
+    sizes = [e.rows * e.cols if e.is_dense else e.rank * (e.rows + e.cols) for e in weight.leaves]
+    return len(sizes), m * n if form in ("dense", "multiplied") else sum(sizes)
 
 
 def _compress(workload: Workload, tol: float, target: str) -> hrt.CompressedModel:
@@ -235,9 +240,16 @@ def _predicting(model: hrt.CompressedModel) -> Bind:
     return bind
 
 
+def _offer(nbytes: int, program: Program, ways: tuple[Execution, ...], note: str = "") -> Offer:
+    """A program in float32, run by `ways` and in every way of ONNX Runtime."""
+    proto = graph_of(program, narrow=False)
+    facts = {"nodes": len(proto.graph.node)}
+    return Offer(nbytes, (*ways, *ways_in_onnxruntime(proto)), note, work_of(program), facts)
+
+
 def _nbytes(program: Program) -> int:
     """Of all constants in float32."""
-    return sum(4 * int(np.prod(c.shape)) for c in program.constants.values())
+    return sum(4 * math.prod(c.shape) for c in program.constants.values())
 
 
 def _in_halves(program: Program) -> tuple[Program, int]:
@@ -247,35 +259,27 @@ def _in_halves(program: Program) -> tuple[Program, int]:
     return program.with_constants(rounded), _nbytes(program) - sum(2 * c.numel() for c in matrices.values())
 
 
-def _layer(weight: Any, form: str) -> tuple[int, int]:
-    """Leaves, and multiply-adds of one row as run."""
-    m, n = weight.shape
-    if not isinstance(weight, HMatrix):
-        return 1, m * n
-    sizes = [e.rows * e.cols if e.is_dense else e.rank * (e.rows + e.cols) for e in weight.leaves]
-    return len(sizes), m * n if form in ("dense", "multiplied") else sum(sizes)
-
-
-_NOT_SMALLER = "nothing smaller than dense"
-
-
-def _all_factors(workload: Workload, weighted: bool) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    moments = (
-        workload.once("moments", lambda: second_moments(workload.program, workload.calibration)) if weighted else {}
-    )
+def _all_factors(workload: Workload, weighted: bool) -> dict[str, Factors]:
+    if not weighted:
+        return {k: svd_factors(w) for k, w in _weights(workload.program).items()}
+    moments = workload.once("moments", lambda: second_moments(workload.program, workload.calibration))
     return {k: svd_factors(w, moments.get(k)) for k, w in _weights(workload.program).items()}
 
 
-def _cut(factors: tuple[Tensor, Tensor, Tensor], t: float) -> tuple[Tensor, Tensor] | None:
+def _cut(factors: Factors, t: float) -> tuple[Tensor, Tensor] | None:
     """u (m, r) and vt (r, n) of the least rank within `t`; None where that is no smaller than dense."""
     u, vt, tail2 = factors
     rank = max(1, int((tail2 > t * t * tail2[0]).sum()))
     return None if rank * (len(u) + vt.shape[1]) >= len(u) * vt.shape[1] else (u[:, :rank], vt[:rank])
 
 
-def _csr_nbytes(w: Tensor, kept: int) -> int:
+def csr_nbytes(w: Tensor, count: int) -> int:
+    """Bytes of `count` float32 entries of `w` in compressed sparse rows: value and column index each, and rows + 1
+    pointers, both in the narrowest unsigned type (8, 16 or 32 bits).
+    """
     rows, cols = w.shape
-    return csr_nbytes(rows, cols, kept)
+    column, pointer = (1 if largest < 2**8 else 2 if largest < 2**16 else 4 for largest in (cols - 1, count))
+    return count * (4 + column) + (rows + 1) * pointer
 
 
 def _largest(w: Tensor, count: int) -> Tensor:
@@ -293,24 +297,16 @@ def _weights(program: Program) -> dict[str, Tensor]:
     return {k: w for k in program.weights if isinstance(w := program.constants[k], Tensor)}
 
 
-def _work(program: Program) -> int:
-    return sum(int(np.prod(program.constants[n.inputs[1]].shape)) for n in program.linear_nodes)
-
-
-def _nodes(program: Program) -> int:
-    return len(graph_of(program, narrow=False).graph.node)
-
-
-def _upper(workload: Workload, run: Run) -> float:
-    return search_error(workload, run).upper_99
-
-
-def _narrow_run(net: nn.Module, dtype: torch.dtype) -> Run:
-    return lambda x: net(*(v.to(dtype) for v in x))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def offered(method: Method, workload: Workload, tol: float) -> Offer | Refusal:
+    """What a method offers; every way to fail is a refusal."""
+    try:
+        return method(workload, tol)
+    except MissingError as error:
+        return Refusal(MISSING, str(error))
+    except MemoryError as error:
+        return Refusal(FAILED, f"ran out of memory {error}".strip())
+    except Exception as error:  # other libraries raise whatever they like; a method that fails is a row
+        return Refusal(FAILED, f"{type(error).__name__}: {first_line(error)}")
 
 
 METHODS: Mapping[str, Method] = {
@@ -327,3 +323,4 @@ METHODS: Mapping[str, Method] = {
     "hrt": hrt_method("cpu", ("auto", "torch")),
     "hrt, fewest bytes": hrt_method("bytes", ("auto",)),
 }
+USUAL = tuple(m for m in METHODS if m != "hrt, fewest bytes")  # which takes as long as "hrt" again

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hrt.calibration.output_error import OutputError, output_error
 from hrt.perf.networks.registry import Tensors, Workload
+from hrt.program.program import Program
 
 Arrays = tuple[np.ndarray, ...]
 Run = Callable[[Tensors], Any]  # float32 tensors to a tensor, an array, or a tuple of them
@@ -57,16 +58,24 @@ class Offer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a method has no offer. status: one of rows.STATUSES."""
+    """Why a method has no offer. status: one of results.STATUSES."""
 
     status: str
     note: str
 
 
+Method = Callable[[Workload, float], Offer | Refusal]  # at a relative error
+
+
+def work_of(program: Program) -> int:
+    """Multiply-adds of one row in all dense products."""
+    return sum(math.prod(program.constants[n.inputs[1]].shape) for n in program.linear_nodes)
+
+
 def joined(outputs: Any) -> Tensor:
     """One output or several as (rows, features) float64, side by side."""
-    found = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-    tensors = [torch.from_numpy(y) if isinstance(y, np.ndarray) else y for y in found]
+    several = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    tensors = [torch.from_numpy(y) if isinstance(y, np.ndarray) else y for y in several]
     return torch.cat([y.detach().double().reshape(len(y), -1) for y in tensors], dim=1)
 
 
@@ -74,8 +83,8 @@ def search_error(workload: Workload, run: Run, batch: int = 256) -> OutputError:
     """Error and its upper limit on the search rows, in parts of `batch` rows as they come later."""
     parts = zip(*(x.split(batch) for x in workload.search), strict=True)
     with torch.no_grad():
-        found = torch.cat([joined(run(p)) for p in parts])
-    return output_error(workload.reference("search"), found)
+        answers = torch.cat([joined(run(p)) for p in parts])
+    return output_error(workload.reference("search"), answers)
 
 
 def accepted(workload: Workload, run: Run, tol: float) -> bool:
@@ -94,8 +103,7 @@ def fresh_error(workload: Workload, bind: Bind, batch: int, clock: Callable[[], 
         if call >= JUDGE_CALLS and clock() - start > JUDGE_S:
             break
         x, expected = rotated(workload.fresh, batch, first), reference[torch.arange(first, first + batch) % rows]
-        found = joined(bind(x)())
-        error2 += float((found - expected).square().sum())
+        error2 += float((joined(bind(x)()) - expected).square().sum())
         size2 += float(expected.square().sum())
     if not math.isfinite(error2):
         return math.inf
@@ -122,9 +130,9 @@ def loosest(
         return loose
     for _ in range(steps):
         middle = (low + high) / 2
-        found = make(10.0**middle)
-        if holds(found):
-            low, best = middle, found
+        candidate = make(10.0**middle)
+        if holds(candidate):
+            low, best = middle, candidate
         else:
             high = middle
     return best
@@ -138,18 +146,17 @@ def fewest_kept(
 
     error(kept): the error with all but `kept` quantized.
     """
-    kept: set[str] = set()
-    if error(frozenset()).upper_99 <= tol:
-        return frozenset()
-    everything = frozenset(names)
+    everything, kept = frozenset(names), frozenset[str]()
+    if error(kept).upper_99 <= tol:
+        return kept
     harm = {name: error(everything - {name}).value for name in names}
     for name in sorted(names, key=lambda n: -harm[n]):
-        kept.add(name)
-        if len(kept) == len(names):
+        kept |= {name}
+        if kept == everything:
             return None
-        if error(frozenset(kept)).upper_99 <= tol:
+        if error(kept).upper_99 <= tol:
             break
     for name in sorted(kept, key=lambda n: harm[n]):
-        if error(frozenset(kept - {name})).upper_99 <= tol:
-            kept.discard(name)
-    return frozenset(kept)
+        if error(kept - {name}).upper_99 <= tol:
+            kept -= {name}
+    return kept

@@ -5,7 +5,7 @@ the others; where a library refuses on this machine, the row says in the library
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,16 @@ from torch import Tensor, nn
 from hrt.calibration.output_error import OutputError
 from hrt.export.onnx.exporter import graph_of
 from hrt.perf.measuring.results import FAILED, MISSING, UNREACHABLE
-from hrt.perf.methods.matched_error import Offer, Refusal, Run, fewest_kept, search_error
-from hrt.perf.methods.runtimes import compiled, in_onnxruntime, in_torch, quiet, run_of, session_run
+from hrt.perf.methods.matched_error import Method, Offer, Refusal, Run, fewest_kept, search_error, work_of
+from hrt.perf.methods.runtimes import compiled, first_line, in_onnxruntime, in_torch, quiet, run_of, session_run
 from hrt.perf.networks.as_torch_module import module_of
 from hrt.perf.networks.registry import MissingError, Workload
 
 GET_TORCHAO = "pip install --no-deps torchao"
 GET_ONNX_IR = "pip install onnx-ir"  # what ONNX Runtime's blockwise quantizer imports
 BLOCK = 32  # numbers that share a scale; the smallest that is allowed by all bit widths, so the most accurate
-EVERYTHING_KEPT = "not even with all layers but one in float32"
+NONE_LEFT = Refusal(UNREACHABLE, "not even with all layers but one in float32")
 
-Method = Callable[[Workload, float], Offer | Refusal]
 Kept = frozenset[str]  # names of weights that stay float32
 
 
@@ -40,8 +39,8 @@ def _imported(module: str, command: str) -> Any:
         raise MissingError(f"{error}; get it with: {command}") from error
 
 
-def _searched(workload: Workload, make: Callable[[Kept], Any], run: Callable[[Any], Run], tol: float) -> Any:
-    """(what was made, kept) with the fewest layers kept, or None. Errors of settings are shared between tolerances."""
+def _fewest(workload: Workload, make: Callable[[Kept], Any], run: Callable[[Any], Run], tol: float) -> Kept | None:
+    """The fewest layers to keep in float32, or None. Errors of settings are shared between tolerances."""
     errors: dict[Kept, OutputError] = workload.once(("errors", make), dict)
 
     def error(kept: Kept) -> OutputError:
@@ -49,8 +48,7 @@ def _searched(workload: Workload, make: Callable[[Kept], Any], run: Callable[[An
             errors[kept] = search_error(workload, run(make(kept)))
         return errors[kept]
 
-    kept = fewest_kept(list(workload.program.weights), error, tol)
-    return None if kept is None else (make(kept), kept)
+    return fewest_kept(list(workload.program.weights), error, tol)
 
 
 def _kept_note(kept: Kept, workload: Workload) -> str:
@@ -58,38 +56,41 @@ def _kept_note(kept: Kept, workload: Workload) -> str:
     return "all layers quantized" if not kept else f"{len(kept)} of {total} layers kept in float32"
 
 
-# ONNX Runtime ------------------------------------------------------------------------------------------------------
+class PlainGraph:
+    """The network as ONNX with MatMul nodes that are named, so that a quantizer can be told which to leave alone."""
+
+    def __init__(self, workload: Workload) -> None:
+        quantizer = _imported("onnxruntime.quantization.onnx_model", "pip install onnxruntime")
+        model = quantizer.ONNXModel(graph_of(workload.program))
+        model.replace_gemm_with_matmul()
+        self.proto = model.model
+        constants, layers = {t.name for t in self.proto.graph.initializer}, workload.program.linear_nodes
+        products = [n for n in self.proto.graph.node if n.op_type == "MatMul" and n.input[1] in constants]
+        if len(products) != len(layers):
+            raise RuntimeError(f"{len(products)} products of constants for {len(layers)} layers")
+        self._names: dict[str, list[str]] = {}
+        for k, (node, linear) in enumerate(zip(products, layers, strict=True)):
+            node.name = f"product{k}"
+            self._names.setdefault(linear.inputs[1], []).append(node.name)
+
+    def excluded(self, kept: Kept) -> list[str]:
+        """Nodes of the weights that stay float32."""
+        return [node for weight in kept for node in self._names[weight]]
+
+    def copy(self) -> onnx.ModelProto:
+        """For a quantizer to change."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        return proto
 
 
-def _plain_graph(workload: Workload) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
-    """The network with MatMul nodes that are named, and their names by weight."""
-    quantizer = _imported("onnxruntime.quantization.onnx_model", "pip install onnxruntime")
-    model = quantizer.ONNXModel(graph_of(workload.program))
-    model.replace_gemm_with_matmul()
-    proto = model.model
-    constants = {t.name for t in proto.graph.initializer}
-    products = [n for n in proto.graph.node if n.op_type == "MatMul" and n.input[1] in constants]
-    names: dict[str, list[str]] = {}
-    if len(products) != len(workload.program.linear_nodes):
-        raise RuntimeError(f"{len(products)} products of constants for {len(workload.program.linear_nodes)} layers")
-    for k, (node, linear) in enumerate(zip(products, workload.program.linear_nodes, strict=True)):
-        node.name = f"product{k}"
-        names.setdefault(linear.inputs[1], []).append(node.name)
-    return proto, names
-
-
-def _excluded(names: Mapping[str, list[str]], kept: Kept) -> list[str]:
-    return [node for weight in kept for node in names[weight]]
-
-
-def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    found = onnx.ModelProto()
-    found.CopyFrom(proto)
-    return found
-
-
-def _onnx_nbytes(proto: onnx.ModelProto) -> int:
-    return sum(numpy_helper.to_array(t).nbytes for t in proto.graph.initializer)
+def _onnx_offer(
+    workload: Workload, proto: onnx.ModelProto, note: str, *more: Any, arithmetic: str = "float32"
+) -> Offer:
+    """A quantized graph, and other executions of the same weights."""
+    nbytes = sum(numpy_helper.to_array(t).nbytes for t in proto.graph.initializer)
+    facts = {"nodes": len(proto.graph.node)}
+    return Offer(nbytes, (in_onnxruntime(proto), *more), note, work_of(workload.program), facts, arithmetic)
 
 
 def onnxruntime_dynamic(workload: Workload, tol: float) -> Offer | Refusal:
@@ -97,30 +98,27 @@ def onnxruntime_dynamic(workload: Workload, tol: float) -> Offer | Refusal:
     signed or not, whichever has the least error with all layers quantized.
     """
     library = _imported("onnxruntime.quantization", "pip install onnxruntime")
-    proto, names = workload.once("plain graph", lambda: _plain_graph(workload))
+    graph = workload.once("plain graph", lambda: PlainGraph(workload))
 
     def quantized(kept: Kept, per_channel: bool, signed: bool) -> onnx.ModelProto:
         kind = library.QuantType.QInt8 if signed else library.QuantType.QUInt8
         with tempfile.TemporaryDirectory() as folder, quiet():
             path = Path(folder) / "int8.onnx"
-            options = {"per_channel": per_channel, "weight_type": kind, "nodes_to_exclude": _excluded(names, kept)}
-            library.quantize_dynamic(_copy(proto), path, **options)
+            options = {"per_channel": per_channel, "weight_type": kind, "nodes_to_exclude": graph.excluded(kept)}
+            library.quantize_dynamic(graph.copy(), path, **options)
             return onnx.load(path)
 
     def variant() -> tuple[bool, bool]:
         choices = [(channel, signed) for channel in (True, False) for signed in (True, False)]
-        errors = {c: search_error(workload, session_run(quantized(frozenset(), *c))).value for c in choices}
-        return min(errors, key=lambda c: errors[c])
+        return min(choices, key=lambda c: search_error(workload, session_run(quantized(frozenset(), *c))).value)
 
     chosen = workload.once("dynamic variant", variant)
     make = workload.once("dynamic maker", lambda: lambda kept: quantized(kept, *chosen))
-    found = _searched(workload, make, session_run, tol)
-    if found is None:
-        return Refusal(UNREACHABLE, EVERYTHING_KEPT)
+    kept = _fewest(workload, make, session_run, tol)
+    if kept is None:
+        return NONE_LEFT
     how = f"one scale per {'channel' if chosen[0] else 'matrix'}, {'signed' if chosen[1] else 'unsigned'}"
-    note = f"{_kept_note(found[1], workload)}; {how}"
-    facts = {"nodes": len(found[0].graph.node)}
-    return Offer(_onnx_nbytes(found[0]), (in_onnxruntime(found[0]),), note, _work(workload), facts, "int8")
+    return _onnx_offer(workload, make(kept), f"{_kept_note(kept, workload)}; {how}", arithmetic="int8")
 
 
 def onnxruntime_blocks(bits: int) -> Method:
@@ -130,44 +128,25 @@ def onnxruntime_blocks(bits: int) -> Method:
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
         library = _imported("onnxruntime.quantization.matmul_nbits_quantizer", GET_ONNX_IR)
-        proto, names = workload.once("plain graph", lambda: _plain_graph(workload))
+        graph = workload.once("plain graph", lambda: PlainGraph(workload))
 
-        def make(kept: Kept, level: int = 1) -> onnx.ModelProto:
+        def quantized(kept: Kept, level: int = 1) -> onnx.ModelProto:
+            settings = {"bits": bits, "block_size": BLOCK, "is_symmetric": False, "accuracy_level": level}
             with quiet():
-                settings = {"bits": bits, "block_size": BLOCK, "is_symmetric": False, "accuracy_level": level}
                 quantizer = library.MatMulNBitsQuantizer(
-                    _copy(proto), nodes_to_exclude=_excluded(names, kept), **settings
+                    graph.copy(), nodes_to_exclude=graph.excluded(kept), **settings
                 )
                 quantizer.process()
             return quantizer.model.model
 
-        shared = workload.once(("blocks maker", bits), lambda: make)
-        found = _searched(workload, shared, session_run, tol)
-        if found is None:
-            return Refusal(UNREACHABLE, EVERYTHING_KEPT)
-        ways = (
-            in_onnxruntime(found[0]),
-            in_onnxruntime(shared(found[1], 4), "onnxruntime, int8 arithmetic"),
-        )
-        note = f"{_kept_note(found[1], workload)}; blocks of {BLOCK}"
-        return Offer(_onnx_nbytes(found[0]), ways, note, _work(workload), {"nodes": len(found[0].graph.node)})
+        make = workload.once(("blocks maker", bits), lambda: quantized)
+        kept = _fewest(workload, make, session_run, tol)
+        if kept is None:
+            return NONE_LEFT
+        in_int8 = in_onnxruntime(make(kept, 4), "onnxruntime, int8 arithmetic")
+        return _onnx_offer(workload, make(kept), f"{_kept_note(kept, workload)}; blocks of {BLOCK}", in_int8)
 
     return method
-
-
-# torchao -----------------------------------------------------------------------------------------------------------
-
-
-def _quantized_module(workload: Workload, config: Any, kept: Kept) -> nn.Module:
-    library = _imported("torchao.quantization", GET_TORCHAO)
-    net = module_of(workload.program)
-
-    def chosen(module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Linear) and module.weight_name not in kept
-
-    with quiet():
-        library.quantize_(net, config, filter_fn=chosen)
-    return net
 
 
 def tensor_nbytes(tensor: Tensor) -> int:
@@ -181,8 +160,7 @@ def tensor_nbytes(tensor: Tensor) -> int:
 
 def module_nbytes(net: nn.Module) -> int:
     """Bytes of all parameters and buffers, each counted once."""
-    tensors: Iterable[Tensor] = {id(t): t for t in (*net.parameters(), *net.buffers())}.values()
-    return sum(map(tensor_nbytes, tensors))
+    return sum(map(tensor_nbytes, {id(t): t for t in (*net.parameters(), *net.buffers())}.values()))
 
 
 def torchao(config: str, decode: bool = False, **settings: Any) -> Method:
@@ -192,61 +170,58 @@ def torchao(config: str, decode: bool = False, **settings: Any) -> Method:
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
         library = _imported("torchao.quantization", GET_TORCHAO)
-        make = workload.once(
-            (config, "maker"),
-            lambda: lambda kept: _quantized_module(workload, getattr(library, config)(**settings), kept),
-        )
+
+        def quantized(kept: Kept) -> nn.Module:
+            net = module_of(workload.program)
+            layers = {m for m in net.modules() if isinstance(m, nn.Linear) and m.weight_name not in kept}
+            with quiet():
+                library.quantize_(net, getattr(library, config)(**settings), filter_fn=lambda m, name: m in layers)
+            return net
+
+        make = workload.once((config, "maker"), lambda: quantized)
         try:
             with quiet():
-                found = _searched(workload, make, run_of, tol)
+                kept = _fewest(workload, make, run_of, tol)
         except ImportError as error:
             return Refusal(MISSING, f"torchao {config}: {error}")
         except (AssertionError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
-            return Refusal(FAILED, f"torchao {config}: {(str(error).strip().splitlines() or [''])[0]}")
-        if found is None:
-            return Refusal(UNREACHABLE, EVERYTHING_KEPT)
-        net, kept = found
-        nbytes, note = module_nbytes(net), _kept_note(kept, workload)
+            return Refusal(FAILED, f"torchao {config}: {first_line(error)}")
+        if kept is None:
+            return NONE_LEFT
+        net, note, work = make(kept), _kept_note(kept, workload), work_of(workload.program)
         if not decode:
             kind = "int8" if "Int8Dynamic" in config else "float8" if "Float8Dynamic" in config else "float32"
-            return Offer(nbytes, (in_torch(net), compiled(net)), note, _work(workload), arithmetic=kind)
-        weights: dict[str, Tensor] = {}
-        for layer in net.modules():
-            if isinstance(layer, nn.Linear) and layer.weight_name not in kept:
-                weights[str(layer.weight_name)] = layer.weight.dequantize().double()  # type: ignore[operator]
+            return Offer(module_nbytes(net), (in_torch(net), compiled(net)), note, work, arithmetic=kind)
+        layers = [m for m in net.modules() if isinstance(m, nn.Linear) and m.weight_name not in kept]
+        weights = {str(m.weight_name): m.weight.dequantize().double() for m in layers}  # type: ignore[operator]
         proto = graph_of(workload.program.with_constants(weights), narrow=False)
         note += "; int8 as stored, decoded to float32 at loading"
-        return Offer(nbytes, (in_onnxruntime(proto),), note, _work(workload), {"nodes": len(proto.graph.node)})
+        return Offer(module_nbytes(net), (in_onnxruntime(proto),), note, work, {"nodes": len(proto.graph.node)})
 
     return method
-
-
-def _work(workload: Workload) -> int:
-    shapes = [workload.program.constants[n.inputs[1]].shape for n in workload.program.linear_nodes]
-    return sum(m * n for m, n in shapes)
 
 
 def _smaller(method: Method) -> Method:
     """The method, refused where scales and padding make its network no smaller than dense."""
 
     def checked(workload: Workload, tol: float) -> Offer | Refusal:
-        found = method(workload, tol)
-        if isinstance(found, Offer) and found.nbytes >= workload.dense_nbytes:
-            return Refusal(UNREACHABLE, f"nothing smaller than dense: {found.nbytes:,} bytes, {found.note}")
-        return found
+        offer = method(workload, tol)
+        if isinstance(offer, Offer) and offer.nbytes >= workload.dense_nbytes:
+            return Refusal(UNREACHABLE, f"nothing smaller than dense: {offer.nbytes:,} bytes, {offer.note}")
+        return offer
 
     return checked
 
 
 _METHODS: Mapping[str, Method] = {
-    "quantized, onnxruntime int8 dynamic": onnxruntime_dynamic,
-    "quantized, onnxruntime int8 blocks": onnxruntime_blocks(8),
-    "quantized, onnxruntime int4 blocks": onnxruntime_blocks(4),
-    "quantized, torchao int8 weights": torchao("Int8WeightOnlyConfig"),
-    "quantized, torchao int8 decoded": torchao("Int8WeightOnlyConfig", decode=True),
-    "quantized, torchao int8 dynamic": torchao("Int8DynamicActivationInt8WeightConfig"),
-    "quantized, torchao int4 weights": torchao("Int4WeightOnlyConfig"),
-    "quantized, torchao fp8 weights": torchao("Float8WeightOnlyConfig"),
-    "quantized, torchao fp8 dynamic": torchao("Float8DynamicActivationFloat8WeightConfig"),
+    "onnxruntime int8 dynamic": onnxruntime_dynamic,
+    "onnxruntime int8 blocks": onnxruntime_blocks(8),
+    "onnxruntime int4 blocks": onnxruntime_blocks(4),
+    "torchao int8 weights": torchao("Int8WeightOnlyConfig"),
+    "torchao int8 decoded": torchao("Int8WeightOnlyConfig", decode=True),
+    "torchao int8 dynamic": torchao("Int8DynamicActivationInt8WeightConfig"),
+    "torchao int4 weights": torchao("Int4WeightOnlyConfig"),
+    "torchao fp8 weights": torchao("Float8WeightOnlyConfig"),
+    "torchao fp8 dynamic": torchao("Float8DynamicActivationFloat8WeightConfig"),
 }
-QUANTIZERS: Mapping[str, Method] = {name: _smaller(method) for name, method in _METHODS.items()}
+QUANTIZERS: Mapping[str, Method] = {f"quantized, {name}": _smaller(method) for name, method in _METHODS.items()}

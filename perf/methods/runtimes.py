@@ -2,13 +2,14 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from onnx import helper
 from torch import nn
 
 from hrt.errors import BackendError
@@ -17,6 +18,11 @@ from hrt.perf.methods.matched_error import Arrays, Execution, Run, Tensors
 
 BOUND = "onnxruntime, bound memory"
 BOUND_BYTES = 1 << 16  # of inputs and outputs; up to here copying costs less than binding new memory, as hrt does it
+
+
+def first_line(error: BaseException) -> str:
+    """A foreign error's first line."""
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]
 
 
 @contextmanager
@@ -79,15 +85,15 @@ def in_onnxruntime(
         first = session.run(None, feed)
         if not bound or sum(v.nbytes for v in (*x, *first)) > BOUND_BYTES:
             return lambda: session.run(None, feed)
-        own, answers = [np.array(v) for v in x], [np.empty_like(y) for y in first]
+        inputs, answers = [np.array(v) for v in x], [np.empty_like(y) for y in first]
         binding = session.io_binding()
-        for name, v in zip(names, own, strict=True):
+        for name, v in zip(names, inputs, strict=True):
             binding.bind_input(name, "cpu", 0, v.dtype, v.shape, v.ctypes.data)
         for name, y in zip(outputs, answers, strict=True):
             binding.bind_output(name, "cpu", 0, y.dtype, y.shape, y.ctypes.data)
 
         def call() -> list[np.ndarray]:
-            for v, given in zip(own, x, strict=True):
+            for v, given in zip(inputs, x, strict=True):
                 v[...] = given
             session.run_with_iobinding(binding)
             return [y.copy() for y in answers]
@@ -100,14 +106,18 @@ def in_onnxruntime(
 def ways_in_onnxruntime(proto: onnx.ModelProto) -> tuple[Execution, ...]:
     """Every way to run a graph there that may be the fastest; none where ONNX Runtime is not installed."""
     try:
-        ways = [
-            in_onnxruntime(proto, bound=False),
-            in_onnxruntime(proto, BOUND),
-            in_onnxruntime(proto, f"{BOUND}, one thread", threads=1),
-        ]
+        ways = (in_onnxruntime(proto, bound=False), in_onnxruntime(proto, BOUND))
+        alone = (in_onnxruntime(proto, f"{BOUND}, one thread", threads=1),) if torch.get_num_threads() > 1 else ()
     except BackendError:
         return ()
-    return tuple(ways[: None if torch.get_num_threads() > 1 else 2])
+    return ways + alone
+
+
+def graph_of_one_node(node: onnx.NodeProto, kind: int, shape: Sequence[int]) -> onnx.ModelProto:
+    """A graph of one node with input x and output y, both of `shape`."""
+    x, y = (helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y"))
+    graph = helper.make_graph([node], "one node", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
 def session_run(proto: onnx.ModelProto) -> Run:

@@ -5,12 +5,18 @@ U_r the leading left singular vectors of W L, since ||(W - H) L||_F^2 = E ||(W -
 outputs; SVD-LLM, arXiv 2403.07378, truncates in this norm).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hrt.calibration.moments import evaluate
+from hrt.calibration.output_error import output_error
+from hrt.capture.torch_export import capture
+from hrt.perf.methods.matched_error import loosest
 from hrt.program.program import Program
 
 Factors = tuple[Tensor, Tensor, Tensor]  # u (m, k), vt (k, n), squared tails (k,): what is lost from rank r on
@@ -31,6 +37,19 @@ def tails(s: Tensor) -> Tensor:
     return s.square().flip(0).cumsum(0).flip(0)
 
 
+def truncated(matrix: Tensor, tol: float) -> tuple[Tensor, Tensor]:
+    """Factors (m, r) and (r, n), float64, of the least rank whose relative Frobenius error is at most `tol`."""
+    u, s, vt = torch.linalg.svd(matrix.to(torch.float64), full_matrices=False)
+    tail2 = tails(s)
+    rank = int((tail2 > tol**2 * tail2[0]).sum()) if len(s) else 0
+    return u[:, :rank] * s[:rank], vt[:rank]
+
+
+def svd_nbytes(shape: Sequence[int], rank: int) -> int:
+    """Float32 bytes of the two factors."""
+    return 4 * rank * (shape[0] + shape[1])
+
+
 def second_moments(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     """E[x x^T] of the inputs of every weight of `program`, float64; tied weights pool their uses."""
     sums: dict[str, list[Any]] = {}
@@ -44,3 +63,54 @@ def second_moments(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tens
     with torch.no_grad():
         program.run(inputs, observe=observe)
     return {name: total / rows for name, (total, rows) in sums.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A network and fresh rows to measure it on. reference: the outputs on `fresh`, float64 (rows, features)."""
+
+    program: Program
+    fresh: tuple[Tensor, ...]
+    reference: Tensor
+
+    @staticmethod
+    def make(net: nn.Module | Program, fresh: Tensor) -> "Problem":
+        """Capture `net`, which takes one input (batch, features)."""
+        program = net if isinstance(net, Program) else capture(net, [fresh[:2]])
+        return Problem(program, (fresh,), evaluate(program, [fresh]))
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The float64 weight matrices by name."""
+        constants = ((name, self.program.constants[name]) for name in self.program.weights)
+        return {name: w for name, w in constants if isinstance(w, Tensor)}
+
+    @property
+    def rest_nbytes(self) -> int:
+        """Bytes of the biases and other constants, float32."""
+        weights = self.weights
+        return sum(4 * math.prod(c.shape) for name, c in self.program.constants.items() if name not in weights)
+
+    @property
+    def dense_nbytes(self) -> int:
+        """Bytes of the float32 network."""
+        return self.rest_nbytes + sum(4 * w.numel() for w in self.weights.values())
+
+
+def svd_at_output_error(program: Program, inputs: Sequence[Tensor], tol: float) -> tuple[int, float, Mapping[str, int]]:
+    """Truncate every weight at one common Frobenius tolerance, the loosest (bisected) whose output error on `inputs` is
+    at most `tol`. Returns (bytes with biases, output error, rank by weight). Bytes may exceed dense: that is the point.
+    """
+    problem = Problem(program, tuple(inputs), evaluate(program, inputs))
+
+    def make(t: float) -> tuple[int, float, dict[str, int]]:
+        cut = {k: truncated(w, t) for k, w in problem.weights.items()}
+        outputs = evaluate(program.with_constants({k: u @ vt for k, (u, vt) in cut.items()}), inputs)
+        nbytes = sum(svd_nbytes(problem.weights[k].shape, len(vt)) for k, (_, vt) in cut.items())
+        ranks = {k: len(vt) for k, (_, vt) in cut.items()}
+        return problem.rest_nbytes + nbytes, output_error(problem.reference, outputs).value, ranks
+
+    best = loosest(make, lambda candidate: candidate[1] <= tol, -8.0, 0.0, steps=17)
+    if best is None:
+        raise ValueError(f"SVD cannot reach {tol:g} at any rank")
+    return best

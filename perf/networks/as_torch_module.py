@@ -35,7 +35,7 @@ def module_of(program: Program, layers: Mapping[str, Layer] | None = None) -> fx
     values: dict[str, Any] = {}
     for k, v in enumerate(program.inputs):
         values[v.name] = graph.placeholder(f"x{k}")
-    made: dict[tuple[str, ...], str] = {}
+    names: dict[tuple[str, ...], str] = {}
     for name, constant in program.constants.items():
         if any(_reads(node, name) for node in program.nodes) or name in program.outputs:
             key = f"constant{len(values)}"
@@ -44,9 +44,9 @@ def module_of(program: Program, layers: Mapping[str, Layer] | None = None) -> fx
     for node in program.nodes:
         if node.op == "linear":
             x, weight, *rest = node.inputs
-            key = made.get((weight, *rest))
+            key = names.get((weight, *rest))
             if key is None:
-                key = made[weight, *rest] = f"layer{len(made)}"
+                key = names[weight, *rest] = f"layer{len(names)}"
                 bias = _float(program.constants[rest[0]]) if rest else None
                 layer = (layers or {}).get(weight, dense_layer)(_float(program.constants[weight]), bias)
                 layer.weight_name = weight  # type: ignore[assignment]
@@ -79,8 +79,8 @@ def factored(program: Program, factors: Mapping[str, tuple[Tensor, Tensor]]) -> 
 
 def written_out(program: Program) -> Program:
     """The same program with every compressed weight as the dense matrix that it stands for."""
-    held = {k: c.to_dense(torch.float64) for k, c in program.constants.items() if isinstance(c, HMatrix)}
-    return program.with_constants(held)
+    matrices = {k: c.to_dense(torch.float64) for k, c in program.constants.items() if isinstance(c, HMatrix)}
+    return program.with_constants(matrices)
 
 
 def _function(node: Node) -> Callable[..., Tensor]:

@@ -1,4 +1,4 @@
-"""A physics-informed network for Burgers' equation: the network, its training and its exact solution.
+"""Burgers' equation: the committed network, its training and the exact solution.
 
     u_t + u u_x = nu u_xx,   u(x, 0) = -sin(pi x),   u(-1, t) = u(1, t) = 0,   nu = 0.01 / pi
 
@@ -10,53 +10,35 @@ condition and the boundary condition; the exact solution serves to measure it, n
     python -m hrt.perf.networks.burgers check perf/data/burgers.safetensors
 """
 
-from __future__ import annotations
-
-import argparse
-import itertools
 import math
 import os
-from collections.abc import Callable
-from functools import partial
+from functools import cache
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.func import jvp
 
-from hrt.perf.networks import pinn_training as pinn_steps
-from hrt.perf.networks.pinn_training import Tap, fit, glorot, through
+from hrt.perf.networks.pinn_training import Course, Equation, fit
+from hrt.perf.networks.taylor_pass import Pinn, Tap, jets
 
 NU = 0.01 / math.pi  # viscosity
 DATA_WEIGHT = 10.0  # of the mean squared initial and boundary error against the mean squared residual
-ADAM_STEPS, NEWTON_STEPS = 2000, 400
+EDGE_SHARE = 8  # one initial or boundary point for so many inside
+ADAM_STEPS, NEWTON_STEPS, BATCH = 2000, 400, 768
 CHECKPOINT = Path(__file__).parent.parent / "data" / "burgers.safetensors"
 ERROR_GRID = (513, 101)  # x and t points, ends included, where the relative error is measured
 TARGET_ERROR = 1e-4  # relative L2 error on ERROR_GRID that the committed checkpoint has to meet
 
 
-class BurgersPINN(nn.Module):
-    """Plain tanh multilayer perceptron (x, t) -> u, `depth` hidden layers of `width`, no hard constraint."""
-
-    def __init__(self, width: int = 128, depth: int = 4) -> None:
-        super().__init__()
-        modules: list[nn.Module] = []
-        for fan_in, fan_out in itertools.pairwise([2] + [width] * depth):
-            modules += [nn.Linear(fan_in, fan_out), nn.Tanh()]
-        self.layers = nn.Sequential(*modules, nn.Linear(width, 1))
-
-    def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Value of u, shape (batch, 1), at points of shape (batch, 2) with columns x and t."""
-        return self.layers(points)
-
-
-def burgers_network(width: int = 128, depth: int = 4, seed: int = 0) -> BurgersPINN:
-    """Untrained float32 network: Glorot-normal weights that depend on the seed alone, zero biases."""
-    network = BurgersPINN(width, depth)
-    glorot(network, seed)
-    return network
+def burgers_network(width: int = 128, depth: int = 4, seed: int = 0) -> Pinn:
+    """Untrained float32 network (x, t) -> u, `depth` hidden layers of `width`, without hard constraints."""
+    return Pinn([2] + [width] * depth + [1], seed)
 
 
 def cole_hopf(x: np.ndarray, t: np.ndarray, nu: float = NU, nodes: int = 128) -> np.ndarray:
@@ -90,146 +72,127 @@ def cole_hopf(x: np.ndarray, t: np.ndarray, nu: float = NU, nodes: int = 128) ->
     return u.reshape(x.shape)
 
 
-def jet(network: BurgersPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
-    """Value and derivatives of the network by one forward Taylor pass: one batched product per layer.
+@cache
+def exact_solution() -> tuple[Tensor, Tensor]:
+    """Cole and Hopf's solution on ERROR_GRID over the whole domain: points (m, 2) and values (m,)."""
+    x, t = np.meshgrid(np.linspace(-1.0, 1.0, ERROR_GRID[0]), np.linspace(0.0, 1.0, ERROR_GRID[1]))
+    return torch.from_numpy(np.stack((x.ravel(), t.ravel()), axis=1)), torch.from_numpy(cole_hopf(x, t).ravel())
 
-    Takes points (N, 2) of the network's dtype; returns (4, N): u, u_x, u_t, u_xx, differentiable with
-    respect to the parameters. One entry per linear layer is appended to `taps`, where that is given.
+
+def sample(count: int, generator: torch.Generator) -> Tensor:
+    """Rows (x, t, is_edge, value) float64: `count` points inside, then count // EDGE_SHARE initial and boundary points
+    in turn. Half of all x are uniform, half log-uniform in |x| down to 0.005: they resolve the layer at x = 0.
     """
-    streams = points.new_zeros(4, *points.shape)
-    streams[0] = points
-    streams[1, :, 0] = streams[2, :, 1] = 1.0
-    return through(network.layers, streams, taps)
-
-
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # interior (n, 2), edge (n // 8, 2), edge values
-
-
-def sample(count: int, generator: torch.Generator) -> Batch:
-    """A float64 batch of `count` interior points and count // 8 initial and boundary points in turn.
-
-    Half of all x are uniform, half log-uniform in |x| down to 0.005: they resolve the layer at x = 0.
-    """
-    unit = torch.rand(4, count + count // 8, generator=generator, dtype=torch.float64)
+    unit = torch.rand(4, count + count // EDGE_SHARE, generator=generator, dtype=torch.float64)
     x = 2.0 * unit[0] - 1.0
     x = torch.where(unit[2] < 0.5, torch.sign(x) * 0.005 ** unit[3], x)
-    points = torch.stack((x, unit[1]), dim=1)
-    interior, edge = points[:count], points[count:]
+    rows = torch.stack((x, unit[1], torch.zeros_like(x), torch.zeros_like(x)), dim=1)
+    edge = rows[count:]
     edge[0::2, 1] = 0.0
     edge[1::2, 0] = torch.sign(edge[1::2, 0])
-    return interior, edge, torch.where(edge[:, 1] == 0.0, -torch.sin(math.pi * edge[:, 0]), 0.0)
+    edge[:, 2] = 1.0
+    edge[:, 3] = torch.where(edge[:, 1] == 0.0, -torch.sin(math.pi * edge[:, 0]), 0.0)
+    return rows
 
 
-def residuals(network: BurgersPINN, batch: Batch, taps: list[Tap] | None = None) -> torch.Tensor:
-    """Equation, initial and boundary residuals (n + n // 8,), scaled so that the squares sum to the loss."""
-    interior, edge, value = batch
-    n = len(interior)
-    u, u_x, u_t, u_xx = jet(network, torch.cat((interior, edge)), taps)
-    equation = (u_t + u * u_x - NU * u_xx)[:n] / math.sqrt(n)
-    return torch.cat((equation, (u[n:] - value) * math.sqrt(DATA_WEIGHT / len(value))))
+def weighted(equation: Tensor, u: Tensor, rows: Tensor) -> Tensor:
+    """What training makes small at every row: the equation inside, the distance from the value on the edge."""
+    edge = (u - rows[:, 3]) * math.sqrt(DATA_WEIGHT * EDGE_SHARE)
+    return torch.where(rows[:, 2] > 0, edge, equation)
 
 
-newton_direction = partial(pinn_steps.newton_direction, residuals)
-gauss_newton = partial(pinn_steps.gauss_newton, residuals, sample)
+def residuals(network: Any, rows: Tensor, taps: list[Tap] | None = None) -> Tensor:
+    """Residuals (n,) of rows as `sample` draws them. Layers may be HLinear."""
+    u, u_x, u_t, u_xx = jets(network.layers, rows[:, :2], taps=taps)[..., 0]
+    return weighted(u_t + u * u_x - NU * u_xx, u, rows)
 
 
-def train(
-    seed: int = 0,
-    adam_steps: int = ADAM_STEPS,
-    newton_steps: int = NEWTON_STEPS,
-    batch: int = 768,
-    on_step: Callable[[BurgersPINN, int, float], None] = lambda network, step, loss: None,
-) -> BurgersPINN:
-    """Train from the equation, the initial and the boundary condition alone: Adam, then Gauss-Newton.
-
-    Every step draws a fresh batch. A Gauss-Newton step is halved until it lowers the loss of its batch; the
-    damping follows the accepted lengths. Over the last quarter the longest step shrinks to 0.1, which
-    averages the batches' noise. Gauss-Newton stands where L-BFGS is usual because it gets further: on one
-    core 4 minutes of L-BFGS left a relative error of 4e-2 at best, 1 minute of this 6e-4.
-
-    Adam's learning rate falls from 1e-3 to 1e-4 along a cosine; `batch` counts interior points. After every
-    step on_step(network, steps so far, loss before the step) is called. Returns the float64 network; equal
-    arguments on one thread give equal weights.
-    """
-    network = burgers_network(seed=seed).double()
-
-    def told(step: int, before: float) -> None:
-        on_step(network, step, before)
-
-    fit(residuals, sample, network, seed, adam_steps, newton_steps, batch, told)
-    return network
+def burgers_operator(u: Any, points: Tensor) -> Tensor:
+    """u_t + u u_x - nu u_xx of any function (rows, 2) -> (rows, 1), by forward differentiation: (rows, 1)."""
+    along_x, along_t = (torch.zeros_like(points) + points.new_tensor(axis) for axis in ((1.0, 0.0), (0.0, 1.0)))
+    twice = jvp(lambda p: jvp(u, (p,), (along_x,)), (points,), (along_x,))
+    (value, u_x), (_, u_xx) = twice[0], twice[1]
+    u_t = jvp(u, (points,), (along_t,))[1]
+    return u_t + value * u_x - NU * u_xx
 
 
-def relative_error(network: BurgersPINN) -> float:
+BURGERS = Equation(
+    name="Burgers",
+    network=lambda width, depth, seed: burgers_network(width, depth, seed).double(),
+    rows=sample,
+    residuals=residuals,
+    operator=burgers_operator,
+    exact=exact_solution,
+)
+
+
+def relative_error(network: Pinn) -> float:
     """Relative L2 error against Cole-Hopf on the uniform ERROR_GRID over the whole domain."""
-    x, t = np.meshgrid(np.linspace(-1.0, 1.0, ERROR_GRID[0]), np.linspace(0.0, 1.0, ERROR_GRID[1]))
-    points = torch.from_numpy(np.stack((x.ravel(), t.ravel()), axis=1))
-    with torch.no_grad():
-        u = network(points.to(next(network.parameters()).dtype))[:, 0].double().numpy()
-    exact = cole_hopf(x, t).ravel()
-    return float(np.linalg.norm(u - exact) / np.linalg.norm(exact))
+    return BURGERS.error(network, next(network.parameters()).dtype)
 
 
-def save_checkpoint(network: BurgersPINN, path: Path, metadata: dict[str, str]) -> float:
+def save_checkpoint(network: Pinn, path: Path, metadata: dict[str, str]) -> float:
     """Write the weights in float32 with the error measured on exactly those weights; returns that error."""
-    rounded = BurgersPINN()
+    rounded = burgers_network()
     rounded.load_state_dict(network.state_dict())
     error = relative_error(rounded)
-    known = {"nu": repr(NU), "relative_l2_error": repr(error), "torch": str(torch.__version__)}
+    facts = {"nu": repr(NU), "relative_l2_error": repr(error), "torch": str(torch.__version__)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(rounded.state_dict(), path.with_suffix(".partial"), metadata=metadata | known)
+    save_file(rounded.state_dict(), path.with_suffix(".partial"), metadata=metadata | facts)
     os.replace(path.with_suffix(".partial"), path)
     return error
 
 
-def load_burgers(path: str | Path = CHECKPOINT) -> BurgersPINN:
+def load_burgers(path: str | Path = CHECKPOINT) -> Pinn:
     """The trained network, float32, in evaluation mode; FileNotFoundError where there is no checkpoint."""
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"Expected a trained Burgers network at {path}. Found no such file: it is kept in the "
             f"repository, not in the wheel. Train it with: python -m hrt.perf.networks.burgers train --out {path}"
         )
-    network = BurgersPINN()
+    network = burgers_network()
     network.load_state_dict(load_file(path))
     return network.eval()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: `train` writes a checkpoint, `check` measures one; status 1 above TARGET_ERROR."""
-    parser = argparse.ArgumentParser(prog="python -m hrt.perf.networks.burgers", description=main.__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    trainer = commands.add_parser("train", help="train from the equation alone and write a checkpoint")
-    trainer.add_argument("--out", type=Path, default=CHECKPOINT)
-    trainer.add_argument("--seed", type=int, default=0)
-    checker = commands.add_parser("check", help="measure a checkpoint against the exact solution")
-    checker.add_argument("path", type=Path, nargs="?", default=CHECKPOINT)
-    options = parser.parse_args(arguments)
-    if options.command == "check":
-        error = relative_error(load_burgers(options.path))
-        print(f"{options.path}: relative L2 error {error:.3e} against Cole-Hopf on {ERROR_GRID}")
-        return 0 if error <= TARGET_ERROR else 1
+def burgers_points(count: int, seed: int) -> Tensor:
+    """Uniform points (count, 2) of the domain [-1, 1] x [0, 1], float32."""
+    unit = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
+    return unit * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
 
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="The network of Burgers' equation.")
+
+
+@app.command("train")
+def train_command(
+    out: Annotated[Path, typer.Option(help="File to write.")] = CHECKPOINT,
+    seed: Annotated[int, typer.Option(help="Of weights and draws.")] = 0,
+) -> None:
+    """Train from the equation alone and write a checkpoint."""
     torch.set_num_threads(1)  # the order of sums, and with it the weights, depends on the threads
-    command = f"python -m hrt.perf.networks.burgers train --seed {options.seed} --out {options.out}"
+    command = f"python -m hrt.perf.networks.burgers train --seed {seed} --out {out}"
+    network = burgers_network(seed=seed).double()
     with Progress() as progress:
         task = progress.add_task("Training", total=ADAM_STEPS + NEWTON_STEPS)
 
-        def on_step(network: BurgersPINN, step: int, loss: float) -> None:
+        def on_step(step: int, loss: float) -> None:
             progress.update(task, completed=step)
             if step % 100 == 0:
-                metadata = {"seed": str(options.seed), "epochs": str(step), "command": command}
-                error = save_checkpoint(network, options.out, metadata)
+                error = save_checkpoint(network, out, {"seed": str(seed), "epochs": str(step), "command": command})
                 progress.print(f"step {step}: loss {loss:.2e}, relative L2 error {error:.2e}")
 
-        train(options.seed, on_step=on_step)
-    return 0
+        fit(BURGERS, network, Course(ADAM_STEPS, NEWTON_STEPS, BATCH, seed), on_step)
+
+
+@app.command()
+def check(path: Annotated[Path, typer.Argument(help="A checkpoint.")] = CHECKPOINT) -> None:
+    """Measure a checkpoint against the exact solution; status 1 above TARGET_ERROR."""
+    error = relative_error(load_burgers(path))
+    print(f"{path}: relative L2 error {error:.3e} against Cole-Hopf on {ERROR_GRID}")
+    if error > TARGET_ERROR:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
-
-
-def burgers_points(count: int, seed: int) -> Tensor:
-    """Uniform points (count, 2) of the PINN's domain [-1, 1] x [0, 1], float32."""
-    unit = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
-    return unit * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
+    app(prog_name="python -m hrt.perf.networks.burgers")

@@ -1,7 +1,4 @@
-"""The three integral kernels of the roofline, at any size: built a strip of rows at a time, never in several copies.
-
-All are translation invariant on their grid, so that a strip is a look-up in a table of distances.
-"""
+"""The three integral kernels of the roofline, at any size, as one-layer networks."""
 
 import math
 from collections.abc import Callable
@@ -11,10 +8,9 @@ import numpy as np
 from scipy.special import itj0y0, y0
 
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.perf.networks.operators import midpoint_grid
+from hrt.perf.networks.operators import STRIP, laplace_2d, log_kernel
 from hrt.program.program import Node, Program, Value
 
-STRIP = 64  # rows built at a time
 POINTS_PER_WAVELENGTH = 10.0
 
 
@@ -49,47 +45,11 @@ def helmholtz_circle(n: int, points_per_wavelength: float = POINTS_PER_WAVELENGT
     return out
 
 
-def laplace_2d(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """`operators.laplace_2d_kernel` on `n` square cells in the most nearly square grid, its long side of length 1.
-
-    Returns the matrix (n, n) and the points (n, 2), the second coordinate running fastest. Where n is a square both
-    are those of `laplace_2d_kernel`.
-    """
-    down = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
-    across = n // down
-    h = 1.0 / across
-    i, j = np.divmod(np.arange(n), across)
-    table = (h * np.arange(down))[:, None] ** 2 + (h * np.arange(across)) ** 2
-    table[0, 0] = 1.0
-    table = 0.5 * np.log(table)
-    table[0, 0] = math.log(h) + math.pi / 4.0 - 1.5 - 0.5 * math.log(2.0)  # the average over a cell
-    table *= h**2
-    out = np.empty((n, n))
-    for start in range(0, n, STRIP):
-        rows = slice(start, start + STRIP)
-        out[rows] = table[np.abs(i[rows, None] - i), np.abs(j[rows, None] - j)]
-    return out, h * (np.stack([i, j], 1) + 0.5)
-
-
 KERNELS = {
     "log": Kernel("log kernel, 1-D", lambda n: (log_kernel(n), None)),
     "helmholtz": Kernel("Helmholtz, circle, 10 points a wavelength", lambda n: (helmholtz_circle(n), None)),
     "laplace": Kernel("Laplace, 2-D grid", laplace_2d),
 }
-
-
-def log_kernel(n: int) -> np.ndarray:
-    """The matrix of `operators.log_kernel`, built a strip of rows at a time: its peak memory is its own size."""
-    x, h = midpoint_grid(n), 1.0 / n
-    out = np.empty((n, n))
-    for start in range(0, n, STRIP):
-        strip = out[start : start + STRIP]
-        np.abs(x[start : start + STRIP, None] - x, out=strip)
-        diagonal = np.arange(len(strip))
-        strip[diagonal, start + diagonal] = 0.5 * h / math.e  # its logarithm is the cell average
-        np.log(strip, out=strip)
-        strip *= h
-    return out
 
 
 SETTINGS = {"bf16": ("bfloat16", 1e-2), "tf32": ("float32", 1e-3)}  # storage and tolerance: bf16 alone costs 1.6e-3

@@ -1,21 +1,17 @@
-"""`python -m hrt.perf.networks.neuralfoil`: a network that others trained and use, compressed beside every baseline.
+"""NeuralFoil: a network that others trained and use (`python -m hrt.perf run --workload neuralfoil-xxxlarge`).
 
 NeuralFoil (Sharpe and Hansman, arXiv 2503.16323; MIT licence) predicts the flow around an airfoil. Its learned core
 is an MLP of 25 inputs and 198 outputs, swish between the layers and none after the last; `xxxlarge` has six hidden
 layers of 512. What the package does around it (mirroring the airfoil, units) has no weights and is left out here.
 
     pip install --no-deps neuralfoil==0.3.3
-    python -m hrt.perf.networks.neuralfoil --tol 1e-2 1e-3
 
 Only the arrays in the wheel are read; the package, which needs AeroSandbox, is never imported.
 """
 
-import argparse
-import importlib.util
 import io
 import itertools
 import os
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,15 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import hrt
-from hrt.perf.studies.sizes import show
+from hrt.perf.networks.qlknn import package_folders
 
 SIZES = ("xxsmall", "xsmall", "small", "medium", "large", "xlarge", "xxlarge", "xxxlarge")
 FOLDER = "nn_weights_and_biases"
 DISTRIBUTION = "scaled_input_distribution"
 VARIABLE = "HRT_NEURALFOIL"  # environment: a wheel, or a folder that holds the wheel or the arrays
 DATA = Path(__file__).parent.parent / "data"
-TARGETS = {1e-2: 5.5, 1e-3: 2.8}  # ratios that hrt aims at on xxxlarge
 SHAPE_FEATURES = 18  # of the 25 inputs: the airfoil; the others are the flow
 
 Arrays = dict[str, np.ndarray]
@@ -55,35 +49,29 @@ class NeuralFoil(nn.Module):
         return self.net(x)
 
 
-def find_weights(source: str | Path | None = None) -> Path:
+def find_weights() -> Path:
     """Where the arrays are: a folder of .npz files or a wheel.
 
-    Looked for in `source` (or, where that is None, in the environment's HRT_NEURALFOIL), else in the installed package,
-    found but not imported, else in perf/data. Raises FileNotFoundError that says how to get them.
+    Looked for in the environment's HRT_NEURALFOIL, else in the installed package, found but not imported, and in
+    perf/data. Raises FileNotFoundError that says how to get them.
     """
-    given = source or os.environ.get(VARIABLE)
-    if given is not None:
-        places = [Path(given)]
-    else:
-        spec = importlib.util.find_spec("neuralfoil")
-        places = [*map(Path, (spec and spec.submodule_search_locations) or []), DATA]
+    places = package_folders(VARIABLE, "neuralfoil") + ([] if os.environ.get(VARIABLE) else [DATA])
     for place in places:
+        for folder in (place, place / FOLDER, place / "neuralfoil" / FOLDER):
+            if (folder / f"{DISTRIBUTION}.npz").is_file():
+                return folder
         wheels = sorted(place.glob("neuralfoil-*.whl")) if place.is_dir() else [place][: place.suffix == ".whl"]
-        for found in (place, place / FOLDER, place / "neuralfoil" / FOLDER):
-            if (found / f"{DISTRIBUTION}.npz").is_file():
-                return found
-        for wheel in wheels:
-            if wheel.is_file():
-                return wheel
+        if wheels and wheels[0].is_file():
+            return wheels[0]
     raise FileNotFoundError(
         f"Expected NeuralFoil's weights in {' or '.join(map(str, places))}. Found none. Get them with: "
-        f"pip install --no-deps neuralfoil==0.3.3, or name its wheel or folder by --weights or {VARIABLE}."
+        f"pip install --no-deps neuralfoil==0.3.3, or name its wheel or folder by {VARIABLE}."
     )
 
 
-def read_arrays(name: str, source: str | Path | None = None) -> Arrays:
+def read_arrays(name: str) -> Arrays:
     """The arrays of `name`.npz. Raises FileNotFoundError where the package or the file in it is missing."""
-    place = find_weights(source)
+    place = find_weights()
     if place.is_dir():
         content = (place / f"{name}.npz").read_bytes()
     else:
@@ -96,14 +84,14 @@ def read_arrays(name: str, source: str | Path | None = None) -> Arrays:
         return {key: arrays[key] for key in arrays.files}
 
 
-def load_neuralfoil(size: str = "xxxlarge", source: str | Path | None = None) -> NeuralFoil:
+def load_neuralfoil(size: str = "xxxlarge") -> NeuralFoil:
     """The float32 network of one size, in evaluation mode. Keys are net.0.weight, net.0.bias, net.2.weight, ...
 
     Raises ValueError for an unknown size or arrays that do not chain from one layer to the next.
     """
     if size not in SIZES:
         raise ValueError(f"Found size {size!r}. Expected one of {', '.join(SIZES)}.")
-    arrays = read_arrays(f"nn-{size}", source)
+    arrays = read_arrays(f"nn-{size}")
     layers = sorted({int(key.split(".")[1]) for key in arrays})
     weights, biases = (
         [torch.from_numpy(arrays[f"net.{k}.{part}"]).float() for k in layers] for part in ("weight", "bias")
@@ -113,7 +101,7 @@ def load_neuralfoil(size: str = "xxxlarge", source: str | Path | None = None) ->
     return NeuralFoil(weights, biases).eval()
 
 
-def sample_inputs(count: int, seed: int, source: str | Path | None = None) -> Tensor:
+def sample_inputs(count: int, seed: int) -> Tensor:
     """Latent inputs (count, 25) float32, as the training data were drawn.
 
     The wheel states their mean and covariance. The 18 features of the airfoil (16 Kulfan weights, leading edge, 50
@@ -123,7 +111,7 @@ def sample_inputs(count: int, seed: int, source: str | Path | None = None) -> Te
     forced at a uniform place with probability 0.2, else at 1. So angle features lie on the curve that they are defined
     by, as a Gaussian's would not, and all 25 have the stated mean and covariance.
     """
-    moments = read_arrays(DISTRIBUTION, source)
+    moments = read_arrays(DISTRIBUTION)
     rng = np.random.default_rng(seed)
     airfoil = slice(0, SHAPE_FEATURES)
     mean, covariance = moments["mean_inputs_scaled"][airfoil], moments["cov_inputs_scaled"][airfoil, airfoil]
@@ -140,48 +128,3 @@ def sample_inputs(count: int, seed: int, source: str | Path | None = None) -> Te
     angle = [np.sin(2 * alpha), cos, 1 - cos**2]
     flow = np.stack([*angle, (log_reynolds - 12.5) / 3.5, (n_crit - 9) / 4.5, *transition], axis=1)
     return torch.from_numpy(np.concatenate([shape, flow], axis=1)).float()
-
-
-def distribution_fault(x: Tensor, source: str | Path | None = None) -> str | None:
-    """Where the mean of `x`, in standard deviations, or its correlations are not those that the wheel states."""
-    moments = read_arrays(DISTRIBUTION, source)
-    covariance = moments["cov_inputs_scaled"]
-    deviation = np.sqrt(np.diag(covariance))
-    scaled = (x.double().numpy() - moments["mean_inputs_scaled"]) / deviation
-    worst_mean = float(np.abs(scaled.mean(0)).max())
-    worst = float(np.abs(scaled.T @ scaled / len(scaled) - covariance / np.outer(deviation, deviation)).max())
-    if max(worst_mean, worst) <= 0.1:
-        return None
-    return f"the samples' means are off by {worst_mean:.2f} standard deviations, their correlations by {worst:.2f}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table. Returns 1 where a promise was broken, 2 where the weights are not there."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--tol", type=float, nargs="+", default=list(TARGETS), help="relative errors to compare at")
-    parser.add_argument("--size", choices=SIZES, default="xxxlarge", help="which network (default xxxlarge)")
-    parser.add_argument("--weights", type=Path, help="the wheel, or a folder that holds it or its arrays")
-    parser.add_argument("--rows", type=int, default=10_000, help="calibration rows (default 10000)")
-    parser.add_argument("--fresh", type=int, default=4_000, help="held-out rows (default 4000)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-    try:
-        net = load_neuralfoil(args.size, args.weights)
-        calibration, fresh = (sample_inputs(n, k, args.weights) for n, k in ((args.rows, 1), (args.fresh, 2024)))
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 2
-    fault = distribution_fault(calibration, args.weights)
-    if fault is not None:
-        print(f"BROKEN: {fault}", file=sys.stderr)
-        return 1
-    with torch.no_grad():
-        share = net(fresh).square().sum(0)
-    print(f"Output 0, the logit of the network's confidence, carries {share[0] / share.sum():.0%} of the squared norm.")
-    title = f"NeuralFoil {args.size}, hrt {hrt.__version__}"
-    return 0 if show(title, net, calibration, fresh, args.tol, TARGETS if args.size == "xxxlarge" else {}) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

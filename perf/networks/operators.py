@@ -1,6 +1,6 @@
 """Dense operators with known structure: the matrices hrt is tested and timed on.
 
-Every function returns float64 numpy arrays and uses one of two uniform grids with n points on (0, 1):
+Functions return float64 numpy arrays and uses one of two uniform grids with n points on (0, 1):
 
     midpoints    x_i = (i + 1/2) h, h = 1 / n         cell centres, for integral operators
     interior     x_i = (i + 1) h,   h = 1 / (n + 1)   for Dirichlet problems; the ends carry zero
@@ -8,14 +8,13 @@ Every function returns float64 numpy arrays and uses one of two uniform grids wi
 An operator includes its quadrature weight, so `matrix @ f` approximates the function `K f` on the grid.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import torch
 from torch import nn
 
+STRIP = 64  # rows built at a time, so that a matrix takes no more memory than its own
 SERIES_MODES = 256  # modes of smooth_inputs; independent of the grid, so that grids sample the same functions
 
 
@@ -32,45 +31,53 @@ def interior_grid(n: int) -> np.ndarray:
 
 
 def log_kernel(n: int) -> np.ndarray:
-    """Single-layer logarithmic operator (K f)(x) = int_0^1 log|x - y| f(y) dy on the midpoint grid.
+    """Single-layer logarithmic operator (K f)(x) = int_0^1 log|x - y| f(y) dy on the midpoint grid: (n, n), symmetric.
 
     Off the diagonal the midpoint rule (Nystroem), h log|x_i - x_j|. On the diagonal the integral of the
-    kernel over the cell for constant f, int_{-h/2}^{h/2} log|s| ds = h (log(h / 2) - 1). Symmetric;
-    first-order accurate, because the cells next to the singularity use the midpoint rule too.
-
-    Returns:
-        (n, n).
+    kernel over the cell for constant f, int_{-h/2}^{h/2} log|s| ds = h (log(h / 2) - 1). First-order
+    accurate, because the cells next to the singularity use the midpoint rule too.
     """
-    x = midpoint_grid(n)
-    h = 1.0 / n
-    distance = np.abs(x[:, None] - x)
-    np.fill_diagonal(distance, 0.5 * h / math.e)  # its logarithm is the cell average
-    return h * np.log(distance)
+    x, h = midpoint_grid(n), 1.0 / n
+    matrix = np.empty((n, n))
+    for start in range(0, n, STRIP):
+        strip = matrix[start : start + STRIP]
+        np.abs(x[start : start + STRIP, None] - x, out=strip)
+        diagonal = np.arange(len(strip))
+        strip[diagonal, start + diagonal] = 0.5 * h / math.e  # its logarithm is the cell average
+        np.log(strip, out=strip)
+        strip *= h
+    return matrix
 
 
 def laplace_2d_kernel(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithmic (2-D Laplace) operator (K f)(p) = int log|p - q| f(q) dq over the unit square.
+    """`laplace_2d` on the side x side cells of the unit square: the matrix (side^2, side^2) and the points."""
+    return laplace_2d(side**2)
 
-    Cell centres of side x side squares of edge h. Off the diagonal h^2 log|p_i - p_j|; on the diagonal the
-    kernel's integral over the cell, h^2 (log h + c) with the average of log|r| over the unit square around
-    its centre, c = pi / 4 - 3 / 2 - log(2) / 2. No factor 1 / (2 pi).
+
+def laplace_2d(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithmic (2-D Laplace) operator (K f)(p) = int log|p - q| f(q) dq on n square cells of edge h.
+
+    The cells fill the most nearly square grid of n, its long side of length 1. Off the diagonal h^2 log|p_i - p_j|;
+    on the diagonal the kernel's integral over the cell, h^2 (log h + c) with the average of log|r| over the unit
+    square around its centre, c = pi / 4 - 3 / 2 - log(2) / 2. No factor 1 / (2 pi).
 
     Returns:
-        The matrix (side^2, side^2) and the points (side^2, 2), both lexicographic: the second coordinate
-        runs fastest.
+        The matrix (n, n) and the cell centres (n, 2), both lexicographic: the second coordinate runs fastest.
     """
-    x = midpoint_grid(side)
-    h = 1.0 / side
-    points = np.stack(np.meshgrid(x, x, indexing="ij"), axis=-1).reshape(-1, 2)
-    # squared distances depend on index differences alone: side x side logarithms instead of side^4
-    offset = (h * np.arange(side)) ** 2
-    table = offset[:, None] + offset
+    down = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
+    across = n // down
+    h = 1.0 / across
+    i, j = np.divmod(np.arange(n), across)
+    table = (h * np.arange(down))[:, None] ** 2 + (h * np.arange(across)) ** 2  # by differences of indices
     table[0, 0] = 1.0
     table = 0.5 * np.log(table)
     table[0, 0] = math.log(h) + math.pi / 4.0 - 1.5 - 0.5 * math.log(2.0)
-    step = np.abs(np.arange(side)[:, None] - np.arange(side))  # [side, side]
-    matrix = table[step[:, None, :, None], step[None, :, None, :]].reshape(side**2, side**2)
-    return h**2 * matrix, points
+    table *= h**2
+    matrix = np.empty((n, n))
+    for start in range(0, n, STRIP):
+        rows = slice(start, start + STRIP)
+        matrix[rows] = table[np.abs(i[rows, None] - i), np.abs(j[rows, None] - j)]
+    return matrix, (np.stack([i, j], 1) + 0.5) / across
 
 
 def reaction_diffusion_green(n: int, kappa: float = 10.0) -> np.ndarray:
@@ -82,8 +89,7 @@ def reaction_diffusion_green(n: int, kappa: float = 10.0) -> np.ndarray:
         G(x, y) = sinh(kappa a) sinh(kappa (1 - b)) / (kappa sinh kappa)
                 = e^(-kappa (b - a)) d(a) d(1 - b) / (2 kappa d(1)),   d(s) = 1 - e^(-2 kappa s)
 
-    The second form never overflows. The inverse of the matrix is exactly tridiagonal: see
-    `finite_difference` with `exact=True`.
+    The second form never overflows. The inverse of the matrix is exactly tridiagonal.
 
     Args:
         n: interior points.
@@ -114,29 +120,6 @@ def poisson_green(n: int) -> np.ndarray:
     """
     x = interior_grid(n)
     return np.minimum(x[:, None], x) * (1.0 - np.maximum(x[:, None], x)) / (n + 1)
-
-
-def finite_difference(n: int, kappa: float = 0.0, exact: bool = False) -> np.ndarray:
-    """Tridiagonal matrix of -u'' + kappa^2 u on the interior grid with Dirichlet ends.
-
-    Args:
-        n: interior points.
-        kappa: reaction rate >= 0.
-        exact: False for the second-order scheme, tridiag(-1, 2 + (kappa h)^2, -1) / h^2. True for the
-            scheme that the Green's function satisfies to rounding, whose homogeneous solutions are
-            e^{+-kappa x}: kappa / (h sinh(kappa h)) tridiag(-1, 2 cosh(kappa h), -1). The two differ
-            by O((kappa h)^2) relatively.
-
-    Returns:
-        (n, n).
-    """
-    _check_size(n)
-    h = 1.0 / (n + 1)
-    if exact and kappa > 0:
-        scale, centre = kappa / (h * math.sinh(kappa * h)), 2.0 * math.cosh(kappa * h)
-    else:
-        scale, centre = 1.0 / h**2, 2.0 + (kappa * h) ** 2
-    return scale * (centre * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1))
 
 
 def gaussian_random(n: int, seed: int = 0) -> np.ndarray:

@@ -26,17 +26,19 @@ DATASET = "QLKNN11D"  # the core of the plasma; the other data set is its edge
 INPUTS = ("Ati", "Ate", "Ane", "Ani", "q", "smag", "x", "Ti_Te", "LogNuStar", "normni")  # order in the graph
 
 
-def find_qlknn() -> Path:
-    """The folder with the ONNX file and the README: $HRT_QLKNN, else in the installed package, found but not imported.
+def package_folders(variable: str, package: str) -> list[Path]:
+    """Where to look for a package's files: the environment's `variable`, else the installed package, not imported."""
+    given = os.environ.get(variable)
+    spec = None if given else importlib.util.find_spec(package)
+    return [Path(given)] if given else [Path(p) for p in (spec and spec.submodule_search_locations) or []]
 
-    Raises FileNotFoundError that says how to get it.
-    """
-    given = os.environ.get(VARIABLE)
-    spec = None if given else importlib.util.find_spec("fusion_surrogates")
-    places = [Path(given)] if given else [Path(p) / FOLDER for p in (spec and spec.submodule_search_locations) or []]
-    for place in places:
-        if (place / MODEL).is_file() and (place / RANGES).is_file():
-            return place
+
+def find_qlknn() -> Path:
+    """The folder with the ONNX file and the README. Raises FileNotFoundError that says how to get it."""
+    places = package_folders(VARIABLE, "fusion_surrogates")
+    for folder in (f for place in places for f in (place, place / FOLDER)):
+        if (folder / MODEL).is_file() and (folder / RANGES).is_file():
+            return folder
     where = " or ".join(map(str, places)) or "the package fusion-surrogates"
     raise FileNotFoundError(
         f"Expected {MODEL} and {RANGES} in {where}. Found none. "
@@ -55,8 +57,8 @@ def qlknn_box(dataset: str = DATASET) -> hrt.Box:
     Raises FileNotFoundError where the package is missing, ValueError where the README does not name exactly INPUTS.
     """
     text = (find_qlknn() / RANGES).read_text("utf-8")
-    found = re.search(rf"- {re.escape(dataset)}:\s*```\s*(\{{.*?\}})\s*```", text, re.DOTALL)
-    ranges = ast.literal_eval(re.sub(r"^ +", "", found[1], flags=re.MULTILINE)) if found else {}
+    block = re.search(rf"- {re.escape(dataset)}:\s*```\s*(\{{.*?\}})\s*```", text, re.DOTALL)
+    ranges = ast.literal_eval(re.sub(r"^ +", "", block[1], flags=re.MULTILINE)) if block else {}
     if tuple(ranges) != INPUTS:
         raise ValueError(f"Found ranges of {tuple(ranges)} for {dataset}. Expected {INPUTS}.")
     return hrt.Box([ranges[k]["min"] for k in INPUTS], [ranges[k]["max"] for k in INPUTS])

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 import hrt
+from hrt.calibration.input_files import read_array
 from hrt.calibration.moments import evaluate
+from hrt.capture.checkpoints import read_network
 from hrt.capture.onnx_file import read_onnx
 from hrt.capture.torch_export import capture
-from hrt.cli.input_files import read_array, read_network
 from hrt.errors import InputError
 from hrt.perf.networks import burgers, deeponet, neuralfoil, operators, pinns, qlknn
 from hrt.perf.networks.as_torch_module import written_out
-from hrt.perf.networks.burgers import burgers_points
+from hrt.perf.networks.pinn_training import one_thread
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
@@ -140,12 +141,11 @@ def from_file(path: Path, inputs: Sequence[Path] = ()) -> Workload:
         if len(rows[0]) < 64:
             raise InputError(f"Found {len(rows[0])} rows of inputs. Expected 64 or more, of which a third judges.")
         order = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(HELD_OUT))
-        parts: list[Tensors] = [tuple(x[p] for x in rows) for p in order.chunk(3)]
+        parts = [tuple(x[chosen] for x in rows) for chosen in order.chunk(3)]
         about = f"{len(rows[0])} rows of {', '.join(map(str, inputs))}"
     else:
-        parts = [
-            _normal(program, n, seed) for n, seed in ((ROWS // 2, CALIBRATION), (ROWS // 2, SEARCH), (FRESH, HELD_OUT))
-        ]
+        counts = (ROWS // 2, CALIBRATION), (ROWS // 2, SEARCH), (FRESH, HELD_OUT)
+        parts = [_normal(program, count, seed) for count, seed in counts]
         about = "standard normal inputs, for want of --inputs"
     if served:
         about += "; its own written-out dense network stands for the original, which is not in the file"
@@ -169,20 +169,26 @@ def _sampled(name: str, entry: Entry, net: Any, rows: Callable[[int, int], Tenso
 
 
 def _burgers(name: str, entry: Entry, size: int) -> Workload:
-    return _sampled(name, entry, burgers.load_burgers(), burgers_points)
+    return _sampled(name, entry, burgers.load_burgers(), burgers.burgers_points)
 
 
 def _pinn(name: str, entry: Entry, size: int) -> Workload:
     return _sampled(name, entry, pinns.load_pinn(name), lambda n, seed: pinns.pinn_points(name, n, seed))
 
 
-def _white(count: int, size: int, seed: int) -> Tensor:
-    return torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
+def _operator(matrix: Callable[[int], np.ndarray]) -> Callable[[str, Entry, int], Workload]:
+    """A workload of an operator that any right-hand side may enter: rows are white noise."""
 
+    def make(name: str, entry: Entry, size: int) -> Workload:
+        net = operators.operator_network(matrix(size))
+        columns = net.linear.in_features
 
-def _log(name: str, entry: Entry, size: int) -> Workload:
-    net = operators.operator_network(operators.log_kernel(size))
-    return _sampled(name, entry, net, lambda n, seed: _white(n, size, seed), by_weights=True)
+        def rows(count: int, seed: int) -> Tensor:
+            return torch.randn(count, columns, generator=torch.Generator().manual_seed(seed))
+
+        return _sampled(name, entry, net, rows, by_weights=True)
+
+    return make
 
 
 def _green(name: str, entry: Entry, size: int) -> Workload:
@@ -195,24 +201,9 @@ def _green(name: str, entry: Entry, size: int) -> Workload:
     return _sampled(name, entry, net, rows)
 
 
-def _laplace(name: str, entry: Entry, size: int) -> Workload:
-    side = round(size**0.5)
-    net = operators.operator_network(operators.laplace_2d_kernel(side)[0])
-    return _sampled(name, entry, net, lambda n, seed: _white(n, side**2, seed), by_weights=True)
-
-
-def _random(name: str, entry: Entry, size: int) -> Workload:
-    net = operators.operator_network(operators.gaussian_random(size))
-    return _sampled(name, entry, net, lambda n, seed: _white(n, size, seed), by_weights=True)
-
-
 def _deeponet(name: str, entry: Entry, size: int) -> Workload:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # equal weights wherever it runs
-    try:
+    with one_thread():
         net = deeponet.train_deeponet()[0]
-    finally:
-        torch.set_num_threads(threads)
     return _sampled(name, entry, net, deeponet.deeponet_inputs)
 
 
@@ -234,15 +225,24 @@ REGISTRY: Mapping[str, Entry] = {
     "burgers": Entry("PINN of Burgers' equation, 2 -> 4 x 128 tanh -> 1, trained to 1e-4", _burgers),
     "helmholtz": Entry("PINN of Helmholtz' equation, 2 -> 4 x 256 tanh -> 1, trained for seconds", _pinn),
     "navier-stokes": Entry("PINN of 2-D Navier-Stokes, 3 -> 6 x 256 tanh -> 3, trained for seconds", _pinn),
-    "log-1d": Entry("log-kernel operator in 1-D, any right-hand side", _log, 2048, needs=_matrix_needs),
+    "log-1d": Entry(
+        "log-kernel operator in 1-D, any right-hand side", _operator(operators.log_kernel), 2048, needs=_matrix_needs
+    ),
     "green-1d": Entry(
         "reaction-diffusion Green's operator in 1-D, smooth functions", _green, 2048, needs=_matrix_needs
     ),
-    "laplace-2d": Entry("log-kernel operator in 2-D, any right-hand side", _laplace, 2025, needs=_matrix_needs),
+    "laplace-2d": Entry(
+        "log-kernel operator in 2-D, any right-hand side",
+        _operator(lambda size: operators.laplace_2d_kernel(round(size**0.5))[0]),
+        2025,
+        needs=_matrix_needs,
+    ),
     "deeponet": Entry("DeepONet of the log-kernel operator, 128 sensors, 192 wide, trained for seconds", _deeponet),
     "neuralfoil-xlarge": Entry("NeuralFoil xlarge, an airfoil surrogate that others trained", _neuralfoil),
     "neuralfoil-xxxlarge": Entry("NeuralFoil xxxlarge, 6 x 512 swish, trained by others", _neuralfoil),
     "qlknn": Entry("QLKNN 7_11, a tokamak turbulence surrogate, 5 x 133 tanh, an ONNX file of others", _qlknn),
-    "random": Entry("independent Gaussian weights: nothing can win", _random, 512, needs=_matrix_needs),
+    "random": Entry(
+        "independent Gaussian weights: nothing can win", _operator(operators.gaussian_random), 512, needs=_matrix_needs
+    ),
 }
 QUICK = ("burgers",)

@@ -1,11 +1,11 @@
-"""The cases of `python -m hrt.perf.paper.bounds`: random matrices, layers of trained networks, whole networks, and every
-checkable statement on each, one row (a dict of figures by name) for each verdict.
+"""The cases of `python -m hrt.perf.paper bounds`: random matrices, layers of trained networks and whole networks.
+
+Every checkable statement of the paper on each, one row (a dict of figures by name) for each verdict.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from hrt.perf.networks.neuralfoil import load_neuralfoil, sample_inputs
 from hrt.perf.networks.operators import log_kernel, reaction_diffusion_green
 from hrt.perf.networks.pinns import PROBLEMS, load_pinn, pinn_points
 from hrt.perf.networks.qlknn import qlknn_inputs, qlknn_path
+from hrt.perf.paper.output import Rows
 from hrt.program.program import Program
 from hrt.tangent_kernel.ntk import compare_ntk
 from hrt.tangent_kernel.ntk_statements import ntk_statements
@@ -46,8 +47,6 @@ TOLS = (1e-1, 1e-2, 1e-3)
 SMALLEST, LARGEST = 16, 256  # sides of random matrices
 ROWS = 2000  # inputs that a layer's second moment is taken over
 KERNEL_POINTS = 16
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +57,32 @@ class Subject:
     program: Program
     inputs: tuple[Tensor, ...]
     box: Box | None = None
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weight matrices by name, float64."""
+        constants = ((name, self.program.constants[name]) for name in self.program.weights)
+        return {name: c.double() if isinstance(c, Tensor) else c.to_dense() for name, c in constants}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What statements are made about. source, kind, of: a random matrix, a layer or a network.  norm: of the tol."""
+
+    source: str
+    kind: str
+    of: str
+    shape: tuple[int, ...]
+    tol: float
+    norm: str = "Frobenius"
+
+    def rows(self, statements: Iterable[tuple[str, Statement]]) -> Rows:
+        """A row for every statement, by its name."""
+        rows = []
+        for name, s in statements:
+            verdict = {"verdict": s.verdict, "bound": s.bound, "measured": s.measured, "remark": s.remark}
+            rows.append(asdict(self) | {"statement": name} | verdict)
+        return rows
 
 
 def random_matrix(index: int, seed: int) -> tuple[str, Tensor]:
@@ -128,8 +153,8 @@ def random_rows(count: int, seed: int) -> Rows:
         mixing = torch.randn(w.shape[1], w.shape[1], generator=torch.Generator().manual_seed(index)).double()
         for tol in TOLS:
             h = hrt.compress_matrix(w, tol=tol, storage="auto")
-            for name, s in matrix_statements(w, h, tol, mixing.T @ mixing):
-                rows.append(_row("random", kind, f"{index}", w.shape, tol, "Frobenius", name, s))
+            case = Case("random", kind, f"{index}", tuple(w.shape), tol)
+            rows += case.rows(matrix_statements(w, h, tol, mixing.T @ mixing))
     return rows
 
 
@@ -137,77 +162,55 @@ def trained_rows(subject: Subject) -> Rows:
     """Verdicts on every layer of a network, in the Frobenius norm and in that of its inputs."""
     rows: Rows = []
     moments = layer_moments(subject.program, subject.inputs)
-    for name in subject.program.weights:
-        w = _tensor(subject.program, name)
+    for name, w in subject.weights.items():
         second = moments[name].second
         for tol in TOLS:
-            for norm, of in (("Frobenius", None), ("inputs", second)):
-                h = hrt.compress_matrix(w, tol=tol, storage="auto", second_moment=of)
-                for statement, s in matrix_statements(w, h, tol if of is None else None, second):
-                    rows.append(_row("trained", subject.name, name, w.shape, tol, norm, statement, s))
+            for norm, moment in (("Frobenius", None), ("inputs", second)):
+                h = hrt.compress_matrix(w, tol=tol, storage="auto", second_moment=moment)
+                case = Case("trained", subject.name, name, tuple(w.shape), tol, norm)
+                rows += case.rows(matrix_statements(w, h, tol if moment is None else None, second))
     return rows
 
 
 def network_rows(subject: Subject) -> Rows:
     """Verdicts on a whole network whose weights are within tol in the Frobenius norm: kernels, and the box."""
     rows: Rows = []
+    points = tuple(x[:KERNEL_POINTS] for x in subject.inputs)
     for tol in TOLS:
-        layers = {
-            k: hrt.compress_matrix(_tensor(subject.program, k), tol=tol, storage="auto") for k in _weights(subject)
-        }
+        layers = {k: hrt.compress_matrix(w, tol=tol, storage="auto") for k, w in subject.weights.items()}
         result = subject.program.with_constants(layers)
-        drift = compare_ntk(subject.program, result, tuple(x[:KERNEL_POINTS] for x in subject.inputs), memory=4 << 30)
-        found = [(s.name, s) for s in ntk_statements(drift)]
+        drift = compare_ntk(subject.program, result, points, memory=4 << 30)
+        statements = [(s.name, s) for s in ntk_statements(drift)]
         if subject.box is not None:
             before, after = (evaluate(p, subject.inputs) for p in (subject.program, result))
             proven = output_bound(subject.program, result, (subject.box,)).per_output
             if proven is not None:
                 worst, rms = (before - after).abs().amax(0), before.square().mean(0).sqrt()
-                found.append(("output over the box", box_statement(proven, worst, rms)))
-        shape = (len(drift.before.values),) * 2
-        rows += [_row("network", subject.name, "", shape, tol, "Frobenius", name, s) for name, s in found]
+                statements.append(("output over the box", box_statement(proven, worst, rms)))
+        rows += Case("network", subject.name, "", (len(drift.before.values),) * 2, tol).rows(statements)
     return rows
 
 
 def subjects() -> tuple[list[Subject], list[str]]:
     """The networks that are here, and why the others are not."""
-    found, missing = [], []
     box = Box([-1.0, 0.0], [1.0, 1.0])
-    found.append(_captured("Burgers PINN", load_burgers(), (burgers_points(ROWS, 1),), box))
+    here = [captured("Burgers PINN", load_burgers(), (burgers_points(ROWS, 1),), box)]
     for name, problem in PROBLEMS.items():
         box = Box(list(problem.low), list(problem.high))
-        found.append(_captured(f"{name} PINN", load_pinn(name), (pinn_points(name, ROWS, 1),), box))
-    found.append(_captured("DeepONet", train_deeponet()[0], deeponet_inputs(ROWS, 1)))
+        here.append(captured(f"{name} PINN", load_pinn(name), (pinn_points(name, ROWS, 1),), box))
+    here.append(captured("DeepONet", train_deeponet()[0], deeponet_inputs(ROWS, 1)))
+    missing = []
     for name, make in (
-        ("NeuralFoil", lambda: _captured("NeuralFoil", load_neuralfoil("xlarge"), (sample_inputs(ROWS, 1),))),
+        ("NeuralFoil", lambda: captured("NeuralFoil", load_neuralfoil("xlarge"), (sample_inputs(ROWS, 1),))),
         ("QLKNN", lambda: Subject("QLKNN", read_onnx(qlknn_path()), as_samples(qlknn_inputs(ROWS, 1), 0))),
     ):
         try:
-            found.append(make())
+            here.append(make())
         except FileNotFoundError as error:
             missing.append(f"{name}: {error}")
-    return found, missing
+    return here, missing
 
 
-def _captured(name: str, net: nn.Module, inputs: tuple[Tensor, ...], box: Box | None = None) -> Subject:
+def captured(name: str, net: nn.Module, inputs: tuple[Tensor, ...], box: Box | None = None) -> Subject:
+    """A module as a subject."""
     return Subject(name, capture(net, [x[:2] for x in inputs]), as_samples(inputs, 0), box)
-
-
-def _weights(subject: Subject) -> Sequence[str]:
-    return list(subject.program.weights)
-
-
-def _tensor(program: Program, name: str) -> Tensor:
-    c = program.constants[name]
-    return c.double() if isinstance(c, Tensor) else c.to_dense()
-
-
-def _row(source: str, kind: str, of: str, shape: Sequence[int], tol: float, norm: str, name: str, s: Statement) -> dict:
-    known = {"source": source, "kind": kind, "of": of, "shape": list(shape), "tol": tol, "norm": norm}
-    return known | {
-        "statement": name,
-        "verdict": s.verdict,
-        "bound": s.bound,
-        "measured": s.measured,
-        "remark": s.remark,
-    }

@@ -1,11 +1,12 @@
-"""What the paper claims, and what the figures of `python -m hrt.perf.paper.command` say of it: one judgement for each part."""
+"""What the paper claims, and what our own figures say of it: one judgement for each part."""
 
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean
 
 from hrt.errors import InputError
-from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, SVD, Rows
+from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, SVD
 from hrt.perf.paper.ntk import fits
+from hrt.perf.paper.output import Rows, distinct, matching
 from hrt.perf.paper.trained_networks import DENSE, DYNAMIC, PROXIMAL, SERVED
 
 # What is public of the paper's text and could be read here: its two abstracts (v1, 11 September 2024; v2, 25 September
@@ -39,53 +40,49 @@ def verdict(yes: int, of: int) -> str:
 
 def compression(rows: Rows) -> Finding:
     """Whether Algorithm 1, the paper's, is smaller than dense and than global SVD, and what hrt makes of it."""
-    said, yes, of = [], 0, 0
-    for case in dict.fromkeys(r["case"] for r in rows):
-        some = [r for r in rows if r["case"] == case]
-        svd = [r for r in some if r["method"] == SVD]
-        good = [r["ratio"] for r in some if r["method"] == ALGORITHM and r["error"] <= 1e-2]
+    lines, yes, of = [], 0, 0
+    for case in distinct(rows, "case"):
+        group = matching(rows, case=case)
+        svd = matching(group, method=SVD)
+        good = [r["ratio"] for r in matching(group, method=ALGORITHM) if r["error"] <= 1e-2]
         of, yes = of + 1, yes + (max(good, default=0.0) > 1)
         best = f"the ratio {max(good):.2f}" if good else "no ratio: it never gets there"
-        said.append(f"{case}: Algorithm 1 at an error of at most 1e-2 has {best}")
+        lines.append(f"{case}: Algorithm 1 at an error of at most 1e-2 has {best}")
         for method in (ALGORITHM, FLOAT32, AUTO):
-            pairs = matched([r for r in some if r["method"] == method], svd)
+            pairs = matched(matching(group, method=method), svd)
             if pairs:
                 gain = geometric_mean([a / b for a, b in pairs])
                 of, yes = of + 1, yes + (gain > 1)
-                said.append(f"{method} takes {1 / gain:.2g} of the bytes of a global SVD of at most the same error")
+                lines.append(f"{method} takes {1 / gain:.2g} of the bytes of a global SVD of at most the same error")
             else:
-                said.append(f"{method} is nowhere beside a global SVD of at most the same error")
-    return Finding(verdict(yes, of), f"Measured (geometric means): {'; '.join(said)}.")
+                lines.append(f"{method} is nowhere beside a global SVD of at most the same error")
+    return Finding(verdict(yes, of), f"Measured (geometric means): {'; '.join(lines)}.")
 
 
 def matched(ours: Rows, theirs: Rows) -> list[tuple[float, float]]:
     """Ratios of every row of `ours` and of the smallest of `theirs` whose error is no larger; rows without one are
     left out.
     """
-    found = []
-    for row in ours:
-        rivals = [r["ratio"] for r in theirs if r["error"] <= row["error"]]
-        if rivals:
-            found.append((row["ratio"], max(rivals)))
-    return found
+    rivals = ((row["ratio"], [r["ratio"] for r in theirs if r["error"] <= row["error"]]) for row in ours)
+    return [(ratio, max(ratios)) for ratio, ratios in rivals if ratios]
 
 
 def heat_maps(rows: Rows) -> Finding:
     """Whether the adaptive tree is more than one block."""
     blocks = [len({tuple(leaf[:4]) for leaf in r["leaves"]}) for r in rows]
-    said = [
+    lines = [
         f"{r['case']} ({r['what']}): {count} block(s), {r['ratio']:.1f}x smaller, Frobenius error {r['error']:.1e}"
         for r, count in zip(rows, blocks, strict=True)
     ]
     tail = " Where one block is best, no refinement pays: a hierarchy is worth its bytes on the other matrix only."
     return Finding(
-        verdict(sum(b > 1 for b in blocks), len(blocks)), f"Measured: {'; '.join(said)}.{tail if 1 in blocks else ''}"
+        verdict(sum(b > 1 for b in blocks), len(blocks)), f"Measured: {'; '.join(lines)}.{tail if 1 in blocks else ''}"
     )
 
 
 def train_and_test(rows: Rows) -> Finding:
     """Whether compression keeps the error on test points, and whether it lowers it (generalization)."""
-    base = next(r for r in rows if r["method"] == "uncompressed")
+    (base,) = matching(rows, method="uncompressed")
     others = [r for r in rows if r is not base]
     better = [r for r in others if r["test_error"] < base["test_error"] * (1 - 1e-3)]
     close = [r for r in others if r["asked"] <= 1e-3]
@@ -102,59 +99,59 @@ def train_and_test(rows: Rows) -> Finding:
 
 def comparison(rows: Rows) -> Finding:
     """hrt's bytes beside the smallest SVD, pruning and quantization at each error."""
-    said, yes, of = [], 0, 0
-    for tol in dict.fromkeys(r["asked"] for r in rows):
+    lines, yes, of = [], 0, 0
+    for tol in distinct(rows, "asked"):
         known = {r["method"]: r for r in rows if r["asked"] == tol and r["ratio"]}
         ours = next(r["ratio"] for r in known.values() if r["family"] == "hrt")
         for kind in ("SVD", "pruning", "quantized"):
             best = max((r for r in known.values() if r["family"] == kind), key=lambda r: r["ratio"], default=None)
             of, yes = of + 1, yes + (best is None or ours > best["ratio"])
             word = "cannot reach it below dense" if best is None else f"{best['ratio']:.1f}x ({best['method']})"
-            said.append(f"at {tol:g} {kind} {word}, hrt {ours:.1f}x")
+            lines.append(f"at {tol:g} {kind} {word}, hrt {ours:.1f}x")
     return Finding(
         verdict(yes, of),
-        f"Measured at the same output error, in bytes: {'; '.join(said)}. hrt is not the paper's method alone: it "
+        f"Measured at the same output error, in bytes: {'; '.join(lines)}. hrt is not the paper's method alone: it "
         "chooses blocks optimally, in the norm of the data, in narrow storage. Algorithm 1 is in the first figure.",
     )
 
 
 def speed(rows: Rows) -> Finding:
     """Where hrt is faster than the fastest dense form; intervals that hold 1 count as no gain."""
-    ours = [r for r in rows if r["method"] == "hrt"]
+    ours = matching(rows, method="hrt")
     faster = [r for r in ours if r["low"] > 1]
-    said = [
+    lines = [
         f"{r['case']}, batch {r['batch']}: {r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
         for r in ours
     ]  # fmt: skip
     return Finding(
         verdict(len(faster), len(ours)),
-        f"Measured on this CPU, the fastest dense form's median over hrt's, 95 % intervals: {'; '.join(said)}. "
-        "Whether that is fit for real time is measured by `python -m hrt.perf.realtime.command`, not here.",
+        f"Measured on this CPU, the fastest dense form's median over hrt's, 95 % intervals: {'; '.join(lines)}. "
+        "Whether that is fit for real time is measured by `python -m hrt.perf.realtime`, not here.",
     )
 
 
 def propagation(rows: Rows) -> Finding:
     """Whether the errors of layers stay bounded on their way to the output."""
-    said, kept = [], []
-    for method in dict.fromkeys(r["method"] for r in rows):
-        line = [r for r in rows if r["method"] == method]
+    lines, held = [], []
+    for method in distinct(rows, "method"):
+        line = matching(rows, method=method)
         largest = max(line, key=lambda r: r["error"])
-        said.append(
+        lines.append(
             f"{method}: {line[0]['error']:.1e} after the first layer, at most {largest['error']:.1e} (layer "
             f"{largest['layer']}), {line[-1]['error']:.1e} at the output; the weights' largest Frobenius error is "
             f"{max(r['frobenius'] for r in line):.1e}"
         )
-        kept.append(line[-1]["error"] <= 1e-3)
+        held.append(line[-1]["error"] <= 1e-3)
     return Finding(
-        verdict(sum(kept), len(kept)),
-        f"Measured on fresh points: {'; '.join(said)}. The output keeps 1e-3 where this says so because it was "
+        verdict(sum(held), len(held)),
+        f"Measured on fresh points: {'; '.join(lines)}. The output keeps 1e-3 where this says so because it was "
         "searched for and measured, not because a bound on weights implies it.",
     )
 
 
 def last_rows(rows: Rows, case: str, method: str) -> Rows:
     """What was measured at the end of the runs of one method."""
-    return [r for r in rows if (r["case"], r["method"]) == (case, method) and "served_ratio" in r]
+    return [r for r in matching(rows, case=case, method=method) if "served_ratio" in r]
 
 
 def around(rows: Rows, key: str, form: str = ".1e") -> str:
@@ -167,59 +164,59 @@ def training(rows: Rows) -> Finding:
     """Whether what was compressed while it trained has, as stored, at most AS_GOOD times the dense network's error and
     SMALL times fewer bytes, in the mean.
     """
-    said, yes = [], 0
-    cases = list(dict.fromkeys(r["case"] for r in rows))
+    lines, yes = [], 0
+    cases = distinct(rows, "case")
     for case in cases:
         dense, ours = (last_rows(rows, case, method) for method in (DENSE, DYNAMIC))
         yes += (
             fmean(r["served_error"] for r in ours) <= AS_GOOD * fmean(r["error"] for r in dense)
             and fmean(r["served_ratio"] for r in ours) >= SMALL
         )
-        said.append(
+        lines.append(
             f"{case}: error {around(dense, 'error')} dense, {around(ours, 'error')} with dynamic compression at "
             f"{around(ours, 'ratio', '.1f')} times fewer numbers, in {around(ours, 'seconds', '.0f')} instead of "
             f"{around(dense, 'seconds', '.0f')} s of CPU; stored within {SERVED:g} of its own error it has the error "
             f"{around(ours, 'served_error')} and {around(ours, 'served_ratio', '.1f')} times fewer bytes, one trained "
             f"dense {around(dense, 'served_ratio', '.1f')} times"
         )
-    seeds = len({r["seed"] for r in rows})
+    seeds = len(distinct(rows, "seed"))
     tail = f"Agreement means an error of at most {AS_GOOD:g} times the dense one's at {SMALL:g} times fewer bytes."
-    return Finding(verdict(yes, len(cases)), f"Measured (means of {seeds} seeds): {'; '.join(said)}. {tail}")
+    return Finding(verdict(yes, len(cases)), f"Measured (means of {seeds} seeds): {'; '.join(lines)}. {tail}")
 
 
 def regulariser(rows: Rows) -> Finding:
     """Whether proximal steps leave networks that take fewer bytes at no more than AS_GOOD times the error."""
-    said, yes = [], 0
-    cases = list(dict.fromkeys(r["case"] for r in rows))
+    lines, yes = [], 0
+    cases = distinct(rows, "case")
     for case in cases:
         plain, ours = (last_rows(rows, case, method) for method in (DENSE, PROXIMAL))
-        errors, ratios = ([fmean(r[k] for r in some) for some in (plain, ours)] for k in ("error", "served_ratio"))
+        errors, ratios = ([fmean(r[k] for r in runs) for runs in (plain, ours)] for k in ("error", "served_ratio"))
         yes += errors[1] <= AS_GOOD * errors[0] and ratios[1] > ratios[0]
-        said.append(
+        lines.append(
             f"{case}: error {around(plain, 'error')} without and {around(ours, 'error')} with; directions seen "
             f"{around(plain, 'directions', '.0f')} and {around(ours, 'directions', '.0f')}; bytes within "
             f"{SERVED:g} of the error {around(plain, 'served_bytes', ',.0f')} and "
             f"{around(ours, 'served_bytes', ',.0f')}"
         )
-    seeds = len({r["seed"] for r in rows})
+    seeds = len(distinct(rows, "seed"))
     tail = f"Agreement means fewer bytes at an error of at most {AS_GOOD:g} times the other's."
-    return Finding(verdict(yes, len(cases)), f"Measured (means of {seeds} seeds): {'; '.join(said)}. {tail}")
+    return Finding(verdict(yes, len(cases)), f"Measured (means of {seeds} seeds): {'; '.join(lines)}. {tail}")
 
 
 def kernel(rows: Rows) -> Finding:
     """Whether the drift stays below C tol, and how often a definite kernel stays definite."""
-    said, yes, of = [], 0, 0
-    for case in dict.fromkeys(r["case"] for r in rows):
-        for f in fits([r for r in rows if r["case"] == case]):
+    lines, yes, of = [], 0, 0
+    for case in distinct(rows, "case"):
+        for f in fits(matching(rows, case=case)):
             of, yes = of + 1, yes + (f["verdict"] == "holds")
-            said.append(
+            lines.append(
                 f"{case}, {f['kernel']}, tol of the {f['bound']}: exponent {f['exponent']:.2f} ({f['low']:.2f} to "
                 f"{f['high']:.2f}), {f['verdict']}"
             )
     definite = [r for r in rows if r["before"]["positive_definite"]]
-    kept = sum(r["after"]["positive_definite"] for r in definite)
-    tail = f"Of {len(definite)} kernels that were positive definite {kept} still are."
+    still = sum(r["after"]["positive_definite"] for r in definite)
+    tail = f"Of {len(definite)} kernels that were positive definite {still} still are."
     return Finding(
         verdict(yes, of),
-        f"Measured, drift <= C tol with one C over all tolerances and seeds: {'; '.join(said)}. {tail}",
+        f"Measured, drift <= C tol with one C over all tolerances and seeds: {'; '.join(lines)}. {tail}",
     )

@@ -1,39 +1,45 @@
-"""`python -m hrt.perf.paper.command`: the figures of Mango & Katende (arXiv 2409.07028) on our own runs, and what becomes of
-the published claims.
+"""`python -m hrt.perf.paper`: what of Mango & Katende (arXiv 2409.07028) our own runs bear out.
 
-    python -m hrt.perf.paper.command --out build/paper            # some minutes, and some more for what is trained
-    python -m hrt.perf.paper.command --out build/paper --quick    # a few minutes
-    python -m hrt.perf.paper.command --only training regulariser kernel    # parts of it
-
-Writes nine pictures (PNG), the figures that each is drawn from (JSON beside it), and claims.md: one paragraph for each,
-put together from what was measured in this run, that says where it agrees with the published claim and where not.
-Networks: the Burgers PINN of this repository and a Green's operator, not those of the authors; three parts train small
-PINNs for Burgers' and Allen and Cahn's equations, three seeds of each, on one thread.
+python -m hrt.perf.paper figures --out build/paper           # some minutes, and some more for what is trained
+python -m hrt.perf.paper figures --only training regulariser kernel
+python -m hrt.perf.paper bounds --json bounds.json           # every checkable statement; some minutes
+python -m hrt.perf.paper ntk --out build/ntk                 # drift of a neural tangent kernel; some minutes
+python -m hrt.perf.paper training finetune                   # also: penalty, dynamic, allen-cahn
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
+from rich.console import Console
+from rich.progress import track
 
-from hrt.errors import HrtError
+from hrt.errors import InputError
 from hrt.perf.bench.charts import as_png
-from hrt.perf.measuring.provenance import commit, versions
-from hrt.perf.paper import claims as paper_claims
-from hrt.perf.paper import data as paper_data
-from hrt.perf.paper import figures as paper_figures
-from hrt.perf.paper import timing as paper_timing
-from hrt.perf.paper import trained_networks as paper_training
+from hrt.perf.measuring.command_line import new_app, run
+from hrt.perf.measuring.provenance import commit
+from hrt.perf.measuring.results import check_results
+from hrt.perf.paper import bounds as counting
+from hrt.perf.paper import bounds_cases, claims, data, ntk_figures, timing, training
+from hrt.perf.paper import figures as pictures
+from hrt.perf.paper import ntk as kernels
 from hrt.perf.paper.claims import Finding
-from hrt.perf.paper.data import Rows, Setting, Subject
+from hrt.perf.paper.data import Setting, Subject
+from hrt.perf.paper.output import Rows, facts, table, write_json
+from hrt.perf.paper.trained_networks import DENSE, DYNAMIC, PROXIMAL, kernel_drift, rows_of
 from hrt.support.atomic_files import replacing
+
+app = new_app(__doc__ or "")
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer tolerances, points and steps.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of everything.")]
+Experiment = StrEnum("Experiment", list(training.EXPERIMENTS))
 
 
 @dataclass(frozen=True)
@@ -48,54 +54,84 @@ class Part:
     judge: Callable[[Rows], Finding]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, draw, write. Returns 0, or 2 for a mistake, said on stderr. Ctrl-C keeps what was written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hrt.perf.paper.command",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, default=Path("build/paper"), help="folder to write to, made if missing")
-    parser.add_argument("--quick", action="store_true", help="fewer tolerances, a smaller operator")
-    parser.add_argument("--threads", type=int, default=1, help="threads of everything (default 1)")
-    parser.add_argument("--only", nargs="+", choices=[p.name for p in PARTS], help="these parts (default: all)")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        chosen = [part for part in PARTS if args.only is None or part.name in args.only]
-        paragraphs = run(Setting.quick() if args.quick else Setting(), args.out, chosen)
-    except HrtError as error:
-        print(f"hrt.perf.paper.command: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"hrt.perf.paper.command: {args.out}: {error.strerror}. Expected a folder to write to.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("hrt.perf.paper.command: interrupted; figures written so far are kept", file=sys.stderr)
-        return 130
-    print("\n\n".join(paragraphs))
-    return 0
+PARTS = (
+    Part(
+        "compression", "Compression against accuracy", claims.SMALLER,
+        data.compression, pictures.compression, claims.compression,
+    ),
+    Part(
+        "heat-map", "The compressed weight matrix", claims.ADAPTIVE,
+        data.heat_maps, pictures.heat_maps, claims.heat_maps,
+    ),
+    Part(
+        "train-and-test", "Accuracy on training and test inputs", claims.GENERAL,
+        data.train_and_test, pictures.train_and_test, claims.train_and_test,
+    ),
+    Part(
+        "comparison", "Beside SVD, pruning and quantization", claims.BETTER,
+        data.comparison, pictures.comparison, claims.comparison,
+    ),
+    Part(
+        "speed", "Inference speed", claims.FASTER,
+        timing.speed, pictures.speed, claims.speed,
+    ),
+    Part(
+        "propagation", "Error propagation, layer by layer", claims.BOUNDED,
+        data.propagation, pictures.propagation, claims.propagation,
+    ),
+    Part(
+        "training", "Training with dynamic compression", claims.TRAINED,
+        lambda s: rows_of(s.runs, DENSE, DYNAMIC), pictures.training, claims.training,
+    ),
+    Part(
+        "regulariser", "Training with and without a regulariser of ranks", claims.REGULARISED,
+        lambda s: rows_of(s.runs, DENSE, PROXIMAL), pictures.regulariser, claims.regulariser,
+    ),
+    Part(
+        "kernel", "Drift of the neural tangent kernel", claims.KERNEL,
+        lambda s: kernel_drift(s.runs, s.setting.training), pictures.kernel, claims.kernel,
+    ),
+)  # fmt: skip
 
 
-def run(setting: Setting, out: Path, parts: Sequence[Part] | None = None) -> list[str]:
+@app.command()
+def figures(
+    out: Annotated[Path, typer.Option(help="Folder to write to, made if missing.")] = Path("build/paper"),
+    quick: Quick = False,
+    threads: Threads = 1,
+    only: Annotated[list[str] | None, typer.Option(help=f"These of {', '.join(p.name for p in PARTS)}.")] = None,
+) -> None:
+    """Nine pictures of our own runs, and what becomes of the published claims.
+
+    Writes a picture (PNG) for each part, the figures that it is drawn from (JSON beside it), and claims.md: one
+    paragraph for each, put together from what was measured in this run. Networks: the Burgers PINN of this repository
+    and a Green's operator, not those of the authors; three parts train small PINNs for Burgers' and Allen and Cahn's
+    equations, three seeds of each.
+    """
+    unknown = set(only or ()) - {p.name for p in PARTS}
+    if unknown:
+        raise InputError(f"Found part {min(unknown)!r}. Expected some of {', '.join(p.name for p in PARTS)}.")
+    torch.set_num_threads(threads)
+    check_results(out / "claims.md")
+    setting = Setting.quick() if quick else Setting()
+    print("\n\n".join(write_parts(setting, out, [p for p in PARTS if not only or p.name in only])))
+
+
+def write_parts(setting: Setting, out: Path, parts: Sequence[Part]) -> list[str]:
     """Every part in turn: NAME.json, NAME.png, and all paragraphs in claims.md. Returns the paragraphs."""
-    start = time.perf_counter()
-    subject = Subject(setting)
-    threads = torch.get_num_threads()
-    facts = {"commit": commit(), "versions": versions(), "threads": threads, "operator": subject.operator}
-    paragraphs = []
-    for part in PARTS if parts is None else parts:
+    start, subject, paragraphs = time.perf_counter(), Subject(setting), []
+    known = facts(operator=subject.operator)
+    for part in parts:
         rows = part.measure(subject)
-        with replacing(out / f"{part.name}.json") as file:
-            file.write((json.dumps({"facts": facts, "rows": rows}) + "\n").encode())
+        write_json(out / f"{part.name}.json", {"facts": known, "rows": rows}, indent=None)
         as_png(partial(part.draw, rows), out / f"{part.name}.png")
         paragraphs.append(paragraph(part, rows))
         print(f"{part.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     head = (
-        "# The figures of arXiv 2409.07028 on our own runs\n\nWritten by `python -m hrt.perf.paper.command`, commit "
-        f"{commit()[:10]}, {threads} thread(s). Networks: the Burgers PINN of this repository, {subject.operator}. "
-        "Of the paper only its two abstracts could be read here, not its figures: the claims are theirs."
+        "# The figures of arXiv 2409.07028 on our own runs\n\nWritten by `python -m hrt.perf.paper figures`, commit "
+        f"{commit()[:10]}, {known['threads']} thread(s). Networks: the Burgers PINN of this repository, "
+        f"{subject.operator}. Of the paper only its two abstracts could be read here, not its figures: the claims are "
+        "theirs."
     )
     with replacing(out / "claims.md") as file:
         file.write(("\n\n".join([head, *paragraphs]) + "\n").encode())
@@ -104,86 +140,99 @@ def run(setting: Setting, out: Path, parts: Sequence[Part] | None = None) -> lis
 
 def paragraph(part: Part, rows: Rows) -> str:
     """Title, published claim, measurement, verdict, in Markdown."""
-    found = part.judge(rows)
+    finding = part.judge(rows)
     picture = f"![{part.title}]({part.name}.png)"
-    return f"## {part.title}\n\n{picture}\n\nPublished: {part.claim}. {found.text} **{found.verdict}.**"
+    return f"## {part.title}\n\n{picture}\n\nPublished: {part.claim}. {finding.text} **{finding.verdict}.**"
 
 
-PARTS = (
-    Part(
-        name="compression",
-        title="Compression against accuracy",
-        claim=paper_claims.SMALLER,
-        measure=paper_data.compression,
-        draw=paper_figures.compression,
-        judge=paper_claims.compression,
-    ),
-    Part(
-        name="heat-map",
-        title="The compressed weight matrix",
-        claim=paper_claims.ADAPTIVE,
-        measure=paper_data.heat_maps,
-        draw=paper_figures.heat_maps,
-        judge=paper_claims.heat_maps,
-    ),
-    Part(
-        name="train-and-test",
-        title="Accuracy on training and test inputs",
-        claim=paper_claims.GENERAL,
-        measure=paper_data.train_and_test,
-        draw=paper_figures.train_and_test,
-        judge=paper_claims.train_and_test,
-    ),
-    Part(
-        name="comparison",
-        title="Beside SVD, pruning and quantization",
-        claim=paper_claims.BETTER,
-        measure=paper_data.comparison,
-        draw=paper_figures.comparison,
-        judge=paper_claims.comparison,
-    ),
-    Part(
-        name="speed",
-        title="Inference speed",
-        claim=paper_claims.FASTER,
-        measure=paper_timing.speed,
-        draw=paper_figures.speed,
-        judge=paper_claims.speed,
-    ),
-    Part(
-        name="propagation",
-        title="Error propagation, layer by layer",
-        claim=paper_claims.BOUNDED,
-        measure=paper_data.propagation,
-        draw=paper_figures.propagation,
-        judge=paper_claims.propagation,
-    ),
-    Part(
-        name="training",
-        title="Training with dynamic compression",
-        claim=paper_claims.TRAINED,
-        measure=lambda s: paper_training.convergence(s.runs),
-        draw=paper_figures.training,
-        judge=paper_claims.training,
-    ),
-    Part(
-        name="regulariser",
-        title="Training with and without a regulariser of ranks",
-        claim=paper_claims.REGULARISED,
-        measure=lambda s: paper_training.regularised(s.runs),
-        draw=paper_figures.regulariser,
-        judge=paper_claims.regulariser,
-    ),
-    Part(
-        name="kernel",
-        title="Drift of the neural tangent kernel",
-        claim=paper_claims.KERNEL,
-        measure=lambda s: paper_training.kernel_drift(s.runs, s.setting.training),
-        draw=paper_figures.kernel,
-        judge=paper_claims.kernel,
-    ),
-)
+@app.command()
+def bounds(
+    count: Annotated[int, typer.Option(help="Random matrices.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the random matrices.")] = 0,
+    random_only: Annotated[bool, typer.Option("--random-only", help="No networks.")] = False,
+    json: Annotated[Path | None, typer.Option(help="File for counts by kind, and every violation.")] = None,
+) -> None:
+    """Every checkable statement of the paper, on random and on trained matrices.
+
+    Random matrices of seven kinds, and every layer of the networks that are here: the PINNs, the DeepONet, NeuralFoil
+    and QLKNN (left out, and said so, where their packages are not installed). Each is compressed in the Frobenius norm
+    at every tolerance, layers in the norm of their inputs, too. Of whole PINNs the bound over their box and the
+    statements on neural tangent kernels are checked. What is violated is listed, always; the status is 0 all the same.
+    """
+    if json:
+        check_results(json)
+    rows, missing = bounds_cases.random_rows(count, seed), []
+    if not random_only:
+        subjects, missing = bounds_cases.subjects()
+        for subject in track(subjects, "networks", console=Console(stderr=True), transient=True):
+            rows += bounds_cases.trained_rows(subject)
+            if "PINN" in subject.name:
+                rows += bounds_cases.network_rows(subject)
+    if json:
+        violated = [r for r in rows if r["verdict"] == counting.VIOLATED]
+        counts = counting.counted(rows, "source", "kind", "statement")
+        write_json(json, {"facts": facts(seed=seed, missing=missing), "counts": counts, "violated": violated})
+    console = Console(width=118)
+    console.print(counting.summary(rows))
+    matrices = {(r["source"], r["kind"], r["of"]) for r in rows if r["source"] != "network"}
+    trained = sum(source == "trained" for source, _, _ in matrices)
+    tols = bounds_cases.TOLS
+    console.print(f"{len(matrices) - trained} random matrices, {trained} trained ones, tolerances {tols}")
+    for line in [*counting.violations(rows), *(f"left out: {m}" for m in missing)]:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@app.command()
+def ntk(
+    out: Annotated[Path, typer.Option(help="Folder to write to, made if missing.")] = Path("build/ntk"),
+    quick: Quick = False,
+) -> None:
+    """How far compression moves the Burgers PINN's neural tangent kernel, over the tolerance: ntk.json and ntk.png."""
+    torch.set_num_threads(1)
+    check_results(out / "ntk.json")
+    result = kernels.measure(kernels.Setting.quick() if quick else kernels.Setting())
+    write_json(out / "ntk.json", result)
+    as_png(partial(ntk_figures.picture, result), out / "ntk.png")
+    for one in kernels.tables(result):
+        Console(width=118).print(one)
+
+
+@app.command("training")
+def train(
+    what: Annotated[Experiment, typer.Argument(help=training.__doc__ or "")],
+    seeds: Annotated[list[int] | None, typer.Option(help="One run for each; 0 by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of Gauss-Newton, or of fine-tuning.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Points inside of every step.")] = None,
+    ratio: Annotated[float, typer.Option(help="finetune: how many times smaller.")] = 16.0,
+    weights: Annotated[list[float] | None, typer.Option(help="penalty: of the penalty, beside none.")] = None,
+    thresholds: Annotated[list[float] | None, typer.Option(help="penalty: of the proximal steps.")] = None,
+    width: Annotated[int | None, typer.Option(help="Of the network, not for finetune.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
+) -> None:
+    """What the method gains while training, in errors against the exact solution, bytes and seconds."""
+    if json:
+        check_results(json)
+    torch.set_num_threads(1)
+    options = training.Options(steps, batch, ratio, tuple(weights or ()), tuple(thresholds or (1e-3,)), width)
+    results: list[training.Figure] = []
+    for seed in seeds or [0]:
+        results += training.EXPERIMENTS[what](options, seed)
+        if json:
+            known = facts(arguments=asdict(options) | {"what": what, "seeds": seeds or [0]})
+            write_json(json, {"facts": known, "figures": [asdict(f) for f in results]})
+    columns: dict[str, Callable[[training.Figure], str]] = {
+        "network": lambda f: f.name,
+        "seed": lambda f: str(f.seed),
+        "error": lambda f: f"{f.error:.3e}",
+        "bytes": lambda f: f"{f.nbytes:,}",
+        "smaller": lambda f: f"{f.ratio:.2f}x",
+        "steps": lambda f: str(f.steps),
+        "seconds": lambda f: f"{f.seconds:.0f}",
+        "remark": lambda f: f.remark,
+    }
+    Console(width=140).print(table("", results, columns))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one part and return its status: 2 for a mistake, 130 after Ctrl-C."""
+    return run(app, "hrt.perf.paper", arguments)

@@ -1,4 +1,4 @@
-"""The measurements behind `python -m hrt.perf.paper.command`: on the Burgers PINN and one Green's operator, nothing drawn.
+"""The measurements behind `python -m hrt.perf.paper figures`: on the Burgers PINN and one Green's operator.
 
 Every function returns plain rows (dicts of figures by name), which are written beside the picture that shows them.
 Errors are relative L2. A ratio is dense float32 bytes over bytes, biases and tables counted.
@@ -16,16 +16,18 @@ from torch import Tensor, nn
 import hrt
 from hrt.calibration.moments import evaluate
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.perf.methods.svd import svd_factors
-from hrt.perf.networks.burgers import burgers_points, cole_hopf, load_burgers, sample
+from hrt.perf.methods.catalogue import METHODS, offered
+from hrt.perf.methods.matched_error import Offer, fresh_error, loosest
+from hrt.perf.methods.svd import Problem, svd_factors, svd_nbytes, truncated
+from hrt.perf.networks.burgers import burgers_points, cole_hopf, exact_solution, load_burgers, sample
 from hrt.perf.networks.operators import reaction_diffusion_green
+from hrt.perf.networks.registry import FRESH, build
+from hrt.perf.paper.output import Rows
 from hrt.perf.paper.trained_networks import Run, Training, trained
-from hrt.perf.studies import sizes
-from hrt.perf.studies.baselines import Problem
-from hrt.perf.studies.svd import svd_nbytes, truncated
+from hrt.program.program import Program
 
-Rows = list[dict[str, Any]]
 SVD, ALGORITHM, FLOAT32, AUTO = "global SVD", "Algorithm 1", "hrt, float32 only", "hrt, any storage"
+STORAGES = {FLOAT32: "float32", AUTO: "auto"}
 PINN = "Burgers PINN"
 MAP = 128  # cells of a heat map to a side
 
@@ -72,14 +74,14 @@ class Subject:
 
     @cached_property
     def problem(self) -> Problem:
-        return Problem.make(self.net, self.calibration, burgers_points(self.setting.fresh, 2024))
+        return Problem.make(self.net, burgers_points(self.setting.fresh, 2024))
 
     @cached_property
     def models(self) -> Mapping[tuple[str, float], hrt.CompressedModel]:
         options: dict[str, Any] = {"inputs": self.calibration, "target": "bytes", "progress": False}
         return {
             (name, tol): hrt.compress(self.net, tol=tol, storage=storage, **options)
-            for name, storage in ((FLOAT32, "float32"), (AUTO, "auto"))
+            for name, storage in STORAGES.items()
             for tol in self.setting.tols
         }
 
@@ -105,30 +107,33 @@ def compression(s: Subject) -> Rows:
     nothing was tuned on, Frobenius error of the operator.
     """
     rows: Rows = []
-    weights, dense = s.problem.weights, s.problem.dense_nbytes
+    weights, rest, dense = s.problem.weights, s.problem.rest_nbytes, 4 * s.matrix.numel()
 
-    def add(case: str, method: str, asked: float, nbytes: int, total: int, error: float) -> None:
-        rows.append({"case": case, "method": method, "asked": asked, "bytes": nbytes, "ratio": total / nbytes})
-        rows[-1]["error"] = error
+    def of_pinn(method: str, asked: float, nbytes: int, error: float) -> None:
+        known = {"bytes": nbytes, "ratio": s.problem.dense_nbytes / nbytes, "error": error}
+        rows.append({"case": PINN, "method": method, "asked": asked} | known)
+
+    def of_operator(method: str, asked: float, nbytes: int, matrix: Tensor) -> None:
+        known = {"bytes": nbytes, "ratio": dense / nbytes, "error": relative(matrix, s.matrix)}
+        rows.append({"case": s.operator, "method": method, "asked": asked} | known)
 
     for t in s.setting.sweep:
         cut = {k: truncated(w, t) for k, w in weights.items()}
-        nbytes = s.problem.rest_nbytes + sum(svd_nbytes(weights[k].shape, len(vt)) for k, (_, vt) in cut.items())
-        add(PINN, SVD, t, nbytes, dense, network_error(s.problem, {k: u @ vt for k, (u, vt) in cut.items()}))
+        nbytes = rest + sum(svd_nbytes(weights[k].shape, len(vt)) for k, (_, vt) in cut.items())
+        of_pinn(SVD, t, nbytes, network_error(s.problem, {k: u @ vt for k, (u, vt) in cut.items()}))
         trees = {k: hrt.adaptive_partition(w, t, min_leaf=8) for k, w in weights.items()}
-        nbytes = s.problem.rest_nbytes + sum(h.nbytes for h in trees.values())
-        add(PINN, ALGORITHM, t, nbytes, dense, network_error(s.problem, {k: h.to_dense() for k, h in trees.items()}))
+        nbytes = rest + sum(h.nbytes for h in trees.values())
+        of_pinn(ALGORITHM, t, nbytes, network_error(s.problem, {k: h.to_dense() for k, h in trees.items()}))
         u, vt = truncated(s.matrix, t)
-        total = 4 * s.matrix.numel()
-        add(s.operator, SVD, t, svd_nbytes(s.matrix.shape, len(vt)), total, frobenius(u @ vt, s.matrix))
+        of_operator(SVD, t, svd_nbytes(s.matrix.shape, len(vt)), u @ vt)
         h = hrt.adaptive_partition(s.matrix, t)
-        add(s.operator, ALGORITHM, t, h.nbytes, total, frobenius(h.to_dense(), s.matrix))
+        of_operator(ALGORITHM, t, h.nbytes, h.to_dense())
     for (name, tol), model in s.models.items():
-        add(PINN, name, tol, model.nbytes, dense, output_error(s, model))
+        of_pinn(name, tol, model.nbytes, output_error(s, model))
     for tol in s.setting.tols:
-        for name, storage in ((FLOAT32, "float32"), (AUTO, "auto")):
+        for name, storage in STORAGES.items():
             h = hrt.compress_matrix(s.matrix, tol=tol, storage=storage)
-            add(s.operator, name, tol, h.nbytes, 4 * s.matrix.numel(), frobenius(h.to_dense(), s.matrix))
+            of_operator(name, tol, h.nbytes, h.to_dense())
     return rows
 
 
@@ -136,32 +141,26 @@ def heat_maps(s: Subject) -> Rows:
     """|W|, |H| and |W - H| of the widest layer of the PINN and of the operator, both at 1e-3, as root mean squares of
     what lies in a cell of `MAP` x `MAP` (in the order in which H was cut), and the leaves of H.
     """
-    program = s.middle().program
     name, w = max(s.problem.weights.items(), key=lambda kv: kv[1].numel())
-    h = program.constants[name]
+    h = s.middle().program.constants[name]
     layer = h if isinstance(h, HMatrix) else HMatrix.from_dense(h)
     tree = hrt.compress_matrix(s.matrix, tol=1e-3, storage="auto")
     return [_maps(PINN, f"layer {name}", w, layer), _maps(s.operator, "its matrix", s.matrix, tree)]
 
 
 def _maps(case: str, what: str, w: Tensor, h: HMatrix) -> dict[str, Any]:
-    found = h.to_dense()
-    rows = slice(None) if h.row_order is None else torch.as_tensor(h.row_order).long()
-    cols = slice(None) if h.col_order is None else torch.as_tensor(h.col_order).long()
-    parts = {"W": w, "H": found, "E": w - found}
-    leaves = [[e.row, e.rows, e.col, e.cols, -1 if e.is_dense else e.rank] for e in h.leaves]
-    maps = {k: coarse(v[rows][:, cols]) for k, v in parts.items()}
-    shown = {k: [[float(f"{x:.4g}") for x in line] for line in m.tolist()] for k, m in maps.items()}
-    error, ratio = frobenius(found, w), 4 * w.numel() / h.nbytes
-    return {
-        "case": case,
-        "what": what,
-        "shape": list(w.shape),
-        "error": error,
-        "ratio": ratio,
-        "leaves": leaves,
-        **shown,
-    }
+    dense = h.to_dense()
+    orders = [
+        torch.arange(size) if order is None else torch.as_tensor(order).long()
+        for order, size in zip((h.row_order, h.col_order), w.shape, strict=True)
+    ]
+    row: dict[str, Any] = {"case": case, "what": what, "shape": list(w.shape), "error": relative(dense, w)}
+    row["ratio"] = 4 * w.numel() / h.nbytes
+    row["leaves"] = [[e.row, e.rows, e.col, e.cols, -1 if e.is_dense else e.rank] for e in h.leaves]
+    for key, part in (("W", w), ("H", dense), ("E", w - dense)):
+        cells = coarse(part[orders[0]][:, orders[1]])
+        row[key] = [[float(f"{x:.4g}") for x in line] for line in cells.tolist()]
+    return row
 
 
 def coarse(m: Tensor, side: int = MAP) -> Tensor:
@@ -175,101 +174,95 @@ def train_and_test(s: Subject) -> Rows:
     """Error against the exact solution on points of the distribution that the PINN was trained on, and on a uniform
     grid that it never saw; and error against the uncompressed network on hrt's calibration rows and on fresh ones.
     """
-    inside, edge, _ = sample(8000, torch.Generator().manual_seed(77))
-    train = torch.cat((inside, edge))
-    x, t = np.meshgrid(np.linspace(-1, 1, 257), np.linspace(0, 1, 51))
-    test = torch.from_numpy(np.stack((x.ravel(), t.ravel()), 1))
-    exact = {k: torch.from_numpy(cole_hopf(*p.numpy().T)) for k, p in (("train", train), ("test", test))}
+    train = sample(8000, torch.Generator().manual_seed(77))[:, :2]
+    exact = {"train": (train, torch.from_numpy(cole_hopf(*train.numpy().T))), "test": exact_solution()}
     original = s.problem.program
-    known = evaluate(original, [s.calibration.double()])
-    rows: Rows = []
-    subjects: list[tuple[str, float, float, Callable[[Tensor], Tensor], float]]
-    subjects = [("uncompressed", 0.0, 1.0, lambda p: evaluate(original, [p])[:, 0], 0.0)]
+    reference = evaluate(original, [s.calibration.double()])[:, 0]
+
+    def row(method: str, asked: float, ratio: float, answer: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        errors = {f"{k}_error": relative(answer(p), values) for k, (p, values) in exact.items()}
+        seen, fresh = answer(s.calibration.double()), answer(s.problem.fresh[0].double())
+        differences = relative(seen, reference), relative(fresh, s.problem.reference[:, 0])
+        known = dict(zip(("calibration_difference", "fresh_difference"), differences, strict=True))
+        return {"method": method, "asked": asked, "ratio": ratio} | errors | known
+
+    rows = [row("uncompressed", 0.0, 1.0, lambda p: evaluate(original, [p])[:, 0])]
     for (name, tol), model in s.models.items():
-        predict = _predictor(model)
-        seen = relative(predict(s.calibration.double())[:, None], known)
-        subjects.append((name, tol, model.compression_ratio, predict, seen))
-    for name, tol, ratio, predict, seen in subjects:
-        row: dict[str, Any] = {"method": name, "asked": tol, "ratio": ratio}
-        row |= {f"{k}_error": relative(predict(p), exact[k]) for k, p in (("train", train), ("test", test))}
-        fresh = 0.0 if name == "uncompressed" else output_error(s, s.models[name, tol])
-        rows.append(row | {"calibration_difference": seen, "fresh_difference": fresh})
+        rows.append(row(name, tol, model.compression_ratio, _predictor(model)))
     return rows
 
 
 def comparison(s: Subject) -> Rows:
-    """Bytes of every baseline and hrt on the PINN at the same error on fresh points, the baselines tuned on them."""
-    tols = [t for t in (1e-2, 1e-3, 1e-4) if t in s.setting.tols]
-    problem, found = sizes.compare(s.net, s.calibration, s.problem.fresh[0], tols)
+    """Bytes of every method of the harness on the PINN at the same error, reported on points that none was tuned on."""
+    workload = build("burgers")
     rows: Rows = []
-    for r in found:
-        known = None if r.result is None else r.result
-        rows.append({"method": r.method, "family": family(r.method), "asked": r.tol})
-        rows[-1]["bytes"] = known.nbytes if known else None
-        rows[-1]["ratio"] = problem.dense_nbytes / known.nbytes if known else None
-        rows[-1]["error"] = known.error if known else None
+    for tol in (t for t in (1e-2, 1e-3, 1e-4) if t in s.setting.tols):
+        for name in (m for m in METHODS if not m.startswith("dense float32")):
+            offer = offered(METHODS[name], workload, tol)
+            row = {"method": name, "family": family(name), "asked": tol, "bytes": None, "ratio": None, "error": None}
+            if isinstance(offer, Offer):
+                error = fresh_error(workload, offer.executions[0].bind, FRESH)
+                row |= {"bytes": offer.nbytes, "ratio": workload.dense_nbytes / offer.nbytes, "error": error}
+            rows.append(row)
     return rows
 
 
 def family(method: str) -> str:
     """Which of the methods that the paper compares with this is."""
-    return next((kind for kind in ("SVD", "pruning", "hrt") if kind in method), "quantized")
+    kinds = {"svd": "SVD", "pruned": "pruning", "hrt": "hrt"}
+    return next((kind for start, kind in kinds.items() if method.startswith(start)), "quantized")
 
 
 def propagation(s: Subject) -> Rows:
     """Error of what leaves every layer of the PINN, in float64 on fresh points: with all layers compressed, with this
-    one alone, and the error of the weight in the norm of its inputs; hrt at 1e-3 and a global SVD of the same output
-    error.
+    one alone, and the error of the weight in the Frobenius norm; hrt at 1e-3 and a global SVD of the same output error.
     """
     original = s.problem.program
     reference = layer_outputs(original, s.problem.fresh)
-    t = svd_tolerance(s, 1e-3)
-    svd = original.with_constants({k: u @ vt for k, w in s.problem.weights.items() for u, vt in [truncated(w, t)]})
     stored = s.middle().program
     ours = stored.with_constants({k: _dense(stored.constants[k]) for k in s.problem.weights})
+    cut = svd_weights(s.problem, svd_tolerance(s, 1e-3))
     rows: Rows = []
-    for method, program in ((AUTO, ours), (SVD, svd)):
-        found = layer_outputs(program, s.problem.fresh)
-        for number, node in enumerate(original.linear_nodes):
+    for method, program in ((AUTO, ours), (SVD, original.with_constants(cut))):
+        together = layer_outputs(program, s.problem.fresh)
+        for number, node in enumerate(original.linear_nodes, 1):
             name = node.inputs[1]
-            own = {k: program.constants[k] for k in node.inputs[1:]}  # hrt corrects biases, too
-            alone = layer_outputs(original.with_constants(own), s.problem.fresh)[name]
-            row = {
-                "method": method,
-                "layer": number + 1,
-                "weight": name,
-                "error": relative(found[name], reference[name]),
-            }
-            row["alone"] = relative(alone, reference[name])
-            rows.append(row | {"frobenius": frobenius(_dense(own[name]), s.problem.weights[name])})
+            layer = {k: program.constants[k] for k in node.inputs[1:]}  # hrt corrects biases, too
+            alone = layer_outputs(original.with_constants(layer), s.problem.fresh)[name]
+            errors = {"error": relative(together[name], reference[name]), "alone": relative(alone, reference[name])}
+            errors["frobenius"] = relative(_dense(layer[name]), s.problem.weights[name])
+            rows.append({"method": method, "layer": number, "weight": name} | errors)
     return rows
 
 
-def layer_outputs(program: Any, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+def layer_outputs(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     """What every linear layer gives (before its activation), by weight, float64."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def observe(node: Any, arguments: tuple[Any, ...]) -> None:
         if node.op == "linear":
-            found[node.inputs[1]] = node.row.torch(arguments, node.attrs)
+            outputs[node.inputs[1]] = node.row.torch(arguments, node.attrs)
 
     with torch.no_grad():
         program.run(inputs, observe=observe)
-    return found
+    return outputs
+
+
+def svd_weights(problem: Problem, t: float) -> dict[str, Tensor]:
+    """Every weight cut by a global SVD at the Frobenius tolerance t."""
+    return {k: u @ vt for k, w in problem.weights.items() for u, vt in [truncated(w, t)]}
 
 
 def svd_tolerance(s: Subject, tol: float) -> float:
-    """The loosest common Frobenius tolerance, to a twentieth of a decade, whose SVDs keep the output error."""
+    """The loosest common Frobenius tolerance, to a thousandth of a decade, whose SVDs keep the output error."""
     factors = {k: svd_factors(w) for k, w in s.problem.weights.items()}
-    for step in range(121):
-        t = 10.0 ** (-step / 20)
-        cut = {}
-        for k, (u, vt, tail2) in factors.items():
-            rank = int((tail2 > t**2 * tail2[0]).sum())
-            cut[k] = u[:, :rank] @ vt[:rank]
-        if network_error(s.problem, cut) <= tol:
-            return t
-    return 1e-6
+
+    def holds(t: float) -> bool:
+        ranks = {k: int((tail2 > t**2 * tail2[0]).sum()) for k, (_, _, tail2) in factors.items()}
+        cut = {k: u[:, : ranks[k]] @ vt[: ranks[k]] for k, (u, vt, _) in factors.items()}
+        return network_error(s.problem, cut) <= tol
+
+    return loosest(lambda t: t, holds, -6.0, 0.0, steps=13) or 1e-6
 
 
 def network_error(problem: Problem, weights: Mapping[str, Tensor]) -> float:
@@ -279,7 +272,12 @@ def network_error(problem: Problem, weights: Mapping[str, Tensor]) -> float:
 
 def output_error(s: Subject, model: hrt.CompressedModel) -> float:
     """Of what `predict` answers on the fresh points, float32."""
-    return relative(_predictor(model)(s.problem.fresh[0].double())[:, None], s.problem.reference)
+    return relative(_predictor(model)(s.problem.fresh[0])[:, None], s.problem.reference)
+
+
+def relative(result: Tensor, expected: Tensor) -> float:
+    """||result - expected|| / ||expected||."""
+    return float((result - expected).norm() / expected.norm())
 
 
 def _predictor(model: hrt.CompressedModel) -> Callable[[Tensor], Tensor]:
@@ -288,13 +286,3 @@ def _predictor(model: hrt.CompressedModel) -> Callable[[Tensor], Tensor]:
 
 def _dense(constant: Any) -> Tensor:
     return constant.to_dense() if isinstance(constant, HMatrix) else constant.double()
-
-
-def frobenius(found: Tensor, w: Tensor) -> float:
-    """||W - H||_F / ||W||_F."""
-    return float((found - w).norm() / w.norm())
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    """||found - expected|| / ||expected||."""
-    return float((found - expected).norm() / expected.norm())

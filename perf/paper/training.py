@@ -1,86 +1,77 @@
-"""What the method gains while training, on the Burgers PINN of `perf/burgers.py`; errors are against Cole-Hopf.
+"""What the method gains while training; errors are against the exact solution.
 
-    python -m hrt.perf.paper.training finetune    # 16x smaller, then a tenth of the training steps
-    python -m hrt.perf.paper.training penalty     # bytes at error 1e-3 with and without rank regularisation
-    python -m hrt.perf.paper.training dynamic     # compressed while it is trained, beside dense training
-
-Every command prints a table and writes it with `--json`.
+finetune: the committed Burgers PINN, compressed, then trained on at its size.
+penalty: bytes at an error of 1e-3 with and without rank regularisation, the same steps and draws.
+dynamic: compressed while it is trained, beside dense training of the same steps.
+allen-cahn: the network of the second equation, trained densely.
 """
 
-import argparse
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
-from torch.func import jvp
+from torch import Tensor, nn
 
 import hrt
-from hrt.perf.measuring.provenance import commit, scheduling, versions
-from hrt.perf.networks.burgers import (
-    ADAM_STEPS,
-    DATA_WEIGHT,
-    NEWTON_STEPS,
-    NU,
-    BurgersPINN,
-    load_burgers,
-    relative_error,
-    sample,
-)
+from hrt.perf.networks import allen_cahn
+from hrt.perf.networks import burgers as problem
+from hrt.perf.networks.allen_cahn import ALLEN_CAHN, AllenCahnPINN
+from hrt.perf.networks.burgers import BURGERS, burgers_network, burgers_operator, load_burgers, sample, weighted
+from hrt.perf.networks.pinn_training import Course, Equation, fit
+from hrt.perf.paper.trained_networks import directions
 from hrt.program.program import program_nbytes
 from hrt.training.finetune import with_exact_floats
+from hrt.training.rank_penalty import proximal_step, rank_penalty, second_moments
 
 DOMAIN = hrt.Box([-1.0, 0.0], [1.0, 1.0])
 TEACHER_WEIGHT = 0.0  # of fine-tuning: with 10 the steps from the compressed network get stuck
-EDGE_SHARE = 8  # one initial or boundary point for so many inside, as in training
+PENALTY_ADAM = 500  # steps before Gauss-Newton's, which are what makes a PINN accurate
+SHRUNK = 0.7  # of Gauss-Newton's steps are followed by a proximal one; the others recover what that took
+AGAIN = 20  # steps after which the norm of the data is taken anew
+SEEN = 2048  # points that it is taken from
+PENALTY_TOL = 1e-3  # of storing what was trained with a penalty
 
 
-def burgers_residual(network: Callable[..., Tensor], row: Tensor) -> Tensor:
-    """The residual (1,) of one row (x, t, is_edge, value): the equation inside, the value on the edge."""
-    along_x, along_t = torch.eye(2, dtype=row.dtype)
+@dataclass(frozen=True)
+class Options:
+    """What an experiment is run with. steps: of its training, None for its usual ones.  ratio: of finetune, how many
+    times smaller.  weights: of the penalty, and thresholds of the proximal steps, each beside none.
+    """
 
-    def u(point: Tensor) -> Tensor:
-        return network(point[None])[0, 0]
-
-    def u_and_u_x(point: Tensor) -> tuple[Tensor, Tensor]:
-        return jvp(u, (point,), (along_x,))  # type: ignore[return-value]
-
-    (value, u_x), (_, u_xx) = jvp(u_and_u_x, (row[:2],), (along_x,))  # type: ignore[misc]
-    _, u_t = jvp(u, (row[:2],), (along_t,))  # type: ignore[misc]
-    edge = (value - row[3]) * math.sqrt(DATA_WEIGHT * EDGE_SHARE)
-    return torch.where(row[2] > 0, edge, u_t + value * u_x - NU * u_xx)[None]
+    steps: int | None = None
+    batch: int | None = None
+    ratio: float = 16.0
+    weights: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = (1e-3,)
+    width: int | None = None
 
 
-def burgers_points(count: int, generator: torch.Generator) -> Tensor:
-    """Rows for `burgers_residual` as training draws them: `count` inside and count // 8 on the edge."""
-    inside, edge, value = sample(count, generator)
-    rows = torch.zeros(len(inside) + len(edge), 4, dtype=torch.float64)
-    rows[: len(inside), :2], rows[len(inside) :, :2] = inside, edge
-    rows[len(inside) :, 2], rows[len(inside) :, 3] = 1.0, value
-    return rows
+@dataclass(frozen=True)
+class DynamicCourse:
+    """adam, newton: steps.  first, every, until: Gauss-Newton's before the first change of the partitions, between two,
+    and before the last: the rest trains the last ones.  coarsest, finest: tolerances of the layers, which fall as the
+    loss does.  stored: that of storing what was trained.
 
+    Partitions that change sooner are those of a network that has not found the solution: what they drop then costs
+    more steps than it saves.
+    """
 
-class Predicted(torch.nn.Module):
-    """A compressed model as `relative_error` asks it."""
-
-    def __init__(self, model: hrt.CompressedModel):
-        super().__init__()
-        self.model, self.dummy = model, torch.nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model.predict(x)
+    adam: int = 1000
+    newton: int = 600
+    first: int = 240
+    every: int = 60
+    until: int = 300
+    coarsest: float = 1e-2
+    finest: float = 3e-4
+    stored: float = 1.5e-5
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A network: its error against Cole-Hopf, its bytes, dense float32 bytes over them, and what it took."""
+    """A network: its error against the solution, its bytes, dense float32 bytes over them, and what it took."""
 
     name: str
     seed: int
@@ -93,18 +84,50 @@ class Figure:
 
 
 def of_model(name: str, seed: int, model: hrt.CompressedModel, steps: int, since: float, remark: str = "") -> Figure:
-    """The figure of a compressed model, as it is served."""
-    error = relative_error(Predicted(model))  # type: ignore[arg-type]
+    """The figure of a compressed model of Burgers' equation, as it is served."""
+    error = BURGERS.error(model.predict, torch.float32)
     return Figure(name, seed, error, model.nbytes, model.compression_ratio, steps, time.perf_counter() - since, remark)
 
 
-def of_dense(name: str, seed: int, network: BurgersPINN, steps: int, since: float) -> Figure:
+def of_dense(equation: Equation, seed: int, network: nn.Module, steps: int, since: float) -> Figure:
     """The figure of a dense network, stored in float32."""
-    nbytes = 4 * sum(p.numel() for p in network.parameters())
-    return Figure(name, seed, relative_error(network), nbytes, 1.0, steps, time.perf_counter() - since)
+    numbers = list(network.parameters())
+    error = equation.error(network, numbers[0].dtype)
+    return Figure("dense", seed, error, 4 * sum(p.numel() for p in numbers), 1.0, steps, time.perf_counter() - since)
 
 
-def compressed_to(network: BurgersPINN, nbytes: float, seed: int) -> hrt.CompressedModel:
+def row_residual(network: Callable[..., Tensor], row: Tensor) -> Tensor:
+    """The residual (1,) of one row of `burgers.sample`, by torch.func alone."""
+    rows = row[None]
+    operator, u = burgers_operator(network, rows[:, :2]), network(rows[:, :2])
+    return weighted(operator[:, 0], u[:, 0], rows)
+
+
+def finetune(o: Options, seed: int) -> Iterator[Figure]:
+    """The committed network, compressed, then trained on at its size for a tenth of its steps."""
+    dense, since, total = load_burgers(), time.perf_counter(), problem.ADAM_STEPS + problem.NEWTON_STEPS
+    yield of_dense(BURGERS, seed, dense, total, since)
+    model = compressed_to(dense, 4 * sum(p.numel() for p in dense.parameters()) / o.ratio, seed)
+    yield of_model("compressed", seed, model, 0, since, f"tol {model.certificate.tol:.2g}")
+    since, steps = time.perf_counter(), o.steps or total // 10
+    tuned = hrt.finetune(
+        model,
+        inputs=DOMAIN,
+        teacher=dense,
+        residual=row_residual,
+        points=sample,
+        teacher_weight=TEACHER_WEIGHT,
+        exact=True,
+        steps=steps,
+        batch=o.batch or problem.BATCH,
+        seed=seed,
+        progress=False,
+    )
+    limit = tuned.certificate.estimated["output_error_upper_99"]
+    yield of_model("fine-tuned", seed, tuned, steps, since, f"against dense at most {limit:.2g}")
+
+
+def compressed_to(network: nn.Module, nbytes: float, seed: int) -> hrt.CompressedModel:
     """The tightest of a ladder of tolerances (5 % apart) that takes at most `nbytes` with its 16-bit floats exact."""
     tol = 5e-3
     while True:
@@ -114,81 +137,79 @@ def compressed_to(network: BurgersPINN, nbytes: float, seed: int) -> hrt.Compres
         tol *= 1.05
 
 
-def finetuned(ratio: float, steps: int, batch: int, seed: int) -> list[Figure]:
-    """(c): the committed network, compressed, then trained on at its size for a tenth of its steps."""
-    dense, since = load_burgers(), time.perf_counter()
-    figures = [of_dense("dense", seed, dense, ADAM_STEPS + NEWTON_STEPS, since)]
-    model = compressed_to(dense, 4 * sum(p.numel() for p in dense.parameters()) / ratio, seed)
-    figures.append(of_model("compressed", seed, model, 0, since, f"tol {model.certificate.tol:.2g}"))
-    since = time.perf_counter()
-    tuned = hrt.finetune(
-        model,
-        inputs=DOMAIN,
-        teacher=dense,
-        residual=burgers_residual,
-        points=burgers_points,
-        teacher_weight=TEACHER_WEIGHT,
-        exact=True,
-        steps=steps,
-        batch=batch,
-        seed=seed,
-        progress=False,
-    )
-    limit = tuned.certificate.estimated["output_error_upper_99"]
-    figures.append(of_model("fine-tuned", seed, tuned, steps, since, f"against dense at most {limit:.2g}"))
-    return figures
+def penalty(o: Options, seed: int) -> Iterator[Figure]:
+    """Without, with every weight of the penalty, and with every threshold of the proximal steps."""
+    pairs = [(0.0, 0.0), *((w, 0.0) for w in o.weights), *((0.0, t) for t in o.thresholds)]
+    return (penalised(o, seed, weight, threshold) for weight, threshold in pairs)
 
 
-def show(figures: Sequence[Figure], console: Console) -> None:
-    """A table, one line per network."""
-    table = Table("network", "seed", "error (Cole-Hopf)", "bytes", "smaller", "steps", "seconds", "remark")
-    for f in figures:
-        numbers = f"{f.error:.3e}", f"{f.nbytes:,}", f"{f.ratio:.2f}x", str(f.steps), f"{f.seconds:.0f}"
-        table.add_row(f.name, str(f.seed), *numbers, f.remark)
-    console.print(table)
+def penalised(o: Options, seed: int, weight: float, threshold: float) -> Figure:
+    """Adam on the loss plus `weight` times the penalty in the norm of the data, then Gauss-Newton with proximal steps
+    of `threshold` between its own; bytes of `hrt.compress` at PENALTY_TOL.
+    """
+    since, steps = time.perf_counter(), o.steps or 100
+    seen = sample(SEEN, torch.Generator().manual_seed(seed + 1))[:SEEN, :2]
+    network = burgers_network(o.width or 128, seed=seed).double()
+    moments: dict[str, Tensor] = {}
+
+    def penalty_at(step: int) -> Tensor | float:
+        if not weight:
+            return 0.0
+        if step % AGAIN == 1:
+            moments.update(second_moments(network, seen))
+        return weight * rank_penalty(network, second_moments=moments)
+
+    def shrink(step: int, loss: float) -> None:
+        newton = step - PENALTY_ADAM
+        if threshold and 0 < newton <= SHRUNK * steps:
+            if newton % AGAIN == 1:
+                moments.update(second_moments(network, seen))
+            proximal_step(network, threshold, second_moments=moments)
+
+    course = Course(PENALTY_ADAM, steps, o.batch or problem.BATCH, seed, (2e-3, 1e-4))
+    fit(BURGERS, network, course, shrink, penalty_at)
+    model = hrt.compress(network, inputs=DOMAIN, tol=PENALTY_TOL, target="bytes", seed=seed, progress=False)
+    parts = [f"penalty {weight:g}"] * bool(weight) + [f"proximal {threshold:g}"] * bool(threshold)
+    remark = f"dense {BURGERS.error(network):.3e}, {directions(network, seen)} directions seen"
+    return of_model(", ".join(parts) or "neither", seed, model, PENALTY_ADAM + steps, since, remark)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one experiment, print its table, write it."""
-    parser = argparse.ArgumentParser(prog="python -m hrt.perf.paper.training", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("what", choices=("finetune", "penalty", "dynamic"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, help="of the experiment's training")
-    parser.add_argument("--batch", type=int, default=768)
-    parser.add_argument("--ratio", type=float, default=16.0, help="finetune: how many times smaller")
-    parser.add_argument("--weights", type=float, nargs="*", default=[], help="penalty: of the penalty, beside none")
-    parser.add_argument("--thresholds", type=float, nargs="*", default=[1e-3], help="penalty: of the proximal steps")
-    parser.add_argument("--width", type=int, default=128, help="penalty, dynamic: of the network")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    figures: list[Figure] = []
-    for seed in options.seeds:
-        if options.what == "finetune":
-            steps = options.steps or (ADAM_STEPS + NEWTON_STEPS) // 10
-            figures += finetuned(options.ratio, steps, options.batch, seed)
-        elif options.what == "penalty":
-            from hrt.perf.paper.penalty import penalised
+def dynamic(o: Options, seed: int) -> Iterator[Figure]:
+    """The dense network, and the one that is compressed while it is trained: equal starts, steps and draws."""
+    plan = DynamicCourse() if o.steps is None else DynamicCourse(newton=o.steps)
+    course, total = Course(plan.adam, plan.newton, o.batch or problem.BATCH, seed), plan.adam + plan.newton
+    since, network = time.perf_counter(), burgers_network(o.width or 128, seed=seed).double()
+    fit(BURGERS, network, course)
+    yield of_dense(BURGERS, seed, network, total, since)
+    since, network = time.perf_counter(), burgers_network(o.width or 128, seed=seed).double()
+    tols: dict[str, Any] = {"tol": plan.coarsest, "finest": plan.finest, "seed": seed}
+    compression = hrt.DynamicCompression(network, DOMAIN, every=plan.every, first=plan.adam + plan.first, **tols)
+    smoothed = math.nan
 
-            steps = options.steps or 100
-            pairs = [(0.0, 0.0), *((w, 0.0) for w in options.weights), *((0.0, t) for t in options.thresholds)]
-            figures += [penalised(w, t, steps, options.width, options.batch, seed) for w, t in pairs]
-        else:
-            from hrt.perf.paper.dynamic import Course, trained_dynamically
+    def follow(step: int, loss: float) -> None:
+        nonlocal smoothed
+        noisy = 1 < step <= plan.adam  # Adam's losses vary from batch to batch
+        smoothed = 0.98 * smoothed + 0.02 * loss if noisy else loss
+        if step <= plan.adam + plan.until:
+            compression.step(step, smoothed)
 
-            course = Course() if options.steps is None else Course(newton=options.steps)
-            figures += trained_dynamically(course, options.width, options.batch, seed)
-        facts: dict[str, Any] = {
-            "arguments": {k: str(v) for k, v in vars(options).items()},
-            "provenance": {**versions(), "commit": commit(), "scheduling": scheduling()},
-        }
-        if options.json is not None:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps({**facts, "figures": [asdict(f) for f in figures]}, indent=1) + "\n")
-    show(figures, Console(width=140))
-    return 0
+    fit(BURGERS, network, course, follow)
+    ranks = " ".join("+".join(map(str, r)) or "-" for r in compression.ranks.values())
+    model = hrt.compress(network, inputs=DOMAIN, tol=plan.stored, target="bytes", seed=seed, progress=False)
+    yield of_model("dynamic", seed, model, total, since, f"ranks {ranks}, {compression.ratio:.2f}x in float32")
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def allen_cahn_alone(o: Options, seed: int) -> Iterator[Figure]:
+    """The network of Allen and Cahn's equation."""
+    since, newton = time.perf_counter(), o.steps or allen_cahn.NEWTON_STEPS
+    network = AllenCahnPINN(o.width or allen_cahn.WIDTH, seed=seed).double()
+    fit(ALLEN_CAHN, network, Course(allen_cahn.ADAM_STEPS, newton, o.batch or allen_cahn.BATCH, seed))
+    yield of_dense(ALLEN_CAHN, seed, network, allen_cahn.ADAM_STEPS + newton, since)
+
+
+EXPERIMENTS: dict[str, Callable[[Options, int], Iterator[Figure]]] = {
+    "finetune": finetune,
+    "penalty": penalty,
+    "dynamic": dynamic,
+    "allen-cahn": allen_cahn_alone,
+}

@@ -1,9 +1,10 @@
-"""`python -m hrt.perf.realtime.command`: is the answer there in time, every time, when requests come by the clock?
+"""`python -m hrt.perf.realtime`: is the answer there in time, every time, when requests come by the clock?
 
-    python -m hrt.perf.realtime.command net.hrt --rate 1000 --seconds 60
-    python -m hrt.perf.realtime.command net.hrt --net mynets.py:build --rate 200 --json build/realtime.json
-    python -m hrt.perf.realtime.command net.hrt --name burgers --http 127.0.0.1:8000 --grpc 127.0.0.1:8001
-    python -m hrt.perf.realtime.command --self-test
+    python -m hrt.perf.realtime net.hrt --rate 1000 --seconds 60
+    python -m hrt.perf.realtime net.hrt --net mynets.py:build --rate 200 --json build/realtime.json
+    python -m hrt.perf.realtime net.hrt --name burgers --http 127.0.0.1:8000 --grpc 127.0.0.1:8001
+    python -m hrt.perf.realtime --self-test
+    python -m hrt.perf.realtime serving net.hrt --name burgers --http 127.0.0.1:8000
 
 Request k is due at start + k / rate, whether or not the one before has been answered, and its latency counts from
 then: a stall of 5 ms at 1,000 a second makes five requests late, not one. hrt (on the backend of `hrt.load`), the
@@ -19,106 +20,103 @@ Status 0: measured. 2: a mistake, said in one line. Of --self-test: 0 the stall 
 3 TOO DISTURBED to judge: requests come as late without a stall.
 """
 
-import argparse
 import gc
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from random import Random
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 
 import hrt
-from hrt.cli import input_files as sources
+from hrt.calibration.input_files import read_array
 from hrt.errors import HrtError, InputError
+from hrt.perf.measuring.command_line import new_app, run
 from hrt.perf.measuring.gc_watch import CollectorWatch
 from hrt.perf.measuring.provenance import commit, scheduling, versions
 from hrt.perf.measuring.results import FAILED, OK, Results, Row, check_results
+from hrt.perf.realtime import server_load
+from hrt.perf.realtime.inference_client import TOLERANCE, Server, servers
 from hrt.perf.realtime.latencies import Figures, histogram_library, shown, summarise
-from hrt.perf.realtime.open_loop import SPIN_NS, Clock, Slice, check_rate, serve
-from hrt.perf.realtime.server_load import Server
+from hrt.perf.realtime.open_loop import SPIN_NS, Clock, Options, Slice, serve
+from hrt.perf.realtime.self_test import SECONDS, self_test
+from hrt.perf.realtime.server import measure_servers
 from hrt.perf.realtime.subjects import OURS, Call, in_process, questions
 
 FLOOR = "empty call"
-SLICE_S, LEAD_S = 1.0, 0.05  # of a turn; of the arrivals before it that do not count
-MAX_SPIN_US = 1e6  # the first request waits so long
 DISTURBED = 0.005  # share of deadlines that an empty call misses on a machine that cannot be judged on
+app, serving_app = new_app(__doc__ or ""), new_app(server_load.__doc__ or "")
+Http = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask the server there, over HTTP.")]
+Grpc = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask the server there, over gRPC.")]
+Tensors = Annotated[bool, typer.Option("--json-tensors", help="Tensors as JSON over HTTP, as MLServer wants them.")]
 
 
-@dataclass(frozen=True)
-class Options:
-    """rate: requests a second.  seconds: for every subject.  deadline_us: None for the period.  batch: rows of a
-    request.  spin_us: see `Clock`.  gc: whether Python's collector may run.  threads: of every runtime.
-    """
-
-    rate: float = 1000.0
-    seconds: float = 60.0
-    deadline_us: float | None = None
-    batch: int = 1
-    spin_us: float = SPIN_NS / 1e3
-    gc: bool = True
-    threads: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_rate(self.rate)
-        if not 0 < self.seconds <= 86_400:
-            raise InputError(f"Found {self.seconds:g} seconds. Expected more than 0 and at most a day.")
-        if self.rate * self.seconds < 1:
-            raise InputError(f"Found {self.rate:g} a second for {self.seconds:g} s. Expected at least one request.")
-        if self.deadline_us is not None and not 0 < self.deadline_us < math.inf:
-            raise InputError(f"Found a deadline of {self.deadline_us:g} us. Expected more than 0, and finite.")
-        if not 0 <= self.spin_us <= MAX_SPIN_US:
-            raise InputError(f"Found a spin of {self.spin_us:g} us. Expected 0 to {MAX_SPIN_US:,.0f}.")
-        if self.batch < 1 or self.threads < 1:
-            raise InputError(f"Found batch {self.batch} and {self.threads} threads. Expected at least one of each.")
-
-    def turns(self) -> list[int]:
-        """Requests of every turn of a subject, about a second each."""
-        total = max(1, round(self.rate * self.seconds))
-        count = max(1, min(total, round(self.seconds / SLICE_S)))
-        return [total // count + (k < total % count) for k in range(count)]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and print. Returns 0; 2 for a mistake, said on stderr; for the self-test what `hrt.perf.realtime.self_test` says."""
-    args = _parser().parse_args(arguments)
-    try:
-        histogram_library()  # before minutes of measuring, not after
-        if args.self_test:
-            from hrt.perf.realtime.self_test import SECONDS, self_test
-
-            checked = Options(args.rate, SECONDS, spin_us=args.spin_us)
-            return self_test(checked.rate, spin_us=checked.spin_us)
-        if args.artifact is None:
-            raise InputError("Found no network. Expected the path of a .hrt file, or --self-test.")
-        options = Options(
-            args.rate, args.seconds, args.deadline_us, args.batch, args.spin_us, not args.no_gc, args.threads
-        )
-        if args.json is not None:
-            check_results(args.json)
-        addresses = [("http", args.http), ("grpc", args.grpc)]
-        servers = [
-            Server(a, p, args.name or args.artifact.stem, not args.json_tensors) for p, a in addresses if a is not None
-        ]
-        found = measure(args.artifact, options, net=args.net, inputs=args.inputs, servers=servers)
-        if not found:
-            raise InputError("Interrupted before the first turn ended: nothing was measured.")
-        console = Console(width=150)
-        console.print(table(f"{args.artifact}, batch {options.batch}", found))
-        for line in [*remarks(found), f"Scheduling: {scheduling()}."]:
-            console.print(line, markup=False)
-        if args.json is not None:
-            command = ["python", "-m", "hrt.perf.realtime.command", *map(str, arguments or sys.argv[1:])]
-            results(args.artifact.stem, options, found, command).write(args.json)
-    except HrtError as error:
-        print(f"hrt.perf.realtime.command: {error}", file=sys.stderr)
-        return 2
+@app.command(help=f"\b\n{__doc__}")
+def realtime(
+    artifact: Annotated[Path | None, typer.Argument(metavar="NET.hrt", help="The compressed network.")] = None,
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 1000.0,
+    seconds: Annotated[float, typer.Option(help="For every subject.")] = 60.0,
+    deadline_us: Annotated[float | None, typer.Option(help="Later than this is missed; else the period.")] = None,
+    batch: Annotated[int, typer.Option(help="Rows of a request.")] = 1,
+    inputs: Annotated[Path | None, typer.Option(help="Rows (.npy, .npz, .csv); else random in (0, 1).")] = None,
+    net: Annotated[str | None, typer.Option(help="The dense network, as `hrt compress` takes it.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of every runtime.")] = 1,
+    spin_us: Annotated[float, typer.Option(help="Spin so long before an arrival; 0 only sleeps.")] = SPIN_NS / 1e3,
+    no_gc: Annotated[bool, typer.Option("--no-gc", help="Python's garbage collector is off in every turn.")] = False,
+    http: Http = None,
+    grpc: Grpc = None,
+    name: Annotated[str | None, typer.Option(help="The model's name at the server; else the file's.")] = None,
+    json_tensors: Tensors = False,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here; they can be drawn as a page.")] = None,
+    test: Annotated[bool, typer.Option("--self-test", help="Stall an empty call for 5 ms: is that found?")] = False,
+) -> int:
+    """Measure and print."""
+    histogram_library()  # before minutes of measuring, not after
+    if test:
+        checked = Options(rate, SECONDS, spin_us=spin_us)
+        return self_test(checked.rate, spin_us=checked.spin_us)
+    if artifact is None:
+        raise InputError("Found no network. Expected the path of a .hrt file, or --self-test.")
+    options = Options(rate, seconds, deadline_us, batch, spin_us, not no_gc, threads)
+    if json is not None:
+        check_results(json)
+    asked = servers(name or artifact.stem, http, grpc, not json_tensors)
+    figures = measure(artifact, options, net=net, inputs=inputs, servers=asked)
+    if not figures:
+        raise InputError("Interrupted before the first turn ended: nothing was measured.")
+    console = Console(width=150)
+    console.print(table(f"{artifact}, batch {options.batch}", figures))
+    for line in [*remarks(figures), f"Scheduling: {scheduling()}."]:
+        console.print(line, markup=False)
+    if json is not None:
+        results(artifact.stem, options, figures, sys.argv).write(json)
     return 0
+
+
+@serving_app.command()
+def serving(
+    artifact: Annotated[Path, typer.Argument(metavar="NET.hrt", help="The file that is served, for comparison.")],
+    name: Annotated[str, typer.Option(help="The model's name at the server.")],
+    http: Http = None,
+    grpc: Grpc = None,
+    requests: Annotated[int, typer.Option(help="How many, of mixed sizes.")] = 1000,
+    in_flight: Annotated[int | None, typer.Option(help="Requests out at once; else all.")] = None,
+    json_tensors: Tensors = False,
+) -> None:
+    """Ask servers many things at once, compare every answer with `predict` and print a line for each server."""
+    asked = server_load.questions(hrt.load(artifact, backend="torch"))
+    print(server_load.HEADER)
+    bad = 0
+    for server in servers(name, http, grpc, not json_tensors):
+        outcome = server_load.ask(server, asked, requests, in_flight)
+        bad += outcome.wrong + outcome.failed
+        print(server_load.row(server.address, server, outcome))
+    if bad:
+        raise HrtError(f"{bad} answers failed or differ from predict by more than {TOLERANCE:g} (relative).")
 
 
 def measure(
@@ -130,7 +128,7 @@ def measure(
     servers: Sequence[Server] = (),
     clock: Clock | None = None,
 ) -> list[Figures]:
-    """What `python -m hrt.perf.realtime.command` measures: in process, or of `servers` where there are any.
+    """What `python -m hrt.perf.realtime` measures: in process, or of `servers` where there are any.
 
     net: the dense network as `hrt compress` takes it; None: what `artifact` holds, multiplied out.  inputs: rows to ask
     with (.npy, .npz, .csv) for networks of one input; None: random numbers in (0, 1). Ctrl-C ends the run: what was
@@ -139,51 +137,45 @@ def measure(
     """
     torch.set_num_threads(options.threads)
     model = hrt.load(artifact)
-    asked = questions(model.program, options.batch, None if inputs is None else sources.read_array(inputs))
+    asked = questions(model.program, options.batch, None if inputs is None else read_array(inputs))
     if servers:
-        from hrt.perf.realtime.server import measure_servers
-
         return measure_servers(model, asked, servers, options)
     subjects = {**in_process(model, asked, net, options.threads), FLOOR: lambda k: None}
-    found: dict[str, list[Slice]] = {name: [] for name in subjects}
+    slices: dict[str, list[Slice]] = {name: [] for name in subjects}
     watches = {name: CollectorWatch(off=not options.gc) for name in subjects}
     clock = clock or Clock(spin_ns=round(options.spin_us * 1e3))
     gc.collect()  # once, and not before every turn: a later full collection is one that a user would meet, too
     try:
         with torch.no_grad():
             for name, stretch in interleaved(subjects, options, clock, watches):
-                found[name].append(stretch)
+                slices[name].append(stretch)
     except KeyboardInterrupt:
         print("interrupted: these are the turns until then", file=sys.stderr)
     return [
-        summarise(name, slices, deadline_us=options.deadline_us, collections=watches[name].found)
-        for name, slices in found.items()
-        if slices
+        summarise(name, parts, deadline_us=options.deadline_us, collections=watches[name].found)
+        for name, parts in slices.items()
+        if parts
     ]
 
 
 def interleaved(
     subjects: Mapping[str, Call], options: Options, clock: Clock, watches: Mapping[str, CollectorWatch]
 ) -> Iterator[tuple[str, Slice]]:
-    """Turns of about a second, every subject once a round, in a new random order each."""
-    order, shuffle = list(subjects), Random(options.seed).shuffle
-    lead = max(1, round(LEAD_S * options.rate))
-    for count in options.turns():
-        shuffle(order)
-        for name in order:
-            with watches[name]:
-                stretch = serve(subjects[name], options.rate, count, clock=clock, lead=lead)
-            yield name, stretch
+    """The subjects' turns, as they end."""
+    for name, count in options.turns(list(subjects)):
+        with watches[name]:
+            stretch = serve(subjects[name], options.rate, count, clock=clock, lead=options.lead)
+        yield name, stretch
 
 
-def table(title: str, found: Sequence[Figures]) -> Table:
+def table(title: str, figures: Sequence[Figures]) -> Table:
     """Latency from when a request was due, misses, the queue and jitter of every subject; microseconds."""
-    first = found[0]
+    first = figures[0]
     out = Table(title=f"{title}: {first.rate:,.0f} a second, deadline {first.deadline_us:,.0f} us; microseconds")
     lasts = ("longest\nqueue", "call alone\np50 / p99.9", "start late\np99.9 / max")
     for column in ("", "requests", "missed", "p50", "p95", "p99", "p99.9", "max", *lasts):
         out.add_column(column, justify="right" if column else "left", overflow="fold")
-    for f in found:
+    for f in figures:
         cells = [shown(v) for v in (f.p50_us, f.p95_us, f.p99_us, f.p999_us, f.max_us)]
         late = f"{shown(f.jitter_p999_us)} / {shown(f.jitter_max_us)}"
         alone = f"{shown(f.call_p50_us)} / {shown(f.call_p999_us)}"
@@ -193,10 +185,10 @@ def table(title: str, found: Sequence[Figures]) -> Table:
     return out
 
 
-def remarks(found: Sequence[Figures]) -> list[str]:
+def remarks(figures: Sequence[Figures]) -> list[str]:
     """Sentences under the table: whether the rate was sustained, spells of misses, garbage collections, failures."""
     lines = []
-    for f in found:
+    for f in figures:
         line = f"{f.subject}: {f.verdict}"
         if f.spells and f.sustained:
             line += f"; misses in {f.spells} spells, the longest of {f.longest_spell} requests"
@@ -205,7 +197,7 @@ def remarks(found: Sequence[Figures]) -> list[str]:
         if f.failed and f.failed < f.offered:
             line += f"; {f.failed} requests failed: {f.note}"
         lines.append(line + ".")
-    floor = next((f for f in found if f.subject.startswith(FLOOR)), None)
+    floor = next((f for f in figures if f.subject.startswith(FLOOR)), None)
     if floor is not None and floor.missed > DISTURBED * floor.offered:
         lines.append(
             f"TOO DISTURBED to judge: even the empty call missed {floor.missed / floor.offered:.1%} of its deadlines, "
@@ -219,23 +211,19 @@ def remarks(found: Sequence[Figures]) -> list[str]:
     return lines
 
 
-def results(workload: str, options: Options, found: Sequence[Figures], command: Sequence[str] = ()) -> Results:
+def results(workload: str, options: Options, figures: Sequence[Figures], command: Sequence[str] = ()) -> Results:
     """Rows of all but the floor (workload "NAME, open loop at RATE/s"), and under facts["realtime"] every figure."""
-    rows, samples = [], {}
-    for f in found:
-        if f.subject.startswith(FLOOR):
-            continue
-        samples[len(rows)] = f.medians_us
-        rows.append(_row(f"{workload}, open loop at {options.rate:g}/s", options.batch, f))
+    subjects = [f for f in figures if not f.subject.startswith(FLOOR)]
+    rows = tuple(_row(f"{workload}, open loop at {options.rate:g}/s", options.batch, f) for f in subjects)
     facts = {
         "command": " ".join(command),
         "commit": commit(),
         "versions": versions(),
         "threads": options.threads,
         "scheduling": scheduling(),
-        "realtime": [{**asdict(f), "workload": workload} for f in found],
+        "realtime": [{**asdict(f), "workload": workload} for f in figures],
     }
-    return Results(tuple(rows), facts, samples)
+    return Results(rows, facts, {k: f.medians_us for k, f in enumerate(subjects)})
 
 
 def _row(workload: str, batch: int, f: Figures) -> Row:
@@ -248,31 +236,9 @@ def _row(workload: str, batch: int, f: Figures) -> Row:
     return replace(row, p50_us=f.p50_us, p95_us=f.p95_us, p99_us=f.p99_us, p999_us=f.p999_us)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m hrt.perf.realtime.command",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("artifact", nargs="?", type=Path, metavar="NET.hrt", help="the compressed network")
-    add("--rate", type=float, default=1000.0, help="requests a second (default 1000)")
-    add("--seconds", type=float, default=60.0, help="for every subject (default 60)")
-    add("--deadline-us", type=float, help="later than this is missed (default: the period)")
-    add("--batch", type=int, default=1, help="rows of a request (default 1)")
-    add("--inputs", type=Path, help="rows to ask with, .npy, .npz or .csv (default: random numbers in (0, 1))")
-    add("--net", help="the dense network, as `hrt compress` takes it (default: the file's, multiplied out)")
-    add("--threads", type=int, default=1, help="threads of every runtime (default 1)")
-    add("--spin-us", type=float, default=SPIN_NS / 1e3, help="spin so long before an arrival (default 200; 0: sleep)")
-    add("--no-gc", action="store_true", help="turn Python's garbage collector off during every turn")
-    add("--http", metavar="HOST:PORT", help="ask the server there, over HTTP")
-    add("--grpc", metavar="HOST:PORT", help="ask the server there, over gRPC")
-    add("--name", help="the model's name at the server (default: the file's)")
-    add("--json-tensors", action="store_true", help="tensors as JSON over HTTP, as MLServer wants them")
-    add("--json", type=Path, help="write the figures here; `python -m hrt.perf.bench.html_report` draws them")
-    add("--self-test", action="store_true", help="stall an empty call for 5 ms and see whether that is found")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run and print. Returns 0; 2 for a mistake; for the self-test what `hrt.perf.realtime.self_test` says."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["serving"]:
+        return run(serving_app, "hrt.perf.realtime serving", words[1:])
+    return run(app, "hrt.perf.realtime", words)

@@ -71,12 +71,12 @@ class Figures:
             return f"sustained {self.rate:,.0f} a second"
         slow = self.call_p50_us is not None and self.call_p50_us * self.rate >= 0.99e6
         once = "" if self.jitter_max_us is None else f", once for {shown(self.jitter_max_us)} us"
-        why = (
+        reason = (
             f"a call takes {shown(self.call_p50_us)} us, so that the wait grew as long as the load lasted"
             if slow
             else f"calls are short enough, but the machine held them up{once}"
         )
-        return f"NOT SUSTAINED: offered {self.rate:,.0f} a second, achieved {self.achieved:,.0f}; {why}"
+        return f"NOT SUSTAINED: offered {self.rate:,.0f} a second, achieved {self.achieved:,.0f}; {reason}"
 
 
 def summarise(
@@ -98,7 +98,6 @@ def summarise(
     runs = [n for bad in late for n in run_lengths(bad)]
     timed = [s.latency[s.answered | (s.done == UNSERVED)] for s in slices]
     latency = np.concatenate(timed)
-    histogram = record(latency)
     calls = np.concatenate([(s.done - s.begun)[s.answered] for s in slices])
     jitter = np.concatenate([s.jitter for s in slices])
     spans = [max(float(s.done.max()) - float(s.due[0]), len(s.due) * period) for s in slices]
@@ -112,23 +111,16 @@ def summarise(
         failed=sum(int(s.failed.sum()) for s in slices),
         achieved=served / (sum(spans) / NS),
         missed=sum(int(bad.sum()) for bad in late),
-        p50_us=_quantile(latency, 0.5),
-        p95_us=_quantile(latency, 0.95),
-        p99_us=_quantile(latency, 0.99),
-        p999_us=_quantile(latency, 0.999),
-        max_us=_quantile(latency, 1.0),
-        call_p50_us=_quantile(calls, 0.5),
-        call_p999_us=_quantile(calls, 0.999),
-        jitter_p50_us=_quantile(jitter, 0.5),
-        jitter_p999_us=_quantile(jitter, 0.999),
-        jitter_max_us=_quantile(jitter, 1.0),
+        **_quantiles(latency, p50_us=0.5, p95_us=0.95, p99_us=0.99, p999_us=0.999, max_us=1.0),
+        **_quantiles(calls, call_p50_us=0.5, call_p999_us=0.999),
+        **_quantiles(jitter, jitter_p50_us=0.5, jitter_p999_us=0.999, jitter_max_us=1.0),
         queue=max(s.queue for s in slices),
         spells=len(runs),
         longest_spell=max(runs, default=0),
         medians_us=tuple(float(np.median(v)) / 1e3 for v in timed if len(v)),
         collections=seen.count,
         longest_collection_us=seen.longest_us,
-        histogram=histogram.encode().decode("ascii"),
+        histogram=record(latency).encode().decode("ascii"),
         note=note,
     )
 
@@ -154,10 +146,10 @@ def decoded(histogram: str) -> list[tuple[float, float]]:
     library = histogram_library()
     try:
         base64.b64decode(histogram, validate=True)
-        found = library.decode(histogram)
-        steps = 1 - np.logspace(0, -np.log10(max(10, found.get_total_count())), 200)
-        values = (found.get_value_at_percentile(100 * q) for q in steps)  # the upper end of a bin
-        return [(float(q), found.get_lowest_equivalent_value(v) / 1e3) for q, v in zip(steps, values, strict=True)]
+        decoded = library.decode(histogram)
+        steps = 1 - np.logspace(0, -np.log10(max(10, decoded.get_total_count())), 200)
+        values = (decoded.get_value_at_percentile(100 * q) for q in steps)  # the upper end of a bin
+        return [(float(q), decoded.get_lowest_equivalent_value(v) / 1e3) for q, v in zip(steps, values, strict=True)]
     except Exception as error:  # the library's, struct's and zlib's; a text that somebody else wrote
         raise InputError(f"Found a histogram that cannot be decoded: {error}. Measure again.") from error
 
@@ -176,6 +168,9 @@ def shown(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _quantile(values: np.ndarray, q: float) -> float | None:
-    """Of the values (ns) themselves, in microseconds: the histogram rounds up, beyond the maximum, too."""
-    return float(np.quantile(values, q)) / 1e3 if len(values) >= TAIL_CALLS.get(q, 1) else None
+def _quantiles(values: np.ndarray, **shares: float) -> dict[str, Any]:
+    """Of the values (ns) themselves, in microseconds: the histogram rounds up, beyond the maximum, too. None where the
+    values are too few.
+    """
+    enough = {name: len(values) >= TAIL_CALLS.get(q, 1) for name, q in shares.items()}
+    return {name: float(np.quantile(values, q)) / 1e3 if enough[name] else None for name, q in shares.items()}

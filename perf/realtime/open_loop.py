@@ -5,9 +5,11 @@ A load that asks, waits for the answer and asks again never sees what a stall do
 late because an earlier one is still running carries that wait in its own figure.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 import numpy as np
 
@@ -17,6 +19,8 @@ NS = 1_000_000_000
 SPIN_NS = 200_000  # before an arrival: the clock is asked again and again, because a sleep may end this much late
 GRACE_S = 1.0  # after the last arrival of a slice, for those still waiting; after that they count as never served
 MAX_RATE = 100_000.0  # arrivals a second; beyond that a loop in Python is the bottleneck
+MAX_SPIN_US = 1e6  # the first request waits so long
+SLICE_S, LEAD_S = 1.0, 0.05  # of a turn; of the arrivals before it that do not count
 UNSERVED = -1  # in place of a time
 
 
@@ -87,6 +91,50 @@ def check_rate(rate: float) -> None:
     """Raise InputError for a rate that is none (NaN, too) or that this loop cannot offer."""
     if not 0 < rate <= MAX_RATE:
         raise InputError(f"Found a rate of {rate:g} requests a second. Expected more than 0 and at most {MAX_RATE:g}.")
+
+
+@dataclass(frozen=True)
+class Options:
+    """rate: requests a second.  seconds: for every subject.  deadline_us: None for the period.  batch: rows of a
+    request.  spin_us: see `Clock`.  gc: whether Python's collector may run.  threads: of every runtime.
+    """
+
+    rate: float = 1000.0
+    seconds: float = 60.0
+    deadline_us: float | None = None
+    batch: int = 1
+    spin_us: float = SPIN_NS / 1e3
+    gc: bool = True
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_rate(self.rate)
+        if not 0 < self.seconds <= 86_400:
+            raise InputError(f"Found {self.seconds:g} seconds. Expected more than 0 and at most a day.")
+        if self.rate * self.seconds < 1:
+            raise InputError(f"Found {self.rate:g} a second for {self.seconds:g} s. Expected at least one request.")
+        if self.deadline_us is not None and not 0 < self.deadline_us < math.inf:
+            raise InputError(f"Found a deadline of {self.deadline_us:g} us. Expected more than 0, and finite.")
+        if not 0 <= self.spin_us <= MAX_SPIN_US:
+            raise InputError(f"Found a spin of {self.spin_us:g} us. Expected 0 to {MAX_SPIN_US:,.0f}.")
+        if self.batch < 1 or self.threads < 1:
+            raise InputError(f"Found batch {self.batch} and {self.threads} threads. Expected at least one of each.")
+
+    @property
+    def lead(self) -> int:
+        """Arrivals before a turn that do not count."""
+        return max(1, round(LEAD_S * self.rate))
+
+    def turns(self, subjects: Sequence[str]) -> Iterator[tuple[str, int]]:
+        """Turns of about a second, every subject once a round, in a new random order each, and its requests."""
+        order, shuffle = list(subjects), Random(self.seed).shuffle
+        total = max(1, round(self.rate * self.seconds))
+        rounds = max(1, min(total, round(self.seconds / SLICE_S)))
+        for k in range(rounds):
+            shuffle(order)
+            for name in order:
+                yield name, total // rounds + (k < total % rounds)
 
 
 def schedule(rate: float, count: int, start: int) -> np.ndarray:

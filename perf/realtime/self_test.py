@@ -18,7 +18,7 @@ STATUS = {DETECTED: 0, NOT_DETECTED: 1, TOO_DISTURBED: 3}  # of the command; 2 i
 
 
 @dataclass(frozen=True)
-class Found:
+class Stall:
     """What became of a stall. expected_us: the least latency of the stalled request and of those due meanwhile, by
     arithmetic.  seen_us: what was measured of the same requests.  call_us: how long the stalled call itself took.
     stall_us: for how long it was stalled.  by_chance: share of the requests that were not stalled, in this run or in
@@ -57,7 +57,7 @@ def stalled(
     return slow
 
 
-def injected(rate: float, *, stall_s: float = STALL_S, seconds: float = SECONDS, clock: Clock | None = None) -> Found:
+def injected(rate: float, *, stall_s: float = STALL_S, seconds: float = SECONDS, clock: Clock | None = None) -> Stall:
     """An empty call at `rate`, as it is, then stalled once in the middle for `stall_s` by the clock's own sleep."""
     clock = clock or Clock()
     count = max(2, round(rate * seconds))
@@ -67,7 +67,7 @@ def injected(rate: float, *, stall_s: float = STALL_S, seconds: float = SECONDS,
     return judged(stretch, at, stall_s, control)
 
 
-def judged(stretch: Slice, at: int, stall_s: float, control: Slice) -> Found:
+def judged(stretch: Slice, at: int, stall_s: float, control: Slice) -> Stall:
     """What `stretch` shows of a stall of `stall_s` in request `at`: those due j periods into it wait j periods less.
     control: the same without a stall.
     """
@@ -76,7 +76,7 @@ def judged(stretch: Slice, at: int, stall_s: float, control: Slice) -> Found:
     behind = slice(at, at + len(expected))
     # One after the other: whoever waits a whole stall has all who come meanwhile wait their share, too.
     late = (s >= stall_s * 1e9 for s in (control.latency, np.delete(stretch.latency, behind)))
-    return Found(
+    return Stall(
         expected_us=expected,
         seen_us=stretch.latency[behind] / 1e3,
         call_us=float(stretch.done[at] - stretch.begun[at]) / 1e3,
@@ -90,12 +90,12 @@ def self_test(rate: float, *, spin_us: float = 200.0) -> int:
     """Run it for real and print. Returns the verdict's STATUS: 0 where the stall was found, 1 where not, 3 where the
     machine is too disturbed to say.
     """
-    found = injected(rate, clock=Clock(spin_ns=round(spin_us * 1e3)))
-    f = found.figures
-    seen = ", ".join(f"{v / 1e3:.2f}" for v in found.seen_us[:12])
+    stall = injected(rate, clock=Clock(spin_ns=round(spin_us * 1e3)))
+    f = stall.figures
+    seen = ", ".join(f"{v / 1e3:.2f}" for v in stall.seen_us[:12])
     print(f"injected one stall of {1e3 * STALL_S:g} ms at {rate:g} requests a second for {SECONDS:g} s")
-    print(f"requests due meanwhile: {len(found.expected_us)}, with latencies of {seen} ms")
-    print(f"as late without a stall: {found.by_chance:.1%} of the requests, at most {BY_CHANCE:.0%} may be")
+    print(f"requests due meanwhile: {len(stall.expected_us)}, with latencies of {seen} ms")
+    print(f"as late without a stall: {stall.by_chance:.1%} of the requests, at most {BY_CHANCE:.0%} may be")
     print(
         f"all {f.offered:,} requests: p50 {shown(f.p50_us)} us, p99.9 {shown(f.p999_us)} us, max {shown(f.max_us)} us; "
         f"missed {f.missed}; longest queue {f.queue}"
@@ -106,5 +106,5 @@ def self_test(rate: float, *, spin_us: float = 200.0) -> int:
         NOT_DETECTED: ": do not trust this harness here",
         TOO_DISTURBED: ": others use these cores, or the rate is too high for this loop; test again",
     }
-    print(found.verdict + advice[found.verdict])
-    return STATUS[found.verdict]
+    print(stall.verdict + advice[stall.verdict])
+    return STATUS[stall.verdict]

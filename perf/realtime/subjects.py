@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 import hrt
+from hrt.capture.checkpoints import read_network
 from hrt.capture.network import program_of_network
-from hrt.cli import input_files as sources
 from hrt.errors import InputError
-from hrt.hmatrix.hmatrix import HMatrix
+from hrt.perf.networks.as_torch_module import written_out
 from hrt.program.program import Program
 
 OURS = "hrt"
@@ -27,7 +27,7 @@ def questions(program: Program, batch: int, rows: np.ndarray | None = None) -> l
     if len(program.inputs) != 1 or not len(rows):
         raise InputError(f"Found one array of {len(rows)} rows for {len(program.inputs)} inputs. Expected one input.")
     program.check_inputs([rows])
-    with np.errstate(over="ignore"):  # said below
+    with np.errstate(over="ignore"):  # refused below
         rows = np.asarray(rows, np.float32)
     bad = int((~np.isfinite(rows).reshape(len(rows), -1).all(1)).sum())
     if bad:
@@ -46,7 +46,7 @@ def in_process(
     dense = written_out(model.program)
     eager: Callable[..., Any] = straight_line(dense)
     if net is not None:
-        module = sources.read_network(net)
+        module = read_network(net)
         rows = tuple(torch.from_numpy(np.concatenate(pair)) for pair in zip(*asked[:2], strict=True))
         dense = program_of_network(module, rows)
         eager = module if isinstance(module, torch.nn.Module) else straight_line(dense)
@@ -64,20 +64,14 @@ def in_process(
     with torch.no_grad():
         ours = _first(calls[OURS](0))
         for name, call in calls.items():
-            found = _first(call(0))
-            difference = relative(found, ours) if found.shape == ours.shape else float("inf")
+            answer = _first(call(0))
+            difference = relative(answer, ours) if answer.shape == ours.shape else float("inf")
             if not difference <= allowed:
                 raise InputError(
                     f"{name} differs from predict by {difference:.2g} (relative). Expected at most {allowed:g}: "
                     "--net has to be the network that the file was made from."
                 )
     return calls
-
-
-def written_out(program: Program) -> Program:
-    """The same network with every H-matrix multiplied out: as fast as any dense network of this shape."""
-    matrices = {k: c.to_dense() for k, c in program.constants.items() if isinstance(c, HMatrix)}
-    return program.with_constants(matrices)
 
 
 def straight_line(program: Program) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hrt
-from hrt.perf.networks.integral_kernels import log_kernel
+from hrt.perf.networks.operators import log_kernel
 
 STRIP = 64  # rows built or measured at a time
 STORAGES = ("float32", "auto")

@@ -13,6 +13,7 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.kernels.precisions import WORKSPACE
 from hrt.kernels.step_tables import END_STEP, FIRST_STEP
 from hrt.matrix_compression.compress_matrix import compress_for
+from hrt.matrix_compression.request import MatrixRequest
 from hrt.perf.networks.integral_kernels import KERNELS, SETTINGS, layer
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.roofline import Chip, Load, break_even, dense_work, prefers, schedule_floor, tile_intensity, work_of
@@ -133,13 +134,15 @@ def measured(
             start = time.perf_counter()
             h = compress_for(
                 matrix,
-                tol=tol,
-                storage=storage,
-                min_leaf=leaf or None,
-                row_points=points,
-                column_points=points,
-                ordering=order,
-                target="cuda",
+                MatrixRequest(
+                    tol=tol,
+                    storage=storage,
+                    min_leaf=leaf or None,
+                    row_points=points,
+                    column_points=points,
+                    ordering=order,
+                    target="cuda",
+                ),
             )
             seconds = time.perf_counter() - start
             tried += [scheduled(h, leaf, tile, precision, seconds) for tile in tiles]

@@ -18,7 +18,7 @@ from hrt.certificate.certificate import IN_PRECISION, Certificate
 from hrt.cli.main import main
 from hrt.model.load import load
 from hrt.model.model import CompressedModel
-from hrt.network_compression.verify import Held, served_limits
+from hrt.network_compression.verify import Original, served_limits
 from hrt.perf.studies import sobolev as table
 from hrt.program.program import Program, dense_constants
 from hrt.schedule.precision import EMULATED, emulate
@@ -297,8 +297,7 @@ def test_a_gpus_arithmetic_is_judged_by_the_worst_of_all(tanh_net) -> None:
     x = rows(400, 6)
     program = capture(tanh_net, [x[:2].float()])
     aim = Aim.of(program, ["d0d0"])
-    split = Split((x,), (x,), (x,))
-    found = served_limits(program, Held((x,), (x,), split, aim.outputs([x])), aim)
+    found = served_limits(Original(program, aim, (x,), (x,), Split((x,), (x,), (x,))), program)
     for precision in EMULATED:
         errors = []
         for p in (program, aim.served(program)):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+import hrt
 from hrt.certificate import norms
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import block_errors, describe, layer_record, reason
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.matrix_compression.compress_matrix import compress_for
 from hrt.model.model import CompressedModel
 
 from helpers import MIXED, random_hmatrix
@@ -17,7 +17,7 @@ from models import linear_program
 def pair(m: int = 40, n: int = 30, tol: float = 1e-2):
     g = torch.Generator().manual_seed(0)
     w = torch.randn(m, n, generator=g, dtype=torch.float64) * 2.0 ** -torch.arange(n, dtype=torch.float64)
-    return w, compress_for(w, tol=tol, storage="auto", seed=0, target="bytes")
+    return w, hrt.compress_matrix(w, tol=tol, storage="auto")
 
 
 def norm2(a) -> float:

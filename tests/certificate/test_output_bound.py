@@ -17,7 +17,6 @@ from hrt.capture.torch_export import capture
 from hrt.certificate import output_bound as bounds
 from hrt.certificate.certificate import BOX_BOUND
 from hrt.certificate.output_bound import RULES, output_bound
-from hrt.matrix_compression.compress_matrix import compress_for
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program, Value, dense_constants, stored
 
@@ -37,9 +36,7 @@ def captured(net: nn.Module, *widths: int) -> Program:
 
 
 def compressed(program: Program, tol: float) -> Program:
-    changed = {
-        k: compress_for(program.constants[k], tol=tol, storage="auto", seed=0, target="bytes") for k in program.weights
-    }
+    changed = {k: hrt.compress_matrix(program.constants[k], tol=tol, storage="auto") for k in program.weights}
     return stored(program.with_constants(changed))
 
 

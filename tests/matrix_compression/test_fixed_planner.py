@@ -8,12 +8,9 @@ from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.compress_matrix import compress_for
 from hrt.matrix_compression.fixed_planner import KeptPlanner
 from hrt.matrix_compression.orderings import permute
+from hrt.matrix_compression.request import MatrixRequest
 
 from helpers import random_hmatrix
-
-
-def blocks(h: HMatrix) -> set[tuple[int, int, int, int]]:
-    return {(e.row, e.rows, e.col, e.cols) for e in h.leaves}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -23,13 +20,12 @@ def test_blocks_stay_and_the_bound_holds(seed: int, weighted: bool) -> None:
     w = h.to_dense()
     x = torch.randn(400, 90, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     c = x.T @ x / 400 if weighted else None
-    options = {"second_moment": c, "storage": "auto", "target": "bytes", "partition": h}
     for tol in (1e-2, 1e-1):
-        found = compress_for(w, tol=tol, **options)
+        found = compress_for(w, MatrixRequest(tol, c, storage="auto", partition=h))
         assert found.error(w, c) <= tol
         assert found.nbytes <= HMatrix.from_dense(w).nbytes
         if not found.is_dense:
-            assert blocks(found) == blocks(h)
+            assert found.blocks().keys() == h.blocks().keys()
 
 
 def test_prediction_is_the_error_of_what_is_built() -> None:
@@ -43,10 +39,10 @@ def test_prediction_is_the_error_of_what_is_built() -> None:
     measured = float((w - found.to_dense()).square().sum())
     assert measured == pytest.approx(plan.error2, rel=1e-3, abs=1e-9 * source.norm2())
     assert plan.error2 <= 1e-2 * source.norm2()
-    assert blocks(found) == blocks(h)
+    assert found.blocks().keys() == h.blocks().keys()
 
 
 def test_nothing_is_lost_at_a_fine_tolerance() -> None:
     h = random_hmatrix(7, 40, 50, max_rank=4)
-    found = compress_for(h.to_dense(), tol=1e-6, storage="float32", target="bytes", partition=h)
+    found = compress_for(h.to_dense(), MatrixRequest(1e-6, partition=h))
     assert found.error(h.to_dense()) <= 1e-6

@@ -56,7 +56,7 @@ def test_blocks_that_a_trainable_network_has_stay(operator):
     net = hrt.to_trainable(small)
     model, again = compressed(net, "cpu")
     assert compressed_form(again) == "batched" and model.nbytes < 4 * N * N
-    places = [{(e.row, e.rows, e.col, e.cols) for e in h.leaves} for h in (many, again)]
+    places = [{e.place for e in h.leaves} for h in (many, again)]
     assert places[0] == places[1]
 
 

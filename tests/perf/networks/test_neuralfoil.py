@@ -161,15 +161,3 @@ class TestSamples:
         transition = sample_inputs(5000, 0, folder)[:, 23:]
         assert float(transition.min()) >= 0 and float(transition.max()) == 1
         assert float((transition == 1).float().mean()) == pytest.approx(0.8, abs=0.02)
-
-
-class TestCommand:
-    def test_says_how_to_get_the_weights(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert neuralfoil.main([]) == 2
-        assert "pip install --no-deps neuralfoil==0.3.3" in capsys.readouterr().err
-
-    def test_prints_the_table(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        options = ["--size", "xxsmall", "--weights", str(folder), "--tol", "0.05", "--rows", "5000", "--fresh", "500"]
-        assert neuralfoil.main(options) == 0
-        text = capsys.readouterr().out
-        assert "NeuralFoil xxsmall" in text and "tol 0.05: " in text

@@ -173,10 +173,10 @@ def test_every_part_has_its_paragraph():
 @pytest.mark.parametrize(
     "method, kind",
     [
-        ("data-weighted SVD, float16", "SVD"),
-        ("magnitude pruning, CSR", "pruning"),
-        ("hrt", "hrt"),
-        ("bfloat16", "quantized"),
+        ("svd, data-weighted float16", "SVD"),
+        ("pruned, magnitude", "pruning"),
+        ("hrt, fewest bytes", "hrt"),
+        ("dense bfloat16", "quantized"),
     ],
 )
 def test_families(method, kind):

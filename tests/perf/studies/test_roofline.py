@@ -10,8 +10,8 @@ from scipy.integrate import quad
 from scipy.special import y0
 
 from hrt.perf.measuring.provenance import commit
-from hrt.perf.networks.integral_kernels import KERNELS, SETTINGS, helmholtz_circle, laplace_2d
-from hrt.perf.networks.operators import laplace_2d_kernel, log_kernel
+from hrt.perf.networks.integral_kernels import KERNELS, SETTINGS, helmholtz_circle
+from hrt.perf.networks.operators import laplace_2d, laplace_2d_kernel, log_kernel
 from hrt.perf.studies.roofline import LABEL, main, ranges
 from hrt.perf.studies.tried import load_cases, measured, narrowed
 from hrt.schedule.roofline import BATCHES, CHIPS, schedule_floor

@@ -1,4 +1,4 @@
-"""A physics-informed network for Allen and Cahn's equation: the network, its training and a spectral solution.
+"""Allen and Cahn's equation: its network, its residuals and a spectral solution.
 
     u_t = D u_xx + 5 (u - u^3),   u(x, 0) = x^2 cos(pi x),   periodic on [-1, 1],   D = 1e-4
 
@@ -7,31 +7,26 @@ u(x, 0) changes its sign, and a narrow dip stays at x = 0. Periodicity and the i
 so that the residual of the equation is all that is trained; the spectral solution serves to measure it alone. Residuals
 count less the later they are: alike, training ended with half of them in a wrong solution with a small residual.
 
-    python -m hrt.perf.paper.allen_cahn              # trains, prints the error, seconds and steps; minutes on one core
-    python -m hrt.perf.paper.allen_cahn --seed 1
+    python -m hrt.perf.paper training allen-cahn     # trains, prints the error, seconds and steps
 """
 
-from __future__ import annotations
-
-import argparse
-import itertools
 import math
-import time
 from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 from torch.func import jvp
 
-from hrt.perf.networks.pinn_training import Tap, fit, glorot, through
+from hrt.perf.networks.pinn_training import Equation
+from hrt.perf.networks.taylor_pass import Pinn, Tap, through
 
 DIFFUSION, REACTION = 1e-4, 5.0
 RATE = 2.0 * REACTION  # at which u next to 1 or -1 tends to it: the derivative of 5 (u - u^3) there
 # of a residual's weight over time: next to u = 0 an error grows like e^(REACTION (1 - t)) until t = 1
 FADING = REACTION
-ADAM_STEPS, NEWTON_STEPS = 200, 150
+ADAM_STEPS, NEWTON_STEPS, BATCH, WIDTH = 200, 150, 512, 64  # to an error of 1e-4
 MODES, STEPS = 1024, 400  # points in x and time steps of the spectral solution
 CONTOUR = 32  # points of the contour integrals in the exponential integrator
 
@@ -93,7 +88,7 @@ def diffusion_symbol(modes: int) -> np.ndarray:
 def solution(modes: int = MODES, steps: int = STEPS) -> np.ndarray:
     """The problem's solution (steps + 1, modes) at t = i / steps and x = -1 + 2 j / modes, read-only.
 
-    With the defaults within 1e-5 of twice the modes and steps in relative L2 norm (`tests/test_allen_cahn.py`).
+    With the defaults within 1e-5 of twice the modes and steps in relative L2 norm.
     """
     x = -1.0 + 2.0 * np.arange(modes) / modes
     states = exponential_runge_kutta(initial(x), diffusion_symbol(modes), lambda u, t: REACTION * (u - u**3), steps)
@@ -101,7 +96,8 @@ def solution(modes: int = MODES, steps: int = STEPS) -> np.ndarray:
     return states
 
 
-def on_grid(columns: int = 512, rows: int = 101) -> tuple[torch.Tensor, torch.Tensor]:
+@cache
+def exact_solution(columns: int = 512, rows: int = 101) -> tuple[Tensor, Tensor]:
     """Points (rows * columns, 2) of the whole domain, rows of times, and the solution there, float64.
 
     columns divides MODES and rows - 1 divides STEPS.
@@ -111,21 +107,17 @@ def on_grid(columns: int = 512, rows: int = 101) -> tuple[torch.Tensor, torch.Te
     return torch.from_numpy(np.stack((x.ravel(), t.ravel()), axis=1)), torch.from_numpy(u.ravel())
 
 
-class AllenCahnPINN(nn.Module):
+class AllenCahnPINN(Pinn):
     """u = g u_0(x) + (1 - g) N(cos pi x, sin pi x, t), g = e^(-RATE t): (x, t) -> u with u_0 its initial value.
 
     N is a tanh multilayer perceptron, `depth` hidden layers of `width`. The slope of u_0 jumps from one period to the
     next, and g dies as the solution forgets it: t in the place of 1 - g would leave N to undo the jump for all t.
     """
 
-    def __init__(self, width: int = 64, depth: int = 4) -> None:
-        super().__init__()
-        modules: list[nn.Module] = []
-        for fan_in, fan_out in itertools.pairwise([3] + [width] * depth):
-            modules += [nn.Linear(fan_in, fan_out), nn.Tanh()]
-        self.layers = nn.Sequential(*modules, nn.Linear(width, 1))
+    def __init__(self, width: int = WIDTH, depth: int = 4, seed: int = 0) -> None:
+        super().__init__([3] + [width] * depth + [1], seed)
 
-    def forward(self, points: torch.Tensor) -> torch.Tensor:
+    def forward(self, points: Tensor) -> Tensor:
         """Value of u, shape (batch, 1), at points of shape (batch, 2) with columns x and t."""
         x, t = points[:, :1], points[:, 1:]
         cosine = torch.cos(math.pi * x)
@@ -134,21 +126,14 @@ class AllenCahnPINN(nn.Module):
         return g * (x * x * cosine) + (1.0 - g) * n
 
 
-def allen_cahn_network(width: int = 64, depth: int = 4, seed: int = 0) -> AllenCahnPINN:
-    """Untrained float32 network: Glorot-normal weights that depend on the seed alone, zero biases."""
-    network = AllenCahnPINN(width, depth)
-    glorot(network, seed)
-    return network
-
-
-def jet(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
+def jet(network: AllenCahnPINN, points: Tensor, taps: list[Tap] | None = None) -> Tensor:
     """u, u_x, u_t, u_xx (4, N) of the network at points (N, 2) of its dtype, by one forward Taylor pass."""
     x, t = points.unbind(dim=1)
     c, s = torch.cos(math.pi * x), torch.sin(math.pi * x)
     zero, p = torch.zeros_like(x), math.pi
     features = ((c, s, t), (-p * s, p * c, zero), (zero, zero, zero + 1.0), (-p * p * c, -p * p * s, zero))
     streams = torch.stack([torch.stack(stream, dim=1) for stream in features])
-    n, n_x, n_t, n_xx = through(network.layers, streams, taps)
+    n, n_x, n_t, n_xx = through(network.layers, streams, taps=taps)[..., 0]
     u0, u0_x = x * x * c, 2.0 * x * c - p * x * x * s
     u0_xx = 2.0 * c - 4.0 * p * x * s - p * p * x * x * c
     g = torch.exp(-RATE * t)
@@ -156,24 +141,14 @@ def jet(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | None = N
     return torch.stack((g * u0 + (1.0 - g) * n, g * u0_x + (1.0 - g) * n_x, u_t, g * u0_xx + (1.0 - g) * n_xx))
 
 
-def equation(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
-    """u_t - D u_xx - 5 (u - u^3) at points (N, 2): (N,)."""
+def residuals(network: AllenCahnPINN, points: Tensor, taps: list[Tap] | None = None) -> Tensor:
+    """e^(-FADING t) (u_t - D u_xx - 5 (u - u^3)) at points (N, 2), which is what training makes small: (N,)."""
     u, _, u_t, u_xx = jet(network, points, taps)
-    return u_t - DIFFUSION * u_xx - REACTION * (u - u**3)
+    return torch.exp(-FADING * points[:, 1]) * (u_t - DIFFUSION * u_xx - REACTION * (u - u**3))
 
 
-def weighted(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
-    """The same times e^(-FADING t), which is what training makes small: (N,)."""
-    return torch.exp(-FADING * points[:, 1]) * equation(network, points, taps)
-
-
-def residuals(network: AllenCahnPINN, points: torch.Tensor, taps: list[Tap] | None = None) -> torch.Tensor:
-    """The weighted residuals (N,), scaled so that their squares sum to the loss."""
-    return weighted(network, points, taps) / math.sqrt(len(points))
-
-
-def allen_cahn_residual(u: Callable[[torch.Tensor], torch.Tensor], points: torch.Tensor) -> torch.Tensor:
-    """The same of any function (rows, 2) -> (rows, 1), by forward differentiation in torch.func: (rows, 1)."""
+def allen_cahn_operator(u: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """u_t - D u_xx - 5 (u - u^3) of any function (rows, 2) -> (rows, 1), by forward differentiation: (rows, 1)."""
     along_x, along_t = (torch.zeros_like(points) + points.new_tensor(axis) for axis in ((1.0, 0.0), (0.0, 1.0)))
     both = jvp(u, (points,), (along_t,))
     value, u_t = both[0], both[1]
@@ -181,7 +156,7 @@ def allen_cahn_residual(u: Callable[[torch.Tensor], torch.Tensor], points: torch
     return u_t - DIFFUSION * u_xx - REACTION * (value - value**3)
 
 
-def sample(count: int, generator: torch.Generator) -> torch.Tensor:
+def sample(count: int, generator: torch.Generator) -> Tensor:
     """Points (count, 2) float64: half of all x uniform, half log-uniform in the distance, down to 0.005, from the zeros
     of u(x, 0): 0, 1/2 and -1/2, where dip and fronts form.
     """
@@ -192,52 +167,11 @@ def sample(count: int, generator: torch.Generator) -> torch.Tensor:
     return torch.stack((x, unit[4]), dim=1)
 
 
-def train(
-    seed: int = 0,
-    adam_steps: int = ADAM_STEPS,
-    newton_steps: int = NEWTON_STEPS,
-    batch: int = 512,
-    width: int = 64,
-    on_step: Callable[[AllenCahnPINN, int, float], None] = lambda network, step, loss: None,
-) -> AllenCahnPINN:
-    """Train from the equation alone, as `hrt.perf.networks.burgers.train` does: Adam, then Gauss-Newton, float64."""
-    network = allen_cahn_network(width, seed=seed).double()
-
-    def told(step: int, before: float) -> None:
-        on_step(network, step, before)
-
-    fit(residuals, sample, network, seed, adam_steps, newton_steps, batch, told)
-    return network
-
-
-def relative_error(network: nn.Module) -> float:
-    """Relative L2 error against the spectral solution on 512 x 101 points of the whole domain."""
-    points, exact = on_grid()
-    with torch.no_grad():
-        u = network(points.to(next(network.parameters()).dtype))[:, 0].double()
-    return float((u - exact).norm() / exact.norm())
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Train, and print the error meanwhile."""
-    parser = argparse.ArgumentParser(prog="python -m hrt.perf.paper.allen_cahn", description=main.__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--adam", type=int, default=ADAM_STEPS, help="steps of Adam")
-    parser.add_argument("--newton", type=int, default=NEWTON_STEPS, help="steps of Gauss-Newton")
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--width", type=int, default=64)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)  # the order of sums, and with it the weights, depends on the threads
-    start, last = time.perf_counter(), options.adam + options.newton
-
-    def on_step(network: AllenCahnPINN, step: int, loss: float) -> None:
-        if step == last or step % (250 if step <= options.adam else 25) == 0:
-            seconds = time.perf_counter() - start
-            print(f"step {step}, {seconds:.0f} s: loss {loss:.2e}, relative L2 error {relative_error(network):.2e}")
-
-    train(options.seed, options.adam, options.newton, options.batch, options.width, on_step)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+ALLEN_CAHN = Equation(
+    name="Allen-Cahn",
+    network=lambda width, depth, seed: AllenCahnPINN(width, depth, seed).double(),
+    rows=sample,
+    residuals=residuals,
+    operator=allen_cahn_operator,
+    exact=exact_solution,
+)

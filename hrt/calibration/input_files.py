@@ -1,0 +1,95 @@
+"""Arrays and boxes that a command line names: .npy, .npz and .csv, read and written. Every mistake is an InputError."""
+
+import io
+import math
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hrt.calibration.samples import Box
+from hrt.errors import HrtError, InputError, reason
+from hrt.program.names import unique_name
+from hrt.support.atomic_files import replacing, usable
+
+ARRAY_SUFFIXES = (".npy", ".npz", ".csv")
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Numbers from .npy, .npz (its only array) or .csv (one row a sample, no header), (rows, ...)."""
+    if path.suffix not in ARRAY_SUFFIXES:
+        raise InputError(f"{path}: found the suffix {path.suffix!r}. Expected one of {', '.join(ARRAY_SUFFIXES)}.")
+    if not usable(path).is_file():
+        raise InputError(f"{path} does not exist.")
+    try:
+        if path.suffix == ".csv":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # an empty file: said below
+                data = np.loadtxt(path, delimiter=",", dtype=np.float64, ndmin=2)
+        else:
+            data = np.load(path, allow_pickle=False)
+        if isinstance(data, np.lib.npyio.NpzFile):
+            with data:
+                if len(data.files) != 1:
+                    raise InputError(f"{path} holds {len(data.files)} arrays. Expected one; pass one file per input.")
+                data = data[data.files[0]]
+    except HrtError:
+        raise
+    except Exception as error:  # readers of damaged files raise nearly anything
+        raise InputError(f"{path} cannot be read as numbers: {reason(error)}.") from error
+    if data.ndim < 2 or data.dtype.kind not in "fiu":
+        raise InputError(f"{path}: found {data.dtype} of shape {data.shape}. Expected numbers, one row a sample.")
+    return data if data.dtype.kind == "f" else data.astype(np.float64)
+
+
+def check_outputs(path: Path, count: int = 1) -> None:
+    """Raise InputError unless `count` outputs can be written to a file of this name."""
+    expected = ARRAY_SUFFIXES if count == 1 else ARRAY_SUFFIXES[1:]
+    if path.suffix not in expected:
+        raise InputError(f"Cannot write {count} output(s) to {path.name}. Expected one of {', '.join(expected)}.")
+
+
+def write_arrays(path: Path, outputs: Sequence[np.ndarray], names: Sequence[str], force: bool = True) -> None:
+    """Write outputs, whole or not at all, as .npy (one), .npz (under their names, in order) or .csv (`as_csv`). A name
+    that comes again gets a number behind it; one that is empty is "output".
+    """
+    check_outputs(path, len(outputs))
+    with replacing(path, force=force) as file:
+        if path.suffix == ".csv":
+            file.write(as_csv(outputs).encode())
+        elif path.suffix == ".npz":
+            with zipfile.ZipFile(file, "w") as archive:  # np.savez takes no array that is called "file"
+                for name, y in zip(distinct(names), outputs, strict=True):
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array(entry, y, allow_pickle=False)
+        else:
+            np.save(file, outputs[0])
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names that an archive can hold: NUL, which would end one, as "_", and a number behind each that came before."""
+    unique: list[str] = []
+    for name in names:
+        unique.append(unique_name(name.replace("\0", "_") or "output", unique))
+    return unique
+
+
+def as_csv(outputs: Sequence[np.ndarray]) -> str:
+    """One line a sample, the outputs' columns side by side, with as many digits as float32 has."""
+    text = io.StringIO()
+    columns = [y.reshape(len(y), math.prod(y.shape[1:])) for y in outputs]
+    np.savetxt(text, np.concatenate(columns, axis=1), fmt="%.9g", delimiter=",")
+    return text.getvalue()
+
+
+def parse_box(text: str) -> Box:
+    """`low,low : high,high` as a Box."""
+    low, _, high = text.partition(":")
+    try:
+        return Box([float(v) for v in low.split(",")], [float(v) for v in high.split(",")])
+    except HrtError as error:
+        raise InputError(f"Found box {text!r}. {error}") from error
+    except ValueError as error:
+        raise InputError(f"Found box {text!r}. Expected 'low,low : high,high' with one number per feature.") from error

@@ -1,0 +1,111 @@
+"""What the lowerings of `hrt.capture.onnx_operators` work with: values by name, and the nodes that they write."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from hrt.capture.builder import ALONG_THE_BATCH
+from hrt.errors import CaptureError, first_line
+from hrt.program.names import unique_name
+from hrt.program.op_table import TABLE
+from hrt.program.program import Node, Value
+
+ROWS = 3  # of the examples
+
+
+class OnnxBuilder:
+    """The program of an ONNX graph while it grows. at: the ONNX node at hand.  known: constants by name.  example: a
+    value of ROWS rows, by name.
+    """
+
+    def __init__(self, known: dict[str, np.ndarray], values: set[str]):
+        self.known = known
+        self.values = values  # names that the graph's own values have
+        self.example: dict[str, Tensor] = {}
+        self.alone: dict[str, Tensor] = {}  # the first row of each, computed without the others
+        self.inputs: list[Value] = []
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Tensor] = {}
+        self.at: onnx.NodeProto = onnx.NodeProto()
+
+    def add_input(self, name: str, shape: Sequence[int]) -> None:
+        """An input of the program, (batch, *shape)."""
+        self.inputs.append(Value(name, tuple(shape)))
+        self.example[name] = torch.rand(ROWS, *shape, dtype=torch.float64)
+        self.alone[name] = self.example[name][:1]
+
+    def fail(self, why: str) -> CaptureError:
+        """The error for the node at hand."""
+        where = self.at.name or (self.at.output[0] if self.at.output else "")
+        return CaptureError(f"ONNX node {where!r} ({self.at.op_type}): {why}.")
+
+    def integers(self, name: str, what: str) -> list[int]:
+        """A constant's whole numbers. Raises CaptureError where it depends on an input."""
+        if name not in self.known:
+            raise self.fail(f"its {what} depend on an input; only the batch may vary")
+        return [int(v) for v in self.known[name].reshape(-1)]
+
+    def operand(self, name: str) -> str:
+        """A value, or a constant put into the program, by its name there."""
+        return name if name in self.example else self.constant(name, self.known[name])
+
+    def constant(self, wanted: str, numbers: np.ndarray) -> str:
+        """A constant of the program, and its name: `wanted`, unless that is taken by anything else. One that is there
+        with the same numbers is taken again, so that tied weights stay tied.
+        """
+        value = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
+
+        def is_taken(name: str) -> bool:
+            return name in self.values or (name in self.constants and not torch.equal(self.constants[name], value))
+
+        name = unique_name(wanted, is_taken)
+        self.constants[name] = value
+        return name
+
+    def emit(self, op: str, inputs: Sequence[str], wanted: str | None = None, **attrs: Any) -> str:
+        """A node of the program; its example says its shape. Raises CaptureError where rows would mix."""
+        taken = {*self.values, *self.constants, *self.example}
+        name = wanted or unique_name(f"{self.out}.{len(self.nodes)}", taken)
+        arguments = [self.example[n] if n in self.example else self.constants[n] for n in inputs]
+        first = [self.alone[n] if n in self.alone else self.constants[n] for n in inputs]
+        try:
+            value = TABLE[op].torch(arguments, attrs)
+        except RuntimeError as error:
+            raise self.fail(f"its operands do not fit: {first_line(error)}") from error
+        if value.ndim == 0 or value.shape[0] != ROWS:
+            raise self.fail("its result has no batch in front, or one of a fixed size")
+        try:
+            alone = TABLE[op].torch(first, attrs)
+        except RuntimeError as error:
+            raise self.fail("it works for a batch of one size alone") from error
+        if alone.shape != value[:1].shape or not torch.allclose(
+            alone, value[:1], rtol=1e-9, atol=1e-12, equal_nan=True
+        ):
+            raise self.fail("it lets samples depend on each other, or on how many there are")
+        self.example[name], self.alone[name] = value, alone
+        self.nodes.append(Node(name, op, tuple(inputs), tuple(value.shape[1:]), attrs, self.at.name))
+        return name
+
+    @property
+    def out(self) -> str:
+        """The first output's name."""
+        return self.at.output[0]
+
+    def axis(self, axis: int, name: str) -> int:
+        """A negative axis of a value. Raises CaptureError where it is the batch."""
+        negative = axis if axis < 0 else axis - self.example[name].ndim
+        if negative == -self.example[name].ndim:
+            raise self.fail(ALONG_THE_BATCH)
+        return negative
+
+    def linear(self, x: str, weight: np.ndarray, bias: np.ndarray | None, wanted: str | None) -> str:
+        """x times weight^T (m, n) plus bias."""
+        source = next((n for n in self.at.input if n in self.known and self.known[n].ndim >= 2), f"{self.out}.weight")
+        inputs = [x, self.constant(source, weight)]
+        if bias is not None:
+            inputs.append(self.constant(f"{self.out}.bias", bias))
+        return self.emit("linear", inputs, wanted)

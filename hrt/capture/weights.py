@@ -1,0 +1,34 @@
+"""The numbers that a torch network holds: whether they are there, finite, and of which type."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from hrt.errors import InputError
+
+
+def check_numbers(name: str, t: Tensor) -> None:
+    """Raise InputError unless `t` holds numbers that are finite, also in float32."""
+    if is_lazy(t):
+        raise InputError(f"{name!r} has no shape yet. Run the network once on an input before.")
+    if t.device.type == "meta":
+        raise InputError(f"{name!r} is on the meta device and holds no numbers. Load the weights first.")
+    if not t.is_floating_point() or not t.numel():
+        return
+    if not bool(torch.isfinite(t).all()):
+        bad = int((~torch.isfinite(t)).sum())
+        raise InputError(f"{name!r} holds {bad} NaN or infinite numbers. Expected finite weights.")
+    largest = float(t.detach().abs().max())
+    if largest > torch.finfo(torch.float32).max:
+        raise InputError(f"{name!r} holds {largest:.3g}, beyond what float32 can hold. Scale the network.")
+
+
+def check_weights(net: nn.Module) -> None:
+    """Raise InputError for parameters or buffers that hold no finite numbers."""
+    for name, t in (*net.named_parameters(), *net.named_buffers()):
+        check_numbers(name, t)
+
+
+def computing_tensor(net: nn.Module) -> Tensor:
+    """A tensor of the type and on the device that the network computes with."""
+    return next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))

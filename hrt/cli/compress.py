@@ -1,0 +1,89 @@
+"""The command that makes the artifacts which all others take: `hrt compress`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hrt.cli.arguments import Force
+from hrt.errors import InputError
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="`net.pt2` (torch.export.save with a dynamic batch), `file.py:name` or `package.module:name`, where "
+        "name is an nn.Module or a function without arguments that returns one. Code in SRC is run.",
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="A state_dict to load into the module first (`.safetensors` or `.pt`).")
+]
+Samples = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--inputs",
+        "-i",
+        help="Representative inputs (`.npy`, `.npz`, `.csv`), one row a sample; repeat for several inputs.",
+    ),
+]
+Boxes = Annotated[
+    list[str] | None, typer.Option(help="Or a box they fill, `low,low : high,high`; repeat for several inputs.")
+]
+Tolerance = Annotated[
+    float, typer.Option(help="Relative error that must hold: of the output, given inputs; else of every weight.")
+]
+BoundedDerivatives = Annotated[
+    list[str] | None,
+    typer.Option(metavar="d0 d1 d0d0", help="Derivatives by input coordinates that `--tol` must hold for, too."),
+]
+
+
+def compress(
+    source: Source,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.hrt", help="Where to write the compressed network.")],
+    weights: Weights = None,
+    inputs: Samples = None,
+    box: Boxes = None,
+    tol: Tolerance = 1e-3,
+    target: Annotated[str, typer.Option(help="cpu, cuda, or bytes (size only).")] = "cpu",
+    storage: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or int8.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    derivatives: BoundedDerivatives = None,
+    force: Force = False,
+    progress: Annotated[bool, typer.Option(help="Show on the terminal what is being done.")] = True,
+) -> None:
+    """Compress a network.
+
+    With `--inputs` or `--box` the error of the network's *output* is held below `--tol` on inputs that calibration
+    never saw. Without them every weight matrix is held below it in the Frobenius norm, which compresses much less.
+
+    ```
+    hrt compress net.py:build --weights net.safetensors --inputs x.npy -o net.hrt
+    hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 -o net.hrt
+    hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 --derivatives d0 d1 d0d0 -o net.hrt
+    ```
+    """
+    import hrt
+    from hrt.calibration.input_files import parse_box, read_array
+    from hrt.capture.checkpoints import read_network
+    from hrt.support.atomic_files import check_writable
+
+    check_writable(out, force)
+    if inputs and box:
+        raise InputError("Found --inputs and --box. Expected one of them.")
+    samples = [read_array(path) for path in inputs or ()] or [parse_box(text) for text in box or ()]
+    model = hrt.compress(
+        read_network(source, weights),
+        inputs=tuple(samples) or None,
+        tol=tol,
+        derivatives=derivatives or None,
+        target=target,
+        storage=storage,
+        seed=seed,
+        progress=progress,
+    )
+    model.save(out, force=force)
+    typer.echo(model.report().rstrip())
+    typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes on disk")

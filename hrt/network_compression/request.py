@@ -1,0 +1,52 @@
+"""What is asked of a whole network, checked once where it is made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hrt.errors import InputError
+from hrt.hmatrix.hmatrix import HMatrix
+from hrt.matrix_compression.checks import check_tol, check_whole, storages_of
+from hrt.matrix_compression.request import MatrixRequest, check_target
+from hrt.support.progress import Advance, part, silent
+
+
+@dataclass(frozen=True, eq=False)
+class CompressionRequest:
+    """A relative error, what may be done to keep it, and with what; see the arguments of `hrt.compress`.
+
+    partitions: of weights whose blocks stay, by name.  advance: whom to tell how far the work is.
+    Raises ToleranceError and InputError for what no network can be given.
+    """
+
+    tol: float = 1e-3
+    storage: str = "auto"
+    target: str = "cpu"
+    seed: int = 0
+    executor: Any = None
+    partitions: Mapping[str, HMatrix] = field(default_factory=dict)
+    advance: Advance = silent
+    storages: tuple[str, ...] = field(init=False)  # that `storage` stands for, most exact first
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tol", check_tol(self.tol))
+        object.__setattr__(self, "storages", storages_of(self.storage))
+        object.__setattr__(self, "seed", check_whole(self.seed, "seed", 0))
+        check_target(self.target)
+        executor = self.executor
+        if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
+            raise InputError(f"Found executor {executor!r}. Expected a concurrent.futures.Executor or None.")
+
+    def between(self, low: float, high: float) -> "CompressionRequest":
+        """The same for a piece of the work that takes it from share `low` to share `high`."""
+        return replace(self, advance=part(self.advance, low, high))
+
+    def of_weight(self, name: str | None = None) -> MatrixRequest:
+        """What is asked of one weight, or of any whose blocks are free: nothing in it ties it to this process."""
+        return MatrixRequest(
+            tol=self.tol,
+            storage=self.storage,
+            target=self.target,
+            seed=self.seed,
+            partition=None if name is None else self.partitions.get(name),
+        )
