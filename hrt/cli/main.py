@@ -56,8 +56,7 @@ def info(
     """
     import hrt
     from hrt.model.artifact import read_header
-    from hrt.runtime.backends import choose
-    from hrt.runtime.backends import on_cpu, open_session
+    from hrt.runtime.backends import choose, on_cpu, open_session
 
     if as_json:
         header = read_header(artifact)
