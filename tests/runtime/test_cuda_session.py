@@ -71,8 +71,7 @@ def float32_allowance(program, x):
     return 8 * float((a - b).norm() / b.norm()) + 1e-6
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("batch", [1, 5, 70])
+@pytest.mark.parametrize(("precision", "batch"), [*((p, 5) for p in PRECISIONS), ("tf32x3", 1), ("bf16", 70)])
 def test_every_precision_and_regime(precision, batch):
     program = compressed()
     session = CudaSession(program, precision=precision)

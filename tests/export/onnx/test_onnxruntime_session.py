@@ -86,7 +86,7 @@ class TestForms:
 
     @pytest.mark.parametrize("form", ["dense", "multiplied", "low rank", "batched"])
     @pytest.mark.parametrize("narrow", [False, True])
-    @pytest.mark.parametrize("shape", [(40, 30), (1, 30), (30, 2), (5, 1), (1, 1)])
+    @pytest.mark.parametrize("shape", [(40, 30), (1, 30), (5, 1)])
     @pytest.mark.parametrize("bias", [False, True])
     def test_all_say_the_same(self, form, narrow, shape, bias):
         m, n = shape
