@@ -94,9 +94,9 @@ class CompressedModel:
         found and expected, for anything else.
 
         derivatives: by input coordinates, such as ["d0", "d1", "d0d0"] (see
-        `hrt.derivatives.differentiate.differentiate`). The answer is then a tuple: the value, then every derivative in the order asked, each as the value is (for several
-        outputs a tuple). The network is differentiated once for every set of names. Raises DerivativeError for an order
-        that an op has no rule for.
+        `hrt.derivatives.differentiate.differentiate`). The answer is then a tuple: the value, then every derivative in
+        the order asked, each as the value is (for several outputs a tuple). The network is differentiated once for
+        every set of names. Raises DerivativeError for an order that an op has no rule for.
         """
         if derivatives is not None:
             answer = self.differentiated(derivatives).predict(x)

@@ -114,7 +114,7 @@ def test_nan_stays_in_its_point(name):
     assert bool(found[2, 1:3].isnan().all()) == (name != "neg")
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_random_tables(seed):
     """Tiles with and without bias and activation, whole and cut along their steps: by the reference executor's sums."""
     form = ("swapped", "batch")[seed // 2 % 2]
@@ -124,7 +124,7 @@ def test_random_tables(seed):
     some = marked.tiles.clone()
     some[seed % len(some), 5] = NONE
     marked = replace(marked, tiles=some)
-    points = (1, 5, 40)[seed % 3]
+    points = (1, 5, 12)[seed % 3]
     start = torch.randn(points, streams.rows, 136, generator=torch.Generator().manual_seed(seed))
     start[:, len(streams.indices) :] = 0
     # The sums by the reference, in float64: with the bias for the value, without it for the derivatives.
