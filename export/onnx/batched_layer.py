@@ -1,8 +1,8 @@
 """A hierarchical layer as a few batched products, whatever the number of its leaves.
 
-Features are rows and samples columns, as in the plan of `hrt.hmatrix.batched_products`: gathering rows then copies whole runs of
-memory. On ONNX Runtime, 4096 x 4096 log kernel of 382 leaves, two threads: 0.09 ms for one row where one Gemm per panel
-takes 0.7 ms (see `python -m hrt.perf.studies.cpu`).
+Features are rows and samples columns, as in the plan of `hrt.hmatrix.batched_products`: gathering rows then copies
+whole runs of memory. On ONNX Runtime, 4096 x 4096 log kernel of 382 leaves, two threads: 0.09 ms for one row where one
+Gemm per panel takes 0.7 ms.
 """
 
 import numpy as np
@@ -22,42 +22,37 @@ def plan_of(g: Graph, matrix: HMatrix) -> Plan:
     return plan(matrix, STORED if g.narrow else DECODED)
 
 
-def batched(g: Graph, x: str, matrix: HMatrix, found: Plan, bias: Tensor | None, wanted: str) -> str:
+def batched(g: Graph, x: str, matrix: HMatrix, products: Plan, bias: Tensor | None, wanted: str) -> str:
     """x (batch, n) times matrix^T plus bias, (batch, m); both in the original order of features."""
     m, n = matrix.shape
     columns = g.add("Transpose", [x], f"{wanted}.x", perm=[1, 0])
     if matrix.col_order is not None:
         columns = g.add("Gather", [columns, g.index(matrix.col_order.numpy())], f"{wanted}.x", axis=0)
     parts = [columns]
-    for bucket in found.first:
+    for bucket in products.first:
         rows = _rows(g, columns, n, bucket.sources().reshape(-1), wanted)
         parts.append(_product(g, rows, bucket, f"{wanted}.t"))
     work = g.beside(parts, f"{wanted}.work", 0)
     outs = []
-    for bucket in found.second:
+    for bucket in products.second:
         sources = bucket.sources().reshape(-1)
         sources = np.where(sources > n, sources - 1, sources)  # the plan's row of zeros is not there
-        outs.append(_product(g, _rows(g, work, found.height - 1, sources, wanted), bucket, f"{wanted}.y"))
-    layers = [found.layers[0]] if not outs else list(found.layers)
+        outs.append(_product(g, _rows(g, work, products.height - 1, sources, wanted), bucket, f"{wanted}.y"))
+    layers = [products.layers[0]] if not outs else list(products.layers)
     if not outs or any((layer < 0).any() for layer in layers):
-        shape = g.add("Concat", [g.integers([1]), _batch_of(g, x)], f"{wanted}.shape", axis=0)
+        shape = g.add("Concat", [g.integers([1]), g.batch_of(x, "batch")], f"{wanted}.shape", axis=0)
         outs.append(g.add("Expand", [g.number(0.0), shape], f"{wanted}.zeros"))
     out = g.beside(outs, f"{wanted}.rows", 0)
-    height = found.out_height + (len(outs) > len(found.second))
+    height = products.out_height + (len(outs) > len(products.second))
     place = np.arange(m) if matrix.row_order is None else matrix.row_order.long().argsort().numpy()
     y = ""
     for layer in layers:
-        rows = _rows(g, out, height, np.where(layer < 0, found.out_height, layer)[place], wanted)
+        rows = _rows(g, out, height, np.where(layer < 0, products.out_height, layer)[place], wanted)
         y = g.add("Add", [y, rows], f"{wanted}.sum") if y else rows
     if bias is None:
         return g.add("Transpose", [y], wanted, perm=[1, 0])
     y = g.add("Transpose", [y], f"{wanted}.product", perm=[1, 0])
     return g.add("Add", [y, g.constant(bias, f"{wanted}.bias")], wanted)
-
-
-def _batch_of(g: Graph, x: str) -> str:
-    """The batch size as an int64 vector of one."""
-    return g.add("Slice", [g.add("Shape", [x]), g.integers([0]), g.integers([1])], "batch")
 
 
 def _rows(g: Graph, value: str, height: int, rows: np.ndarray, wanted: str) -> str:
@@ -75,8 +70,8 @@ def _product(g: Graph, rows: str, bucket: Bucket, wanted: str) -> str:
     count = len(bucket.blocks)
     weights = _typed(g, bucket, wanted) if g.narrow else g.constant(bucket.weights(), f"{wanted}.weight")
     read = g.add("Reshape", [rows, g.integers([count, bucket.wide, -1])], f"{wanted}.read")
-    found = g.add("MatMul", [weights, read], f"{wanted}.blocks")
-    return g.add("Reshape", [found, g.integers([count * bucket.tall, -1])], wanted)
+    blocks = g.add("MatMul", [weights, read], f"{wanted}.blocks")
+    return g.add("Reshape", [blocks, g.integers([count * bucket.tall, -1])], wanted)
 
 
 def _typed(g: Graph, bucket: Bucket, wanted: str) -> str:

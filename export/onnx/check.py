@@ -2,9 +2,9 @@
 backend, whose arithmetic is another.
 """
 
-import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,74 +20,68 @@ TOLERANCE = 1e-5  # relative; both sides compute the same stored numbers in floa
 # Derivatives amplify rounding, differently in another runtime: d0d1 of the compressed Burgers PINN differs by 5 times
 # what float32 costs in torch, measured against float64. They may differ by so many times that.
 ROUNDING = 16
-BATCHES = (1, 7, 64)
-ROOM = 1_900_000_000  # bytes of a graph that fits one message
+BATCHES = (1, 7, 64)  # rows that a graph is checked on
+MESSAGE_BYTES = 2_000_000_000  # of weights; one protobuf message holds 2 GiB
 
-Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+Batch = Sequence[np.ndarray]  # one float32 array (batch, *shape) per input, or per output
+Run = Callable[[Sequence[Batch]], Sequence[Batch]]  # a runtime: inputs of several batches to their outputs
 
 
 def check_onnx(
     proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None, *, values: int | None = None
 ) -> dict[str, float]:
-    """The largest relative L2 difference of every output from `predict`, on batches of 1, 7 and 64 rows or on `inputs`.
+    """The largest relative L2 difference of every output from `predict` in ONNX Runtime (see `compare`).
 
-    values: how many of the outputs are values; those behind them are derivatives (see `compare`). Raises HrtError where
-    onnx or ONNX Runtime refuses the graph or an output differs by more than 1e-5, BackendError where ONNX Runtime is
-    not installed.
+    Raises HrtError where onnx or ONNX Runtime refuses the graph or an output differs, BackendError where ONNX Runtime
+    is not installed.
     """
     try:
-        onnx.checker.check_model(proto, full_check=proto.ByteSize() < ROOM)
+        with _readable(proto) as source:
+            onnx.checker.check_model(source, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise HrtError(f"The exported graph is not valid ONNX: {error}") from error
-    session = open_runtime(proto)
-    names = [v.name for v in proto.graph.input]
+    session, names = open_runtime(proto), [v.name for v in proto.graph.input]
 
-    def run(x: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    def run(batches: Sequence[Batch]) -> Sequence[Batch]:
         try:
-            return session.run(None, dict(zip(names, x, strict=True)))
+            return [session.run(None, dict(zip(names, x, strict=True))) for x in batches]
         except Exception as error:
             raise HrtError(f"ONNX Runtime cannot run the exported graph: {error}") from error
 
-    outputs = [v.name for v in proto.graph.output]
-    return compare("ONNX Runtime", run, outputs, model, samples(model, inputs), values=values)
+    return compare("ONNX Runtime", run, proto, model, inputs, values=values)
 
 
 def compare(
-    runtime: str,
-    run: Run,
-    outputs: Sequence[str],
-    model: CompressedModel,
-    batches: Sequence[Sequence[np.ndarray]],
-    *,
-    values: int | None = None,
+    runtime: str, run: Run, proto: onnx.ModelProto, model: CompressedModel, inputs: Any, *, values: int | None = None
 ) -> dict[str, float]:
-    """The largest relative L2 difference from `predict` of every output (by name) over float32 batches.
+    """The largest relative L2 difference from `predict` of every output of a graph, by name, in the runtime that `run`
+    asks, on batches of 1, 7 and 64 random rows or on `inputs`.
 
-    `predict` is asked on the torch backend, lest ONNX Runtime be compared with itself.  run: float32 inputs to outputs,
-    in a runtime called `runtime`.  values: outputs from that number on are derivatives. These, and values of which some
-    batch differs by more than 1e-5, are measured over all batches together and may differ by ROUNDING times what
-    `predict` itself differs from float64 by, where that is more than 1e-5: terms cancel where a result is near zero.
-    Raises HrtError where shapes differ, or more than that.
+    `predict` is asked on the torch backend, lest ONNX Runtime be compared with itself.  values: outputs from that
+    number on are derivatives. These, and values of which some batch differs by more than 1e-5, are measured over all
+    batches together. They may differ by ROUNDING times what `predict` itself differs from float64 by, where that is
+    more than 1e-5: terms cancel where a result is near zero. Raises HrtError where shapes differ, or more than that.
     """
-    values = len(outputs) if values is None else values
-    worst = dict.fromkeys(outputs, 0.0)
-    reference = replace(model, backend="torch", device=None)
-    answers = []
-    for x in batches:
-        expected = reference.predict(tuple(x))
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        found = run(x)
-        for name, y, e in zip(outputs, found, expected, strict=True):
+    names = [v.name for v in proto.graph.output]
+    values = len(names) if values is None else values
+    batches = _samples(model, inputs)
+    answers, reference = run(batches), replace(model, backend="torch", device=None)
+    expected: list[Batch] = []
+    worst = dict.fromkeys(names, 0.0)
+    for x, outputs in zip(batches, answers, strict=True):
+        predicted = reference.predict(tuple(x))
+        expected.append(predicted if isinstance(predicted, tuple) else (predicted,))
+        for name, y, e in zip(names, outputs, expected[-1], strict=True):
             if y.shape != e.shape:
                 raise HrtError(f"Output {name!r} has shape {y.shape} in {runtime}. Expected {e.shape}.")
             difference = relative(y, e)
             worst[name] = difference if np.isnan(difference) else max(worst[name], difference)
-        answers.append((found, expected, x))
-    limits = dict.fromkeys(outputs, TOLERANCE)
-    suspects = [k for k, name in enumerate(outputs) if k >= values or not worst[name] <= TOLERANCE]
-    exact = [model.program.run([torch.from_numpy(v) for v in x]) for *_, x in answers] if suspects else []
-    for k in suspects:
-        worst[outputs[k]], limits[outputs[k]] = _together(k, answers, exact)
+    limits = dict.fromkeys(names, TOLERANCE)
+    suspects = [k for k, name in enumerate(names) if k >= values or not worst[name] <= TOLERANCE]
+    exact = [model.program.run([torch.from_numpy(v) for v in x]) for x in batches] if suspects else []  # in float64
+    for k in suspects:  # at once: rounding is amplified most where results are small, and one row may be such a place
+        y, e, truth = (np.concatenate([np.asarray(batch[k]) for batch in side]) for side in (answers, expected, exact))
+        worst[names[k]], limits[names[k]] = relative(y, e), max(TOLERANCE, ROUNDING * relative(e, truth))
     bad = {name: value for name, value in worst.items() if not value <= limits[name]}
     if bad:
         allowed = ", ".join(f"{limits[name]:.2g}" for name in bad)
@@ -95,21 +89,12 @@ def compare(
     return worst
 
 
-def _together(k: int, answers: Sequence[tuple[Any, Any, Any]], exact: Sequence[Any]) -> tuple[float, float]:
-    """What output k differs by, and what it may, over all (found, expected, inputs) at once: rounding is amplified most
-    where results are small, and a batch of one row may be such a place. exact: in float64.
-    """
-    found, expected = (np.concatenate([a[side][k] for a in answers]) for side in (0, 1))
-    truth = np.concatenate([y[k].numpy() for y in exact])
-    return relative(found, expected), max(TOLERANCE, ROUNDING * relative(expected, truth))
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """||found - expected|| / ||expected|| in float64; the difference alone where `expected` is zero.
+def relative(y: np.ndarray, expected: np.ndarray) -> float:
+    """||y - expected|| / ||expected|| in float64; the difference alone where `expected` is zero.
 
     Numbers that are not finite count as equal where both have the same one, and make the result NaN or inf where not.
     """
-    y, e = found.astype(np.float64), expected.astype(np.float64)
+    y, e = y.astype(np.float64), expected.astype(np.float64)
     same = (y == e) | (np.isnan(y) & np.isnan(e))
     size = float(np.linalg.norm(e[np.isfinite(e)]))
     with np.errstate(invalid="ignore"):
@@ -127,18 +112,31 @@ def open_runtime(proto: onnx.ModelProto | str, threads: int | None = None) -> An
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    providers = ["CPUExecutionProvider"]
-    if isinstance(proto, str):
-        return onnxruntime.InferenceSession(proto, options, providers=providers)
-    if proto.ByteSize() < ROOM:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=providers)
+    with _readable(proto) as source:
+        graph = source if isinstance(source, str) else source.SerializeToString()
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def fits_one_message(proto: onnx.ModelProto) -> bool:
+    """Whether a graph can be one file. Not asked of protobuf, which would serialize it, and fails above 2 GiB."""
+    return sum(len(t.raw_data) for t in proto.graph.initializer) <= MESSAGE_BYTES
+
+
+@contextmanager
+def _readable(proto: onnx.ModelProto | str) -> Iterator[onnx.ModelProto | str]:
+    """`proto`, or the path of a file with its weights beside it where one message cannot hold them."""
+    if isinstance(proto, str) or fits_one_message(proto):
+        yield proto
+        return
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)  # what is saved so loses its weights
     with tempfile.TemporaryDirectory() as folder:
-        path = os.fspath(Path(folder) / "model.onnx")
-        onnx.save(proto, path, save_as_external_data=True, location="model.data")
-        return onnxruntime.InferenceSession(path, options, providers=providers)
+        path = str(Path(folder, "model.onnx"))
+        onnx.save(whole, path, save_as_external_data=True, location="model.data")
+        yield path
 
 
-def samples(model: CompressedModel, inputs: Any = None) -> list[list[np.ndarray]]:
+def _samples(model: CompressedModel, inputs: Any = None) -> list[list[np.ndarray]]:
     """`inputs` as one float32 batch, or random ones of 1, 7 and 64 rows in (0, 1)."""
     if inputs is not None:
         given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)

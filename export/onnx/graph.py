@@ -1,4 +1,9 @@
-"""An ONNX graph while it grows: nodes in order, constants each stored once, names that cannot clash."""
+"""An ONNX graph while it grows: nodes in order, constants each stored once, names that cannot clash.
+
+Protobuf messages are built directly. onnx-ir 1.1 was measured against them on one layer of 170 leaves (408 nodes, 296
+constants, one thread): 19.6 ms to a ModelProto where this takes 4.3 ms, and 0.25 s more to import. Both would delay the
+first `predict` on ONNX Runtime.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +15,6 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from hrt.hmatrix.hmatrix import Leaf
 from hrt.program.names import unique_name
 
 ONNX_TYPE = {
@@ -25,8 +29,10 @@ ONNX_TYPE = {
 
 
 class Graph:
-    """Nodes and initializers. opset: of the default domain. narrow: for a file, in which numbers stay in their storage
-    types until a runtime decodes them; otherwise they are float32 at once, and layers said as ONNX Runtime likes them.
+    """Nodes and initializers. Every method that adds a node returns the name of the node's one output.
+
+    opset: of the default domain.  narrow: for a file, in which numbers stay in their storage types until a runtime
+    decodes them; otherwise they are float32 at once, and layers are said as ONNX Runtime likes them.
     """
 
     def __init__(self, opset: int, narrow: bool = True):
@@ -43,16 +49,10 @@ class Graph:
         return name
 
     def add(self, op: str, inputs: Sequence[str], wanted: str | None = None, **attributes: Any) -> str:
-        """A node of one output, and that output's name."""
-        return self.add_several(op, inputs, [wanted or op.lower()], **attributes)[0]
-
-    def add_several(self, op: str, inputs: Sequence[str], wanted: Sequence[str], **attributes: Any) -> list[str]:
-        """A node of several outputs, and their names."""
-        outputs = [self.name(w) for w in wanted]
-        self.nodes.append(
-            helper.make_node(op, list(inputs), outputs, name=self.name(f"{op}:{outputs[0]}"), **attributes)
-        )
-        return outputs
+        """A node of one output, named `wanted` if possible."""
+        output = self.name(wanted or op.lower())
+        self.nodes.append(helper.make_node(op, list(inputs), [output], self.name(f"{op}:{output}"), **attributes))
+        return output
 
     def constant(self, value: Tensor, wanted: str = "constant") -> str:
         """An initializer with the numbers of `value` in its own type; equal ones are stored once."""
@@ -60,11 +60,9 @@ class Graph:
         raw = value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
         key = hashlib.sha256(f"{value.dtype}{tuple(value.shape)}".encode() + raw).digest()
         if key not in self._stored:
-            name = self.name(wanted)
-            self.initializers.append(
-                helper.make_tensor(name, ONNX_TYPE[value.dtype], tuple(value.shape), raw, raw=True)
-            )
-            self._stored[key] = name
+            self._stored[key] = self.name(wanted)
+            tensor = helper.make_tensor(self._stored[key], ONNX_TYPE[value.dtype], tuple(value.shape), raw, raw=True)
+            self.initializers.append(tensor)
         return self._stored[key]
 
     def integers(self, values: Sequence[int], wanted: str = "shape") -> str:
@@ -84,8 +82,9 @@ class Graph:
         return self.constant(torch.tensor(value, dtype=torch.float32), "number")
 
     def decoded(self, value: Tensor, scale: Tensor | None = None, wanted: str = "weight") -> str:
-        """Stored numbers as float32: narrow types keep their bytes in the file and are decoded by the runtime when it
-        loads the graph. scale: of int8 rows, such that value * scale[..., None] are the numbers.
+        """Stored numbers as float32; narrow types keep their bytes in a file, whose reader decodes them once.
+
+        scale: of int8 rows, such that value * scale[..., None] are the numbers.
         """
         if not self.narrow and value.dtype != torch.float32:
             return self.constant(value.float() if scale is None else value.float() * scale.float()[..., None], wanted)
@@ -108,12 +107,11 @@ class Graph:
         inputs = [x, weight] if bias is None else [x, weight, self.constant(bias, f"{wanted}.bias")]
         return self.add("Gemm", inputs, wanted, transB=1)
 
-    def dense(self, leaf: Leaf, rows: slice, wanted: str) -> str:
-        """Some rows of a dense leaf."""
-        return self.decoded(leaf.tensors[0][rows], None if leaf.scale is None else leaf.scale[rows], wanted)
+    def batch_of(self, x: str, wanted: str) -> str:
+        """The rows of `x` (batch, ...) as an int64 vector of one."""
+        return self.add("Slice", [self.add("Shape", [x]), self.integers([0]), self.integers([1])], wanted)
 
-    def repeated(self, row: Tensor, x: str, wanted: str) -> str:
-        """`row` (*shape) once for every row of the batch of `x`, (batch, *shape)."""
-        batch = self.add("Slice", [self.add("Shape", [x]), self.integers([0]), self.integers([1])], f"{wanted}.batch")
-        shape = self.beside([batch, self.integers(row.shape)], f"{wanted}.shape", 0)
-        return self.add("Expand", [self.constant(row[None], f"{wanted}.row"), shape], wanted)
+    def batched_shape(self, x: str, shape: Sequence[int], wanted: str) -> str:
+        """(batch, *shape) as an int64 vector, with the batch of `x`."""
+        batch = self.batch_of(x, f"{wanted}.batch")
+        return self.add("Concat", [batch, self.integers(shape)], f"{wanted}.shape", axis=0)

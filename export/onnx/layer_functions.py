@@ -14,11 +14,11 @@ DOMAIN, VERSION = "hrt", 1
 
 
 class Functions:
-    """Collects a function per layer of a graph. names: their names as they stand in the graph."""
+    """Collects a function per layer of a graph. made: those so far."""
 
     def __init__(self, g: Graph):
         self.g = g
-        self.found: list[onnx.FunctionProto] = []
+        self.made: list[onnx.FunctionProto] = []
 
     @contextmanager
     def layer(self, kind: str) -> Iterator[None]:
@@ -31,10 +31,10 @@ class Functions:
         body = self.g.nodes[first:]
         if not body:
             return
-        made = {name for node in body for name in node.output}
-        inputs = list(dict.fromkeys(name for node in body for name in node.input if name and name not in made))
+        inner = {name for node in body for name in node.output}
+        inputs = list(dict.fromkeys(name for node in body for name in node.input if name and name not in inner))
         (output,) = body[-1].output
-        name = f"{kind}_{len(self.found)}"
+        name = f"{kind}_{len(self.made)}"
         opsets = [helper.make_opsetid("", self.g.opset)]
-        self.found.append(helper.make_function(DOMAIN, name, inputs, [output], body, opsets))
+        self.made.append(helper.make_function(DOMAIN, name, inputs, [output], body, opsets))
         self.g.nodes[first:] = [helper.make_node(name, inputs, [output], name=self.g.name(name), domain=DOMAIN)]

@@ -9,22 +9,23 @@ from hrt.export.onnx.graph import Graph
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.runtime.onnx_costs import LANES, compressed_form
 
-FORMS = ("dense", "multiplied", "low rank", "batched")
 NARROW_INPUTS = 8  # a layer of so few inputs takes its bias as one more of them
 
 
 def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor | None, wanted: str, form: str) -> str:
-    """x (batch, ..., n) of so many dimensions times weight^T plus bias, in one of FORMS.
+    """x (batch, ..., n) of so many dimensions times weight^T plus bias.
 
-    dense: one Gemm.  multiplied: the same, of a compressed weight that is no faster as it is; a runtime works out its
-    entries once, when it loads the graph.  low rank: two Gemms.  batched: a few products of many leaves.
+    form: "dense" is one Gemm.  "multiplied": the same, of a compressed weight that is no faster as it is; a runtime
+    works out its entries once, when it loads the graph.  "low rank": two Gemms.  "batched": a few products of many
+    leaves.
     """
     m, n = weight.shape
     added = None if bias is None else bias.float()
     if form == "dense" and rank > 2:
         return _dense_rows(g, x, weight, added, wanted)
     if rank == 2 and not m * n:  # a weight without entries: OpenVINO takes it for a scalar
-        return g.repeated(torch.zeros(m) if added is None else added, x, wanted)
+        shape, row = g.batched_shape(x, [m], wanted), torch.zeros(m) if added is None else added
+        return g.add("Expand", [g.constant(row[None], f"{wanted}.row"), shape], wanted)
     flat = x if rank == 2 else g.add("Reshape", [x, g.integers([-1, n])], f"{wanted}.rows")
     if isinstance(weight, Tensor) or form == "dense":
         y = _dense(g, flat, _entries(g, weight, wanted), weight.shape, added, wanted)
@@ -44,7 +45,8 @@ def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor |
 def _entries(g: Graph, weight: Tensor | HMatrix, wanted: str) -> str:
     """A dense weight (m, n) in float32."""
     if isinstance(weight, HMatrix) and weight.leaves:
-        return g.dense(weight.leaves[0], slice(None), f"{wanted}.weight")
+        leaf = weight.leaves[0]
+        return g.decoded(leaf.tensors[0], leaf.scale, f"{wanted}.weight")
     numbers = weight.float() if isinstance(weight, Tensor) else torch.zeros(weight.shape)
     return g.decoded(numbers, None, f"{wanted}.weight")
 
@@ -78,13 +80,6 @@ def _dense(g: Graph, x: str, w: str, shape: tuple[int, ...], bias: Tensor | None
     return g.gemm(wider, g.beside([w, column], f"{wanted}.block", 1), None, wanted)
 
 
-def _factors(g: Graph, h: HMatrix, wanted: str) -> tuple[list[str], list[str]]:
-    """U and V^T of the leaves, which all cover the whole matrix; the scales in V^T."""
-    leaves = [e for e in h.leaves if e.rank]
-    us = [g.decoded(e.tensors[0], None, f"{wanted}.u") for e in leaves]
-    return us, [g.decoded(e.tensors[1], e.scale, f"{wanted}.vt") for e in leaves]
-
-
 def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
     """One Gemm with the entries of a compressed weight. In a file they are the layer's answer to the unit vectors,
     which a runtime works out when it loads the graph.
@@ -100,10 +95,12 @@ def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) 
 
 
 def _low_rank(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
-    """Two Gemms. In ONNX Runtime the bias is one more column of U, read by a one that is one more row of T, unless that
-    row were to cost as much as LANES of them.
+    """Two Gemms; every leaf covers the whole matrix. In ONNX Runtime the bias is one more column of U, read by a one
+    that is one more row of T, unless that row were to cost as much as LANES of them.
     """
-    us, vts = _factors(g, h, wanted)
+    leaves = [e for e in h.leaves if e.rank]
+    us = [g.decoded(e.tensors[0], None, f"{wanted}.u") for e in leaves]
+    vts = [g.decoded(e.tensors[1], e.scale, f"{wanted}.vt") for e in leaves]
     rank, n = sum(e.rank for e in h.leaves), h.shape[1]
     if bias is None or g.narrow or rank % LANES == 0:
         t = g.gemm(x, g.beside(vts, f"{wanted}.vt", 0), None, f"{wanted}.t")

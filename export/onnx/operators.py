@@ -26,10 +26,6 @@ def lower(g: Graph, op: str, inputs: Sequence[str], attrs: Attrs, ranks: Sequenc
     return g.add(name, inputs, wanted)
 
 
-def _silu(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
-    return g.add("Mul", [x[0], g.add("Sigmoid", x)], wanted)
-
-
 def _gelu(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
     if g.opset >= 20:
         return g.add("Gelu", x, wanted, approximate=t["approximate"])
@@ -63,26 +59,12 @@ def _slice(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: s
     return g.add("Slice", [x[0], *bounds], wanted)
 
 
-def _reshape(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
-    return g.add("Reshape", [x[0], g.integers([0, *t["shape"]])], wanted)
-
-
-def _transpose(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
-    return g.add("Transpose", x, wanted, perm=[0, *(ranks[0] + k for k in t["axes"])])
-
-
 def _expand(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
     extra = 1 + len(t["shape"]) - ranks[0]
     value = x[0]
     if extra:  # new dimensions come behind the batch
         value = g.add("Unsqueeze", [value, g.integers([1 + k for k in range(extra)])])
     return g.add("Expand", [value, g.integers([1, *t["shape"]])], wanted)
-
-
-def _repeat(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
-    batch = g.add("Slice", [g.add("Shape", [x[1]]), g.integers([0]), g.integers([1])], f"{wanted}.batch")
-    shape = g.add("Concat", [batch, g.integers(t["shape"])], f"{wanted}.shape", axis=0)
-    return g.add("Expand", [x[0], shape], wanted)
 
 
 def _step(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
@@ -108,7 +90,7 @@ def _layer_norm(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], want
 
 
 SPECIAL: dict[str, Lowering] = {
-    "silu": _silu,
+    "silu": lambda g, x, t, ranks, wanted: g.add("Mul", [x[0], g.add("Sigmoid", x)], wanted),
     "gelu": _gelu,
     "softplus": _softplus,
     "clamp": _clamp,
@@ -118,10 +100,12 @@ SPECIAL: dict[str, Lowering] = {
     "concat": lambda g, x, t, ranks, wanted: g.add("Concat", x, wanted, axis=t["axis"]),
     "einsum": lambda g, x, t, ranks, wanted: g.add("Einsum", x, wanted, equation=t["equation"]),
     "slice": _slice,
-    "reshape": _reshape,
-    "transpose": _transpose,
+    "reshape": lambda g, x, t, ranks, wanted: g.add("Reshape", [x[0], g.integers([0, *t["shape"]])], wanted),
+    "transpose": lambda g, x, t, ranks, wanted: g.add(
+        "Transpose", x, wanted, perm=[0, *(ranks[0] + k for k in t["axes"])]
+    ),
     "expand": _expand,
-    "repeat": _repeat,
+    "repeat": lambda g, x, t, ranks, wanted: g.add("Expand", [x[0], g.batched_shape(x[1], t["shape"], wanted)], wanted),
     "step": _step,
     "sum": _reduction("ReduceSum"),
     "mean": _reduction("ReduceMean"),

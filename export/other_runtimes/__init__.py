@@ -2,3 +2,7 @@
 
 Knows nothing of servers.
 """
+
+from hrt.export.other_runtimes.openvino import check_openvino, open_openvino
+
+__all__ = ["check_openvino", "open_openvino"]

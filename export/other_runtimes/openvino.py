@@ -13,12 +13,51 @@ import numpy as np
 import onnx
 
 from hrt.errors import BackendError, HrtError
-from hrt.export.onnx.check import compare, samples
+from hrt.export.onnx.check import Batch, compare
 from hrt.model.model import CompressedModel
 
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}  # what keeps the bound
 EXPECTED = "float32"  # how OpenVINO names what it then says it computes in
-REMEDY = "Install it: pip install openvino."
+PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+
+def check_openvino(
+    proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None, *, default: bool = False
+) -> dict[str, float]:
+    """The largest relative L2 difference of every output from `predict`, in OpenVINO with float32 arithmetic (unless
+    left to its `default`), on batches of 1, 7 and 64 rows or on `inputs`.
+
+    Raises BackendError where OpenVINO is not installed or does not compute in float32, HrtError where it refuses the
+    graph or an output differs by more than 1e-5.
+    """
+    session = open_openvino(proto, default=default)
+    return compare("OpenVINO", lambda batches: [session.run(x) for x in batches], proto, model, inputs)
+
+
+def open_openvino(proto: onnx.ModelProto, *, default: bool = False) -> "OpenvinoSession":
+    """A graph (without external data) on OpenVINO's CPU plugin, in float32.
+
+    default: leave the arithmetic to the plugin, to see what it does on this chip. Raises BackendError where OpenVINO is
+    not installed or computes in anything but float32 though told to, HrtError where it refuses the graph.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendError("OpenVINO is not installed. Install it: pip install openvino.") from error
+    try:
+        core = openvino.Core()
+        graph = core.read_model(proto.SerializeToString(), b"")
+        compiled = core.compile_model(graph, "CPU", {} if default else dict(SETTINGS))
+        hint = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+    except Exception as error:
+        raise HrtError(f"OpenVINO refuses the exported graph: {error}") from error
+    precision = PRECISIONS.get(hint, hint)
+    if not default and precision != EXPECTED:
+        raise BackendError(
+            f"OpenVINO computes in {precision} though INFERENCE_PRECISION_HINT=f32 is set. Expected {EXPECTED}: the "
+            "certificate speaks of float32 arithmetic. Use another version of OpenVINO, or ONNX Runtime."
+        )
+    return OpenvinoSession(compiled, tuple(v.name for v in proto.graph.input), precision)
 
 
 @dataclass(frozen=True)
@@ -31,52 +70,14 @@ class OpenvinoSession:
     names: tuple[str, ...]
     precision: str
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, inputs: Batch) -> Sequence[np.ndarray]:
         """float32 inputs (batch, *shape), in the graph's order, to all outputs. Raises HrtError where it cannot run."""
         read = {
             name for port in self.compiled.inputs for name in port.get_names()
-        }  # it drops inputs that nothing reads
+        }  # inputs that nothing reads are gone
         feed = {name: x for name, x in zip(self.names, inputs, strict=True) if name in read}
         try:
-            found = self.compiled(feed)
+            outputs = self.compiled(feed)
         except Exception as error:
             raise HrtError(f"OpenVINO cannot run the exported graph: {error}") from error
-        return [np.array(found[k]) for k in range(len(self.compiled.outputs))]  # not its own memory: it is used again
-
-
-def open_openvino(proto: onnx.ModelProto, *, default: bool = False, threads: int | None = None) -> OpenvinoSession:
-    """A graph (without external data) on OpenVINO's CPU plugin, in float32.
-
-    default: leave the arithmetic to the plugin, to see what it does on this chip.  threads: as many as it likes.
-    Raises BackendError where OpenVINO is not installed or computes in anything but float32 though told to, HrtError
-    where it refuses the graph.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise BackendError(f"OpenVINO is not installed. {REMEDY}") from error
-    settings = ({} if default else dict(SETTINGS)) | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
-    try:
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(proto.SerializeToString(), b""), "CPU", settings)
-        said = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
-    except Exception as error:
-        raise HrtError(f"OpenVINO refuses the exported graph: {error}") from error
-    precision = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(said, said)
-    if not default and precision != EXPECTED:
-        raise BackendError(
-            f"OpenVINO computes in {precision} though INFERENCE_PRECISION_HINT=f32 is set. Expected {EXPECTED}: the "
-            "certificate speaks of float32 arithmetic. Use another version of OpenVINO, or ONNX Runtime."
-        )
-    return OpenvinoSession(compiled, tuple(v.name for v in proto.graph.input), precision)
-
-
-def check_openvino(proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None) -> dict[str, float]:
-    """The largest relative L2 difference of every output from `predict`, in OpenVINO with float32 arithmetic, on
-    batches of 1, 7 and 64 rows or on `inputs`.
-
-    Raises BackendError where OpenVINO is not installed or does not compute in float32, HrtError where it refuses the
-    graph or an output differs by more than 1e-5.
-    """
-    session = open_openvino(proto)
-    return compare("OpenVINO", session.run, [v.name for v in proto.graph.output], model, samples(model, inputs))
+        return [np.array(outputs[k]) for k in range(len(self.compiled.outputs))]  # copies: its memory is used again

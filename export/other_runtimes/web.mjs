@@ -1,15 +1,15 @@
-// Runs ONNX graphs on the wasm build of onnxruntime-web under Node: node web.mjs JOBS.json (written by web.py).
+// Runs an ONNX graph on the wasm build of onnxruntime-web under Node: node web.mjs JOB.json (written by web.py).
 //
-// The file holds {"package": folder of onnxruntime-web, "jobs": [{"model": file, "batches": [{"inputs": [{"name", "dims",
-// "file"}], "out": prefix}]}]}, with tensors as raw little-endian float32. Output k of a batch is written to PREFIX + k.
-// Prints one JSON line: {"version", "jobs": [{"outputs": [[dims, ...] per batch]} or {"error": text}]}.
+// The file holds {"package": folder of onnxruntime-web, "model": file, "batches": [{"inputs": [{"name", "dims", "file"}],
+// "out": prefix}]}, with tensors as raw little-endian float32. Output k of a batch is written to PREFIX + k.
+// Prints one JSON line: {"outputs": [[dims, ...] per batch]} or {"error": text}.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const given = JSON.parse(readFileSync(process.argv[2], "utf8"));
-const ort = await import(pathToFileURL(join(given.package, "dist", "ort.wasm.min.mjs")).href);
+const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const ort = await import(pathToFileURL(join(job.package, "dist", "ort.wasm.min.mjs")).href);
 ort.env.wasm.numThreads = 1; // no workers
 ort.env.logLevel = "error";
 
@@ -22,11 +22,10 @@ async function run({ model, batches }) {
   const session = await ort.InferenceSession.create(readFileSync(model), { executionProviders: ["wasm"] });
   const outputs = [];
   for (const { inputs, out } of batches) {
-    const feed = Object.fromEntries(inputs.map((one) => [one.name, tensor(one)]));
-    const found = await session.run(feed);
+    const answer = await session.run(Object.fromEntries(inputs.map((one) => [one.name, tensor(one)])));
     outputs.push(
       session.outputNames.map((name, k) => {
-        const { data, dims, type } = found[name];
+        const { data, dims, type } = answer[name];
         if (type !== "float32") throw new Error(`output ${name} is ${type}, expected float32`);
         writeFileSync(out + k, Buffer.from(data.buffer, data.byteOffset, data.byteLength));
         return [...dims];
@@ -37,8 +36,4 @@ async function run({ model, batches }) {
   return { outputs };
 }
 
-const jobs = [];
-for (const job of given.jobs) {
-  jobs.push(await run(job).catch((error) => ({ error: String(error.message ?? error) })));
-}
-console.log(JSON.stringify({ version: ort.env.versions.web, jobs }));
+console.log(JSON.stringify(await run(job).catch((error) => ({ error: String(error.message ?? error) }))));

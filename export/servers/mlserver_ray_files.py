@@ -1,41 +1,42 @@
 """The small files beside `model.hrt` that MLServer and Ray Serve start from."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
 
 from hrt.export.servers.open_inference import Signature
-from hrt.export.servers.triton_config import QUEUE_MICROSECONDS, Settings
+from hrt.export.servers.settings import Settings
+from hrt.export.servers.triton_config import QUEUE_MICROSECONDS
 
 REQUESTS = 64  # that MLServer or Ray Serve put into one batch at most
 REPLICAS = 8  # Ray Serve grows to so many times the fewest
 
 
-def mlserver(signature: Signature, settings: Settings) -> dict[str, str]:
+def mlserver_files(signature: Signature, settings: Settings, facts: Mapping[str, str]) -> dict[str, str]:
     """`model-settings.json` and `settings.json`, by name."""
     extra = {"max_batch": settings.max_batch, "workers": settings.instances}
     model = {
         "name": settings.name,
         "implementation": "hrt.export.servers.mlserver_runtime.HrtRuntime",
         "platform": "hrt",
-        "inputs": [t.described() for t in signature.inputs],
-        "outputs": [t.described() for t in signature.outputs],
+        **signature.described(),
         "max_batch_size": REQUESTS,
         "max_batch_time": QUEUE_MICROSECONDS / 1e6,
         "parameters": {"uri": "./model.hrt", "version": "1", "extra": extra},
     }
     # Of the whole server; MLServer reads it from the folder that it is started on.
     server = {"debug": False, "parallel_workers": settings.instances}
-    return {"model-settings.json": _json(model), "settings.json": _json(server)}
+    contents = {"model-settings.json": model, "settings.json": server}
+    return {name: json.dumps(value, indent=2) + "\n" for name, value in contents.items()}
 
 
-def ray(signature: Signature, settings: Settings) -> dict[str, str]:
+def ray_files(signature: Signature, settings: Settings, facts: Mapping[str, str]) -> dict[str, str]:
     """`serve.yaml`, the configuration, and `application.py`, which it imports, by name."""
     tensors = [[(t.name, t.shape) for t in side] for side in (signature.inputs, signature.outputs)]
     application = f'''"""Ray Serve imports `app` from here (see serve.yaml). Written by hrt."""
 
 from pathlib import Path
 
-from hrt.export.ray_application import build
+from hrt.export.servers.ray_application import build
 
 app = build(
     Path(__file__).with_name("model.hrt"),
@@ -72,7 +73,3 @@ applications:
           wait_s: {QUEUE_MICROSECONDS / 1e6} # for others to join
 """
     return {"application.py": application, "serve.yaml": serve}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2) + "\n"

@@ -2,10 +2,10 @@
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 # In MLServer's own environment only; nothing else imports this module.
 from mlserver import MLModel  # type: ignore[import-not-found]
@@ -14,8 +14,8 @@ from mlserver.errors import InferenceError  # type: ignore[import-not-found]
 from mlserver.types import InferenceRequest, InferenceResponse  # type: ignore[import-not-found]
 from mlserver.utils import get_model_uri  # type: ignore[import-not-found]
 
-import hrt
 from hrt.errors import InputError
+from hrt.export.servers.triton_backend import open_artifact
 
 
 class HrtRuntime(MLModel):
@@ -28,8 +28,8 @@ class HrtRuntime(MLModel):
         """Read the file that `parameters.uri` names. Raises ArtifactError."""
         path = await get_model_uri(self.settings)
         extra: dict[str, Any] = self.settings.parameters.extra or {}
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, extra.get("workers", 1))))
-        self._model = hrt.load(path, max_batch=extra.get("max_batch"))
+        threads = max(1, (os.cpu_count() or 1) // max(1, extra.get("workers", 1)))
+        self._run = open_artifact(Path(path), threads, max_batch=extra.get("max_batch"))
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
@@ -44,10 +44,9 @@ class HrtRuntime(MLModel):
                 raise InferenceError(f"Input {name!r}: found datatype {given[name].datatype}. Expected FP32.")
             arrays.append(np.asarray(NumpyCodec.decode_input(given[name]), dtype=np.float32))
         try:
-            found = await asyncio.to_thread(self._model.predict, tuple(arrays))
+            answers = await asyncio.to_thread(self._run, arrays)
         except InputError as error:
             raise InferenceError(str(error)) from error
-        answers = found if isinstance(found, tuple) else (found,)
         wanted = {t.name for t in payload.outputs or self.settings.outputs}
         outputs = [
             NumpyCodec.encode_output(t.name, y)

@@ -22,10 +22,6 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
 
-    def described(self) -> dict[str, Any]:
-        """As in the metadata of a model."""
-        return {"name": self.name, "datatype": "FP32", "shape": [-1, *self.shape]}
-
 
 @dataclass(frozen=True)
 class Signature:
@@ -33,6 +29,13 @@ class Signature:
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+
+    def described(self) -> dict[str, Any]:
+        """As in the metadata of a model."""
+        return {
+            side: [{"name": t.name, "datatype": "FP32", "shape": [-1, *t.shape]} for t in tensors]
+            for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs))
+        }
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def read_request(body: bytes, json_length: str | None, signature: Signature) -> 
     names, expected = [t.get("name") for t in given], [t.name for t in signature.inputs]
     if sorted(map(str, names)) != sorted(expected):
         raise InputError(f"Found inputs {names}. Expected {expected}, each once.")
-    found, start = {}, length
+    arrays, start = {}, length
     for tensor, name in zip(given, names, strict=True):
         size = _parameters(tensor).get("binary_data_size")
         if size is None:
@@ -71,14 +74,14 @@ def read_request(body: bytes, json_length: str | None, signature: Signature) -> 
             if not isinstance(size, int) or not 0 <= size <= len(body) - start:
                 raise InputError(f"Input {name!r}: found binary_data_size {size!r}. Expected bytes that were sent.")
             data, start = body[start : start + size], start + size
-        wanted = next(t for t in signature.inputs if t.name == name)
-        found[name] = _array(tensor, data, wanted)
+        arrays[name] = _array(tensor, data, next(t for t in signature.inputs if t.name == name))
     if start != len(body):
         raise InputError(f"Found {len(body) - start} bytes behind the tensors. Expected none.")
-    inputs = tuple(found[name] for name in expected)
+    inputs = tuple(arrays[name] for name in expected)
     if len({len(x) for x in inputs}) > 1:
         raise InputError(f"Found batch sizes {[len(x) for x in inputs]}. Expected one for all inputs.")
-    return Request(_identifier(asked), inputs, _wanted(asked, signature))
+    identifier = asked.get("id")
+    return Request(None if identifier is None else str(identifier), inputs, _wanted(asked, signature))
 
 
 def write_response(
@@ -108,13 +111,7 @@ def write_response(
 
 def metadata(name: str, signature: Signature) -> dict[str, Any]:
     """What GET /v2/models/<name> answers."""
-    return {
-        "name": name,
-        "versions": ["1"],
-        "platform": "hrt",
-        "inputs": [t.described() for t in signature.inputs],
-        "outputs": [t.described() for t in signature.outputs],
-    }
+    return {"name": name, "versions": ["1"], "platform": "hrt", **signature.described()}
 
 
 def _length(text: str, size: int) -> int:
@@ -124,18 +121,22 @@ def _length(text: str, size: int) -> int:
 
 
 def _parameters(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = value.get("parameters") or {}
-    if not isinstance(found, dict):
-        raise InputError(f"Found parameters {found!r}. Expected an object.")
-    return found
+    parameters = value.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise InputError(f"Found parameters {parameters!r}. Expected an object.")
+    return parameters
 
 
 def _array(tensor: Mapping[str, Any], data: Any, wanted: Tensor) -> np.ndarray:
     where, shape = f"Input {wanted.name!r}", tensor.get("shape")
     if tensor.get("datatype") != "FP32":
         raise InputError(f"{where}: found datatype {tensor.get('datatype')!r}. Expected 'FP32'.")
-    whole = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
-    if not whole or not shape or tuple(shape[1:]) != wanted.shape:  # type: ignore[index]
+    if (
+        not isinstance(shape, list)
+        or not shape
+        or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+        or tuple(shape[1:]) != wanted.shape
+    ):
         raise InputError(f"{where}: found shape {shape}. Expected ({', '.join(map(str, ('batch', *wanted.shape)))}).")
     try:
         if isinstance(data, bytes):
@@ -144,14 +145,9 @@ def _array(tensor: Mapping[str, Any], data: Any, wanted: Tensor) -> np.ndarray:
             values = np.asarray(data if isinstance(data, list) else None, dtype=np.float32).reshape(-1)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: found data that are no numbers: {error}. Expected FP32.") from error
-    if values.size != math.prod(shape):  # type: ignore[arg-type]
-        raise InputError(f"{where}: found {values.size} numbers. Expected {math.prod(shape)}, as its shape says.")  # type: ignore[arg-type]
-    return values.astype(np.float32, copy=False).reshape(shape)  # type: ignore[arg-type]
-
-
-def _identifier(asked: Mapping[str, Any]) -> str | None:
-    found = asked.get("id")
-    return None if found is None else str(found)
+    if values.size != math.prod(shape):
+        raise InputError(f"{where}: found {values.size} numbers. Expected {math.prod(shape)}, as its shape says.")
+    return values.astype(np.float32, copy=False).reshape(shape)
 
 
 def _wanted(asked: Mapping[str, Any], signature: Signature) -> dict[str, bool]:

@@ -20,7 +20,7 @@ from starlette.responses import Response  # type: ignore[import-not-found]
 import hrt
 from hrt.errors import InputError
 from hrt.export.servers.open_inference import HEADER, Request, Signature, Tensor, metadata, read_request, write_response
-from hrt.export.servers.triton_backend import run_together
+from hrt.export.servers.triton_backend import open_artifact, run_together
 
 CARRIED = 16 * 2**20  # bytes of an artifact that travels with the application; larger ones every node must have
 
@@ -45,16 +45,12 @@ class Network:
     """One replica. Malformed requests are answered with status 400 and what was expected."""
 
     def __init__(self, source: bytes | str, name: str, signature: Signature, max_batch: int):
-        import torch
-
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the replica's num_cpus
-        if isinstance(source, str):
-            self.model = hrt.load(source, max_batch=max_batch)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.hrt"
+        threads = int(os.environ.get("OMP_NUM_THREADS", "1"))  # Ray sets it to the replica's num_cpus
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(source) if isinstance(source, str) else Path(folder, "model.hrt")
+            if isinstance(source, bytes):
                 path.write_bytes(source)
-                self.model = hrt.load(path, max_batch=max_batch)
+            self.run = open_artifact(path, threads, max_batch=max_batch)
         self.name, self.signature = name, signature
 
     def reconfigure(self, config: dict[str, Any]) -> None:
@@ -65,11 +61,7 @@ class Network:
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0005)
     async def answer(self, requests: list[Request]) -> list[list[np.ndarray]]:
         """The outputs of several requests, computed as one batch."""
-        return await asyncio.to_thread(run_together, self._run, [r.inputs for r in requests])
-
-    def _run(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        found = self.model.predict(tuple(arrays))
-        return found if isinstance(found, tuple) else (found,)
+        return await asyncio.to_thread(run_together, self.run, [r.inputs for r in requests])
 
     async def __call__(self, http: HttpRequest) -> Response:
         """The routes of the protocol."""
@@ -77,14 +69,15 @@ class Network:
         model = f"/v2/models/{self.name}"
         path = path.replace(f"{model}/versions/1", model, 1)
         if http.method == "POST" and path == f"{model}/infer":
-            return await self._infer(http)
+            return await self.infer(http)
         if http.method != "GET" or path not in ("/v2", "/v2/health/live", "/v2/health/ready", model, f"{model}/ready"):
             return _plain({"error": f"Found {http.method} {path}. Expected POST {model}/infer."}, 404)
         if path == "/v2":
             return _plain({"name": "hrt", "version": hrt.__version__, "extensions": ["binary_tensor_data"]})
         return _plain(metadata(self.name, self.signature)) if path == model else Response()
 
-    async def _infer(self, http: HttpRequest) -> Response:
+    async def infer(self, http: HttpRequest) -> Response:
+        """Read a request, answer it with others, write its answer."""
         try:
             request = read_request(await http.body(), http.headers.get(HEADER), self.signature)
         except InputError as error:

@@ -25,24 +25,32 @@ def run_together(run: Run, requests: Sequence[Sequence[np.ndarray]]) -> list[lis
     return [list(parts) for parts in zip(*(np.split(y, ends) for y in outputs), strict=True)]
 
 
-def open_model(folder: Path, threads: int, device: str | None = None) -> Run:
-    """What the version folder holds, ready to run: float32 arrays (rows, *shape) in and out, in the model's order.
+def open_artifact(path: Path, threads: int, **options: Any) -> Run:
+    """A .hrt file, ready to run: float32 arrays (rows, *shape) in and out, in the model's order.
 
-    threads: of one call.  device: "cuda:0", or None for the CPU. Raises FileNotFoundError for a folder without a model.
+    threads: of one call.  options: of `hrt.load`. Raises ArtifactError.
+    """
+    import torch
+
+    import hrt
+
+    torch.set_num_threads(threads)
+    model = hrt.load(path, **options)
+
+    def run(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        outputs = model.predict(tuple(arrays))
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    return run
+
+
+def open_model(folder: Path, threads: int, device: str | None = None) -> Run:
+    """What the version folder holds, ready to run (see `open_artifact`).
+
+    device: "cuda:0", or None for the CPU. Raises FileNotFoundError for a folder without a model.
     """
     if (folder / "model.hrt").is_file():
-        import torch
-
-        import hrt
-
-        torch.set_num_threads(threads)
-        model = hrt.load(folder / "model.hrt", device=device)
-
-        def run_hrt(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-            outputs = model.predict(tuple(arrays))
-            return outputs if isinstance(outputs, tuple) else (outputs,)
-
-        return run_hrt
+        return open_artifact(folder / "model.hrt", threads, device=device)
     if not (folder / "model.onnx").is_file():
         raise FileNotFoundError(f"{folder} holds neither model.hrt nor model.onnx.")
     import onnxruntime
@@ -75,14 +83,12 @@ class TritonPythonModel:
         """Answer the requests that Triton's dynamic batcher handed over together, as one batch."""
         import triton_python_backend_utils as triton  # type: ignore[import-not-found]  # inside the server only
 
-        def failed(why: str) -> Any:
-            return triton.InferenceResponse(error=triton.TritonError(why))
-
         try:
-            found = [[triton.get_input_tensor_by_name(r, n).as_numpy() for n in self.inputs] for r in requests]
-            answers = run_together(self.run, found)
+            inputs = [[triton.get_input_tensor_by_name(r, n).as_numpy() for n in self.inputs] for r in requests]
+            answers = run_together(self.run, inputs)
         except Exception as error:  # a batch that fails must not end the server's process
-            return [failed(f"{type(error).__name__}: {error}") for _ in requests]
+            text = f"{type(error).__name__}: {error}"
+            return [triton.InferenceResponse(error=triton.TritonError(text)) for _ in requests]
         responses = []
         for request, arrays in zip(requests, answers, strict=True):
             wanted = set(request.requested_output_names())

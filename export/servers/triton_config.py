@@ -1,33 +1,21 @@
 """`config.pbtxt`: what Triton is told of a model, in protobuf's text format."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hrt.export.servers.open_inference import Signature, Tensor
+from hrt.export.servers.settings import Settings
 
 PREFERRED = (64, 256, 1024)  # rows
 QUEUE_MICROSECONDS = 500  # how long a request waits for others to share its batch
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is served: largest batch, instances, "cpu" or "gpu", and an accelerator ("tensorrt") or None."""
-
-    name: str
-    backend: str
-    max_batch: int
-    instances: int
-    device: str
-    accelerator: str | None = None
 
 
 class Word(str):
     """A bare word of the text format: the name of an enumeration's value, or a truth value."""
 
 
-def render_config(signature: Signature, settings: Settings, facts: Mapping[str, str]) -> str:
-    """The text of config.pbtxt. facts: strings for `parameters`, such as the certificate's tolerance."""
+def triton_files(signature: Signature, settings: Settings, facts: Mapping[str, str]) -> dict[str, str]:
+    """`config.pbtxt`. facts: strings for `parameters`, such as the certificate's tolerance."""
     gpu = settings.device == "gpu"
     config: dict[str, Any] = {"name": settings.name, "backend": settings.backend}
     if settings.backend == "onnxruntime":
@@ -45,7 +33,7 @@ def render_config(signature: Signature, settings: Settings, facts: Mapping[str, 
         config["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": accelerators}}
     config["parameters"] = [{"key": key, "value": {"string_value": text}} for key, text in facts.items()]
     config["model_warmup"] = [_warmup(signature, rows) for rows in sorted({1, min(PREFERRED[0], settings.max_batch)})]
-    return "\n".join(_lines(config)) + "\n"
+    return {"config.pbtxt": "\n".join(_lines(config)) + "\n"}
 
 
 def _accelerators(settings: Settings) -> list[dict[str, Any]]:
@@ -57,21 +45,17 @@ def _accelerators(settings: Settings) -> list[dict[str, Any]]:
     return [tensorrt, cuda] if settings.accelerator == "tensorrt" else [cuda]
 
 
+def _type(t: Tensor) -> dict[str, Any]:
+    return {"data_type": Word("TYPE_FP32"), "dims": list(t.shape) or [1]}
+
+
 def _tensor(t: Tensor) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": t.name, "data_type": Word("TYPE_FP32"), "dims": list(t.shape) or [1]}
-    if not t.shape:  # Triton has no tensors of the batch dimension alone
-        found["reshape"] = {"shape": []}
-    return found
+    # Triton has no tensors of the batch dimension alone.
+    return {"name": t.name, **_type(t)} | ({} if t.shape else {"reshape": {"shape": []}})
 
 
 def _warmup(signature: Signature, rows: int) -> dict[str, Any]:
-    zeros = [
-        {
-            "key": t.name,
-            "value": {"data_type": Word("TYPE_FP32"), "dims": list(t.shape) or [1], "zero_data": Word("true")},
-        }
-        for t in signature.inputs
-    ]
+    zeros = [{"key": t.name, "value": {**_type(t), "zero_data": Word("true")}} for t in signature.inputs]
     return {"name": f"{rows} rows", "batch_size": rows, "inputs": zeros}
 
 
@@ -91,10 +75,6 @@ def _lines(message: Mapping[str, Any], indent: str = "") -> list[str]:
 
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and not isinstance(value, Word):
-        return '"' + "".join(_escaped(byte) for byte in value.encode()) + '"'
+        plain = set(range(32, 127)) - set(b'"\\')
+        return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in value.encode()) + '"'
     return str(value)
-
-
-def _escaped(byte: int) -> str:
-    plain = 32 <= byte < 127 and byte not in b'"\\'
-    return chr(byte) if plain else f"\\{byte:03o}"

@@ -1,0 +1,52 @@
+"""OpenVINO computes in float32 or is refused."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import hrt
+from hrt.export.onnx import relative, to_onnx
+from hrt.export.other_runtimes import check_openvino, open_openvino, openvino
+from hrt.perf.networks.burgers import burgers_points
+
+import pinn as burgers
+from models import linear_model
+
+
+def test_another_arithmetic_is_refused(monkeypatch):
+    """As on a chip, or a version, that does not do what it is told."""
+    proto = to_onnx(linear_model(torch.eye(3)))
+    assert open_openvino(proto).precision == "float32"
+    monkeypatch.setitem(openvino.SETTINGS, "INFERENCE_PRECISION_HINT", "bf16")
+    if open_openvino(proto, default=True).precision == "float32":
+        monkeypatch.setattr(openvino, "EXPECTED", "bfloat16")  # a chip without bfloat16 ignores the hint
+    with pytest.raises(hrt.BackendError, match=r"OpenVINO computes in \w+ though .*Expected \w+: the certificate"):
+        open_openvino(proto)
+
+
+def test_the_default_is_reported():
+    model, x = burgers.compressed(), burgers_points(1024, 77).numpy()
+    session = open_openvino(to_onnx(model), default=True)
+    assert session.precision in ("float32", "bfloat16", "float16")
+    difference = relative(session.run([x])[0], model.predict(x))
+    assert (difference <= 1e-5) == (session.precision == "float32"), "what it says is what it does"
+
+
+def test_int8_weights_do_not_make_it_quantize_activations():
+    """On chips with VNNI it does so by default, in f32 too, and is then 5e-3 off."""
+    dense = torch.randint(-127, 128, (512, 1024), dtype=torch.int8)
+    leaf = hrt.Leaf(0, 512, 0, 1024, dense=dense, scale=torch.rand(512).bfloat16())
+    model = linear_model(hrt.HMatrix((512, 1024), (leaf,)))
+    x = np.random.default_rng(0).standard_normal((64, 1024)).astype(np.float32)
+    assert max(check_openvino(to_onnx(model), model, x).values()) <= 1e-6
+    session = open_openvino(to_onnx(model))
+    assert session.compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+
+
+def test_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    model = linear_model(torch.eye(3))
+    with pytest.raises(hrt.BackendError, match=r"OpenVINO is not installed\. Install it: pip install"):
+        check_openvino(to_onnx(model), model)
