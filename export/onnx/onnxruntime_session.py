@@ -161,10 +161,10 @@ class _Graph:
             fixed = waiting.pop()  # one per thread that is inside at a time
         except IndexError:
             fixed = _Fixed(self, len(inputs[0]))
-        for bound, v in zip(fixed.inputs, inputs, strict=True):
-            bound[...] = v
+        for k, v in enumerate(inputs):
+            fixed.inputs[k][...] = v
         self.session.run_with_iobinding(fixed.binding)
-        outputs = tuple([y.copy() for y in fixed.outputs])
+        outputs = (fixed.outputs[0].copy(),) if len(fixed.outputs) == 1 else tuple([y.copy() for y in fixed.outputs])
         waiting.append(fixed)
         return outputs
 
