@@ -103,7 +103,8 @@ class Variant:
 
 EVERY = ("float32", "float16", "bfloat16", "int8")
 B, F, S = ("bfloat16",), ("float16",), ("float32",)
-CASES = (  # kernel, precision, storages, shape of a weight tile, batch buckets; shapes are those of `hrt.schedule.choose_layout`
+# kernel, precision, storages, shape of a weight tile (as `hrt.schedule.choose_layout` tries them), batch buckets
+CASES = (
     *(("step", p, s, (64, 64), (1, 16, 32, 64, 4096)) for p, s in (("bf16", B), ("fp16", F))),
     *(("step", p, s, (128, 64), (16, 4096)) for p, s in (("bf16", B), ("fp16", F))),
     ("step", "bf16", B, (64, 32), (1, 16, 64, 4096)),
@@ -146,19 +147,19 @@ JETS = (  # as CASES, with streams: a bucket counts points
 
 def variants(arch: str) -> list[Variant]:
     """Everything that is compiled for one architecture."""
-    found = [Variant.by_rule(*case[:4], bucket, arch) for case in CASES for bucket in case[4]]
-    found += [Variant(Config("batch", 16), p, (), 64, 64, "finish") for p in ("tf32", "bf16")]
+    chosen = [Variant.by_rule(*case[:4], bucket, arch) for case in CASES for bucket in case[4]]
+    chosen += [Variant(Config("batch", 16), p, (), 64, 64, "finish") for p in ("tf32", "bf16")]
     large = Variant.by_rule("step", "bf16", B, (64, 64), 4096, arch)
-    found += [replace(v, partial=True) for v in (large, Variant.by_rule("step", "bf16", B, (64, 64), 16, arch))]
+    chosen += [replace(v, partial=True) for v in (large, Variant.by_rule("step", "bf16", B, (64, 64), 16, arch))]
     network = Variant.by_rule("network", "bf16", B, (64, 64), 4096, arch)
-    found += [replace(v, rescale=True) for v in (large, network)]
-    found += [replace(large, epilogue=e) for e in ("gelu", "mish", "sin")]
-    found += [replace(Variant.by_rule("network", "tf32x3", S, (64, 32), 64, arch), epilogue="sin")]
-    found += [Variant.by_rule(*case[:4], bucket, arch, case[5]) for case in JETS for bucket in case[4]]
+    chosen += [replace(v, rescale=True) for v in (large, network)]
+    chosen += [replace(large, epilogue=e) for e in ("gelu", "mish", "sin")]
+    chosen += [replace(Variant.by_rule("network", "tf32x3", S, (64, 32), 64, arch), epilogue="sin")]
+    chosen += [Variant.by_rule(*case[:4], bucket, arch, case[5]) for case in JETS for bucket in case[4]]
     jet = Variant.by_rule("network", "tf32x3", S, (64, 32), 1024, arch, SECOND)
-    found += [replace(jet, epilogue=e) for e in ("gelu", "gelu_tanh", "silu", "mish", "sin", "relu")]
-    found += [replace(jet, rescale=True), Variant(Config("batch", 16), "tf32", (), 64, 64, "finish", streams=HESSIAN)]
-    return list(dict.fromkeys(found))
+    chosen += [replace(jet, epilogue=e) for e in ("gelu", "gelu_tanh", "silu", "mish", "sin", "relu")]
+    chosen += [replace(jet, rescale=True), Variant(Config("batch", 16), "tf32", (), 64, 64, "finish", streams=HESSIAN)]
+    return list(dict.fromkeys(chosen))
 
 
 @dataclass(frozen=True)
@@ -232,10 +233,10 @@ def examine(variant: Variant, arch: str) -> Row:
         cubin.write_bytes(compiled.asm["cubin"])
         usage = _tool("cuobjdump", "-res-usage", str(cubin))
         listing = _tool("nvdisasm", str(cubin))
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
-    if found is None:
+    figures = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    if figures is None:
         raise RuntimeError(f"cuobjdump said nothing of registers: {usage[:200]}")
-    registers, stack, local = map(int, found.groups())
+    registers, stack, local = map(int, figures.groups())
     operations = OPCODE.findall(listing)
     spilled = stack + local + sum(op.startswith(("LDL", "STL")) for op in operations)
     cores = sorted({op.split(".")[0] for op in operations if op.startswith(TENSOR_CORE)})

@@ -51,8 +51,8 @@ class Streams:
         """What f adds to f'(z) D_S z: products of two factors and more, to be multiplied by f^(m) / m!, with m! in the
         number.
         """
-        found = sorted((b, c) for b, c in partitions(self.indices[stream]).items() if len(b) > 1)
-        return tuple((c * factorial(len(b)), tuple(map(self.indices.index, b))) for b, c in found)
+        products = sorted((b, c) for b, c in partitions(self.indices[stream]).items() if len(b) > 1)
+        return tuple((c * factorial(len(b)), tuple(map(self.indices.index, b))) for b, c in products)
 
     @property
     def code(self) -> str:
@@ -60,7 +60,7 @@ class Streams:
         signs, streams by semicolons. "" is the value alone, ";;;2.1.1" what u, u_x, u_t and u_xx take.
         """
         terms = map(self.terms, range(len(self.indices)))
-        return ";".join("+".join(".".join(map(str, (c, *b))) for c, b in found) for found in terms)
+        return ";".join("+".join(".".join(map(str, (c, *b))) for c, b in products) for products in terms)
 
 
 VALUE = Streams()
@@ -70,10 +70,10 @@ def partitions(index: Index) -> Counter[tuple[Index, ...]]:
     """Every way to cut `index` into blocks, sorted, and how often it occurs among distinguishable coordinates."""
     if not index:
         return Counter({(): 1})
-    first, rest, found = index[:1], index[1:], Counter[tuple[Index, ...]]()
+    first, rest, counts = index[:1], index[1:], Counter[tuple[Index, ...]]()
     for chosen in product((False, True), repeat=len(rest)):
         block = first + tuple(c for c, inside in zip(rest, chosen, strict=True) if inside)
         others = tuple(c for c, inside in zip(rest, chosen, strict=True) if not inside)
         for blocks, count in partitions(others).items():
-            found[tuple(sorted((block, *blocks), key=lambda b: (len(b), b)))] += count
-    return found
+            counts[tuple(sorted((block, *blocks), key=lambda b: (len(b), b)))] += count
+    return counts

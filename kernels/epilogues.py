@@ -6,7 +6,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _tanh(v):
+def tanh(v):
     """tanh, to a few units in the last place: near 0 the odd polynomial of Cephes (Moshier, tanhf), else by sigmoid."""
     z = v * v
     p = -5.70498872745e-3 * z + 2.06390887954e-2
@@ -51,7 +51,7 @@ def activate(v, NAME: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
     elif NAME == "gelu_tanh":
         v = v * tl.sigmoid(1.5957691216057308 * (v + 0.044715 * v * v * v))
     elif NAME == "tanh":
-        v = _tanh(v)
+        v = tanh(v)
     elif NAME == "sin":
         v = tl.sin(v)
     elif NAME == "cos":
@@ -71,7 +71,7 @@ def activate(v, NAME: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
     elif NAME == "reciprocal":
         v = 1.0 / v
     elif NAME == "mish":
-        v = v * _tanh(tl.maximum(v, 0.0) + _log1p(tl.exp(-tl.abs(v))))
+        v = v * tanh(tl.maximum(v, 0.0) + _log1p(tl.exp(-tl.abs(v))))
     elif NAME == "leaky_relu":
         v = tl.where(v < 0, v * FIRST, v)
     elif NAME == "elu":

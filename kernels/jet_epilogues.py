@@ -1,16 +1,16 @@
 """The epilogues of a block that carries derivatives beside the value, in registers: jets by Faa di Bruno's formula.
 
-A block (BLOCK, ROWS) holds the streams of BLOCK / rows points (see `hrt.kernels.derivative_streams`, whose text JET is known when
-the kernel is compiled). A stream is picked out of it by a sum over the streams' axis in which the others are zero:
-exact, and the block itself stays where the product left it. Formulas are those of `hrt.program.taylor_table`, arranged so that tails
-and small arguments keep their relative accuracy where the value does.
+A block (BLOCK, ROWS) holds the streams of BLOCK / rows points (see `hrt.kernels.derivative_streams`, whose text JET is
+known when the kernel is compiled). A stream is picked out of it by a sum over the streams' axis in which the others are
+zero: exact, and the block itself stays where the product left it. Formulas are those of `hrt.program.taylor_table`,
+arranged so that tails and small arguments keep their relative accuracy where the value does.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
 import triton
 import triton.language as tl
 
-from hrt.kernels.epilogues import _tanh, activate
+from hrt.kernels.epilogues import activate, tanh
 
 
 @triton.constexpr_function
@@ -45,8 +45,8 @@ def by_row(numbers, JET: tl.constexpr, BLOCK: tl.constexpr):
     if JET == "":
         spread = numbers[None, :]
     else:
-        own = tl.arange(0, BLOCK) % rows_of(JET) == 0
-        spread = tl.where(own[:, None], numbers[None, :], 0.0)
+        is_value = tl.arange(0, BLOCK) % rows_of(JET) == 0
+        spread = tl.where(is_value[:, None], numbers[None, :], 0.0)
     return spread
 
 
@@ -86,7 +86,9 @@ def _picked(z, stream, NUMBER: tl.constexpr):
 
 @triton.jit
 def series(v, NAME: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """f(v), f'(v), f''(v) / 2 and f'''(v) / 6 of the epilogue NAME. At a kink as `hrt.program.taylor_table` has it; NaN stays NaN."""
+    """f(v), f'(v), f''(v) / 2 and f'''(v) / 6 of the epilogue NAME. At a kink as `hrt.program.taylor_table` has it; NaN
+    stays NaN.
+    """
     value = activate(v, NAME, FIRST, SECOND)
     second, third = tl.zeros_like(v), tl.zeros_like(v)
     if NAME == "relu":
@@ -123,7 +125,7 @@ def series(v, NAME: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
         first, second, third = _times_argument(v, tl.sigmoid(inner), first, second, third)
     elif NAME == "mish":
         inner = activate(v, "softplus", 1.0, 0.0)
-        outer = _tanh(inner)
+        outer = tanh(inner)
         first, second, third = _tanh_series(inner, outer)
         slope, bend, _ = _sigmoid_series(v)
         first, second, third = _composed(first, second, third, tl.sigmoid(v), slope / 2.0, bend / 3.0)
@@ -173,7 +175,7 @@ def _sigmoid_series(v):
     e = tl.exp(-tl.abs(v))
     r = 1.0 / (1.0 + e)
     slope = e * r * r
-    return slope, -0.5 * slope * _tanh(0.5 * v), slope * (0.16666666666666666 - slope)
+    return slope, -0.5 * slope * tanh(0.5 * v), slope * (0.16666666666666666 - slope)
 
 
 @triton.jit

@@ -21,21 +21,28 @@ from hrt.kernels.split_tiles import cut, longest_part, scale_groups
 from hrt.kernels.step_kernel import finish_kernel, step_kernel
 from hrt.kernels.step_tables import (
     BIAS_OFFSET,
+    END_GROUP,
     END_STEP,
     EPILOGUE,
+    FIRST_GROUP,
     FIRST_STEP,
+    GAINS,
+    HAS_EPILOGUE,
+    LAUNCH_BIAS,
+    LAUNCH_FIELDS,
     NONE,
     OUT_COLUMN,
     OUT_LENGTH,
     SCALE_OFFSET,
+    SHIFTS,
     WEIGHT_OFFSET,
+    Rescaling,
     StepTables,
 )
 
 MOST_BUFFERS = 4
 NETWORK_REGISTERS = 255  # a thread's most: else the assembler spills for the sake of neighbours that never come
 FINISH_REGISTERS = 128
-TILE_ROW = 8  # out column, out length, bias, epilogue?, first group, end group, gains, shifts
 
 
 @dataclass(frozen=True)
@@ -66,18 +73,6 @@ class Config:
 def is_interpreted() -> bool:
     """Whether kernels run on Triton's interpreter (TRITON_INTERPRET=1 before the first import)."""
     return not isinstance(step_kernel, triton.JITFunction)
-
-
-@dataclass(frozen=True)
-class Rescaling:
-    """What becomes of a tile's output after its epilogue: times gains, plus shifts, written to another column.
-
-    gains, shifts: where those of the tile's first row begin among the biases, or -1.
-    """
-
-    column: int
-    gains: int
-    shifts: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,36 +123,31 @@ class TileList:
         offsets = np.append(steps[:, WEIGHT_OFFSET], 0)
         starts = np.where(runs[:, 1:] > runs[:, :-1], offsets[runs[:, :-1]] // tables.tile_elements, 0)
         groups, first_group = scale_groups(tables, runs, steps[:, SCALE_OFFSET])
-        head = np.zeros((len(rows), TILE_ROW), dtype=np.int64)
-        head[:, :3] = rows[:, [OUT_COLUMN, OUT_LENGTH, BIAS_OFFSET]]
-        head[:, 3] = rows[:, EPILOGUE] != NONE
-        head[:, 6:] = NONE
-        changes = {k: (rescaling or {})[n] for k, n in enumerate(chosen.tolist()) if n in (rescaling or {})}
-        for k, change in changes.items():
-            head[k, 0], head[k, 6], head[k, 7] = change.column, change.gains, change.shifts
-        own = head[owner]
-        finish = None
-        if len(owner) > len(rows):
-            finish = head
-            finish[:, 4] = np.searchsorted(owner, np.arange(len(rows)), "left")
-            finish[:, 5] = np.searchsorted(owner, np.arange(len(rows)), "right")
-            own[:, 0], own[:, 1] = np.arange(len(owner)) * tables.tile_rows, tables.tile_rows
-            own[:, 2], own[:, 3], own[:, 6:] = NONE, 0, NONE
-        own[:, 4], own[:, 5] = first_group[:-1], first_group[1:]
+        wholes, rescaled = _launch_rows(rows, chosen, rescaling or {})
+        part_rows = wholes[owner]
+        is_cut = len(owner) > len(rows)
+        if is_cut:  # parts write sums into slots next to each other; what follows a sum is left to the second pass
+            wholes[:, FIRST_GROUP] = np.searchsorted(owner, np.arange(len(rows)), "left")
+            wholes[:, END_GROUP] = np.searchsorted(owner, np.arange(len(rows)), "right")
+            part_rows[:, OUT_COLUMN] = np.arange(len(owner)) * tables.tile_rows
+            part_rows[:, OUT_LENGTH] = tables.tile_rows
+            part_rows[:, [LAUNCH_BIAS, GAINS, SHIFTS]] = NONE
+            part_rows[:, HAS_EPILOGUE] = 0
+        part_rows[:, FIRST_GROUP], part_rows[:, END_GROUP] = first_group[:-1], first_group[1:]
 
         def placed(array: np.ndarray, kind: Any) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(tables.tiles.device)
 
         return TileList(
             tables,
-            placed(own, np.int32),
+            placed(part_rows, np.int32),
             placed(runs, np.int32),
             placed(starts, np.int64),
             placed(groups, np.int32),
-            None if finish is None else placed(finish, np.int32),
-            len(owner) if finish is not None else 0,
+            placed(wholes, np.int32) if is_cut else None,
+            len(owner) if is_cut else 0,
             epilogue,
-            bool(changes),
+            rescaled,
             streams,
         )
 
@@ -264,6 +254,19 @@ class NetworkList:
             RESCALE=tiles.rescaled,
             maxnreg=NETWORK_REGISTERS,
         )
+
+
+def _launch_rows(tiles: np.ndarray, numbers: np.ndarray, rescaling: Mapping[int, Rescaling]) -> tuple[np.ndarray, bool]:
+    """int64 (n, LAUNCH_FIELDS) of whole tiles, without groups, and whether any is rescaled."""
+    rows = np.zeros((len(tiles), LAUNCH_FIELDS), dtype=np.int64)
+    rows[:, OUT_COLUMN], rows[:, OUT_LENGTH] = tiles[:, OUT_COLUMN], tiles[:, OUT_LENGTH]
+    rows[:, LAUNCH_BIAS] = tiles[:, BIAS_OFFSET]
+    rows[:, HAS_EPILOGUE] = tiles[:, EPILOGUE] != NONE
+    rows[:, [GAINS, SHIFTS]] = NONE
+    changes = {k: rescaling[n] for k, n in enumerate(numbers.tolist()) if n in rescaling}
+    for k, change in changes.items():
+        rows[k, [OUT_COLUMN, GAINS, SHIFTS]] = change.column, change.gains, change.shifts
+    return rows, bool(changes)
 
 
 def check_tables(tables: StepTables) -> None:

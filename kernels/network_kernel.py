@@ -9,7 +9,7 @@ alone reads and writes; a barrier between waves is then all the ordering there i
 import triton
 import triton.language as tl
 
-from hrt.kernels.step_kernel import finish_tile, sum_of_tile
+from hrt.kernels.step_kernel import FIELDS, finish_tile, sum_of_tile
 
 
 @triton.jit(do_not_specialize=["batch", "waves"])
@@ -53,11 +53,11 @@ def network_kernel(
     out_rows = workspace + safe[:, None] * pitch
     for wave in tl.range(0, waves, num_stages=1):
         for tile in tl.range(tl.load(wave_ends + wave), tl.load(wave_ends + wave + 1), num_stages=1):
-            own = tiles + tile * 8
+            row = tiles + tile * FIELDS
             total = sum_of_tile(
                 x_rows, weights0, weights1, weights2, weights3, scales, columns,
-                runs + tile * (BUFFERS + 1), starts + tile * BUFFERS, groups, tl.load(own + 4), tl.load(own + 5),
+                runs + tile * (BUFFERS + 1), starts + tile * BUFFERS, groups, row,
                 BLOCK, ROWS, COLUMNS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
             )  # fmt: skip
-            finish_tile(total, out_rows, inside, biases, own, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
+            finish_tile(total, out_rows, inside, biases, row, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
         tl.debug_barrier()

@@ -18,8 +18,16 @@ the epilogue is not (`hrt.kernels.jet_epilogues`).
 import triton
 import triton.language as tl
 
+from hrt.kernels import step_tables
 from hrt.kernels.epilogues import activate
 from hrt.kernels.jet_epilogues import activate_jet, by_row
+
+# Columns of a launch's rows, as kernels may read them: compile-time constants.
+OUT_COLUMN, OUT_LENGTH = tl.constexpr(step_tables.OUT_COLUMN), tl.constexpr(step_tables.OUT_LENGTH)
+BIAS, HAS_EPILOGUE = tl.constexpr(step_tables.LAUNCH_BIAS), tl.constexpr(step_tables.HAS_EPILOGUE)
+FIRST_GROUP, END_GROUP = tl.constexpr(step_tables.FIRST_GROUP), tl.constexpr(step_tables.END_GROUP)
+GAINS, SHIFTS = tl.constexpr(step_tables.GAINS), tl.constexpr(step_tables.SHIFTS)
+FIELDS = tl.constexpr(step_tables.LAUNCH_FIELDS)
 
 
 @triton.jit
@@ -89,9 +97,9 @@ def _add_buffer(
         for group in tl.range(first_group, end_group, num_stages=1):
             low, high = tl.load(groups + group * 3), tl.load(groups + group * 3 + 1)
             offset = tl.load(groups + group * 3 + 2)
-            own = w_tile + (low - first).to(tl.int64) * (ROWS * COLUMNS)
+            group_tile = w_tile + (low - first).to(tl.int64) * (ROWS * COLUMNS)
             part = tl.zeros_like(acc)
-            part = _add_steps(part, x_rows, own, columns, low, high, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION)
+            part = _add_steps(part, x_rows, group_tile, columns, low, high, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION)
             scale = tl.load(scales + offset + place, mask=place + offset >= place, other=1.0).to(tl.float32)
             if FORM == "batch":
                 acc += part * scale[None, :]
@@ -112,8 +120,7 @@ def sum_of_tile(
     runs,
     starts,
     groups,
-    first_group,
-    end_group,
+    tile,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -126,8 +133,9 @@ def sum_of_tile(
 ):
     """The sum of all steps of one tile, (BLOCK, ROWS) float32. x_rows: pointers (BLOCK, COLUMNS) to the rows' starts.
 
-    runs, starts: of this tile. SCALED: which buffer is int8, -1 for none.
+    runs, starts, tile: of this tile. SCALED: which buffer is int8, -1 for none.
     """
+    first_group, end_group = tl.load(tile + FIRST_GROUP), tl.load(tile + END_GROUP)
     if FORM == "row":
         acc = tl.zeros((ROWS, COLUMNS), tl.float32)
     elif FORM == "swapped":
@@ -180,28 +188,27 @@ def finish_tile(
     """Add the bias, apply the epilogue where the tile has one, rescale, and store. out_rows: pointers (BLOCK, 1).
     JET: the streams that rows are of (see `hrt.kernels.derivative_streams`), "" for values alone.
 
-    tile: int32 out column, length, bias offset or -1, whether the epilogue applies, two others, and where gains and
-    shifts of the output begin among the biases, or -1.
+    tile: its row, int32 (LAUNCH_FIELDS,); bias, gains and shifts are offsets among the biases, or -1.
     """
-    out, length, bias = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
+    out, length, bias = tl.load(tile + OUT_COLUMN), tl.load(tile + OUT_LENGTH), tl.load(tile + BIAS)
     place = tl.arange(0, ROWS)
-    kept = place < length
-    added = tl.load(biases + bias + place, mask=kept & (place + bias >= place), other=0.0)  # a bias of -1 is none
+    written = place < length
+    added = tl.load(biases + bias + place, mask=written & (place + bias >= place), other=0.0)  # a bias of -1 is none
     total += by_row(added.to(tl.float32), JET, BLOCK)
     if EPILOGUE != "none":
-        wanted = tl.load(tile + 3) != 0
+        wanted = tl.load(tile + HAS_EPILOGUE) != 0
         if JET == "":
             active = activate(total, EPILOGUE, FIRST, SECOND)
         else:
             active = activate_jet(total, JET, EPILOGUE, FIRST, SECOND, BLOCK, ROWS)
         total = tl.where(wanted, active, total)
     if RESCALE:
-        gain, shift = tl.load(tile + 6), tl.load(tile + 7)
-        gains = tl.load(biases + gain + place, mask=kept & (place + gain >= place), other=1.0)
-        shifts = tl.load(biases + shift + place, mask=kept & (place + shift >= place), other=0.0)
+        gain, shift = tl.load(tile + GAINS), tl.load(tile + SHIFTS)
+        gains = tl.load(biases + gain + place, mask=written & (place + gain >= place), other=1.0)
+        shifts = tl.load(biases + shift + place, mask=written & (place + shift >= place), other=0.0)
         total = total * gains.to(tl.float32)[None, :] + by_row(shifts.to(tl.float32), JET, BLOCK)
     target = out_rows + (out + place)[None, :]
-    tl.store(target, total.to(out_rows.dtype.element_ty), mask=inside[:, None] & kept[None, :])
+    tl.store(target, total.to(out_rows.dtype.element_ty), mask=inside[:, None] & written[None, :])
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -243,14 +250,14 @@ def step_kernel(
     inside = rows < batch
     safe = tl.where(inside, rows, 0).to(tl.int64)
     x_rows = workspace + safe[:, None] * pitch + tl.arange(0, COLUMNS)[None, :]
-    own = tiles + tile * 8
+    row = tiles + tile * FIELDS
     total = sum_of_tile(
         x_rows, weights0, weights1, weights2, weights3, scales, columns,
-        runs + tile * (BUFFERS + 1), starts + tile * BUFFERS, groups, tl.load(own + 4), tl.load(own + 5),
+        runs + tile * (BUFFERS + 1), starts + tile * BUFFERS, groups, row,
         BLOCK, ROWS, COLUMNS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
     )  # fmt: skip
     out_rows = target + rows.to(tl.int64)[:, None] * target_pitch
-    finish_tile(total, out_rows, inside, biases, own, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
+    finish_tile(total, out_rows, inside, biases, row, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -272,15 +279,15 @@ def finish_kernel(
 ):
     """The second pass of tiles that were split along their steps: partial sums added in order, then as in one pass.
 
-    partial: float32 (batch, slots * ROWS); the slots of a tile are tiles[tile, 4] up to tiles[tile, 5].
+    partial: float32 (batch, slots * ROWS); the slots of a tile are tiles[tile, FIRST_GROUP] up to END_GROUP.
     """
-    own = tiles + tl.program_id(0) * 8
+    row = tiles + tl.program_id(0) * FIELDS
     rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < batch
     safe = tl.where(inside, rows, 0).to(tl.int64)
     source = partial + safe[:, None] * partial_pitch + tl.arange(0, ROWS)[None, :]
     total = tl.zeros((BLOCK, ROWS), tl.float32)
-    for slot in range(tl.load(own + 4), tl.load(own + 5)):
+    for slot in range(tl.load(row + FIRST_GROUP), tl.load(row + END_GROUP)):
         total += tl.load(source + slot * ROWS)
     out_rows = workspace + safe[:, None] * pitch
-    finish_tile(total, out_rows, inside, biases, own, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
+    finish_tile(total, out_rows, inside, biases, row, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)

@@ -6,6 +6,7 @@ structure are rows of these tables. A *compact* table gives every step its own l
 one, for GPU kernels, has tiles of exactly `tile_rows` x `step_columns` and columns that are multiples of `unit`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,8 +17,25 @@ from torch import Tensor
 NONE = -1  # no bias, no epilogue, no scale
 OUT_COLUMN, OUT_LENGTH, FIRST_STEP, END_STEP, BIAS_OFFSET, EPILOGUE = range(6)
 TILE_FIELDS = 6
+# The rows of a launch (`hrt.kernels.launch.TileList`) begin as a tile's do and go on with what only kernels look up:
+# the runs of steps that share a scale (or, in a second pass, slots of partial sums), and where gains and shifts begin.
+# Eight int32 are 32 bytes: no row straddles a cache line.
+LAUNCH_BIAS, HAS_EPILOGUE, FIRST_GROUP, END_GROUP, GAINS, SHIFTS = range(2, 8)
+LAUNCH_FIELDS = 8
 COLUMN, LENGTH, WEIGHT_OFFSET, BUFFER, SCALE_OFFSET = range(5)
 STEP_FIELDS = 5
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """What becomes of a tile's output after its epilogue: times gains, plus shifts, written to another column.
+
+    gains, shifts: where those of the tile's first row begin among the biases, or -1.
+    """
+
+    column: int
+    gains: int
+    shifts: int
 
 
 class TableError(ValueError):
@@ -71,12 +89,12 @@ class StepTables:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the packed weights and their scales, padding included."""
-        return sum(t.numel() * t.element_size() for t in (*self.weights, self.scales))
+        return sum(t.nbytes for t in (*self.weights, self.scales))
 
     @property
     def nbytes(self) -> int:
         """Bytes of everything: weights, biases, tiles and steps."""
-        return self.weight_bytes + sum(t.numel() * t.element_size() for t in (self.biases, self.tiles, self.steps))
+        return self.weight_bytes + self.biases.nbytes + self.tiles.nbytes + self.steps.nbytes
 
     @cached_property
     def column_table(self) -> Tensor:
@@ -98,16 +116,10 @@ class StepTables:
             bounds.append(bounds[-1] + before[tiles[:, END_STEP]] - before[tiles[:, FIRST_STEP]])
         return torch.from_numpy(np.stack(bounds, 1).astype(np.int32)).to(self.tiles.device)
 
-    def to(self, device: torch.device | str) -> "StepTables":
-        """The same tables on another device."""
-        return replace(
-            self,
-            tiles=self.tiles.to(device),
-            steps=self.steps.to(device),
-            weights=tuple(t.to(device) for t in self.weights),
-            biases=self.biases.to(device),
-            scales=self.scales.to(device),
-        )
+    def map(self, change: Callable[[Tensor], Tensor]) -> "StepTables":
+        """The same tables with every tensor changed: copied, or moved to a device."""
+        tensors = {name: change(getattr(self, name)) for name in ("tiles", "steps", "biases", "scales")}
+        return replace(self, weights=tuple(map(change, self.weights)), **tensors)
 
     def check(self) -> None:
         """Raise TableError where a table has the wrong type, a run has a gap or an offset leaves its buffer."""
@@ -174,9 +186,9 @@ class StepTables:
         _fail_at(together & apart, "the weights of its steps are not stored one after the other", owner[1:])
 
 
-def _fail_at(bad: np.ndarray, why: str, owner: np.ndarray | None = None) -> None:
+def _fail_at(bad: np.ndarray, fault: str, owner: np.ndarray | None = None) -> None:
     """Raise TableError for the first true entry of `bad`, of a tile or of a step whose tile is in `owner`."""
     if bad.any():
         at = int(bad.argmax())
         tile = at if owner is None else int(owner[at])
-        raise TableError(f"Tile {tile}: {why}.", tile)
+        raise TableError(f"Tile {tile}: {fault}.", tile)

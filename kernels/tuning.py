@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from platformdirs import user_cache_dir
 
 from hrt.kernels.launch import Config
 from hrt.kernels.precisions import WORKSPACE
@@ -104,7 +105,7 @@ def _programs(key: Key) -> int:
 def candidates(key: Key) -> list[Config]:
     """What `hrt tune` tries: the rule, its neighbours, and the other forms of that batch."""
     base = rule(key)
-    found = [base]
+    configs = [base]
     forms = [("row", 1)] if key.bucket <= 8 and key.streams == 1 else []
     forms += [("swapped", b) for b in (16, 32, 64) if b < 2 * max(16, key.batch)]
     forms += [("batch", b) for b in (64, 128) if b < 2 * key.batch and key.batch >= 32]
@@ -113,17 +114,14 @@ def candidates(key: Key) -> list[Config]:
             for stages in (2, 3, 4):
                 for programs in sorted({base.programs, base.programs * 2, 0}):
                     config = Config(form, block, warps, stages, programs)
-                    if config not in found:
-                        found.append(config)
-    return found
+                    if config not in configs:
+                        configs.append(config)
+    return configs
 
 
 def user_cache() -> Path:
     """Where measured configurations are kept: $HRT_CACHE, else the user's cache folder."""
-    folder = os.environ.get("HRT_CACHE")
-    if folder:
-        return Path(folder) / "tuning.json"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrt" / "tuning.json"
+    return Path(os.environ.get("HRT_CACHE") or user_cache_dir("hrt", appauthor=False)) / "tuning.json"
 
 
 @cache
@@ -153,10 +151,10 @@ def find(key: Key) -> tuple[Config, str]:
     return rule(key), "rule"
 
 
-def remember(found: Mapping[Key, Config]) -> Path:
+def remember(configs: Mapping[Key, Config]) -> Path:
     """Add configurations to the user's cache, atomically; others stay."""
     path = user_cache()
-    merged = {**entries(path), **{str(key): config for key, config in found.items()}}
+    merged = {**entries(path), **{str(key): config for key, config in configs.items()}}
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"format": FORMAT, "configs": {key: asdict(c) for key, c in sorted(merged.items())}}
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tuning-")

@@ -20,6 +20,7 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.kernels.precisions import PRECISIONS
 from hrt.kernels.tuning import bucket_of
 from hrt.runtime.cuda_graphs import Bucket
+from hrt.runtime.cuda_program import CudaProgram
 from hrt.runtime.cuda_session import CudaSession
 from hrt.schedule.precision import EXACT_INPUTS
 
@@ -142,16 +143,16 @@ def test_a_compressed_network_keeps_its_bound(model, batch):
 
 
 def test_both_kernels_agree(model):
-    session = serve(model).session
-    assert session.kernels == ("step", "network")
+    program = serve(model).session.program
+    assert program.kernels == ("step", "network")
     x = torch.rand(64, 3)
     answers = []
-    for kernel in session.kernels:
-        workspace = session.new_workspace(64)
-        start = session.schedule.inputs[0].start
+    for kernel in program.kernels:
+        workspace = program.new_workspace(64)
+        start = program.schedule.inputs[0].start
         workspace[:, start : start + 3] = x.to(DEVICE)
-        session.execute(workspace, 64, kernel)
-        out = session.schedule.outputs[0].start
+        program.execute(workspace, 64, kernel)
+        out = program.schedule.outputs[0].start
         answers.append(workspace[:, out].float().cpu())
     size = float(answers[0].abs().max())
     assert float((answers[0] - answers[1]).abs().max()) <= (2.0**-6 if model.precision == "bf16" else 2.0**-10) * size
@@ -164,10 +165,9 @@ def test_derivatives_that_the_kernels_carry(batch, kernel):
     names = ["d0", "d1", "d0d0", "d0d2"]
     program = capture(network(), [torch.zeros(2, 3)])
     derived = differentiate(program, names).program
-    session = CudaSession(program, DEVICE, "ieee", warm=False, derivatives=names)
+    cuda = CudaProgram(program, DEVICE, "ieee", derivatives=names)
     x = torch.rand(batch, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    bucket = Bucket(session, bucket_of(batch), capture=False)
-    bucket.kernel = kernel
+    bucket = Bucket(cuda, bucket_of(batch), kernel=kernel, capture=False)
     for y, e, limit in zip(bucket.run([x.to(DEVICE)], batch), derived.run([x]), noise(derived, [x]), strict=True):
         assert float((y.cpu() - e).norm()) <= 16 * limit
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
-from zoo_pinns import ACTIVATIONS, ZOO, Apply, Entry, entry, mlp, network
 
 from hrt.capture.torch_export import capture
 from hrt.program.program import Program
 
-__all__ = ["ACTIVATIONS", "ZOO", "Apply", "Entry", "captured", "mlp"]
+from zoo_pinns import ACTIVATIONS, ZOO, Apply, Entry, entry, mlp, network
+
+__all__ = ["ACTIVATIONS", "SOME_OF_THE_ZOO", "ZOO", "Apply", "Entry", "captured", "mlp"]
 
 # --- operator networks
 
@@ -331,3 +333,9 @@ def one_unit():
 def captured(name: str) -> Program:
     """The program of a network of the zoo, captured once."""
     return capture(ZOO[name].build(), ZOO[name].inputs(2))
+
+
+# What a slow backend is tried on in every run; `make test-all` tries it on the rest.
+SOME_OF_THE_ZOO = [
+    pytest.param(name, marks=() if k % 4 == 0 else pytest.mark.slow) for k, name in enumerate(sorted(ZOO))
+]

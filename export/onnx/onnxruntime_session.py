@@ -1,8 +1,8 @@
 """The CPU backend of ONNX Runtime: the exported graph in a session, fed in parts that fit a cache.
 
 A network has up to two graphs: one for a few rows, where what counts is the number of nodes, and one for many, where
-arithmetic does (`hrt.runtime.onnx_costs`). Many rows are computed in parts: intermediate values then stay in a core's cache
-and in memory that the process already has (4096-wide layer, 256 rows: 1.3 ms in parts of 64, 2 to 6 ms at once).
+arithmetic does (`hrt.runtime.onnx_costs`). Many rows are computed in parts: intermediate values then stay in a core's
+cache and in memory that the process already has (4096-wide layer, 256 rows: 1.3 ms in parts of 64, 2 to 6 ms at once).
 """
 
 import math
@@ -20,7 +20,9 @@ from hrt.errors import BackendError
 from hrt.export.onnx.check import open_runtime
 from hrt.export.onnx.exporter import graph_of
 from hrt.program.program import Program
+from hrt.runtime.backends import Request
 from hrt.runtime.onnx_costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
+from hrt.runtime.session import Session
 from hrt.support.parallel import one_blas_thread
 
 SMALL = 16  # rows up to which the graph for a few is used
@@ -35,15 +37,12 @@ FIXED_SHAPES = 64  # batch sizes for which memory is kept
 _sessions: "weakref.WeakSet[OnnxSession]" = weakref.WeakSet()
 
 
-class OnnxSession:
+class OnnxSession(Session):
     """A network in ONNX Runtime, float32 arithmetic on as many threads as torch uses when it is made. Thread-safe.
 
     resident_bytes: the graphs' constants, decoded to float32. Raises BackendError where ONNX Runtime is not installed
     or cannot run the graph, and for any device but the CPU.
     """
-
-    owns_outputs = True  # what `run` returns is new memory
-    any_alignment = True  # its results do not depend on where inputs lie
 
     def __init__(self, program: Program, device: Any = None):
         if device is not None and torch.device(device).type != "cpu":
@@ -67,30 +66,36 @@ class OnnxSession:
         self.resident_bytes = small.nbytes + (0 if shared else large.nbytes)
         return small, large
 
-    def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """float32 inputs (batch, *shape) to float32 outputs."""
+    @property
+    def waiting_nbytes(self) -> int:
+        """Bytes of the memory that is kept for batches of known sizes."""
+        few, many = self._pair or self._again()
+        return few.waiting_nbytes + (0 if many is few else many.waiting_nbytes)
+
+    def run(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """See `Session.run`."""
         few, many = self._pair or self._again()
         rows = inputs[0].shape[0]
-        found = (few if rows <= SMALL else many).run([x.cpu().contiguous().numpy() for x in inputs], rows)
-        return tuple(torch.from_numpy(y) for y in found)
+        arrays = [x.cpu().contiguous().numpy() if isinstance(x, Tensor) else x for x in inputs]
+        outputs = (few if rows <= SMALL else many).run(arrays, rows)
+        return tuple(map(torch.from_numpy, outputs)) if isinstance(inputs[0], Tensor) else outputs
 
-    def quick(self, x: Any) -> Any:
-        """The answer to float32 arrays in C order (one, or a tuple) without any detour: checks may take longer than the
-        arithmetic, and torch's threads, once awake, keep those of the runtime from their cores. None where `x` is
-        anything else.
+    def run_as_given(self, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """The outputs for float32 arrays in C order without any detour: checks may take longer than the arithmetic, and
+        torch's threads, once awake, keep those of the runtime from their cores.
         """
         few, many = self._pair or self._again()
-        first = x[0] if type(x) is tuple and x else x
+        first = inputs[0] if inputs else None
         if type(first) is not np.ndarray or not first.ndim:
             return None
-        return (few if len(first) <= SMALL else many).quick(x)
+        return (few if len(first) <= SMALL else many).run_as_given(inputs)
 
     def _again(self) -> "tuple[_Graph, _Graph]":
         """The graphs of a forked process, where the threads of those that it inherits are missing."""
         with self._lock:
-            found = self._pair or self._open()
-            self._pair = found  # both at once: other threads look at any time
-            return found
+            pair = self._pair or self._open()
+            self._pair = pair  # both at once: other threads look at any time
+            return pair
 
 
 def forms_for(program: Program, rows: int) -> dict[str, str]:
@@ -132,37 +137,40 @@ class _Graph:
         if not self.bound or size == rows:
             # Into memory that the runtime has already: a new array's pages, and binding it, cost 12 us in 150.
             return tuple(self.session.run(None, dict(zip(self.inputs, inputs, strict=True))))
-        found = tuple(np.empty((rows, *shape), dtype=np.float32) for shape in self.out_shapes)
+        outputs = tuple(np.empty((rows, *shape), dtype=np.float32) for shape in self.out_shapes)
         for start in range(0, rows, size):
             rest = slice(start, min(rows, start + size))
-            self.session.run_with_iobinding(self.binding([x[rest] for x in inputs], [y[rest] for y in found]))
-        return found
+            self.session.run_with_iobinding(self.binding([x[rest] for x in inputs], [y[rest] for y in outputs]))
+        return outputs
 
-    def quick(self, x: Any) -> Any:
-        single = type(x) is np.ndarray
-        for v in (x,) if single else x:
+    @property
+    def waiting_nbytes(self) -> int:
+        """Bytes of the memory that is bound and waits for a call."""
+        waiting = [fixed for memories in self._fixed.values() for fixed in memories]
+        return sum(array.nbytes for fixed in waiting for array in (*fixed.inputs, *fixed.outputs))
+
+    def run_as_given(self, inputs: tuple[Any, ...]) -> tuple[np.ndarray, ...] | None:
+        """Through memory that was bound before, where these shapes were seen before."""
+        for v in inputs:
             if type(v) is not np.ndarray or v.dtype is not FLOAT32:
                 return None
-        waiting = self._fixed.get(x.shape if single else tuple([v.shape for v in x]))
+        waiting = self._fixed.get(inputs[0].shape if len(inputs) == 1 else tuple([v.shape for v in inputs]))
         if waiting is None:
-            return self._first((x,) if single else x)
+            return self._first(inputs)
         try:
             fixed = waiting.pop()  # one per thread that is inside at a time
         except IndexError:
-            fixed = _Fixed(self, len(x if single else x[0]))
-        if single:
-            fixed.input[...] = x
-        else:
-            for own, v in zip(fixed.inputs, x, strict=True):
-                own[...] = v
+            fixed = _Fixed(self, len(inputs[0]))
+        for k, v in enumerate(inputs):
+            fixed.inputs[k][...] = v
         self.session.run_with_iobinding(fixed.binding)
-        found = fixed.output.copy() if fixed.output is not None else tuple([y.copy() for y in fixed.outputs])
+        outputs = (fixed.outputs[0].copy(),) if len(fixed.outputs) == 1 else tuple([y.copy() for y in fixed.outputs])
         waiting.append(fixed)
-        return found
+        return outputs
 
-    def _first(self, inputs: tuple[np.ndarray, ...]) -> Any:
-        """The answer to a shape for which no memory is kept, and memory for the next time if that pays. None where the
-        network does not take these arrays as they are.
+    def _first(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...] | None:
+        """The outputs for a shape for which no memory is kept, and memory for the next time if that pays. None where
+        the network does not take these arrays as they are.
         """
         rows = len(inputs[0])
         if not self.bound or rows == 0 or len(inputs) != len(self.in_shapes):
@@ -174,17 +182,16 @@ class _Graph:
             if len(self._fixed) >= FIXED_SHAPES:  # the one that came first goes; a size that stays comes back
                 self._fixed.pop(next(iter(self._fixed)), None)
             self._fixed.setdefault(inputs[0].shape if len(inputs) == 1 else tuple([v.shape for v in inputs]), [])
-        found = self.run(inputs, rows)
-        return found[0] if len(found) == 1 else found
+        return self.run(inputs, rows)
 
     def binding(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Any:
         """What reads and writes these arrays, all in C order."""
-        found = self.session.io_binding()
+        binding = self.session.io_binding()
         for name, x in zip(self.inputs, inputs, strict=True):
-            found.bind_input(name, "cpu", 0, np.float32, x.shape, x.ctypes.data)
+            binding.bind_input(name, "cpu", 0, np.float32, x.shape, x.ctypes.data)
         for name, y in zip(self.outputs, outputs, strict=True):
-            found.bind_output(name, "cpu", 0, np.float32, y.shape, y.ctypes.data)
-        return found
+            binding.bind_output(name, "cpu", 0, np.float32, y.shape, y.ctypes.data)
+        return binding
 
 
 class _Fixed:
@@ -193,7 +200,6 @@ class _Fixed:
     def __init__(self, graph: _Graph, rows: int):
         self.inputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.in_shapes]
         self.outputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.out_shapes]
-        self.input, self.output = self.inputs[0], self.outputs[0] if len(self.outputs) == 1 else None
         self.binding = graph.binding(self.inputs, self.outputs)
 
 
@@ -224,3 +230,8 @@ def _forget() -> None:
 _leaked: list[Any] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
+
+
+def open_onnxruntime(request: Request) -> OnnxSession:
+    """The backend "onnxruntime"."""
+    return OnnxSession(request.program, request.device)

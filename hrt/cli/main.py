@@ -56,8 +56,7 @@ def info(
     """
     import hrt
     from hrt.model.artifact import read_header
-    from hrt.runtime.backends import choose
-    from hrt.runtime.torch_session import on_cpu, open_session
+    from hrt.runtime.backends import choose, on_cpu, open_session
 
     if as_json:
         header = read_header(artifact)
@@ -179,7 +178,7 @@ def tune(
     from hrt.support.progress import track
 
     with track("tune", True) as advance:
-        fastest = measure(model, bucket or BUCKETS, advance)
+        fastest = measure(model.session, bucket or BUCKETS, advance)
     for key, (config, seconds) in fastest.items():
         typer.echo(
             f"batch {key.bucket:6} {key.kernel:8} {seconds * 1e6:10.1f} us  {config.form} {config.block}, "

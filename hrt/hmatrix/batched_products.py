@@ -98,11 +98,11 @@ class Bucket:
 
     def placed(self, g: int) -> list[tuple[Piece, Kind, int]]:
         """The pieces of block g, their kinds, and where along the axis each begins."""
-        found, filled = [], dict.fromkeys(self.slots, 0)
+        places, filled = [], dict.fromkeys(self.slots, 0)
         for kind, piece in zip(_kinds(self.blocks[g], self.kind), self.blocks[g].pieces, strict=True):
-            found.append((piece, kind, self.slots[kind][0] + filled[kind]))
+            places.append((piece, kind, self.slots[kind][0] + filled[kind]))
             filled[kind] += piece.stored.shape[self.axis]
-        return found
+        return places
 
     def sources(self, zero: int | None = None) -> np.ndarray:
         """The workspace rows that are read, int64 (len(blocks), wide). Padding reads the row `zero`, or, where None,
@@ -120,16 +120,16 @@ class Bucket:
 
     def weights(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """All blocks as `dtype`, (len(blocks), tall, wide)."""
-        found = torch.zeros(len(self.blocks), self.tall, self.wide, dtype=dtype, device="cpu")
+        weights = torch.zeros(len(self.blocks), self.tall, self.wide, dtype=dtype, device="cpu")
         for g in range(len(self.blocks)):
             for piece, _, at in self.placed(g):
                 numbers = piece.decoded(dtype)
                 r, c = numbers.shape
                 if self.axis == STACKED:
-                    found[g, at : at + r, :c] = numbers
+                    weights[g, at : at + r, :c] = numbers
                 else:
-                    found[g, :r, at : at + c] = numbers
-        return found
+                    weights[g, :r, at : at + c] = numbers
+        return weights
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class Limits:
         """Pieces of one kind stand together; int8 blocks that have row scales of their own stand alone."""
         if not self.typed:
             return ()
-        own = occurrence if piece.is_dense and piece.leaf.scale is not None else 0
-        return (piece.is_dense, str(piece.stored.dtype), own)
+        place = occurrence if piece.is_dense and piece.leaf.scale is not None else 0
+        return (piece.is_dense, str(piece.stored.dtype), place)
 
 
 @dataclass(frozen=True)
@@ -228,24 +228,24 @@ def _cut(blocks: Mapping[tuple[int, int], Block]) -> tuple[list[Block], list[tup
             inner = [row, row + rows]
         for a, b in pairwise(inner):
             joined.setdefault((a, b - a), []).append((block, a - row))
-    found, spans = [], []
+    joined_blocks, spans = [], []
     for (row, rows), parts in sorted(joined.items(), key=lambda item: item[0]):
         pieces = [p.below(above, above + rows) for block, above in parts for p in block.pieces]
         sources = [s for block, _ in parts for s in block.sources]
-        found.append(Block(BESIDE, pieces, sources, (rows, sum(len(s) for s in sources))))
+        joined_blocks.append(Block(BESIDE, pieces, sources, (rows, sum(len(s) for s in sources))))
         spans.append((row, rows))
-    return found, spans
+    return joined_blocks, spans
 
 
 def _kinds(block: Block, kind: Callable[[Piece, int], Kind]) -> list[Kind]:
     """The kind of every piece of a block."""
-    found: list[Kind] = []
+    kinds: list[Kind] = []
     seen: dict[Kind, int] = {}
     for piece in block.pieces:
         first = kind(piece, 0)
-        found.append(kind(piece, seen.get(first, 0)))
+        kinds.append(kind(piece, seen.get(first, 0)))
         seen[first] = seen.get(first, 0) + 1
-    return found
+    return kinds
 
 
 def _sizes(block: Block, kind: Callable[[Piece, int], Kind]) -> dict[Kind, int]:
@@ -264,25 +264,25 @@ def _batched(blocks: Sequence[Block], top: int, free_columns: int, limits: Limit
     """
     share = 1 + limits.share
     sizes = [_sizes(block, limits.kind) for block in blocks]
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     slots: dict[Kind, int] = {}  # of the last bucket: room for each kind, its largest other dimension, its numbers
     across = true = 0
     for k in sorted(range(len(blocks)), key=lambda k: (blocks[k].shape[::-1], k), reverse=True):
         axis, (r, c) = blocks[k].axis, blocks[k].shape
         merged = {key: max(slots.get(key, 0), sizes[k].get(key, 0)) for key in {**slots, **sizes[k]}}
         along, beside = sum(merged.values()), max(across, blocks[k].shape[1 - axis])
-        padded = (len(found[-1]) + 1) * along * beside if found else 0
+        padded = (len(groups[-1]) + 1) * along * beside if groups else 0
         wide = along if axis == BESIDE else beside
         like = padded <= share * (true + r * c) + limits.free
         like = like and (wide <= share * c or padded - true - r * c <= free_columns)
-        if found and like:
-            found[-1].append(k)
+        if groups and like:
+            groups[-1].append(k)
             slots, across, true = merged, beside, true + r * c
         else:
-            found.append([k])
+            groups.append([k])
             slots, across, true = sizes[k], blocks[k].shape[1 - axis], r * c
     buckets = []
-    for members in found:
+    for members in groups:
         chosen = [blocks[k] for k in sorted(members)]
         bucket = _bucket(chosen, [sizes[k] for k in members], top, limits)
         buckets.append(bucket)
@@ -292,8 +292,8 @@ def _batched(blocks: Sequence[Block], top: int, free_columns: int, limits: Limit
 
 def _bucket(blocks: Sequence[Block], sizes: Sequence[Mapping[Kind, int]], top: int, limits: Limits) -> Bucket:
     room: dict[Kind, int] = {}
-    for own in sizes:
-        for key, size in own.items():
+    for taken in sizes:
+        for key, size in taken.items():
             room[key] = max(room.get(key, 0), size)
     slots, along = {}, 0
     for key in sorted(room):

@@ -43,17 +43,17 @@ class _Step:
 
 
 class Product:
-    """y = x H^T in a handful of batched products instead of one or two per leaf (see `hrt.hmatrix.batched_products`)."""
+    """y = x H^T in a handful of batched products, not one or two per leaf (see `hrt.hmatrix.batched_products`)."""
 
     def __init__(self, matrix: HMatrix, device: torch.device):
         self.shape = matrix.shape
         self.cols = None if matrix.col_order is None else matrix.col_order.to(device, torch.int32)
-        found = plan(matrix)
+        products = plan(matrix)
         zero = self.shape[1]
-        self.first, self.second = ([_step(b, zero, device) for b in wave] for wave in (found.first, found.second))
-        self.height, self.out_height = found.height, found.out_height + 1  # and one row of zeros
+        self.first, self.second = ([_step(b, zero, device) for b in wave] for wave in (products.first, products.second))
+        self.height, self.out_height = products.height, products.out_height + 1  # and one row of zeros
         place_of = slice(None) if matrix.row_order is None else matrix.row_order.long().argsort().numpy()
-        rows = (np.where(layer < 0, found.out_height, layer)[place_of] for layer in found.layers)
+        rows = (np.where(layer < 0, products.out_height, layer)[place_of] for layer in products.layers)
         self.index = [_index(r, device) for r in rows]
 
     @staticmethod
@@ -69,7 +69,7 @@ class Product:
         """Bytes held, decoded."""
         steps = (*self.first, *self.second)
         held = [*(s.weights for s in steps), *(s.sources for s in steps), *self.index, self.cols]
-        return sum(t.numel() * t.element_size() for t in held if isinstance(t, Tensor))
+        return sum(t.nbytes for t in held if isinstance(t, Tensor))
 
     def apply(self, x: Tensor) -> Tensor:
         """x (batch, n) to (batch, m), float32."""
@@ -99,7 +99,7 @@ class LowRank:
         us, vts = zip(*(leaf.decoded(torch.float32) for leaf in leaves), strict=True)
         self.u, self.vt = torch.cat(us, dim=1).to(device), torch.cat(vts).to(device)
         self.shape = (leaves[0].rows, leaves[0].cols)
-        self.nbytes = 4 * (self.u.numel() + self.vt.numel())
+        self.nbytes = self.u.nbytes + self.vt.nbytes
 
     def apply(self, x: Tensor) -> Tensor:
         """x (batch, n) to (batch, m), float32."""

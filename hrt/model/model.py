@@ -15,14 +15,13 @@ from hrt.derivatives.differentiate import Differentiated, differentiate
 from hrt.errors import InputError
 from hrt.model.artifact import write
 from hrt.model.contents import Contents
-from hrt.runtime.torch_session import Session, open_session
+from hrt.runtime.backends import open_session
+from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
 from hrt.support.devices import on_the_cpu
-from hrt.support.types import Kind
+from hrt.support.types import Array, Kind
 
-ALIGNMENT = 64  # bytes, of what torch allocates
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
-CONTIGUOUS = torch.contiguous_format
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +86,7 @@ class CompressedModel(Contents):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the sessions, which belong to this process."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("session", "_quick", "_differentiated")}
-
-    @cached_property
-    def _quick(self) -> Any:
-        """The session's way for a few rows of arrays, where it has one and nothing has to be split."""
-        return getattr(self.session, "quick", None) if self.max_batch is None else None
+        return {k: v for k, v in self.__dict__.items() if k not in ("session", "_differentiated")}
 
     @property
     def precision(self) -> str:
@@ -130,15 +124,15 @@ class CompressedModel(Contents):
             (torch.Size([5, 1]), torch.Size([5, 1]))
         """
         if derivatives is not None:
-            found = self.differentiated(derivatives).predict(x)
-            flat, outputs = found if isinstance(found, tuple) else (found,), len(self.program.outputs)
+            answer = self.differentiated(derivatives).predict(x)
+            flat, outputs = answer if isinstance(answer, tuple) else (answer,), len(self.program.outputs)
             groups = [flat[k : k + outputs] for k in range(0, len(flat), outputs)]
             return flat if outputs == 1 else tuple(groups)
-        found = self._quick(x) if self._quick is not None else None
-        if found is not None:
-            return found
-        found = self._answered(tuple(x) if isinstance(x, (tuple, list)) else (x,))
-        return found[0] if len(found) == 1 else tuple(found)
+        given = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+        answers = self.session.run_as_given(given) if self.max_batch is None else None
+        if answers is None:
+            answers = self._checked_and_run(given)
+        return answers[0] if len(answers) == 1 else answers
 
     __call__ = predict
 
@@ -160,45 +154,42 @@ class CompressedModel(Contents):
         """
         try:
             key = derivatives if isinstance(derivatives, str) else tuple(derivatives)
-            found = self._differentiated.get(key)
+            model = self._differentiated.get(key)
         except TypeError:  # no list, or not of names: `differentiate` says so
-            key, found = derivatives, None
-        if found is None:
+            key, model = derivatives, None
+        if model is None:
             with on_the_cpu():
                 origin = differentiate(self.program, key)
             certificate = with_derivatives(self.certificate, self.program, origin)
             while len(self._differentiated) >= DIFFERENTIATED:
                 self._differentiated.pop(next(iter(self._differentiated)), None)
             made = replace(self, program=origin.program, certificate=certificate, origin=origin)
-            found = self._differentiated.setdefault(key, made)
-        return found
+            model = self._differentiated.setdefault(key, made)
+        return model
 
     @cached_property
     def _differentiated(self) -> dict[Any, "CompressedModel"]:
         return {}
 
-    def _answered(self, given: tuple[Any, ...]) -> Sequence[Any]:
-        tensors = [_as_tensor(v) for v in given]
-        self.program.check_inputs(tensors)
+    def _checked_and_run(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        inputs = [_as_floats(v) for v in given]
+        self.program.check_inputs(inputs)
         if self.strict:
-            self._check_devices(given)
-        rows, session = tensors[0].shape[0], self.session
+            self._check_devices(inputs)
+        rows = inputs[0].shape[0]
         step = max(1, self.max_batch or rows)
-        outputs: list[Tensor] = []
-        aligned = not getattr(session, "any_alignment", False)
+        parts = []
         for start in range(0, max(rows, 1), step):
-            part = session.run([_prepared(t[start : start + step], aligned) for t in tensors])
-            if step >= rows and getattr(session, "owns_outputs", False):
-                outputs = [y.to(given[0]) if isinstance(given[0], Tensor) else y for y in part]
-                break
-            outputs = outputs or [_empty_like(given[0], (rows, *y.shape[1:])) for y in part]
-            for whole, y in zip(outputs, part, strict=True):
-                whole[start : start + step] = y  # always a copy: y may be a view of the input or of a constant
-        return [y if isinstance(given[0], Tensor) else _as_array(y, given[0]) for y in outputs]
+            outputs = self.session.run([_as_float32(v[start : start + step]) for v in inputs])
+            parts.append([_like(y, inputs[0]) for y in outputs])
+        if len(parts) == 1:
+            return tuple(parts[0])
+        join = torch.cat if isinstance(inputs[0], Tensor) else np.concatenate
+        return tuple(join(pieces) for pieces in zip(*parts, strict=True))
 
-    def _check_devices(self, given: Sequence[Any]) -> None:
-        device = torch.device(getattr(self.session, "device", "cpu"))
-        for k, v in enumerate(given):
+    def _check_devices(self, inputs: Sequence[Array]) -> None:
+        device = self.session.device
+        for k, v in enumerate(inputs):
             if isinstance(v, Tensor) and v.device != device:
                 raise InputError(f"Input {k} is on {v.device}. Expected {device}; move it, or load with strict=False.")
 
@@ -251,8 +242,8 @@ class CompressedModel(Contents):
         )
 
 
-def _as_tensor(v: Any) -> Tensor:
-    """The numbers of `v` as a tensor of some floating type, without a copy where possible."""
+def _as_floats(v: Any) -> Array:
+    """`v` as a tensor or an array of some floating type, without a copy where possible."""
     expected = "Expected a numpy array or torch tensor of floating-point numbers, or a tuple of them"
     if isinstance(v, Tensor):
         if not v.is_floating_point() or v.layout != torch.strided:
@@ -264,28 +255,20 @@ def _as_tensor(v: Any) -> Tensor:
         raise InputError(f"Found an input that is no array: {error}. {expected}.") from error
     if array.dtype.kind != "f":
         raise InputError(f"Found an input of dtype {array.dtype}. {expected}; convert it first.")
+    return array
+
+
+def _as_float32(v: Array) -> Array:
+    """Numbers as a session takes them."""
+    if isinstance(v, Tensor):
+        return v.to(torch.float32)
     with np.errstate(over="ignore"):  # beyond float32 the answer is infinite or NaN, as it is for tensors
-        numbers = np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
-    return torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())
+        return np.ascontiguousarray(v, dtype=np.float32)
 
 
-def _prepared(rows: Tensor, aligned: bool = True) -> Tensor:
-    """`rows` as contiguous float32, on request at an aligned address: the last bits of torch's products depend on both,
-    and equal inputs shall give equal answers wherever they lie in memory.
-    """
-    rows = rows.to(torch.float32)
-    if rows.device.type != "cpu":
-        return rows
-    right = rows.is_contiguous() and (not aligned or rows.data_ptr() % ALIGNMENT == 0)
-    return rows if right else rows.clone(memory_format=CONTIGUOUS)
-
-
-def _empty_like(given: Any, shape: tuple[int, ...]) -> Tensor:
-    if isinstance(given, Tensor):
-        return torch.empty(shape, dtype=given.dtype, device=given.device)
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
-
-
-def _as_array(y: Tensor, given: Any) -> np.ndarray:
+def _like(y: Array, first: Array) -> Array:
+    """An output of the dtype, and for tensors on the device, of the first input."""
+    if isinstance(first, Tensor):
+        return torch.as_tensor(y).to(first)
     with np.errstate(over="ignore"):
-        return y.numpy().astype(np.asarray(given).dtype, copy=False)
+        return np.asarray(y).astype(first.dtype, copy=False)

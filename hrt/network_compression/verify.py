@@ -20,7 +20,7 @@ from hrt.certificate.paper_statements import box_statement
 from hrt.network_compression.request import CompressionRequest
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
-from hrt.runtime.torch_session import on_cpu, open_session
+from hrt.runtime.backends import on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 

@@ -1,48 +1,60 @@
-"""The backends that can run a network, by name, and how one is chosen."""
+"""The backends that can run a network, by name, and how one is chosen.
 
-from collections.abc import Callable, Collection, Sequence
+A row names the function that opens a session as "module:function". It is imported when a session is first opened:
+Triton and ONNX are not on every machine. A backend that lives above this room (ONNX Runtime's needs the exporter) is a
+plug-in like any third party's. It is named by string, so that this room imports nothing from above.
+"""
+
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from torch import Tensor
+from importlib.util import find_spec
+from pkgutil import resolve_name
+from typing import Any
 
 from hrt.derivatives.differentiate import Differentiated
 from hrt.errors import BackendError
 from hrt.program.program import Program
+from hrt.runtime.session import Session
+from hrt.support.devices import missing_for_cuda
 
 
-class Session(Protocol):
-    """A network made ready on one backend. Thread-safe: a call keeps no state that another could see."""
+@dataclass(frozen=True)
+class Request:
+    """What a backend is asked for. device: as the user named it. precision: of products on a GPU's tensor cores (see
+    `hrt.schedule.precision`). differentiated: what `program` came from, where it gives derivatives.
+    """
 
-    resident_bytes: int
-
-    def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Floating-point inputs (batch, *shape) to float32 outputs."""
-        ...
-
-
-Maker = Callable[[Program, Any, str], Session]
-Carrier = Callable[[Differentiated, Any, str], Session | None]
+    program: Program
+    device: Any = None
+    precision: str = "tf32x3"
+    differentiated: Differentiated | None = None
 
 
 @dataclass(frozen=True)
 class Backend:
-    """How to make a session from (program, device, precision), and why that is impossible here (None: it is not).
-
-    carry: makes a session that works out derivatives in a way of its own, or None where it has none for a network.
+    """opens: Request to Session, a function or where to find one. missing: what the backend lacks on this machine, in
+    words that say what to do; None where it can run. on_cpu: whether it serves networks on a CPU.
     """
 
-    make: Maker
-    missing: Callable[[], str | None]
-    carry: Carrier | None = None
+    opens: str | Callable[[Request], Session]
+    missing: Callable[[], str | None] = lambda: None
+    on_cpu: bool = False
+
+    def open(self, request: Request) -> Session:
+        """A session. Raises BackendError where the network or the device does not suit the backend."""
+        opens = resolve_name(self.opens) if isinstance(self.opens, str) else self.opens
+        return opens(request)
 
 
-BACKENDS: dict[str, Backend] = {}
+def _missing_onnxruntime() -> str | None:
+    return None if find_spec("onnxruntime") else "ONNX Runtime is not installed (pip install onnxruntime)."
 
 
-def register_backend(name: str, make: Maker, missing: Callable[[], str | None], carry: Carrier | None = None) -> None:
-    """Add a backend under `name`. `missing()` says in words what it lacks on this machine, or None."""
-    BACKENDS[name] = Backend(make, missing, carry)
+BACKENDS: dict[str, Backend] = {
+    "torch": Backend("hrt.runtime.torch_session:open_torch", on_cpu=True),
+    "onnxruntime": Backend("hrt.export.onnx.onnxruntime_session:open_onnxruntime", _missing_onnxruntime, on_cpu=True),
+    "cuda": Backend("hrt.runtime.cuda_session:open_cuda", missing_for_cuda),
+}
 
 
 def choose(backend: str, device: Any, target: str, certified: Collection[str] = ()) -> str:
@@ -52,13 +64,12 @@ def choose(backend: str, device: Any, target: str, certified: Collection[str] = 
     """
     if backend != "auto":
         return backend
-    named = device is not None and str(device).startswith("cuda")
-    wanted = named or (device is None and target == "cuda")
-    gpu, cpu = BACKENDS.get("cuda"), BACKENDS.get("onnxruntime")
-    if wanted and gpu is not None and gpu.missing() is None:
+    names_cuda = device is not None and str(device).startswith("cuda")
+    if (names_cuda or (device is None and target == "cuda")) and BACKENDS["cuda"].missing() is None:
         return "cuda"
-    here = device is None or str(device) == "cpu"
-    return "onnxruntime" if here and "onnxruntime" in certified and cpu and cpu.missing() is None else "torch"
+    on_this_cpu = device is None or str(device) == "cpu"
+    served = on_this_cpu and "onnxruntime" in certified and BACKENDS["onnxruntime"].missing() is None
+    return "onnxruntime" if served else "torch"
 
 
 def open_session(
@@ -71,30 +82,26 @@ def open_session(
     certified: Collection[str] = (),
     differentiated: Differentiated | None = None,
 ) -> Session:
-    """A session of `program`. precision: of products on a GPU's tensor cores (see `hrt.schedule.precision`).  certified: the
-    backends that "auto" may take beside torch. An "auto" that cannot be had after all becomes torch.  differentiated:
-    what `program` came from, where it gives derivatives.
+    """A session of `program` (see `Request`). certified: the backends that "auto" may take beside torch. An "auto" that
+    cannot be had after all becomes torch.
 
     Raises BackendError for a name that is unknown or cannot run here.
     """
     name = choose(backend, device, target, certified)
     if name not in BACKENDS:
         raise BackendError(f"Found backend {backend!r}. Expected one of auto, {', '.join(sorted(BACKENDS))}.")
-    why = BACKENDS[name].missing()
-    if why:
-        raise BackendError(f"Backend {name!r} cannot run here: {why} Use backend='torch'.")
-    carry = BACKENDS[name].carry
-    carried = carry(differentiated, device, precision) if carry and differentiated else None
-    if carried is not None:
-        return carried
+    lacks = BACKENDS[name].missing()
+    if lacks:
+        raise BackendError(f"Backend {name!r} cannot run here: {lacks} Use backend='torch'.")
+    request = Request(program, device, precision, differentiated)
     try:
-        return BACKENDS[name].make(program, device, precision)
+        return BACKENDS[name].open(request)
     except BackendError:
         if backend != "auto" or name != "onnxruntime":
             raise
-        return BACKENDS["torch"].make(program, device, precision)
+        return BACKENDS["torch"].open(request)
 
 
 def on_cpu() -> list[str]:
     """The backends that can serve a network on this machine's CPU."""
-    return [name for name in ("torch", "onnxruntime") if name in BACKENDS and BACKENDS[name].missing() is None]
+    return [name for name, backend in BACKENDS.items() if backend.on_cpu and backend.missing() is None]

@@ -39,8 +39,9 @@ class Carried:
 
     @staticmethod
     def of(program: Program, derivatives: Sequence[str]) -> "Carried":
-        """The value of `program` and these derivatives (see `hrt.derivatives.differentiate.differentiate`). Raises InputError for
-        names that are none, NotCarriedError for orders and numbers of derivatives beyond what kernels carry.
+        """The value of `program` and these derivatives (see `hrt.derivatives.differentiate.differentiate`). Raises
+        InputError for names that are none, NotCarriedError for orders and numbers of derivatives beyond what kernels
+        carry.
         """
         asked = parse(program, derivatives)
         order = max(map(len, asked), default=0)
@@ -82,15 +83,15 @@ class Carried:
         """
         if self.streams == VALUE:
             return ()
-        starts, found = list(accumulate((prod(v.shape) for v in inputs), initial=0)), []
+        starts, seeds = list(accumulate((prod(v.shape) for v in inputs), initial=0)), []
         for port in entries:
             index = torch.arange(port.span.size) if port.index is None else port.index.cpu()
             numbers = torch.zeros(self.streams.rows - 1, port.span.size)
-            for k, own in enumerate(self.streams.indices[1:]):
-                if len(own) == 1:
-                    numbers[k] = (index + starts[port.number] == own[0]).float()
-            found.append((port.span.start, numbers))
-        return tuple(found)
+            for k, by in enumerate(self.streams.indices[1:]):
+                if len(by) == 1:
+                    numbers[k] = (index + starts[port.number] == by[0]).float()
+            seeds.append((port.span.start, numbers))
+        return tuple(seeds)
 
 
 def _is_affine(stage: InPlace | Apply | Gather) -> bool:
@@ -105,5 +106,5 @@ def _is_affine(stage: InPlace | Apply | Gather) -> bool:
 
 def overwritten(schedule: Schedule, entries: Sequence[Port]) -> bool:
     """Whether columns where inputs enter hold something else later on."""
-    own = {int(c) for p in entries for c in p.span.columns}
-    return any(own.intersection(stage.output.columns.tolist()) for stage in schedule.stages)
+    entered = {int(c) for p in entries for c in p.span.columns}
+    return any(entered.intersection(stage.output.columns.tolist()) for stage in schedule.stages)

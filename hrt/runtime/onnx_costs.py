@@ -27,8 +27,8 @@ LANES = 16  # columns that a product is padded to
 CLEAR = 0.9  # a compressed form is taken where it needs less than this share of the dense one's time
 
 
-def layer_us(weight: Tensor | HMatrix, form: str, rows: int, found: Plan | None = None) -> float:
-    """Predicted microseconds of a layer (m, n) on so many rows. found: the plan of a batched one."""
+def layer_us(weight: Tensor | HMatrix, form: str, rows: int, batched: Plan | None = None) -> float:
+    """Predicted microseconds of a layer (m, n) on so many rows. batched: the plan of a batched one."""
     m, n = weight.shape
     if not isinstance(weight, HMatrix) or form in ("dense", "multiplied"):
         size = 4e-6 * m * n
@@ -37,30 +37,30 @@ def layer_us(weight: Tensor | HMatrix, form: str, rows: int, found: Plan | None 
         rank = sum(e.rank for e in weight.leaves)
         numbers = n * math.ceil(rank / LANES) * LANES + m * (rank + 1)
         return 2 * GEMM_US + DENSE_US * 2e-6 * numbers * rows + CACHED_US * 4e-6 * rank * (m + n)
-    return _batched_us(weight, rows, found or plan(weight))
+    return _batched_us(weight, rows, batched or plan(weight))
 
 
-def _batched_us(matrix: HMatrix, rows: int, found: Plan) -> float:
+def _batched_us(matrix: HMatrix, rows: int, batched: Plan) -> float:
     """One row is limited by reading weights; several by arithmetic, on whole lanes of rows."""
     m, n = matrix.shape
-    buckets = (*found.first, *found.second)
-    nodes, products = 3 + 3 * len(found.first) + 4 * len(found.second), sum(len(b.blocks) for b in buckets)
-    moved = n + found.height + found.out_height + m + sum(len(b.blocks) * b.wide for b in found.second)
-    moved += sum(len(b.blocks) * b.wide for b in found.first if _gathered(b.sources()))
-    overhead = NODE_US * nodes + GATHERED_US * _indices(matrix, found) + MOVED_US * 4e-6 * moved * rows
+    buckets = (*batched.first, *batched.second)
+    nodes, products = 3 + 3 * len(batched.first) + 4 * len(batched.second), sum(len(b.blocks) for b in buckets)
+    moved = n + batched.height + batched.out_height + m + sum(len(b.blocks) * b.wide for b in batched.second)
+    moved += sum(len(b.blocks) * b.wide for b in batched.first if _gathered(b.sources()))
+    overhead = NODE_US * nodes + GATHERED_US * _indices(matrix, batched) + MOVED_US * 4e-6 * moved * rows
     if rows > 1:
         lanes = LANES * math.ceil(rows / LANES)
-        return overhead + LANED_US * products + BATCHED_US * 2e-6 * found.numbers * lanes
-    size = 4e-6 * found.numbers
+        return overhead + LANED_US * products + BATCHED_US * 2e-6 * batched.numbers * lanes
+    size = 4e-6 * batched.numbers
     return overhead + SMALL_US * products + size * (NEAR_US if size < NEAR_MB else CACHED_US)
 
 
-def _indices(matrix: HMatrix, found: Plan) -> int:
+def _indices(matrix: HMatrix, batched: Plan) -> int:
     """How many rows are gathered one by one; runs are sliced."""
     m, n = matrix.shape
     place = np.arange(m) if matrix.row_order is None else matrix.row_order.long().argsort().numpy()
-    read = [b.sources() for b in (*found.first, *found.second)]
-    written = [layer[place] for layer in found.layers]
+    read = [b.sources() for b in (*batched.first, *batched.second)]
+    written = [layer[place] for layer in batched.layers]
     return sum(rows.size for rows in (*read, *written) if _gathered(rows)) + (0 if matrix.col_order is None else n)
 
 
@@ -100,7 +100,7 @@ def _choose(weight: Tensor | HMatrix, batches: Sequence[int], never_slower: bool
     if not isinstance(weight, HMatrix) or is_plain(weight):
         return "dense"
     form = compressed_form(weight)
-    found = plan(weight) if form == "batched" else None
-    shares = [layer_us(weight, form, b, found) / layer_us(weight, "multiplied", b) for b in batches]
+    batched = plan(weight) if form == "batched" else None
+    shares = [layer_us(weight, form, b, batched) / layer_us(weight, "multiplied", b) for b in batches]
     fast = math.prod(shares) < CLEAR ** len(shares) and (max(shares) <= 1.0 or not never_slower)
     return form if fast else "multiplied"

@@ -1,23 +1,21 @@
-"""The backends that there are: torch, which batches leaves of like shape, and the GPU's (see `hrt.runtime.cuda_session`)."""
+"""The reference backend: a program in torch, hierarchical layers as a few batched products."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hrt.derivatives.differentiate import Differentiated
 from hrt.errors import BackendError
 from hrt.hmatrix.torch_products import prepare
 from hrt.program.program import Program
-from hrt.runtime.backends import Session, on_cpu, open_session, register_backend
-from hrt.support.devices import missing_for_cuda
+from hrt.runtime.backends import Request
+from hrt.runtime.session import Session, as_tensors, of_kind
 
-__all__ = ["Session", "TorchSession", "on_cpu", "open_session", "register_backend"]
+ALIGNMENT = 64  # bytes, of what torch allocates
 
 
-class TorchSession:
+class TorchSession(Session):
     """The reference on the CPU (or any torch device): float32 arithmetic, narrow storage decoded once at loading.
 
     resident_bytes: what this session holds; more than the artifact's `nbytes` where narrow types were decoded.
@@ -25,22 +23,19 @@ class TorchSession:
     """
 
     def __init__(self, program: Program, device: Any = None):
-        self.program = program
         try:
             self.device = torch.device("cpu" if device is None else device)
             probe = torch.zeros((), device=self.device)
             probe.cpu()
             self.device = probe.device  # with its number, as tensors name it
-            self.constants = {k: prepare(c, self.device) for k, c in program.constants.items()}
+            constants = {k: prepare(c, self.device) for k, c in program.constants.items()}
         except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-            why = str(error).partition("\n")[0]
-            raise BackendError(f"Device {str(device)!r} cannot be used: {why}. Use 'cpu'.") from error
-        self.resident_bytes = sum(
-            c.numel() * c.element_size() if isinstance(c, Tensor) else c.nbytes for c in self.constants.values()
-        )
-        names = [v.name for v in program.inputs] + list(self.constants) + [n.name for n in program.nodes]
+            reason = str(error).partition("\n")[0]
+            raise BackendError(f"Device {str(device)!r} cannot be used: {reason}. Use 'cpu'.") from error
+        self.resident_bytes = sum(c.nbytes for c in constants.values())
+        names = [v.name for v in program.inputs] + list(constants) + [n.name for n in program.nodes]
         slot = {name: k for k, name in enumerate(names)}
-        self._start = [*self.constants.values(), *([None] * len(program.nodes))]
+        self._start = [*constants.values(), *([None] * len(program.nodes))]
         dead = program.last_use
         self._steps = [
             (n.row.torch, [slot[i] for i in n.inputs], n.attrs, slot[n.name], [slot[d] for d in dead.get(n.name, ())])
@@ -48,52 +43,38 @@ class TorchSession:
         ]
         self._outputs = [slot[name] for name in program.outputs]
 
-    def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Evaluate in float32, without gradients and whatever autocast is set to around the call."""
+    def run(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """See `Session.run`. Without gradients and whatever autocast is set to around the call."""
         with torch.no_grad():
+            tensors = [_placed(x, self.device) for x in as_tensors(inputs)]
             if torch.is_autocast_enabled(self.device.type):
                 with torch.autocast(self.device.type, enabled=False):
-                    return self._run(inputs)
-            return self._run(inputs)
+                    outputs = self._run(tensors)
+            else:
+                outputs = self._run(tensors)
+            # always a copy: an output may be a view of an input or of a constant, or another output
+            return of_kind([y.clone(memory_format=torch.contiguous_format) for y in outputs], inputs[0])
 
-    def _run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def _run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """`Program.run` with names resolved beforehand: at batch 1 the look-ups would cost more than the arithmetic."""
-        values: list[Any] = [x if x.device == self.device else x.to(self.device) for x in inputs]
-        values += self._start
+        values: list[Any] = [*inputs, *self._start]
         for function, arguments, attrs, out, dead in self._steps:
             values[out] = function([values[k] for k in arguments], attrs)
             for k in dead:
                 values[k] = None
-        return tuple(values[k] for k in self._outputs)
+        return [values[k] for k in self._outputs]
 
 
-def _open_cuda(program: Program, device: Any, precision: str) -> Session:
-    from hrt.runtime.cuda_session import CudaSession  # Triton is not there on every machine
-
-    return CudaSession(program, device, precision)
-
-
-def _carry_cuda(differentiated: Differentiated, device: Any, precision: str) -> Session | None:
-    from hrt.runtime.cuda_session import CudaSession
-    from hrt.runtime.kernel_derivatives import NotCarriedError
-
-    try:
-        return CudaSession(differentiated.origin, device, precision, derivatives=differentiated.derivatives)
-    except NotCarriedError:
-        return None
+def _placed(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on the device; on a CPU contiguous and at an aligned address, since the last bits of torch's products depend
+    on both.
+    """
+    if x.device != device:
+        x = x.to(device)
+    fits = device.type != "cpu" or (x.is_contiguous() and x.data_ptr() % ALIGNMENT == 0)
+    return x if fits else x.clone(memory_format=torch.contiguous_format)
 
 
-def _open_onnxruntime(program: Program, device: Any, precision: str) -> Session:
-    from hrt.export.onnx.onnxruntime_session import OnnxSession  # onnx is not imported by those who do not use it
-
-    return OnnxSession(program, device)
-
-
-def _missing_onnxruntime() -> str | None:
-    found = find_spec("onnxruntime") is not None
-    return None if found else "ONNX Runtime is not installed (pip install onnxruntime)."
-
-
-register_backend("onnxruntime", _open_onnxruntime, _missing_onnxruntime)
-register_backend("torch", lambda program, device, _: TorchSession(program, device), lambda: None)
-register_backend("cuda", _open_cuda, missing_for_cuda, _carry_cuda)
+def open_torch(request: Request) -> TorchSession:
+    """The backend "torch"."""
+    return TorchSession(request.program, request.device)

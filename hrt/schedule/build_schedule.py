@@ -18,7 +18,7 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.kernels.step_tables import NONE, STEP_FIELDS, TILE_FIELDS, StepTables
 from hrt.program.program import Node, Program
 from hrt.schedule.pack_weights import Layout, PackedMatrix, PackedWave, Packer
-from hrt.schedule.schedule import Apply, Counts, Epilogue, Gather, Schedule, Span, Stage, Wave, validate
+from hrt.schedule.schedule import Apply, Epilogue, Gather, Schedule, Span, Stage, Wave, is_run
 
 SCRATCH = "(scratch)"  # owner of what one layer needs only while it runs
 
@@ -122,7 +122,6 @@ class _Builder:
             self._step_tables(),
             tuple(self.epilogues),
             self.constants,
-            sum(p.leaf_bytes for p in self.packed.values()),
         )
 
     def _step_tables(self) -> StepTables:
@@ -180,7 +179,7 @@ class _Builder:
     def _span(self, name: str) -> Span:
         """A value in its natural order, gathered if it is not."""
         columns = self.places[name]
-        if len(columns) and not _is_run(columns):
+        if len(columns) and not is_run(columns):
             self._new_value(name)
             self._gather(name, columns, Span(int(self.places[name][0]), (len(columns),)))
         return Span(int(self.places[name][0]) if len(columns) else 0, self.shapes[name])
@@ -243,7 +242,7 @@ class _Builder:
             return _Rows()
         columns = columns if order is None else columns[:, order.numpy()]
         aligned = count == 1 or self.layout.padded(n) == n
-        if aligned and _is_run(columns.reshape(-1)):
+        if aligned and is_run(columns.reshape(-1)):
             return _Rows(int(columns[0, 0]), n)
         rows = self._allocate(count, n, SCRATCH)
         self._gather(f"{x} for {layer}", columns, Span(rows.start, (count, n), rows.pitch))
@@ -264,11 +263,3 @@ class _Builder:
         if epilogue not in self.epilogues:
             self.epilogues.append(epilogue)
         return self.epilogues.index(epilogue)
-
-
-def _is_run(columns: np.ndarray) -> bool:
-    """Whether the columns follow each other."""
-    return bool((columns[1:] == columns[:-1] + 1).all())
-
-
-__all__ = ["Apply", "Counts", "Epilogue", "Gather", "Schedule", "Span", "Stage", "Wave", "build_schedule", "validate"]

@@ -1,7 +1,8 @@
 """What a GPU runs: which layers in compressed form and which written out as dense, and in which weight tiles.
 
-Both are decided by the time floor of `hrt.schedule.roofline` over a few batch sizes. A layer that is predicted to be no faster
-in compressed form is written out: on a GPU small layers are bound by launches, of which a compressed one needs two.
+Both are decided by the time floor of `hrt.schedule.roofline` over a few batch sizes. A layer that is predicted to be no
+faster in compressed form is written out: on a GPU small layers are bound by launches, of which a compressed one needs
+two.
 """
 
 import math
@@ -41,8 +42,8 @@ def choose_schedule(program: Program, precision: str, chip: Chip, *, densify: bo
     dense = [k for k in compressed_weights(program) if densify and _pays_dense(program, k, precision, chip)]
     wide = [k for k in program.weights if getattr(program.constants[k], "dtype", None) == torch.float64]
     chosen = written_out(written_out(program, wide), dense, WORKSPACE[precision])  # nothing wider reaches a GPU
-    found = [build_schedule(chosen, **layout) for layout in layouts(precision)]
-    return Choice(min(found, key=lambda s: score(work_of(s), precision, chip)), tuple(dense))
+    schedules = [build_schedule(chosen, **layout) for layout in layouts(precision)]
+    return Choice(min(schedules, key=lambda s: score(work_of(s), precision, chip)), tuple(dense))
 
 
 def layouts(precision: str) -> list[dict[str, int]]:

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.kernels.launch import Rescaling
 from hrt.kernels.precisions import Epilogue, epilogue_of
-from hrt.kernels.step_tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, LENGTH, NONE, StepTables
+from hrt.kernels.step_tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, LENGTH, NONE, Rescaling, StepTables
 from hrt.program.op_table import TABLE
 from hrt.schedule.output_scaling import scalings, with_scalings
 from hrt.schedule.ports import Port, boundary
@@ -117,8 +116,9 @@ def _without(tables: StepTables, unknown: Sequence[int]) -> StepTables:
 def _reads(tile: int, wave: Wave, tiles: np.ndarray, steps: np.ndarray) -> bool:
     """Whether a tile reads a column between the first and the last that `wave` writes."""
     columns = wave.output.columns
-    own = steps[tiles[tile, FIRST_STEP] : tiles[tile, END_STEP]]
-    return bool(((own[:, COLUMN] <= columns.max()) & (own[:, COLUMN] + own[:, LENGTH] > columns.min())).any())
+    begin = steps[tiles[tile, FIRST_STEP] : tiles[tile, END_STEP], COLUMN]
+    end = begin + steps[tiles[tile, FIRST_STEP] : tiles[tile, END_STEP], LENGTH]
+    return bool(((begin <= columns.max()) & (end > columns.min())).any())
 
 
 def _split(numbers: Sequence[int], tiles: np.ndarray, known: Sequence[Epilogue | None], exact: bool) -> Iterator[Tiles]:
@@ -129,8 +129,8 @@ def _split(numbers: Sequence[int], tiles: np.ndarray, known: Sequence[Epilogue |
             yield Tiles(tuple(numbers), (known[used[0]] if used else None) or Epilogue(), exact)
         return
     for k in used:
-        mine = [t for t in numbers if tiles[t, EPILOGUE] in (k, NONE if k == used[0] else k)]
-        yield Tiles(tuple(mine), known[k] or Epilogue(), exact)
+        alike = [t for t in numbers if tiles[t, EPILOGUE] in (k, NONE if k == used[0] else k)]
+        yield Tiles(tuple(alike), known[k] or Epilogue(), exact)
 
 
 def _in_place(wave: Wave, schedule: Schedule, known: Sequence[Epilogue | None]) -> Iterator[InPlace]:

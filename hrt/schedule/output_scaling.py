@@ -29,7 +29,7 @@ def scalings(schedule: Schedule, exits: Sequence[Port], plain: Sequence[bool]) -
 
     plain: of every epilogue, whether the kernels apply it (others are applied after the wave, before any scaling).
     """
-    found = []
+    scaled = []
     for k, wave in enumerate(schedule.stages):
         if not isinstance(wave, Wave) or wave.output.shape[0] != 1:
             continue
@@ -52,23 +52,23 @@ def scalings(schedule: Schedule, exits: Sequence[Port], plain: Sequence[bool]) -
             chain.append(stage)
             span = stage.output
         if chain and bool(torch.isfinite(gain).all() and torch.isfinite(shift).all()):
-            found.append(Scaling(wave, gain, shift, span, tuple(chain)))
-    return found
+            scaled.append(Scaling(wave, gain, shift, span, tuple(chain)))
+    return scaled
 
 
-def with_scalings(tables: StepTables, found: Sequence[Scaling]) -> tuple[StepTables, dict[int, tuple[int, int, int]]]:
+def with_scalings(tables: StepTables, scaled: Sequence[Scaling]) -> tuple[StepTables, dict[int, tuple[int, int, int]]]:
     """The tables with gains and shifts behind the biases, and of every tile concerned its new column, where its gains
     begin and where its shifts begin.
     """
     extra, places, end = [tables.biases.to(torch.float32)], {}, tables.biases.numel()
     rows = tables.tiles.cpu().numpy().astype(np.int64)
-    for s in found:
+    for s in scaled:
         extra += [s.gain.float(), s.shift.float()]
         for tile in range(s.wave.first_tile, s.wave.end_tile):
             within = int(rows[tile, OUT_COLUMN]) - s.wave.output.start
             places[tile] = s.output.start + within, end + within, end + len(s.gain) + within
         end += 2 * len(s.gain)
-    return (replace(tables, biases=torch.cat(extra)) if found else tables), places
+    return (replace(tables, biases=torch.cat(extra)) if scaled else tables), places
 
 
 def _affine(stage: Apply, span: Span, constants: Mapping[str, Tensor | HMatrix]) -> tuple[Tensor, Tensor] | None:

@@ -87,13 +87,12 @@ class PackedWave:
 
 @dataclass(frozen=True, eq=False)
 class PackedMatrix:
-    """A weight of `shape` (m, n) in packed form. inner: columns of T. leaf_bytes: bytes without any padding."""
+    """A weight of `shape` (m, n) in packed form. inner: columns of T."""
 
     shape: tuple[int, int]
     inner: int
     first: PackedWave
     second: PackedWave
-    leaf_bytes: int
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,7 @@ class Packer:
         plans = [self._plan(leaves, m, order) for order in orders]
         first, second, inner = min(plans, key=lambda p: self._steps(p[0], (n, p[2])) + self._steps(p[1], (n, p[2])))
         widths = (n, inner)
-        packed_first, packed_second = self._wave(first, widths), self._wave(second, widths)
-        return PackedMatrix((m, n), inner, packed_first, packed_second, sum(e.nbytes for e in leaves))
+        return PackedMatrix((m, n), inner, self._wave(first, widths), self._wave(second, widths))
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The flat buffers, by buffer id."""
@@ -257,13 +255,13 @@ def panels(cuts: Sequence[int], limit: int | None) -> list[tuple[int, int]]:
     """Row ranges between sorted `cuts`: all of them, or as few as fit `limit` rows, which end at a cut if they can."""
     if limit is None:
         return list(pairwise(cuts))
-    found, row = [], cuts[0]
+    ranges, row = [], cuts[0]
     while row < cuts[-1]:
         cut = cuts[bisect_right(cuts, row + limit) - 1]
         end = cut if cut > row else row + limit
-        found.append((row, end))
+        ranges.append((row, end))
         row = end
-    return found
+    return ranges
 
 
 def windows(spans: Sequence[tuple[int, int]], layout: Layout, width: int) -> tuple[np.ndarray, np.ndarray]:

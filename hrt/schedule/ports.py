@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hrt.kernels.step_tables import COLUMN, END_STEP, FIRST_STEP, LENGTH
-from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Stage
+from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Stage, cover, is_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ def boundary(schedule: Schedule) -> tuple[tuple[Port, ...], tuple[Port, ...], se
     first = {k: int(span.start) for k, span in enumerate(schedule.inputs)}
     safe = np.ones(schedule.width, dtype=bool)  # columns that nothing has read or written before the gather at hand
     for stage in schedule.stages:
-        if isinstance(stage, Gather) and _is_run(stage.output.columns):
+        if isinstance(stage, Gather) and stage.output.size and is_run(stage.output.columns):
             index = stage.index.cpu().numpy().astype(np.int64)
             sources = np.unique(written[index])
             if len(sources) == 1 and sources[0] >= 0 and safe[stage.output.columns].all():
@@ -64,10 +64,6 @@ def boundary(schedule: Schedule) -> tuple[tuple[Port, ...], tuple[Port, ...], se
     )
 
 
-def _is_run(columns: np.ndarray) -> bool:
-    return bool(len(columns)) and bool((np.diff(columns) == 1).all())
-
-
 def _is_read(span: Span, taken: set[int], exits: Sequence[Port], schedule: Schedule) -> bool:
     """Whether anything that is left reads columns of `span`."""
     read = [columns_read(s, schedule) for s in schedule.stages if id(s) not in taken]
@@ -85,11 +81,8 @@ def columns_read(stage: Stage, schedule: Schedule) -> np.ndarray:
     tables = schedule.tables
     tiles = tables.tiles[stage.first_tile : stage.end_tile]
     first, end = (int(tiles[0, FIRST_STEP]), int(tiles[-1, END_STEP])) if len(tiles) else (0, 0)
-    own = tables.steps[first:end].cpu().numpy().astype(np.int64)
-    inside = np.zeros(schedule.width + 1, dtype=np.int64)
-    np.add.at(inside, own[:, COLUMN], 1)
-    np.add.at(inside, own[:, COLUMN] + own[:, LENGTH], -1)
-    return np.flatnonzero(np.cumsum(inside)[:-1] > 0)
+    steps = tables.steps[first:end].cpu().numpy().astype(np.int64)
+    return np.flatnonzero(cover(steps[:, COLUMN], steps[:, COLUMN] + steps[:, LENGTH], schedule.width))
 
 
 def _is_last_word(gather: Gather, span: Span, place: int, schedule: Schedule) -> bool:

@@ -74,17 +74,6 @@ def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple
     return tuple(values[name] for name in program.outputs), largest
 
 
-def choose_precision(
-    program: Program, inputs: Sequence[Tensor], reference: Tensor, tol: float
-) -> tuple[str, dict[str, float]]:
-    """The fastest precision whose error limit stays within `tol`, and the limit (99 %) of every emulated one.
-
-    inputs: held-out rows.  reference: (rows, features) float64, the network's own outputs there.
-    """
-    limits = precision_limits(program, inputs, reference)
-    return fastest_within(limits, tol), limits
-
-
 def precision_limits(
     program: Program,
     inputs: Sequence[Tensor],
@@ -102,8 +91,8 @@ def precision_limits(
         limits[precision] = 0.0
         for form in forms:
             outputs, largest = emulate(form, inputs, precision)
-            found = torch.cat([y.reshape(y.shape[0], -1) for y in outputs], dim=1).to(torch.float64)
-            limit = error(reference, found).limit
+            rows = torch.cat([y.reshape(y.shape[0], -1) for y in outputs], dim=1).to(torch.float64)
+            limit = error(reference, rows).limit
             overflows = precision == "fp16" and not HEADROOM * largest <= torch.finfo(torch.float16).max
             limits[precision] = max(limits[precision], float("inf") if overflows else limit)
     return limits

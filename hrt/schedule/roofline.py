@@ -5,8 +5,8 @@ takes at least max(B / c, F / f) (Williams, Waterman, Patterson, Roofline, CACM 
 adds a constant. Bytes count what a launch must bring in and out once: its distinct packed weights (padding too),
 scales, integer tables, biases, and the distinct columns it reads and writes. Flops are those executed, padding too.
 
-What is NOT counted, so that real kernels are slower: columns and weights that several tiles read again (see
-`tile_intensity`), launches of fewer tiles than the chip has multiprocessors, uneven tiles, activations' arithmetic.
+What is NOT counted, so that real kernels are slower: columns and weights that several tiles read again, launches of
+fewer tiles than the chip has multiprocessors, uneven tiles, activations' arithmetic.
 What may make a repeated small layer faster: weights that stay in the L2 cache do not count as free here.
 """
 
@@ -14,11 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hrt.errors import InputError
-from hrt.hmatrix.hmatrix import HMatrix
 from hrt.kernels.precisions import WORKSPACE
 from hrt.kernels.step_tables import (
     BIAS_OFFSET,
@@ -32,15 +29,10 @@ from hrt.kernels.step_tables import (
     SCALE_OFFSET,
     WEIGHT_OFFSET,
 )
-from hrt.program.dense_view import written_out
-from hrt.program.program import Program
-from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.ports import boundary
-from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave
+from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave, cover
 
-BATCHES = tuple(2**k for k in range(17))  # 1 to 65536
 CLEAR = 0.03  # an advantage below this share of the dense time is none: the model is not that good
-BLOCK = 128  # batch rows that one program of the step kernel multiplies a weight tile with, at large batches
 
 
 @dataclass(frozen=True)
@@ -92,31 +84,13 @@ Work = Sequence[Load]
 
 
 @dataclass(frozen=True)
-class Launch:
-    """One launch at one batch size. ideal_s: seconds without the cost of launching it."""
-
-    name: str
-    bytes: int
-    flops: int
-    ideal_s: float
-
-
-@dataclass(frozen=True)
 class Floor:
-    """The least time of a schedule at one batch size. ideal_s: without, seconds: with `chip.launch_s` per launch."""
+    """The least time of some work at one batch size. ideal_s: without, seconds: with `chip.launch_s` per launch."""
 
-    launches: tuple[Launch, ...]
     bytes: int
     flops: int
     ideal_s: float
     seconds: float
-
-
-def chip_named(name: str) -> Chip:
-    """The chip. Raises InputError."""
-    if name not in CHIPS:
-        raise InputError(f"Found chip {name!r}. Expected one of {', '.join(CHIPS)}.")
-    return CHIPS[name]
 
 
 def work_of(schedule: Schedule) -> tuple[Load, ...]:
@@ -135,7 +109,7 @@ def work_of(schedule: Schedule) -> tuple[Load, ...]:
         if isinstance(stage, Wave):
             loads.append(_wave(stage, schedule, tiles, steps))
         elif isinstance(stage, Gather):
-            loads.append(Load(f"gather {stage.name}", _nbytes(stage.index), 2 * stage.output.size, 0))
+            loads.append(Load(f"gather {stage.name}", stage.index.nbytes, 2 * stage.output.size, 0))
         else:
             loads.append(_apply(stage, schedule))
     return tuple(load for load in loads if load.fixed_bytes or load.columns)
@@ -147,101 +121,43 @@ def dense_work(m: int, n: int, precision: str, bias: bool = False) -> tuple[Load
     return (Load("dense", item * (m * n + m * bias), m + n, m * n),)
 
 
-def schedule_floor(schedule: Schedule | Work, batch: int, precision: str, chip: Chip) -> Floor:
-    """The least time of `schedule` for `batch` rows (bytes, flops, seconds; see the module's formula).
+def schedule_floor(work: Work, batch: int, precision: str, chip: Chip) -> Floor:
+    """The least time of a schedule's work (see `work_of`) for `batch` rows, by the module's formula.
 
-    schedule: or its `work_of`, which saves counting again. precision: a key of WORKSPACE, which gives the type of the
-    workspace and the rate of products; weights count in the types in which they are packed. Raises InputError.
+    precision: a key of WORKSPACE, which gives the type of the workspace and the rate of products; weights count in the
+    types in which they are packed. Raises InputError.
     """
     item = _item(precision)
     if batch < 1:
         raise InputError(f"Found batch = {batch}. Expected at least one row.")
-    launches = []
-    for load in _work(schedule):
-        moved, flops = load.fixed_bytes + batch * load.columns * item, 2 * batch * load.products
-        ideal = max(moved / chip.copy_bytes_per_s, flops / chip.matmul_flops[precision])
-        launches.append(Launch(load.name, moved, flops, ideal))
-    ideal = sum(s.ideal_s for s in launches)
-    moved, flops = sum(s.bytes for s in launches), sum(s.flops for s in launches)
-    return Floor(tuple(launches), moved, flops, ideal, ideal + len(launches) * chip.launch_s)
-
-
-def dense_floor(m: int, n: int, batch: int, precision: str, chip: Chip) -> Floor:
-    """The least time of one dense layer (m, n) without bias: one launch."""
-    return schedule_floor(dense_work(m, n, precision), batch, precision, chip)
-
-
-def program_floor(
-    program: Program, batch: int, precision: str, chip: Chip, *, tile_rows: int = 64, step_columns: int = 64
-) -> Floor:
-    """The least time of a whole program, scheduled in weight tiles of tile_rows x step_columns.
-
-    The dense alternative is the floor of `dense_program(program, precision)`.
-    """
-    schedule = build_schedule(program, tile_rows=tile_rows, step_columns=step_columns, unit=16 // _item(precision))
-    return schedule_floor(schedule, batch, precision, chip)
-
-
-def dense_program(program: Program, precision: str) -> Program:
-    """The same program with every weight of a linear layer written out, in the type of `precision`."""
-    return written_out(program, program.weights, _dtype(precision))
-
-
-def advantage(compressed: Schedule | Work, dense: Schedule | Work, batch: int, precision: str, chip: Chip) -> float:
-    """Predicted seconds of `dense` over those of `compressed`, launches included: above 1 hrt is faster."""
-    ours, theirs = (schedule_floor(_work(s), batch, precision, chip).seconds for s in (compressed, dense))
-    return theirs / ours if ours else float("inf")
-
-
-def break_even(
-    compressed: Schedule | Work,
-    dense: Schedule | Work,
-    precision: str,
-    chip: Chip,
-    batches: Sequence[int] = BATCHES,
-) -> tuple[int, ...]:
-    """The batch sizes at which `compressed` is predicted to be no slower than `dense`; they need not be neighbours."""
-    ours, theirs = _work(compressed), _work(dense)
-    return tuple(b for b in batches if advantage(ours, theirs, b, precision, chip) >= 1)
-
-
-def prefers(
-    compressed: Schedule | Work, dense: Schedule | Work, precision: str, chip: Chip, batches: Sequence[int]
-) -> tuple[str, ...]:
-    """Who is faster at each batch size by predicted time: "hrt", or "dense" unless hrt saves more than CLEAR of it."""
-    ours, theirs = _work(compressed), _work(dense)
-    ratios = (advantage(ours, theirs, b, precision, chip) for b in batches)
-    return tuple("hrt" if ratio * (1 - CLEAR) >= 1 else "dense" for ratio in ratios)
-
-
-def tile_intensity(tile_rows: int, precision: str, batch: int) -> float:
-    """Flops per byte that a program loads, from L2 or beyond, for one weight tile and up to BLOCK rows of a batch.
-
-    2 R K b / (item (R K + b K)) = 2 R b / (item (R + b)) with b = min(batch, BLOCK): at f flop/s all programs together
-    load f / intensity bytes/s. The floor knows no such limit.
-    """
-    rows = min(batch, BLOCK)
-    return 2 * tile_rows * rows / (_item(precision) * (tile_rows + rows))
+    moved = [load.fixed_bytes + batch * load.columns * item for load in work]
+    flops = [2 * batch * load.products for load in work]
+    rate = chip.matmul_flops[precision]
+    ideal = sum(max(b / chip.copy_bytes_per_s, f / rate) for b, f in zip(moved, flops, strict=True))
+    return Floor(sum(moved), sum(flops), ideal, ideal + len(work) * chip.launch_s)
 
 
 def _wave(wave: Wave, schedule: Schedule, tiles: np.ndarray, steps: np.ndarray) -> Load:
     """tiles, steps: int64 copies of the whole tables."""
-    tables, own = schedule.tables, tiles[wave.first_tile : wave.end_tile]
-    first, end = (int(own[0, FIRST_STEP]), int(own[-1, END_STEP])) if len(own) else (0, 0)
-    mine = steps[first:end]
-    rows = np.repeat(own[:, OUT_LENGTH], own[:, END_STEP] - own[:, FIRST_STEP])
-    rows = np.full(len(mine), tables.tile_rows) if tables.is_uniform else rows
-    sizes = mine[:, LENGTH] * rows
+    tables, wave_tiles = schedule.tables, tiles[wave.first_tile : wave.end_tile]
+    first, end = (int(wave_tiles[0, FIRST_STEP]), int(wave_tiles[-1, END_STEP])) if len(wave_tiles) else (0, 0)
+    wave_steps = steps[first:end]
+    rows = np.repeat(wave_tiles[:, OUT_LENGTH], wave_tiles[:, END_STEP] - wave_tiles[:, FIRST_STEP])
+    rows = np.full(len(wave_steps), tables.tile_rows) if tables.is_uniform else rows
+    sizes = wave_steps[:, LENGTH] * rows
     # Rows of one value share their weights: every weight tile, scale and bias counts once in a launch.
     items = np.array([t.element_size() for t in tables.weights], dtype=np.int64)
-    weights = (sizes * items[mine[:, BUFFER]])[_firsts(mine[:, [BUFFER, WEIGHT_OFFSET]])] if len(mine) else sizes
-    scaled, biased = mine[:, SCALE_OFFSET] != NONE, own[:, BIAS_OFFSET] != NONE
-    scales = rows[scaled][_firsts(mine[scaled][:, [SCALE_OFFSET]])]
-    biases = own[biased, OUT_LENGTH][_firsts(own[biased][:, [BIAS_OFFSET]])]
-    fixed = own.size * tables.tiles.element_size() + mine.size * tables.steps.element_size() + int(weights.sum())
-    fixed += int(scales.sum()) * tables.scales.element_size() + int(biases.sum()) * tables.biases.element_size()
-    read = _covered(mine[:, COLUMN], mine[:, COLUMN] + mine[:, LENGTH], schedule.width)
-    return Load(f"{wave.layer} wave {wave.phase}", fixed, read + wave.output.size, int(sizes.sum()))
+    distinct = _firsts(wave_steps[:, [BUFFER, WEIGHT_OFFSET]])
+    weights = sizes[distinct] * items[wave_steps[distinct, BUFFER]]
+    scaled, biased = wave_steps[:, SCALE_OFFSET] != NONE, wave_tiles[:, BIAS_OFFSET] != NONE
+    scales = rows[scaled][_firsts(wave_steps[scaled][:, [SCALE_OFFSET]])]
+    biases = wave_tiles[biased, OUT_LENGTH][_firsts(wave_tiles[biased][:, [BIAS_OFFSET]])]
+    fixed = wave_tiles.size * tables.tiles.element_size() + wave_steps.size * tables.steps.element_size()
+    fixed += int(weights.sum()) + int(scales.sum()) * tables.scales.element_size()
+    fixed += int(biases.sum()) * tables.biases.element_size()
+    read = cover(wave_steps[:, COLUMN], wave_steps[:, COLUMN] + wave_steps[:, LENGTH], schedule.width)
+    columns = int(np.count_nonzero(read)) + wave.output.size
+    return Load(f"{wave.layer} wave {wave.phase}", fixed, columns, int(sizes.sum()))
 
 
 def _apply(stage: Apply, schedule: Schedule) -> Load:
@@ -250,7 +166,7 @@ def _apply(stage: Apply, schedule: Schedule) -> Load:
         if isinstance(operand, Span):
             columns += operand.size
         else:
-            constants += _nbytes(schedule.constants[operand])
+            constants += schedule.constants[operand].nbytes
     return Load(f"{stage.op} {stage.name}", constants, columns, 0)
 
 
@@ -259,26 +175,8 @@ def _firsts(rows: np.ndarray) -> np.ndarray:
     return np.unique(rows, axis=0, return_index=True)[1]
 
 
-def _covered(starts: np.ndarray, ends: np.ndarray, width: int) -> int:
-    """How many of `width` columns lie in one of the ranges at least."""
-    change = np.bincount(starts, minlength=width + 1) - np.bincount(ends, minlength=width + 1)
-    return int(np.count_nonzero(np.cumsum(change)[:width]))
-
-
-def _nbytes(constant: Tensor | HMatrix) -> int:
-    return constant.nbytes if isinstance(constant, HMatrix) else constant.numel() * constant.element_size()
-
-
-def _work(schedule: Schedule | Work) -> Work:
-    return work_of(schedule) if isinstance(schedule, Schedule) else schedule
-
-
 def _item(precision: str) -> int:
-    return _dtype(precision).itemsize
-
-
-def _dtype(precision: str) -> torch.dtype:
-    """What a value takes in the workspace, and a weight in a dense layer."""
+    """Bytes of a value in the workspace, and of a weight in a dense layer."""
     if precision not in WORKSPACE:
         raise InputError(f"Found precision {precision!r}. Expected one of {', '.join(WORKSPACE)}.")
-    return WORKSPACE[precision]
+    return WORKSPACE[precision].itemsize

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hrt.errors import InputError
 from hrt.kernels.reference import run_steps
 from hrt.program.op_table import TABLE
 from hrt.schedule.schedule import Apply, Epilogue, Gather, Schedule, Span, Wave
@@ -20,15 +19,10 @@ def execute(
 ) -> tuple[Tensor, ...]:
     """The network's outputs, each (batch, *shape), for `inputs`, each (batch, *shape), computed in `dtype`.
 
-    workspace: (batch, schedule.width) of `dtype` to work in; its padding must be zero. Raises InputError.
+    workspace: (batch, schedule.width) of `dtype` to work in; its padding must be zero.
     """
-    batch = check_inputs(schedule, inputs)
     if workspace is None:
-        workspace = torch.zeros(batch, schedule.width, dtype=dtype)
-    if tuple(workspace.shape) != (batch, schedule.width) or workspace.dtype != dtype:
-        raise InputError(
-            f"Found a workspace {workspace.dtype} {tuple(workspace.shape)}. Expected {dtype} {(batch, schedule.width)}."
-        )
+        workspace = torch.zeros(inputs[0].shape[0], schedule.width, dtype=dtype)
     for span, x in zip(schedule.inputs, inputs, strict=True):
         write(workspace, span, x)
     constants = {k: c.to(dtype) if isinstance(c, Tensor) else c for k, c in schedule.constants.items()}
@@ -67,16 +61,3 @@ def epilogue_function(epilogue: Epilogue) -> Callable[[Tensor], Tensor]:
     """The torch function of an epilogue."""
     row = TABLE[epilogue.op]
     return lambda x: row.torch((x,), epilogue.attrs)
-
-
-def check_inputs(schedule: Schedule, inputs: Sequence[Tensor]) -> int:
-    """The batch size. Raises InputError unless there is one (batch, *shape) tensor per input, all of one batch."""
-    if len(inputs) != len(schedule.inputs):
-        raise InputError(f"Found {len(inputs)} input(s). Expected {len(schedule.inputs)}, as a tuple.")
-    for k, (span, x) in enumerate(zip(schedule.inputs, inputs, strict=True)):
-        if x.ndim != 1 + len(span.shape) or tuple(x.shape[1:]) != span.shape:
-            raise InputError(f"Input {k}: found shape {tuple(x.shape)}. Expected (batch, {str(span.shape)[1:]}.")
-    batches = {int(x.shape[0]) for x in inputs}
-    if len(batches) > 1:
-        raise InputError(f"Inputs of different batch sizes: {sorted(batches)}. Expected one.")
-    return batches.pop() if batches else 0

@@ -102,17 +102,6 @@ class Epilogue:
     attrs: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What a schedule amounts to. bytes: packed weights; padded_bytes: how many of them are padding."""
-
-    waves: int
-    tiles: int
-    steps: int
-    bytes: int
-    padded_bytes: int
-
-
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """A network as stages, to be run in order on a workspace (batch, width). Validated where it is made.
@@ -129,25 +118,9 @@ class Schedule:
     tables: StepTables
     epilogues: tuple[Epilogue, ...]
     constants: Mapping[str, Tensor | HMatrix]
-    leaf_bytes: int
 
     def __post_init__(self) -> None:
         validate(self)
-
-    @property
-    def counts(self) -> Counts:
-        """Numbers for reports."""
-        tables, packed = self.tables, self.tables.weight_bytes
-        waves = sum(isinstance(stage, Wave) for stage in self.stages)
-        return Counts(waves, len(tables.tiles), len(tables.steps), packed, packed - self.leaf_bytes)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes resident to run: tables, weights, biases, orderings and the constants of other nodes."""
-        tensors = [stage.index for stage in self.stages if isinstance(stage, Gather)]
-        tensors += [c for c in self.constants.values() if isinstance(c, Tensor)]
-        matrices = sum(c.nbytes for c in self.constants.values() if isinstance(c, HMatrix))
-        return self.tables.nbytes + sum(t.numel() * t.element_size() for t in tensors) + matrices
 
     @cached_property
     def padding(self) -> np.ndarray:
@@ -237,7 +210,7 @@ class _WaveChecker:
         expected[wave.output.columns] = 1
         out, out_end = tiles[:, OUT_COLUMN], tiles[:, OUT_COLUMN] + tiles[:, OUT_LENGTH]
         self._fail(wave, out_end > len(written), "writes outside the workspace")
-        writers = _cover(out, out_end, len(written))
+        writers = cover(out, out_end, len(written))
         wrong = np.flatnonzero(writers != expected)
         if len(wrong):
             touching = (out <= wrong[0]) & (out_end > wrong[0])
@@ -265,11 +238,11 @@ class _WaveChecker:
                 unwritten[at] = np.any(weighted & ~written[read], axis=1)
         self._fail(wave, unwritten, "reads a column that no earlier stage has written", owner)
 
-    def _fail(self, wave: Wave, bad: np.ndarray, why: str, owner: np.ndarray | None = None) -> None:
+    def _fail(self, wave: Wave, bad: np.ndarray, fault: str, owner: np.ndarray | None = None) -> None:
         if bad.any():
             at = int(bad.argmax())
             tile = wave.first_tile + (at if owner is None else int(owner[at]))
-            raise InputError(f"{_name(wave)}: tile {tile} {why}.")
+            raise InputError(f"{_name(wave)}: tile {tile} {fault}.")
 
 
 def _nonzero_columns(weights: Tensor, tables: StepTables) -> np.ndarray:
@@ -278,10 +251,15 @@ def _nonzero_columns(weights: Tensor, tables: StepTables) -> np.ndarray:
     return weights[:whole].view(-1, tables.tile_rows, tables.step_columns).ne(0).any(1).cpu().numpy()
 
 
-def _cover(starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
+def cover(starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
     """int64 (width,): how many of the ranges hold each column."""
     change = np.bincount(starts, minlength=width + 1) - np.bincount(ends, minlength=width + 1)
     return np.cumsum(change)[:width]
+
+
+def is_run(columns: np.ndarray) -> bool:
+    """Whether the columns follow each other."""
+    return bool((columns[1:] == columns[:-1] + 1).all())
 
 
 def _name(stage: Stage) -> str:

@@ -30,35 +30,35 @@ def missing_for_cuda() -> str | None:
 def missing_triton() -> str | None:
     """Why Triton cannot be used; None where it can."""
     try:
-        found = version("triton")
+        installed = version("triton")
     except PackageNotFoundError:
         return "Triton is not installed. Install it with torch's CUDA build (`pip install triton`)."
-    number = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
+    number = tuple(int(part) for part in installed.split(".")[:2] if part.isdigit())
     if number < OLDEST_TRITON:
-        return f"found Triton {found}. Expected {'.'.join(map(str, OLDEST_TRITON))} or newer."
+        return f"found Triton {installed}. Expected {'.'.join(map(str, OLDEST_TRITON))} or newer."
     return None
 
 
 def cuda_device(device: Any) -> torch.device:
     """The CUDA device meant, with its number. Raises BackendError where it is not there or too old."""
     try:
-        found = torch.device("cuda" if device is None else device)
-        if found.type != "cuda":
+        chosen = torch.device("cuda" if device is None else device)
+        if chosen.type != "cuda":
             raise BackendError(
                 f"Backend 'cuda' runs on CUDA devices. Found device {str(device)!r}. Use backend='torch'."
             )
-        if found.index is None:
-            found = torch.device("cuda", torch.cuda.current_device())
-        capability = torch.cuda.get_device_capability(found)
+        if chosen.index is None:
+            chosen = torch.device("cuda", torch.cuda.current_device())
+        capability = torch.cuda.get_device_capability(chosen)
     except (RuntimeError, AssertionError, TypeError) as error:
-        why = str(error).partition("\n")[0]
-        raise BackendError(f"Device {str(device)!r} cannot be used: {why}. Use backend='torch'.") from error
+        reason = str(error).partition("\n")[0]
+        raise BackendError(f"Device {str(device)!r} cannot be used: {reason}. Use backend='torch'.") from error
     if capability < OLDEST_CAPABILITY:
         raise BackendError(
-            f"{torch.cuda.get_device_name(found)} has compute capability {capability[0]}.{capability[1]}. "
+            f"{torch.cuda.get_device_name(chosen)} has compute capability {capability[0]}.{capability[1]}. "
             "Expected 8.0 (Ampere) or newer. Use backend='torch'."
         )
-    return found
+    return chosen
 
 
 def on_the_cpu() -> AbstractContextManager[Any]:

@@ -117,21 +117,22 @@ def copies_for(nbytes: int, bench: device.Bench) -> int:
 
 
 def our_calls(program: Program, precision: str, batch: int, bench: device.Bench) -> tuple[Callable[[], Any], int, Any]:
-    """Runs several copies of the compressed network once each, how many, and the first session."""
-    first = CudaSession(program, bench.device, precision, warm=False, densify=False)
+    """Runs several copies of the compressed network once each, how many, and a session of it."""
+    session = CudaSession(program, bench.device, precision, warm=False, densify=False)
+    first = session.program
     moved = first.plan.tables.nbytes + batch * first.pitch * first.dtype.itemsize
     count = copies_for(moved, bench)
-    sessions = [first, *(first.copy() for _ in range(count - 1))]
-    workspaces = [s.new_workspace(batch) for s in sessions]
+    programs = [first, *(first.copy() for _ in range(count - 1))]
+    workspaces = [p.new_workspace(batch) for p in programs]
     for w in workspaces:
         for port in first.plan.entries:
             w[:, port.span.start : port.span.start + port.span.size].normal_()
 
     def run() -> None:
-        for session, workspace in zip(sessions, workspaces, strict=True):
-            session.execute(workspace, batch, "step")
+        for copied, workspace in zip(programs, workspaces, strict=True):
+            copied.execute(workspace, batch, "step")
 
-    return run, count, first
+    return run, count, session
 
 
 def dense_calls(
@@ -207,7 +208,7 @@ def one_layer(
         rows = []
         for name, (p50, p05, p95) in micro.items():
             ours = name == "hrt"
-            work = work_of(session.schedule) if ours else dense_work(size, size, precision)
+            work = work_of(session.program.schedule) if ours else dense_work(size, size, precision)
             floor = 1e6 * schedule_floor(work, batch, precision, chip).ideal_s
             nbytes = session.resident_bytes if ours else size * size * DTYPE[precision].itemsize
             known = error if ours else float("nan")
@@ -224,6 +225,7 @@ def burgers(report: Report, bench: device.Bench, chip: Chip, batches: Sequence[i
     net = load_burgers().float()
     model = hrt.compress(net, inputs=hrt.Box([-1.0, 0.0], [1.0, 1.0]), tol=1e-3, target="cuda", progress=False)
     session = CudaSession(model.program, bench.device, model.precision)
+    launched = session.program
     exact = copy.deepcopy(net).double()
     net = net.to(bench.device)
     checked = torch.rand(4096, 2, dtype=torch.float64) * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
@@ -235,8 +237,8 @@ def burgers(report: Report, bench: device.Bench, chip: Chip, batches: Sequence[i
         x = checked[:batch].float().to(bench.device)
         compiled: Any = torch.compile(net, mode="max-autotune-no-cudagraphs", dynamic=False)
         calls: dict[str, Callable[[], Any]] = {}
-        for kernel in session.kernels:
-            execute = partial(session.execute, session.new_workspace(batch), batch, kernel)
+        for kernel in launched.kernels:
+            execute = partial(launched.execute, launched.new_workspace(batch), batch, kernel)
             calls[f"hrt {kernel}"] = bench.captured(execute)
         with torch.no_grad():
             calls["dense linear"] = bench.captured(partial(net, x))
@@ -245,8 +247,8 @@ def burgers(report: Report, bench: device.Bench, chip: Chip, batches: Sequence[i
         calls["hrt end to end"] = partial(session.run, [x])
         times = {name: [1e6 * t for t in value] for name, value in bench.seconds(calls, 10 * REPEATS).items()}
         best = min(value[0] for name, value in times.items() if name.startswith("dense"))
-        floor = 1e6 * schedule_floor(work_of(session.schedule), batch, model.precision, chip).ideal_s
-        remark = f"{len(session.dense_layers)} layers written out"
+        floor = 1e6 * schedule_floor(work_of(launched.schedule), batch, model.precision, chip).ideal_s
+        remark = f"{len(launched.dense_layers)} layers written out"
         for name, (p50, p05, p95) in times.items():
             known = error if name.startswith("hrt") else float("nan")
             facts = (known, session.resident_bytes, floor, floor / p50, best / p50, remark)

@@ -10,7 +10,7 @@ import pytest
 import hrt
 from hrt.calibration.input_files import read_array
 from hrt.cli.main import app, main
-from hrt.runtime.torch_session import on_cpu
+from hrt.runtime.backends import on_cpu
 
 from helpers import random_hmatrix
 from models import linear_model, mixed_model

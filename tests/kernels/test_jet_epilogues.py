@@ -41,13 +41,13 @@ def epilogue_alone(name, z, streams):
 def derivatives_of(name, v, order):
     """f, f', ... at v (float64), by autograd."""
     v = v.clone().requires_grad_()
-    found = [exact_epilogue(name, v)]
+    orders = [exact_epilogue(name, v)]
     for _ in range(order):
-        last = found[-1]
-        found.append(
+        last = orders[-1]
+        orders.append(
             torch.autograd.grad(last.sum(), v, create_graph=True)[0] if last.requires_grad else torch.zeros_like(v)
         )
-    return [f.detach() for f in found]
+    return [f.detach() for f in orders]
 
 
 def faa_di_bruno(f, z, streams):
@@ -63,8 +63,7 @@ def faa_di_bruno(f, z, streams):
     return torch.stack(out, 1), torch.stack(size, 1)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("streams", [SECOND, MIXED], ids=["u u_x u_t u_xx", "third order, mixed"])
+@pytest.mark.parametrize(("name", "streams"), [*((name, MIXED) for name in NAMES), ("tanh", SECOND)])
 def test_every_activation(name, streams):
     """Each derivative of f within 32 units in the last place of its own size or of 1, whichever is larger: what a few
     operations and functions of a couple of ulps may lose; the sums and products behind it add little to that.
@@ -105,7 +104,7 @@ def test_kinks_are_those_of_the_op_table(name):
     assert torch.allclose(found.double(), expected.expand(1, 3, 16), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"log", "sqrt"}))
+@pytest.mark.parametrize("name", ["relu", "clamp", "neg", "elu", "tanh", "gelu_tanh", "mish", "softplus"])
 def test_nan_stays_in_its_point(name):
     z = torch.rand(5, len(MIXED.indices), 16) + 0.25
     clean = epilogue_alone(name, z, MIXED)
@@ -115,17 +114,17 @@ def test_nan_stays_in_its_point(name):
     assert bool(found[2, 1:3].isnan().all()) == (name != "neg")
 
 
-@pytest.mark.parametrize("form", ["swapped", "batch"])
-@pytest.mark.parametrize("seed", range(12))
-def test_random_tables(form, seed):
+@pytest.mark.parametrize("seed", range(6))
+def test_random_tables(seed):
     """Tiles with and without bias and activation, whole and cut along their steps: by the reference executor's sums."""
+    form = ("swapped", "batch")[seed // 2 % 2]
     streams, storages = (SECOND, MIXED)[seed % 2], ((torch.float32,), (torch.int8, torch.float16))[seed % 3 > 0]
     tables, epilogue = random_tables(seed, storages, longest=14), epilogue_of("tanh", {})
     marked = with_epilogue(tables, epilogue)
     some = marked.tiles.clone()
     some[seed % len(some), 5] = NONE
     marked = replace(marked, tiles=some)
-    points = (1, 5, 40)[seed % 3]
+    points = (1, 5, 12)[seed % 3]
     start = torch.randn(points, streams.rows, 136, generator=torch.Generator().manual_seed(seed))
     start[:, len(streams.indices) :] = 0
     # The sums by the reference, in float64: with the bias for the value, without it for the derivatives.
@@ -140,18 +139,18 @@ def test_random_tables(form, seed):
     launch = TileList.build(marked, range(len(marked.tiles)), epilogue, 8 * (seed % 2), streams=streams)
     launch.run(workspace.view(-1, 136), Config(form, 64 if form == "batch" else 16))
     terms = 16 * int((tables.tiles[:, 3] - tables.tiles[:, 2]).max()) + 4
-    own = z[:, : len(streams.indices)]
+    sums = z[:, : len(streams.indices)]
     moved = size[:, : len(streams.indices)] * terms * 2.0**-24  # what the sums may be off by
     for out, length, _, _, _, active in marked.tiles.tolist():
         at = slice(out, out + length)
-        expected, allowed = own[..., at], moved[..., at]
+        expected, allowed = sums[..., at], moved[..., at]
         if active != NONE:
-            f = derivatives_of("tanh", own[:, 0, at], max(map(len, streams.indices)))
-            expected, size_of = faa_di_bruno(f, own[..., at], streams)
+            f = derivatives_of("tanh", sums[:, 0, at], max(map(len, streams.indices)))
+            expected, size_of = faa_di_bruno(f, sums[..., at], streams)
             # |f^(m)| <= 8 up to the fourth: sums that are off move every product, and f^(m) by 8 times as much
             ones = [torch.ones_like(f[0])] * 4
-            base = faa_di_bruno(ones, own[..., at].abs(), streams)[0]
-            reach = faa_di_bruno(ones, own[..., at].abs() + moved[..., at], streams)[0]
+            base = faa_di_bruno(ones, sums[..., at].abs(), streams)[0]
+            reach = faa_di_bruno(ones, sums[..., at].abs() + moved[..., at], streams)[0]
             allowed = 8 * (reach - base) + 8 * moved[:, :1, at] * reach + 32 * 2.0**-24 * size_of
         error = (workspace[:, : len(streams.indices), at].double() - expected).abs()
         assert bool((error <= allowed + 2.0**-24 * expected.abs()).all()), float((error / allowed).max())

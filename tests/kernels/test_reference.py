@@ -1,4 +1,4 @@
-"""hrt.kernels.tables and hrt.kernels.reference: the tables check themselves and are executed literally."""
+"""hrt.kernels.step_tables and hrt.kernels.reference: the tables check themselves and are executed literally."""
 
 from dataclasses import replace
 
@@ -139,9 +139,11 @@ def test_bytes_count_all_tables():
     assert tables.nbytes == tables.weight_bytes + 3 * 4 + 3 * 6 * 4 + 3 * 5 * 4
 
 
-def test_to_keeps_everything():
-    moved = uniform().to("cpu")
-    assert moved.unit == 4 and torch.equal(moved.steps, uniform().steps)
+def test_every_tensor_can_be_changed_alike():
+    copied = uniform().map(torch.clone)
+    assert copied.unit == 4 and torch.equal(copied.steps, uniform().steps) and len(copied.weights) == 2
+    with pytest.raises(TableError):
+        uniform().map(torch.zeros_like)
 
 
 def tiles(row: int, field: int, value: int) -> dict:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from forked import forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -25,6 +24,7 @@ from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.artifact import DIGEST, FORMAT_VERSION, read_header
 from hrt.model.model import CompressedModel
 
+from forked import forked
 from models import any_hmatrix, linear_model, mixed_bytes, mixed_model, table_of
 from zoo import ZOO, captured
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from forked import forked, limit_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -20,6 +19,7 @@ import hrt
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.artifact import FORMAT_VERSION, read_header
 
+from forked import forked, limit_memory
 from models import file_bytes, linear_model, mixed_bytes, resealed, small_bytes, table_of
 
 

@@ -14,10 +14,10 @@ from hrt.kernels.precisions import PRECISIONS
 from hrt.kernels.tuning import LARGEST_BUCKET
 from hrt.perf.networks.operators import log_kernel
 from hrt.program.program import Node, Program, Value
-from hrt.runtime import backends
+from hrt.runtime import BACKENDS, Backend, choose, open_session
 from hrt.runtime import cuda_session as cuda
-from hrt.runtime.cuda_session import _room, out_of_memory
-from hrt.runtime.torch_session import open_session
+from hrt.runtime.cuda_program import out_of_memory
+from hrt.runtime.cuda_session import room_for
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.choose_layout import choose_schedule
 from hrt.schedule.launch_plan import InPlace, Tiles, make_plan
@@ -29,7 +29,7 @@ from hrt.support import devices
 
 from helpers import MIXED, hierarchical, random_hmatrix
 from models import linear_program, mixed_model
-from zoo import ZOO
+from zoo import SOME_OF_THE_ZOO, ZOO
 
 # Layers as they are: written out, small ones would show nothing of hierarchical structure.
 CudaSession = partial(cuda.CudaSession, densify=False)
@@ -71,8 +71,7 @@ def float32_allowance(program, x):
     return 8 * float((a - b).norm() / b.norm()) + 1e-6
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("batch", [1, 5, 70])
+@pytest.mark.parametrize(("precision", "batch"), [*((p, 5) for p in PRECISIONS), ("tf32x3", 1), ("bf16", 70)])
 def test_every_precision_and_regime(precision, batch):
     program = compressed()
     session = CudaSession(program, precision=precision)
@@ -89,7 +88,7 @@ def test_every_precision_and_regime(precision, batch):
     assert relative_error(program, session, [x]) <= allowed
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("name", SOME_OF_THE_ZOO)
 def test_every_network_of_the_zoo(name):
     """Several inputs and outputs, residuals, layer norms, tied weights: whatever the op table holds."""
     inputs = ZOO[name].inputs(5)
@@ -106,7 +105,7 @@ def test_every_network_of_the_zoo(name):
 def test_activations_that_no_kernel_knows_are_applied_in_place():
     program = compressed(network(Atan))
     session = CudaSession(program)
-    assert any(isinstance(launch, InPlace) for launch in session.plan.launches)
+    assert any(isinstance(launch, InPlace) for launch in session.program.plan.launches)
     assert relative_error(program, session, [torch.randn(20, 5)]) <= 2e-6
 
 
@@ -129,16 +128,16 @@ class Scaled(torch.nn.Module):
 def test_scaled_outputs_are_part_of_the_last_wave(last):
     program = hierarchical(capture(Scaled(last), [torch.zeros(2, 5)]), 1, storages=MIXED, ordered=False)
     session = CudaSession(program)
-    after = session.plan.launches[-1]
+    after = session.program.plan.launches[-1]
     assert isinstance(after, Tiles) == (last is not Atan)
-    assert (len(session.plan.rescaling) > 0) == (last is not Atan)
+    assert (len(session.program.plan.rescaling) > 0) == (last is not Atan)
     for batch in (1, 20):
         x = [torch.randn(batch, 5)]
         assert relative_error(program, session, x) <= float32_allowance(program, x)
     if last is Atan:
         return
-    other = CudaSession(capture(Scaled(last), [torch.zeros(2, 5)]))  # dense: the whole network in one launch but for x
-    assert relative_error(other.program, other, [torch.randn(3, 5)]) <= 2e-6
+    dense = capture(Scaled(last), [torch.zeros(2, 5)])  # the whole network in one launch but for x
+    assert relative_error(dense, CudaSession(dense), [torch.randn(3, 5)]) <= 2e-6
 
 
 def test_a_scaled_output_that_is_read_again_keeps_its_launches():
@@ -153,7 +152,7 @@ def test_a_scaled_output_that_is_read_again_keeps_its_launches():
 
     program = capture(Twice(), [torch.zeros(2, 5)])
     session = CudaSession(program)
-    assert not session.plan.rescaling
+    assert not session.program.plan.rescaling
     assert relative_error(program, session, [torch.randn(3, 5)]) <= 2e-6
 
 
@@ -182,11 +181,11 @@ def test_dense_leaves_do_not_wait_for_the_first_wave():
     assert moved > 0
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 3, 4, 7, 8, 9, 16, 17])
+@pytest.mark.parametrize("batch", [0, 1, 2, 3, 8, 9])
 def test_batches_around_every_bucket(batch):
     program = compressed()
     session = CudaSession(program)
-    x = torch.randn(17, 5)
+    x = torch.randn(9, 5)
     whole, part = session.run([x])[0], session.run([x[:batch]])[0]
     assert part.shape == (batch, 3) and torch.allclose(part, whole[:batch], rtol=1e-5, atol=1e-6)
     assert torch.equal(part, session.run([x[:batch]])[0])
@@ -194,12 +193,11 @@ def test_batches_around_every_bucket(batch):
 
 def test_batches_beyond_the_largest_bucket_are_computed_in_parts():
     program = compressed()
-    x = torch.randn(70, 5)
+    x = torch.randn(22, 5)
     small = CudaSession(program, largest=16)
     assert torch.equal(small.run([x])[0][:16], small.run([x[:16]])[0])
-    assert set(small._buckets) == {8, 16}
     assert torch.allclose(small.run([x])[0], CudaSession(program).run([x])[0], rtol=1e-5, atol=1e-6)
-    assert small.workspace_bytes == (8 + 16) * small.pitch * 4
+    assert small.workspace_bytes == (8 + 16) * small.program.pitch * 4
 
 
 def test_rows_of_an_earlier_request_leave_no_trace():
@@ -227,46 +225,46 @@ def test_strides_and_types_of_inputs():
 
 def test_threads_share_a_session():
     session = CudaSession(compressed())
-    inputs = [torch.randn(k % 3 + 1, 5) for k in range(6)]
+    inputs = [torch.randn(k % 2 + 1, 5) for k in range(4)]
     expected = [session.run([x])[0] for x in inputs]
-    found = {k: [] for k in range(6)}
+    found = {k: [] for k in range(4)}
 
     def ask(k):
-        found[k] += [session.run([inputs[k]])[0] for _ in range(3)]
+        found[k] += [session.run([inputs[k]])[0] for _ in range(2)]
 
-    threads = [threading.Thread(target=ask, args=(k,)) for k in range(6)]
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(4)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert all(len(ys) == 3 and all(torch.equal(y, expected[k]) for y in ys) for k, ys in found.items())
+    assert all(len(ys) == 2 and all(torch.equal(y, expected[k]) for y in ys) for k, ys in found.items())
 
 
 def test_small_networks_run_in_one_launch_and_give_the_same_numbers():
     program = compressed(ordered=False)
     session = CudaSession(program)
-    assert session.plan.waves is not None and session.one_launch(1)
+    assert session.program.plan.waves is not None and session.program.one_launch(1)
     x = torch.randn(3, 5)
-    one, several = session.new_workspace(4), session.new_workspace(4)
+    one, several = session.program.new_workspace(4), session.program.new_workspace(4)
     for workspace in (one, several):
         workspace[:3, :5] = x
-    assert session.schedule.inputs[0].start == 0
-    session.execute(one, 4, "network", session.config(4))
-    session.execute(several, 4, "step", session.config(4))
-    out = session.schedule.outputs[0]
+    assert session.program.schedule.inputs[0].start == 0
+    session.program.execute(one, 4, "network", session.program.config(4))
+    session.program.execute(several, 4, "step", session.program.config(4))
+    out = session.program.schedule.outputs[0]
     a, b = (w[:3, out.start : out.start + 3] for w in (one, several))
     assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)  # tiles are cut in one and whole in the other
     deep = compressed(network(sizes=(5, *[300] * 3, 3)), ordered=False, depth=4)
-    assert not CudaSession(deep).one_launch(1), "one program would walk through hundreds of tiles"
+    assert not CudaSession(deep).program.one_launch(1), "one program would walk through hundreds of tiles"
 
 
 def test_all_storage_types_are_resident_as_they_are():
     program = linear_program(random_hmatrix(1, 96, 96, storages=(torch.int8,), ordered=False))
     session = CudaSession(program)
-    assert [w.dtype for w in session.plan.tables.weights] == [torch.int8]
+    assert [w.dtype for w in session.program.plan.tables.weights] == [torch.int8]
     narrow = CudaSession(compressed(), precision="bf16")
-    assert {w.dtype for w in narrow.plan.tables.weights} <= {torch.int8, torch.bfloat16}
-    assert session.resident_bytes == session.plan.tables.nbytes
+    assert {w.dtype for w in narrow.program.plan.tables.weights} <= {torch.int8, torch.bfloat16}
+    assert session.resident_bytes == session.program.plan.tables.nbytes
 
 
 def test_the_tile_that_moves_least_is_taken():
@@ -281,7 +279,7 @@ def test_small_layers_are_written_out_and_large_smooth_ones_are_not():
     """A launch costs more than a small layer's bytes; the log kernel at 2048 is worth two."""
     small = compressed()
     session = cuda.CudaSession(small)
-    assert set(session.dense_layers) == set(small.weights)
+    assert set(session.program.dense_layers) == set(small.weights)
     assert relative_error(small, session, [torch.randn(9, 5)]) <= 2e-6
     h = hrt.compress_matrix(log_kernel(2048), tol=1e-2, min_leaf=128)
     choice = choose_schedule(linear_program(h), "tf32", CHIPS["h100"])
@@ -291,12 +289,11 @@ def test_small_layers_are_written_out_and_large_smooth_ones_are_not():
 
 def test_a_whole_model_through_the_backend(monkeypatch, tmp_path):
     """predict on the backend: numpy and torch, dtypes, max_batch and strict, as on any other."""
-    make = backends.BACKENDS["cuda"].make
-    monkeypatch.setitem(backends.BACKENDS, "cuda", backends.Backend(make, lambda: None))
+    monkeypatch.setitem(BACKENDS, "cuda", Backend(BACKENDS["cuda"].opens))
     model = mixed_model()
     model.save(tmp_path / "m.hrt")
     served = hrt.load(tmp_path / "m.hrt", backend="cuda", max_batch=4)
-    assert isinstance(served.session, cuda.CudaSession) and served.session.precision == "tf32x3"
+    assert isinstance(served.session, cuda.CudaSession) and served.session.program.precision == "tf32x3"
     rng = np.random.default_rng(0)
     x = tuple(rng.standard_normal((10, *v.shape)) for v in model.program.inputs)
     expected, found = model.predict(x), served.predict(x)
@@ -356,34 +353,34 @@ def test_memory_that_runs_out(monkeypatch):
     def full(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
 
-    monkeypatch.setattr(session, "new_workspace", full)
+    monkeypatch.setattr(session.program, "new_workspace", full)
     with pytest.raises(hrt.BackendError, match=r"Tried to allocate 20 GiB\. Load with a smaller max_batch"):
         session.run([torch.zeros(2, 5)])
     assert "backend='torch'" in out_of_memory(torch.device("cuda:0"), RuntimeError("x"))
 
 
 def test_the_largest_bucket_fits_the_memory(monkeypatch):
-    assert _room(torch.device("cpu"), 10**12) == LARGEST_BUCKET
+    assert room_for(torch.device("cpu"), 10**12) == LARGEST_BUCKET
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * 10**9, 80 * 10**9))
-    assert _room(torch.device("cuda:0"), 40_000) == 1 << 18
-    assert _room(torch.device("cuda:0"), 10**12) == 1
+    assert room_for(torch.device("cuda:0"), 40_000) == 1 << 18
+    assert room_for(torch.device("cuda:0"), 10**12) == 1
 
 
 def test_auto_takes_the_gpu_where_it_is_wanted(monkeypatch):
-    assert backends.choose("auto", None, "cuda") == ("cuda" if torch.cuda.is_available() else "torch")
-    monkeypatch.setitem(backends.BACKENDS, "cuda", backends.Backend(CudaSession, lambda: None))
-    assert backends.choose("auto", None, "cuda") == "cuda"
-    assert backends.choose("auto", "cuda:1", "cpu") == "cuda"
-    assert backends.choose("auto", None, "cpu") == "torch"
-    assert backends.choose("auto", "cpu", "cuda") == "torch"
-    assert backends.choose("torch", "cuda:1", "cuda") == "torch"
+    assert choose("auto", None, "cuda") == ("cuda" if torch.cuda.is_available() else "torch")
+    monkeypatch.setitem(BACKENDS, "cuda", Backend("nowhere:at_all"))
+    assert choose("auto", None, "cuda") == "cuda"
+    assert choose("auto", "cuda:1", "cpu") == "cuda"
+    assert choose("auto", None, "cpu") == "torch"
+    assert choose("auto", "cpu", "cuda") == "torch"
+    assert choose("torch", "cuda:1", "cuda") == "torch"
 
 
 def test_layers_without_any_weights():
     """A layer of no inputs has biases only: no buffer, no step, and its tiles still write."""
     program = linear_program(torch.zeros(40, 0), torch.arange(40.0))
     session = CudaSession(program)
-    assert session.plan.tables.weights == () or session.plan.tables.weights[0].numel() == 0
+    assert session.program.plan.tables.weights == () or session.program.plan.tables.weights[0].numel() == 0
     assert torch.equal(session.run([torch.zeros(3, 0)])[0], torch.arange(40.0).expand(3, 40))
     empty = linear_program(hrt.HMatrix((40, 0), ()), torch.arange(40.0))
     assert torch.equal(CudaSession(empty).run([torch.zeros(3, 0)])[0], torch.arange(40.0).expand(3, 40))
@@ -442,5 +439,5 @@ def test_small_first_layers_keep_their_accuracy():
 
 def test_tf32_networks_of_few_inputs_run_in_one_launch_too():
     session = CudaSession(compressed(ordered=False), precision="tf32")
-    assert session.plan.has_exact and session.kernels == ("step", "network")
-    assert session.network_precision == "tf32x3"
+    assert session.program.plan.has_exact and session.program.kernels == ("step", "network")
+    assert session.program.network_precision == "tf32x3"

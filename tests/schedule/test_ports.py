@@ -14,7 +14,7 @@ from hrt.schedule.schedule import Apply, Gather, Schedule, Wave
 
 from helpers import MIXED, hierarchical, random_hmatrix
 from models import linear_program
-from zoo import ZOO
+from zoo import SOME_OF_THE_ZOO, ZOO
 
 
 def run_through_ports(schedule: Schedule, inputs):
@@ -41,11 +41,11 @@ def run_through_ports(schedule: Schedule, inputs):
             constants = schedule.constants
             operands = [constants[s].double() if isinstance(s, str) else read(work, s) for s in stage.operands]
             write(work, stage.output, TABLE[stage.op].torch(operands, stage.attrs))
-    found = []
+    outputs = []
     for port in exits:
         columns = torch.from_numpy(port.span.columns) if port.index is None else port.index
-        found.append(work[:, columns].reshape(batch, *port.span.shape))
-    return found
+        outputs.append(work[:, columns].reshape(batch, *port.span.shape))
+    return outputs
 
 
 def same(schedule, inputs):
@@ -54,7 +54,7 @@ def same(schedule, inputs):
 
 
 @pytest.mark.parametrize("layout", [{}, {"tile_rows": 16, "step_columns": 16, "unit": 8}])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_one_ordered_layer_has_no_gather_left(seed, layout):
     schedule = build_schedule(linear_program(random_hmatrix(seed, 40, 30, ordered=True)), **layout)
     _, _, folded = boundary(schedule)
@@ -63,7 +63,7 @@ def test_one_ordered_layer_has_no_gather_left(seed, layout):
 
 
 @pytest.mark.parametrize("layout", [{}, {"tile_rows": 16, "step_columns": 16, "unit": 8}])
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("name", SOME_OF_THE_ZOO)
 def test_every_network_of_the_zoo(name, layout):
     inputs = ZOO[name].inputs(3)
     program = capture(ZOO[name].build(torch.float64), inputs)

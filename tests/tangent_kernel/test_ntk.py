@@ -5,7 +5,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from forked import forked
 from torch import Tensor, nn
 from torch.func import jvp
 
@@ -17,6 +16,7 @@ from hrt.perf.measuring.process import own_peak_bytes
 from hrt.program.dense_view import DenseView
 from hrt.tangent_kernel.ntk import affordable_drift, compare_ntk, ntk
 
+from forked import forked
 from helpers import hierarchical
 
 
