@@ -109,7 +109,7 @@ class TileList:
         """
         check_tables(tables)
         chosen = np.asarray(tiles, dtype=np.int64)
-        rows = tables.tiles.cpu().numpy().astype(np.int64)[chosen]
+        rows = tables.numbers[0][chosen]
         used = np.unique(rows[:, EPILOGUE])
         if (used != NONE).sum() > 1:
             raise ValueError(f"The tiles of one launch have the epilogues {used.tolist()}. Expected at most one.")
@@ -119,7 +119,7 @@ class TileList:
         if not tables.weights:  # nothing but biases: one buffer that no step is in
             tile_runs = np.repeat(tile_runs, 2, axis=1)
         runs = np.clip(tile_runs[owner], low[:, None], high[:, None])
-        steps = tables.steps.cpu().numpy()
+        steps = tables.numbers[1]
         offsets = np.append(steps[:, WEIGHT_OFFSET], 0)
         starts = np.where(runs[:, 1:] > runs[:, :-1], offsets[runs[:, :-1]] // tables.tile_elements, 0)
         groups, first_group = scale_groups(tables, runs, steps[:, SCALE_OFFSET])

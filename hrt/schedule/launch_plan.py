@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hrt.kernels.precisions import Epilogue, epilogue_of
-from hrt.kernels.step_tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, LENGTH, NONE, Rescaling, StepTables
+from hrt.kernels.step_tables import COLUMN, EPILOGUE, LENGTH, NONE, Rescaling, StepTables
 from hrt.program.op_table import TABLE
 from hrt.schedule.output_scaling import scalings, with_scalings
 from hrt.schedule.ports import Port, boundary
@@ -79,9 +78,11 @@ class Plan:
 def make_plan(schedule: Schedule, precision: str) -> Plan:
     """The launches of `schedule`."""
     known = [epilogue_of(e.op, e.attrs) for e in schedule.epilogues]
-    tables = _without(schedule.tables, [k for k, e in enumerate(known) if e is None])
-    tiles = tables.tiles.cpu().numpy().astype(np.int64)
-    steps = tables.steps.cpu().numpy().astype(np.int64)
+    tiles = schedule.tables.tiles.clone()
+    for k, epilogue in enumerate(known):
+        if epilogue is None:
+            tiles[tiles[:, EPILOGUE] == k, EPILOGUE] = NONE
+    tables = replace(schedule.tables, tiles=tiles)
     launches: list[Launch] = []
     entries, exits, folded = boundary(schedule)
     scaled = scalings(schedule, exits, [e is not None for e in known])
@@ -98,39 +99,27 @@ def make_plan(schedule: Schedule, precision: str) -> Plan:
         early = []
         following = stages[k + 1] if k + 1 < len(stages) else None
         if stage.phase == 1 and isinstance(following, Wave) and (following.layer, following.phase) == (stage.layer, 2):
-            early = [t for t in range(following.first_tile, following.end_tile) if not _reads(t, stage, tiles, steps)]
+            early = [t for t in range(following.first_tile, following.end_tile) if not _reads(t, stage, tables)]
             numbers += early
-        launches += _split(numbers, tiles, known, stays_exact(stage.inputs, precision))
+        launches += _split(numbers, tables.numbers[0], known, stays_exact(stage.inputs, precision))
         launches += _in_place(stage, schedule, known)
     rescaling = {tile: Rescaling(*place) for tile, place in places.items()}
     return Plan(tuple(launches), tables, entries, exits, rescaling)
 
 
-def _without(tables: StepTables, unknown: Sequence[int]) -> StepTables:
-    """The tables with some epilogues taken out."""
-    tiles = tables.tiles.clone()
-    tiles[torch.isin(tiles[:, EPILOGUE], torch.tensor(unknown, dtype=tiles.dtype)), EPILOGUE] = NONE
-    return replace(tables, tiles=tiles)
-
-
-def _reads(tile: int, wave: Wave, tiles: np.ndarray, steps: np.ndarray) -> bool:
+def _reads(tile: int, wave: Wave, tables: StepTables) -> bool:
     """Whether a tile reads a column between the first and the last that `wave` writes."""
-    columns = wave.output.columns
-    begin = steps[tiles[tile, FIRST_STEP] : tiles[tile, END_STEP], COLUMN]
-    end = begin + steps[tiles[tile, FIRST_STEP] : tiles[tile, END_STEP], LENGTH]
+    columns, steps = wave.output.columns, tables.steps_of(tile, tile + 1)
+    begin, end = steps[:, COLUMN], steps[:, COLUMN] + steps[:, LENGTH]
     return bool(((begin <= columns.max()) & (end > columns.min())).any())
 
 
 def _split(numbers: Sequence[int], tiles: np.ndarray, known: Sequence[Epilogue | None], exact: bool) -> Iterator[Tiles]:
     """One launch, or one for each epilogue where there are several (never within one layer)."""
-    used = sorted({int(k) for k in tiles[list(numbers), EPILOGUE]} - {NONE})
-    if len(used) <= 1:
-        if numbers:
-            yield Tiles(tuple(numbers), (known[used[0]] if used else None) or Epilogue(), exact)
-        return
-    for k in used:
-        alike = [t for t in numbers if tiles[t, EPILOGUE] in (k, NONE if k == used[0] else k)]
-        yield Tiles(tuple(alike), known[k] or Epilogue(), exact)
+    used = sorted({int(k) for k in tiles[list(numbers), EPILOGUE]} - {NONE}) or [NONE]
+    for k in used if numbers else ():
+        alike = [t for t in numbers if tiles[t, EPILOGUE] == k or (k == used[0] and tiles[t, EPILOGUE] == NONE)]
+        yield Tiles(tuple(alike), (known[k] if k != NONE else None) or Epilogue(), exact)
 
 
 def _in_place(wave: Wave, schedule: Schedule, known: Sequence[Epilogue | None]) -> Iterator[InPlace]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.kernels.step_tables import EPILOGUE, NONE, OUT_COLUMN, StepTables
-from hrt.schedule.ports import Port, columns_read
-from hrt.schedule.schedule import Apply, Schedule, Span, Wave
+from hrt.schedule.ports import Port
+from hrt.schedule.schedule import Apply, Schedule, Span, Wave, columns_read
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def with_scalings(tables: StepTables, scaled: Sequence[Scaling]) -> tuple[StepTa
     begin and where its shifts begin.
     """
     extra, places, end = [tables.biases.to(torch.float32)], {}, tables.biases.numel()
-    rows = tables.tiles.cpu().numpy().astype(np.int64)
+    rows = tables.numbers[0]
     for s in scaled:
         extra += [s.gain.float(), s.shift.float()]
         for tile in range(s.wave.first_tile, s.wave.end_tile):
@@ -83,17 +83,9 @@ def _affine(stage: Apply, span: Span, constants: Mapping[str, Tensor | HMatrix])
     if not isinstance(c, Tensor) or c.numel() not in (1, span.size) or not c.is_floating_point():
         return None
     c = c.detach().cpu().double().reshape(-1).expand(span.size)
-    one, zero = torch.ones(span.size, dtype=torch.float64), torch.zeros(span.size, dtype=torch.float64)
-    forms = {
-        ("add", True): (one, c),
-        ("add", False): (one, c),
-        ("mul", True): (c, zero),
-        ("mul", False): (c, zero),
-        ("sub", True): (one, -c),
-        ("sub", False): (-one, c),
-        ("div", True): (1 / c, zero),
-    }
-    return forms.get((stage.op, spans[0]))
+    one, zero = torch.ones_like(c), torch.zeros_like(c)
+    forms = {"add": (one, c), "mul": (c, zero), "sub": (one, -c) if spans[0] else (-one, c)}
+    return forms.get(stage.op, (1 / c, zero) if spans[0] else None)
 
 
 def _touches(span: Span, waves: Sequence[Wave], schedule: Schedule) -> bool:

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hrt.errors import InputError
 from hrt.kernels.precisions import WORKSPACE
 from hrt.kernels.step_tables import (
     BIAS_OFFSET,
     BUFFER,
-    COLUMN,
     END_STEP,
     FIRST_STEP,
     LENGTH,
@@ -30,7 +28,7 @@ from hrt.kernels.step_tables import (
     WEIGHT_OFFSET,
 )
 from hrt.schedule.ports import boundary
-from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave, cover
+from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave, columns_read
 
 CLEAR = 0.03  # an advantage below this share of the dense time is none: the model is not that good
 
@@ -99,15 +97,13 @@ def work_of(schedule: Schedule) -> tuple[Load, ...]:
     Orderings of the network's own inputs and outputs are left out, as are the copies of these into and out of a static
     workspace, of which they are part (see `hrt.schedule.ports`): a dense layer in a CUDA graph needs the same copies.
     """
-    tables = schedule.tables
-    tiles, steps = (t.cpu().numpy().astype(np.int64) for t in (tables.tiles, tables.steps))
     loads = []
     _, _, folded = boundary(schedule)
     for stage in schedule.stages:
         if id(stage) in folded:
             continue
         if isinstance(stage, Wave):
-            loads.append(_wave(stage, schedule, tiles, steps))
+            loads.append(_wave(stage, schedule))
         elif isinstance(stage, Gather):
             loads.append(Load(f"gather {stage.name}", stage.index.nbytes, 2 * stage.output.size, 0))
         else:
@@ -117,7 +113,7 @@ def work_of(schedule: Schedule) -> tuple[Load, ...]:
 
 def dense_work(m: int, n: int, precision: str, bias: bool = False) -> tuple[Load, ...]:
     """One launch of a dense layer (m, n), its weight and bias in the precision's own type."""
-    item = _item(precision)
+    item = WORKSPACE[precision].itemsize
     return (Load("dense", item * (m * n + m * bias), m + n, m * n),)
 
 
@@ -125,11 +121,9 @@ def schedule_floor(work: Work, batch: int, precision: str, chip: Chip) -> Floor:
     """The least time of a schedule's work (see `work_of`) for `batch` rows, by the module's formula.
 
     precision: a key of WORKSPACE, which gives the type of the workspace and the rate of products; weights count in the
-    types in which they are packed. Raises InputError.
+    types in which they are packed.
     """
-    item = _item(precision)
-    if batch < 1:
-        raise InputError(f"Found batch = {batch}. Expected at least one row.")
+    item = WORKSPACE[precision].itemsize
     moved = [load.fixed_bytes + batch * load.columns * item for load in work]
     flops = [2 * batch * load.products for load in work]
     rate = chip.matmul_flops[precision]
@@ -137,11 +131,10 @@ def schedule_floor(work: Work, batch: int, precision: str, chip: Chip) -> Floor:
     return Floor(sum(moved), sum(flops), ideal, ideal + len(work) * chip.launch_s)
 
 
-def _wave(wave: Wave, schedule: Schedule, tiles: np.ndarray, steps: np.ndarray) -> Load:
-    """tiles, steps: int64 copies of the whole tables."""
-    tables, wave_tiles = schedule.tables, tiles[wave.first_tile : wave.end_tile]
-    first, end = (int(wave_tiles[0, FIRST_STEP]), int(wave_tiles[-1, END_STEP])) if len(wave_tiles) else (0, 0)
-    wave_steps = steps[first:end]
+def _wave(wave: Wave, schedule: Schedule) -> Load:
+    tables = schedule.tables
+    wave_tiles = tables.numbers[0][wave.first_tile : wave.end_tile]
+    wave_steps = tables.steps_of(wave.first_tile, wave.end_tile)
     rows = np.repeat(wave_tiles[:, OUT_LENGTH], wave_tiles[:, END_STEP] - wave_tiles[:, FIRST_STEP])
     rows = np.full(len(wave_steps), tables.tile_rows) if tables.is_uniform else rows
     sizes = wave_steps[:, LENGTH] * rows
@@ -155,28 +148,17 @@ def _wave(wave: Wave, schedule: Schedule, tiles: np.ndarray, steps: np.ndarray) 
     fixed = wave_tiles.size * tables.tiles.element_size() + wave_steps.size * tables.steps.element_size()
     fixed += int(weights.sum()) + int(scales.sum()) * tables.scales.element_size()
     fixed += int(biases.sum()) * tables.biases.element_size()
-    read = cover(wave_steps[:, COLUMN], wave_steps[:, COLUMN] + wave_steps[:, LENGTH], schedule.width)
-    columns = int(np.count_nonzero(read)) + wave.output.size
+    columns = len(columns_read(wave, schedule)) + wave.output.size
     return Load(f"{wave.layer} wave {wave.phase}", fixed, columns, int(sizes.sum()))
 
 
 def _apply(stage: Apply, schedule: Schedule) -> Load:
-    columns, constants = stage.output.size, 0
-    for operand in dict.fromkeys(stage.operands):
-        if isinstance(operand, Span):
-            columns += operand.size
-        else:
-            constants += schedule.constants[operand].nbytes
+    operands = dict.fromkeys(stage.operands)
+    columns = stage.output.size + sum(s.size for s in operands if isinstance(s, Span))
+    constants = sum(schedule.constants[s].nbytes for s in operands if isinstance(s, str))
     return Load(f"{stage.op} {stage.name}", constants, columns, 0)
 
 
 def _firsts(rows: np.ndarray) -> np.ndarray:
     """Indices of the first of equal rows of a matrix."""
     return np.unique(rows, axis=0, return_index=True)[1]
-
-
-def _item(precision: str) -> int:
-    """Bytes of a value in the workspace, and of a weight in a dense layer."""
-    if precision not in WORKSPACE:
-        raise InputError(f"Found precision {precision!r}. Expected one of {', '.join(WORKSPACE)}.")
-    return WORKSPACE[precision].itemsize

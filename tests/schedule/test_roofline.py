@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrt import HMatrix, InputError
+from hrt import HMatrix
 from hrt.hmatrix.hmatrix import Leaf
 from hrt.kernels.precisions import WORKSPACE
 from hrt.kernels.step_tables import STEP_FIELDS, TILE_FIELDS
@@ -199,15 +199,3 @@ class TestChips:
             f = chip.matmul_flops
             assert f["bf16"] == f["fp16"] == 2 * f["tf32"] == pytest.approx(6 * f["tf32x3"])
             assert f["ieee"] / f["bf16"] == pytest.approx(67 / 989)
-
-    @pytest.mark.parametrize(
-        "call, message",
-        [
-            (lambda: dense_work(2, 2, "fp8"), "Found precision 'fp8'. Expected one of bf16"),
-            (lambda: schedule_floor((), 1, "fp8", H200), "Found precision 'fp8'"),
-            (lambda: schedule_floor((), 0, "bf16", H200), "Found batch = 0"),
-        ],
-    )
-    def test_unknown_names_are_typed_errors(self, call, message):
-        with pytest.raises(InputError, match=message):
-            call()
