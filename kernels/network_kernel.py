@@ -57,7 +57,7 @@ def network_kernel(
             total = sum_of_tile(
                 x_rows, weights0, weights1, weights2, weights3, scales, columns,
                 runs + tile * (BUFFERS + 1), starts + tile * BUFFERS, groups, row,
-                BLOCK, ROWS, COLUMNS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
+                ROWS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
             )  # fmt: skip
-            finish_tile(total, out_rows, inside, biases, row, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
+            finish_tile(total, out_rows, inside, biases, row, EPILOGUE, FIRST, SECOND, RESCALE, JET)
         tl.debug_barrier()

@@ -87,9 +87,8 @@ class PackedWave:
 
 @dataclass(frozen=True, eq=False)
 class PackedMatrix:
-    """A weight of `shape` (m, n) in packed form. inner: columns of T."""
+    """A weight in packed form. inner: columns of T."""
 
-    shape: tuple[int, int]
     inner: int
     first: PackedWave
     second: PackedWave
@@ -116,17 +115,24 @@ class Packer:
 
     def pack(self, weight: Tensor | HMatrix) -> PackedMatrix:
         """Append the numbers of `weight`, (m, n) in its own row and column order, and say where they lie."""
-        leaves = _leaves(weight)
         m, n = weight.shape
+        if isinstance(weight, HMatrix):
+            leaves = weight.leaves
+        else:
+            numbers = weight.detach().cpu()
+            numbers = numbers if numbers.is_floating_point() else numbers.to(torch.float64)
+            leaves = (Leaf(0, m, 0, n, dense=numbers.contiguous()),)
         for leaf in leaves:
             self._sizes.setdefault(leaf.dtype, 0)
             self._chunks.setdefault(leaf.dtype, [])
         # Few reads of X want leaves over the same columns side by side in T, few reads of T those over the same rows.
         orders = ORDERS[:1] if self.layout.tile_rows is None else ORDERS
-        plans = [self._plan(leaves, m, order) for order in orders]
-        first, second, inner = min(plans, key=lambda p: self._steps(p[0], (n, p[2])) + self._steps(p[1], (n, p[2])))
-        widths = (n, inner)
-        return PackedMatrix((m, n), inner, self._wave(first, widths), self._wave(second, widths))
+        plans = []
+        for order in orders:
+            first, second, inner = blocks_of(leaves, order)
+            plans.append((self._tiles(first, inner), self._tiles(second, m), (n, inner)))
+        first, second, widths = min(plans, key=lambda p: self._steps(p[0], p[2]) + self._steps(p[1], p[2]))
+        return PackedMatrix(widths[1], self._wave(first, widths), self._wave(second, widths))
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The flat buffers, by buffer id."""
@@ -135,12 +141,6 @@ class Packer:
     def scales(self) -> Tensor:
         """The scales of int8 rows, flat bfloat16."""
         return torch.cat([torch.zeros(0, dtype=SCALE), *self._scales])
-
-    def _plan(
-        self, leaves: Sequence[Leaf], m: int, order: Callable[[Leaf], tuple]
-    ) -> tuple[list[_Tile], list[_Tile], int]:
-        first, second, inner = blocks_of(leaves, order)
-        return self._tiles(first, inner), self._tiles(second, m), inner
 
     def _buffer(self, block: Block) -> int:
         return list(self._chunks).index(block.dtype)
@@ -307,12 +307,3 @@ def _cut_scale(tile: _Tile, blocks: Sequence[Block], layout: Layout) -> Tensor |
         low, high = max(b.row, tile.row), min(b.row + b.rows, tile.end)
         out[low - tile.row : high - tile.row] = cast(Tensor, b.scale)[low - b.row : high - b.row]
     return out
-
-
-def _leaves(weight: Tensor | HMatrix) -> tuple[Leaf, ...]:
-    if isinstance(weight, HMatrix):
-        return weight.leaves
-    m, n = weight.shape
-    weight = weight.detach().cpu()
-    weight = weight if weight.is_floating_point() else weight.to(torch.float64)
-    return (Leaf(0, m, 0, n, dense=weight.contiguous()),)

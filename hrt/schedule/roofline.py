@@ -15,18 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hrt.kernels import step_tables as at
 from hrt.kernels.precisions import WORKSPACE
-from hrt.kernels.step_tables import (
-    BIAS_OFFSET,
-    BUFFER,
-    END_STEP,
-    FIRST_STEP,
-    LENGTH,
-    NONE,
-    OUT_LENGTH,
-    SCALE_OFFSET,
-    WEIGHT_OFFSET,
-)
+from hrt.kernels.step_tables import NONE
 from hrt.schedule.ports import boundary
 from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave, columns_read
 
@@ -135,16 +126,16 @@ def _wave(wave: Wave, schedule: Schedule) -> Load:
     tables = schedule.tables
     wave_tiles = tables.numbers[0][wave.first_tile : wave.end_tile]
     wave_steps = tables.steps_of(wave.first_tile, wave.end_tile)
-    rows = np.repeat(wave_tiles[:, OUT_LENGTH], wave_tiles[:, END_STEP] - wave_tiles[:, FIRST_STEP])
+    rows = np.repeat(wave_tiles[:, at.OUT_LENGTH], wave_tiles[:, at.END_STEP] - wave_tiles[:, at.FIRST_STEP])
     rows = np.full(len(wave_steps), tables.tile_rows) if tables.is_uniform else rows
-    sizes = wave_steps[:, LENGTH] * rows
+    sizes = wave_steps[:, at.LENGTH] * rows
     # Rows of one value share their weights: every weight tile, scale and bias counts once in a launch.
     items = np.array([t.element_size() for t in tables.weights], dtype=np.int64)
-    distinct = _firsts(wave_steps[:, [BUFFER, WEIGHT_OFFSET]])
-    weights = sizes[distinct] * items[wave_steps[distinct, BUFFER]]
-    scaled, biased = wave_steps[:, SCALE_OFFSET] != NONE, wave_tiles[:, BIAS_OFFSET] != NONE
-    scales = rows[scaled][_firsts(wave_steps[scaled][:, [SCALE_OFFSET]])]
-    biases = wave_tiles[biased, OUT_LENGTH][_firsts(wave_tiles[biased][:, [BIAS_OFFSET]])]
+    distinct = _firsts(wave_steps[:, [at.BUFFER, at.WEIGHT_OFFSET]])
+    weights = sizes[distinct] * items[wave_steps[distinct, at.BUFFER]]
+    scaled, biased = wave_steps[:, at.SCALE_OFFSET] != NONE, wave_tiles[:, at.BIAS_OFFSET] != NONE
+    scales = rows[scaled][_firsts(wave_steps[scaled][:, [at.SCALE_OFFSET]])]
+    biases = wave_tiles[biased, at.OUT_LENGTH][_firsts(wave_tiles[biased][:, [at.BIAS_OFFSET]])]
     fixed = wave_tiles.size * tables.tiles.element_size() + wave_steps.size * tables.steps.element_size()
     fixed += int(weights.sum()) + int(scales.sum()) * tables.scales.element_size()
     fixed += int(biases.sum()) * tables.biases.element_size()
