@@ -1,10 +1,7 @@
 """`python -m hrt.kernels.aot`: compile every variant of the kernels for GPUs that are not here, and gate them.
 
 A variant fails where it keeps numbers in local memory (spills), needs more shared memory than the architecture gives a
-block, lacks the tensor-core instruction of its form, or lost its pipeline: fewer copies in flight than asked for.
-AMD's gfx942 is compiled and reported too, but nothing is asked of it.
-
-    python -m hrt.kernels.aot --json aot.json
+block, lacks the tensor-core instruction of its form, or lost its pipeline. AMD's gfx942 is reported without a gate.
 """
 
 import argparse
@@ -76,6 +73,11 @@ class Variant:
         return f"{head} {self.config.block}x{self.rows}x{self.columns} {self.precision}<-{storage}{tail}"
 
     @property
+    def launch(self) -> str:
+        """Its warps and stages in words."""
+        return f"{self.config.warps} warps, {self.config.stages} stages"
+
+    @property
     def uses_tensor_cores(self) -> bool:
         """Whether its products are meant for tensor cores."""
         return self.kernel != "finish" and self.config.form != "row" and self.precision != "ieee"
@@ -91,7 +93,7 @@ class Variant:
 def by_rule(
     arch: str, kernel: str, precision: str, storages: tuple[str, ...], shape: tuple[int, int], bucket: int, *of: Streams
 ) -> Variant:
-    """The configuration that `tuning.rule` gives to this batch bucket. shape: rows and columns of a weight tile."""
+    """The configuration that `tuning.rule` gives to this batch bucket. shape: of a weight tile."""
     streams = of[0] if of else VALUE
     key = Key(arch, kernel, precision, "+".join(sorted(storages)), *shape, bucket, streams.rows)
     return Variant(rule(key), precision, storages, *shape, kernel, streams=streams)
@@ -243,9 +245,10 @@ def examine(variant: Variant, arch: str) -> Row:
         faults.append(
             f"a pipeline of {depth} buffers and {copies} asynchronous copies, for {variant.config.stages} stages"
         )
-    config = f"{variant.config.warps} warps, {variant.config.stages} stages"
     shared = int(compiled.metadata.shared)
-    return Row(variant.name, arch, config, registers, spilled, shared, "/".join(cores), pipelined, tuple(faults))
+    return Row(
+        variant.name, arch, variant.launch, registers, spilled, shared, "/".join(cores), pipelined, tuple(faults)
+    )
 
 
 def _examine_amd(variant: Variant, arch: str) -> Row:
@@ -258,12 +261,9 @@ def _examine_amd(variant: Variant, arch: str) -> Row:
     def metadata(key: str) -> int:
         return max((int(n) for n in re.findall(rf"\.{key}:\s+(\d+)", text)), default=0)
 
-    cores = sorted(set(re.findall(r"\bv_mfma_[a-z0-9_]+", text)))
     spilled = 4 * (metadata("vgpr_spill_count") + metadata("sgpr_spill_count"))
-    config = f"{variant.config.warps} warps, {variant.config.stages} stages"
-    registers, shared = metadata("vgpr_count"), int(compiled.metadata.shared)
-    core = "MFMA" if cores else ""
-    return Row(variant.name, arch, config, registers, spilled, shared, core, False, ())
+    core, shared = "MFMA" if "v_mfma_" in text else "", int(compiled.metadata.shared)
+    return Row(variant.name, arch, variant.launch, metadata("vgpr_count"), spilled, shared, core, False, ())
 
 
 def _tool(name: str, *arguments: str) -> str:

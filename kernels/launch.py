@@ -1,12 +1,12 @@
 """From tables to launches: which tiles one launch of the step kernel executes, cut where they are long, and how.
 
-A `TileList` holds what the kernel looks up for a list of tiles. Where a launch would have too few programs to keep a
-card busy, long tiles are cut into parts, whose partial sums a second pass adds in the order of the steps: the same bits
-every time.
+Where a launch would have too few programs to keep a card busy, long tiles are cut into parts, whose partial sums a
+second pass adds in the order of the steps: the same bits every time.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,13 @@ from hrt.kernels import step_tables as at
 from hrt.kernels.derivative_streams import VALUE, Streams
 from hrt.kernels.network_kernel import network_kernel
 from hrt.kernels.precisions import PRECISIONS, Epilogue
-from hrt.kernels.split_tiles import cut, longest_part, scale_groups
 from hrt.kernels.step_kernel import finish_kernel, step_kernel
 from hrt.kernels.step_tables import NONE, Rescaling, StepTables
 
 MOST_BUFFERS = 4
 NETWORK_REGISTERS = 255  # a thread's most: else the assembler spills for the sake of neighbours that never come
 FINISH_REGISTERS = 128
+SHORTEST = 4  # steps of a part: fewer are over before the second pass has begun
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ class TileList:
         streams: Streams = VALUE,
     ) -> "TileList":
         """The tiles with these numbers. epilogue: of those that have one.  parts: how many there should be at least.
-
         rescaling: by number, of the tiles that have one.  streams: what the rows of a workspace are.
         """
         check_tables(tables)
@@ -120,10 +119,8 @@ class TileList:
         return TileList(tables, lists, placed(wholes) if is_cut else None, epilogue, rescaled, streams)
 
     def run(self, workspace: Tensor, config: Config, precision: str = "ieee") -> None:
-        """Execute in place on `workspace` (batch, width).
-
-        precision: of the products, one of PRECISIONS; 16-bit ones want a workspace of that type. Raises ValueError for
-        a workspace or a configuration that does not hold the streams of whole points together.
+        """Execute in place on `workspace` (batch, width). precision: one of PRECISIONS; 16-bit ones want a workspace of
+        that type. Raises ValueError where the streams of a point would be parted.
         """
         batch, programs = check_workspace(workspace, self.streams, config), len(self.lists[0])
         if not batch or not programs:
@@ -180,6 +177,39 @@ class NetworkList:
         launch[(triton.cdiv(batch, config.block),)](
             workspace, *lists, batch, workspace.stride(0), waves, **options, maxnreg=NETWORK_REGISTERS
         )
+
+
+def longest_part(lengths: np.ndarray, parts: int) -> int:
+    """Steps that a part may have at most, so that there are about `parts` of them, none too short to be worth it."""
+    if parts <= len(lengths):
+        return max(1, int(lengths.max(initial=1)))
+    return max(SHORTEST, -(-int(lengths.sum()) // parts))
+
+
+def cut(first: np.ndarray, end: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parts of at most `longest` steps: first and end step, and the tile of each; a tile without steps is one part."""
+    count = np.maximum(1, -(-(end - first) // longest))
+    owner = np.repeat(np.arange(len(first)), count)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    low = first[owner] + within * longest
+    return low, np.minimum(low + longest, end[owner]), owner
+
+
+def scale_groups(tables: StepTables, runs: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of int8 steps of one scale: (groups, 3) first step, end step, scale offset; and where each part's begin."""
+    scaled = [k for k, t in enumerate(tables.weights) if t.dtype == torch.int8]
+    if not scaled:
+        return np.zeros((1, 3), dtype=np.int64), np.zeros(len(runs) + 1, dtype=np.int64)
+    low, high = runs[:, scaled[0]], runs[:, scaled[0] + 1]
+    changes = np.flatnonzero(scale[1:] != scale[:-1]) + 1
+    inner_low, inner_high = np.searchsorted(changes, low, "right"), np.searchsorted(changes, high, "left")
+    rows: list[tuple[int, int, int]] = []
+    first = [0]
+    for a, b, i, j in zip(low.tolist(), high.tolist(), inner_low.tolist(), inner_high.tolist(), strict=True):
+        bounds = [a, *changes[i:j].tolist(), b] if b > a else []
+        rows += [(p, q, int(scale[p])) for p, q in pairwise(bounds)]
+        first.append(len(rows))
+    return np.array(rows or [(0, 0, NONE)], dtype=np.int64), np.array(first, dtype=np.int64)
 
 
 def _launch_rows(tiles: np.ndarray, numbers: np.ndarray, rescaling: Mapping[int, Rescaling]) -> tuple[np.ndarray, bool]:

@@ -4,13 +4,9 @@ out[:, tile] = epilogue(sum over steps of workspace[:, column(step)] @ weight(st
 the order of the steps and stored once: no atomics, the same bits every time. Three forms: `batch` and `swapped` by
 `tl.dot` (swapped: the tensor core's long side is the weight's, for small batches), `row` by plain sums for one row.
 
-The column of the next step is carried in a register and columns are stored in units, so that the loop keeps its
-pipeline and the compiler the alignment (measured ahead of time: a look-up inside the loop halves the depth).
-int8 weights enter products as the whole numbers they are, which every type holds exactly; a sum is multiplied by its
-rows' scales when a run of steps that share them ends.
-
-Rows may be values, or streams of points: values with their derivatives below them, to which a product is the same and
-the epilogue is not (`hrt.kernels.jet_epilogues`).
+The column of the next step is carried in a register: a look-up inside the loop halves the pipeline's depth (measured
+ahead of time). int8 weights enter products as whole numbers; a sum is multiplied by its rows' scales when a run of
+steps that share them ends. Rows may be values, or streams of points (`hrt.kernels.jet_epilogues`).
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
@@ -146,9 +142,9 @@ def finish_tile(
     JET: tl.constexpr,
 ):
     """Add the bias, apply the epilogue where the tile has one, rescale, and store. out_rows: pointers (BLOCK, 1).
-    JET: the streams that rows are of (see `hrt.kernels.derivative_streams`), "" for values alone.
 
-    tile: its row, int32 (LAUNCH_FIELDS,); bias, gains and shifts are offsets among the biases, or -1.
+    tile: its row, int32 (LAUNCH_FIELDS,); bias, gains and shifts are offsets among the biases, or -1. JET: as in
+    `Streams`.
     """
     BLOCK: tl.constexpr = total.shape[0]
     ROWS: tl.constexpr = total.shape[1]
@@ -162,7 +158,7 @@ def finish_tile(
         if JET == "":
             active = activate(total, EPILOGUE, FIRST, SECOND)
         else:
-            active = activate_jet(total, JET, EPILOGUE, FIRST, SECOND, BLOCK, ROWS)
+            active = activate_jet(total, JET, EPILOGUE, FIRST, SECOND)
         total = tl.where(wanted, active, total)
     if RESCALE:
         gain, shift = tl.load(tile + GAINS), tl.load(tile + SHIFTS)

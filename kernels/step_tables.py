@@ -28,10 +28,7 @@ STEP_FIELDS = 5
 
 @dataclass(frozen=True)
 class Rescaling:
-    """What becomes of a tile's output after its epilogue: times gains, plus shifts, written to another column.
-
-    gains, shifts: where those of the tile's first row begin among the biases, or -1.
-    """
+    """What becomes of a tile's output: times gains, plus shifts (offsets among the biases, or -1), moved."""
 
     column: int
     gains: int
@@ -100,9 +97,7 @@ class StepTables:
 
     @cached_property
     def runs(self) -> Tensor:
-        """int32 (n_tiles, n_buffers + 1): the steps of tile t in buffer b of a uniform table are runs[t, b] up to
-        runs[t, b + 1]. Column 0 is first_step, the last one end_step.
-        """
+        """int32 (n_tiles, n_buffers + 1): the steps of tile t in buffer b are runs[t, b] up to runs[t, b + 1]."""
         tiles, steps = self.numbers
         bounds = [tiles[:, FIRST_STEP]]
         for b in range(len(self.weights)):

@@ -1,8 +1,8 @@
 """The CPU backend of ONNX Runtime: the exported graph in a session, fed in parts that fit a cache.
 
-A network has up to two graphs: one for a few rows, where what counts is the number of nodes, and one for many, where
-arithmetic does (`hrt.runtime.onnx_costs`). Many rows are computed in parts: intermediate values then stay in a core's
-cache and in memory that the process already has (4096-wide layer, 256 rows: 1.3 ms in parts of 64, 2 to 6 ms at once).
+A network has up to two graphs: one for a few rows, where the number of nodes counts, and one for many, where arithmetic
+does (`hrt.runtime.onnx_costs`). Many rows are computed in parts, whose intermediate values stay in a core's cache
+(4096-wide layer, 256 rows: 1.3 ms in parts of 64, 2 to 6 ms at once).
 """
 
 import math
@@ -80,9 +80,8 @@ class OnnxSession(Session):
         return tuple(map(torch.from_numpy, outputs)) if isinstance(inputs[0], Tensor) else outputs
 
     def run_as_given(self, x: Any) -> Any:
-        """The answer to float32 arrays without any detour, through memory that was bound before where their shapes were
-        seen before: checks may take longer than the arithmetic, and torch's threads, once awake, keep those of the
-        runtime from their cores.
+        """The answer to float32 arrays through memory that was bound before, unchecked: checks may take longer than the
+        arithmetic, and torch's threads, once awake, keep those of the runtime from their cores.
         """
         if type(x) is np.ndarray and x.dtype is FLOAT32:
             waiting = self._waiting.get(x.shape)
@@ -102,9 +101,7 @@ class OnnxSession(Session):
         return answer
 
     def _first(self, inputs: tuple[np.ndarray, ...]) -> Any:
-        """The answer for shapes for which no memory is kept, and memory for the next time if that pays. None where the
-        network does not take these arrays as they are.
-        """
+        """The answer for new shapes, and memory for the next time if that pays; None where they do not fit."""
         shapes = tuple([v.shape for v in inputs])
         rows = shapes[0][0] if shapes[0] else 0
         graph = self._graph(rows)

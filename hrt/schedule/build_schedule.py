@@ -1,8 +1,7 @@
 """From a Program to a Schedule: every linear layer as tiles and steps of one table, everything else as table ops.
 
-A linear layer on (batch, ..., n) values is its tiles once per leading index, over the same weights. An activation that
-alone reads a linear layer becomes the epilogue of its tiles. Orderings of an H-matrix are not applied to numbers until
-somebody needs them in order: until then a value is only the list of columns where its numbers stand.
+An activation that alone reads a linear layer becomes the epilogue of its tiles. Orderings of an H-matrix are not
+applied until somebody needs the numbers in order: until then a value is the list of columns where its numbers stand.
 """
 
 from collections.abc import Sequence
@@ -31,9 +30,8 @@ def build_schedule(
 ) -> Schedule:
     """The schedule of `program`, compact or, with tile_rows and step_columns, uniform.
 
-    unit (uniform only): what the starts of spans and the columns of steps are multiples of. Ranks need no padding: a
-    step may begin within one leaf's columns of T and end within another's, with zero weights where they do not count.
-    Raises InputError for sizes that do not fit each other and for weights that do not fit their inputs.
+    unit (uniform only): what the starts of spans and the columns of steps are multiples of. Raises InputError for sizes
+    that do not fit each other and for weights that do not fit their inputs.
     """
     return _Builder(program, Layout(tile_rows, step_columns, unit)).build()
 

@@ -20,6 +20,11 @@ class Port:
     span: Span
     index: Tensor | None = None
 
+    @property
+    def columns(self) -> np.ndarray:
+        """int64: of an output, the workspace columns that it is read from."""
+        return self.span.columns if self.index is None else self.index.cpu().numpy()
+
 
 def boundary(schedule: Schedule) -> tuple[tuple[Port, ...], tuple[Port, ...], set[int]]:
     """Entries, exits, and the gathers (by id) that they make needless: those that read nothing but one input, and those
@@ -66,7 +71,7 @@ def boundary(schedule: Schedule) -> tuple[tuple[Port, ...], tuple[Port, ...], se
 def _is_read(span: Span, taken: set[int], exits: Sequence[Port], schedule: Schedule) -> bool:
     """Whether anything that is left reads columns of `span`."""
     read = [columns_read(s, schedule) for s in schedule.stages if id(s) not in taken]
-    read += [e.span.columns if e.index is None else e.index.numpy() for e in exits]
+    read += [e.columns for e in exits]
     return any(np.isin(span.columns, columns).any() for columns in read)
 
 

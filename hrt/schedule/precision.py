@@ -4,8 +4,8 @@ bf16, fp16: the workspace and the weights are rounded to that type (int8 weights
 tf32: operands of products are cut to 10 bits of mantissa; layers of few inputs stay float32.
 tf32x3: three tf32 products in place of one, near float32. ieee: float32 without tensor cores.
 
-Which of them meets the tolerance is worked out here by rounding what the kernels round, on the held-out inputs: no GPU
-is needed, and the certificate keeps the figures. On a card only the order of the float32 sums differs.
+What meets the tolerance is worked out by rounding what the kernels round, on the held-out inputs, without a GPU. On a
+card only the order of the float32 sums differs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ def stays_exact(inputs: int, precision: str) -> bool:
 
 
 def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple[tuple[Tensor, ...], float]:
-    """The outputs that kernels of `precision` would give for `inputs` (batch, *shape), and the largest number stored."""
+    """The outputs of kernels of `precision` (one of EMULATED) for `inputs`, and the largest number stored."""
     store = WORKSPACE[precision]
     largest = 0.0
 

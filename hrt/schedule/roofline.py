@@ -1,13 +1,9 @@
 """How long a schedule must take at least on a named chip: a roofline from its tables alone, without any GPU.
 
-A launch moves B bytes and does F floating-point operations; on a chip that copies c bytes/s and multiplies f flop/s it
-takes at least max(B / c, F / f) (Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009), and the launch itself
-adds a constant. Bytes count what a launch must bring in and out once: its distinct packed weights (padding too),
-scales, integer tables, biases, and the distinct columns it reads and writes. Flops are those executed, padding too.
-
-What is NOT counted, so that real kernels are slower: columns and weights that several tiles read again, launches of
-fewer tiles than the chip has multiprocessors, uneven tiles, activations' arithmetic.
-What may make a repeated small layer faster: weights that stay in the L2 cache do not count as free here.
+A launch that moves B bytes and does F operations takes at least max(B / c, F / f) on a chip that copies c bytes/s and
+does f flop/s (Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009), and a constant for the launch itself. Bytes
+count what a launch must bring in and out once, padding too. Not counted: repeated reads, idle multiprocessors, uneven
+tiles, activations, and weights that stay in the L2 cache.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,10 +53,8 @@ CHIPS = {c.name: c for c in (_hopper("h100", 3.0e12, 798e12), _hopper("h200", 4.
 
 @dataclass(frozen=True)
 class Load:
-    """What one launch must do, for any batch: bytes = fixed_bytes + batch * columns * item, and multiply-adds.
-
-    fixed_bytes: weights, scales, tables, biases, constants. columns: workspace columns read plus written, each once.
-    products: multiply-adds per batch row.
+    """What one launch must do: bytes = fixed_bytes + batch * columns * item. columns: of the workspace, read plus
+    written, each once. products: multiply-adds per batch row.
     """
 
     name: str
@@ -83,10 +77,8 @@ class Floor:
 
 
 def work_of(schedule: Schedule) -> tuple[Load, ...]:
-    """What each stage of `schedule` moves and multiplies; every stage is one launch.
-
-    Orderings of the network's own inputs and outputs are left out, as are the copies of these into and out of a static
-    workspace, of which they are part (see `hrt.schedule.ports`): a dense layer in a CUDA graph needs the same copies.
+    """What each stage of `schedule` moves and multiplies; every stage is one launch. Orderings of the network's own
+    inputs and outputs are part of the copies in and out (see `hrt.schedule.ports`), which are left out.
     """
     loads = []
     _, _, folded = boundary(schedule)
@@ -109,11 +101,7 @@ def dense_work(m: int, n: int, precision: str, bias: bool = False) -> tuple[Load
 
 
 def schedule_floor(work: Work, batch: int, precision: str, chip: Chip) -> Floor:
-    """The least time of a schedule's work (see `work_of`) for `batch` rows, by the module's formula.
-
-    precision: a key of WORKSPACE, which gives the type of the workspace and the rate of products; weights count in the
-    types in which they are packed.
-    """
+    """The least time of a schedule's work (see `work_of`) for `batch` rows, by the module's formula."""
     item = WORKSPACE[precision].itemsize
     moved = [load.fixed_bytes + batch * load.columns * item for load in work]
     flops = [2 * batch * load.products for load in work]

@@ -16,9 +16,8 @@ from hrt.kernels.step_tables import COLUMN, EPILOGUE, LENGTH, OUT_COLUMN, OUT_LE
 
 @dataclass(frozen=True)
 class Span:
-    """Workspace columns of one value of per-sample `shape`, row-major from column `start`.
-
-    pitch: columns from one row (of the last dimension) to the next; 0 where rows follow without a gap.
+    """Workspace columns of one value of per-sample `shape`, row-major from column `start`. pitch: columns from one row
+    to the next; 0 where rows follow without a gap.
     """
 
     start: int
@@ -43,7 +42,6 @@ class Span:
 @dataclass(frozen=True)
 class Wave:
     """Tiles [first_tile, end_tile): half a linear layer. phase 1 writes T = X V^T, phase 2 Y = [X | T][D ; U].
-
     inputs: columns of the layer's weight.
     """
 
@@ -73,10 +71,7 @@ class Apply:
 
 @dataclass(frozen=True, eq=False)
 class Gather:
-    """Copy workspace column index[j] to column j of `output`: an ordering, or rows brought to an aligned pitch.
-
-    index: int32 (output.size,).
-    """
+    """Copy workspace column index[j], int32, to column j of `output`: an ordering, or rows at an aligned pitch."""
 
     name: str
     index: Tensor
@@ -98,9 +93,8 @@ class Epilogue:
 class Schedule:
     """A network as stages, to be run in order on a workspace (batch, width). Validated where it is made.
 
-    Executors zero the workspace once. Inputs are written to their spans for every run. Columns that nothing ever
-    writes (`padding`) must stay zero: steps read them with zero weights, and zero times NaN is NaN. Columns of a value
-    that nobody reads any more are given to a later value of the same size, so that padding stays where it is.
+    Executors zero the workspace once. Columns that nothing ever writes (`padding`) must stay zero: steps read them with
+    zero weights, and zero times NaN is NaN. A value that is read no more leaves its columns to one of the same size.
     """
 
     width: int
@@ -112,10 +106,9 @@ class Schedule:
     constants: Mapping[str, Tensor | HMatrix]
 
     def __post_init__(self) -> None:
-        """Raise InputError unless the stages can be run in order without a race or a stale read.
-
-        Nothing reaches outside the workspace; every output column of a wave has exactly one writer; no stage reads what
-        it writes; whatever is read was written before by an input or a stage, or is padding of a uniform table.
+        """Raise InputError unless the stages can be run in order without a race or a stale read: every output column of
+        a wave has one writer, no stage reads what it writes, and what is read was written or is padding of uniform
+        tables.
         """
         operands = [s for stage in self.stages if isinstance(stage, Apply) for s in stage.operands]
         spans = [s for s in operands if isinstance(s, Span)] + [stage.output for stage in self.stages]

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from hrt.capture.torch_export import capture
-from hrt.kernels.launch import Config, NetworkList, TileList
+from hrt.kernels.launch import SHORTEST, Config, NetworkList, TileList
 from hrt.kernels.precisions import NAMES, Epilogue, epilogue_of
 from hrt.kernels.reference import run_steps
-from hrt.kernels.split_tiles import SHORTEST
 from hrt.kernels.step_tables import NONE, StepTables
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.run_reference import execute, read, write
@@ -27,7 +26,7 @@ from step_cases import NO_EPILOGUE, OPS, exact_epilogue, random_tables, with_epi
 
 BATCHES = {"row": (1, 3, 8), "swapped": (9, 17, 40), "batch": (64, 70)}
 FORMS = tuple(BATCHES)
-SEEDS = range(12)  # a card runs 200 random schedules (tests/card.py); the interpreter takes a second for some
+SEEDS = range(5)  # a card runs 200 random schedules (tests/card.py); the interpreter takes a second for some
 CONFIGS = {"row": Config("row", 1), "swapped": Config("swapped", 16), "batch": Config("batch", 64)}
 # The interpreter truncates to bfloat16 where a card rounds: a whole unit in place of half of one.
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
@@ -263,7 +262,7 @@ def test_a_whole_network_wave_by_wave():
     assert error <= 1e-5 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_whole_network_in_one_launch(seed):
     """The same numbers, bit for bit, as one launch per wave."""
     form = FORMS[seed % 3]

@@ -20,11 +20,11 @@ from hrt.runtime.cuda_program import out_of_memory
 from hrt.runtime.cuda_session import room_for
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.choose_layout import choose_schedule
-from hrt.schedule.launch_plan import InPlace, Tiles, make_plan
+from hrt.schedule.launch_plan import Tiles, make_plan
 from hrt.schedule.precision import emulate
 from hrt.schedule.roofline import CHIPS
 from hrt.schedule.run_reference import execute
-from hrt.schedule.schedule import Wave
+from hrt.schedule.schedule import Apply, Wave
 from hrt.support import devices
 
 from helpers import MIXED, hierarchical, random_hmatrix
@@ -105,7 +105,7 @@ def test_every_network_of_the_zoo(name):
 def test_activations_that_no_kernel_knows_are_applied_in_place():
     program = compressed(network(Atan))
     session = CudaSession(program)
-    assert any(isinstance(launch, InPlace) for launch in session.program.plan.launches)
+    assert any(isinstance(launch, Apply) for launch in session.program.plan.launches)
     assert relative_error(program, session, [torch.randn(20, 5)]) <= 2e-6
 
 
