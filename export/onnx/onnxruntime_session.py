@@ -188,13 +188,17 @@ class _Bound:
         self.session = graph.session
         self.inputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.in_shapes]
         self.outputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.out_shapes]
+        self.input = self.inputs[0] if len(self.inputs) == 1 else None
         self.output = self.outputs[0] if len(self.outputs) == 1 else None
         self.binding = graph.binding(self.inputs, self.outputs)
 
     def run(self, x: Any) -> Any:
         """The answer to an array, or a tuple of them, of these shapes."""
-        for memory, v in zip(self.inputs, x if type(x) is tuple else (x,), strict=True):
-            memory[...] = v
+        if self.input is not None and type(x) is not tuple:
+            self.input[...] = x
+        else:
+            for memory, v in zip(self.inputs, x, strict=True):
+                memory[...] = v
         self.session.run_with_iobinding(self.binding)
         return self.output.copy() if self.output is not None else tuple([y.copy() for y in self.outputs])
 

@@ -72,14 +72,6 @@ def test_scales_multiply_the_rows_of_int8_weights():
         replace(tables, scales=tables.scales[:2])
 
 
-def test_only_the_asked_tiles_are_run():
-    workspace = torch.full((2, 8), float("nan"))
-    workspace[:, :4] = 1
-    run_steps(workspace, compact(), 1, 2)
-    assert torch.equal(workspace[:, 6], torch.zeros(2))
-    assert workspace[:, [4, 5, 7]].isnan().all()
-
-
 def test_uniform_tables_are_executed_literally():
     workspace = torch.full((2, 12), float("nan"), dtype=torch.float64)
     x = torch.arange(16, dtype=torch.float64).reshape(2, 8)
@@ -105,12 +97,6 @@ def test_narrow_workspaces_accumulate_in_float32(dtype):
     workspace[0, 0] = 1
     run_steps(workspace, tables, 0, 1)
     assert workspace[0, 257].item() == 2
-
-
-def test_empty_batch():
-    workspace = torch.zeros(0, 8)
-    run_steps(workspace, compact(), 0, 3, [torch.relu])
-    assert workspace.shape == (0, 8)
 
 
 def test_offsets_beyond_two_to_the_31_survive():
