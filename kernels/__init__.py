@@ -5,6 +5,6 @@ or launch kernels, never here.
 """
 
 from hrt.kernels.precisions import PRECISIONS, WORKSPACE
-from hrt.kernels.step_tables import Rescaling, StepTables, TableError
+from hrt.kernels.step_tables import Rescaling, StepTables
 
-__all__ = ["PRECISIONS", "WORKSPACE", "Rescaling", "StepTables", "TableError"]
+__all__ = ["PRECISIONS", "WORKSPACE", "Rescaling", "StepTables"]

@@ -1,10 +1,7 @@
 """`python -m hrt.kernels.aot`: compile every variant of the kernels for GPUs that are not here, and gate them.
 
 A variant fails where it keeps numbers in local memory (spills), needs more shared memory than the architecture gives a
-block, lacks the tensor-core instruction of its form, or lost its pipeline: fewer copies in flight than asked for.
-AMD's gfx942 is compiled and reported too, but nothing is asked of it.
-
-    python -m hrt.kernels.aot --json aot.json
+block, lacks the tensor-core instruction of its form, or lost its pipeline. AMD's gfx942 is reported without a gate.
 """
 
 import argparse
@@ -21,12 +18,13 @@ from typing import Any
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default changes in Triton 3.10
 
 # pyright: reportAttributeAccessIssue=false
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hrt.kernels.derivative_streams import VALUE, Streams
-from hrt.kernels.launch import FINISH_REGISTERS, MOST_BUFFERS, NETWORK_REGISTERS, Config
+from hrt.kernels.launch import FINISH_REGISTERS, MOST_BUFFERS, NETWORK_REGISTERS, Config, product_constants
 from hrt.kernels.network_kernel import network_kernel
 from hrt.kernels.precisions import WORKSPACE
 from hrt.kernels.step_kernel import finish_kernel, step_kernel
@@ -58,20 +56,6 @@ class Variant:
     rescale: bool = False  # gains and shifts behind the epilogue: the last wave of a network with scaled outputs
     streams: Streams = VALUE
 
-    @staticmethod
-    def by_rule(
-        kernel: str,
-        precision: str,
-        storages: tuple[str, ...],
-        shape: tuple[int, int],
-        bucket: int,
-        arch: str,
-        streams: Streams = VALUE,
-    ) -> "Variant":
-        """The configuration that `tuning.rule` gives to this batch bucket. shape: rows and columns of a weight tile."""
-        key = Key(arch, kernel, precision, "+".join(sorted(storages)), *shape, bucket, streams.rows)
-        return Variant(rule(key), precision, storages, *shape, kernel, streams=streams)
-
     @property
     def workspace(self) -> str:
         """Triton's name of the workspace's type."""
@@ -89,6 +73,11 @@ class Variant:
         return f"{head} {self.config.block}x{self.rows}x{self.columns} {self.precision}<-{storage}{tail}"
 
     @property
+    def launch(self) -> str:
+        """Its warps and stages in words."""
+        return f"{self.config.warps} warps, {self.config.stages} stages"
+
+    @property
     def uses_tensor_cores(self) -> bool:
         """Whether its products are meant for tensor cores."""
         return self.kernel != "finish" and self.config.form != "row" and self.precision != "ieee"
@@ -101,9 +90,22 @@ class Variant:
         return self.uses_tensor_cores and long_side >= 64 and self.precision != "tf32x3" and one_type
 
 
+def by_rule(
+    arch: str, kernel: str, precision: str, storages: tuple[str, ...], shape: tuple[int, int], bucket: int, *of: Streams
+) -> Variant:
+    """The configuration that `tuning.rule` gives to this batch bucket. shape: of a weight tile."""
+    streams = of[0] if of else VALUE
+    key = Key(arch, kernel, precision, "+".join(sorted(storages)), *shape, bucket, streams.rows)
+    return Variant(rule(key), precision, storages, *shape, kernel, streams=streams)
+
+
 EVERY = ("float32", "float16", "bfloat16", "int8")
 B, F, S = ("bfloat16",), ("float16",), ("float32",)
-# kernel, precision, storages, shape of a weight tile (as `hrt.schedule.choose_layout` tries them), batch buckets
+SECOND = Streams(((), (0,), (1,), (0, 0)))  # u, u_x, u_t, u_xx
+HESSIAN = Streams(((), (0,), (1,), (2,), (0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
+THIRD = Streams(((), (0,), (0, 0), (0, 0, 0)))
+# kernel, precision, storages, shape of a weight tile (as `hrt.schedule.choose_layout` tries them), batch buckets (of
+# points), and streams where derivatives are carried
 CASES = (
     *(("step", p, s, (64, 64), (1, 16, 32, 64, 4096)) for p, s in (("bf16", B), ("fp16", F))),
     *(("step", p, s, (128, 64), (16, 4096)) for p, s in (("bf16", B), ("fp16", F))),
@@ -126,12 +128,6 @@ CASES = (
     ("network", "tf32", S, (64, 32), (16, 4096)),
     ("network", "tf32x3", S, (64, 32), (1, 16, 4096)),
     ("network", "tf32x3", EVERY, (64, 32), (1, 16, 4096)),
-)
-
-SECOND = Streams(((), (0,), (1,), (0, 0)))  # u, u_x, u_t, u_xx
-HESSIAN = Streams(((), (0,), (1,), (2,), (0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
-THIRD = Streams(((), (0,), (0, 0), (0, 0, 0)))
-JETS = (  # as CASES, with streams: a bucket counts points
     *(("step", p, s, (64, c), (1, 16, 1024), SECOND) for p, s, c in (("bf16", B, 64), ("tf32", S, 32))),
     ("step", "bf16", B, (128, 64), (16, 1024), SECOND),
     ("step", "tf32x3", EVERY, (64, 32), (1, 1024), SECOND),
@@ -147,18 +143,17 @@ JETS = (  # as CASES, with streams: a bucket counts points
 
 def variants(arch: str) -> list[Variant]:
     """Everything that is compiled for one architecture."""
-    chosen = [Variant.by_rule(*case[:4], bucket, arch) for case in CASES for bucket in case[4]]
-    chosen += [Variant(Config("batch", 16), p, (), 64, 64, "finish") for p in ("tf32", "bf16")]
-    large = Variant.by_rule("step", "bf16", B, (64, 64), 4096, arch)
-    chosen += [replace(v, partial=True) for v in (large, Variant.by_rule("step", "bf16", B, (64, 64), 16, arch))]
-    network = Variant.by_rule("network", "bf16", B, (64, 64), 4096, arch)
-    chosen += [replace(v, rescale=True) for v in (large, network)]
+    chosen = [by_rule(arch, *case[:4], bucket, *case[5:]) for case in CASES for bucket in case[4]]
+    finish = Variant(Config("batch", 16), "tf32", (), 64, 64, "finish")
+    large, small = (by_rule(arch, "step", "bf16", B, (64, 64), bucket) for bucket in (4096, 16))
+    network = by_rule(arch, "network", "bf16", B, (64, 64), 4096)
+    jet = by_rule(arch, "network", "tf32x3", S, (64, 32), 1024, SECOND)
+    chosen += [finish, replace(finish, precision="bf16"), replace(finish, streams=HESSIAN)]
+    chosen += [replace(v, partial=True) for v in (large, small)]
+    chosen += [replace(v, rescale=True) for v in (large, network, jet)]
     chosen += [replace(large, epilogue=e) for e in ("gelu", "mish", "sin")]
-    chosen += [replace(Variant.by_rule("network", "tf32x3", S, (64, 32), 64, arch), epilogue="sin")]
-    chosen += [Variant.by_rule(*case[:4], bucket, arch, case[5]) for case in JETS for bucket in case[4]]
-    jet = Variant.by_rule("network", "tf32x3", S, (64, 32), 1024, arch, SECOND)
     chosen += [replace(jet, epilogue=e) for e in ("gelu", "gelu_tanh", "silu", "mish", "sin", "relu")]
-    chosen += [replace(jet, rescale=True), Variant(Config("batch", 16), "tf32", (), 64, 64, "finish", streams=HESSIAN)]
+    chosen += [replace(by_rule(arch, "network", "tf32x3", S, (64, 32), 64), epilogue="sin")]
     return list(dict.fromkeys(chosen))
 
 
@@ -192,18 +187,12 @@ def compile_variant(variant: Variant, arch: str) -> Any:
         "starts": "*i64",
         **dict.fromkeys(("batch", "pitch", "target_pitch", "partial_pitch", "waves"), "i32"),
     }
-    narrow, precision = variant.workspace != "*fp32", variant.precision
-    floats = {f"*{SHORT[s]}" for s in variant.storages if s != "int8"}
-    constants = {
-        "BLOCK": variant.config.block,
+    storages = [getattr(torch, name) for name in variant.storages]
+    workspace = WORKSPACE[variant.precision]
+    constants = product_constants(storages, workspace, variant.config, variant.precision) | {
         "ROWS": variant.rows,
         "COLUMNS": variant.columns,
-        "UNIT": 8 if narrow else 4,
-        "BUFFERS": len(variant.storages),
-        "SCALED": variant.storages.index("int8") if "int8" in variant.storages else -1,
-        "FORM": variant.config.form,
-        "WIDEN": variant.config.form == "row" or (narrow and bool(floats - {variant.workspace})),
-        "PRECISION": precision if precision in ("tf32", "tf32x3") else "tf32" if narrow else "ieee",
+        "UNIT": 4 if workspace == torch.float32 else 8,
         "EPILOGUE": variant.epilogue,
         "FIRST": 0.0,
         "SECOND": 0.0,
@@ -215,7 +204,7 @@ def compile_variant(variant: Variant, arch: str) -> Any:
     aligned = [n for n, t in signature.items() if t.startswith("*") or n.endswith("pitch")]
     attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(kernel, signature, {k: v for k, v in constants.items() if k in names}, attributes)
-    options = {"num_warps": variant.config.warps, "num_stages": variant.config.stages}
+    options = {k: constants[k] for k in ("num_warps", "num_stages")}
     limits = {"network": NETWORK_REGISTERS, "finish": FINISH_REGISTERS}
     if variant.kernel in limits and arch in NVIDIA:
         options["maxnreg"] = limits[variant.kernel]
@@ -256,9 +245,10 @@ def examine(variant: Variant, arch: str) -> Row:
         faults.append(
             f"a pipeline of {depth} buffers and {copies} asynchronous copies, for {variant.config.stages} stages"
         )
-    config = f"{variant.config.warps} warps, {variant.config.stages} stages"
     shared = int(compiled.metadata.shared)
-    return Row(variant.name, arch, config, registers, spilled, shared, "/".join(cores), pipelined, tuple(faults))
+    return Row(
+        variant.name, arch, variant.launch, registers, spilled, shared, "/".join(cores), pipelined, tuple(faults)
+    )
 
 
 def _examine_amd(variant: Variant, arch: str) -> Row:
@@ -271,12 +261,9 @@ def _examine_amd(variant: Variant, arch: str) -> Row:
     def metadata(key: str) -> int:
         return max((int(n) for n in re.findall(rf"\.{key}:\s+(\d+)", text)), default=0)
 
-    cores = sorted(set(re.findall(r"\bv_mfma_[a-z0-9_]+", text)))
     spilled = 4 * (metadata("vgpr_spill_count") + metadata("sgpr_spill_count"))
-    config = f"{variant.config.warps} warps, {variant.config.stages} stages"
-    registers, shared = metadata("vgpr_count"), int(compiled.metadata.shared)
-    core = "MFMA" if cores else ""
-    return Row(variant.name, arch, config, registers, spilled, shared, core, False, ())
+    core, shared = "MFMA" if "v_mfma_" in text else "", int(compiled.metadata.shared)
+    return Row(variant.name, arch, variant.launch, metadata("vgpr_count"), spilled, shared, core, False, ())
 
 
 def _tool(name: str, *arguments: str) -> str:

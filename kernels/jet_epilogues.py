@@ -1,9 +1,8 @@
 """The epilogues of a block that carries derivatives beside the value, in registers: jets by Faa di Bruno's formula.
 
-A block (BLOCK, ROWS) holds the streams of BLOCK / rows points (see `hrt.kernels.derivative_streams`, whose text JET is
-known when the kernel is compiled). A stream is picked out of it by a sum over the streams' axis in which the others are
-zero: exact, and the block itself stays where the product left it. Formulas are those of `hrt.program.taylor_table`,
-arranged so that tails and small arguments keep their relative accuracy where the value does.
+A block (BLOCK, ROWS) holds the streams of BLOCK / rows points (JET: see `hrt.kernels.derivative_streams`). A stream is
+picked by a sum over the streams' axis in which the others are zero: exact. Formulas are those of
+`hrt.program.taylor_table`, arranged so that tails and small arguments keep their relative accuracy.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
@@ -51,16 +50,10 @@ def by_row(numbers, JET: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def activate_jet(
-    total,
-    JET: tl.constexpr,
-    NAME: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+def activate_jet(total, JET: tl.constexpr, NAME: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
     """The epilogue NAME of a block (BLOCK, ROWS) float32 of streams. NaN stays in its own point."""
+    BLOCK: tl.constexpr = total.shape[0]
+    ROWS: tl.constexpr = total.shape[1]
     POINT: tl.constexpr = rows_of(JET)
     z = tl.reshape(total, (BLOCK // POINT, POINT, ROWS))
     stream = tl.arange(0, POINT)[None, :, None]
@@ -86,9 +79,7 @@ def _picked(z, stream, NUMBER: tl.constexpr):
 
 @triton.jit
 def series(v, NAME: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """f(v), f'(v), f''(v) / 2 and f'''(v) / 6 of the epilogue NAME. At a kink as `hrt.program.taylor_table` has it; NaN
-    stays NaN.
-    """
+    """f(v), f'(v), f''(v) / 2 and f'''(v) / 6 of the epilogue NAME, at a kink as `hrt.program.taylor_table` has it."""
     value = activate(v, NAME, FIRST, SECOND)
     second, third = tl.zeros_like(v), tl.zeros_like(v)
     if NAME == "relu":

@@ -1,12 +1,12 @@
 """From tables to launches: which tiles one launch of the step kernel executes, cut where they are long, and how.
 
-A `TileList` holds what the kernel looks up for a list of tiles. Where a launch would have too few programs to keep a
-card busy, long tiles are cut into parts, whose partial sums a second pass adds in the order of the steps: the same bits
-every time.
+Where a launch would have too few programs to keep a card busy, long tiles are cut into parts, whose partial sums a
+second pass adds in the order of the steps: the same bits every time.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,35 +14,17 @@ import torch
 import triton
 from torch import Tensor
 
+from hrt.kernels import step_tables as at
 from hrt.kernels.derivative_streams import VALUE, Streams
 from hrt.kernels.network_kernel import network_kernel
 from hrt.kernels.precisions import PRECISIONS, Epilogue
-from hrt.kernels.split_tiles import cut, longest_part, scale_groups
 from hrt.kernels.step_kernel import finish_kernel, step_kernel
-from hrt.kernels.step_tables import (
-    BIAS_OFFSET,
-    END_GROUP,
-    END_STEP,
-    EPILOGUE,
-    FIRST_GROUP,
-    FIRST_STEP,
-    GAINS,
-    HAS_EPILOGUE,
-    LAUNCH_BIAS,
-    LAUNCH_FIELDS,
-    NONE,
-    OUT_COLUMN,
-    OUT_LENGTH,
-    SCALE_OFFSET,
-    SHIFTS,
-    WEIGHT_OFFSET,
-    Rescaling,
-    StepTables,
-)
+from hrt.kernels.step_tables import NONE, Rescaling, StepTables
 
 MOST_BUFFERS = 4
 NETWORK_REGISTERS = 255  # a thread's most: else the assembler spills for the sake of neighbours that never come
 FINISH_REGISTERS = 128
+SHORTEST = 4  # steps of a part: fewer are over before the second pass has begun
 
 
 @dataclass(frozen=True)
@@ -79,17 +61,13 @@ def is_interpreted() -> bool:
 class TileList:
     """Tiles of uniform `tables` that one launch executes; none may read what another of them writes.
 
-    parts: int32 (n, 8) of the kernel, one per program.  finish: int32 (tiles, 8) of the second pass, None where no tile
-    is cut.  slots: partial sums that the second pass adds.  Raises ValueError for tables or tiles that do not fit.
+    lists: what the kernel looks up, the first int32 (n, 8), one row per program.  finish: int32 (tiles, 8) of the
+    second pass, None where no tile is cut.  Raises ValueError for tables or tiles that do not fit.
     """
 
     tables: StepTables
-    parts: Tensor
-    runs: Tensor
-    starts: Tensor
-    groups: Tensor
+    lists: tuple[Tensor, ...]
     finish: Tensor | None
-    slots: int
     epilogue: Epilogue
     rescaled: bool = False
     streams: Streams = VALUE
@@ -104,109 +82,66 @@ class TileList:
         streams: Streams = VALUE,
     ) -> "TileList":
         """The tiles with these numbers. epilogue: of those that have one.  parts: how many there should be at least.
-
         rescaling: by number, of the tiles that have one.  streams: what the rows of a workspace are.
         """
         check_tables(tables)
         chosen = np.asarray(tiles, dtype=np.int64)
-        rows = tables.tiles.cpu().numpy().astype(np.int64)[chosen]
-        used = np.unique(rows[:, EPILOGUE])
+        rows = tables.numbers[0][chosen]
+        used = np.unique(rows[:, at.EPILOGUE])
         if (used != NONE).sum() > 1:
             raise ValueError(f"The tiles of one launch have the epilogues {used.tolist()}. Expected at most one.")
-        longest = longest_part(rows[:, END_STEP] - rows[:, FIRST_STEP], parts)
-        low, high, owner = cut(rows[:, FIRST_STEP], rows[:, END_STEP], longest)
+        longest = longest_part(rows[:, at.END_STEP] - rows[:, at.FIRST_STEP], parts)
+        low, high, owner = cut(rows[:, at.FIRST_STEP], rows[:, at.END_STEP], longest)
         tile_runs = tables.runs.cpu().numpy().astype(np.int64)[chosen]
         if not tables.weights:  # nothing but biases: one buffer that no step is in
             tile_runs = np.repeat(tile_runs, 2, axis=1)
         runs = np.clip(tile_runs[owner], low[:, None], high[:, None])
-        steps = tables.steps.cpu().numpy()
-        offsets = np.append(steps[:, WEIGHT_OFFSET], 0)
+        steps = tables.numbers[1]
+        offsets = np.append(steps[:, at.WEIGHT_OFFSET], 0)
         starts = np.where(runs[:, 1:] > runs[:, :-1], offsets[runs[:, :-1]] // tables.tile_elements, 0)
-        groups, first_group = scale_groups(tables, runs, steps[:, SCALE_OFFSET])
+        groups, first_group = scale_groups(tables, runs, steps[:, at.SCALE_OFFSET])
         wholes, rescaled = _launch_rows(rows, chosen, rescaling or {})
         part_rows = wholes[owner]
         is_cut = len(owner) > len(rows)
         if is_cut:  # parts write sums into slots next to each other; what follows a sum is left to the second pass
-            wholes[:, FIRST_GROUP] = np.searchsorted(owner, np.arange(len(rows)), "left")
-            wholes[:, END_GROUP] = np.searchsorted(owner, np.arange(len(rows)), "right")
-            part_rows[:, OUT_COLUMN] = np.arange(len(owner)) * tables.tile_rows
-            part_rows[:, OUT_LENGTH] = tables.tile_rows
-            part_rows[:, [LAUNCH_BIAS, GAINS, SHIFTS]] = NONE
-            part_rows[:, HAS_EPILOGUE] = 0
-        part_rows[:, FIRST_GROUP], part_rows[:, END_GROUP] = first_group[:-1], first_group[1:]
+            wholes[:, at.FIRST_GROUP] = np.searchsorted(owner, np.arange(len(rows)), "left")
+            wholes[:, at.END_GROUP] = np.searchsorted(owner, np.arange(len(rows)), "right")
+            part_rows[:, at.OUT_COLUMN] = np.arange(len(owner)) * tables.tile_rows
+            part_rows[:, at.OUT_LENGTH] = tables.tile_rows
+            part_rows[:, [at.LAUNCH_BIAS, at.GAINS, at.SHIFTS]] = NONE
+            part_rows[:, at.HAS_EPILOGUE] = 0
+        part_rows[:, at.FIRST_GROUP], part_rows[:, at.END_GROUP] = first_group[:-1], first_group[1:]
 
-        def placed(array: np.ndarray, kind: Any) -> Tensor:
+        def placed(array: np.ndarray, kind: Any = np.int32) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(tables.tiles.device)
 
-        return TileList(
-            tables,
-            placed(part_rows, np.int32),
-            placed(runs, np.int32),
-            placed(starts, np.int64),
-            placed(groups, np.int32),
-            placed(wholes, np.int32) if is_cut else None,
-            len(owner) if is_cut else 0,
-            epilogue,
-            rescaled,
-            streams,
-        )
+        lists = placed(part_rows), placed(runs), placed(starts, np.int64), placed(groups), tables.column_table
+        return TileList(tables, lists, placed(wholes) if is_cut else None, epilogue, rescaled, streams)
 
-    @property
-    def partial_columns(self) -> int:
-        """Columns of float32 scratch that `run` needs for partial sums."""
-        return self.slots * self.tables.tile_rows
-
-    def run(self, workspace: Tensor, config: Config, precision: str = "ieee", partial: Tensor | None = None) -> None:
-        """Execute in place on `workspace` (batch, width). partial: scratch (batch, >= partial_columns) float32.
-
-        precision: of the products, one of PRECISIONS; 16-bit ones want a workspace of that type. Raises ValueError for
-        a workspace or a configuration that does not hold the streams of whole points together.
+    def run(self, workspace: Tensor, config: Config, precision: str = "ieee") -> None:
+        """Execute in place on `workspace` (batch, width). precision: one of PRECISIONS; 16-bit ones want a workspace of
+        that type. Raises ValueError where the streams of a point would be parted.
         """
-        batch = check_workspace(workspace, self.streams, config)
-        if not batch or not len(self.parts):
+        batch, programs = check_workspace(workspace, self.streams, config), len(self.lists[0])
+        if not batch or not programs:
             return
-        t = self.tables
-        if self.finish is not None and partial is None:
-            partial = torch.empty(batch, self.partial_columns, dtype=torch.float32, device=workspace.device)
-        target = workspace if self.finish is None or partial is None else partial
-        blocks = triton.cdiv(batch, config.block)
+        t, target, is_cut = self.tables, workspace, self.finish is not None
+        if is_cut:
+            target = torch.empty(batch, programs * t.tile_rows, dtype=torch.float32, device=workspace.device)
+        pitches, chosen = (workspace.stride(0), target.stride(0)), constants(self, workspace, config, precision)
+        options = chosen | {"RESCALE": self.rescaled and not is_cut}
+        tensors = pointers(t, workspace)
         launch: Any = step_kernel
-        launch[(len(self.parts), blocks)](
-            workspace,
-            target,
-            *pointers(t, workspace),
-            self.parts,
-            self.runs,
-            self.starts,
-            self.groups,
-            t.column_table,
-            batch,
-            workspace.stride(0),
-            target.stride(0),
-            **constants(t, workspace, config, precision, self.epilogue),
-            JET=self.streams.code,
-            RESCALE=self.rescaled and self.finish is None,
+        launch[(programs, triton.cdiv(batch, config.block))](
+            workspace, target, *tensors, *self.lists, batch, *pitches, **options
         )
-        if self.finish is not None and partial is not None:
+        if self.finish is not None:
             second: Any = finish_kernel
             block = 16  # one form for all batches, so that it is compiled once
+            shared = {k: chosen[k] for k in ("ROWS", "EPILOGUE", "FIRST", "SECOND", "RESCALE", "JET")}
+            shared |= {"BLOCK": block, "num_warps": 4, "maxnreg": FINISH_REGISTERS}
             second[(len(self.finish), triton.cdiv(batch, block))](
-                partial,
-                workspace,
-                t.biases if t.biases.numel() else workspace,
-                self.finish,
-                batch,
-                partial.stride(0),
-                workspace.stride(0),
-                BLOCK=block,
-                ROWS=t.tile_rows,
-                EPILOGUE=self.epilogue.name,
-                FIRST=self.epilogue.first,
-                SECOND=self.epilogue.second,
-                RESCALE=self.rescaled,
-                JET=self.streams.code,
-                num_warps=4,
-                maxnreg=FINISH_REGISTERS,
+                target, workspace, tensors[-1], self.finish, batch, *pitches[::-1], **shared
             )
 
 
@@ -232,40 +167,61 @@ class NetworkList:
 
     def run(self, workspace: Tensor, config: Config, precision: str = "ieee") -> None:
         """Execute in place on `workspace` (batch, width). Raises ValueError as `TileList.run` does."""
-        batch = check_workspace(workspace, self.tiles.streams, config)
-        if not batch or not len(self.wave_ends) > 1:
+        tiles, waves = self.tiles, len(self.wave_ends) - 1
+        batch = check_workspace(workspace, tiles.streams, config)
+        if not batch or not waves:
             return
-        t, tiles = self.tiles.tables, self.tiles
+        lists = (*pointers(tiles.tables, workspace), *tiles.lists, self.wave_ends)
+        options = constants(tiles, workspace, config, precision)
         launch: Any = network_kernel
         launch[(triton.cdiv(batch, config.block),)](
-            workspace,
-            *pointers(t, workspace),
-            tiles.parts,
-            tiles.runs,
-            tiles.starts,
-            tiles.groups,
-            t.column_table,
-            self.wave_ends,
-            batch,
-            workspace.stride(0),
-            len(self.wave_ends) - 1,
-            **constants(t, workspace, config, precision, tiles.epilogue),
-            JET=tiles.streams.code,
-            RESCALE=tiles.rescaled,
-            maxnreg=NETWORK_REGISTERS,
+            workspace, *lists, batch, workspace.stride(0), waves, **options, maxnreg=NETWORK_REGISTERS
         )
 
 
+def longest_part(lengths: np.ndarray, parts: int) -> int:
+    """Steps that a part may have at most, so that there are about `parts` of them, none too short to be worth it."""
+    if parts <= len(lengths):
+        return max(1, int(lengths.max(initial=1)))
+    return max(SHORTEST, -(-int(lengths.sum()) // parts))
+
+
+def cut(first: np.ndarray, end: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Parts of at most `longest` steps: first and end step, and the tile of each; a tile without steps is one part."""
+    count = np.maximum(1, -(-(end - first) // longest))
+    owner = np.repeat(np.arange(len(first)), count)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    low = first[owner] + within * longest
+    return low, np.minimum(low + longest, end[owner]), owner
+
+
+def scale_groups(tables: StepTables, runs: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of int8 steps of one scale: (groups, 3) first step, end step, scale offset; and where each part's begin."""
+    scaled = [k for k, t in enumerate(tables.weights) if t.dtype == torch.int8]
+    if not scaled:
+        return np.zeros((1, 3), dtype=np.int64), np.zeros(len(runs) + 1, dtype=np.int64)
+    low, high = runs[:, scaled[0]], runs[:, scaled[0] + 1]
+    changes = np.flatnonzero(scale[1:] != scale[:-1]) + 1
+    inner_low, inner_high = np.searchsorted(changes, low, "right"), np.searchsorted(changes, high, "left")
+    rows: list[tuple[int, int, int]] = []
+    first = [0]
+    for a, b, i, j in zip(low.tolist(), high.tolist(), inner_low.tolist(), inner_high.tolist(), strict=True):
+        bounds = [a, *changes[i:j].tolist(), b] if b > a else []
+        rows += [(p, q, int(scale[p])) for p, q in pairwise(bounds)]
+        first.append(len(rows))
+    return np.array(rows or [(0, 0, NONE)], dtype=np.int64), np.array(first, dtype=np.int64)
+
+
 def _launch_rows(tiles: np.ndarray, numbers: np.ndarray, rescaling: Mapping[int, Rescaling]) -> tuple[np.ndarray, bool]:
-    """int64 (n, LAUNCH_FIELDS) of whole tiles, without groups, and whether any is rescaled."""
-    rows = np.zeros((len(tiles), LAUNCH_FIELDS), dtype=np.int64)
-    rows[:, OUT_COLUMN], rows[:, OUT_LENGTH] = tiles[:, OUT_COLUMN], tiles[:, OUT_LENGTH]
-    rows[:, LAUNCH_BIAS] = tiles[:, BIAS_OFFSET]
-    rows[:, HAS_EPILOGUE] = tiles[:, EPILOGUE] != NONE
-    rows[:, [GAINS, SHIFTS]] = NONE
+    """int64 (n, at.LAUNCH_FIELDS) of whole tiles, without groups, and whether any is rescaled."""
+    rows = np.zeros((len(tiles), at.LAUNCH_FIELDS), dtype=np.int64)
+    rows[:, at.OUT_COLUMN], rows[:, at.OUT_LENGTH] = tiles[:, at.OUT_COLUMN], tiles[:, at.OUT_LENGTH]
+    rows[:, at.LAUNCH_BIAS] = tiles[:, at.BIAS_OFFSET]
+    rows[:, at.HAS_EPILOGUE] = tiles[:, at.EPILOGUE] != NONE
+    rows[:, [at.GAINS, at.SHIFTS]] = NONE
     changes = {k: rescaling[n] for k, n in enumerate(numbers.tolist()) if n in rescaling}
     for k, change in changes.items():
-        rows[k, [OUT_COLUMN, GAINS, SHIFTS]] = change.column, change.gains, change.shifts
+        rows[k, [at.OUT_COLUMN, at.GAINS, at.SHIFTS]] = change.column, change.gains, change.shifts
     return rows, bool(changes)
 
 
@@ -298,30 +254,36 @@ def pointers(tables: StepTables, workspace: Tensor) -> list[Tensor]:
     return [*weights, scales, tables.biases if tables.biases.numel() else workspace]
 
 
-def constants(tables: StepTables, workspace: Tensor, config: Config, precision: str, epilogue: Epilogue) -> dict:
+def product_constants(storages: Sequence[torch.dtype], workspace: torch.dtype, config: Config, precision: str) -> dict:
+    """The compile-time constants that say how products are formed. storages: of the weight buffers."""
+    narrow = workspace != torch.float32
+    # Types that differ meet in float32, where tf32 loses nothing of a narrow one. So does bfloat16 on the interpreter,
+    # whose bfloat16 products are wrong.
+    mixed = narrow and bool(set(storages) - {torch.int8, workspace})
+    return {
+        "BLOCK": config.block,
+        "BUFFERS": max(1, len(storages)),
+        "SCALED": storages.index(torch.int8) if torch.int8 in storages else -1,
+        "FORM": config.form,
+        "WIDEN": config.form == "row" or mixed or (is_interpreted() and workspace == torch.bfloat16),
+        "PRECISION": precision if precision in ("tf32", "tf32x3") else "tf32" if narrow else "ieee",
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+    }
+
+
+def constants(tiles: TileList, workspace: Tensor, config: Config, precision: str) -> dict[str, Any]:
     """The compile-time constants of a launch."""
     if precision not in PRECISIONS:
         raise ValueError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
-    floats = {t.dtype for t in tables.weights if t.dtype != torch.int8}
-    narrow = workspace.dtype != torch.float32
-    # Types that differ meet in float32, where tf32 loses nothing of a narrow one. So does bfloat16 on the interpreter,
-    # whose bfloat16 products are wrong.
-    mixed = narrow and bool(floats - {workspace.dtype})
-    widen = config.form == "row" or mixed or (is_interpreted() and workspace.dtype == torch.bfloat16)
-    scaled = [k for k, t in enumerate(tables.weights) if t.dtype == torch.int8]
-    return {
-        "BLOCK": config.block,
+    tables, epilogue = tiles.tables, tiles.epilogue
+    return product_constants([t.dtype for t in tables.weights], workspace.dtype, config, precision) | {
         "ROWS": tables.tile_rows,
         "COLUMNS": tables.step_columns,
         "UNIT": tables.unit,
-        "BUFFERS": max(1, len(tables.weights)),
-        "SCALED": scaled[0] if scaled else -1,
-        "FORM": config.form,
-        "WIDEN": widen,
-        "PRECISION": precision if precision in ("tf32", "tf32x3") else "tf32" if narrow else "ieee",
         "EPILOGUE": epilogue.name,
         "FIRST": epilogue.first,
         "SECOND": epilogue.second,
-        "num_warps": config.warps,
-        "num_stages": config.stages,
+        "RESCALE": tiles.rescaled,
+        "JET": tiles.streams.code,
     }

@@ -1,8 +1,7 @@
 """A whole network in one launch: every program takes a block of batch rows through all waves, by itself.
 
-The waves of one block of rows depend on each other only through the workspace rows of that block, which one program
-alone reads and writes; a barrier between waves is then all the ordering there is. For networks whose waves are short
-(a PINN of a few hundred neurons a layer) this saves a launch per wave, about a microsecond each in a CUDA graph.
+Waves of a block depend on each other through the block's own rows alone, so a barrier between them is all the ordering
+there is. For short waves (a PINN of a few hundred neurons a layer) this saves a launch, about 1 us, per wave.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
@@ -57,7 +56,7 @@ def network_kernel(
             total = sum_of_tile(
                 x_rows, weights0, weights1, weights2, weights3, scales, columns,
                 runs + tile * (BUFFERS + 1), starts + tile * BUFFERS, groups, row,
-                BLOCK, ROWS, COLUMNS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
+                ROWS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
             )  # fmt: skip
-            finish_tile(total, out_rows, inside, biases, row, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
+            finish_tile(total, out_rows, inside, biases, row, EPILOGUE, FIRST, SECOND, RESCALE, JET)
         tl.debug_barrier()

@@ -4,13 +4,9 @@ out[:, tile] = epilogue(sum over steps of workspace[:, column(step)] @ weight(st
 the order of the steps and stored once: no atomics, the same bits every time. Three forms: `batch` and `swapped` by
 `tl.dot` (swapped: the tensor core's long side is the weight's, for small batches), `row` by plain sums for one row.
 
-The column of the next step is carried in a register and columns are stored in units, so that the loop keeps its
-pipeline and the compiler the alignment (measured ahead of time: a look-up inside the loop halves the depth).
-int8 weights enter products as the whole numbers they are, which every type holds exactly; a sum is multiplied by its
-rows' scales when a run of steps that share them ends.
-
-Rows may be values, or streams of points: values with their derivatives below them, to which a product is the same and
-the epilogue is not (`hrt.kernels.jet_epilogues`).
+The column of the next step is carried in a register: a look-up inside the loop halves the pipeline's depth (measured
+ahead of time). int8 weights enter products as whole numbers; a sum is multiplied by its rows' scales when a run of
+steps that share them ends. Rows may be values, or streams of points (`hrt.kernels.jet_epilogues`).
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
@@ -38,8 +34,6 @@ def _add_steps(
     columns,
     first,
     end,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
     UNIT: tl.constexpr,
     FORM: tl.constexpr,
     WIDEN: tl.constexpr,
@@ -60,51 +54,8 @@ def _add_steps(
             acc = tl.dot(w, x.T, acc, input_precision=PRECISION)
         else:
             acc = tl.dot(x, w.T, acc, input_precision=PRECISION)
-        w_tile += ROWS * COLUMNS
+        w_tile += w_tile.shape[0] * w_tile.shape[1]
         column = following
-    return acc
-
-
-@triton.jit
-def _add_buffer(
-    acc,
-    x_rows,
-    weights,
-    scales,
-    columns,
-    runs,
-    starts,
-    groups,
-    first_group,
-    end_group,
-    buffer: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    UNIT: tl.constexpr,
-    FORM: tl.constexpr,
-    WIDEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """acc plus the steps of one tile in one buffer. groups: runs of steps of the int8 buffer that share a scale."""
-    first, end = tl.load(runs + buffer), tl.load(runs + buffer + 1)
-    begin = tl.load(starts + buffer) * (ROWS * COLUMNS)  # counted in tiles, so that the alignment is plain
-    place = tl.arange(0, ROWS)
-    w_tile = weights + begin + place[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    if buffer != SCALED:
-        acc = _add_steps(acc, x_rows, w_tile, columns, first, end, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION)
-    else:
-        for group in tl.range(first_group, end_group, num_stages=1):
-            low, high = tl.load(groups + group * 3), tl.load(groups + group * 3 + 1)
-            offset = tl.load(groups + group * 3 + 2)
-            group_tile = w_tile + (low - first).to(tl.int64) * (ROWS * COLUMNS)
-            part = tl.zeros_like(acc)
-            part = _add_steps(part, x_rows, group_tile, columns, low, high, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION)
-            scale = tl.load(scales + offset + place, mask=place + offset >= place, other=1.0).to(tl.float32)
-            if FORM == "batch":
-                acc += part * scale[None, :]
-            else:
-                acc += part * scale[:, None]
     return acc
 
 
@@ -121,9 +72,7 @@ def sum_of_tile(
     starts,
     groups,
     tile,
-    BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
     UNIT: tl.constexpr,
     BUFFERS: tl.constexpr,
     SCALED: tl.constexpr,
@@ -133,34 +82,43 @@ def sum_of_tile(
 ):
     """The sum of all steps of one tile, (BLOCK, ROWS) float32. x_rows: pointers (BLOCK, COLUMNS) to the rows' starts.
 
-    runs, starts, tile: of this tile. SCALED: which buffer is int8, -1 for none.
+    runs, starts, tile: of this tile. groups: runs of steps of the int8 buffer, SCALED (-1: none), that share a scale.
     """
-    first_group, end_group = tl.load(tile + FIRST_GROUP), tl.load(tile + END_GROUP)
+    BLOCK: tl.constexpr = x_rows.shape[0]
+    COLUMNS: tl.constexpr = x_rows.shape[1]
     if FORM == "row":
         acc = tl.zeros((ROWS, COLUMNS), tl.float32)
     elif FORM == "swapped":
         acc = tl.zeros((ROWS, BLOCK), tl.float32)
     else:
         acc = tl.zeros((BLOCK, ROWS), tl.float32)
-    acc = _add_buffer(
-        acc, x_rows, weights0, scales, columns, runs, starts, groups, first_group, end_group,
-        0, SCALED, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION,
-    )  # fmt: skip
-    if BUFFERS > 1:
-        acc = _add_buffer(
-            acc, x_rows, weights1, scales, columns, runs, starts, groups, first_group, end_group,
-            1, SCALED, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION,
-        )  # fmt: skip
-    if BUFFERS > 2:
-        acc = _add_buffer(
-            acc, x_rows, weights2, scales, columns, runs, starts, groups, first_group, end_group,
-            2, SCALED, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION,
-        )  # fmt: skip
-    if BUFFERS > 3:
-        acc = _add_buffer(
-            acc, x_rows, weights3, scales, columns, runs, starts, groups, first_group, end_group,
-            3, SCALED, ROWS, COLUMNS, UNIT, FORM, WIDEN, PRECISION,
-        )  # fmt: skip
+    place = tl.arange(0, ROWS)
+    for buffer in tl.static_range(BUFFERS):
+        if buffer == 0:
+            weights = weights0
+        elif buffer == 1:
+            weights = weights1
+        elif buffer == 2:
+            weights = weights2
+        else:
+            weights = weights3
+        first, end = tl.load(runs + buffer), tl.load(runs + buffer + 1)
+        begin = tl.load(starts + buffer) * (ROWS * COLUMNS)  # counted in tiles, so that the alignment is plain
+        w_tile = weights + begin + place[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+        if buffer != SCALED:
+            acc = _add_steps(acc, x_rows, w_tile, columns, first, end, UNIT, FORM, WIDEN, PRECISION)
+        else:
+            for group in tl.range(tl.load(tile + FIRST_GROUP), tl.load(tile + END_GROUP), num_stages=1):
+                low, high = tl.load(groups + group * 3), tl.load(groups + group * 3 + 1)
+                offset = tl.load(groups + group * 3 + 2)
+                group_tile = w_tile + (low - first).to(tl.int64) * (ROWS * COLUMNS)
+                part = tl.zeros_like(acc)
+                part = _add_steps(part, x_rows, group_tile, columns, low, high, UNIT, FORM, WIDEN, PRECISION)
+                scale = tl.load(scales + offset + place, mask=place + offset >= place, other=1.0).to(tl.float32)
+                if FORM == "batch":
+                    acc += part * scale[None, :]
+                else:
+                    acc += part * scale[:, None]
     if FORM == "row":
         total = tl.sum(acc, 1)[None, :]
     elif FORM == "swapped":
@@ -177,8 +135,6 @@ def finish_tile(
     inside,
     biases,
     tile,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
     EPILOGUE: tl.constexpr,
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
@@ -186,10 +142,12 @@ def finish_tile(
     JET: tl.constexpr,
 ):
     """Add the bias, apply the epilogue where the tile has one, rescale, and store. out_rows: pointers (BLOCK, 1).
-    JET: the streams that rows are of (see `hrt.kernels.derivative_streams`), "" for values alone.
 
-    tile: its row, int32 (LAUNCH_FIELDS,); bias, gains and shifts are offsets among the biases, or -1.
+    tile: its row, int32 (LAUNCH_FIELDS,); bias, gains and shifts are offsets among the biases, or -1. JET: as in
+    `Streams`.
     """
+    BLOCK: tl.constexpr = total.shape[0]
+    ROWS: tl.constexpr = total.shape[1]
     out, length, bias = tl.load(tile + OUT_COLUMN), tl.load(tile + OUT_LENGTH), tl.load(tile + BIAS)
     place = tl.arange(0, ROWS)
     written = place < length
@@ -200,7 +158,7 @@ def finish_tile(
         if JET == "":
             active = activate(total, EPILOGUE, FIRST, SECOND)
         else:
-            active = activate_jet(total, JET, EPILOGUE, FIRST, SECOND, BLOCK, ROWS)
+            active = activate_jet(total, JET, EPILOGUE, FIRST, SECOND)
         total = tl.where(wanted, active, total)
     if RESCALE:
         gain, shift = tl.load(tile + GAINS), tl.load(tile + SHIFTS)
@@ -254,10 +212,10 @@ def step_kernel(
     total = sum_of_tile(
         x_rows, weights0, weights1, weights2, weights3, scales, columns,
         runs + tile * (BUFFERS + 1), starts + tile * BUFFERS, groups, row,
-        BLOCK, ROWS, COLUMNS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
+        ROWS, UNIT, BUFFERS, SCALED, FORM, WIDEN, PRECISION,
     )  # fmt: skip
     out_rows = target + rows.to(tl.int64)[:, None] * target_pitch
-    finish_tile(total, out_rows, inside, biases, row, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
+    finish_tile(total, out_rows, inside, biases, row, EPILOGUE, FIRST, SECOND, RESCALE, JET)
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -290,4 +248,4 @@ def finish_kernel(
     for slot in range(tl.load(row + FIRST_GROUP), tl.load(row + END_GROUP)):
         total += tl.load(source + slot * ROWS)
     out_rows = workspace + safe[:, None] * pitch
-    finish_tile(total, out_rows, inside, biases, row, BLOCK, ROWS, EPILOGUE, FIRST, SECOND, RESCALE, JET)
+    finish_tile(total, out_rows, inside, biases, row, EPILOGUE, FIRST, SECOND, RESCALE, JET)

@@ -1,9 +1,8 @@
-"""Which configuration a launch runs with: measured ones where there are any, else a rule that never has to be timed.
+"""Which configuration a launch runs with: the user's measured ones, else the shipped table's, else a rule's.
 
 A configuration belongs to an architecture, a kernel, a precision, the storage of the weights, the shape of the weight
-tiles and a batch bucket (a power of two). Looked up in this order: the user's cache (`hrt tune` fills it), the table
-shipped beside this module, the rule. The rule's choices are what `python -m hrt.kernels.aot` compiles and gates, so
-that none of them spills or asks for more shared memory than there is.
+tiles and a batch bucket (a power of two). `hrt tune` fills the user's cache. `python -m hrt.kernels.aot` compiles and
+gates the rule's choices.
 """
 
 import json
@@ -13,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ ITEM = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 @dataclass(frozen=True)
 class Key:
     """What a configuration is for. storage: types of the weight buffers, sorted and joined by "+".  bucket: points.
-    streams: rows of a point, more than one where derivatives are carried (see `hrt.kernels.derivative_streams`).
+    streams: rows of a point, more than one where derivatives are carried.
     """
 
     arch: str
@@ -105,18 +105,11 @@ def _programs(key: Key) -> int:
 def candidates(key: Key) -> list[Config]:
     """What `hrt tune` tries: the rule, its neighbours, and the other forms of that batch."""
     base = rule(key)
-    configs = [base]
     forms = [("row", 1)] if key.bucket <= 8 and key.streams == 1 else []
     forms += [("swapped", b) for b in (16, 32, 64) if b < 2 * max(16, key.batch)]
     forms += [("batch", b) for b in (64, 128) if b < 2 * key.batch and key.batch >= 32]
-    for form, block in forms:
-        for warps in (4, 8):
-            for stages in (2, 3, 4):
-                for programs in sorted({base.programs, base.programs * 2, 0}):
-                    config = Config(form, block, warps, stages, programs)
-                    if config not in configs:
-                        configs.append(config)
-    return configs
+    tried = product(forms, (4, 8), (2, 3, 4), sorted({base.programs, base.programs * 2, 0}))
+    return list(dict.fromkeys([base, *(Config(*form, *numbers) for form, *numbers in tried)]))
 
 
 def user_cache() -> Path:
@@ -142,13 +135,10 @@ def entries(path: Path) -> Mapping[str, Config]:
     return _read(path, path.stat().st_mtime) if path.is_file() else {}
 
 
-def find(key: Key) -> tuple[Config, str]:
-    """The configuration of `key`, and where it is from: "user", "shipped" or "rule". Reads two files, times nothing."""
-    for path, source in ((user_cache(), "user"), (SHIPPED, "shipped")):
-        config = entries(path).get(str(key))
-        if config is not None:
-            return config, source
-    return rule(key), "rule"
+def find(key: Key) -> Config:
+    """The configuration of `key`: the user's, else the shipped one, else the rule's. Reads two files, times nothing."""
+    name = str(key)
+    return entries(user_cache()).get(name) or entries(SHIPPED).get(name) or rule(key)
 
 
 def remember(configs: Mapping[Key, Config]) -> Path:
@@ -157,22 +147,15 @@ def remember(configs: Mapping[Key, Config]) -> Path:
     merged = {**entries(path), **{str(key): config for key, config in configs.items()}}
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"format": FORMAT, "configs": {key: asdict(c) for key, c in sorted(merged.items())}}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tuning-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tuning-") as folder:
+        file = Path(folder) / path.name
+        file.write_text(json.dumps(content, indent=1), "utf-8")
+        os.replace(file, path)
     return path
 
 
 def fastest(configs: Iterable[Config], seconds: Callable[[Config], float]) -> tuple[Config, float]:
-    """The configuration of least time, and the time; one that cannot run counts as infinitely slow.
-
-    Raises RuntimeError, with the last reason, where none can.
-    """
+    """The configuration of least time, and the time. Raises RuntimeError, with the last reason, where none can run."""
     best: tuple[Config, float] | None = None
     reason: Exception | None = None
     for config in configs:

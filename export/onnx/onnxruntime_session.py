@@ -1,8 +1,8 @@
 """The CPU backend of ONNX Runtime: the exported graph in a session, fed in parts that fit a cache.
 
-A network has up to two graphs: one for a few rows, where what counts is the number of nodes, and one for many, where
-arithmetic does (`hrt.runtime.onnx_costs`). Many rows are computed in parts: intermediate values then stay in a core's
-cache and in memory that the process already has (4096-wide layer, 256 rows: 1.3 ms in parts of 64, 2 to 6 ms at once).
+A network has up to two graphs: one for a few rows, where the number of nodes counts, and one for many, where arithmetic
+does (`hrt.runtime.onnx_costs`). Many rows are computed in parts, whose intermediate values stay in a core's cache
+(4096-wide layer, 256 rows: 1.3 ms in parts of 64, 2 to 6 ms at once).
 """
 
 import math
@@ -51,6 +51,7 @@ class OnnxSession(Session):
         self.program = program
         self._threads = torch.get_num_threads()
         self._lock = threading.Lock()
+        self._waiting: dict[Any, list[_Bound]] = {}  # by the shape of the input, or by all inputs' shapes
         self._pair: tuple[_Graph, _Graph] | None = self._open()
         _sessions.add(self)
 
@@ -69,26 +70,54 @@ class OnnxSession(Session):
     @property
     def waiting_nbytes(self) -> int:
         """Bytes of the memory that is kept for batches of known sizes."""
-        few, many = self._pair or self._again()
-        return few.waiting_nbytes + (0 if many is few else many.waiting_nbytes)
+        waiting = [bound for memories in self._waiting.values() for bound in memories]
+        return sum(array.nbytes for bound in waiting for array in (*bound.inputs, *bound.outputs))
 
     def run(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """See `Session.run`."""
-        few, many = self._pair or self._again()
-        rows = inputs[0].shape[0]
         arrays = [x.cpu().contiguous().numpy() if isinstance(x, Tensor) else x for x in inputs]
-        outputs = (few if rows <= SMALL else many).run(arrays, rows)
+        outputs = self._graph(len(arrays[0])).run(arrays, len(arrays[0]))
         return tuple(map(torch.from_numpy, outputs)) if isinstance(inputs[0], Tensor) else outputs
 
-    def run_as_given(self, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """The outputs for float32 arrays in C order without any detour: checks may take longer than the arithmetic, and
-        torch's threads, once awake, keep those of the runtime from their cores.
+    def run_as_given(self, x: Any) -> Any:
+        """The answer to float32 arrays through memory that was bound before, unchecked: checks may take longer than the
+        arithmetic, and torch's threads, once awake, keep those of the runtime from their cores.
         """
-        few, many = self._pair or self._again()
-        first = inputs[0] if inputs else None
-        if type(first) is not np.ndarray or not first.ndim:
+        if type(x) is np.ndarray and x.dtype is FLOAT32:
+            waiting = self._waiting.get(x.shape)
+        elif type(x) is tuple and x and all([type(v) is np.ndarray and v.dtype is FLOAT32 for v in x]):
+            waiting = self._waiting.get(tuple([v.shape for v in x]))
+        else:
             return None
-        return (few if len(first) <= SMALL else many).run_as_given(inputs)
+        if waiting is None:
+            return self._first(x if type(x) is tuple else (x,))
+        try:
+            bound = waiting.pop()  # one per thread that is inside at a time
+        except IndexError:
+            rows = len(x[0] if type(x) is tuple else x)
+            bound = _Bound(self._graph(rows), rows)
+        answer = bound.run(x)
+        waiting.append(bound)
+        return answer
+
+    def _first(self, inputs: tuple[np.ndarray, ...]) -> Any:
+        """The answer for new shapes, and memory for the next time if that pays; None where they do not fit."""
+        shapes = tuple([v.shape for v in inputs])
+        rows = shapes[0][0] if shapes[0] else 0
+        graph = self._graph(rows)
+        fits = graph.bound and rows > 0 and shapes == tuple((rows, *shape) for shape in graph.in_shapes)
+        if not fits or not all(v.flags.c_contiguous for v in inputs):
+            return None
+        if rows <= graph.largest:
+            if len(self._waiting) >= FIXED_SHAPES:  # the one that came first goes; a size that stays comes back
+                self._waiting.pop(next(iter(self._waiting)), None)
+            self._waiting.setdefault(shapes[0] if len(shapes) == 1 else shapes, [])
+        outputs = graph.run(inputs, rows)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _graph(self, rows: int) -> "_Graph":
+        few, many = self._pair or self._again()
+        return few if rows <= SMALL else many
 
     def _again(self) -> "tuple[_Graph, _Graph]":
         """The graphs of a forked process, where the threads of those that it inherits are missing."""
@@ -125,9 +154,8 @@ class _Graph:
             math.prod(s) for s in (*self.in_shapes, *self.out_shapes)
         )
         self.part = max(PART_ROWS, PART_BYTES // (4 * max(1, _width(program))))
-        self._fixed: dict[Any, list[_Fixed]] = {}  # by the shapes of the inputs
         held = sum(math.prod(s) for s in (*self.in_shapes, *self.out_shapes))
-        self._largest = min(self.part, FIXED_BYTES // (4 * max(1, held))) if self.bound else 0
+        self.largest = min(self.part, FIXED_BYTES // (4 * max(1, held))) if self.bound else 0
 
     def run(self, inputs: Sequence[np.ndarray], rows: int) -> tuple[np.ndarray, ...]:
         """Inputs in C order."""
@@ -143,47 +171,6 @@ class _Graph:
             self.session.run_with_iobinding(self.binding([x[rest] for x in inputs], [y[rest] for y in outputs]))
         return outputs
 
-    @property
-    def waiting_nbytes(self) -> int:
-        """Bytes of the memory that is bound and waits for a call."""
-        waiting = [fixed for memories in self._fixed.values() for fixed in memories]
-        return sum(array.nbytes for fixed in waiting for array in (*fixed.inputs, *fixed.outputs))
-
-    def run_as_given(self, inputs: tuple[Any, ...]) -> tuple[np.ndarray, ...] | None:
-        """Through memory that was bound before, where these shapes were seen before."""
-        for v in inputs:
-            if type(v) is not np.ndarray or v.dtype is not FLOAT32:
-                return None
-        waiting = self._fixed.get(inputs[0].shape if len(inputs) == 1 else tuple([v.shape for v in inputs]))
-        if waiting is None:
-            return self._first(inputs)
-        try:
-            fixed = waiting.pop()  # one per thread that is inside at a time
-        except IndexError:
-            fixed = _Fixed(self, len(inputs[0]))
-        for k, v in enumerate(inputs):
-            fixed.inputs[k][...] = v
-        self.session.run_with_iobinding(fixed.binding)
-        outputs = (fixed.outputs[0].copy(),) if len(fixed.outputs) == 1 else tuple([y.copy() for y in fixed.outputs])
-        waiting.append(fixed)
-        return outputs
-
-    def _first(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...] | None:
-        """The outputs for a shape for which no memory is kept, and memory for the next time if that pays. None where
-        the network does not take these arrays as they are.
-        """
-        rows = len(inputs[0])
-        if not self.bound or rows == 0 or len(inputs) != len(self.in_shapes):
-            return None
-        for v, shape in zip(inputs, self.in_shapes, strict=True):
-            if v.shape != (rows, *shape) or not v.flags.c_contiguous:
-                return None
-        if rows <= self._largest:
-            if len(self._fixed) >= FIXED_SHAPES:  # the one that came first goes; a size that stays comes back
-                self._fixed.pop(next(iter(self._fixed)), None)
-            self._fixed.setdefault(inputs[0].shape if len(inputs) == 1 else tuple([v.shape for v in inputs]), [])
-        return self.run(inputs, rows)
-
     def binding(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Any:
         """What reads and writes these arrays, all in C order."""
         binding = self.session.io_binding()
@@ -194,13 +181,26 @@ class _Graph:
         return binding
 
 
-class _Fixed:
+class _Bound:
     """Memory for so many rows of inputs and outputs, bound once."""
 
     def __init__(self, graph: _Graph, rows: int):
+        self.session = graph.session
         self.inputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.in_shapes]
         self.outputs = [np.zeros((rows, *shape), dtype=np.float32) for shape in graph.out_shapes]
+        self.input = self.inputs[0] if len(self.inputs) == 1 else None
+        self.output = self.outputs[0] if len(self.outputs) == 1 else None
         self.binding = graph.binding(self.inputs, self.outputs)
+
+    def run(self, x: Any) -> Any:
+        """The answer to an array, or a tuple of them, of these shapes."""
+        if self.input is not None and type(x) is not tuple:
+            self.input[...] = x
+        else:
+            for memory, v in zip(self.inputs, x, strict=True):
+                memory[...] = v
+        self.session.run_with_iobinding(self.binding)
+        return self.output.copy() if self.output is not None else tuple([y.copy() for y in self.outputs])
 
 
 def part_rows(rows: int, wanted: int) -> int:
@@ -222,8 +222,8 @@ def dense_nbytes(program: Program) -> int:
 def _forget() -> None:
     """In a forked child the runtime's threads do not exist; its sessions cannot be used or even freed there."""
     for session in list(_sessions):
-        _leaked.append(session._pair)
-        session._pair = None
+        _leaked.append((session._pair, session._waiting))
+        session._pair, session._waiting = None, {}
         session._lock = threading.Lock()
 
 

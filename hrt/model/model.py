@@ -1,6 +1,6 @@
 """CompressedModel: what compress returns and load gives back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -86,7 +86,12 @@ class CompressedModel(Contents):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the sessions, which belong to this process."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("session", "_differentiated")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("session", "_run_as_given", "_differentiated")}
+
+    @cached_property
+    def _run_as_given(self) -> Callable[[Any], Any]:
+        """The session's shortest way, where nothing has to be split."""
+        return self.session.run_as_given if self.max_batch is None else lambda x: None
 
     @property
     def precision(self) -> str:
@@ -128,10 +133,10 @@ class CompressedModel(Contents):
             flat, outputs = answer if isinstance(answer, tuple) else (answer,), len(self.program.outputs)
             groups = [flat[k : k + outputs] for k in range(0, len(flat), outputs)]
             return flat if outputs == 1 else tuple(groups)
-        given = tuple(x) if isinstance(x, (tuple, list)) else (x,)
-        answers = self.session.run_as_given(given) if self.max_batch is None else None
-        if answers is None:
-            answers = self._checked_and_run(given)
+        answer = self._run_as_given(x)
+        if answer is not None:
+            return answer
+        answers = self._checked_and_run(tuple(x) if isinstance(x, (tuple, list)) else (x,))
         return answers[0] if len(answers) == 1 else answers
 
     __call__ = predict

@@ -1,8 +1,7 @@
 """The backends that can run a network, by name, and how one is chosen.
 
-A row names the function that opens a session as "module:function". It is imported when a session is first opened:
-Triton and ONNX are not on every machine. A backend that lives above this room (ONNX Runtime's needs the exporter) is a
-plug-in like any third party's. It is named by string, so that this room imports nothing from above.
+A row names the function that opens a session as "module:function", imported when first opened: Triton and ONNX are not
+on every machine, and a backend may live above this room.
 """
 
 from collections.abc import Callable, Collection
@@ -20,9 +19,7 @@ from hrt.support.devices import missing_for_cuda
 
 @dataclass(frozen=True)
 class Request:
-    """What a backend is asked for. device: as the user named it. precision: of products on a GPU's tensor cores (see
-    `hrt.schedule.precision`). differentiated: what `program` came from, where it gives derivatives.
-    """
+    """What a backend is asked for. differentiated: what `program` came from, where it gives derivatives."""
 
     program: Program
     device: Any = None
@@ -32,8 +29,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Backend:
-    """opens: Request to Session, a function or where to find one. missing: what the backend lacks on this machine, in
-    words that say what to do; None where it can run. on_cpu: whether it serves networks on a CPU.
+    """opens: Request to Session, a function or where to find one. missing: what the backend lacks on this machine and
+    what to do, None where it can run.
     """
 
     opens: str | Callable[[Request], Session]
@@ -59,8 +56,7 @@ BACKENDS: dict[str, Backend] = {
 
 def choose(backend: str, device: Any, target: str, certified: Collection[str] = ()) -> str:
     """The backend that "auto" stands for: the GPU's where a CUDA device is named, or where the network was compressed
-    for one and one is there; on the CPU ONNX Runtime, where it is installed and among those `certified` for this
-    network; else torch.
+    for one and one is there; on the CPU ONNX Runtime where it is `certified` for this network; else torch.
     """
     if backend != "auto":
         return backend
@@ -82,10 +78,8 @@ def open_session(
     certified: Collection[str] = (),
     differentiated: Differentiated | None = None,
 ) -> Session:
-    """A session of `program` (see `Request`). certified: the backends that "auto" may take beside torch. An "auto" that
-    cannot be had after all becomes torch.
-
-    Raises BackendError for a name that is unknown or cannot run here.
+    """A session of `program` (see `Request`). certified: the backends that "auto" may take beside torch, which it falls
+    back to. Raises BackendError for a name that is unknown or cannot run here.
     """
     name = choose(backend, device, target, certified)
     if name not in BACKENDS:

@@ -17,8 +17,7 @@ INTERPRETER = threading.Lock()  # Triton's interpreter patches modules while it 
 class Bucket:
     """Static workspace and graph of one bucket of a program: requests of up to `size` points, one after the other.
 
-    kernel: which of `program.kernels` runs; None: whichever is faster, timed where there is a card. capture: replay a
-    graph in place of launches.
+    kernel: one of `program.kernels`; None: the faster one, timed where there is a card. capture: replay a graph.
     """
 
     def __init__(self, program: CudaProgram, size: int, *, kernel: str | None = None, capture: bool = True):

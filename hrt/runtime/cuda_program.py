@@ -1,13 +1,10 @@
-"""A network's launches on one GPU: tables, constants and kernels, and nothing of any request.
-
-Small networks run in one launch (`hrt.kernels.network_kernel`), with derivatives too
-(`hrt.runtime.kernel_derivatives`): a point then takes several rows of the workspace. On Triton's interpreter the same
-code runs on the CPU.
+"""A network's launches on one GPU: tables, constants and kernels, and nothing of any request. On Triton's interpreter
+the same code runs on the CPU.
 """
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -34,11 +31,9 @@ WAVE_SECONDS, TILE_SECONDS, STEP_SECONDS = 3.0e-6, 1.5e-6, 0.15e-6  # assumed, s
 class CudaProgram:
     """What one GPU executes for a network. Its workspaces belong to the caller.
 
-    device: a CUDA device; a CPU device on Triton's interpreter. precision: of `hrt.schedule.precision.PRECISIONS`.
     densify: write out layers that are predicted to be no faster compressed (`dense_layers` names them). derivatives:
     more outputs, as `differentiate` gives them. resident_bytes: tables, weights and constants. Raises BackendError
-    where the device is absent, too old or too small, its child NotCarriedError where the kernels cannot carry the
-    derivatives of this network, and InputError for names that are none.
+    where the device is absent, too old or too small, NotCarriedError where the kernels cannot carry the derivatives.
     """
 
     def __init__(
@@ -85,7 +80,7 @@ class CudaProgram:
 
     def config(self, bucket: int, kernel: str = "step", *, exact: bool = False) -> Config:
         """The configuration of a bucket's launches."""
-        return find(self.key(bucket, kernel, exact=exact))[0]
+        return find(self.key(bucket, kernel, exact=exact))
 
     def key(self, bucket: int, kernel: str = "step", *, exact: bool = False) -> Key:
         """What configurations of this network are kept under."""
@@ -101,7 +96,7 @@ class CudaProgram:
 
     @property
     def network_precision(self) -> str:
-        """Of a network in one launch: where some layers stay in float32, three tf32 products for all."""
+        """Of a network in one launch: three tf32 products for all layers where some stay in float32."""
         return "tf32x3" if self.precision == "tf32" and self.plan.has_exact else self.precision
 
     @property
@@ -110,9 +105,7 @@ class CudaProgram:
         return ("step", "network") if self.plan.waves and len(self.plan.waves) > 1 else ("step",)
 
     def execute(self, workspace: Tensor, bucket: int, kernel: str, config: Config | None = None) -> None:
-        """All launches on a workspace (rows, pitch) as `bucket` runs them, or with a configuration to try. A point has
-        `point_rows` rows.
-        """
+        """All launches on a workspace (rows, pitch) as `bucket` runs them, or with a configuration to try."""
         with self.guard():
             if kernel == "network":
                 chosen = config or self.config(bucket, "network")
@@ -134,28 +127,27 @@ class CudaProgram:
         return "ieee" if exact else self.precision
 
     def _tiles(self, place: int, launch: Tiles, parts: int) -> TileList:
-        """What the kernel looks up for one launch; made once."""
         key = place, parts if parts > len(launch.numbers) else 0
-        if key not in self._lists:
-            self._lists[key] = TileList.build(
-                self.plan.tables, launch.numbers, launch.epilogue, parts, self.plan.rescaling, self.carried.streams
-            )
-        return self._lists[key]
+        plan, numbers, streams = self.plan, launch.numbers, self.carried.streams
+        return self._looked_up(
+            key, lambda: TileList.build(plan.tables, numbers, launch.epilogue, parts, plan.rescaling, streams)
+        )
 
     def _network(self) -> NetworkList:
-        """What the kernel looks up for the whole network; made once."""
-        if "network" not in self._lists:
-            plan, streams = self.plan, self.carried.streams
-            lists = NetworkList.build(plan.tables, plan.waves or [], plan.epilogue, plan.rescaling, streams)
-            self._lists["network"] = lists
-        return self._lists["network"]
+        plan, waves, streams = self.plan, self.plan.waves or [], self.carried.streams
+        return self._looked_up(
+            "network", lambda: NetworkList.build(plan.tables, waves, plan.epilogue, plan.rescaling, streams)
+        )
+
+    def _looked_up(self, key: Any, build: Callable[[], Any]) -> Any:
+        """What a kernel looks up for a launch; made once."""
+        if key not in self._lists:
+            self._lists[key] = build()
+        return self._lists[key]
 
     def one_launch(self, bucket: int) -> bool:
-        """Whether a bucket is expected to be faster as one launch: where walking through all waves in one program costs
-        less than a launch for each.
-
-        The times are assumed, not measured: WAVE_SECONDS a launch in a graph, TILE_SECONDS and STEP_SECONDS in a
-        program. On a card both forms are captured and timed instead.
+        """Whether a bucket is expected to be faster as one launch, by assumed times: WAVE_SECONDS a launch in a graph,
+        TILE_SECONDS and STEP_SECONDS in a program. On a card both forms are captured and timed instead.
         """
         waves = self.plan.waves
         if waves is None or "network" not in self.kernels:
@@ -175,9 +167,7 @@ class CudaProgram:
             bucket *= 2
 
     def new_workspace(self, points: int) -> Tensor:
-        """(points * point_rows, pitch), zeros but for the derivatives of the inputs: padding must be zero, and is never
-        written.
-        """
+        """(points * point_rows, pitch), zeros but for the derivatives of the inputs: padding must be zero."""
         workspace = torch.zeros(points * self.point_rows, self.pitch, dtype=self.dtype, device=self.device)
         self.seed(workspace)
         return workspace
@@ -190,9 +180,7 @@ class CudaProgram:
 
 
 def _placed(plan: Plan, dtype: torch.dtype, device: torch.device) -> Plan:
-    """The plan's tables on the device; under a 16-bit precision floating-point weights are of that type, and none is
-    wider than float32.
-    """
+    """The plan's tables on the device, 16-bit under a 16-bit precision, and nothing wider than float32."""
     kept_types = (torch.int8,) if dtype != torch.float32 else (torch.int8, torch.float16, torch.bfloat16)
     weights = tuple(w if w.dtype in kept_types else w.to(dtype) for w in plan.tables.weights)
     tables = replace(plan.tables, weights=weights, biases=plan.tables.biases.to(torch.float32))

@@ -1,10 +1,8 @@
 """The GPU backend: a schedule in Triton launches, replayed as one CUDA graph per batch bucket.
 
-Batches are rounded up to a power of two, the bucket. A bucket has a static workspace and a captured graph; a request
-copies its rows in, replays the graph on the caller's stream and copies the answer out: no allocation but the answer's,
-no look-up, no compilation and, for tensors that are on the device already, no wait. Kernels are compiled when the
-session is opened, graphs are captured when a bucket is first used (milliseconds). On Triton's interpreter the same code
-runs on the CPU without graphs, which is how it is tested.
+Batches are rounded up to a power of two, the bucket, which has a static workspace and a captured graph. A request
+copies its rows in, replays the graph on the caller's stream and copies the answer out. Kernels are compiled when the
+session is opened, graphs are captured when a bucket is first used. Triton's interpreter runs the same without graphs.
 """
 
 import threading
@@ -30,9 +28,8 @@ MEMORY_SHARE = 4  # a workspace may take this fraction of the free memory
 class CudaSession(Session):
     """A network on one GPU. Thread-safe: requests of one bucket follow each other, in the order of the calls.
 
-    program, device, precision, densify, derivatives: of `CudaProgram`, which is `program` here. largest: the largest
-    bucket; bigger batches are computed in parts. warm: compile everything now. resident_bytes: without workspaces (see
-    `workspace_bytes`). Raises what `CudaProgram` does, and BackendError for a largest below 1.
+    largest: the largest bucket; bigger batches are computed in parts. warm: compile everything now. resident_bytes:
+    without workspaces. Raises what `CudaProgram` does, and BackendError for a largest below 1.
     """
 
     def __init__(
@@ -68,9 +65,7 @@ class CudaSession(Session):
         return sum(b.workspace.nbytes for b in self._buckets.values())
 
     def run(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        """See `Session.run`. Inputs of any floating type and layout, on the CPU or the device; outputs are where they
-        are. Raises BackendError where the device has no memory left.
-        """
+        """See `Session.run`. Any floating type, on the CPU or the device. Raises BackendError where memory runs out."""
         tensors = as_tensors(inputs)
         batch = tensors[0].shape[0]
         try:

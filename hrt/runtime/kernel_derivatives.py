@@ -1,9 +1,8 @@
 """Derivatives that the GPU's kernels carry through a network themselves, as streams beside the value.
 
-For networks of layers whose activations the kernels know, with nothing but affine ops between: products treat a
-derivative as one more row, and a tile's epilogue makes all derivatives of a point in registers
-(`hrt.kernels.jet_epilogues`). Nothing is written between; a network that runs in one launch does so with its
-derivatives, too. Other networks run as the Program that `hrt.derivatives.differentiate` writes.
+For layers whose activations the kernels know, with affine ops between: products treat a derivative as one more row, and
+a tile's epilogue makes all derivatives of a point in registers (`hrt.kernels.jet_epilogues`). Other networks run as the
+Program that `hrt.derivatives.differentiate` writes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from hrt.derivatives.differentiate import closure, parse
 from hrt.errors import BackendError
 from hrt.kernels.derivative_streams import HIGHEST, MOST_ROWS, VALUE, Streams
 from hrt.program.program import Program, Value
-from hrt.schedule.launch_plan import InPlace, Plan, Tiles, run_stage
+from hrt.schedule.launch_plan import Plan, Tiles, run_stage
 from hrt.schedule.ports import Port
 from hrt.schedule.schedule import Apply, Gather, Schedule, Span
 
@@ -39,9 +38,8 @@ class Carried:
 
     @staticmethod
     def of(program: Program, derivatives: Sequence[str]) -> "Carried":
-        """The value of `program` and these derivatives (see `hrt.derivatives.differentiate.differentiate`). Raises
-        InputError for names that are none, NotCarriedError for orders and numbers of derivatives beyond what kernels
-        carry.
+        """The value of `program` and these derivatives (see `differentiate`). Raises InputError for names that are
+        none, NotCarriedError for orders and numbers of derivatives beyond what kernels carry.
         """
         asked = parse(program, derivatives)
         order = max(map(len, asked), default=0)
@@ -63,7 +61,7 @@ class Carried:
             )
 
     def run_stage(
-        self, stage: InPlace | Apply | Gather, workspace: Tensor, constants: Mapping[str, Any], index: Tensor | None
+        self, stage: Apply | Gather, workspace: Tensor, constants: Mapping[str, Any], index: Tensor | None
     ) -> None:
         """What torch does between launches, in place, to every stream: constants are added to values alone."""
         run_stage(stage, workspace, constants, index)
@@ -78,8 +76,8 @@ class Carried:
         return workspace[stream : batch * pitch : pitch]
 
     def seeds(self, inputs: Sequence[Value], entries: Sequence[Port]) -> tuple[tuple[int, Tensor], ...]:
-        """Per entry its first column and the rows below its value, (rows - 1, columns): derivatives of an input by
-        itself are unit vectors, all others zero.
+        """Per entry its first column and the rows below its value, (rows - 1, columns): unit vectors for derivatives by
+        that input, else zero.
         """
         if self.streams == VALUE:
             return ()
@@ -94,10 +92,10 @@ class Carried:
         return tuple(seeds)
 
 
-def _is_affine(stage: InPlace | Apply | Gather) -> bool:
+def _is_affine(stage: Apply | Gather) -> bool:
     """Whether a stage does the same to a derivative as to a value, but for constants that it adds."""
-    if not isinstance(stage, Apply):
-        return isinstance(stage, Gather)
+    if isinstance(stage, Gather):
+        return True
     spans = [isinstance(s, Span) for s in stage.operands]
     if stage.op in ("mul", "div"):
         return spans == [True, False] or (stage.op == "mul" and spans == [False, True])

@@ -1,8 +1,7 @@
 """How long ONNX Runtime takes for a layer in each of its forms, roughly: which form a graph gets is decided by this.
 
 The constants were fitted to layers of 256 to 2048 neurons at 1 to 64 rows on two threads of a server CPU (2026-11,
-ONNX Runtime 1.31, AVX-512): predictions of batched layers are within a factor of 1.5, typically 1.12. Only their
-proportions matter, and a wrong choice costs time, never correctness.
+ONNX Runtime 1.31, AVX-512), within a factor of 1.5. A wrong choice costs time, never correctness.
 """
 
 import math
@@ -89,15 +88,8 @@ def compressed_form(weight: HMatrix) -> str:
     return "low rank" if whole and natural and any(e.rank for e in weight.leaves) else "batched"
 
 
-def is_plain(weight: Tensor | HMatrix) -> bool:
-    """Whether a weight is an ordinary matrix in natural order."""
-    if not isinstance(weight, HMatrix):
-        return True
-    return weight.is_dense and weight.row_order is None and weight.col_order is None
-
-
 def _choose(weight: Tensor | HMatrix, batches: Sequence[int], never_slower: bool) -> str:
-    if not isinstance(weight, HMatrix) or is_plain(weight):
+    if not isinstance(weight, HMatrix) or (weight.is_dense and weight.row_order is None and weight.col_order is None):
         return "dense"
     form = compressed_form(weight)
     batched = plan(weight) if form == "batched" else None

@@ -26,8 +26,8 @@ class Session(Protocol):
         """
         ...
 
-    def run_as_given(self, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """`run` of whatever a user gave, unchecked, where that is cheaper; None: check, convert, then `run`.
+    def run_as_given(self, x: Any) -> Any:
+        """What `CompressedModel.predict` answers to `x`, unchecked, where that is cheaper; None: check, then `run`.
 
         A session answers only what it knows to fit, so that most have nothing to add here.
         """

@@ -38,8 +38,8 @@ def tune(
 ) -> dict[Key, tuple[Config, float]]:
     """The fastest configuration of every bucket and kernel with its seconds, also written to the user's cache.
 
-    timer: seconds of (program, bucket, kernel, configuration); by default measured on the GPU. Raises BackendError
-    where no GPU can run the network, InputError for buckets that are not powers of two.
+    timer: seconds of (program, bucket, kernel, configuration), measured by default. Raises BackendError where no GPU
+    can run the network, InputError for buckets that are not powers of two.
     """
     wrong = [b for b in buckets if not isinstance(b, int) or b < 1 or b & (b - 1)]
     if wrong:

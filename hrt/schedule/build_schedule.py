@@ -1,11 +1,12 @@
 """From a Program to a Schedule: every linear layer as tiles and steps of one table, everything else as table ops.
 
-A linear layer on (batch, ..., n) values is its tiles once per leading index, over the same weights. An activation that
-alone reads a linear layer becomes the epilogue of its tiles. Orderings of an H-matrix are not applied to numbers until
-somebody needs them in order: until then a value is only the list of columns where its numbers stand.
+An activation that alone reads a linear layer becomes the epilogue of its tiles. Orderings of an H-matrix are not
+applied until somebody needs the numbers in order: until then a value is the list of columns where its numbers stand.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from math import prod
 from typing import cast
 
@@ -18,6 +19,7 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.kernels.step_tables import NONE, STEP_FIELDS, TILE_FIELDS, StepTables
 from hrt.program.program import Node, Program
 from hrt.schedule.pack_weights import Layout, PackedMatrix, PackedWave, Packer
+from hrt.schedule.precision import fused_activations
 from hrt.schedule.schedule import Apply, Epilogue, Gather, Schedule, Span, Stage, Wave, is_run
 
 SCRATCH = "(scratch)"  # owner of what one layer needs only while it runs
@@ -28,9 +30,8 @@ def build_schedule(
 ) -> Schedule:
     """The schedule of `program`, compact or, with tile_rows and step_columns, uniform.
 
-    unit (uniform only): what the starts of spans and the columns of steps are multiples of. Ranks need no padding: a
-    step may begin within one leaf's columns of T and end within another's, with zero weights where they do not count.
-    Raises InputError for sizes that do not fit each other and for weights that do not fit their inputs.
+    unit (uniform only): what the starts of spans and the columns of steps are multiples of. Raises InputError for sizes
+    that do not fit each other and for weights that do not fit their inputs.
     """
     return _Builder(program, Layout(tile_rows, step_columns, unit)).build()
 
@@ -53,7 +54,7 @@ class _Tables:
     step_count: int = 0
 
     def append(
-        self, wave: PackedWave, count: int, sources: tuple[_Rows, _Rows], out: _Rows, bias: int, epilogue: int
+        self, wave: PackedWave, count: int, sources: Sequence[_Rows], out: _Rows, bias: int, epilogue: int
     ) -> None:
         """`wave` once for each of `count` rows. sources: where X and T stand.  bias: where it begins, or -1."""
         row = np.arange(count)[:, None]
@@ -103,7 +104,7 @@ class _Builder:
         last = {name: k for k, node in enumerate(self.program.nodes) for name in node.inputs}
         # a linear layer of a constant is a constant: no tile, it has no columns to read
         linear = {node.name for node in self.program.linear_nodes if node.inputs[0] in self.shapes}
-        fused = self._fused(linear)
+        fused = {k: a for k, a in fused_activations(self.program).items() if k in linear}
         skip = {node.name for node in fused.values()}
         for k, node in enumerate(self.program.nodes):
             if node.name in linear:
@@ -114,23 +115,14 @@ class _Builder:
                 if last[name] == k and name not in self.program.outputs:
                     self._release(name)
         outputs = tuple(self._span(name) for name in self.program.outputs)
-        return Schedule(
-            self.width,
-            inputs,
-            outputs,
-            tuple(self.stages),
-            self._step_tables(),
-            tuple(self.epilogues),
-            self.constants,
-        )
+        stages, epilogues = tuple(self.stages), tuple(self.epilogues)
+        return Schedule(self.width, inputs, outputs, stages, self._step_tables(), epilogues, self.constants)
 
     def _step_tables(self) -> StepTables:
         tiles = np.concatenate([np.zeros((0, TILE_FIELDS), dtype=np.int64), *self.tables.tiles])
         steps = np.concatenate([np.zeros((0, STEP_FIELDS), dtype=np.int64), *self.tables.steps])
         narrow = not len(steps) or steps.max() < 2**31
-        kind = torch.float32
-        for t in self.biases:
-            kind = torch.promote_types(kind, t.dtype)
+        kind = reduce(torch.promote_types, (t.dtype for t in self.biases), torch.float32)
         return StepTables(
             torch.from_numpy(tiles.astype(np.int32)),
             torch.from_numpy(steps.astype(np.int32 if narrow else np.int64)),
@@ -141,15 +133,6 @@ class _Builder:
             self.layout.unit,
             self.packer.scales(),
         )
-
-    def _fused(self, linear: set[str]) -> dict[str, Node]:
-        """Linear node to the activation that alone reads it."""
-        readers: dict[str, list[Node]] = {}
-        for node in self.program.nodes:
-            for name in node.inputs:
-                readers.setdefault(name, []).append(node)
-        alone = {name: readers[name][0] for name in linear if len(readers.get(name, ())) == 1}
-        return {k: a for k, a in alone.items() if a.row.is_activation and k not in self.program.outputs}
 
     # the workspace --------------------------------------------------------------------------------------------------
 

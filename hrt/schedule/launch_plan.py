@@ -1,9 +1,8 @@
 """A schedule as a list of launches: which tiles go together, and what torch does between them.
 
-The dense leaves of a layer do not wait for its first wave: tiles of the second wave that read nothing of T run with
-the first. An activation that the kernels do not know is applied in place after its wave, by the op table. Orderings at
-the network's own inputs and outputs cost nothing: they are part of the copies into and out of the workspace. Nor do
-scalings of a layer's output by constants (`hrt.schedule.output_scaling`).
+Tiles of a layer's second wave that read nothing of T run with the first. An activation that the kernels do not know is
+applied in place after its wave. Orderings at the network's inputs and outputs are part of the copies in and out;
+scalings of a layer's output are part of its last wave (`hrt.schedule.output_scaling`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,17 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hrt.kernels.precisions import Epilogue, epilogue_of
-from hrt.kernels.step_tables import COLUMN, END_STEP, EPILOGUE, FIRST_STEP, LENGTH, NONE, Rescaling, StepTables
+from hrt.kernels.step_tables import COLUMN, EPILOGUE, LENGTH, NONE, Rescaling, StepTables
 from hrt.program.op_table import TABLE
 from hrt.schedule.output_scaling import scalings, with_scalings
 from hrt.schedule.ports import Port, boundary
 from hrt.schedule.precision import stays_exact
 from hrt.schedule.run_reference import read, write
-from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave
+from hrt.schedule.schedule import Apply, Gather, Schedule, Wave
 
 
 @dataclass(frozen=True)
@@ -33,22 +31,13 @@ class Tiles:
     exact: bool = False
 
 
-@dataclass(frozen=True)
-class InPlace:
-    """An activation of the op table over columns of the workspace."""
-
-    op: str
-    attrs: Mapping[str, Any]
-    span: Span
-
-
-Launch = Tiles | InPlace | Apply | Gather
+Launch = Tiles | Apply | Gather
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Launches in order, the tables they refer to (epilogues that no kernel knows are taken out of them), and where
-    inputs enter (several times, where they are read in several orders) and outputs leave. rescaling: of tiles.
+    """Launches in order, the tables they refer to (without the epilogues that no kernel knows), and where inputs enter
+    (several times, where they are read in several orders) and outputs leave. rescaling: of tiles.
     """
 
     launches: tuple[Launch, ...]
@@ -79,14 +68,16 @@ class Plan:
 def make_plan(schedule: Schedule, precision: str) -> Plan:
     """The launches of `schedule`."""
     known = [epilogue_of(e.op, e.attrs) for e in schedule.epilogues]
-    tables = _without(schedule.tables, [k for k, e in enumerate(known) if e is None])
-    tiles = tables.tiles.cpu().numpy().astype(np.int64)
-    steps = tables.steps.cpu().numpy().astype(np.int64)
+    tiles = schedule.tables.tiles.clone()
+    for k, epilogue in enumerate(known):
+        if epilogue is None:
+            tiles[tiles[:, EPILOGUE] == k, EPILOGUE] = NONE
+    tables = replace(schedule.tables, tiles=tiles)
     launches: list[Launch] = []
     entries, exits, folded = boundary(schedule)
     scaled = scalings(schedule, exits, [e is not None for e in known])
     folded |= {id(a) for s in scaled for a in s.applies}
-    tables, places = with_scalings(tables, scaled)
+    tables, rescaling = with_scalings(tables, scaled)
     stages = [s for s in schedule.stages if id(s) not in folded]
     stages = [s for s in stages if not isinstance(s, Wave) or s.end_tile > s.first_tile]
     early: list[int] = []  # tiles of the wave at hand that ran with the one before
@@ -98,59 +89,40 @@ def make_plan(schedule: Schedule, precision: str) -> Plan:
         early = []
         following = stages[k + 1] if k + 1 < len(stages) else None
         if stage.phase == 1 and isinstance(following, Wave) and (following.layer, following.phase) == (stage.layer, 2):
-            early = [t for t in range(following.first_tile, following.end_tile) if not _reads(t, stage, tiles, steps)]
+            early = [t for t in range(following.first_tile, following.end_tile) if not _reads(t, stage, tables)]
             numbers += early
-        launches += _split(numbers, tiles, known, stays_exact(stage.inputs, precision))
+        launches += _split(numbers, tables.numbers[0], known, stays_exact(stage.inputs, precision))
         launches += _in_place(stage, schedule, known)
-    rescaling = {tile: Rescaling(*place) for tile, place in places.items()}
     return Plan(tuple(launches), tables, entries, exits, rescaling)
 
 
-def _without(tables: StepTables, unknown: Sequence[int]) -> StepTables:
-    """The tables with some epilogues taken out."""
-    tiles = tables.tiles.clone()
-    tiles[torch.isin(tiles[:, EPILOGUE], torch.tensor(unknown, dtype=tiles.dtype)), EPILOGUE] = NONE
-    return replace(tables, tiles=tiles)
-
-
-def _reads(tile: int, wave: Wave, tiles: np.ndarray, steps: np.ndarray) -> bool:
+def _reads(tile: int, wave: Wave, tables: StepTables) -> bool:
     """Whether a tile reads a column between the first and the last that `wave` writes."""
-    columns = wave.output.columns
-    begin = steps[tiles[tile, FIRST_STEP] : tiles[tile, END_STEP], COLUMN]
-    end = begin + steps[tiles[tile, FIRST_STEP] : tiles[tile, END_STEP], LENGTH]
+    columns, steps = wave.output.columns, tables.steps_of(tile, tile + 1)
+    begin, end = steps[:, COLUMN], steps[:, COLUMN] + steps[:, LENGTH]
     return bool(((begin <= columns.max()) & (end > columns.min())).any())
 
 
 def _split(numbers: Sequence[int], tiles: np.ndarray, known: Sequence[Epilogue | None], exact: bool) -> Iterator[Tiles]:
     """One launch, or one for each epilogue where there are several (never within one layer)."""
-    used = sorted({int(k) for k in tiles[list(numbers), EPILOGUE]} - {NONE})
-    if len(used) <= 1:
-        if numbers:
-            yield Tiles(tuple(numbers), (known[used[0]] if used else None) or Epilogue(), exact)
-        return
-    for k in used:
-        alike = [t for t in numbers if tiles[t, EPILOGUE] in (k, NONE if k == used[0] else k)]
-        yield Tiles(tuple(alike), known[k] or Epilogue(), exact)
+    used = sorted({int(k) for k in tiles[list(numbers), EPILOGUE]} - {NONE}) or [NONE]
+    for k in used if numbers else ():
+        alike = [t for t in numbers if tiles[t, EPILOGUE] == k or (k == used[0] and tiles[t, EPILOGUE] == NONE)]
+        yield Tiles(tuple(alike), (known[k] if k != NONE else None) or Epilogue(), exact)
 
 
-def _in_place(wave: Wave, schedule: Schedule, known: Sequence[Epilogue | None]) -> Iterator[InPlace]:
+def _in_place(wave: Wave, schedule: Schedule, known: Sequence[Epilogue | None]) -> Iterator[Apply]:
+    """The wave's activations that no kernel knows."""
     used = {int(k) for k in schedule.tables.tiles[wave.first_tile : wave.end_tile, EPILOGUE]} - {NONE}
     for k in sorted(used):
         if known[k] is None:
-            yield InPlace(schedule.epilogues[k].op, schedule.epilogues[k].attrs, wave.output)
+            yield Apply(wave.name, schedule.epilogues[k].op, schedule.epilogues[k].attrs, (wave.output,), wave.output)
 
 
-def run_stage(
-    launch: InPlace | Apply | Gather, workspace: Tensor, constants: Mapping[str, Any], index: Tensor | None
-) -> None:
+def run_stage(stage: Apply | Gather, workspace: Tensor, constants: Mapping[str, Any], index: Tensor | None) -> None:
     """What torch does between launches, in place. index: of a Gather, on the workspace's device."""
-    match launch:
-        case Gather():
-            taken = workspace.index_select(1, index if index is not None else launch.index)
-            write(workspace, launch.output, taken)
-        case InPlace():
-            value = read(workspace, launch.span)
-            write(workspace, launch.span, TABLE[launch.op].torch((value.float(),), launch.attrs))
-        case Apply():
-            operands = [constants[s] if isinstance(s, str) else read(workspace, s).float() for s in launch.operands]
-            write(workspace, launch.output, TABLE[launch.op].torch(operands, launch.attrs))
+    if isinstance(stage, Gather):
+        write(workspace, stage.output, workspace.index_select(1, index if index is not None else stage.index))
+    else:
+        operands = [constants[s] if isinstance(s, str) else read(workspace, s).float() for s in stage.operands]
+        write(workspace, stage.output, TABLE[stage.op].torch(operands, stage.attrs))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.kernels.step_tables import EPILOGUE, NONE, OUT_COLUMN, StepTables
-from hrt.schedule.ports import Port, columns_read
-from hrt.schedule.schedule import Apply, Schedule, Span, Wave
+from hrt.kernels.step_tables import EPILOGUE, NONE, OUT_COLUMN, Rescaling, StepTables
+from hrt.schedule.ports import Port
+from hrt.schedule.schedule import Apply, Schedule, Span, Wave, columns_read
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,9 @@ def scalings(schedule: Schedule, exits: Sequence[Port], plain: Sequence[bool]) -
                 break
             step = _affine(stage, span, schedule.constants)
             alone = _only_reader(span, k + len(chain), stage, schedule, exits)
-            if step is None or not alone or _touches(stage.output, together, schedule):
+            # the last wave writes it now, whose layer has read and written other columns until then
+            touched = [columns_read(w, schedule) for w in together] + [w.output.columns for w in together[1:]]
+            if step is None or not alone or any(np.isin(c, stage.output.columns).any() for c in touched):
                 break
             gain, shift = gain * step[0], shift * step[0] + step[1]
             chain.append(stage)
@@ -56,17 +58,15 @@ def scalings(schedule: Schedule, exits: Sequence[Port], plain: Sequence[bool]) -
     return scaled
 
 
-def with_scalings(tables: StepTables, scaled: Sequence[Scaling]) -> tuple[StepTables, dict[int, tuple[int, int, int]]]:
-    """The tables with gains and shifts behind the biases, and of every tile concerned its new column, where its gains
-    begin and where its shifts begin.
-    """
+def with_scalings(tables: StepTables, scaled: Sequence[Scaling]) -> tuple[StepTables, dict[int, Rescaling]]:
+    """The tables with gains and shifts behind the biases, and what becomes of every tile concerned."""
     extra, places, end = [tables.biases.to(torch.float32)], {}, tables.biases.numel()
-    rows = tables.tiles.cpu().numpy().astype(np.int64)
+    rows = tables.numbers[0]
     for s in scaled:
         extra += [s.gain.float(), s.shift.float()]
         for tile in range(s.wave.first_tile, s.wave.end_tile):
             within = int(rows[tile, OUT_COLUMN]) - s.wave.output.start
-            places[tile] = s.output.start + within, end + within, end + len(s.gain) + within
+            places[tile] = Rescaling(s.output.start + within, end + within, end + len(s.gain) + within)
         end += 2 * len(s.gain)
     return (replace(tables, biases=torch.cat(extra)) if scaled else tables), places
 
@@ -83,23 +83,9 @@ def _affine(stage: Apply, span: Span, constants: Mapping[str, Tensor | HMatrix])
     if not isinstance(c, Tensor) or c.numel() not in (1, span.size) or not c.is_floating_point():
         return None
     c = c.detach().cpu().double().reshape(-1).expand(span.size)
-    one, zero = torch.ones(span.size, dtype=torch.float64), torch.zeros(span.size, dtype=torch.float64)
-    forms = {
-        ("add", True): (one, c),
-        ("add", False): (one, c),
-        ("mul", True): (c, zero),
-        ("mul", False): (c, zero),
-        ("sub", True): (one, -c),
-        ("sub", False): (-one, c),
-        ("div", True): (1 / c, zero),
-    }
-    return forms.get((stage.op, spans[0]))
-
-
-def _touches(span: Span, waves: Sequence[Wave], schedule: Schedule) -> bool:
-    """Whether waves that ran before `span` was written, the last of which writes it now, touch it otherwise."""
-    written = [w.output.columns for w in waves[1:]]
-    return any(np.isin(columns, span.columns).any() for columns in [columns_read(w, schedule) for w in waves] + written)
+    one, zero = torch.ones_like(c), torch.zeros_like(c)
+    forms = {"add": (one, c), "mul": (c, zero), "sub": (one, -c) if spans[0] else (-one, c)}
+    return forms.get(stage.op, (1 / c, zero) if spans[0] else None)
 
 
 def _only_reader(span: Span, writer: int, reader: Apply, schedule: Schedule, exits: Sequence[Port]) -> bool:
@@ -109,5 +95,4 @@ def _only_reader(span: Span, writer: int, reader: Apply, schedule: Schedule, exi
             return False
         if np.isin(span.columns, stage.output.columns).all():
             return True
-    left = [p.span.columns if p.index is None else p.index.numpy() for p in exits]
-    return not any(np.isin(columns, span.columns).any() for columns in left)
+    return not any(np.isin(p.columns, span.columns).any() for p in exits)

@@ -1,7 +1,7 @@
 """One weight matrix as two waves of tiles over packed numbers: T = X V^T, then Y = [X | T] [D ; U].
 
-Both waves are the same thing, a matrix of few blocks: V^T reads X and writes T, D reads X and writes Y, U reads T and
-writes Y. What this module returns is relative: rows count from the layer's output, columns from the start of X or T.
+Both waves are a matrix of few blocks. What this module returns is relative: rows count from the layer's output,
+columns from the start of X or T.
 """
 
 from bisect import bisect_right
@@ -58,10 +58,8 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Rows [row, row+rows) of a wave from columns [column, column+columns) of `source`.
-
-    pieces: (first row within the block, numbers (rows, columns)), below each other. scale: (rows,) multiplies the rows
-    of int8 numbers; None where they are taken as they are.
+    """Rows [row, row+rows) of a wave from columns [column, column+columns) of `source`. pieces: (first row, numbers),
+    below each other. scale: (rows,) multiplies the rows of int8 numbers.
     """
 
     row: int
@@ -87,9 +85,8 @@ class PackedWave:
 
 @dataclass(frozen=True, eq=False)
 class PackedMatrix:
-    """A weight of `shape` (m, n) in packed form. inner: columns of T."""
+    """A weight in packed form. inner: columns of T."""
 
-    shape: tuple[int, int]
     inner: int
     first: PackedWave
     second: PackedWave
@@ -105,45 +102,61 @@ class _Tile:
 
 
 @dataclass
+class _Flat:
+    """A buffer while it grows."""
+
+    dtype: torch.dtype
+    chunks: list[Tensor] = field(default_factory=list)
+    size: int = 0
+
+    def append(self, numbers: Tensor) -> int:
+        """Where `numbers` begin."""
+        self.chunks.append(numbers)
+        self.size += numbers.numel()
+        return self.size - numbers.numel()
+
+    def whole(self) -> Tensor:
+        return torch.cat([torch.zeros(0, dtype=self.dtype), *self.chunks])
+
+
+@dataclass
 class Packer:
     """Packs weights one after the other into one buffer per storage type."""
 
     layout: Layout
-    _chunks: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
-    _sizes: dict[torch.dtype, int] = field(default_factory=dict)
-    _scales: list[Tensor] = field(default_factory=list)
-    _scale_count: int = 0
+    _buffers: dict[torch.dtype, _Flat] = field(default_factory=dict)
+    _scales: _Flat = field(default_factory=lambda: _Flat(SCALE))
 
     def pack(self, weight: Tensor | HMatrix) -> PackedMatrix:
         """Append the numbers of `weight`, (m, n) in its own row and column order, and say where they lie."""
-        leaves = _leaves(weight)
         m, n = weight.shape
+        if isinstance(weight, HMatrix):
+            leaves = weight.leaves
+        else:
+            numbers = weight.detach().cpu()
+            numbers = numbers if numbers.is_floating_point() else numbers.to(torch.float64)
+            leaves = (Leaf(0, m, 0, n, dense=numbers.contiguous()),)
         for leaf in leaves:
-            self._sizes.setdefault(leaf.dtype, 0)
-            self._chunks.setdefault(leaf.dtype, [])
+            self._buffers.setdefault(leaf.dtype, _Flat(leaf.dtype))
         # Few reads of X want leaves over the same columns side by side in T, few reads of T those over the same rows.
         orders = ORDERS[:1] if self.layout.tile_rows is None else ORDERS
-        plans = [self._plan(leaves, m, order) for order in orders]
-        first, second, inner = min(plans, key=lambda p: self._steps(p[0], (n, p[2])) + self._steps(p[1], (n, p[2])))
-        widths = (n, inner)
-        return PackedMatrix((m, n), inner, self._wave(first, widths), self._wave(second, widths))
+        plans = []
+        for order in orders:
+            first, second, inner = blocks_of(leaves, order)
+            plans.append((self._tiles(first, inner), self._tiles(second, m), (n, inner)))
+        first, second, widths = min(plans, key=lambda p: self._steps(p[0], p[2]) + self._steps(p[1], p[2]))
+        return PackedMatrix(widths[1], self._wave(first, widths), self._wave(second, widths))
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The flat buffers, by buffer id."""
-        return tuple(torch.cat(chunks) if chunks else torch.zeros(0, dtype=d) for d, chunks in self._chunks.items())
+        return tuple(buffer.whole() for buffer in self._buffers.values())
 
     def scales(self) -> Tensor:
         """The scales of int8 rows, flat bfloat16."""
-        return torch.cat([torch.zeros(0, dtype=SCALE), *self._scales])
-
-    def _plan(
-        self, leaves: Sequence[Leaf], m: int, order: Callable[[Leaf], tuple]
-    ) -> tuple[list[_Tile], list[_Tile], int]:
-        first, second, inner = blocks_of(leaves, order)
-        return self._tiles(first, inner), self._tiles(second, m), inner
+        return self._scales.whole()
 
     def _buffer(self, block: Block) -> int:
-        return list(self._chunks).index(block.dtype)
+        return list(self._buffers).index(block.dtype)
 
     def _tiles(self, blocks: list[Block], rows: int) -> list[_Tile]:
         blocks = sorted(blocks, key=lambda b: (self._buffer(b), b.source, b.column, b.row))
@@ -182,7 +195,10 @@ class Packer:
                 else:
                     lengths = np.full(len(starts), self.layout.step_columns)
                     data = _cut(tile, blocks, starts, fresh, self.layout)
-                    where = self._append(data.reshape(-1), blocks[0].dtype) + np.arange(len(starts)) * data[0].numel()
+                    where = (
+                        self._buffers[blocks[0].dtype].append(data.reshape(-1))
+                        + np.arange(len(starts)) * data[0].numel()
+                    )
                     scale = np.full(len(starts), self._append_scale(_cut_scale(tile, blocks, self.layout)))
                 same = np.full((2, len(starts)), [[blocks[0].source], [self._buffer(blocks[0])]])
                 step_rows.append(np.stack([same[0], starts, lengths, where, same[1], scale], 1))
@@ -195,21 +211,12 @@ class Packer:
         """Where row `row` of `block` lies as it is, and its scale; stored once, whatever tiles share the block."""
         if id(block) not in places:
             numbers = torch.cat([t.reshape(-1) for _, t in block.pieces])
-            places[id(block)] = self._append(numbers, block.dtype), self._append_scale(block.scale)
+            places[id(block)] = self._buffers[block.dtype].append(numbers), self._append_scale(block.scale)
         where, scale = places[id(block)]
         return where + row * block.columns, NONE if scale == NONE else scale + row
 
     def _append_scale(self, scale: Tensor | None) -> int:
-        if scale is None:
-            return NONE
-        self._scales.append(scale.to(SCALE))
-        self._scale_count += len(scale)
-        return self._scale_count - len(scale)
-
-    def _append(self, numbers: Tensor, dtype: torch.dtype) -> int:
-        self._chunks[dtype].append(numbers)
-        self._sizes[dtype] += numbers.numel()
-        return self._sizes[dtype] - numbers.numel()
+        return NONE if scale is None else self._scales.append(scale.to(SCALE))
 
 
 def blocks_of(leaves: Sequence[Leaf], order: Callable[[Leaf], tuple]) -> tuple[list[Block], list[Block], int]:
@@ -265,10 +272,8 @@ def panels(cuts: Sequence[int], limit: int | None) -> list[tuple[int, int]]:
 
 
 def windows(spans: Sequence[tuple[int, int]], layout: Layout, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The fewest steps that cover `spans` (sorted by start) of a source that is `width` columns wide with its padding.
-
-    Returns the first column of every window, and the first column that no window before it has covered. A window at
-    the end is moved back, so that none reads beyond the source: what lies there belongs to somebody else.
+    """The fewest steps that cover `spans` (sorted by start) of a source that is `width` columns wide with its padding:
+    the first column of each, and the first that no window before it covers. None reads beyond the source.
     """
     size = layout.step_columns or 1
     starts, fresh, reach = [], [], 0
@@ -307,12 +312,3 @@ def _cut_scale(tile: _Tile, blocks: Sequence[Block], layout: Layout) -> Tensor |
         low, high = max(b.row, tile.row), min(b.row + b.rows, tile.end)
         out[low - tile.row : high - tile.row] = cast(Tensor, b.scale)[low - b.row : high - b.row]
     return out
-
-
-def _leaves(weight: Tensor | HMatrix) -> tuple[Leaf, ...]:
-    if isinstance(weight, HMatrix):
-        return weight.leaves
-    m, n = weight.shape
-    weight = weight.detach().cpu()
-    weight = weight if weight.is_floating_point() else weight.to(torch.float64)
-    return (Leaf(0, m, 0, n, dense=weight.contiguous()),)

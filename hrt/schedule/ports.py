@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.kernels.step_tables import COLUMN, END_STEP, FIRST_STEP, LENGTH
-from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Stage, cover, is_run
+from hrt.schedule.schedule import Gather, Schedule, Span, columns_read, is_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +19,11 @@ class Port:
     number: int
     span: Span
     index: Tensor | None = None
+
+    @property
+    def columns(self) -> np.ndarray:
+        """int64: of an output, the workspace columns that it is read from."""
+        return self.span.columns if self.index is None else self.index.cpu().numpy()
 
 
 def boundary(schedule: Schedule) -> tuple[tuple[Port, ...], tuple[Port, ...], set[int]]:
@@ -67,22 +71,8 @@ def boundary(schedule: Schedule) -> tuple[tuple[Port, ...], tuple[Port, ...], se
 def _is_read(span: Span, taken: set[int], exits: Sequence[Port], schedule: Schedule) -> bool:
     """Whether anything that is left reads columns of `span`."""
     read = [columns_read(s, schedule) for s in schedule.stages if id(s) not in taken]
-    read += [e.span.columns if e.index is None else e.index.numpy() for e in exits]
+    read += [e.columns for e in exits]
     return any(np.isin(span.columns, columns).any() for columns in read)
-
-
-def columns_read(stage: Stage, schedule: Schedule) -> np.ndarray:
-    """Workspace columns that a stage reads."""
-    if isinstance(stage, Gather):
-        return stage.index.cpu().numpy().astype(np.int64)
-    if isinstance(stage, Apply):
-        spans = [s.columns for s in stage.operands if isinstance(s, Span)]
-        return np.concatenate([np.zeros(0, dtype=np.int64), *spans])
-    tables = schedule.tables
-    tiles = tables.tiles[stage.first_tile : stage.end_tile]
-    first, end = (int(tiles[0, FIRST_STEP]), int(tiles[-1, END_STEP])) if len(tiles) else (0, 0)
-    steps = tables.steps[first:end].cpu().numpy().astype(np.int64)
-    return np.flatnonzero(cover(steps[:, COLUMN], steps[:, COLUMN] + steps[:, LENGTH], schedule.width))
 
 
 def _is_last_word(gather: Gather, span: Span, place: int, schedule: Schedule) -> bool:

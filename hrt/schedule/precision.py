@@ -4,8 +4,8 @@ bf16, fp16: the workspace and the weights are rounded to that type (int8 weights
 tf32: operands of products are cut to 10 bits of mantissa; layers of few inputs stay float32.
 tf32x3: three tf32 products in place of one, near float32. ieee: float32 without tensor cores.
 
-Which of them meets the tolerance is worked out here by rounding what the kernels round, on the held-out inputs: no GPU
-is needed, and the certificate keeps the figures. On a card only the order of the float32 sums differs.
+What meets the tolerance is worked out by rounding what the kernels round, on the held-out inputs, without a GPU. On a
+card only the order of the float32 sums differs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,14 +43,8 @@ def stays_exact(inputs: int, precision: str) -> bool:
 
 
 def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple[tuple[Tensor, ...], float]:
-    """The outputs that kernels of `precision` would give for `inputs` (batch, *shape), and the largest number stored.
-
-    Raises ValueError for a precision that is not emulated (see EMULATED).
-    """
-    if precision not in EMULATED:
-        raise ValueError(f"Found precision {precision!r}. Expected one of {', '.join(EMULATED)}.")
+    """The outputs of kernels of `precision` (one of EMULATED) for `inputs`, and the largest number stored."""
     store = WORKSPACE[precision]
-
     largest = 0.0
 
     def stored(value: Tensor) -> Tensor:
@@ -61,7 +55,8 @@ def emulate(program: Program, inputs: Sequence[Tensor], precision: str) -> tuple
 
     values: dict[str, Any] = {k: c.float() if isinstance(c, Tensor) else c for k, c in program.constants.items()}
     values |= {v.name: stored(x.float()) for v, x in zip(program.inputs, inputs, strict=True)}
-    fused = _fused(program)
+    # activations that the kernels do not know are applied after the wave, to numbers that were stored
+    fused = {k for k, a in fused_activations(program).items() if epilogue_of(a.op, a.attrs) is not None}
     for node in program.nodes:
         arguments = [values[name] for name in node.inputs]
         if node.op == "linear" and isinstance(arguments[0], Tensor):
@@ -103,15 +98,14 @@ def fastest_within(limits: Mapping[str, float], tol: float) -> str:
     return next((p for p in EMULATED if limits[p] <= tol), default_precision(tol))
 
 
-def _fused(program: Program) -> set[str]:
-    """Linear nodes whose result goes into an activation without being stored."""
+def fused_activations(program: Program) -> dict[str, Node]:
+    """Linear node to the activation that alone reads it, and that is computed before anything is stored."""
     readers: dict[str, list[Node]] = {}
     for node in program.nodes:
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
     alone = {n.name: readers[n.name][0] for n in program.linear_nodes if len(readers.get(n.name, ())) == 1}
-    known = {n for n, r in alone.items() if r.row.is_activation and epilogue_of(r.op, r.attrs) is not None}
-    return known - set(program.outputs)  # others are applied after the wave, to numbers that were stored
+    return {k: a for k, a in alone.items() if a.row.is_activation and k not in program.outputs}
 
 
 def _linear(arguments: Sequence[Any], precision: str, stored: Any) -> Tensor:

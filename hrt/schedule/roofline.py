@@ -1,13 +1,9 @@
 """How long a schedule must take at least on a named chip: a roofline from its tables alone, without any GPU.
 
-A launch moves B bytes and does F floating-point operations; on a chip that copies c bytes/s and multiplies f flop/s it
-takes at least max(B / c, F / f) (Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009), and the launch itself
-adds a constant. Bytes count what a launch must bring in and out once: its distinct packed weights (padding too),
-scales, integer tables, biases, and the distinct columns it reads and writes. Flops are those executed, padding too.
-
-What is NOT counted, so that real kernels are slower: columns and weights that several tiles read again, launches of
-fewer tiles than the chip has multiprocessors, uneven tiles, activations' arithmetic.
-What may make a repeated small layer faster: weights that stay in the L2 cache do not count as free here.
+A launch that moves B bytes and does F operations takes at least max(B / c, F / f) on a chip that copies c bytes/s and
+does f flop/s (Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009), and a constant for the launch itself. Bytes
+count what a launch must bring in and out once, padding too. Not counted: repeated reads, idle multiprocessors, uneven
+tiles, activations, and weights that stay in the L2 cache.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,22 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hrt.errors import InputError
+from hrt.kernels import step_tables as at
 from hrt.kernels.precisions import WORKSPACE
-from hrt.kernels.step_tables import (
-    BIAS_OFFSET,
-    BUFFER,
-    COLUMN,
-    END_STEP,
-    FIRST_STEP,
-    LENGTH,
-    NONE,
-    OUT_LENGTH,
-    SCALE_OFFSET,
-    WEIGHT_OFFSET,
-)
+from hrt.kernels.step_tables import NONE
 from hrt.schedule.ports import boundary
-from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave, cover
+from hrt.schedule.schedule import Apply, Gather, Schedule, Span, Wave, columns_read
 
 CLEAR = 0.03  # an advantage below this share of the dense time is none: the model is not that good
 
@@ -68,10 +53,8 @@ CHIPS = {c.name: c for c in (_hopper("h100", 3.0e12, 798e12), _hopper("h200", 4.
 
 @dataclass(frozen=True)
 class Load:
-    """What one launch must do, for any batch: bytes = fixed_bytes + batch * columns * item, and multiply-adds.
-
-    fixed_bytes: weights, scales, tables, biases, constants. columns: workspace columns read plus written, each once.
-    products: multiply-adds per batch row.
+    """What one launch must do: bytes = fixed_bytes + batch * columns * item. columns: of the workspace, read plus
+    written, each once. products: multiply-adds per batch row.
     """
 
     name: str
@@ -94,20 +77,16 @@ class Floor:
 
 
 def work_of(schedule: Schedule) -> tuple[Load, ...]:
-    """What each stage of `schedule` moves and multiplies; every stage is one launch.
-
-    Orderings of the network's own inputs and outputs are left out, as are the copies of these into and out of a static
-    workspace, of which they are part (see `hrt.schedule.ports`): a dense layer in a CUDA graph needs the same copies.
+    """What each stage of `schedule` moves and multiplies; every stage is one launch. Orderings of the network's own
+    inputs and outputs are part of the copies in and out (see `hrt.schedule.ports`), which are left out.
     """
-    tables = schedule.tables
-    tiles, steps = (t.cpu().numpy().astype(np.int64) for t in (tables.tiles, tables.steps))
     loads = []
     _, _, folded = boundary(schedule)
     for stage in schedule.stages:
         if id(stage) in folded:
             continue
         if isinstance(stage, Wave):
-            loads.append(_wave(stage, schedule, tiles, steps))
+            loads.append(_wave(stage, schedule))
         elif isinstance(stage, Gather):
             loads.append(Load(f"gather {stage.name}", stage.index.nbytes, 2 * stage.output.size, 0))
         else:
@@ -117,19 +96,13 @@ def work_of(schedule: Schedule) -> tuple[Load, ...]:
 
 def dense_work(m: int, n: int, precision: str, bias: bool = False) -> tuple[Load, ...]:
     """One launch of a dense layer (m, n), its weight and bias in the precision's own type."""
-    item = _item(precision)
+    item = WORKSPACE[precision].itemsize
     return (Load("dense", item * (m * n + m * bias), m + n, m * n),)
 
 
 def schedule_floor(work: Work, batch: int, precision: str, chip: Chip) -> Floor:
-    """The least time of a schedule's work (see `work_of`) for `batch` rows, by the module's formula.
-
-    precision: a key of WORKSPACE, which gives the type of the workspace and the rate of products; weights count in the
-    types in which they are packed. Raises InputError.
-    """
-    item = _item(precision)
-    if batch < 1:
-        raise InputError(f"Found batch = {batch}. Expected at least one row.")
+    """The least time of a schedule's work (see `work_of`) for `batch` rows, by the module's formula."""
+    item = WORKSPACE[precision].itemsize
     moved = [load.fixed_bytes + batch * load.columns * item for load in work]
     flops = [2 * batch * load.products for load in work]
     rate = chip.matmul_flops[precision]
@@ -137,46 +110,34 @@ def schedule_floor(work: Work, batch: int, precision: str, chip: Chip) -> Floor:
     return Floor(sum(moved), sum(flops), ideal, ideal + len(work) * chip.launch_s)
 
 
-def _wave(wave: Wave, schedule: Schedule, tiles: np.ndarray, steps: np.ndarray) -> Load:
-    """tiles, steps: int64 copies of the whole tables."""
-    tables, wave_tiles = schedule.tables, tiles[wave.first_tile : wave.end_tile]
-    first, end = (int(wave_tiles[0, FIRST_STEP]), int(wave_tiles[-1, END_STEP])) if len(wave_tiles) else (0, 0)
-    wave_steps = steps[first:end]
-    rows = np.repeat(wave_tiles[:, OUT_LENGTH], wave_tiles[:, END_STEP] - wave_tiles[:, FIRST_STEP])
+def _wave(wave: Wave, schedule: Schedule) -> Load:
+    tables = schedule.tables
+    wave_tiles = tables.numbers[0][wave.first_tile : wave.end_tile]
+    wave_steps = tables.steps_of(wave.first_tile, wave.end_tile)
+    rows = np.repeat(wave_tiles[:, at.OUT_LENGTH], wave_tiles[:, at.END_STEP] - wave_tiles[:, at.FIRST_STEP])
     rows = np.full(len(wave_steps), tables.tile_rows) if tables.is_uniform else rows
-    sizes = wave_steps[:, LENGTH] * rows
+    sizes = wave_steps[:, at.LENGTH] * rows
     # Rows of one value share their weights: every weight tile, scale and bias counts once in a launch.
     items = np.array([t.element_size() for t in tables.weights], dtype=np.int64)
-    distinct = _firsts(wave_steps[:, [BUFFER, WEIGHT_OFFSET]])
-    weights = sizes[distinct] * items[wave_steps[distinct, BUFFER]]
-    scaled, biased = wave_steps[:, SCALE_OFFSET] != NONE, wave_tiles[:, BIAS_OFFSET] != NONE
-    scales = rows[scaled][_firsts(wave_steps[scaled][:, [SCALE_OFFSET]])]
-    biases = wave_tiles[biased, OUT_LENGTH][_firsts(wave_tiles[biased][:, [BIAS_OFFSET]])]
+    distinct = _firsts(wave_steps[:, [at.BUFFER, at.WEIGHT_OFFSET]])
+    weights = sizes[distinct] * items[wave_steps[distinct, at.BUFFER]]
+    scaled, biased = wave_steps[:, at.SCALE_OFFSET] != NONE, wave_tiles[:, at.BIAS_OFFSET] != NONE
+    scales = rows[scaled][_firsts(wave_steps[scaled][:, [at.SCALE_OFFSET]])]
+    biases = wave_tiles[biased, at.OUT_LENGTH][_firsts(wave_tiles[biased][:, [at.BIAS_OFFSET]])]
     fixed = wave_tiles.size * tables.tiles.element_size() + wave_steps.size * tables.steps.element_size()
     fixed += int(weights.sum()) + int(scales.sum()) * tables.scales.element_size()
     fixed += int(biases.sum()) * tables.biases.element_size()
-    read = cover(wave_steps[:, COLUMN], wave_steps[:, COLUMN] + wave_steps[:, LENGTH], schedule.width)
-    columns = int(np.count_nonzero(read)) + wave.output.size
+    columns = len(columns_read(wave, schedule)) + wave.output.size
     return Load(f"{wave.layer} wave {wave.phase}", fixed, columns, int(sizes.sum()))
 
 
 def _apply(stage: Apply, schedule: Schedule) -> Load:
-    columns, constants = stage.output.size, 0
-    for operand in dict.fromkeys(stage.operands):
-        if isinstance(operand, Span):
-            columns += operand.size
-        else:
-            constants += schedule.constants[operand].nbytes
+    operands = dict.fromkeys(stage.operands)
+    columns = stage.output.size + sum(s.size for s in operands if isinstance(s, Span))
+    constants = sum(schedule.constants[s].nbytes for s in operands if isinstance(s, str))
     return Load(f"{stage.op} {stage.name}", constants, columns, 0)
 
 
 def _firsts(rows: np.ndarray) -> np.ndarray:
     """Indices of the first of equal rows of a matrix."""
     return np.unique(rows, axis=0, return_index=True)[1]
-
-
-def _item(precision: str) -> int:
-    """Bytes of a value in the workspace, and of a weight in a dense layer."""
-    if precision not in WORKSPACE:
-        raise InputError(f"Found precision {precision!r}. Expected one of {', '.join(WORKSPACE)}.")
-    return WORKSPACE[precision].itemsize

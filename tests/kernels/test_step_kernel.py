@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from hrt.capture.torch_export import capture
-from hrt.kernels.launch import Config, NetworkList, TileList
+from hrt.kernels.launch import SHORTEST, Config, NetworkList, TileList
 from hrt.kernels.precisions import NAMES, Epilogue, epilogue_of
 from hrt.kernels.reference import run_steps
-from hrt.kernels.split_tiles import SHORTEST
 from hrt.kernels.step_tables import NONE, StepTables
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.run_reference import execute, read, write
-from hrt.schedule.schedule import Gather, Wave
+from hrt.schedule.schedule import Wave
 
 from helpers import MIXED, hierarchical
 from models import any_hmatrix, linear_program
@@ -27,7 +26,7 @@ from step_cases import NO_EPILOGUE, OPS, exact_epilogue, random_tables, with_epi
 
 BATCHES = {"row": (1, 3, 8), "swapped": (9, 17, 40), "batch": (64, 70)}
 FORMS = tuple(BATCHES)
-SEEDS = range(12)  # a card runs 200 random schedules (tests/card.py); the interpreter takes a second for some
+SEEDS = range(5)  # a card runs 200 random schedules (tests/card.py); the interpreter takes a second for some
 CONFIGS = {"row": Config("row", 1), "swapped": Config("swapped", 16), "batch": Config("batch", 64)}
 # The interpreter truncates to bfloat16 where a card rounds: a whole unit in place of half of one.
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
@@ -92,7 +91,7 @@ def epilogue_alone(name, values):
     )
     workspace = torch.zeros(len(values), 32)
     workspace[:, 0] = values
-    TileList.build(tables, [0], epilogue_of(*OPS[name]), 0).run(workspace, CONFIGS["row"])
+    TileList.build(tables, [0], epilogue_of(*OPS[name]), 0).run(workspace, CONFIGS["batch"])
     return workspace[:, 16]
 
 
@@ -113,7 +112,7 @@ def test_random_tables_cut_along_their_steps(seed):
     launch, workspace = compare(tables, batch, torch.float32, form, seed=seed, parts=parts)
     lengths = tables.tiles[:, 3] - tables.tiles[:, 2]
     if parts > len(lengths) and int(lengths.max()) > max(SHORTEST, -(-int(lengths.sum()) // parts)):
-        assert launch.slots == len(launch.parts) > len(lengths) and launch.finish is not None
+        assert len(launch.lists[0]) > len(lengths) and launch.finish is not None
     again = torch.randn(batch, 136, generator=torch.Generator().manual_seed(seed))[:1]
     launch.run(again, CONFIGS[form])
     assert torch.equal(again[0], workspace[0])
@@ -131,8 +130,7 @@ def test_epilogues_are_those_of_the_op_table(name):
     epilogue = epilogue_of(*OPS[name])
     assert epilogue is not None and epilogue.name == name
     form = FORMS[NAMES.index(name) % 3]
-    compare(random_tables(7, (torch.float32,)), BATCHES[form][0], torch.float32, form, epilogue)
-    compare(random_tables(7, (torch.float32,), 19), 3, torch.float32, "row", epilogue, parts=12)
+    compare(random_tables(7, (torch.float32,), 9), BATCHES[form][0], torch.float32, form, epilogue, parts=6)
 
 
 @pytest.mark.parametrize(
@@ -190,13 +188,10 @@ def test_nan_stays_in_its_row():
     clean = torch.randn(20, 136, generator=torch.Generator().manual_seed(0))
     spoilt = clean.clone()
     spoilt[7, :64] = float("nan")
-    for form in BATCHES:
-        launch = TileList.build(tables, range(len(tables.tiles)), NO_EPILOGUE, 0)
-        a, b = clean.clone(), spoilt.clone()
-        launch.run(a, CONFIGS[form])
-        launch.run(b, CONFIGS[form])
-        others = torch.arange(20) != 7
-        assert torch.equal(a[others], b[others]) and b[7].isnan().any()
+    launch, others = TileList.build(tables, range(len(tables.tiles)), NO_EPILOGUE, 0), torch.arange(20) != 7
+    for rows in (clean, spoilt):
+        launch.run(rows, CONFIGS["swapped"])
+    assert torch.equal(clean[others], spoilt[others]) and spoilt[7].isnan().any()
 
 
 def test_empty_batches_and_lists_write_nothing():
@@ -247,23 +242,7 @@ def network_workspace(seed, batch=20):
     return schedule, x, workspace
 
 
-def test_a_whole_network_wave_by_wave():
-    schedule, x, workspace = network_workspace(0)
-    epilogue = epilogue_of(schedule.epilogues[0].op, schedule.epilogues[0].attrs)
-    for stage in schedule.stages:
-        if isinstance(stage, Gather):
-            workspace[:, torch.from_numpy(stage.output.columns)] = workspace[:, stage.index.long()]
-            continue
-        assert isinstance(stage, Wave), "all activations should have become epilogues"
-        TileList.build(schedule.tables, range(stage.first_tile, stage.end_tile), epilogue, 0).run(
-            workspace, CONFIGS["swapped"]
-        )
-    (expected,) = execute(schedule, [x])
-    error = float((read(workspace, schedule.outputs[0]).double() - expected).abs().max())
-    assert error <= 1e-5 * float(expected.abs().max())
-
-
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_whole_network_in_one_launch(seed):
     """The same numbers, bit for bit, as one launch per wave."""
     form = FORMS[seed % 3]

@@ -62,12 +62,12 @@ def test_the_rule_is_sound_for_every_key(kernel, precision):
 
 def test_measured_configurations_come_before_the_rule(own_cache):
     asked, chosen = key(), Config("batch", 64, 8, 2)
-    assert find(asked) == (rule(asked), "rule")
+    assert find(asked) == rule(asked)
     assert remember({asked: chosen}) == own_cache
-    assert find(asked) == (chosen, "user")
-    assert find(key(128)) == (rule(key(128)), "rule")
+    assert find(asked) == chosen
+    assert find(key(128)) == rule(key(128))
     remember({key(128): chosen})
-    assert find(asked) == (chosen, "user") and find(key(128)) == (chosen, "user")
+    assert find(asked) == find(key(128)) == chosen
     assert [p.name for p in own_cache.parent.iterdir()] == ["tuning.json"], "no temporary file is left"
 
 
@@ -79,9 +79,9 @@ def test_a_damaged_cache_is_left_out_with_a_warning(own_cache, content):
     own_cache.parent.mkdir(parents=True)
     own_cache.write_text(content)
     with pytest.warns(UserWarning, match="was left out"):
-        assert find(key(256))[1] == "rule"
+        assert find(key(256)) == rule(key(256))
     remember({key(256): Config("batch", 64)})
-    assert find(key(256))[1] == "user"
+    assert find(key(256)) == Config("batch", 64)
 
 
 @pytest.mark.filterwarnings("error")
@@ -127,7 +127,7 @@ def test_tuning_keeps_the_fastest_of_every_bucket(model, own_cache):
     assert {(k.bucket, k.kernel) for k in best} == {(1, "step"), (1, "network"), (16, "step"), (16, "network")}
     assert all((c.stages, c.warps, c.form != "row") == (2, 4, True) for c, _ in best.values())
     assert progress == sorted(progress) and progress[-1] == 1.0
-    assert all(find(k) == (c, "user") for k, (c, _) in best.items())
+    assert all(find(k) == c for k, (c, _) in best.items())
     program = model.session.program
     assert program.config(16) == best[program.key(16)][0]
 

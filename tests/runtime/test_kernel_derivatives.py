@@ -137,17 +137,6 @@ def test_networks(kind, batch):
     compare(program, CudaSession(program, derivatives=NAMES), points(batch), NAMES)
 
 
-@pytest.mark.parametrize("kind", ["dense", "hierarchical"])
-def test_both_kernels_agree(kind):
-    program = program_of(network())
-    program = program if kind == "dense" else hierarchical(program, 2, storages=MIXED, ordered=False)
-    session = CudaSession(program, derivatives=NAMES)
-    assert session.program.kernels == ("step", "network")
-    answers = [Bucket(session.program, 16, kernel=k).run([points(13)], 13) for k in session.program.kernels]
-    for a, b in zip(*answers, strict=True):  # tiles are cut in one and whole in the other
-        assert float((a - b).norm()) <= 2e-6 * float(a.norm())
-
-
 NAMES_OF = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=3), min_size=1, max_size=3)
 
 
