@@ -9,10 +9,7 @@ HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
 
 @dataclass(frozen=True)
 class Statement:
-    """measured <= bound, as a theorem or the paper has it, and whether it is so.
-
-    bound, measured: None where infinite.  verdict: "holds", "violated", or "vacuous" where the bound tells nothing.
-    """
+    """measured <= bound (None where infinite), and whether it is so: HOLDS, VIOLATED, or VACUOUS: it tells nothing."""
 
     name: str
     bound: float | None
@@ -137,17 +134,28 @@ class Certificate:
         return self.context.get("precision")
 
     def to_header(self) -> dict[str, Any]:
-        """As JSON."""
+        """The certificate as JSON.
+
+        Returns:
+            Its fields by name.
+        """
         return asdict(self)
 
     @staticmethod
     def from_header(header: Mapping[str, Any]) -> "Certificate":
-        """The inverse of `to_header`. Fields that an older version did not write keep their defaults. Unknown ones are
-        a TypeError; msgspec would ignore those of a dataclass.
+        """The inverse of `to_header`.
+
+        Args:
+            header: As JSON. Fields that an older version did not write keep their defaults.
+
+        Returns:
+            The certificate.
+
+        Raises:
+            TypeError: There are unknown fields; msgspec would ignore those of a dataclass.
         """
-        layers = tuple(
-            LayerRecord(**{**r, "shape": tuple(r["shape"]), "statements": _statements(r)}) for r in header["layers"]
-        )
+        records = ({**r, "shape": tuple(r["shape"]), "statements": _statements(r)} for r in header["layers"])
+        layers = tuple(LayerRecord(**r) for r in records)
         return Certificate(**{**header, "layers": layers, "statements": _statements(header)})
 
 
