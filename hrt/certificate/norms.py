@@ -55,7 +55,7 @@ class Estimate:
 
 
 def estimate_spectral_norm(a: Tensor, steps: int = STEPS, seed: int = 0) -> Estimate:
-    """Lanczos' method on A^T A from a random start, in float64 with full reorthogonalisation.
+    """Lanczos' method on A^T A from a random start, with full reorthogonalisation.
 
     After k steps the largest Ritz value t of an n x n positive semidefinite B misses lambda_1 by more than eps lambda_1
     with probability at most 1.648 sqrt(n) exp(-(2k - 1) sqrt(eps)) over starts uniform on the sphere (Kuczynski and

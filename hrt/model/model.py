@@ -70,8 +70,13 @@ class CompressedModel(Contents):
         return self.open()
 
     def open(self) -> Session:
-        """A new session on the backend, whatever torch's default device is. Raises BackendError where that cannot run
-        here.
+        """A new session on the backend, whatever torch's default device is.
+
+        Returns:
+            The session.
+
+        Raises:
+            BackendError: The backend cannot run here.
         """
         with on_the_cpu():
             return open_session(
@@ -199,6 +204,9 @@ class CompressedModel(Contents):
 
         Args:
             key: The name that the operator knows the network by, and that exported programs refer to.
+
+        Returns:
+            The module.
         """
         from hrt.model.torch_operator import OperatorModule
 
@@ -217,7 +225,11 @@ class CompressedModel(Contents):
         write(self, path, force=force)
 
     def report(self) -> str:
-        """A table of every layer (structure, bytes, errors, reason) and of the whole model, as text."""
+        """A table of every layer (structure, bytes, errors, reason) and of the whole model.
+
+        Returns:
+            Plain text.
+        """
         from hrt.model.report import render
 
         return render(self)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import hrt
 from hrt.calibration.moments import evaluate
-from hrt.calibration.samples import as_boxes
 from hrt.capture.torch_export import capture
 from hrt.certificate import output_bound as bounds
 from hrt.certificate.certificate import BOX_BOUND
@@ -265,10 +264,6 @@ class TestReasons:
     program = captured(mlp(3, 8, 2), 3)
     box = (hrt.Box([0] * 3, [1] * 3),)
 
-    def test_samples_are_no_box(self):
-        found = bound(self.program, self.program, None)
-        assert found.per_output is None and "samples" in found.reason
-
     def test_an_op_without_a_rule_is_named(self, monkeypatch):
         monkeypatch.delitem(RULES, "tanh")
         assert bound(self.program, self.program, self.box).reason == "no rule for op tanh"
@@ -281,13 +276,6 @@ class TestReasons:
         program = captured(nn.Sequential(nn.Linear(3, 2), Apply(torch.log)).double(), 3)
         found = bound(program, compressed(program, 0.5), (hrt.Box([-9] * 3, [9] * 3),))
         assert found.per_output is None and "log" in found.reason
-
-    @pytest.mark.parametrize("given", [None, torch.ones(3, 2), [[0.0]], (box[0], torch.ones(1)), ()])
-    def test_only_boxes_are_boxes(self, given):
-        assert as_boxes(given) is None
-
-    def test_one_box_and_several(self):
-        assert as_boxes(self.box[0]) == self.box and as_boxes([self.box[0]] * 2) == self.box * 2
 
 
 class TestCompress:

@@ -140,12 +140,6 @@ class TestPredict:
             assert "No space left on device" in mistake("predict", "net.hrt", "x.npy", "-o", name)
 
 
-def test_a_residual_is_called_so(lab):
-    assert main(["residual", "net.hrt", "x.npy", "--expr", "u[0] + d0[1]", "-o", "r.npz"]) == 0
-    with np.load("r.npz") as r:
-        assert r.files == ["residual"] and r["residual"].shape == (5,)
-
-
 LONG = "n" * 300
 NAMELESS = [("a\0b", "NUL character"), (LONG, "too long"), ("d/" * 3000 + "n", "too long")]
 
@@ -215,12 +209,6 @@ class TestPlot:
     def test_draws(self, lab, capsys):
         assert main(["plot", "net.hrt", "-o", "net.png"]) == 0
         assert Path("net.png").read_bytes().startswith(b"\x89PNG") and "wrote net.png" in capsys.readouterr().out
-
-    @pytest.mark.parametrize(
-        "out, words", [("p.foo", ".png"), ("no/p.png", "no"), ("x.npy", "--force"), (".", "folder")]
-    )
-    def test_a_mistake(self, out, words, lab, mistake):
-        assert words in mistake("plot", "net.hrt", "-o", out)
 
 
 class TestHelp:

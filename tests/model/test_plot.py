@@ -106,24 +106,6 @@ class TestMistakes:
             linear_model(low_rank(8, 8, 2)).plot(tmp_path / name)
         assert not list(tmp_path.iterdir())
 
-    def test_a_missing_folder_and_a_folder(self, tmp_path):
-        (tmp_path / "taken.png").mkdir()
-        for path in (tmp_path / "no" / "p.png", tmp_path / "taken.png"):
-            with pytest.raises(hrt.InputError, match=path.name):
-                linear_model(low_rank(8, 8, 2)).plot(path)
-        assert [p.name for p in tmp_path.iterdir()] == ["taken.png"]
-
-    def test_a_failure_leaves_the_older_picture(self, tmp_path, monkeypatch):
-        (tmp_path / "p.png").write_bytes(b"old")
-
-        def fail(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("hrt.support.atomic_files.os.fsync", fail)
-        with pytest.raises(hrt.InputError, match="No space left"):
-            linear_model(low_rank(8, 8, 2)).plot(tmp_path / "p.png")
-        assert [p.name for p in tmp_path.iterdir()] == ["p.png"] and (tmp_path / "p.png").read_bytes() == b"old"
-
     def test_a_network_without_weights(self, tmp_path):
         program = Program((Value("x", (2,)),), (Node("y", "tanh", ("x",), (2,), {}),), ("y",), {})
         with pytest.raises(hrt.InputError, match="no weight matrix"):

@@ -204,18 +204,6 @@ class TestRefused:
         with pytest.raises(InputError, match="KeyError"):
             ntk(self.net, points(3), residual=lambda u, x: {}["absent"])
 
-    def test_derivatives_by_autograd_are_named_as_the_reason(self):
-        def residual(u, x):
-            x = x.clone().requires_grad_()
-            return torch.autograd.grad(u(x).sum(), x, create_graph=True)[0]
-
-        try:
-            found = ntk(self.net, points(3), residual=residual)
-        except InputError as error:
-            assert "torch.func.jvp" in str(error)
-        else:
-            assert close(found, found.T)
-
     def test_a_kernel_that_is_not_finite(self):
         with pytest.raises(InputError, match="NaN or infinite"):
             ntk(self.net, points(3), residual=lambda u, x: u(x) / 0.0)
