@@ -43,8 +43,7 @@ app.command()(compress)
 
 @app.command()
 def info(
-    artifact: Artifact,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
+    artifact: Artifact, as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False
 ) -> None:
     """Show what a compressed network (`.hrt`) is made of, and what is certified of it.
 
