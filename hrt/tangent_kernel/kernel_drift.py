@@ -89,10 +89,8 @@ class Drift:
         spectral: ||Theta - Theta_H||_2.
         before: The spectrum of Theta.
         after: The spectrum of Theta_H.
-        cosines: Of the principal angles between the spans of the leading eigenvectors of both, largest first. The last
-            one says how much of the worst direction is left.
-        gap: The eigenvalue of Theta that ends this span minus the next. Angles mean nothing where the difference is not
-            far below it.
+        cosines: Of the principal angles between the spans of the leading eigenvectors of both, largest first.
+        gap: The eigenvalue of Theta that ends this span minus the next. Only differences far below it leave angles.
 
     Example:
         >>> import torch, hrt

@@ -37,9 +37,7 @@ class HoldsProgram(Protocol):
     """Anything with a program: a CompressedModel, or a DenseView."""
 
     @property
-    def program(self) -> Program:
-        """The network as data."""
-        ...
+    def program(self) -> Program: ...
 
 
 Network = nn.Module | Program | HoldsProgram
@@ -56,22 +54,20 @@ def ntk(
     """The empirical neural tangent kernel of a network on a sample of points.
 
     Args:
-        net: An nn.Module, whose parameters are all of its own, in evaluation mode. Or a CompressedModel or its program,
-            whose parameters are the weights, written out, and biases of its linear layers. It is not changed.
+        net: An nn.Module, in evaluation mode, with all its parameters. Or a CompressedModel or its program, with the
+            weights, written out, and biases of its linear layers. It is not changed.
         points: Tensor or array (rows, *shape), a tuple of them for several inputs.
-        residual: None for the network's value. Else residual(network, *points) of shape (rows, ...) for points
-            (rows, *shape), each row a function of its own point alone. Differentiate `network` with torch.func (jvp,
-            jacrev), not with torch.autograd.grad.
-        memory: Bytes for kernel, parameters and Jacobians; activations are not counted. Where the Jacobian of all
-            points does not fit, it is computed by blocks of points, again for every pair of blocks.
+        residual: None for the network's value. Else residual(network, *points) of shape (rows, ...), each row a
+            function of its own point alone, differentiated with torch.func (jvp, jacrev), not torch.autograd.grad.
+        memory: Bytes for kernel, parameters and Jacobians, computed by blocks of points that fit.
         dtype: torch.float64 or torch.float32, of all arithmetic.
 
     Returns:
         Theta (rows * k, rows * k) of `dtype`, symmetric, for k components. Row i * k + a is component a of point i.
 
     Raises:
-        InputError: There are no points, something is not finite, the residual does not depend on the network, or
-            `memory` does not hold one block; the message names the bytes that would.
+        InputError: No points, something not finite, a residual that does not depend on the network, or too little
+            memory; the message names the bytes that would do.
 
     Example:
         >>> import torch, hrt
