@@ -246,11 +246,6 @@ def test_a_point_gives_the_difference_there():
     assert found.per_output == pytest.approx(expected.tolist(), rel=1e-9) and found.boxes == 1
 
 
-def test_an_unchanged_network_is_off_by_nothing():
-    program = captured(mlp(3, 8, 2), 3)
-    assert bound(program, stored(program), [hrt.Box([0] * 3, [1] * 3)]).per_output == (0.0, 0.0)
-
-
 def test_more_boxes_are_never_worse(monkeypatch):
     program = captured(mlp(2, 16, 16, 2).double(), 2)
     other, found = compressed(program, 1e-1), []

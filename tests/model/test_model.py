@@ -120,10 +120,6 @@ class TestTorch:
         y = model.predict(x)
         assert torch.equal(y, model.predict(x.detach().clone())) and not y.requires_grad
 
-    def test_gradient_mode_is_left_as_it_was(self, model):
-        model.predict(torch.ones(1, 20))
-        assert torch.is_grad_enabled()
-
 
 class TestAnswers:
     def program(self) -> Program:
@@ -205,13 +201,6 @@ class TestMaxBatch:
         model.predict(samples(10))
         model.predict(samples(0))
         assert seen == [4, 4, 2, 0]
-
-    def test_of_several_inputs_and_outputs(self, tmp_path):
-        mixed_model().save(tmp_path / "m.hrt")
-        x = (samples(7, 7), samples(7, 5))
-        split = hrt.load(tmp_path / "m.hrt", max_batch=3).predict(x)
-        for a, b in zip(split, mixed_model().predict(x), strict=True):
-            assert a.shape == b.shape and np.abs(a - b).max() <= 1e3 * EPS * np.abs(b).max()
 
     @pytest.mark.parametrize("max_batch", [0, -1, 2.5, "4"])
     def test_that_makes_no_sense(self, max_batch, h):

@@ -120,18 +120,6 @@ class TestRun:
         assert torch.equal(a, again)
         assert torch.equal(same, y.double())
 
-    def test_observer_sees_every_node_before_it_is_computed(self) -> None:
-        seen: list[tuple[str, list[tuple[int, ...]]]] = []
-        make().run(
-            samples(2), observe=lambda node, arguments: seen.append((node.name, [tuple(a.shape) for a in arguments]))
-        )
-        assert seen == [("h", [(2, 4), (3, 4), (3,)]), ("a", [(2, 3)]), ("out", [(2, 3), (2, 3)])]
-
-    def test_given_constants_replace_the_stored_ones(self) -> None:
-        x, y = samples(3)
-        (found,) = make().run((x, y), constants={"w": torch.zeros(3, 4, dtype=torch.float64), "b": BIAS})
-        torch.testing.assert_close(found, torch.tanh(BIAS) * y.double(), rtol=1e-14, atol=0)
-
     def test_hierarchical_weight(self) -> None:
         x = samples(3)
         compressed = make().with_constants({"w": HMatrix.from_dense(W)})

@@ -63,17 +63,12 @@ def close(a: Tensor, b: Tensor, eps: float = 2.3e-16) -> bool:
     return a.shape == b.shape and float((a - b).abs().max()) <= 1000 * eps * float(b.abs().max())
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
-def test_value_kernel_is_that_of_explicit_gradients(outputs):
+@pytest.mark.parametrize("outputs, residual", [(1, None), (3, None), (1, second_derivative)])
+def test_kernel_is_that_of_explicit_gradients(outputs, residual):
     net, x = mlp(2, 7, 5, outputs), points(6)
-    found = ntk(net, x)
-    assert found.dtype == torch.float64 and torch.equal(found, found.T)
-    assert close(found, by_hand(net, x))
-
-
-def test_residual_kernel_is_that_of_explicit_gradients():
-    net, x = mlp(2, 7, 5, 1), points(6)
-    assert close(ntk(net, x, residual=second_derivative), by_hand(net, x, residual=True))
+    kernel = ntk(net, x, residual=residual)
+    assert kernel.dtype == torch.float64 and torch.equal(kernel, kernel.T)
+    assert close(kernel, by_hand(net, x, residual=residual))
 
 
 @pytest.mark.parametrize("residual", [None, second_derivative])
