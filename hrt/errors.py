@@ -18,9 +18,11 @@ class CaptureError(HrtError):
 
     Example:
         >>> import hrt, torch
-        >>> hrt.compress(torch.nn.Conv1d(1, 1, 3), inputs=torch.rand(8, 1, 5), progress=False)
-        Traceback (most recent call last):
-        hrt.errors.CaptureError: Op conv1d in the forward of Conv1d cannot be captured: ...
+        >>> try:
+        ...     hrt.compress(torch.nn.Conv1d(1, 1, 3), inputs=torch.rand(8, 1, 5), progress=False)
+        ... except hrt.CaptureError as error:
+        ...     print(str(error).partition(":")[0])
+        Op conv1d in the forward of Conv1d cannot be captured
     """
 
 
