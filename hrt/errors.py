@@ -8,11 +8,8 @@ class HrtError(Exception):
 
     Example:
         >>> import hrt
-        >>> try:
-        ...     hrt.load("absent.hrt")
-        ... except hrt.HrtError as error:
-        ...     print(type(error).__name__)
-        ArtifactError
+        >>> all(issubclass(error, hrt.HrtError) for error in (hrt.ArtifactError, hrt.InputError, hrt.CaptureError))
+        True
     """
 
 
@@ -34,11 +31,9 @@ class ToleranceError(HrtError, ValueError):
 
     Example:
         >>> import hrt, torch
-        >>> try:
-        ...     hrt.compress_matrix(torch.eye(4), tol=-1.0)
-        ... except hrt.ToleranceError:
-        ...     print("a tolerance is positive")
-        a tolerance is positive
+        >>> hrt.compress_matrix(torch.eye(4), tol=-1.0)
+        Traceback (most recent call last):
+        hrt.errors.ToleranceError: ...
     """
 
 
@@ -47,11 +42,9 @@ class ArtifactError(HrtError):
 
     Example:
         >>> import hrt
-        >>> try:
-        ...     hrt.load("absent.hrt")
-        ... except hrt.ArtifactError:
-        ...     print("there is no such file")
-        there is no such file
+        >>> hrt.load("absent.hrt")
+        Traceback (most recent call last):
+        hrt.errors.ArtifactError: absent.hrt cannot be read: No such file or directory.
     """
 
 
@@ -60,11 +53,9 @@ class InputError(HrtError, ValueError):
 
     Example:
         >>> import hrt
-        >>> try:
-        ...     hrt.Box([1.0], [0.0])
-        ... except hrt.InputError:
-        ...     print("low is above high")
-        low is above high
+        >>> hrt.Box([1.0], [0.0])
+        Traceback (most recent call last):
+        hrt.errors.InputError: ...
     """
 
 
@@ -91,13 +82,10 @@ class DerivativeError(HrtError):
 
     Example:
         >>> import hrt, torch
-        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh())
-        >>> model = hrt.compress(net, progress=False)
-        >>> try:
-        ...     model.predict(torch.rand(2, 1), derivatives=["d0d0d0d0"])
-        ... except hrt.DerivativeError:
-        ...     print("tanh has rules up to order 3")
-        tanh has rules up to order 3
+        >>> model = hrt.compress(torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh()), progress=False)
+        >>> model.predict(torch.rand(2, 1), derivatives=["d0d0d0d0"])
+        Traceback (most recent call last):
+        hrt.errors.DerivativeError: ...
     """
 
 

@@ -9,10 +9,7 @@ HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
 
 @dataclass(frozen=True)
 class Statement:
-    """measured <= bound, as a theorem or the paper has it, and whether it is so.
-
-    bound, measured: None where infinite.  verdict: "holds", "violated", or "vacuous" where the bound tells nothing.
-    """
+    """measured <= bound (None where infinite), and whether it is so: HOLDS, VIOLATED, or VACUOUS: it tells nothing."""
 
     name: str
     bound: float | None
@@ -33,13 +30,11 @@ class LayerRecord:
         dense_nbytes: Bytes of W in float32.
         frobenius: Measured error in the Frobenius norm.
         weighted: Measured error in the norm of the calibration inputs. None without inputs.
-        spectral_estimate: Estimated error in the spectral norm, the ratio of two Lanczos values, each at most the norm
-            it stands for. None where `spectral` is measured.
+        spectral_estimate: Estimated error in the spectral norm, of Lanczos values. None where `spectral` is measured.
         reason: Why this structure.
         spectral: Measured error in the spectral norm, by singular values. None for large matrices.
         spectral_upper: Estimated limit, exceeded with probability at most 1e-6. None where `spectral` is measured.
-        spectral_bound: Guaranteed error in the spectral norm: min(||E||_F, the singular value with its rounding) over
-            ||W||_2 from below.
+        spectral_bound: Guaranteed error in the spectral norm.
         condition: Measured condition number of W. None where infinite or not computed, as `condition_note` says.
         condition_compressed: The same of H.
         condition_note: In words.
@@ -79,27 +74,21 @@ class Certificate:
         kind: "output" (relative L2 error of the output on held-out inputs) or "layers" (relative Frobenius error of
             every weight; no inputs were given).
         layers: A record of every weight.
-        measured: Figures computed on the stored numbers. `output_error` (float64 arithmetic), `runtime_error` (float32
-            arithmetic, the worst of the CPU backends in `runtimes`), `per_output` (relative error of each output
-            column), `output_rms` and `max_abs_error` of each output column on the held-out rows (float64 arithmetic).
-            `ntk_drift`, ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel on the first
-            `ntk_points` held-out rows; missing where it costs too much (`no_ntk_drift` says so). Where derivatives were
-            asked for, by name such as "d0d0": `derivative_error`, `derivative_runtime_error` and `derivative_rms`,
-            each derivative of all outputs together.
-        estimated: `unseen_probability_99`, the probability of the rarest kind of input that the held-out rows contain
-            with 99 % confidence, 1 - 0.01^(1/rows): of rarer ones the certificate says nothing.
-            `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs of the same distribution,
-            and `derivative_error_upper_99`, by name. For the target "cuda" also `output_error_upper_99_in_bf16`,
-            `_in_fp16` and `_in_tf32`, with the rounding of that arithmetic emulated, the largest of value and
-            derivatives.
+        measured: Figures computed on the stored numbers, on the held-out rows: `output_error` (float64 arithmetic),
+            `runtime_error` (float32, the worst of the CPU backends in `runtimes`), and `per_output`, `output_rms` and
+            `max_abs_error` of each output column. `ntk_drift`, ||Theta - Theta_H||_F / ||Theta||_F of the value's
+            neural tangent kernel on the first `ntk_points` rows; `no_ntk_drift` says why it is missing. Where
+            derivatives were asked for, by name: `derivative_error`, `derivative_runtime_error`, `derivative_rms`.
+        estimated: `unseen_probability_99`, 1 - 0.01^(1/rows): of kinds of input that are rarer the certificate says
+            nothing. `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs of the same
+            distribution, and `derivative_error_upper_99`, by name. For the target "cuda" also
+            `output_error_upper_99_in_bf16`, `_in_fp16` and `_in_tf32`, with the rounding of that arithmetic emulated.
         guaranteed: What holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output
-            column over the whole hrt.Box, for the stored numbers in exact arithmetic, without a runtime's rounding. Of
-            derivatives nothing is guaranteed.
+            column over the whole hrt.Box, for the stored numbers in exact arithmetic, without a runtime's rounding.
         context: How many rows calibrated and verified, the seed, versions, remarks. `no_output_bound`: why there is
             none. `precision`: the arithmetic chosen for a GPU. `runtimes`: the CPU backends that kept `tol`.
             `derivatives`: the names held to `tol`. `kinks`: the ops whose derivatives jump ("relu (layers.1)").
-            `outputs`, of a network with derivatives among its outputs: what each is held to `tol` as, "value", a
-            derivative's name, or "not bounded".
+            `outputs`: what each is held to `tol` as, "value", a derivative's name, or "not bounded".
         statements: Bounds of the whole network beside the measured figures.
 
     Example:
@@ -137,17 +126,28 @@ class Certificate:
         return self.context.get("precision")
 
     def to_header(self) -> dict[str, Any]:
-        """As JSON."""
+        """The certificate as JSON.
+
+        Returns:
+            Its fields by name.
+        """
         return asdict(self)
 
     @staticmethod
     def from_header(header: Mapping[str, Any]) -> "Certificate":
-        """The inverse of `to_header`. Fields that an older version did not write keep their defaults. Unknown ones are
-        a TypeError; msgspec would ignore those of a dataclass.
+        """The inverse of `to_header`.
+
+        Args:
+            header: As JSON. Fields that an older version did not write keep their defaults.
+
+        Returns:
+            The certificate.
+
+        Raises:
+            TypeError: There are unknown fields; msgspec would ignore those of a dataclass.
         """
-        layers = tuple(
-            LayerRecord(**{**r, "shape": tuple(r["shape"]), "statements": _statements(r)}) for r in header["layers"]
-        )
+        records = ({**r, "shape": tuple(r["shape"]), "statements": _statements(r)} for r in header["layers"])
+        layers = tuple(LayerRecord(**r) for r in records)
         return Certificate(**{**header, "layers": layers, "statements": _statements(header)})
 
 

@@ -13,19 +13,15 @@ VALUE, UNBOUNDED = "value", "not bounded"
 
 
 def held_as(certificate: Certificate, outputs: Sequence[str]) -> dict[str, str]:
-    """By output: VALUE, the name of the derivative in the certificate that it is ("d0d1"), or UNBOUNDED where the
-    tolerance was not asked for it. With weights alone held to the tolerance no output is bounded.
-    """
+    """By output: VALUE, the name in the certificate of the derivative that it is ("d0d1"), or UNBOUNDED."""
     known = certificate.context.get("outputs")
     value = VALUE if certificate.kind == "output" else UNBOUNDED
     return {name: known.get(name, UNBOUNDED) if isinstance(known, Mapping) else value for name in outputs}
 
 
 def with_derivatives(certificate: Certificate, program: Program, made: Differentiated) -> Certificate:
-    """The certificate of `made`, in which derivatives of `program` stand behind its outputs, from that of `program`.
-
-    A derivative is bounded where it is one of a bounded value and the certificate lists it, in whatever spelling. The
-    others come from the same weights, and nothing was asked of them.
+    """The certificate of `made`, derivatives of `program` behind its outputs, from that of `program`. A derivative is
+    bounded where it is one of a bounded value and the certificate lists it, in whatever spelling.
     """
     outputs = held_as(certificate, program.outputs)
     listed = {coordinates(name): name for name in certificate.derivatives}
@@ -37,9 +33,8 @@ def with_derivatives(certificate: Certificate, program: Program, made: Different
 
 
 def limits(certificate: Certificate, outputs: Sequence[str]) -> dict[str, float | str]:
-    """By output: the one-sided 99 % upper limit of its relative L2 error on new inputs, an estimate; or UNBOUNDED.
-    Where a network has several outputs the limit is of all of them together, or of all their derivatives of a name, and
-    no limit of a small one among them: it is then text that says so.
+    """By output: the estimated 99 % upper limit of its relative L2 error on new inputs, or UNBOUNDED. A limit of
+    several outputs together is none of a small one among them: it is then text that says so.
     """
     estimated = certificate.estimated
     figures = {VALUE: estimated.get("output_error_upper_99"), **estimated.get("derivative_error_upper_99", {})}

@@ -1,15 +1,14 @@
 """Interval arithmetic in float64 that always rounds outwards: every result encloses what exact arithmetic gives.
 
-A correctly rounded operation errs by less than one unit in the last place, so that its neighbours enclose it
-(`nextafter`). A sum of n products in any order errs by at most gamma_n = n u / (1 - n u) times the sum of their
-absolute values, u = 2^-53 (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). Elementary
-functions of torch are accurate to a few units in the last place; `Curve.ulps` grants 64 of them.
-Ranges of functions come from the points where they may turn; no op is asked for by name but by its row in CURVES.
+The neighbours of a correctly rounded result enclose it (`nextafter`). A sum of n products in any order errs by at most
+gamma_n = n u / (1 - n u) times the sum of their absolute values, u = 2^-53 (Higham, Accuracy and Stability of Numerical
+Algorithms, 2002, section 3.1). torch's elementary functions err by a few units in the last place; 64 are granted.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -58,10 +57,6 @@ class Interval:
         c = (self.lo + self.hi) / 2
         return c, up(torch.maximum(self.hi - c, c - self.lo))
 
-    def each(self, f: Callable[[Tensor], Tensor]) -> "Interval":
-        """The same rearrangement of both ends."""
-        return Interval(f(self.lo), f(self.hi))
-
     def meet(self, other: "Interval") -> "Interval":
         """What lies in both, where both are known to hold; an unknown (NaN) one gives way to the other."""
         return Interval(torch.fmax(self.lo, other.lo), torch.fmin(self.hi, other.hi))
@@ -69,10 +64,6 @@ class Interval:
     def hull(self, other: "Interval") -> "Interval":
         """The smallest interval around both."""
         return Interval(torch.minimum(self.lo, other.lo), torch.maximum(self.hi, other.hi))
-
-    def widened(self, slack: Tensor) -> "Interval":
-        """At least `slack` wider at both ends."""
-        return Interval(down(self.lo - slack), up(self.hi + slack))
 
     def __add__(self, other: "Interval") -> "Interval":
         return Interval(down(self.lo + other.lo), up(self.hi + other.hi))
@@ -108,10 +99,7 @@ def _product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _least(values: Sequence[Tensor]) -> Tensor:
-    out = values[0]
-    for v in values[1:]:
-        out = torch.minimum(out, v)
-    return out
+    return reduce(torch.minimum, values)
 
 
 def _everywhere(x: Interval, _: Attrs) -> Tensor:
@@ -120,14 +108,12 @@ def _everywhere(x: Interval, _: Attrs) -> Tensor:
 
 @dataclass(frozen=True)
 class Curve:
-    """What the range of an elementwise function needs beyond its row in the op table.
+    """What the range of an elementwise function f needs beyond its row in the op table.
 
-    turns: attributes -> points where f may change direction.  bends: points where f' may, or where it jumps to a value
-    that it takes nowhere else.  domain: (interval, attributes) -> where f is smooth on the interval.  ulps: what
-    evaluating f or f' may err by, in u (|f| + |x|) and u (1 + |x|) (1 + |f'|), or in u |f| and u |f'| where it is
-    `relative`; 0 where it is exact.
-    f and f' are then extreme at an end or at one of these points; a point that is itself rounded by delta is off by
-    delta^2, since f (or f') is flat there.
+    turns, bends: attributes -> points where f, or f', may change direction or jump to a value that it takes nowhere
+    else; a point rounded by delta is off by delta^2, since f (or f') is flat there.  domain: where f is smooth on the
+    interval.  ulps: what f or f' may err by, in u (|f| + |x|) and u (1 + |x|) (1 + |f'|), or in u |f| and u |f'| where
+    it is `relative`; 0 where it is exact.
     """
 
     turns: Callable[[Attrs], Sequence[float]] = lambda _: ()
@@ -139,22 +125,20 @@ class Curve:
     def image(self, op: Op, x: Interval, attrs: Attrs) -> Interval:
         """The range of f over x."""
         out = _extremes(lambda v: op.torch((v,), attrs), x, self.turns(attrs))
-        unit = self.ulps * UNIT
-        size = 0.0 if self.relative else x.magnitude
-        out = Interval(down(out.lo - unit * (out.lo.abs() + size)), up(out.hi + unit * (out.hi.abs() + size)))
-        return self._within(out, x, attrs)
+        return self._rounded(out, x, attrs, self.ulps * UNIT, x.magnitude)
 
     def slopes(self, op: Op, x: Interval, attrs: Attrs) -> Interval:
         """The range of f' over x, which holds all difference quotients: never wider than the Lipschitz constant."""
         out = _extremes(_derivative(op, attrs), x, self.bends(attrs))
         unit = self.ulps * UNIT * (1.0 if self.relative else 1 + x.magnitude)
-        size = 0.0 if self.relative else 1.0
-        out = Interval(down(out.lo - unit * (out.lo.abs() + size)), up(out.hi + unit * (out.hi.abs() + size)))
-        return _limited(self._within(out, x, attrs), op, attrs)
+        return _limited(self._rounded(out, x, attrs, unit, 1.0), op, attrs)
 
-    def _within(self, out: Interval, x: Interval, attrs: Attrs) -> Interval:
-        inside = self.domain(x, attrs)
-        return Interval(torch.where(inside, out.lo, -math.inf), torch.where(inside, out.hi, math.inf))
+    def _rounded(
+        self, out: Interval, x: Interval, attrs: Attrs, unit: float | Tensor, size: float | Tensor
+    ) -> Interval:
+        size, inside = 0.0 if self.relative else size, self.domain(x, attrs)
+        low, high = down(out.lo - unit * (out.lo.abs() + size)), up(out.hi + unit * (out.hi.abs() + size))
+        return Interval(torch.where(inside, low, -math.inf), torch.where(inside, high, math.inf))
 
 
 @dataclass(frozen=True)
@@ -174,12 +158,10 @@ class Wave:
 
     @staticmethod
     def _range(f: Callable[[Tensor], Tensor], x: Interval, peak: float) -> Interval:
-        out = _extremes(f, x, ()).widened(torch.full_like(x.lo, 64 * UNIT))
-        lo, hi = (
-            torch.ceil((x.lo - p) / math.tau) > torch.floor((x.hi - p) / math.tau) for p in (peak + math.pi, peak)
-        )
-        near = x.magnitude < FAR
-        return Interval(torch.where(lo & near, out.lo, -1.0), torch.where(hi & near, out.hi, 1.0))
+        out, near = _extremes(f, x, ()), x.magnitude < FAR
+        free = [torch.ceil((x.lo - p) / math.tau) > torch.floor((x.hi - p) / math.tau) for p in (peak + math.pi, peak)]
+        low, high = down(out.lo - 64 * UNIT), up(out.hi + 64 * UNIT)
+        return Interval(torch.where(free[0] & near, low, -1.0), torch.where(free[1] & near, high, 1.0))
 
 
 def _derivative(op: Op, attrs: Attrs) -> Callable[[Tensor], Tensor]:
@@ -198,9 +180,7 @@ def _limited(slopes: Interval, op: Op, attrs: Attrs) -> Interval:
 
 def _extremes(f: Callable[[Tensor], Tensor], x: Interval, points: Sequence[float]) -> Interval:
     """Least and greatest value of f at both ends and at `points`, each moved into the interval."""
-    values = [f(x.lo), f(x.hi)] + [
-        f(torch.minimum(torch.maximum(torch.full_like(x.lo, p), x.lo), x.hi)) for p in points
-    ]
+    values = [f(x.lo), f(x.hi), *(f(torch.full_like(x.lo, p).clamp(x.lo, x.hi)) for p in points)]
     return Interval(_least(values), -_least([-v for v in values]))
 
 

@@ -9,16 +9,7 @@ from torch import Tensor
 from hrt.calibration.moments import Moments
 from hrt.certificate.certificate import LayerRecord, Statement
 from hrt.certificate.norms import Estimate, estimate_spectral_norm, length, product_rounding
-from hrt.certificate.paper_statements import (
-    Spectra,
-    condition,
-    condition_exact,
-    finite,
-    global_frobenius,
-    leaf_frobenius,
-    product,
-    singular_values,
-)
+from hrt.certificate.paper_statements import Spectra, finite, global_frobenius, leaf_frobenius, spectral_statements
 from hrt.hmatrix.hmatrix import STORAGE_NAME, HMatrix, Place, relative, squared_norm
 from hrt.program.dense_view import DenseView
 
@@ -26,10 +17,7 @@ from hrt.program.dense_view import DenseView
 def layer_records(
     original: DenseView, compressed: DenseView, moments: Mapping[str, Moments], tol: float
 ) -> tuple[LayerRecord, ...]:
-    """One record per weight of `original`, which became the constant of the same name in `compressed`.
-
-    moments: what the weights see; where they are missing, `tol` was asked of the Frobenius norm.
-    """
+    """One record per weight. moments: what it sees; where they are missing, `tol` was asked of the Frobenius norm."""
     records = []
     for name in original.program.weights:
         constant, second = compressed.program.constants[name], moments[name].second if name in moments else None
@@ -75,15 +63,7 @@ def statements(
 ) -> tuple[Statement, ...]:
     """What the paper says of W and H; of its spectra only where they were computed."""
     first = global_frobenius(w, dense, tol) if second is None else leaf_frobenius(w, dense, block_errors(w, h))
-    if spectra is None:
-        return (first,)
-    return (
-        first,
-        singular_values(spectra),
-        product(spectra, w - dense, second),
-        condition(spectra),
-        condition_exact(spectra),
-    )
+    return (first, *(spectral_statements(spectra, w - dense, second) if spectra else ()))
 
 
 def block_errors(w: Tensor, h: HMatrix) -> list[float]:

@@ -31,10 +31,8 @@ def has_exact_spectrum(a: Tensor) -> bool:
 
 
 def svd_rounding(a: Tensor) -> float:
-    """Computed singular values differ from the exact ones by at most this times the largest.
-
-    LAPACK's error bound p(m, n) u (Anderson et al., LAPACK Users' Guide, 1999, section 4.9), with
-    p = 10 max(m, n) + 100 for the modestly growing function that the Guide leaves open.
+    """Computed singular values err by at most this times the largest: p(m, n) u (LAPACK Users' Guide, 1999, section
+    4.9), with p = 10 max(m, n) + 100 for the modestly growing function that the Guide leaves open.
     """
     return (10 * max(a.shape) + 100) * UNIT
 
@@ -57,17 +55,14 @@ class Estimate:
 
 
 def estimate_spectral_norm(a: Tensor, steps: int = STEPS, seed: int = 0) -> Estimate:
-    """Lanczos' method on A^T A from a random start, in float64 with full reorthogonalisation.
+    """Lanczos' method on A^T A from a random start, with full reorthogonalisation.
 
     After k steps the largest Ritz value t of an n x n positive semidefinite B misses lambda_1 by more than eps lambda_1
     with probability at most 1.648 sqrt(n) exp(-(2k - 1) sqrt(eps)) over starts uniform on the sphere (Kuczynski and
     Wozniakowski, SIAM J. Matrix Anal. Appl. 13, 1992, theorem 4.2). Hence ||A||_2 <= sqrt(t / (1 - eps)) with
     eps = (ln(1.648 sqrt(n) / FAILURE) / (2k - 1))^2, and the Frobenius norm where eps >= 1 or where that is smaller.
     """
-    if not a.numel():
-        return Estimate(0.0, 0.0)
-    if a.shape[0] < a.shape[1]:
-        a = a.T
+    a = a.T if a.shape[0] < a.shape[1] else a
     n, frobenius = a.shape[1], float(length(a, a.numel())[0])
     if frobenius == 0 or not math.isfinite(frobenius):
         return Estimate(frobenius, frobenius)
@@ -93,14 +88,11 @@ def estimate_spectral_norm(a: Tensor, steps: int = STEPS, seed: int = 0) -> Esti
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """A matrix whose entries are known to be near `value`.
-
-    absolute: |value|.  rows: upper bounds of the 2-norms of its rows.  loose: the same of what the entries may be off
-    by.  norm: an upper bound of the spectral norm, `loose` included.
+    """A matrix near `value`. rows: upper bounds of the 2-norms of its rows.  loose: the same of what the entries may be
+    off by.  norm: an upper bound of the spectral norm, `loose` included.
     """
 
     value: Tensor
-    absolute: Tensor
     rows: Tensor
     loose: Tensor
     norm: float
@@ -111,7 +103,7 @@ class Matrix:
         rows = length(value, value.shape[1]).expand(value.shape[0])
         loose = torch.zeros_like(rows) if loose is None else loose
         norm = spectral_limit(value) + float(length(loose, loose.numel())[0])
-        return Matrix(value, value.abs(), rows + loose, loose, norm * (1 + 4 * UNIT))
+        return Matrix(value, rows + loose, loose, norm * (1 + 4 * UNIT))
 
     def times(self, x: Interval) -> Interval:
         """The product with vectors along the last axis of x."""
@@ -120,7 +112,7 @@ class Matrix:
         size = length(c.abs() + r, n).reshape(*c.shape[:-1], 1) if n else c.new_zeros(*c.shape[:-1], 1)
         slack = (gamma(4 * n + 32) * self.rows + self.loose) * size
         slack = slack + where((size > 0) & (self.rows > 0), TINY)
-        return around(c @ self.value.T, up(r @ self.absolute.T + slack))
+        return around(c @ self.value.T, up(r @ self.value.abs().T + slack))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +125,7 @@ class Weight:
 
     @staticmethod
     def make(w: Tensor, h: Tensor, compressed: Constant) -> "Weight":
-        """Of W and H in float64. H and E are enclosed with what multiplying out the factors of `compressed` may be off
-        by.
-        """
+        """Of W and H in float64, H and E with what multiplying out the factors of `compressed` may be off by."""
         loose = product_rounding(compressed)
         return Weight(Matrix.make(w), Matrix.make(h, loose), Matrix.make(w - h, loose))
 

@@ -1,22 +1,21 @@
 """A rigorous bound of what compression does to a network's output, for every input of a box.
 
-Every value of the program is enclosed three times: what the original network computes (x), what the compressed one
-does (y), and their difference d = x - y, entry by entry and in the 2-norm of one sample. Each op has one rule that
-carries enclosures from its arguments to its result; RULES is keyed like the op table. With E = W - H,
+What the original network computes (x), what the compressed one does (y) and d = x - y, entry by entry and in the 2-norm
+of one sample, are enclosed together. Each op has one rule; RULES is keyed like the op table. With E = W - H,
 
     linear      W x - H y = E x + H d,  ||.||_2 <= ||E x||_2 + ||H||_2 ||d||_2,  |H_i d| <= ||H_i||_2 ||d||_2
     elementwise f(x) - f(y) = f'(xi) d (mean value theorem), xi between x and y
     products    x1 x2 - y1 y2 = d1 x2 + y1 d2
 
-and the box is bisected where its bound is worst, as often as a fixed amount of work allows. Arithmetic rounds outwards
-(`hrt.certificate.intervals`), so that the result holds for the stored numbers in exact arithmetic. The rounding of a
-float32 or tf32 runtime is not in it.
+and the box is bisected where its bound is worst, as often as WORK allows. Arithmetic rounds outwards, so that the bound
+holds for the stored numbers in exact arithmetic. The rounding of a float32 or tf32 runtime is not in it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -109,30 +108,22 @@ def _divided(node: Node, a: Sequence[Enclosure]) -> Enclosure:
     return Enclosure.make(p.x * q.x.inverse(), quotient, d, math.prod(node.shape))
 
 
-def _chosen(node: Node, a: Sequence[Enclosure]) -> Enclosure:
-    """Maximum or minimum: monotone in both arguments, and a common shift of them shifts the result."""
-    (p, q), f = a, node.row.torch
-    x, y = (Interval(f((s.lo, t.lo), {}), f((s.hi, t.hi), {})) for s, t in ((p.x, q.x), (p.y, q.y)))
-    return Enclosure.make(x, y, p.d.hull(q.d), math.prod(node.shape))
+def _ends(node: Node, parts: Sequence[Interval]) -> Interval:
+    """A monotone op at both ends of its arguments."""
+    return Interval(*(node.row.torch(ends, node.attrs) for ends in ([v.lo for v in parts], [v.hi for v in parts])))
 
 
-def _stepped(node: Node, a: Sequence[Enclosure]) -> Enclosure:
-    """Monotone, but with a jump: what is on one side for both networks is equal, else nothing is known."""
-    (v,), f = a, node.row.torch
-    x, y = (Interval(f((part.lo,), node.attrs), f((part.hi,), node.attrs)) for part in (v.x, v.y))
-    return Enclosure.make(x, y, x - y, math.prod(node.shape))
+def _monotone(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    """Maximum, minimum: a common shift of both arguments shifts the result. Step: equal on one side of its jump."""
+    x, y = _ends(node, [v.x for v in a]), _ends(node, [v.y for v in a])
+    return Enclosure.make(x, y, a[0].d.hull(a[1].d) if len(a) > 1 else x - y, math.prod(node.shape))
 
 
 def _moved(node: Node, a: Sequence[Enclosure], keeps_norm: bool = True) -> Enclosure:
     """Entries go to other places, none changes; keeps_norm: none is repeated."""
-
-    def each(parts: Sequence[Interval]) -> Interval:
-        return Interval(*(node.row.torch(ends, node.attrs) for ends in ([v.lo for v in parts], [v.hi for v in parts])))
-
-    norm = torch.stack(torch.broadcast_tensors(*(v.norm for v in a))).sum(0) if keeps_norm else None
-    norm = None if norm is None else norm * (1 + gamma(len(a) + 4))
-    x, y, d = (each([getattr(v, part) for v in a]) for part in ("x", "y", "d"))
-    return Enclosure.make(x, y, d, math.prod(node.shape), norm)
+    norm = torch.stack(torch.broadcast_tensors(*(v.norm for v in a))).sum(0) * (1 + gamma(len(a) + 4))
+    x, y, d = (_ends(node, [getattr(v, part) for v in a]) for part in ("x", "y", "d"))
+    return Enclosure.make(x, y, d, math.prod(node.shape), norm if keeps_norm else None)
 
 
 def _multilinear(node: Node, a: Sequence[Enclosure]) -> Enclosure:
@@ -203,8 +194,7 @@ RULES: dict[str, Callable[[Node, Sequence], Enclosure]] = {
     "sub": partial(_added, sign=-1),
     "mul": _multiplied,
     "div": _divided,
-    **dict.fromkeys(("maximum", "minimum"), _chosen),
-    "step": _stepped,
+    **dict.fromkeys(("maximum", "minimum", "step"), _monotone),
     **dict.fromkeys(("concat", "slice", "reshape", "transpose"), _moved),
     **dict.fromkeys(("expand", "repeat"), partial(_moved, keeps_norm=False)),
     **dict.fromkeys(("sum", "mean", "matmul", "einsum"), _multilinear),
@@ -214,9 +204,7 @@ RULES: dict[str, Callable[[Node, Sequence], Enclosure]] = {
 
 @dataclass(frozen=True)
 class OutputBound:
-    """per_output: |f - f_h| of every output column is at most this on the whole box; None where no finite bound was
-    found, and `reason` says why.  boxes: into how many parts the box was cut.
-    """
+    """per_output: what |f - f_h| of every column is at most on the whole box, or None with a reason.  boxes: parts."""
 
     per_output: tuple[float, ...] | None
     reason: str = ""
@@ -224,9 +212,7 @@ class OutputBound:
 
 
 def output_bound(original: DenseView, compressed: DenseView, boxes: Sequence[Box] | None) -> OutputBound:
-    """A bound of |f - f_h| over `boxes`, one per input, in exact arithmetic. f is `original` as captured, f_h
-    `compressed` as stored.
-    """
+    """A bound of |f - f_h| over `boxes`, one per input: f is `original` as captured, f_h `compressed` as stored."""
     program = original.program
     if boxes is None:
         return OutputBound(None, "the inputs are samples, not hrt.Box: nothing says where else the network is used")
@@ -260,7 +246,8 @@ class _Search:
 
     def run(self) -> OutputBound:
         """Every round halves the worse half of the boxes along their relatively longest side."""
-        low, high = (torch.tensor([[v for b in self.boxes for v in side(b)]], dtype=torch.float64) for side in SIDES)
+        sides = [b.low for b in self.boxes], [b.high for b in self.boxes]
+        low, high = (torch.tensor([[*chain(*side)]], dtype=torch.float64) for side in sides)
         whole = (high - low).clamp_min(TINY)
         bounds = self._evaluate(low, high)
         spent = 1
@@ -273,17 +260,16 @@ class _Search:
             axis = ((b - a) / whole).argmax(1)
             rows = torch.arange(count)
             middle = (a + b) / 2
-            b_left, a_right = b.clone(), a.clone()
-            b_left[rows, axis] = a_right[rows, axis] = middle[rows, axis]
-            new_low, new_high = torch.cat([a, a_right]), torch.cat([b_left, b])
+            new_low, new_high = torch.cat([a, a]), torch.cat([b, b])
+            new_low[count + rows, axis] = new_high[rows, axis] = middle[rows, axis]
             new = torch.minimum(self._evaluate(new_low, new_high), torch.cat([old, old]))  # a part is no worse
             low, high = torch.cat([low[rest], new_low]), torch.cat([high[rest], new_high])
             bounds = torch.cat([bounds[rest], new])
             spent += 2 * count
-        per_output = bounds.amax(0)
-        if not bool(torch.isfinite(per_output).all()):
+        per_output = tuple(bounds.amax(0).tolist())
+        if not all(map(math.isfinite, per_output)):
             return OutputBound(None, self.trouble, len(low))
-        return OutputBound(tuple(per_output.tolist()), "", len(low))
+        return OutputBound(per_output, "", len(low))
 
     def _evaluate(self, low: Tensor, high: Tensor) -> Tensor:
         """(boxes, outputs) bounds of |f - f_h|; infinite where nothing is known."""
@@ -303,9 +289,6 @@ class _Search:
         outs = [values[name].d.magnitude for name in self.program.outputs]
         flat = [v.reshape(v.shape[0], -1).expand(len(low), -1) for v in outs]
         return torch.cat(flat, 1).nan_to_num(math.inf, math.inf)
-
-
-SIDES: tuple[Callable[[Box], Iterable[float]], ...] = (lambda b: b.low, lambda b: b.high)
 
 
 def _constant(original: Tensor, compressed: Tensor) -> Enclosure:

@@ -1,7 +1,7 @@
 """The paper's statements about W and H (Mango and Katende, arXiv 2409.07028), each beside the measured figure.
 
-A statement holds, is violated, or is vacuous: true or false, its bound tells nothing that was not known before.
-Singular values are computed in float64; comparisons grant them LAPACK's rounding (`svd_rounding`).
+A statement is vacuous where its bound tells nothing new. Comparisons of singular values grant them
+LAPACK's rounding (`svd_rounding`).
 """
 
 import math
@@ -37,7 +37,7 @@ class Spectra:
         if not has_exact_spectrum(w) or not bool(torch.isfinite(w).all() and torch.isfinite(h).all()):
             return None
         values = [torch.linalg.svdvals(a) for a in (w, h, w - h)]
-        return Spectra(values[0], values[1], values[2], svd_rounding(w))
+        return Spectra(*values, rounding=svd_rounding(w))
 
     @property
     def error(self) -> float:
@@ -61,28 +61,23 @@ class Spectra:
 
 def global_frobenius(w: Tensor, h: Tensor, tol: float) -> Statement:
     """||W - H||_F <= tol ||W||_F. Vacuous for tol >= 1, which H = 0 meets."""
-    bound, measured = tol * float(w.norm()), float((w - h).norm())
-    rounding = 1e-12 * (float(w.norm()) + float(h.norm()))
-    return Statement("Frobenius", bound, measured, verdict(bound, measured, tol >= 1, rounding), "tol ||W||_F")
+    return _frobenius(w, h, tol * float(w.norm()), tol >= 1, "tol ||W||_F")
 
 
 def leaf_frobenius(w: Tensor, h: Tensor, leaf_errors: Sequence[float]) -> Statement:
     """||W - H||_F <= sqrt(sum of squared block errors), for disjoint blocks an equality. Vacuous from ||W||_F on."""
-    bound, measured = math.sqrt(sum(v * v for v in leaf_errors)), float((w - h).norm())
-    size = float(w.norm())
-    rounding = 1e-12 * (size + float(h.norm()))
-    return Statement(
-        "Frobenius", bound, measured, verdict(bound, measured, bound >= size > 0, rounding), "sum of blocks"
-    )
+    bound = math.sqrt(sum(v * v for v in leaf_errors))
+    return _frobenius(w, h, bound, bound >= float(w.norm()) > 0, "sum of blocks")
+
+
+def _frobenius(w: Tensor, h: Tensor, bound: float, vacuous: bool, remark: str) -> Statement:
+    measured, rounding = float((w - h).norm()), 1e-12 * (float(w.norm()) + float(h.norm()))
+    return Statement("Frobenius", bound, measured, verdict(bound, measured, vacuous, rounding), remark)
 
 
 def singular_values(s: Spectra) -> Statement:
     """max_i |sigma_i(W) - sigma_i(H)| <= ||E||_2 (Weyl, Math. Ann. 71, 1912). Vacuous from sigma_1(W) on."""
-    measured = float((s.w - s.h).abs().max())
-    vacuous = s.error >= float(s.w[0]) > 0
-    return Statement(
-        "singular values", s.error, measured, verdict(s.error, measured, vacuous, s.slack), "Weyl: ||E||_2"
-    )
+    return _below_error(s, "singular values", float((s.w - s.h).abs().max()), "Weyl: ||E||_2")
 
 
 def product(s: Spectra, e: Tensor, second: Tensor | None) -> Statement:
@@ -90,13 +85,15 @@ def product(s: Spectra, e: Tensor, second: Tensor | None) -> Statement:
     C = E[x x^T], or without inputs over the unit vectors (the longest column). Vacuous from ||W||_2 on: so does H = 0.
     """
     if second is None:
-        measured, where = float(e.norm(dim=0).max()), "worst unit vector"
-    else:
-        power = float(second.diagonal().sum())
-        measured = math.sqrt(max(0.0, float(((e @ second) * e).sum())) / power) if power > 0 else 0.0
-        where = "rms over the inputs seen"
-    vacuous = s.error >= float(s.w[0]) > 0
-    return Statement("product", s.error, measured, verdict(s.error, measured, vacuous, s.slack), where)
+        return _below_error(s, "product", float(e.norm(dim=0).max()), "worst unit vector")
+    power = float(second.diagonal().sum())
+    measured = math.sqrt(max(0.0, float(((e @ second) * e).sum())) / power) if power > 0 else 0.0
+    return _below_error(s, "product", measured, "rms over the inputs seen")
+
+
+def _below_error(s: Spectra, name: str, measured: float, remark: str) -> Statement:
+    word = verdict(s.error, measured, s.error >= float(s.w[0]) > 0, s.slack)
+    return Statement(name, s.error, measured, word, remark)
 
 
 def condition(s: Spectra) -> Statement:
@@ -122,13 +119,16 @@ def _condition(s: Spectra, name: str, bound: float, formula: str) -> Statement:
     vacuous = tau >= least or not math.isfinite(bound)
     # a relative error of kappa(H) from rounding sigma_min
     rounding = s.slack / float(s.h[-1]) * kappa if math.isfinite(kappa) else 0.0
-    word = verdict(bound, kappa, vacuous, rounding)
-    remark = formula
     if not math.isfinite(s.condition(s.w)):
-        remark += ": W is singular"
+        formula += ": W is singular"
     elif vacuous:
-        remark += f": tau {tau:.1e} >= sigma_k {least:.1e}, H may be singular"
-    return Statement(name, finite(bound), finite(kappa), word, remark)
+        formula += f": tau {tau:.1e} >= sigma_k {least:.1e}, H may be singular"
+    return Statement(name, finite(bound), finite(kappa), verdict(bound, kappa, vacuous, rounding), formula)
+
+
+def spectral_statements(s: Spectra, e: Tensor, second: Tensor | None) -> tuple[Statement, ...]:
+    """All that the spectra can tell."""
+    return singular_values(s), product(s, e, second), condition(s), condition_exact(s)
 
 
 def box_statement(per_output: Sequence[float], worst: Tensor, rms: Tensor) -> Statement:

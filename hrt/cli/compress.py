@@ -16,26 +16,15 @@ Source = Annotated[
         "name is an nn.Module or a function without arguments that returns one. Code in SRC is run.",
     ),
 ]
-Weights = Annotated[
-    Path | None, typer.Option(help="A state_dict to load into the module first (`.safetensors` or `.pt`).")
-]
+Weights = Annotated[Path | None, typer.Option(help="A state_dict to load first (`.safetensors` or `.pt`).")]
 Samples = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--inputs",
-        "-i",
-        help="Representative inputs (`.npy`, `.npz`, `.csv`), one row a sample; repeat for several inputs.",
-    ),
+    typer.Option("--inputs", "-i", help="Inputs (`.npy`, `.npz`, `.csv`), one row a sample; repeat for several."),
 ]
-Boxes = Annotated[
-    list[str] | None, typer.Option(help="Or a box they fill, `low,low : high,high`; repeat for several inputs.")
-]
-Tolerance = Annotated[
-    float, typer.Option(help="Relative error that must hold: of the output, given inputs; else of every weight.")
-]
+Boxes = Annotated[list[str] | None, typer.Option(help="Or a box they fill, `low,low : high,high`; repeatable.")]
+Tolerance = Annotated[float, typer.Option(help="Relative error of the output, given inputs; else of every weight.")]
 BoundedDerivatives = Annotated[
-    list[str] | None,
-    typer.Option(metavar="d0 d1 d0d0", help="Derivatives by input coordinates that `--tol` must hold for, too."),
+    list[str] | None, typer.Option(metavar="d0 d1 d0d0", help="Derivatives that `--tol` must hold for, too.")
 ]
 
 

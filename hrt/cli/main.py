@@ -2,12 +2,11 @@
 line on stderr. What needs torch is imported inside the commands, so that help comes at once.
 """
 
-import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -44,8 +43,7 @@ app.command()(compress)
 
 @app.command()
 def info(
-    artifact: Artifact,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
+    artifact: Artifact, as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False
 ) -> None:
     """Show what a compressed network (`.hrt`) is made of, and what is certified of it.
 
@@ -54,6 +52,8 @@ def info(
     hrt info net.hrt --json
     ```
     """
+    import msgspec
+
     import hrt
     from hrt.model.artifact import read_header
     from hrt.runtime.backends import choose, on_cpu, open_session
@@ -61,7 +61,7 @@ def info(
     if as_json:
         header = read_header(artifact)
         chosen = {k: header.get(k) for k in ("version", "target", "dense_nbytes", "certificate")}
-        typer.echo(json.dumps(_without_infinity(chosen), indent=2))
+        typer.echo(msgspec.json.format(msgspec.json.encode(chosen), indent=2))  # figures that are not finite: null
         return
     model = hrt.load(artifact, backend="torch")
     program = model.program
@@ -239,15 +239,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
         raise typer.Exit
 
 
-def _without_infinity(value: Any) -> Any:
-    """JSON has no infinity: figures that are not finite become null."""
-    if isinstance(value, dict):
-        return {k: _without_infinity(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_infinity(v) for v in value]
-    return None if isinstance(value, float) and value - value != 0 else value
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `hrt`: runs the command line, returns the exit status and raises nothing for a user's mistake."""
     try:
@@ -272,12 +263,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def one_each(arguments: Sequence[str]) -> list[str]:
-    """`--derivatives d0 d1` as an option before each: the parser takes one value at a time. Names end where something
-    stands that does not begin with a d or has a dot or a slash in it, as files do. Raises InputError for what no
-    system would have passed on: a NUL character.
+    """`--derivatives d0 d1` as an option before each: the parser takes one value at a time. Names end before a word
+    that does not begin with a d or has a dot or a slash in it. Raises InputError for a NUL character.
     """
-    words: list[str] = []
-    listing = False
+    words, listing = list[str](), False
     for k, word in enumerate(arguments):
         if "\0" in word:  # the parser itself asks the system about files
             raise InputError(f"Found the argument {word[:80]!r} with a NUL character. Expected none.")

@@ -19,8 +19,7 @@ def residual(
         typer.Option(
             "--expr",
             metavar="EXPR",
-            help="What is zero where the equation holds, of the names u, d0, d0d1, ... and x0, x1, ...; u[0], d0[1] "
-            "for several outputs.",
+            help="What is zero where the equation holds, of u, d0, d0d1, ..., x0, x1, ...; u[0] of several outputs.",
         ),
     ],
     out: Annotated[

@@ -36,20 +36,9 @@ def repository(
     """
     from hrt.export.servers.repository import export_repository
 
-    model_folder = export_repository(
-        artifact,
-        folder,
-        name=name,
-        server=server,
-        backend=backend,
-        max_batch=max_batch,
-        instances=instances,
-        device=device,
-        accelerator=accelerator,
-        derivatives=derivatives or None,
-        force=force,
-    )
-    typer.echo(f"wrote {model_folder}")
+    chosen = {"server": server, "backend": backend, "device": device, "accelerator": accelerator}
+    sizes = {"max_batch": max_batch, "instances": instances, "derivatives": derivatives or None}
+    typer.echo(f"wrote {export_repository(artifact, folder, name=name, force=force, **chosen, **sizes)}")
 
 
 def triton_backend(

@@ -5,9 +5,7 @@ format version, program, certificate, target, and how every constant is kept. A 
 `NAME/value`. An H-matrix is `NAME/<storage>` (one flat buffer per storage type, the leaves in order, each its dense
 block or u then vt, row-major), `NAME/scales` (bfloat16, of the int8 leaves in order), `NAME/leaves` (int table: row,
 rows, col, cols, rank; -1 is dense), `NAME/codes` (uint8 storage type per leaf) and, where there are any, `NAME/rows`
-and `NAME/cols` (orderings). Every tensor's name ends in one of these parts, so that no two constants claim the same.
-
-Schedules are not stored: they follow from the leaf tables in milliseconds, differently for every target.
+and `NAME/cols` (orderings). Schedules are not stored: they follow from the leaf tables.
 """
 
 import hashlib
@@ -37,18 +35,9 @@ from hrt.support.devices import on_the_cpu
 
 FORMAT_VERSION = 1
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
-DTYPES = {
-    "F64": torch.float64,
-    "I64": torch.int64,
-    "F32": torch.float32,
-    "I32": torch.int32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+DTYPES = {**FLOATS, **INTEGERS, "BOOL": torch.bool}
 DTYPE_NAME = {dtype: name for name, dtype in DTYPES.items()}
 # Every file begins with its length in 8 bytes, then OPENING, then the digest: both stand at fixed places.
 OPENING = b'{"__metadata__":{"sha256":"'
@@ -78,10 +67,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def write(contents: Contents, path: str | PathLike[str], *, force: bool = True) -> None:
-    """Write `contents` to `path`: a temporary file in the same folder, synced, then renamed. A failure leaves the
-    folder as it was. The same contents give the same bytes, and json, not msgspec, writes them: it spells floats
-    otherwise. Raises ArtifactError (exists and not `force`, no such folder, disk full, no permission, numbers or names
-    that the format cannot hold).
+    """Write `contents` to `path`, or raise ArtifactError and leave the folder as it was. The same contents give the
+    same bytes; json, not msgspec, writes them: it spells floats otherwise.
     """
     check_writable(path, force, ArtifactError)
     try:
@@ -116,17 +103,14 @@ def read_header(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def read(path: str | PathLike[str]) -> Contents:
-    """The verified contents of a `.hrt` file.
-
-    Raises ArtifactError for a file that is missing, truncated, altered, malformed, oversized or newer than this
-    version, before anything is allocated for what it claims. MemoryError and ImportError are not the file's fault, and
-    pass.
+    """The verified contents of a `.hrt` file. Raises ArtifactError before anything is allocated for what a bad file
+    claims. MemoryError and ImportError are not the file's fault, and pass.
     """
     with _opened(path) as file, on_the_cpu():
         raw, table = _verified(path, file)
         try:
             header = msgspec.convert(raw, Header)
-            tensors = {name: _read(file, DTYPES[e.dtype], e.shape) for name, e in table.items()}
+            tensors = {name: _read(file, entry) for name, entry in table.items()}
             constants = {name: unpack(name, spec, tensors) for name, spec in header.constants.items()}
             program = Program.from_header(header.program, constants)
             check_program(program)
@@ -217,8 +201,7 @@ def _head(header: str, tensors: Mapping[str, Tensor]) -> bytearray:
     return bytearray(len(text).to_bytes(8, "little") + text)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def _bytes(t: Tensor) -> Any:
@@ -226,8 +209,8 @@ def _bytes(t: Tensor) -> Any:
     return t.reshape(-1).view(torch.uint8).numpy()
 
 
-def _read(file: BufferedReader, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    t = torch.empty(shape, dtype=dtype, device="cpu")
+def _read(file: BufferedReader, entry: Entry) -> Tensor:
+    t = torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="cpu")
     file.readinto(_bytes(t))
     return t
 

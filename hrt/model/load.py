@@ -1,6 +1,7 @@
 """A `.hrt` file made ready to predict."""
 
 from os import PathLike
+from typing import Any
 
 import torch
 
@@ -20,9 +21,8 @@ def load(
 
     Args:
         path: The file.
-        backend: "torch", "onnxruntime" (CPU), "cuda" (an NVIDIA GPU), or "auto". "auto" takes the GPU where `device`
-            names one, or where the network was compressed for "cuda" and a GPU is there. Else it takes ONNX Runtime,
-            where that is installed and certified to keep the bound. Else it takes torch.
+        backend: "torch", "onnxruntime" (CPU), "cuda" (an NVIDIA GPU), or "auto": the GPU where `device` names one or
+            the network was compressed for it, else ONNX Runtime where it is certified to keep the bound, else torch.
         device: Where the backend runs, such as "cuda:1".
         max_batch: Larger batches are split into parts of so many rows.
         strict: Refuse tensors on another device instead of moving them.
@@ -31,10 +31,8 @@ def load(
         The model, its session opened.
 
     Raises:
-        ArtifactError: The file is missing, truncated, altered, oversized or newer than this version. This is checked
-            before anything is allocated.
+        ArtifactError: The file is missing, truncated, altered, oversized or newer than this version.
         BackendError: The backend cannot run here.
-        MemoryError, ImportError: They pass as they are. The file is not at fault.
 
     Example:
         >>> import tempfile, torch, hrt
@@ -44,16 +42,7 @@ def load(
         ...     hrt.load(f"{folder}/net.hrt", backend="torch").predict(torch.zeros(5, 3)).shape
         torch.Size([5, 2])
     """
-    c = read(path)
-    model = CompressedModel(
-        c.program,
-        c.certificate,
-        c.target,
-        c.dense_nbytes,
-        backend=backend,
-        device=device,
-        max_batch=max_batch,
-        strict=strict,
-    )
+    options: dict[str, Any] = {"backend": backend, "device": device, "max_batch": max_batch, "strict": strict}
+    model = CompressedModel(**vars(read(path)), **options)
     _ = model.session  # opened now: a backend that cannot run here is an error of loading
     return model

@@ -70,8 +70,13 @@ class CompressedModel(Contents):
         return self.open()
 
     def open(self) -> Session:
-        """A new session on the backend, whatever torch's default device is. Raises BackendError where that cannot run
-        here.
+        """A new session on the backend, whatever torch's default device is.
+
+        Returns:
+            The session.
+
+        Raises:
+            BackendError: The backend cannot run here.
         """
         with on_the_cpu():
             return open_session(
@@ -106,15 +111,12 @@ class CompressedModel(Contents):
         """Evaluate the network. `model(x)` is the same.
 
         Args:
-            x: numpy array or torch tensor (batch, *shape) of any floating dtype and any batch size, 0 included. A
-                tuple of them for several inputs.
-            derivatives: Names by input coordinates, such as ["d0", "d1", "d0d0"]. The network is differentiated once
-                for every set of names.
+            x: numpy array or torch tensor (batch, *shape) of any floating dtype; a tuple of them for several inputs.
+            derivatives: Names by input coordinates, such as ["d0", "d1", "d0d0"].
 
         Returns:
-            The output, of the kind and dtype of the (first) input, newly allocated, contiguous and without gradients;
-            a tuple for several outputs. With derivatives a tuple: the value, then every derivative in the order asked.
-            Arithmetic is float32.
+            The output, of the kind and dtype of the (first) input, new, contiguous and without gradients; a tuple for
+            several. With derivatives a tuple: the value, then every derivative as asked. Arithmetic is float32.
 
         Raises:
             InputError: `x` does not fit, or a name is no derivative.
@@ -142,10 +144,8 @@ class CompressedModel(Contents):
     __call__ = predict
 
     def differentiated(self, derivatives: Sequence[str]) -> "CompressedModel":
-        """The model whose outputs are this one's and then, derivative by derivative, those of every output.
-
-        It has the same weights. Its certificate names the outputs that are bounded: the value, and the derivatives that
-        `hrt.compress` was asked for.
+        """The model whose outputs are this one's and then, derivative by derivative, those of every output. Its
+        certificate names those that are bounded: the value, and the derivatives that `hrt.compress` was asked for.
 
         Args:
             derivatives: Names by input coordinates, such as ["d0", "d0d1"].
@@ -204,6 +204,9 @@ class CompressedModel(Contents):
 
         Args:
             key: The name that the operator knows the network by, and that exported programs refer to.
+
+        Returns:
+            The module.
         """
         from hrt.model.torch_operator import OperatorModule
 
@@ -222,7 +225,11 @@ class CompressedModel(Contents):
         write(self, path, force=force)
 
     def report(self) -> str:
-        """A table of every layer (structure, bytes, errors, reason) and of the whole model, as text."""
+        """A table of every layer (structure, bytes, errors, reason) and of the whole model.
+
+        Returns:
+            Plain text.
+        """
         from hrt.model.report import render
 
         return render(self)

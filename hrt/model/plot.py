@@ -1,5 +1,6 @@
 """Pictures of a compressed network: block structure with ranks, dense blocks, singular-value decay."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from os import PathLike
@@ -26,10 +27,8 @@ CURVES = ("#22223b", "#c8553d", "#3d7ea6", "#588157")
 def plot_model(model: Contents, path: str | PathLike[str]) -> None:
     """Draw every weight matrix of `model`, one row each (the first 40), into an image file (.png, .pdf, .svg).
 
-    Left: leaves at their place (tree order), coloured by their share of the dense bytes, dense leaves dark, ranks
-    written in. Right: the singular values of the compressed matrix and of its largest low-rank leaves, each over its
-    largest. Raises InputError for a file that cannot be written or a format matplotlib does not know; nothing is left
-    behind then.
+    Left: leaves at their place (tree order), coloured by their share of the dense bytes, ranks written in. Right:
+    singular values. Raises InputError for a file that cannot be written or a format matplotlib does not know.
     """
     from matplotlib.figure import Figure
 
@@ -46,11 +45,9 @@ def plot_model(model: Contents, path: str | PathLike[str]) -> None:
     heights = [PANEL if len(Block.all_of(h)) > 1 else SMALL_PANEL for h in matrices]
     figure = Figure(figsize=(11.5, sum(heights) + 0.9), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)  # type: ignore[union-attr, call-arg]
-    title = (
-        f"{model.nbytes:,} bytes, {model.compression_ratio:.1f}x smaller than float32, tol {model.certificate.tol:g}"
-    )
+    title = f"{model.nbytes:,} bytes, {model.compression_ratio:.1f}x smaller than float32"
     more = f" (the first {len(shown)} of {len(weights)} layers)" if len(shown) < len(weights) else ""
-    figure.suptitle(title + more, fontsize=13, color=INK)
+    figure.suptitle(f"{title}, tol {model.certificate.tol:g}{more}", fontsize=13, color=INK)
     axes = figure.subplots(len(shown), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=heights)
     for (name, _), h, height, (left, right) in zip(shown, matrices, heights, axes, strict=True):
         draw_blocks(left, h, name, height)
@@ -89,17 +86,12 @@ class Block:
     @staticmethod
     def all_of(h: HMatrix) -> "list[Block]":
         """The blocks of `h`, the largest first."""
-        return sorted((Block(leaves) for leaves in h.blocks().values()), key=lambda b: -b.rows * b.cols)
+        return sorted((Block(leaves) for leaves in h.blocks().values()), key=lambda b: -math.prod(b.size))
 
     @property
-    def rows(self) -> int:
-        """Height."""
-        return self.leaves[0].rows
-
-    @property
-    def cols(self) -> int:
-        """Width."""
-        return self.leaves[0].cols
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.leaves[0].rows, self.leaves[0].cols
 
     @property
     def rank(self) -> int:
@@ -111,7 +103,7 @@ class Block:
         """Of its face."""
         if self.rank <= 0:
             return DENSE if self.rank < 0 else ZERO
-        return shade(sum(leaf.nbytes for leaf in self.leaves) / (4 * self.rows * self.cols))
+        return shade(sum(leaf.nbytes for leaf in self.leaves) / (4 * math.prod(self.size)))
 
     @property
     def values(self) -> Tensor:
@@ -132,45 +124,44 @@ def draw_blocks(axes: Any, h: HMatrix, name: str, height: float = PANEL) -> None
     ratio = f", {4 * m * n / h.nbytes:.1f}x smaller" if h.nbytes and m * n else ""
     axes.set_title(f"{name}\n{m} x {n}, {kinds}{ratio}", fontsize=10, color=INK, parse_math=False)
     if not m * n:
-        _say_empty(axes)
+        axes.set_axis_off()
+        _write(axes, (0.5, 0.5), "no entries")
         return
     square = max(m, n) <= 6 * min(m, n)
     inches = 0.78 * height
     across, down = (inches / max(m, n),) * 2 if square else (inches / n, inches / m)
     patches = []
     for block in blocks:
-        row, col = block.leaves[0].row, block.leaves[0].col
-        patches.append(Rectangle((col, row), block.cols, block.rows))
+        row, col, (rows, cols) = block.leaves[0].row, block.leaves[0].col, block.size
+        patches.append(Rectangle((col, row), cols, rows))
         text = str(block.rank) if block.rank > 0 else "dense" if block.rank < 0 and len(blocks) == 1 else ""
-        size = min(72 * down * block.rows * 0.62, 72 * across * block.cols * 1.15 / max(1, len(text)), 22.0)
+        size = min(72 * down * rows * 0.62, 72 * across * cols * 1.15 / max(1, len(text)), 22.0)
         if text and size >= SMALLEST_TEXT:
-            at, colour = (col + block.cols / 2, row + block.rows / 2), EDGE if block.rank < 0 else INK
-            axes.text(*at, text, ha="center", va="center", fontsize=size, color=colour)
+            _write(axes, (col + cols / 2, row + rows / 2), text, EDGE if block.rank < 0 else INK, fontsize=size)
     faces, width = [block.colour for block in blocks], 0.8 if len(blocks) < 200 else 0.3
     axes.add_collection(PatchCollection(patches, facecolor=faces, edgecolor=EDGE, linewidth=width))
     axes.set(xlim=(0, n), ylim=(m, 0), xlabel="columns (tree order)", ylabel="rows (tree order)")
     axes.set_aspect("equal" if square else "auto")
     axes.locator_params(integer=True)
-    for side in axes.spines.values():
-        side.set_color(GRID)
+    axes.spines[:].set_color(GRID)
     axes.tick_params(colors=INK, labelsize=8)
 
 
 def draw_decay(axes: Any, h: HMatrix) -> None:
     """Singular values of the whole compressed matrix, and of its largest low-rank blocks, each over its largest."""
     axes.set_title("singular-value decay", fontsize=10, color=INK)
-    if not h.shape[0] * h.shape[1]:
-        _say_empty(axes)
+    if not math.prod(h.shape):
+        axes.set_axis_off()
+        _write(axes, (0.5, 0.5), "no entries")
         return
     _curve(axes, singular_values(h.to_dense(torch.float32)), "whole matrix", CURVES[0], linewidth=1.8)
     blocks = Block.all_of(h)
-    shapes = {(b.rows, b.cols): b for b in reversed(blocks) if b.rank > 1 and len(blocks) > 1}
-    for block, colour in zip(reversed(shapes.values()), CURVES[1:], strict=False):
-        label = f"a block {block.rows} x {block.cols}, rank {block.rank}"
-        _curve(axes, block.values, label, colour, linewidth=1.2)
+    shapes = {b.size: b for b in reversed(blocks) if b.rank > 1 and len(blocks) > 1}
+    for ((m, n), block), colour in zip(reversed(shapes.items()), CURVES[1:], strict=False):
+        _curve(axes, block.values, f"a block {m} x {n}, rank {block.rank}", colour, linewidth=1.2)
     axes.set(xlabel="index", ylabel="singular value / largest")
     if not axes.lines:
-        axes.text(0.5, 0.5, "all zero", ha="center", va="center", transform=axes.transAxes, color=INK)
+        _write(axes, (0.5, 0.5), "all zero")
         return
     longest = max(len(line.get_xdata()) for line in axes.lines)
     if longest > FEW:
@@ -196,9 +187,10 @@ def singular_values(matrix: Tensor) -> Tensor:
     return torch.linalg.svdvals(matrix)
 
 
-def _say_empty(axes: Any) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, "no entries", ha="center", va="center", transform=axes.transAxes, color=INK)
+def _write(axes: Any, at: tuple[float, float], text: str, colour: str = INK, **style: Any) -> None:
+    """Centred at a place of the matrix, or with no size given of the panel."""
+    style = style or {"transform": axes.transAxes}
+    axes.text(*at, text, ha="center", va="center", color=colour, **style)
 
 
 def _curve(axes: Any, values: Tensor, label: str, colour: str, **style: Any) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from io import StringIO
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,80 +16,79 @@ def render(model: Contents, width: int = 140) -> str:
 
     No line is longer than `width` but for single facts, one a line, and nothing is left out to fit it.
     """
-    certificate = model.certificate
-    table = Table(
-        caption="Errors relative: Frobenius, weighted (by the inputs seen), spectral measured; ~ estimated from below."
+    layers = model.certificate.layers
+    table = _table(
+        "Errors relative: Frobenius, weighted (by the inputs seen), spectral measured; ~ estimated from below.",
+        ("layer", "shape", "structure"),
+        ("bytes", "ratio", "Frobenius", "weighted", "spectral"),
+        ("why",),
     )
-    for name in ("layer", "shape", "structure"):
-        table.add_column(name, overflow="fold")
-    for name in ("bytes", "ratio", "Frobenius", "weighted", "spectral"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    for r in certificate.layers:
-        table.add_row(
-            r.name,
-            f"{r.shape[0]} x {r.shape[1]}",
-            r.structure,
-            f"{r.nbytes:,}",
-            f"{r.dense_nbytes / r.nbytes:.2f}" if r.nbytes else "-",
-            f"{r.frobenius:.1e}",
-            "-" if r.weighted is None else f"{r.weighted:.1e}",
-            _spectral(r),
-            r.reason,
-        )
+    for r in layers:
+        ratio = f"{r.dense_nbytes / r.nbytes:.2f}" if r.nbytes else "-"
+        errors = _short(r.frobenius), _short(r.weighted), _spectral(r)
+        table.add_row(r.name, f"{r.shape[0]} x {r.shape[1]}", r.structure, f"{r.nbytes:,}", ratio, *errors, r.reason)
     out = StringIO()
     # Plain text whatever the environment says, and names as they are: "[0]" is no markup, ":key:" no picture.
     console = Console(file=out, width=width, color_system=None, markup=False, emoji=False, highlight=False)
     console.print(table)
-    if any(r.statements for r in certificate.layers):
-        console.print(_statements(certificate.layers))
+    if any(r.statements for r in layers):
+        console.print(_statements(layers))
     for line in summary(model):
         console.print(line, soft_wrap=True)
     return out.getvalue()
 
 
+def _table(caption: str, names: Sequence[str], numbers: Sequence[str], words: Sequence[str]) -> Table:
+    table = Table(caption=caption)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in words:
+        table.add_column(name, overflow="fold")
+    return table
+
+
 def _spectral(r: LayerRecord) -> str:
-    if r.spectral is not None:
-        return f"{r.spectral:.1e}"
-    return "-" if r.spectral_estimate is None else f"~{r.spectral_estimate:.1e}"
+    estimated = r.spectral is None and r.spectral_estimate is not None
+    return f"~{_short(r.spectral_estimate)}" if estimated else _short(r.spectral)
+
+
+def _short(value: float | None, missing: str = "-") -> str:
+    return missing if value is None else f"{value:.1e}"
 
 
 def _statements(layers: Sequence[LayerRecord]) -> Table:
     """Per layer the condition numbers and what became of every statement of the paper."""
-    table = Table(
-        caption="Condition numbers κ measured; ||W-H||₂ guaranteed, relative; then whether each of the paper's bounds "
-        "holds here (`hrt info --json` lists them beside the measured figures)."
-    )
     names = list(dict.fromkeys(s.name for r in layers for s in r.statements))
-    table.add_column("layer", overflow="fold")
-    for name in ("κ(W)", "κ(H)", "||W-H||₂ ≤"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in names:
-        table.add_column(name, overflow="fold")
+    table = _table(
+        "Condition numbers κ measured; ||W-H||₂ guaranteed, relative; then whether each of the paper's bounds "
+        "holds here (`hrt info --json` lists them beside the measured figures).",
+        ("layer",),
+        ("κ(W)", "κ(H)", "||W-H||₂ ≤"),
+        names,
+    )
     for r in layers:
         verdicts = {s.name: s.verdict for s in r.statements}
         # computed with the singular values, and then infinite where it is missing
         missing = "-" if r.spectral is None else "∞"
-        conditions = [missing if v is None else f"{v:.1e}" for v in (r.condition, r.condition_compressed)]
-        bound = "-" if r.spectral_bound is None else f"{r.spectral_bound:.1e}"
-        table.add_row(r.name, *conditions, bound, *(verdicts.get(name, "-") for name in names))
+        conditions = [_short(v, missing) for v in (r.condition, r.condition_compressed)]
+        table.add_row(r.name, *conditions, _short(r.spectral_bound), *(verdicts.get(name, "-") for name in names))
     return table
 
 
 def summary(model: Contents) -> list[str]:
     """The model's figures, one fact a line; each line says whether it was measured, estimated or is guaranteed."""
     c = model.certificate
-    other = model.nbytes - sum(r.nbytes for r in c.layers)
-    ratio = model.compression_ratio
-    lines = [
-        f"{model.nbytes:,} bytes ({other:,} of them biases and other constants), dense float32 {model.dense_nbytes:,}: "
-        f"{f'{ratio:.2f}x smaller' if ratio > 1 else 'not smaller'}"
-    ]
+    other, ratio = model.nbytes - sum(r.nbytes for r in c.layers), model.compression_ratio
+    smaller = f"{ratio:.2f}x smaller" if ratio > 1 else "not smaller"
+    constants = f"{other:,} of them biases and other constants"
+    lines = [f"{model.nbytes:,} bytes ({constants}), dense float32 {model.dense_nbytes:,}: {smaller}"]
     dense = [r.name for r in c.layers if r.nbytes >= r.dense_nbytes > 0]
     if dense:
         lines.append(f"no gain on {len(dense)} of {len(c.layers)} layers; the table says why")
     if c.kind == "output":
-        lines += _output_figures(c.tol, c.measured, c.estimated, c.context)
+        lines += _output_figures(c)
     else:
         worst = max((r.frobenius for r in c.layers), default=0.0)
         lines += [
@@ -102,9 +100,10 @@ def summary(model: Contents) -> list[str]:
     return lines + [f"remark: {r}" for r in c.context.get("remarks", [])]
 
 
-def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> list[str]:
+def _output_figures(c: Certificate) -> list[str]:
+    measured, estimated, context = c.measured, c.estimated, c.context
     rows = context.get("held_out_rows", "the")
-    lines = [f"asked: relative L2 error of the output at most {tol:g}"]
+    lines = [f"asked: relative L2 error of the output at most {c.tol:g}"]
     if "runtime_error" in measured:
         lines.append(f"measured: {_figure(measured['runtime_error'])} on {rows} held-out rows, in float32 arithmetic")
     if "output_error" in measured:
@@ -118,15 +117,10 @@ def _output_figures(tol: float, measured: Any, estimated: Any, context: Any) -> 
     if "output_error_upper_99" in estimated:
         limit = _figure(estimated["output_error_upper_99"])
         lines.append(f"estimated: at most {limit} on new inputs of this distribution, at 99 % confidence")
-    for name in context.get("derivatives", ()):
-        error, limit, exact = (
-            _figure(section[field][name])
-            for section, field in (
-                (measured, "derivative_runtime_error"),
-                (estimated, "derivative_error_upper_99"),
-                (measured, "derivative_error"),
-            )
-        )
+    for name in c.derivatives:
+        figures = {**measured, **estimated}
+        keys = "derivative_runtime_error", "derivative_error", "derivative_error_upper_99"
+        error, exact, limit = (_figure(figures[key][name]) for key in keys)
         lines.append(f"{name}: measured {error} in float32, {exact} in float64 arithmetic; estimated at most {limit}")
     if "unseen_probability_99" in estimated:
         share = 100 * estimated["unseen_probability_99"]

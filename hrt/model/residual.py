@@ -27,9 +27,8 @@ def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Calla
         model: From `hrt.compress` or `hrt.load`.
         x: As `predict` takes it: (rows, features), or a tuple for several inputs.
         expression: Text such as "d1 + u*d0 - 0.00318*d0d0", or a Python function whose arguments are called as names
-            are there, `def burgers(u, d0, d1, d0d0): ...`. The function gets float64 arrays of the kind of `x`: inputs
-            (rows,), outputs and derivatives (rows,), or (components, rows) where the network has several, so that u[0]
-            means what it means in text. Arguments with a default are its own. It returns (rows,) real numbers, or one.
+            are there, `def burgers(u, d0, d1, d0d0): ...`; those with a default are its own. It gets float64 arrays of
+            the kind of `x`, (rows,) or (components, rows) where the network has several, and returns (rows,) or one.
 
     Returns:
         (rows,) in float64, numpy or torch as `x` is.
@@ -66,9 +65,7 @@ def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Calla
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of residuals, of those that are finite. maximum: the largest absolute value, in row `row`.
-    percentile: which 99 % of the absolute values do not exceed.  not_finite: how many rows are NaN or infinite.
-    """
+    """Figures of finite residuals; of absolute values `maximum`, in `row`, and `percentile`: 99 % are below."""
 
     rows: int
     rms: float

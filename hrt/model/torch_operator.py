@@ -1,6 +1,5 @@
-"""A compressed network as one operator of torch, so that torch.compile and torch.export see one node.
-
-The node names the network by a key; whoever runs an exported program elsewhere registers the same network under it.
+"""A compressed network as one operator of torch. The node names the network by a key: whoever runs an exported program
+elsewhere registers the same network under it.
 """
 
 import itertools

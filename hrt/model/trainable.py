@@ -41,42 +41,58 @@ class TrainableNetwork(nn.Module):
         linear = {name for node in program.linear_nodes for name in node.inputs[1:]}
         affine = {name for node in program.nodes if node.op == "layer_norm" for name in node.inputs[1:]}
         self.weights, self.values, self.fixed = nn.ModuleDict(), nn.ParameterDict(), nn.Module()
-        self._homes: dict[str, tuple[str, str]] = {}  # of every constant: which of the three, and its key there
+        self._keys: dict[str, str] = {}  # of every constant, in one of the three
         for name, constant in program.constants.items():
-            key = self._key(name)
+            taken = set(self._keys.values())
+            key = self._keys[name] = unique_name(name.replace(".", "/") or "constant", taken, separator="_")
             if isinstance(constant, HMatrix):
                 self.weights[key] = HLinear(constant, dtype=dtype)
-                self._homes[name] = ("weights", key)
             elif name in linear | affine:
                 self.values[key] = nn.Parameter(constant.to(dtype, copy=True))
-                self._homes[name] = ("values", key)
             else:
                 self.fixed.register_buffer(key, constant.to(dtype, copy=True))
-                self._homes[name] = ("fixed", key)
         self._steps = tuple((n.name, n.row.torch, n.inputs, dict(n.attrs)) for n in program.nodes)
 
-    def _key(self, name: str) -> str:
-        """A name that modules allow, without dots, and that nobody has."""
-        return unique_name(name.replace(".", "/") or "constant", {k for _, k in self._homes.values()}, separator="_")
-
     def constant(self, name: str) -> Any:
-        """The live constant of the program's `name`: an HLinear, a parameter or a buffer."""
-        home, key = self._homes[name]
-        return getattr(self.fixed, key) if home == "fixed" else getattr(self, home)[key]
+        """The live constant of the program's `name`.
+
+        Args:
+            name: Of the constant.
+
+        Returns:
+            An HLinear, a parameter or a buffer.
+        """
+        key = self._keys[name]
+        home = self.weights if key in self.weights else self.values
+        return home[key] if key in home else getattr(self.fixed, key)
 
     def is_parameter(self, name: str) -> bool:
-        """Whether the program's constant `name` is a plain tensor that is trained."""
-        return self._homes[name][0] == "values"
+        """Whether the program's constant `name` is a plain tensor that is trained.
+
+        Args:
+            name: Of the constant.
+
+        Returns:
+            False for weights that are H-matrices, and for buffers.
+        """
+        return self._keys[name] in self.values
 
     @property
     def layers(self) -> dict[str, HLinear]:
         """The H-matrix layers by the names of their weights in the program."""
-        return {name: self.weights[key] for name, (home, key) in self._homes.items() if home == "weights"}  # type: ignore[misc]
+        return {name: self.constant(name) for name, key in self._keys.items() if key in self.weights}
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The network's output for one (batch, *shape) tensor per input."""
+        """The network's output.
+
+        Args:
+            inputs: One tensor (batch, *shape) per input.
+
+        Returns:
+            A tensor, or a tuple for several outputs.
+        """
         self.program.check_inputs(inputs)
-        values: dict[str, Any] = {name: self.constant(name) for name in self._homes}
+        values: dict[str, Any] = {name: self.constant(name) for name in self._keys}
         values.update({v.name: x for v, x in zip(self.program.inputs, inputs, strict=True)})
         for name, function, arguments, attrs in self._steps:
             values[name] = function([values[a] for a in arguments], attrs)
@@ -84,15 +100,29 @@ class TrainableNetwork(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def constants(self, dtype: torch.dtype = torch.float64) -> dict[str, Constant]:
-        """All constants as they stand: H-matrices with leaves of `dtype`, tensors on the CPU."""
-        live = {name: self.constant(name) for name in self._homes}
+        """All constants as they stand.
+
+        Args:
+            dtype: Of the leaves and tensors.
+
+        Returns:
+            H-matrices and tensors by name, on the CPU.
+        """
+        live = {name: self.constant(name) for name in self._keys}
         return {
             name: v.to_hmatrix(dtype) if isinstance(v, HLinear) else v.detach().to("cpu", dtype, copy=True)
             for name, v in live.items()
         }
 
     def to_program(self, dtype: torch.dtype = torch.float64) -> Program:
-        """The program with the constants as they stand."""
+        """The program with the constants as they stand.
+
+        Args:
+            dtype: Of their numbers.
+
+        Returns:
+            The program.
+        """
         return self.program.with_constants(self.constants(dtype))
 
 

@@ -28,8 +28,7 @@ class _Weight:
 
 def check_program(program: Program) -> None:
     """Raise, anything at all, unless every op takes its attributes and every value has the shape that its node claims.
-
-    The program is run on two rows of tensors without numbers, so that nothing is allocated for what a file claims.
+    It runs on two rows of tensors without numbers, so that nothing is allocated for what a file claims.
     """
     values: dict[str, Any] = {k: torch.empty(c.shape, device="meta") for k, c in program.constants.items()}
     values |= {k: _Weight(tuple(program.constants[k].shape)) for k in program.weights}

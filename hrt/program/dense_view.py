@@ -15,10 +15,7 @@ NARROW = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, eq=False)
 class DenseView:
-    """A program and its constants as float64 tensors, each written out once, on first use.
-
-    A view is for one piece of work, such as a certificate: it holds eight bytes for every number of the dense network.
-    """
+    """A program and its constants as float64 tensors, written out once. It is large: for one piece of work."""
 
     program: Program
 

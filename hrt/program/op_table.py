@@ -1,7 +1,5 @@
 """The closed op table. One row is everything hrt knows of an op; nothing else switches on op names.
 
-A row gives the torch function (float32 or float64, first axis the batch), the ONNX operator where one node says the
-same, the derivative of an elementwise op of one input, and a Lipschitz constant for the rigorous output bound.
 Axes in attributes are negative, so that they never count the batch.
 """
 
@@ -23,11 +21,10 @@ Attrs = Mapping[str, Any]
 class Op:
     """A row of the table.
 
-    torch: (arguments, attributes) -> value.  arity: number of arguments, None for any.  onnx: operator name or None
-    (lowered by several nodes).  derivative: f'(x) of an elementwise op, or None.  lipschitz: attributes -> a constant
-    with |f(x) - f(y)| <= L |x - y| everywhere, or None where there is none.  taylor: of an elementwise op, its Taylor
-    coefficients as formulas (see `hrt.program.taylor_table`).  kinked: some derivative jumps, at single points.
-    elementwise: every number of the result comes from the numbers at its place, arguments broadcast.
+    torch: (arguments, attributes) -> value.  arity: None for any.  onnx: the operator that says the same, if one does.
+    derivative: f'(x) of an elementwise op of one input.  lipschitz: attributes -> a constant with
+    |f(x) - f(y)| <= L |x - y| everywhere.  taylor: coefficients as formulas (`hrt.program.taylor_table`).  kinked: some
+    derivative jumps.  elementwise: every number comes from those at its place, arguments broadcast.
     """
 
     name: str
@@ -73,7 +70,6 @@ def _silu_derivative(x: Tensor, _: Attrs) -> Tensor:
 
 
 def _step(x: Tensor, below: Any) -> Tensor:
-    """1 for x > 0, `below` elsewhere, in the precision of x."""
     return torch.where(x > 0, torch.ones_like(x), below)
 
 

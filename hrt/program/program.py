@@ -47,10 +47,8 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """inputs, nodes in order, outputs by name, constants by name (weights are Tensors (m, n) or HMatrix).
-
-    Raises CaptureError where a node names an unknown op or a value that does not come before it, where a name stands
-    for two values, and where a linear node's weight is not a constant matrix.
+    """inputs, nodes in order, outputs by name, constants by name (weights are Tensors (m, n) or HMatrix). Raises
+    CaptureError where they do not fit each other.
     """
 
     inputs: tuple[Value, ...]
@@ -92,10 +90,8 @@ class Program:
 
     @property
     def weights(self) -> dict[str, tuple[Node, ...]]:
-        """Weight name to the linear nodes that use it (several where weights are tied), in program order.
-
-        A constant that is anything else besides (an operand of another op, an output) is not among them: only a linear
-        node can multiply by an H-matrix.
+        """Weight name to the linear nodes that use it (several where weights are tied), in program order. A constant
+        that is anything else besides (an operand of another op, an output) is not among them.
         """
         uses: dict[str, tuple[Node, ...]] = {}
         for node in self.linear_nodes:
@@ -107,10 +103,7 @@ class Program:
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Per-sample shape of an input or node."""
-        for v in (*self.inputs, *self.nodes):
-            if v.name == name:
-                return v.shape
-        raise KeyError(name)
+        return {v.name: v.shape for v in (*self.inputs, *self.nodes)}[name]
 
     def with_constants(self, changed: Mapping[str, Constant]) -> "Program":
         """The same program with some constants replaced."""
@@ -124,10 +117,8 @@ class Program:
         for node in self.nodes:
             for y, bias in (node.inputs, node.inputs[::-1]) if node.op == "add" else ():
                 if y in product and tuple(getattr(self.constants.get(bias), "shape", ())) == product[y].shape[-1:]:
-                    fused |= {
-                        y: replace(product[y], name=node.name, inputs=(*product[y].inputs, bias)),
-                        node.name: None,
-                    }
+                    fused[y] = replace(product[y], name=node.name, inputs=(*product[y].inputs, bias))
+                    fused[node.name] = None
         needed = set(self.outputs)
         reversed_nodes: list[Node] = []
         for node in (fused.get(n.name, n) for n in reversed(self.nodes)):
@@ -145,10 +136,8 @@ class Program:
         observe: Callable[[Node, tuple[Any, ...]], None] | None = None,
         constants: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, ...]:
-        """Evaluate on `inputs`, each (batch, *shape), by the table's torch functions in `dtype`.
-
-        observe: called with every node and its arguments before it is computed (calibration reads layer inputs).
-        constants: already converted constants, to be used instead of the stored ones.
+        """Evaluate on `inputs`, each (batch, *shape), in `dtype`. observe: called with every node and its arguments
+        before it is computed.  constants: already converted ones, to be used instead of the stored.
         """
         if constants is None:
             constants = {k: c.to(dtype) if isinstance(c, Tensor) else c for k, c in self.constants.items()}

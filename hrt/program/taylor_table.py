@@ -1,8 +1,7 @@
 """Taylor coefficients of every elementwise op, as formulas over symbols (`hrt.derivatives.symbols`).
 
-A rule gets x and y = f(x) and gives f', f''/2 and f'''/6 there. Where these share a factor f', the others are given as
-ratios to it: D2 = f' (z2 + ratio z1^2) takes fewer products than f' z2 + (f''/2) z1^2. None is zero. Formulas were
-derived by hand and are compared with automatic differentiation in float64 (tests/program/test_taylor_table.py).
+A rule gets x and y = f(x) and gives f', f''/2 and f'''/6 there, the higher ones as ratios to f' where they share it:
+D2 = f' (z2 + ratio z1^2) takes fewer products than f' z2 + (f''/2) z1^2. None is zero.
 """
 
 import math
@@ -15,10 +14,8 @@ Term = Any  # a Symbol, a number, or None for zero: what arithmetic is written f
 
 @dataclass(frozen=True)
 class Series:
-    """first: f'.  higher: f''/2 and f'''/6, divided by f' where `ratio`.  As symbols, numbers, or None for zero.
-
-    scale: s, where these are the coefficients in powers of s h instead of h: with s = 1 / x the derivatives of 1 / x
-    have no square of y, which float32 would lose long before y times h.
+    """first: f'.  higher: f''/2 and f'''/6, divided by f' where `ratio`.  scale: s, where these are the coefficients in
+    powers of s h instead of h: with s = 1 / x those of 1 / x have no square of y, which float32 would lose.
     """
 
     first: Term

@@ -6,12 +6,4 @@ Knows nothing of matrices, programs or models. What needs no torch is handed on 
 from hrt.support.atomic_files import check_writable, replacing, usable
 from hrt.support.progress import Advance, part, silent, track
 
-__all__ = [
-    "Advance",
-    "check_writable",
-    "part",
-    "replacing",
-    "silent",
-    "track",
-    "usable",
-]
+__all__ = ["Advance", "check_writable", "part", "replacing", "silent", "track", "usable"]

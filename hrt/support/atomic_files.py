@@ -15,9 +15,7 @@ SHOWN = 80  # characters of a path that no file can have
 
 
 def usable(path: str | PathLike[str], failure: type[HrtError] = InputError) -> Path:
-    """`path` as a Path; the file need not exist. Raises `failure` for an invalid file name: with NUL characters, with
-    letters that the system cannot write, or longer than it allows.
-    """
+    """`path` as a Path; the file need not exist. Raises `failure` for an invalid file name."""
     text, fault = os.fsdecode(path), None
     try:
         os.lstat(text)
@@ -33,9 +31,7 @@ def usable(path: str | PathLike[str], failure: type[HrtError] = InputError) -> P
 
 
 def check_writable(path: str | PathLike[str], force: bool, failure: type[HrtError] = InputError) -> Path:
-    """`path` with links followed, if a file may be written there. Raises `failure` for a file that exists (unless
-    `force`), anything that is no regular file, a folder that does not exist, and what can be no file's name.
-    """
+    """`path` with links followed, if a file may be written there. Raises `failure` where it may not."""
     named, path = path, Path(os.path.realpath(usable(path, failure)))
     if path.exists() and not path.is_file():
         raise failure(f"{named} is a {'folder' if path.is_dir() else 'device'}. Expected the name of a file.")
@@ -51,10 +47,7 @@ def replacing(
     path: str | PathLike[str], *, force: bool = True, failure: type[HrtError] = InputError
 ) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes `path` when the block ends: a temporary name beside it, synced, then renamed.
-
-    Whatever goes wrong in the block, a file that was there before is kept and the temporary one removed; only a
-    process that is killed outright can leave `.hrt-*.tmp` behind. Raises `failure` where `check_writable` does and
-    where the system refuses (disk full, no permission).
+    What goes wrong in the block leaves `path` as it was. Raises `failure` where the system refuses.
     """
     named, path = path, check_writable(path, force, failure)
     temporary = path.parent / f".hrt-{secrets.token_hex(8)}.tmp"  # short, so that long names stay possible

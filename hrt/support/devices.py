@@ -20,10 +20,8 @@ def missing_for_cuda() -> str | None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return "TRITON_INTERPRET=1 is set: kernels would be interpreted on the CPU. Unset it."
     if not torch.cuda.is_available():
-        built = (
-            "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no usable CUDA device"
-        )
-        return f"{built}. Expected an NVIDIA GPU, its driver and a CUDA build of torch."
+        fault = "torch sees no usable CUDA device" if torch.version.cuda else "this torch was built without CUDA"
+        return f"{fault}. Expected an NVIDIA GPU, its driver and a CUDA build of torch."
     return missing_triton()
 
 
@@ -44,9 +42,7 @@ def cuda_device(device: Any) -> torch.device:
     try:
         chosen = torch.device("cuda" if device is None else device)
         if chosen.type != "cuda":
-            raise BackendError(
-                f"Backend 'cuda' runs on CUDA devices. Found device {str(device)!r}. Use backend='torch'."
-            )
+            raise BackendError(f"Found device {str(device)!r}. Backend 'cuda' runs on CUDA devices; use 'torch'.")
         if chosen.index is None:
             chosen = torch.device("cuda", torch.cuda.current_device())
         capability = torch.cuda.get_device_capability(chosen)
@@ -71,10 +67,6 @@ def on_the_cpu() -> AbstractContextManager[Any]:
 
 
 def architecture(device: torch.device) -> str:
-    """The architecture that configurations are kept for: sm_80, sm_90, sm_100 and so on; sm_90 where kernels are
-    interpreted.
-    """
-    if device.type != "cuda":
-        return "sm_90"
-    major, minor = torch.cuda.get_device_capability(device)
+    """The architecture that configurations are kept for, such as sm_80; sm_90 where kernels are interpreted."""
+    major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
     return f"sm_{major}{minor}"

@@ -1,8 +1,7 @@
 """Many small factorisations on a few cores: a thread per strip, one BLAS thread each.
 
-LAPACK on blocks of a few hundred loses time to its own threads (measured: an SVD of 64 x 64 takes 0.9 ms with one
-thread and 8.9 ms with two on a busy two-core machine); independent strips on independent threads do not. Results do
-not depend on the number of threads or on the executor, since every strip is computed by one.
+LAPACK on small blocks loses time to its own threads (an SVD of 64 x 64 took 0.9 ms with one, 8.9 ms with two on a busy
+machine). Results depend neither on the number of threads nor on the executor: every strip is computed by one.
 """
 
 import pickle
@@ -23,9 +22,7 @@ _width: int | None = None  # threads to spread strips over, while BLAS has one
 
 @contextmanager
 def one_blas_thread(width: int | None = None) -> Iterator[int]:
-    """Set torch to one thread inside. Yields how many threads to spread work over instead: `width`, or as many as
-    torch had.
-    """
+    """Set torch to one thread. Yields how many to spread work over instead: `width`, or as many as torch had."""
     global _width
     before, outer = torch.get_num_threads(), _width
     _width = width or outer or before
@@ -54,10 +51,8 @@ def parallel_map(
 def executor_map(
     function: Callable[[Item], Result], items: Iterable[Item], executor: Executor | None
 ) -> Iterator[Result]:
-    """`function` over `items`, in order, one result after the other; here where there is no executor.
-
-    Raises BackendError where the executor fails (a worker died, it was shut down); what the function raises of hrt's
-    own errors passes through. Nothing that was handed out is left waiting.
+    """`function` over `items`, in order, one result after the other; here where there is no executor. Raises
+    BackendError where the executor fails; hrt's own errors pass through. Nothing that was handed out is left waiting.
     """
     if executor is None:
         yield from map(function, items)

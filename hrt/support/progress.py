@@ -18,10 +18,7 @@ def part(advance: Advance, low: float, high: float) -> Advance:
 
 @contextmanager
 def track(title: str, enabled: bool) -> Iterator[Advance]:
-    """Yields `advance(text, done)`, with `done` from 0 to 1: a bar, the time spent and the time that is left, about.
-
-    Nothing is written where stderr is no terminal, so that logs and pipes stay clean, and nothing stays behind.
-    """
+    """Yields `advance(text, done)`, `done` from 0 to 1. Nothing is written where stderr is no terminal."""
     if not enabled or sys.stderr is None or not sys.stderr.isatty():
         yield silent
         return

@@ -19,9 +19,8 @@ class Spectrum:
 
     Args:
         values: (n,) float64, descending.
-        rounding: Absolute. LAPACK's bound (`hrt.certificate.norms.svd_rounding`), relative to the trace instead of the
-            largest eigenvalue. This also covers the rounding of the kernel's own entries, as long as errors of a sum of
-            n products grow like sqrt(n): up to some 10^5 parameters to a point, and more with more points.
+        rounding: Absolute. LAPACK's bound (`hrt.certificate.norms.svd_rounding`), relative to the trace. This also
+            covers the rounding of the kernel's own entries, up to some 10^5 parameters to a point.
 
     Example:
         >>> import torch, hrt
@@ -41,6 +40,9 @@ class Spectrum:
 
         Args:
             kernel: (n, n), float32 or float64.
+
+        Returns:
+            The eigenvalues and their rounding.
 
         Raises:
             InputError: Another shape, or NaN.
@@ -87,10 +89,8 @@ class Drift:
         spectral: ||Theta - Theta_H||_2.
         before: The spectrum of Theta.
         after: The spectrum of Theta_H.
-        cosines: Of the principal angles between the spans of the leading eigenvectors of both, largest first. The last
-            one says how much of the worst direction is left.
-        gap: The eigenvalue of Theta that ends this span minus the next. Angles mean nothing where the difference is not
-            far below it.
+        cosines: Of the principal angles between the spans of the leading eigenvectors of both, largest first.
+        gap: The eigenvalue of Theta that ends this span minus the next. Only differences far below it leave angles.
 
     Example:
         >>> import torch, hrt
@@ -113,10 +113,7 @@ class Drift:
 
 
 def drift(before: Tensor, after: Tensor, leading: int = LEADING) -> Drift:
-    """Compare two kernels (n, n). leading: dimension of the eigenspaces compared, at most n.
-
-    Raises InputError for kernels of different shapes, that are not square, not finite or zero, and a `leading` below 1.
-    """
+    """Compare two kernels (n, n). leading: dimension of the eigenspaces compared, at most n."""
     a, b = _checked(before), _checked(after)
     if a.shape != b.shape:
         raise InputError(f"Found kernels of shapes {tuple(a.shape)} and {tuple(b.shape)}. Expected equal ones.")

@@ -2,8 +2,7 @@
 
 Theta[(i, a), (j, b)] = sum over parameters p of d g_a(x_i)/dp  d g_b(x_j)/dp  (Jacot, Gabriel, Hongler, NeurIPS 2018),
 with g the network's outputs or a residual's components. The parameters of a compressed network are those of the dense
-network that it stands for: every H(W) is written out, and differentiated by as a matrix of independent entries. The
-kernel in its factors' parameters is another one, of a network that is trained in another way.
+network that it stands for: every H(W) is written out, as a matrix of independent entries.
 """
 
 import math
@@ -38,9 +37,7 @@ class HoldsProgram(Protocol):
     """Anything with a program: a CompressedModel, or a DenseView."""
 
     @property
-    def program(self) -> Program:
-        """The network as data."""
-        ...
+    def program(self) -> Program: ...
 
 
 Network = nn.Module | Program | HoldsProgram
@@ -57,22 +54,20 @@ def ntk(
     """The empirical neural tangent kernel of a network on a sample of points.
 
     Args:
-        net: An nn.Module, whose parameters are all of its own, in evaluation mode. Or a CompressedModel or its program,
-            whose parameters are the weights, written out, and biases of its linear layers. It is not changed.
+        net: An nn.Module, in evaluation mode, with all its parameters. Or a CompressedModel or its program, with the
+            weights, written out, and biases of its linear layers. It is not changed.
         points: Tensor or array (rows, *shape), a tuple of them for several inputs.
-        residual: None for the network's value. Else residual(network, *points) of shape (rows, ...) for points
-            (rows, *shape), each row a function of its own point alone. Differentiate `network` with torch.func (jvp,
-            jacrev), not with torch.autograd.grad.
-        memory: Bytes for kernel, parameters and Jacobians; activations are not counted. Where the Jacobian of all
-            points does not fit, it is computed by blocks of points, again for every pair of blocks.
+        residual: None for the network's value. Else residual(network, *points) of shape (rows, ...), each row a
+            function of its own point alone, differentiated with torch.func (jvp, jacrev), not torch.autograd.grad.
+        memory: Bytes for kernel, parameters and Jacobians, computed by blocks of points that fit.
         dtype: torch.float64 or torch.float32, of all arithmetic.
 
     Returns:
         Theta (rows * k, rows * k) of `dtype`, symmetric, for k components. Row i * k + a is component a of point i.
 
     Raises:
-        InputError: There are no points, something is not finite, the residual does not depend on the network, or
-            `memory` does not hold one block; the message names the bytes that would.
+        InputError: No points, something not finite, a residual that does not depend on the network, or too little
+            memory; the message names the bytes that would do.
 
     Example:
         >>> import torch, hrt
@@ -140,9 +135,7 @@ def affordable_drift(
     original: DenseView, compressed: DenseView, rows: Sequence[Tensor]
 ) -> tuple[float | None, int, str]:
     """The drift of the value's kernel on the first few `rows` (one tensor per input), how many, and why there is none.
-
-    As many rows as one block within MEMORY holds, at most MOST_ROWS and at least FEWEST_ROWS: counted, not timed, so
-    that the same network has the same certificate on every machine.
+    Rows are counted, not timed: the same network has the same certificate on every machine.
     """
     program = original.program
     names = {name for node in program.linear_nodes for name in node.inputs[1:]}
@@ -186,7 +179,8 @@ def _function(net: Network, residual: Residual | None, dtype: torch.dtype) -> It
     of = residual or _value
     if isinstance(net, nn.Module):
         whole = _Applied(net, of)
-        state = {k: _cast(v.detach(), dtype) for k, v in (*whole.named_parameters(), *whole.named_buffers())}
+        tensors = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
+        state = {k: v.detach().to(dtype if v.is_floating_point() else v.dtype) for k, v in tensors.items()}
         names = [k for k, _ in whole.named_parameters()]
         modes = [(m, m.training) for m in net.modules()]
 
@@ -241,10 +235,6 @@ class _Applied(nn.Module):
 def _value(network: Callable[..., Any], *points: Tensor) -> Tensor:
     """All outputs side by side, (rows, features)."""
     return torch.cat([y.flatten(1) if y.ndim > 1 else y[:, None] for y in tree_leaves(network(*points))], dim=1)
-
-
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype) if x.is_floating_point() else x
 
 
 def _kernel(

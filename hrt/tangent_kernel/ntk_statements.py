@@ -1,10 +1,9 @@
 """What the paper says of the neural tangent kernel (arXiv 2409.07028: compression preserves it, definiteness included),
 beside what is true.
 
-Theta is the kernel of the network, Theta_H that of the compressed one, D their difference, lambda_i eigenvalues in
-descending order. Weyl's and Davis and Kahan's theorems hold for every pair of symmetric matrices; the paper's
-statements hold under assumptions that it leaves out; `tests/tangent_kernel/test_ntk_statements.py` has a
-counter-example to each.
+Theta is the network's kernel, Theta_H the compressed one's, D their difference, lambda_i eigenvalues, descending.
+Weyl's and Davis and Kahan's theorems always hold; the paper's statements need assumptions that it leaves out
+(`tests/tangent_kernel/test_ntk_statements.py` has a counter-example to each).
 """
 
 import math
@@ -26,9 +25,8 @@ FEWEST = 3  # points of a line with an interval
 class PowerLaw:
     """drift = factor * tol^exponent, by least squares of logarithms, over `points` pairs.
 
-    low, high: 95 % interval of the exponent (Student's t; the scatter is that of independent residuals).  constant: the
-    geometric mean of drift / tol, the least-squares fit of C with the exponent held at 1.  worst: the largest
-    drift / tol, the least C that covers every pair.
+    low, high: 95 % interval of the exponent (Student's t).  constant: the geometric mean of drift / tol, the fit of C
+    with the exponent held at 1.  worst: the largest drift / tol, the least C that covers every pair.
     """
 
     exponent: float
@@ -41,11 +39,7 @@ class PowerLaw:
 
 
 def fit_power_law(tols: Sequence[float], drifts: Sequence[float]) -> PowerLaw:
-    """Fit the drift over the tolerance. Pairs without any drift are left out: they have no logarithm.
-
-    Raises InputError for sequences of different lengths, values that are negative or not finite, tolerances of 0, and
-    fewer than FEWEST pairs of different tolerances.
-    """
+    """Fit the drift over the tolerance. Pairs without any drift are left out: they have no logarithm."""
     if len(tols) != len(drifts):
         raise InputError(f"Found {len(tols)} tolerances and {len(drifts)} drifts. Expected one drift for each.")
     if not all(0 < t < math.inf for t in tols) or not all(0 <= d < math.inf for d in drifts):
@@ -61,25 +55,16 @@ def fit_power_law(tols: Sequence[float], drifts: Sequence[float]) -> PowerLaw:
     deviation = math.sqrt(float(left @ left) / (len(x) - 2) / float(centred @ centred))
     half = float(stdtrit(len(x) - 2, 0.975)) * deviation
     ratios = y - x
-    return PowerLaw(
-        exponent,
-        exponent - half,
-        exponent + half,
-        math.exp(start),
-        math.exp(float(ratios.mean())),
-        math.exp(float(ratios.max())),
-        len(x),
-    )
+    factor, constant, worst = (math.exp(float(v)) for v in (start, ratios.mean(), ratios.max()))
+    return PowerLaw(exponent, exponent - half, exponent + half, factor, constant, worst, len(x))
 
 
 def ntk_drift(law: PowerLaw) -> Statement:
     """||Theta - Theta_H||_F <= C tol ||Theta||_F with one C for all tol, which means an exponent of 1 or more: violated
     where the whole interval of the measured exponent lies below 1, vacuous where it does not even exclude 0.
 
-    True where tol bounds the weights' error, the activations' derivatives are Lipschitz and the network stays the same:
-    Theta is then a locally Lipschitz function of the weights. C belongs to the network and the points, and no one C
-    serves all networks. False for ReLU, whose kernel jumps, and where tol bounds the output only: equal outputs may
-    come of other weights, with another kernel.
+    True where tol bounds the weights' error and the activations' derivatives are Lipschitz; C belongs to the network
+    and the points. False for ReLU, whose kernel jumps, and where tol bounds the output only.
     """
     remark = (
         f"exponent {law.exponent:.2f} ({law.low:.2f} to {law.high:.2f}) from {law.points} tolerances; "

@@ -10,7 +10,6 @@ from hrt.certificate.layer_records import block_errors, describe, layer_record, 
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.model import CompressedModel
 
-from helpers import MIXED, random_hmatrix
 from models import linear_program
 
 
@@ -120,14 +119,6 @@ class TestReport:
         assert f"~{estimated.spectral_estimate:.1e}" in first[1]
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_block_errors_add_up(seed):
-    h = random_hmatrix(seed, 23, 31, storages=MIXED, ordered=seed % 2 == 0)
-    w = torch.randn(23, 31, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    total = sum(v * v for v in block_errors(w, h)) ** 0.5
-    assert total == pytest.approx(float((w - h.to_dense()).norm()), rel=1e-12)
-
-
 def test_block_errors_add_leaves_over_one_block():
     u, v = torch.ones(3, 1), torch.ones(1, 2)
     h = HMatrix((3, 2), (Leaf(0, 3, 0, 2, u=u, vt=v), Leaf(0, 3, 0, 2, u=2 * u, vt=v)))
@@ -145,9 +136,3 @@ def test_block_errors_add_leaves_over_one_block():
 )
 def test_structures_and_reasons_in_words(h, words, why):
     assert describe(h) == words and reason(h, 1e-3, False).startswith(why)
-
-
-def test_hierarchies_list_leaves_and_ranks():
-    h = random_hmatrix(1, 40, 40, ordered=False)
-    blocks = len({(e.row, e.col) for e in h.leaves})
-    assert describe(h).startswith(f"H {blocks} blocks, ") and "blocks are low-rank" in reason(h, 1e-3, True)

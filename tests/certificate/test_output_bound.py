@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import hrt
 from hrt.calibration.moments import evaluate
-from hrt.calibration.samples import as_boxes
 from hrt.capture.torch_export import capture
 from hrt.certificate import output_bound as bounds
 from hrt.certificate.certificate import BOX_BOUND
@@ -247,11 +246,6 @@ def test_a_point_gives_the_difference_there():
     assert found.per_output == pytest.approx(expected.tolist(), rel=1e-9) and found.boxes == 1
 
 
-def test_an_unchanged_network_is_off_by_nothing():
-    program = captured(mlp(3, 8, 2), 3)
-    assert bound(program, stored(program), [hrt.Box([0] * 3, [1] * 3)]).per_output == (0.0, 0.0)
-
-
 def test_more_boxes_are_never_worse(monkeypatch):
     program = captured(mlp(2, 16, 16, 2).double(), 2)
     other, found = compressed(program, 1e-1), []
@@ -265,10 +259,6 @@ class TestReasons:
     program = captured(mlp(3, 8, 2), 3)
     box = (hrt.Box([0] * 3, [1] * 3),)
 
-    def test_samples_are_no_box(self):
-        found = bound(self.program, self.program, None)
-        assert found.per_output is None and "samples" in found.reason
-
     def test_an_op_without_a_rule_is_named(self, monkeypatch):
         monkeypatch.delitem(RULES, "tanh")
         assert bound(self.program, self.program, self.box).reason == "no rule for op tanh"
@@ -281,13 +271,6 @@ class TestReasons:
         program = captured(nn.Sequential(nn.Linear(3, 2), Apply(torch.log)).double(), 3)
         found = bound(program, compressed(program, 0.5), (hrt.Box([-9] * 3, [9] * 3),))
         assert found.per_output is None and "log" in found.reason
-
-    @pytest.mark.parametrize("given", [None, torch.ones(3, 2), [[0.0]], (box[0], torch.ones(1)), ()])
-    def test_only_boxes_are_boxes(self, given):
-        assert as_boxes(given) is None
-
-    def test_one_box_and_several(self):
-        assert as_boxes(self.box[0]) == self.box and as_boxes([self.box[0]] * 2) == self.box * 2
 
 
 class TestCompress:

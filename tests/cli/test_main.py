@@ -69,16 +69,6 @@ class TestPredict:
         expected = hrt.load("net.hrt").predict(x)
         assert np.array_equal(y.astype(np.float32), expected) and "(5, 3)" in capsys.readouterr().out
 
-    def test_of_several_inputs_and_outputs(self, lab, capsys):
-        mixed_model().save("m.hrt")
-        np.save("x7.npy", np.ones((4, 7)))
-        np.save("x5.npy", np.ones((4, 5)))
-        assert main(["predict", "m.hrt", "x7.npy", "x5.npy", "-o", "y.csv"]) == 0
-        assert read_array(Path("y.csv")).shape == (4, 43)
-        capsys.readouterr()
-        assert main(["predict", "m.hrt", "x7.npy", "x5.npy"]) == 0
-        assert capsys.readouterr().out == Path("y.csv").read_text()
-
     def test_arrays_of_an_npz_are_called_as_the_outputs_in_their_order(self, lab):
         mixed_model().save("m.hrt")
         x = tuple(np.random.default_rng(0).standard_normal((4, n)).astype(np.float32) for n in (7, 5))
@@ -98,11 +88,6 @@ class TestPredict:
         np.save("none.npy", np.zeros((0, 1)))
         capsys.readouterr()
         assert main(["predict", "one.hrt", "none.npy"]) == 0 and capsys.readouterr().out == ""
-
-    def test_max_batch(self, lab):
-        assert main(["predict", "net.hrt", "x.npy", "-o", "a.npy"]) == 0
-        assert main(["predict", "net.hrt", "x.npy", "--max-batch", "2", "-o", "b.npy"]) == 0
-        assert np.allclose(np.load("a.npy"), np.load("b.npy"), rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize(
         "arguments, words",
@@ -138,12 +123,6 @@ class TestPredict:
         monkeypatch.setattr("hrt.support.atomic_files.os.fsync", fail)
         for name in ("y.npy", "y.npz", "y.csv"):
             assert "No space left on device" in mistake("predict", "net.hrt", "x.npy", "-o", name)
-
-
-def test_a_residual_is_called_so(lab):
-    assert main(["residual", "net.hrt", "x.npy", "--expr", "u[0] + d0[1]", "-o", "r.npz"]) == 0
-    with np.load("r.npz") as r:
-        assert r.files == ["residual"] and r["residual"].shape == (5,)
 
 
 LONG = "n" * 300
@@ -216,12 +195,6 @@ class TestPlot:
         assert main(["plot", "net.hrt", "-o", "net.png"]) == 0
         assert Path("net.png").read_bytes().startswith(b"\x89PNG") and "wrote net.png" in capsys.readouterr().out
 
-    @pytest.mark.parametrize(
-        "out, words", [("p.foo", ".png"), ("no/p.png", "no"), ("x.npy", "--force"), (".", "folder")]
-    )
-    def test_a_mistake(self, out, words, lab, mistake):
-        assert words in mistake("plot", "net.hrt", "-o", out)
-
 
 class TestHelp:
     @pytest.mark.parametrize(
@@ -249,11 +222,6 @@ class TestHelp:
         out = capsys.readouterr().out
         names = [re.sub("_", "-", c.callback.__name__) for c in app.registered_commands if c.callback]
         assert len(names) >= 4 and all(name in out for name in names)
-
-    def test_no_command_shows_the_help(self, capsys):
-        assert main([]) in (0, 2)
-        out, err = capsys.readouterr()
-        assert "hrt compress" in out + err
 
     def test_version(self, capsys):
         assert main(["--version"]) == 0

@@ -82,10 +82,6 @@ class TestNumpy:
             answers |= {model.predict(moved).tobytes(), model.predict(torch.from_numpy(moved)).numpy().tobytes()}
         assert len(answers) == 1
 
-    def test_broadcast_rows(self, model):
-        x = np.broadcast_to(samples(1), (5, 20))
-        assert np.array_equal(model.predict(x), model.predict(x.copy()))
-
     def test_lists_of_arrays_are_several_inputs(self):
         model = mixed_model()
         x, z = samples(4, 7), samples(4, 5)
@@ -124,10 +120,6 @@ class TestTorch:
         y = model.predict(x)
         assert torch.equal(y, model.predict(x.detach().clone())) and not y.requires_grad
 
-    def test_gradient_mode_is_left_as_it_was(self, model):
-        model.predict(torch.ones(1, 20))
-        assert torch.is_grad_enabled()
-
 
 class TestAnswers:
     def program(self) -> Program:
@@ -161,9 +153,6 @@ class TestAnswers:
         del x
         gc.collect()
         assert reference() is None and y.shape == (5, 30)
-
-    def test_contiguous_for_an_hmatrix(self, model):
-        assert model.predict(samples(5)).flags.c_contiguous and model.predict(torch.ones(5, 20)).is_contiguous()
 
     def test_several_outputs_are_a_tuple_and_one_is_not(self, model):
         y = mixed_model().predict((samples(2, 7), samples(2, 5)))
@@ -213,13 +202,6 @@ class TestMaxBatch:
         model.predict(samples(0))
         assert seen == [4, 4, 2, 0]
 
-    def test_of_several_inputs_and_outputs(self, tmp_path):
-        mixed_model().save(tmp_path / "m.hrt")
-        x = (samples(7, 7), samples(7, 5))
-        split = hrt.load(tmp_path / "m.hrt", max_batch=3).predict(x)
-        for a, b in zip(split, mixed_model().predict(x), strict=True):
-            assert a.shape == b.shape and np.abs(a - b).max() <= 1e3 * EPS * np.abs(b).max()
-
     @pytest.mark.parametrize("max_batch", [0, -1, 2.5, "4"])
     def test_that_makes_no_sense(self, max_batch, h):
         with pytest.raises(hrt.InputError, match="max_batch"):
@@ -256,27 +238,9 @@ class TestMistakes:
         with pytest.raises(hrt.InputError, match=rf"(?s)[Ff]ound .*{found}.*{expected}|{found}.*{expected}"):
             model.predict(x)
 
-    @pytest.mark.parametrize(
-        "shapes, found",
-        [
-            ([(3, 7)], "1 input"),
-            ([(3, 7), (3, 5), (3, 5)], "3 input"),
-            ([(3, 5), (3, 7)], r"\(3, 5\)"),
-            ([(3, 7), (4, 5)], r"\[3, 4\]"),
-            ([(1, 7), (4, 5)], r"\[1, 4\]"),
-        ],
-    )
-    def test_of_several_inputs(self, shapes, found):
-        with pytest.raises(hrt.InputError, match=rf"{found}.*Expected"):
-            mixed_model().predict(tuple(np.zeros(s) for s in shapes))
-
     def test_ragged_lists(self, model):
         with pytest.raises(hrt.InputError, match="no array"):
             model.predict(([[1.0], [1.0, 2.0]],))
-
-    def test_a_derivative_by_a_coordinate_that_is_not_there(self, model):
-        with pytest.raises(hrt.InputError, match=r"Found the derivative 'd999'.*Expected"):
-            model.predict(samples(1), derivatives=["d999"])
 
     def test_an_unknown_backend_is_an_error_on_first_use(self, h):
         with pytest.raises(hrt.BackendError):

@@ -159,15 +159,6 @@ class TestMistakes:
         with pytest.raises(hrt.InputError, match=r"shape \(3, 4\). Expected \(4,\)"):
             hrt.residual(linear_model(torch.rand(3, 2), backend="torch"), np.random.rand(4, 2), lambda u: u)
 
-    @pytest.mark.parametrize("x", [np.zeros((4, 3)), np.zeros(4), np.zeros((4, 2), int), "text", ([1.0], [2.0], [3.0])])
-    def test_in_the_inputs_they_are_those_of_predict(self, x) -> None:
-        with pytest.raises(hrt.InputError):
-            hrt.residual(linear_model(torch.rand(1, 2), backend="torch"), x, "u")
-
-    def test_an_order_without_a_rule(self, pinn: Program) -> None:
-        with pytest.raises(hrt.DerivativeError, match="order 4 of the op tanh"):
-            hrt.residual(model_of(pinn), points(3), "d0d0d0d0")
-
     def test_errors_of_a_function_are_its_own(self) -> None:
         with pytest.raises(ZeroDivisionError):
             hrt.residual(linear_model(torch.rand(1, 2), backend="torch"), np.random.rand(4, 2), lambda u: 1 / 0)

@@ -98,9 +98,6 @@ class TestRows:
         used = {n.op for name in ZOO for n in captured(name).nodes}
         assert used == set(TABLE)
 
-    def test_names_are_keys(self) -> None:
-        assert all(op.name == name for name, op in TABLE.items())
-
 
 class TestMultiply:
     @pytest.mark.parametrize("shape", [(5, 4), (5, 3, 4), (0, 4), (0, 3, 4), (2, 1, 3, 4)])

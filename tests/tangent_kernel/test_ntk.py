@@ -63,17 +63,12 @@ def close(a: Tensor, b: Tensor, eps: float = 2.3e-16) -> bool:
     return a.shape == b.shape and float((a - b).abs().max()) <= 1000 * eps * float(b.abs().max())
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
-def test_value_kernel_is_that_of_explicit_gradients(outputs):
+@pytest.mark.parametrize("outputs, residual", [(1, None), (3, None), (1, second_derivative)])
+def test_kernel_is_that_of_explicit_gradients(outputs, residual):
     net, x = mlp(2, 7, 5, outputs), points(6)
-    found = ntk(net, x)
-    assert found.dtype == torch.float64 and torch.equal(found, found.T)
-    assert close(found, by_hand(net, x))
-
-
-def test_residual_kernel_is_that_of_explicit_gradients():
-    net, x = mlp(2, 7, 5, 1), points(6)
-    assert close(ntk(net, x, residual=second_derivative), by_hand(net, x, residual=True))
+    kernel = ntk(net, x, residual=residual)
+    assert kernel.dtype == torch.float64 and torch.equal(kernel, kernel.T)
+    assert close(kernel, by_hand(net, x, residual=residual))
 
 
 @pytest.mark.parametrize("residual", [None, second_derivative])
@@ -203,18 +198,6 @@ class TestRefused:
             ntk(self.net, points(3), residual=lambda u, x: u(x)[:, :0])
         with pytest.raises(InputError, match="KeyError"):
             ntk(self.net, points(3), residual=lambda u, x: {}["absent"])
-
-    def test_derivatives_by_autograd_are_named_as_the_reason(self):
-        def residual(u, x):
-            x = x.clone().requires_grad_()
-            return torch.autograd.grad(u(x).sum(), x, create_graph=True)[0]
-
-        try:
-            found = ntk(self.net, points(3), residual=residual)
-        except InputError as error:
-            assert "torch.func.jvp" in str(error)
-        else:
-            assert close(found, found.T)
 
     def test_a_kernel_that_is_not_finite(self):
         with pytest.raises(InputError, match="NaN or infinite"):
