@@ -14,14 +14,12 @@ CHUNK = 4096  # rows evaluated at a time, so that memory does not grow with the 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a weight sees and what the output feels of it, over the calibration rows.
+    """What a weight sees and what the output feels of it. mean: (n,).  second: (n, n) E[x x^T].  covariance: centred.
 
-    mean: (n,) of its inputs.  second: (n, n) E[x x^T].  covariance: (n, n), centred.  left: (m, m) E[J^T J] with J
-    the derivative of the network's output by the layer's output, so that the output's mean squared error is
-    tr(left E C E^T) to first order.  rows: how many inputs were seen.  focused: the same with every input weighted by
-    ||J||^2, how strongly the output depends on this layer there; where sensitivity and input are far from independent
-    (a shock, say) E[|J E x|^2] is better approximated so, one step of the power iteration towards the nearest Kronecker
-    product of E[x x^T (x) J^T J] (Van Loan & Pitsianis, 1993).
+    left: (m, m) E[J^T J], J the derivative of the network's output by the layer's: the output's mean squared error is
+    tr(left E C E^T) to first order.  rows: inputs seen.  focused: the same with inputs weighted by ||J||^2, one step of
+    the power iteration towards the nearest Kronecker product of E[x x^T (x) J^T J] (Van Loan & Pitsianis, 1993), for
+    sensitivities that depend on the input (a shock, say).
     """
 
     mean: Tensor
@@ -42,8 +40,7 @@ class Moments:
 def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
     """Moments of every weight of `program`, in float64. Tied weights pool their uses.
 
-    The output's sensitivity comes from one backward pass with a random sign per output and row (Hutchinson): the
-    expectation of (J^T v)(J^T v)^T over signs v is J^T J.
+    One backward pass with random signs v over outputs and rows (Hutchinson): E (J^T v)(J^T v)^T = J^T J.
     """
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, list[Any]] = {}
@@ -74,9 +71,7 @@ def _moments(mean: Tensor, second: Tensor, left: Tensor, rows: int) -> Moments:
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """One linear node at work. x: (rows, ..., n), what it multiplies.  slope: (rows, ..., m), the derivative of the
-    signed sum of the outputs by its product.  biased: whether it adds a bias.
-    """
+    """One linear node at work. x: (rows, ..., n).  slope: (rows, ..., m) of the signed outputs by its product."""
 
     weight: str
     x: Tensor

@@ -34,8 +34,7 @@ GRAM_NUMBERS = 1 << 22  # of Gram matrices (S, S) held at a time
 class Aim:
     """The value (no names) or the value and derivatives, which are judged one by one.
 
-    names: of the derivatives, such as "d0d0".  graph: the original network with all of them as outputs; it names the
-    same constants, and nothing that is made of them was computed beforehand, so that they may be replaced.
+    graph: the original network with all of them as outputs, by the same constants, none folded: they may be replaced.
     kinks: ops whose derivatives jump somewhere ("relu (layers.1)").
     """
 
@@ -56,10 +55,7 @@ class Aim:
         return differentiate(program, self.names).program if self.names else program
 
     def outputs(self, inputs: Sequence[Tensor], constants: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The value's features, then those of every derivative, (rows, (1 + names) features) float64.
-
-        constants: in place of the original's, float64, all of them.
-        """
+        """Value, then every derivative, (rows, (1 + names) features) float64. constants: replace all of the original's."""
         if constants is None:
             return evaluate(self.graph, inputs)
         others = {k: c for k, c in self.graph.constants.items() if k not in constants and isinstance(c, Tensor)}
@@ -109,8 +105,7 @@ class _Sums:
     def moments(self, samples: int) -> Moments:
         """Scaled so that `second` is a weighted mean of x x^T, as `Moments` has it.
 
-        A bias that takes over E c cancels that much of E x_s for its uses s; the c that leaves least is a weighted
-        mean of their inputs (`biased` over `bias_energy`), which takes c c^T `bias_energy` from R.
+        A bias can take over E c; the best c is `biased` over `bias_energy` and takes c c^T `bias_energy` from R.
         """
         if not self.total > 0:  # no output depends on it
             second = self.plain / max(1, self.rows)
@@ -125,11 +120,7 @@ class _Sums:
 
 
 def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
-    """Moments of every weight over value and derivatives together, float64: tr(left E second E^T) is the sum of their
-    squared relative errors, as the module's text has it.
-
-    inputs: calibration rows, one (rows, *shape) per network input.
-    """
+    """Moments over value and derivatives: tr(left E second E^T) is the sum of their squared relative errors."""
     scales = [
         1 / float(part.square().sum(1).mean().sqrt()) if bool(part.any()) else 0.0
         for part in aim.parts(aim.outputs(inputs))
@@ -165,10 +156,7 @@ def _stacked(uses: Sequence[Use]) -> tuple[Tensor, Tensor, Tensor]:
 def derivative_figures(
     aim: Aim, exact: OutputError, served: Mapping[str, OutputError], reference: Tensor
 ) -> dict[str, Any]:
-    """The certificate's fields about derivatives, by section; empty for the value alone.
-
-    exact: in float64 arithmetic.  served: of the backends that kept the tolerance.  reference: what the original gives.
-    """
+    """The certificate's fields about derivatives, by section. exact: in float64.  served: of the accepted backends."""
     if not aim.names:
         return {"measured": {}, "estimated": {}, "context": {}}
     columns = list(zip(*(e.derivatives for e in served.values()), strict=True))

@@ -28,9 +28,7 @@ Kind = tuple[Any, ...]  # pieces of one kind can share a tensor
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Rows `first` to `end` (None: all) of one stored tensor of a leaf: `leaf.tensors[part]` (dense or u: 0, vt: 1).
-    number: the leaf's place among the matrix's.
-    """
+    """Rows `first` to `end` (None: all) of `leaf.tensors[part]` (dense or u: 0, vt: 1); the leaf is the `number`-th."""
 
     leaf: Leaf
     part: int
@@ -68,9 +66,7 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One product before batching. STACKED: every piece reads the same workspace rows, `sources[0]`. BESIDE: piece k
-    reads the rows `sources[k]`, one per column. shape: (rows, columns).
-    """
+    """A product before batching. STACKED: all pieces read the rows `sources[0]`. BESIDE: piece k reads `sources[k]`."""
 
     axis: int
     pieces: Sequence[Piece]
@@ -80,9 +76,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
-    """Blocks that are multiplied as one batch (len(blocks), tall, wide), zero-padded, writing the workspace rows from
-    `top` on. slots: where along the blocks' axis the pieces of each kind stand, as (start, size).
-    """
+    """Blocks as one zero-padded batch (blocks, tall, wide), writing from row `top`. slots: (start, size) by kind."""
 
     blocks: tuple[Block, ...]
     slots: Mapping[Kind, tuple[int, int]]
@@ -105,9 +99,7 @@ class Bucket:
         return places
 
     def sources(self, zero: int | None = None) -> np.ndarray:
-        """The workspace rows that are read, int64 (len(blocks), wide). Padding reads the row `zero`, or, where None,
-        the first row that its block reads anyway.
-        """
+        """The workspace rows that are read, int64 (blocks, wide); padding reads `zero`, or the block's first row."""
         rows = np.empty((len(self.blocks), self.wide), dtype=np.int64)
         for g, block in enumerate(self.blocks):
             rows[g] = block.sources[0].start if zero is None else zero
@@ -134,9 +126,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much padding is worth one product less: a share of a bucket's numbers, and so many numbers in any case; and
-    the same for the second wave's columns, which are gathered. typed: whether pieces of every storage type stay apart.
-    """
+    """Padding worth one product less: a share of a bucket's numbers, or a count. typed: storage types stay apart."""
 
     share: float = 0.25
     free: int = 2048
@@ -153,9 +143,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """The two waves of a matrix (m, n). height: rows of the workspace after the first. layers: y is the sum of them;
-    each gives for every one of the m positions the output row of the second wave, -1 where there is none.
-    """
+    """The two waves. height: of the workspace after the first.  layers: per position, its row after the second or -1."""
 
     shape: tuple[int, int]
     first: tuple[Bucket, ...]
@@ -215,10 +203,7 @@ def _rows(leaves: Sequence[Leaf], place: Mapping[int, int]) -> dict[tuple[int, i
 
 
 def _cut(blocks: Mapping[tuple[int, int], Block]) -> tuple[list[Block], list[tuple[int, int]]]:
-    """Blocks and their (row, rows), cut where shorter ones begin or end and joined with them.
-
-    A block that is cut into p pieces is read p times; one that is not costs another pass over its rows of y.
-    """
+    """Blocks and their (row, rows), cut where shorter ones begin or end and joined with them, where that reads less."""
     ends = sorted({e for row, rows in blocks for e in (row, row + rows)})
     joined: dict[tuple[int, int], list[tuple[Block, int]]] = {}
     for (row, rows), block in sorted(blocks.items(), key=lambda item: item[0]):
@@ -257,11 +242,7 @@ def _sizes(block: Block, kind: Callable[[Piece, int], Kind]) -> dict[Kind, int]:
 
 
 def _batched(blocks: Sequence[Block], top: int, free_columns: int, limits: Limits) -> tuple[list[Bucket], int]:
-    """Blocks of like shape as one bucket each, writing from row `top` on; and the end of what is written.
-
-    Padding may add a share to the numbers of a bucket, or `limits.free`, because one more product would cost more.
-    Columns are padded by a quarter, or by `free_columns` numbers in all.
-    """
+    """Blocks of like shape as one bucket each, writing from row `top` on; and the end of what is written."""
     share = 1 + limits.share
     sizes = [_sizes(block, limits.kind) for block in blocks]
     groups: list[list[int]] = []
@@ -306,9 +287,7 @@ def _bucket(blocks: Sequence[Block], sizes: Sequence[Mapping[Kind, int]], top: i
 
 
 def _layers(spans: Sequence[tuple[int, int]], starts: Sequence[int], m: int) -> list[np.ndarray]:
-    """Per layer of blocks that do not overlap, the output row of each of the m positions; -1 where there is none.
-    y is the sum of the layers, nearly always one.
-    """
+    """Per layer of disjoint blocks, the output row of each position, -1 for none; y is the sum of the layers."""
     layers: list[np.ndarray] = []
     ends: list[int] = []
     for (row, rows), start in zip(spans, starts, strict=True):

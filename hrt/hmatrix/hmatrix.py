@@ -204,9 +204,7 @@ class HMatrix:
         return out
 
     def strips(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
-        """The matrix as (rows, float64 (a few, n)), so that a large one is never written out as a whole. The rows come
-        in tree order, the columns in the original one.
-        """
+        """The matrix as (rows in tree order, float64 (a few, n)), so that it is never written out as a whole."""
         m, n = self.shape
         height = max(16, STRIP_ENTRIES // max(1, n))
         waiting = sorted(self.leaves, key=lambda e: -e.row)
@@ -318,10 +316,7 @@ def relative_difference(actual: Tensor, expected: Tensor) -> float:
 
 
 def check_cover(shape: tuple[int, int], blocks: Iterable[Place]) -> None:
-    """Raise InputError unless the blocks tile `shape` exactly, in O(k log k) for k blocks.
-
-    A sweep over the rows: the column intervals that are active between two row cuts must tile the width.
-    """
+    """Raise InputError unless the blocks tile `shape`: between row cuts the active columns must tile the width."""
     m, n = shape
     items = [b for b in blocks if b[1] and b[3]]
     if any(min(block) < 0 or block[0] + block[1] > m or block[2] + block[3] > n for block in items):

@@ -23,9 +23,7 @@ def prepare(constant: Any, device: torch.device) -> Any:
 
 @dataclass(frozen=True)
 class _Step:
-    """One batched product: weights (count, wide, tall) take the workspace rows `sources` (count * wide) to count * tall
-    rows from `top` on.
-    """
+    """One product: weights (count, wide, tall) of the workspace rows `sources`, written to rows from `top` on."""
 
     sources: slice | Tensor
     weights: Tensor

@@ -28,9 +28,7 @@ LARGEST_LAMBDA = 1e200  # beyond it 0 * infinity would appear where a budget is 
 
 @dataclass(frozen=True)
 class Choice:
-    """One block of a plan: row range, column range, and either a storage type for the dense block or how many
-    directions each storage type holds, in the planner's order (most exact first). `place` is its (level, i, j).
-    """
+    """A block of a plan, its (level, i, j), and a dense type, or directions per storage type, most exact first."""
 
     place: tuple[int, int, int]
     rows: tuple[int, int]
@@ -46,9 +44,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Best:
-    """Per block (B,): objective, bytes, squared error, dense storage index (-1: low rank), directions per storage
-    (B, S).
-    """
+    """Per block (B,): objective, bytes, squared error, dense storage index or -1, directions per storage (B, S)."""
 
     objective: np.ndarray
     cost: np.ndarray
@@ -221,9 +217,7 @@ def without_last(counts: tuple[int, ...], drop: int = 1) -> tuple[int, ...]:
 
 
 def neighbours(choice: Choice, storages: tuple[str, ...], up: bool) -> list[Choice]:
-    """Blocks one step away: fewer bytes (or more, for `up`). Directions are dropped or added at the weak end, or moved
-    to the next storage type; a step is one direction, an eighth of them, or all.
-    """
+    """Blocks one step away, of fewer bytes (`up`: more): 1, an eighth or all directions are dropped or moved."""
     if choice.dense is not None:
         here = ITEM[choice.dense]
         return [replace(choice, dense=s) for s in storages if (ITEM[s] > here if up else ITEM[s] < here)]

@@ -11,11 +11,10 @@ STRIP = 512  # rows of a large matrix converted or copied at a time
 
 @dataclass(frozen=True, eq=False)
 class BlockSource:
-    """A matrix (already in tree order) with optional second moments of its inputs and output sensitivities.
+    """A matrix (m, n) in tree order, float64 or float32, with optional weights of its errors, semidefinite float64.
 
-    matrix: (m, n) float64 or float32; a large float32 matrix is never converted as a whole.
-    fast: multiply large float32 blocks in float32, for tolerances far above its rounding.
-    right: (n, n) or None.  left: (m, m) or None, both symmetric positive semidefinite float64.
+    right: (n, n) second moments of the inputs.  left: (m, m) output sensitivities.  fast: multiply large float32 blocks
+    in float32, for tolerances far above its rounding.
     """
 
     matrix: Tensor
@@ -64,9 +63,7 @@ def squared_frobenius(matrix: Tensor) -> float:
 
 
 def cholesky_psd(c: Tensor) -> Tensor:
-    """Cholesky factors of positive semidefinite matrices (..., n, n); each with the smallest diagonal shift, a power of
-    ten above rounding level, that makes it succeed.
-    """
+    """Cholesky factors of semidefinite (..., n, n), each with the smallest diagonal shift that makes it succeed."""
     tiny = torch.finfo(torch.float64).tiny
     scale = c.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(tiny) if c.numel() else c.new_ones(c.shape[:-2])
     eye = torch.eye(c.shape[-1], dtype=c.dtype)
@@ -87,9 +84,7 @@ def weigh(block: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
 
 
 def times(block: Tensor, x: Tensor, fast: bool = False) -> Tensor:
-    """block (..., h, w) @ x (..., w, k) in float64. A float32 block is converted a strip at a time or, where `fast`,
-    not at all.
-    """
+    """block (..., h, w) @ x (..., w, k) in float64; float32 blocks are converted by strips; `fast`: not at all."""
     if block.dtype == torch.float64:
         return block @ x
     if fast:
@@ -101,10 +96,7 @@ def times(block: Tensor, x: Tensor, fast: bool = False) -> Tensor:
 
 
 def range_basis(block: Tensor, k: int, seed: int, fast: bool = False, power: bool = True) -> Tensor:
-    """Orthonormal (..., h, k) basis of nearly the leading k left singular vectors: a sketch and one power iteration.
-
-    Without `power` it costs half as much, and is as good for blocks whose rank is well below k.
-    """
+    """Orthonormal (..., h, k), nearly the leading left singular vectors: a sketch, then a step of power iteration."""
     generator = torch.Generator().manual_seed(seed)
     sketch = torch.randn(block.shape[-1], k, dtype=torch.float64, generator=generator)
     basis = torch.linalg.qr(times(block, sketch, fast)).Q

@@ -41,11 +41,7 @@ class _Batch:
 
 
 def build_all(source: BlockSource, choices: Sequence[Choice], storages: tuple[str, ...]) -> list[list[Leaf]]:
-    """The stored leaves of each choice: one per block, or one per storage type that its directions use.
-
-    Factors that overflow a narrow float type are kept in float32 instead. Blocks of one kind are factored together;
-    those of a weighted matrix are few and each has moments of its own.
-    """
+    """The stored leaves of each choice, one per storage type that it uses; float32 where a narrow float overflows."""
     kinds: dict[tuple, list[int]] = {}
     for index, choice in enumerate(choices):
         (a, b), (c, d) = choice.rows, choice.cols
@@ -108,11 +104,7 @@ def _finite(leaf: Leaf) -> bool:
 
 
 def _low_rank(batch: _Batch, groups: list[tuple[str, int]]) -> list[tuple[Rounded, Rounded]]:
-    """(u, vt) per group, batched and rounded; where a float type overflows, not finite.
-
-    vt is rounded first, along the second moment of the inputs; then u is fitted to the rounded vt by least squares in
-    the data's norm; then u is rounded, along what the output feels. Each step repairs what it can of the one before.
-    """
+    """(u, vt) per group, rounded: vt along the inputs' moment, u fitted to that and rounded along the output's."""
     source, choices = batch.source, batch.choices
     rank = choices[0].rank
     blocks, moment = batch.blocks, batch.moment

@@ -108,11 +108,9 @@ def compress_for(
 
 
 def storage_sets(matrix: Tensor, storages: tuple[str, ...], largest: float) -> list[tuple[str, ...]]:
-    """Which storage types to allow together. Usually all.
+    """Which storage types to allow together: usually all, and one try for a large matrix.
 
-    Where narrow types overflow, or lose what is below their range, the plan's model of rounding does not hold and
-    mixtures may fail: scaled matrices are tried without float16 too, and where even float32 is near its range, or rows
-    differ by many orders of magnitude, each type is also tried alone. Large matrices get one try.
+    Where types overflow or underflow the plan's model of rounding fails; then fewer, or each alone, are tried too.
     """
     without = tuple(s for s in storages if s != "float16")
     usual = FLOAT16_RANGE[0] < largest < FLOAT16_RANGE[1]
@@ -175,9 +173,7 @@ def compress_ordered(
 
 
 def next_budget(measured: dict[float, float], allowed2: float) -> float:
-    """The squared error to plan for next, from the measured ones by those planned for: the secant through the last two,
-    else in proportion, and always between the largest that held and the smallest that did not.
-    """
+    """The squared error to plan for next: by the secant of the last two (planned: measured), between the bounds."""
     goal = (1 + SPENT) / 2 * allowed2
     low = max((b for b, m in measured.items() if m <= allowed2), default=0.0)
     high = min((b for b, m in measured.items() if m > allowed2), default=math.inf)
@@ -189,9 +185,7 @@ def next_budget(measured: dict[float, float], allowed2: float) -> float:
 
 
 def _dense_within(problem: Problem) -> str:
-    """The storage type of the smallest dense form within the tolerance. Overflow or a tolerance below narrow rounding
-    falls back to float32. Raises ToleranceError where that misses too.
-    """
+    """The storage type of the smallest dense form within the tolerance, or ToleranceError if float32 misses it."""
     matrix, c, tol, largest = problem.matrix, problem.moment, problem.request.tol, problem.largest
     error = math.inf
     if 0 < largest < SMALLEST_FLOAT32 and (c is None or largest < SQUARABLE or problem.norm2 > 0):

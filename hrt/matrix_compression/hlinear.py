@@ -1,8 +1,6 @@
 """`HLinear`: a linear layer whose weight is a hierarchical matrix that is trained, over a partition that stays.
 
-The parameters are the batched blocks of `hrt.hmatrix.batched_products.plan`, padding included. What pads a block meets
-a row of zeros or is read by nobody: its gradient is exactly zero and it stays zero. One leaf over the whole matrix is
-one or two plain products.
+The parameters are the batched blocks of `hrt.hmatrix.batched_products.plan`; the gradient of padding is exactly zero.
 """
 
 from collections.abc import Iterable

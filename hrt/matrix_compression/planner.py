@@ -87,9 +87,7 @@ class Planner:
         return self.unit * 2.0 ** (step / GRID)
 
     def _rank_limit(self, level: Level, budget2: float) -> np.ndarray | None:
-        """(R, C): the rank beyond which a block of `level` cannot beat the best partition of its children, by the
-        multiplier that would meet a sixteenth of the budget without any larger block. None at the finest level.
-        """
+        """(R, C): the rank beyond which no block of `level` beats its children; None at the finest level."""
         if not self._options:
             return None
         step = least_step(lambda step: self.error2(self.multiplier(step)) <= LIMIT_SHARE * budget2, self._guess, GRID)
@@ -100,9 +98,7 @@ class Planner:
         return LIMIT_SLACK * objective / (narrowest * (heights + widths))
 
     def _sweep(self, lam: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Bottom-up over the levels known so far: objective and squared error of the coarsest level's blocks, and
-        whether to split, per level.
-        """
+        """Bottom-up: objective and squared error of the coarsest level known, and whether to split, per level."""
         values = [t.values(lam) for t in self._options]
         total, error2 = values[-1]
         split = [np.zeros(t.grid, bool) for t in self._options]
@@ -152,9 +148,7 @@ class Planner:
         return choices
 
     def whole(self, error2: float) -> Plan | None:
-        """The cheapest plan of one low-rank leaf over the whole matrix with predicted squared error at most `error2`;
-        None where the ranks that are known do not reach that, or a dense leaf is cheaper.
-        """
+        """The cheapest plan of one low-rank leaf within `error2`; None where it cannot, or a dense leaf is cheaper."""
         options, all_blocks = self._options[0], np.arange(1)
         step = least_step(lambda step: options.values(self.multiplier(step))[1].sum() <= error2, self._guess)
         best = options.best(self.multiplier(step))
@@ -194,9 +188,7 @@ class Planner:
         return self._options[choice.place[0]].known(choice)
 
     def build(self, plan: Plan, row_order: Tensor | None = None, col_order: Tensor | None = None) -> HMatrix:
-        """Factor the chosen leaves and round them to their storage types; the last two plans' are still there. A single
-        block needs no orderings: its factors are put back into the original order.
-        """
+        """Factor and round the chosen leaves, unless the last two plans had them; a single block needs no orderings."""
         m, n = self.source.matrix.shape
         before = {**self._built[0], **self._built[1]}
         new = [choice for choice in plan.leaves if choice not in before]
@@ -249,8 +241,7 @@ def _reordered(leaf: Leaf, row_order: Tensor | None, col_order: Tensor | None) -
 def least_step(enough: Callable[[int], bool], guess: int, finest: int = 1, grid: int = GRID) -> int:
     """The least step of a geometric grid of multipliers, `grid` per factor of two, that is `enough`, the last if none.
 
-    By galloping from `guess` and bisection, to a multiple of `finest`. Whole powers of two come first: other calls
-    asked for those already.
+    Gallops from `guess` and bisects to a multiple of `finest`, whole powers of two first: their values are cached.
     """
     low, high, stride = FIRST_POWER * grid, LAST_POWER * grid, grid
     place = min(max(guess // grid * grid, low), high)

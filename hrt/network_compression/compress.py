@@ -188,10 +188,9 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
 def verified(
     original: Original, moments: Mapping[str, Moments], request: CompressionRequest, nbytes: int
 ) -> tuple[Program, dict[str, OutputError]] | None:
-    """The smallest network found that is within the tolerance on the held-out rows too, and the errors of the backends
-    that keep it. None where none is smaller than `nbytes`.
+    """The smallest network within the tolerance on the held-out rows too, with the errors of the backends that keep it.
 
-    The search chose among many candidates on its rows; the held-out rows it never saw, and float32 does the sums.
+    None where none is smaller than `nbytes`.
     """
     tol = goal = request.tol
     setting = None

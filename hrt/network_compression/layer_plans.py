@@ -62,11 +62,7 @@ def plan_layer(task: LayerTask) -> PlannedLayer:
             orders.append((gram_order(matrix), gram_order(matrix.T)))
         for rows, cols in orders:
             source, leaf = task.source(rows, cols), default_min_leaf(m, n)
-            common = {
-                "storages": task.request.storages,
-                "target": task.request.target,
-                "budget2": task.budget2,
-            }
+            common = {"storages": task.request.storages, "target": task.request.target, "budget2": task.budget2}
             if partition is None:
                 planner = Planner(source, min_leaf=leaf, **common)
             else:

@@ -19,11 +19,7 @@ Network = nn.Module | ExportedProgram | str | PathLike[str]  # what is captured,
 
 @dataclass(frozen=True, eq=False)
 class CompressionRequest:
-    """A relative error, what may be done to keep it, and with what; see the arguments of `hrt.compress`.
-
-    partitions: of weights whose blocks stay, by name.  advance: whom to tell how far the work is.
-    Raises ToleranceError and InputError for what no network can be given.
-    """
+    """A relative error and what may be done to keep it; see `hrt.compress`. partitions: that stay, by weight."""
 
     tol: float = 1e-3
     storage: str = "auto"

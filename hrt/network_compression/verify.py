@@ -29,11 +29,7 @@ FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence 
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The network as it was given, and the rows that its compressed forms are judged by.
-
-    program: float64 constants.  aim: what is held to the tolerance.  given: the user's rows, one tensor per input.
-    samples: those without repetitions.  boxes: where they come from, for a bound over all of it; None for rows.
-    """
+    """The network as given (float64), and the distinct rows, of `boxes` or not, that judge its compressed forms."""
 
     program: Program
     aim: Aim
@@ -66,10 +62,7 @@ class Original:
         return self.aim.outputs(self.split.held_out)
 
     def served_errors(self, program: Program) -> dict[str, OutputError]:
-        """The errors of `program` in float32 on the held-out rows, in every CPU backend that is here.
-
-        Derivatives come from the program that gives them, whose value counts too, where it is worse.
-        """
+        """Float32 errors on the held-out rows by CPU backend: the larger, of `program` and of its derivatives' program."""
         return {name: self._served_error(name, program) for name in on_cpu()}
 
     def _served_error(self, backend: str, program: Program) -> OutputError:
@@ -89,10 +82,7 @@ def output_certificate(
     request: CompressionRequest,
     remarks: Sequence[str] = (),
 ) -> Certificate:
-    """What can be said of `best` as a stand-in for `original`.
-
-    served: the errors of the backends that kept the tolerance.  moments: what the original's weights see.
-    """
+    """What can be said of `best` as a stand-in for `original`. served: errors of the backends within the tolerance."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
     dense, view = DenseView(original.program), DenseView(best)  # for everything that multiplies in float64
     outputs = aim.outputs(rows, view.constants)

@@ -1,9 +1,7 @@
 """`DynamicCompression`: layers become hierarchical matrices while they are trained, and follow what training needs.
 
-Every `every` epochs each layer's weight is compressed again in the norm of its inputs, at the tolerance of the moment:
-blocks are cut, joined and truncated. Truncated directions cannot return, so a block that still uses all of its
-directions gets spare ones: with u = 0 they change nothing until the optimizer uses them, and the next round drops those
-that it did not. (Rank adaptation by truncation and augmentation: Schotthoefer et al., NeurIPS 2022.)
+Truncated directions cannot return, so a block that uses all of its directions gets spare ones with u = 0, which the
+next round drops if unused (rank adaptation: Schotthoefer et al., NeurIPS 2022).
 """
 
 import copy
@@ -37,11 +35,7 @@ GROWTH = 4  # a block without room is given a fourth of its rank, at least one d
 
 @dataclass(frozen=True)
 class Entry:
-    """What the log says of one epoch.
-
-    ratio: dense float32 bytes over those of now.  error: relative L2 change of the outputs on `inputs` by this epoch's
-    changes of structure, 0 where there were none.  ranks: by module name, of its low-rank blocks; none of an nn.Linear.
-    """
+    """What the log says of one epoch. error: relative L2 change of the outputs by it.  ranks: by module name."""
 
     epoch: int
     loss: float
@@ -250,10 +244,9 @@ class DynamicCompression:
 
 
 def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatrix:
-    """`h` with further directions, u = 0, in every low-rank block that holds all directions that its block of `w` has.
+    """`h` with further directions, u = 0, in every low-rank block that uses all directions its block of `w` has.
 
-    vt is drawn from the distribution of the inputs (its rows are L z with moment = L L^T). A block that would be
-    smaller dense becomes dense.
+    vt is drawn like the inputs (L z with moment = L L^T). A block that would be smaller dense becomes dense.
     """
     generator = torch.Generator().manual_seed(seed)
     start, leaves = merged(h), []

@@ -1,9 +1,7 @@
 """`hrt.finetune`: train a compressed network on at its size, then certify it against the original once more.
 
-Train in float first. Then round the numbers in stages, int8 before 16-bit floats, and keep training those that are
-still free to recover the error (incremental quantization, Zhou et al., arXiv 1702.03044). Steps are Gauss-Newton where
-the Jacobian fits, which on PINNs gets further than L-BFGS by orders of magnitude (`hrt.perf.networks.burgers`), else
-Adam.
+Train in float first, then round in stages, int8 first, and train what is still free (incremental quantization, Zhou et
+al., arXiv 1702.03044): by Gauss-Newton where the Jacobian fits, which gets much further on PINNs, else by Adam.
 """
 
 import math
@@ -160,10 +158,7 @@ def _exact(constant: Constant) -> Constant:
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """What is minimised, over rows drawn afresh for every step; see `finetune`.
-
-    known: rows that may be trained on, one tensor per input.  answers: the teacher's on them, (rows, features).
-    """
+    """What is minimised over rows drawn for every step; see `finetune`. answers: the teacher's on the rows `known`."""
 
     known: tuple[Tensor, ...]
     answers: Tensor
@@ -232,13 +227,7 @@ class Adam(GaussNewton):
 
 
 def train_stored(
-    network: TrainableNetwork,
-    stored: Program,
-    loss: Loss,
-    steps: int,
-    batch: int,
-    seed: int,
-    advance: Advance,
+    network: TrainableNetwork, stored: Program, loss: Loss, steps: int, batch: int, seed: int, advance: Advance
 ) -> Program:
     """Train `network` (float64) and return `stored` with its numbers in their storage types."""
     start, outputs = numbers_of(network), loss.answers.shape[1]

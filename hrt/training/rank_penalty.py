@@ -1,13 +1,8 @@
 """Training towards low ranks: the nuclear norm of blocks, and singular-value thresholding in its place.
 
-The nuclear norm is the convex envelope of the rank on the unit ball of the spectral norm (Fazel, 2002); the sum over
-blocks stands for the sum of block ranks, each weighted by what one direction of the block takes to store. A penalty
-is ||A||_* of every block, or ||A L||_* with L L^T = C the second moment of the layer's inputs: what is penalised then
-is the rank that the data sees, the one that `hrt.compress` stores.
-
-With A = P S Q^T the value is <P Q^T, A>, P Q^T worked out from small matrices without gradients. Its gradient by A is
-P Q^T, the subgradient of the norm, so that neither value nor gradient needs a differentiated decomposition. Second
-derivatives are not those of the norm.
+A penalty is ||A||_* of every block, or ||A L||_* with L L^T = C the inputs' second moment: the convex envelope of the
+rank (Fazel, 2002) that the data sees. With A = P S Q^T it is <P Q^T, A>, P Q^T without gradients: value and subgradient
+need no differentiated decomposition; second derivatives are not those of the norm.
 """
 
 import math
@@ -29,9 +24,7 @@ CRUMB = 1e-6  # singular values below this share of the largest (float32's round
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A = u vt, or a dense u with vt None. cols: its columns in the order of the layer's inputs.  size: rows + columns.
-    layer, number: the HLinear it is a leaf of, and which; None for a dense layer.
-    """
+    """A = u vt, or a dense u, on inputs `cols`. size: rows + columns.  layer, number: the HLinear and its leaf."""
 
     module: str
     u: Tensor
@@ -235,9 +228,7 @@ def _right(c: Tensor | None, block: _Block) -> Tensor | None:
 def _decomposed(
     u: Tensor, vt: Tensor | None, right: Tensor | None, sketch: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """P (m, k), S (k,), Q (n, k) of u vt L: through r x r matrices where there are factors, through the Gram matrix of
-    the smaller side where the block is dense.
-    """
+    """P (m, k), S (k,), Q (n, k) of u vt L, from small matrices: r x r, or the Gram matrix of the smaller side."""
     u = u.detach()
     if vt is not None:
         v = (vt.detach() if right is None else vt.detach() @ right).mT

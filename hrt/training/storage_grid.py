@@ -1,7 +1,6 @@
-"""What a trained network may be stored as: of every number the grid of its storage type.
+"""What a trained network may be stored as: of every number, in one vector, the grid of its storage type.
 
-The numbers of a network are one vector here, that of its parameters in their order. A direction of an int8 leaf has
-integers for vt and integers times its one scale for u; scales are chosen once, with room to move.
+A direction of an int8 leaf has integers for vt and integers times its one scale, chosen once, for u.
 """
 
 from collections.abc import Mapping
@@ -33,10 +32,9 @@ def load_numbers(network: TrainableNetwork, numbers: Tensor) -> None:
 
 
 class Grid:
-    """The grids of a network's numbers, taken from the storage types of `stored`, a program of the same structure.
+    """The grids of a network's numbers (P,), from the storage types of `stored`. coarse: int8.  narrow: 16 bits.
 
-    `numbers` (P,): those of the network, int8 directions rescaled so that their vt are near whole numbers (u vt stays).
-    `coarse` (P,) bool: int8.  `narrow` (P,) bool: 16 bits.
+    int8 directions are rescaled so that their vt are near whole numbers; u vt stays.
     """
 
     def __init__(self, network: TrainableNetwork, stored: Program):
