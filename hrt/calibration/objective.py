@@ -55,7 +55,7 @@ class Aim:
         return differentiate(program, self.names).program if self.names else program
 
     def outputs(self, inputs: Sequence[Tensor], constants: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Value, then every derivative, (rows, (1 + names) features) float64. constants: replace all of the original's."""
+        """Value, then every derivative, (rows, features) float64. constants: all of them, to replace the original's."""
         if constants is None:
             return evaluate(self.graph, inputs)
         others = {k: c for k, c in self.graph.constants.items() if k not in constants and isinstance(c, Tensor)}

@@ -143,7 +143,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """The two waves. height: of the workspace after the first.  layers: per position, its row after the second or -1."""
+    """The two waves. height: rows of the workspace after one.  layers: per position, a row of the second or -1."""
 
     shape: tuple[int, int]
     first: tuple[Bucket, ...]

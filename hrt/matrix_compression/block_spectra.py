@@ -15,6 +15,7 @@ from hrt.hmatrix.hmatrix import STORAGE
 from hrt.matrix_compression.block_source import (
     LARGE_BLOCK,
     BlockSource,
+    factors_of_basis,
     leading_basis,
     range_basis,
     squared_frobenius,
@@ -22,7 +23,6 @@ from hrt.matrix_compression.block_source import (
     weigh,
 )
 from hrt.matrix_compression.cluster_tree import Level
-from hrt.matrix_compression.low_rank import factors_of_basis
 from hrt.matrix_compression.rounding import INT8_LEVELS, compensated_weights, int8_scale
 from hrt.support.parallel import one_blas_thread, parallel_map
 
@@ -35,8 +35,8 @@ SKETCH = 16  # first width of a sketch
 
 @dataclass(frozen=True, eq=False)
 class LevelSpectra:
-    """Per block of a level (R, C): squared singular values (R, C, K), zero where unknown; squared norm; squared error of
-    dense rounding by storage.  noise (R, C, K): of storing direction k with relative rounding rho, over rho^2.
+    """Per block of a level (R, C): squared singular values (R, C, K), zero where unknown; squared norm; squared error
+    of dense rounding by storage.  noise (R, C, K): of storing direction k with relative rounding rho, over rho^2.
     """
 
     level: Level

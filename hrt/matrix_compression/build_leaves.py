@@ -9,8 +9,7 @@ from torch import Tensor
 
 from hrt.hmatrix.hmatrix import Leaf
 from hrt.matrix_compression.block_choices import Choice
-from hrt.matrix_compression.block_source import LARGE_BLOCK, BlockSource, times
-from hrt.matrix_compression.low_rank import low_rank_factors, plain_factors
+from hrt.matrix_compression.block_source import LARGE_BLOCK, BlockSource, low_rank_factors, plain_factors, times
 from hrt.matrix_compression.rounding import Rounded, round_columns, round_rows
 from hrt.support.parallel import parallel_map
 

@@ -12,9 +12,8 @@ from hrt.errors import ToleranceError
 from hrt.hmatrix.hmatrix import STORAGE, HMatrix, Leaf, relative, squared_error
 from hrt.matrix_compression.block_choices import ITEM, SCALE_BYTES
 from hrt.matrix_compression.block_source import STRIP, BlockSource
-from hrt.matrix_compression.cluster_tree import default_min_leaf
 from hrt.matrix_compression.orderings import Order, orders, permute
-from hrt.matrix_compression.planner import KeptPlanner, Planner
+from hrt.matrix_compression.planner import planner_for
 from hrt.matrix_compression.request import MatrixRequest, Problem
 from hrt.matrix_compression.rounding import round_rows
 from hrt.support.parallel import one_blas_thread
@@ -92,7 +91,8 @@ def compress_for(
     if not m * n:
         return HMatrix((m, n), ())
     if largest == 0:
-        return min(_dense(matrix, name, problem.moment), _zero(m, n), key=lambda h: h.nbytes)
+        zero = HMatrix((m, n), (Leaf(0, m, 0, n, u=torch.zeros(m, 0), vt=torch.zeros(0, n)),))
+        return min(_dense(matrix, name, problem.moment), zero, key=lambda h: h.nbytes)
     best, fewest = None, ITEM[name] * m * n + (SCALE_BYTES * m if name == "int8" else 0)
     pairs = orders(problem)
     sets = storage_sets(matrix, storages, largest)
@@ -114,13 +114,10 @@ def storage_sets(matrix: Tensor, storages: tuple[str, ...], largest: float) -> l
     """
     without = tuple(s for s in storages if s != "float16")
     usual = FLOAT16_RANGE[0] < largest < FLOAT16_RANGE[1]
-    if len(storages) == 1:
-        return [storages]
-    if matrix.numel() > MANY_TRIES_ENTRIES:
-        return [storages if usual else without]
+    if len(storages) == 1 or matrix.numel() > MANY_TRIES_ENTRIES:
+        return [storages if usual or len(storages) == 1 else without]
     peaks = matrix.abs().amax(1)
-    wild = not SAFE_RANGE[0] < largest < SAFE_RANGE[1] or largest > ROW_RANGE * float(peaks[peaks > 0].min())
-    if wild:
+    if not SAFE_RANGE[0] < largest < SAFE_RANGE[1] or largest > ROW_RANGE * float(peaks[peaks > 0].min()):
         return [storages, without, *((s,) for s in storages)]
     return [storages] if usual else [storages, without]
 
@@ -144,18 +141,7 @@ def compress_ordered(
     fast = c is None and request.tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
     ordered = permute(matrix, rows, cols, torch.float32 if fast else matrix.dtype)
     source = BlockSource(ordered, None if c is None else permute(c, cols, cols), None, request.seed, fast)
-    if request.partition is not None:
-        planner = KeptPlanner(source, request.partition, storages=storages, target=request.target, budget2=allowed2)
-    else:
-        planner = Planner(
-            source,
-            min_leaf=request.min_leaf or default_min_leaf(*matrix.shape),
-            storages=storages,
-            target=request.target,
-            budget2=allowed2,
-            advance=part(advance, 0.0, 0.8),
-            executor=executor,
-        )
+    planner = planner_for(source, request, allowed2, storages, part(advance, 0.0, 0.8), executor)
     budget2, best = allowed2, None
     measured: dict[float, float] = {}  # squared errors by those planned for
     for trial in range(TRIALS):
@@ -215,16 +201,10 @@ def _dense_within(problem: Problem) -> str:
 
 
 def _dense(matrix: Tensor, storage: str, c: Tensor | None) -> HMatrix:
-    """One dense leaf with numbers of its own; rows are rounded independently of each other."""
+    """One dense leaf with numbers that nothing else holds; rows are rounded independently of each other."""
     m, n = matrix.shape
-    if not m * n:
-        return HMatrix((m, n), ())
-    if storage != "int8":
-        return HMatrix((m, n), (Leaf(0, m, 0, n, dense=matrix.to(STORAGE[storage], copy=True).contiguous()),))
+    if storage != "int8" or not m * n:
+        return HMatrix.from_dense(matrix.to(STORAGE[storage], copy=True), STORAGE[storage])
     parts = [round_rows(part.to(torch.float64), storage, c) for part in matrix.split(STRIP)]
     scale = torch.cat([p.scale for p in parts if p.scale is not None])
     return HMatrix((m, n), (Leaf(0, m, 0, n, dense=torch.cat([p.numbers for p in parts]), scale=scale),))
-
-
-def _zero(m: int, n: int) -> HMatrix:
-    return HMatrix((m, n), (Leaf(0, m, 0, n, u=torch.zeros(m, 0), vt=torch.zeros(0, n)),))

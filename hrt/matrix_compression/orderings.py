@@ -9,9 +9,8 @@ from torch import Tensor
 
 from hrt.errors import InputError
 from hrt.matrix_compression.block_source import STRIP, range_basis
-from hrt.matrix_compression.checks import as_tensor
 from hrt.matrix_compression.cluster_tree import coordinate_order, gram_order
-from hrt.matrix_compression.request import Problem
+from hrt.matrix_compression.request import Problem, as_tensor
 
 ORDERING_SIDE = 256  # of a layer of a network; below this it is one or few leaves and its order hardly matters
 GRAM_SIDE = 64  # of a matrix on its own; smaller ones are not worth another try

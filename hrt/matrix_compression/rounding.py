@@ -102,7 +102,7 @@ def round_columns(
 
 
 def int8_scale(largest: Tensor) -> Tensor:
-    """The least bfloat16 step, about, whose 127 multiples reach `largest`; 1 for zeros. Products are exact in float32."""
+    """The least bfloat16 step, about, whose 127 multiples, exact in float32, reach `largest`; 1 for zeros."""
     scale = (largest * ((1 + 2.0**-8) / INT8_LEVELS)).to(torch.bfloat16)
     return torch.where((scale > 0) & torch.isfinite(scale), scale, torch.ones_like(scale))
 

@@ -13,10 +13,19 @@ from torch import Tensor
 from hrt.calibration.moments import Moments, ridge
 from hrt.matrix_compression.block_choices import Choice, neighbours
 from hrt.matrix_compression.planner import Plan, least_step
-from hrt.network_compression.candidates import Candidate, PlannedNetwork, Setting, build, halves, search_error
-from hrt.network_compression.layer_plans import LayerTask, PlannedLayer, plan_layers
+from hrt.network_compression.candidates import (
+    Candidate,
+    LayerTask,
+    PlannedLayer,
+    PlannedNetwork,
+    Setting,
+    build,
+    halves,
+    plan_layers,
+    search_error,
+    whole_where_faster,
+)
 from hrt.network_compression.request import CompressionRequest
-from hrt.network_compression.single_leaf import whole_where_faster
 from hrt.network_compression.verify import Original
 from hrt.program.dense_view import stored
 from hrt.support.progress import Advance, part
@@ -72,7 +81,7 @@ class Allocator:
         return tol2 * float((reference**2).sum()) / max(1, reference.shape[0])
 
     def search(self, first: Setting | None = None) -> Candidate | None:
-        """The smallest candidate that holds, over rising ridges: few rows leave directions unseen. first: tried alone."""
+        """The smallest candidate that holds, over rising ridges. first: a setting to try before all."""
         narrow = self._narrow_biases()
         best = self._smallest([[first]], narrow) if first else None
         focusable = not self.original.aim.names and any(
@@ -251,11 +260,12 @@ class Allocator:
             if len(plan.leaves) > POLISH_LEAVES:
                 continue
             for old in plan.leaves:
-                nbytes, error2 = layer.planner.price(old)
+                options = layer.planner.options[old.place[0]]
+                nbytes, error2 = options.price(old)
                 for new in neighbours(old, self.request.storages, up):
-                    if new.rank > layer.planner.top_rank(new):
+                    if new.rank > options.known(new):
                         continue
-                    more, less = (a - b for a, b in zip(layer.planner.price(new), (nbytes, error2), strict=True))
+                    more, less = (a - b for a, b in zip(options.price(new), (nbytes, error2), strict=True))
                     if up and more > 0 and less < 0:
                         out.append((-less / more, k, old, new))
                     elif not up and more < 0:

@@ -10,8 +10,7 @@ from torch.export import ExportedProgram
 
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.checks import check_tol, check_whole, storages_of
-from hrt.matrix_compression.request import MatrixRequest, check_target
+from hrt.matrix_compression.request import MatrixRequest, check_target, check_tol, check_whole, storages_of
 from hrt.support.progress import Advance, part, silent
 
 Network = nn.Module | ExportedProgram | str | PathLike[str]  # what is captured, or the path of an .onnx file

@@ -62,7 +62,7 @@ class Original:
         return self.aim.outputs(self.split.held_out)
 
     def served_errors(self, program: Program) -> dict[str, OutputError]:
-        """Float32 errors on the held-out rows by CPU backend: the larger, of `program` and of its derivatives' program."""
+        """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
         return {name: self._served_error(name, program) for name in on_cpu()}
 
     def _served_error(self, backend: str, program: Program) -> OutputError:

@@ -17,7 +17,7 @@ from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.network import program_of_network
 from hrt.errors import InputError, ToleranceError
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.checks import check_whole
+from hrt.matrix_compression.request import check_whole
 from hrt.model.model import CompressedModel
 from hrt.model.trainable import TrainableNetwork, to_trainable
 from hrt.network_compression.request import CompressionRequest, Network
