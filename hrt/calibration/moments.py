@@ -57,9 +57,8 @@ def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> 
     out = {}
     for name, (total, outer, left, rows, focused_total, focused_outer, weight) in sums.items():
         left = left / total_rows  # per network sample: a layer used N times per sample counts N times
-        focused = None
-        if float(weight) > 0:
-            focused = _moments(focused_total / weight, focused_outer / weight, left, rows)
+        is_felt = float(weight) > 0
+        focused = _moments(focused_total / weight, focused_outer / weight, left, rows) if is_felt else None
         out[name] = replace(_moments(total / rows, outer / rows, left, rows), focused=focused)
     return out
 
@@ -102,23 +101,22 @@ def _signs(y: Tensor, generator: torch.Generator) -> Tensor:
 def _with_probes(program: Program, chunk: Sequence[Tensor], seen: list[tuple[Node, Tensor, Tensor]]) -> list[Tensor]:
     """Run the program with a zero added to every linear layer's output, to take derivatives there."""
     nodes: list[Node] = []
-    extra: dict[str, Tensor] = {}
-    rows = chunk[0].shape[0]
-    owner: dict[str, Node] = {}
+    probes: dict[str, tuple[Node, Tensor]] = {}  # by the name of the bare product
     for node in program.nodes:
         if node.op != "linear":
             nodes.append(node)
             continue
-        raw, probe = f"{node.name}:raw", f"{node.name}:probe"
-        extra[probe] = torch.zeros(rows, *node.shape, dtype=torch.float64, requires_grad=True)
-        owner[raw] = node
+        raw = f"{node.name}:raw"
+        probes[raw] = node, torch.zeros(len(chunk[0]), *node.shape, dtype=torch.float64, requires_grad=True)
         nodes.append(replace(node, name=raw))
-        nodes.append(replace(node, op="add", inputs=(raw, probe), attrs={}))
+        nodes.append(replace(node, op="add", inputs=(raw, f"{raw}:probe"), attrs={}))
+    extra = {f"{raw}:probe": probe for raw, (_, probe) in probes.items()}
     probed = replace(program, nodes=tuple(nodes), constants={**program.constants, **extra})
 
     def observe(node: Node, arguments: tuple[Any, ...]) -> None:
-        if node.name in owner:
-            seen.append((owner[node.name], arguments[0].detach(), extra[node.name.replace(":raw", ":probe")]))
+        if node.name in probes:
+            linear, probe = probes[node.name]
+            seen.append((linear, arguments[0].detach(), probe))
 
     with torch.enable_grad():
         # the probes must not be cast: constants of another dtype would be copies

@@ -80,43 +80,34 @@ class Aim:
         return sobolev_moments(self, inputs, seed) if self.names else layer_moments(self.graph, inputs, seed)
 
 
-class _Sums:
-    """Sums over samples for one weight: L, R, T, the mean input of the uses with a bias, and what counts them."""
+def _sums(x: Tensor, g: Tensor, biased: Tensor) -> list[Any]:
+    """L, R, E x x^T, T, ||G||^2, the inputs of uses with a bias, what counts these, and the rows: see `_moments`.
 
-    def __init__(self, m: int, n: int):
-        self.left, self.right, self.plain = (torch.zeros(k, k, dtype=torch.float64) for k in (m, n, n))
-        self.biased = torch.zeros(n, dtype=torch.float64)
-        self.total = self.energy = self.bias_energy = 0.0
-        self.rows = 0
+    x (B, S, n), g (B, S, m) of B samples; biased (S,): the uses to which a bias is added.
+    """
+    inner, outer, inputs = x @ x.mT, g @ g.mT, x.flatten(0, 1)
+    weighted = outer @ x
+    left, right = g.flatten(0, 1).T @ (inner @ g).flatten(0, 1), inputs.T @ weighted.flatten(0, 1)
+    total, energy = float((inner * outer).sum()), float((g * g).sum())
+    bias_energy = float(outer[:, biased][:, :, biased].sum())
+    return [left, right, inputs.T @ inputs, total, energy, weighted[:, biased].sum((0, 1)), bias_energy, len(inputs)]
 
-    def add(self, x: Tensor, g: Tensor, biased: Tensor) -> None:
-        """x (B, S, n), g (B, S, m) of B samples; biased (S,): the uses to which a bias is added."""
-        inner, outer = x @ x.mT, g @ g.mT  # [B, S, S]
-        weighted = outer @ x
-        self.right += x.flatten(0, 1).T @ weighted.flatten(0, 1)
-        self.left += g.flatten(0, 1).T @ (inner @ g).flatten(0, 1)
-        self.plain += x.flatten(0, 1).T @ x.flatten(0, 1)
-        self.total += float((inner * outer).sum())
-        self.energy += float((g * g).sum())
-        self.biased += weighted[:, biased].sum((0, 1))
-        self.bias_energy += float(outer[:, biased][:, :, biased].sum())
-        self.rows += x.shape[0] * x.shape[1]
 
-    def moments(self, samples: int) -> Moments:
-        """Scaled so that `second` is a weighted mean of x x^T, as `Moments` has it.
+def _moments(sums: list[Any], samples: int) -> Moments:
+    """Scaled so that `second` is a weighted mean of x x^T, as `Moments` has it.
 
-        A bias can take over E c; the best c is `biased` over `bias_energy` and takes c c^T `bias_energy` from R.
-        """
-        if not self.total > 0:  # no output depends on it
-            second = self.plain / max(1, self.rows)
-            return Moments(self.biased * 0, second, second, self.left * 0, self.rows)
-        second = (self.right + self.right.T) / 2 / self.energy
-        covariance, mean = second, self.biased * 0
-        if self.bias_energy > 0:
-            mean = self.biased / self.bias_energy
-            covariance = second - torch.outer(mean, mean) * (self.bias_energy / self.energy)
-        left = (self.left + self.left.T) / 2 * (self.energy / self.total) / samples
-        return Moments(mean, second, covariance, left, self.rows)
+    A bias can take over E c; the best c is `biased` over `bias_energy` and takes c c^T `bias_energy` from R.
+    """
+    left, right, plain, total, energy, biased, bias_energy, rows = sums
+    if not total > 0:  # no output depends on it
+        second = plain / max(1, rows)
+        return Moments(biased * 0, second, second, left * 0, rows)
+    second = (right + right.T) / 2 / energy
+    covariance, mean = second, biased * 0
+    if bias_energy > 0:
+        mean = biased / bias_energy
+        covariance = second - torch.outer(mean, mean) * (bias_energy / energy)
+    return Moments(mean, second, covariance, (left + left.T) / 2 * (energy / total) / samples, rows)
 
 
 def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
@@ -128,7 +119,7 @@ def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[s
     each = len(aim.graph.outputs) // len(scales)
     weights = [scale for scale in scales for _ in range(each)]
     generator = torch.Generator().manual_seed(seed)
-    sums: dict[str, _Sums] = {}
+    sums: dict[str, list[Any]] = {}
     samples = inputs[0].shape[0]
     for start in range(0, samples, ROWS):
         chunk = [x[start : start + ROWS] for x in inputs]
@@ -137,11 +128,11 @@ def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[s
             uses.setdefault(use.weight, []).append(use)
         for name, together in uses.items():
             x, g, biased = _stacked(together)
-            weight_sums = sums.setdefault(name, _Sums(g.shape[2], x.shape[2]))
             step = max(1, GRAM_NUMBERS // max(1, x.shape[1] ** 2))
             for part in range(0, len(x), step):
-                weight_sums.add(x[part : part + step], g[part : part + step], biased)
-    return {name: weight_sums.moments(samples) for name, weight_sums in sums.items()}
+                new = _sums(x[part : part + step], g[part : part + step], biased)
+                sums[name] = [a + b for a, b in zip(sums[name], new, strict=True)] if name in sums else new
+    return {name: _moments(entry, samples) for name, entry in sums.items()}
 
 
 def _stacked(uses: Sequence[Use]) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,11 @@ class Plan:
     out_height: int
     layers: tuple[np.ndarray, ...]
 
+    def output_rows(self, row_order: Tensor | None) -> list[np.ndarray]:
+        """The layers in the original order of the rows, with `out_height`, a row of zeros, where there is none."""
+        place_of = slice(None) if row_order is None else row_order.long().argsort().numpy()
+        return [np.where(layer < 0, self.out_height, layer)[place_of] for layer in self.layers]
+
     @cached_property
     def numbers(self) -> int:
         """Numbers in all products, padding included."""
@@ -244,52 +249,34 @@ def _sizes(block: Block, kind: Callable[[Piece, int], Kind]) -> dict[Kind, int]:
 def _batched(blocks: Sequence[Block], top: int, free_columns: int, limits: Limits) -> tuple[list[Bucket], int]:
     """Blocks of like shape as one bucket each, writing from row `top` on; and the end of what is written."""
     share = 1 + limits.share
-    sizes = [_sizes(block, limits.kind) for block in blocks]
-    groups: list[list[int]] = []
-    slots: dict[Kind, int] = {}  # of the last bucket: room for each kind, its largest other dimension, its numbers
-    across = true = 0
+    groups: list[tuple[list[int], dict[Kind, int], int]] = []  # blocks, room for each kind, largest other dimension
+    true = 0  # numbers of the last group
     for k in sorted(range(len(blocks)), key=lambda k: (blocks[k].shape[::-1], k), reverse=True):
-        axis, (r, c) = blocks[k].axis, blocks[k].shape
-        merged = {key: max(slots.get(key, 0), sizes[k].get(key, 0)) for key in {**slots, **sizes[k]}}
+        axis, (r, c), size = blocks[k].axis, blocks[k].shape, _sizes(blocks[k], limits.kind)
+        members, room, across = groups[-1] if groups else ([], {}, 0)
+        merged = {key: max(room.get(key, 0), size.get(key, 0)) for key in {**room, **size}}
         along, beside = sum(merged.values()), max(across, blocks[k].shape[1 - axis])
-        padded = (len(groups[-1]) + 1) * along * beside if groups else 0
-        wide = along if axis == BESIDE else beside
+        padded, wide = (len(members) + 1) * along * beside, along if axis == BESIDE else beside
         like = padded <= share * (true + r * c) + limits.free
-        like = like and (wide <= share * c or padded - true - r * c <= free_columns)
-        if groups and like:
-            groups[-1].append(k)
-            slots, across, true = merged, beside, true + r * c
+        if groups and like and (wide <= share * c or padded - true - r * c <= free_columns):
+            groups[-1] = ([*members, k], merged, beside)
+            true += r * c
         else:
-            groups.append([k])
-            slots, across, true = sizes[k], blocks[k].shape[1 - axis], r * c
+            groups.append(([k], size, blocks[k].shape[1 - axis]))
+            true = r * c
     buckets = []
-    for members in groups:
-        chosen = [blocks[k] for k in sorted(members)]
-        bucket = _bucket(chosen, [sizes[k] for k in members], top, limits)
-        buckets.append(bucket)
-        top += len(chosen) * bucket.tall
+    for members, room, across in groups:
+        ends = list(accumulate((room[key] for key in sorted(room)), initial=0))
+        slots = {key: (start, room[key]) for key, start in zip(sorted(room), ends, strict=False)}
+        tall, wide = (ends[-1], across) if blocks[members[0]].axis == STACKED else (across, ends[-1])
+        buckets.append(Bucket(tuple(blocks[k] for k in sorted(members)), slots, tall, wide, top, limits.kind))
+        top += len(members) * tall
     return buckets, top
-
-
-def _bucket(blocks: Sequence[Block], sizes: Sequence[Mapping[Kind, int]], top: int, limits: Limits) -> Bucket:
-    room: dict[Kind, int] = {}
-    for taken in sizes:
-        for key, size in taken.items():
-            room[key] = max(room.get(key, 0), size)
-    slots, along = {}, 0
-    for key in sorted(room):
-        slots[key] = (along, room[key])
-        along += room[key]
-    axis = blocks[0].axis
-    across = max(b.shape[1 - axis] for b in blocks)
-    tall, wide = (along, across) if axis == STACKED else (across, along)
-    return Bucket(tuple(blocks), slots, tall, wide, top, limits.kind)
 
 
 def _layers(spans: Sequence[tuple[int, int]], starts: Sequence[int], m: int) -> list[np.ndarray]:
     """Per layer of disjoint blocks, the output row of each position, -1 for none; y is the sum of the layers."""
-    layers: list[np.ndarray] = []
-    ends: list[int] = []
+    layers, ends = [np.full(m, -1, dtype=np.int64)], [0]
     for (row, rows), start in zip(spans, starts, strict=True):
         k = next((k for k, end in enumerate(ends) if end <= row), len(ends))
         if k == len(ends):
@@ -297,4 +284,4 @@ def _layers(spans: Sequence[tuple[int, int]], starts: Sequence[int], m: int) -> 
             layers.append(np.full(m, -1, dtype=np.int64))
         layers[k][row : row + rows] = np.arange(start, start + rows)
         ends[k] = row + rows
-    return layers or [np.full(m, -1, dtype=np.int64)]
+    return layers

@@ -53,6 +53,9 @@ class Best:
     counts: np.ndarray
 
 
+FIELDS = ("objective", "cost", "error2", "dense", "counts")
+
+
 class LevelOptions:
     """The options of a level's blocks, with everything that does not depend on lambda worked out once."""
 
@@ -69,17 +72,11 @@ class LevelOptions:
         self.ranks = (self.sigma2 > 0).sum(axis=1)
         norm2 = spectra.norm2.numpy().reshape(-1, 1)
         self.tail = np.maximum(norm2 - np.pad(np.cumsum(self.sigma2, axis=1), ((0, 0), (1, 0))), 0.0)
-        scaled = [SCALE_BYTES if s == "int8" else 0 for s in storages]
-        self.direction_bytes = [
-            ITEM[s] * (h + w).astype(float) + extra for s, extra in zip(storages, scaled, strict=True)
-        ]
-        self.dense_bytes = [
-            ITEM[s] * (h * w).astype(float) + extra * h for s, extra in zip(storages, scaled, strict=True)
-        ]
-        overflow = np.full(len(norm2), np.inf)
-        self.dense_error2 = [
-            spectra.rounding2[s].numpy().ravel() if s in spectra.rounding2 else overflow for s in storages
-        ]
+        scaled = {s: SCALE_BYTES if s == "int8" else 0 for s in storages}
+        self.direction_bytes = [ITEM[s] * (h + w).astype(float) + extra for s, extra in scaled.items()]
+        self.dense_bytes = [ITEM[s] * (h * w).astype(float) + extra * h for s, extra in scaled.items()]
+        lost = {s: error2.numpy().ravel() for s, error2 in spectra.rounding2.items()}
+        self.dense_error2 = [lost.get(s, np.full(len(norm2), np.inf)) for s in storages]
         self.rho2 = [ROUNDING_RMS[s] ** 2 for s in storages]
         self._values: OrderedDict[float, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
@@ -106,8 +103,7 @@ class LevelOptions:
         pieces = [self._best(min(lam, LARGEST_LAMBDA), part) for part in parts]
         back = np.empty(len(blocks), int)
         back[order] = np.arange(len(blocks))
-        fields = ("objective", "cost", "error2", "dense", "counts")
-        return Best(*(np.concatenate([getattr(p, f) for p in pieces])[back] for f in fields))
+        return Best(*(np.concatenate([getattr(p, f) for p in pieces])[back] for f in FIELDS))
 
     def _best(self, lam: float, blocks: np.ndarray) -> Best:
         count, kinds = len(blocks), len(self.storages)
@@ -136,11 +132,9 @@ class LevelOptions:
         for k in range(kinds) if len(several) else ():
             alike = np.full((len(several), longest), k, np.int8)
             one = self._low_rank(lam, blocks[several], sigma2[several], tail[several], prices[k][several], alike)
-            better = several[one.objective < out.objective[several]]
             chosen = one.objective < out.objective[several]
-            for into, value in ((out.objective, one.objective), (out.cost, one.cost), (out.error2, one.error2)):
-                into[better] = value[chosen]
-            out.dense[better], out.counts[better] = -1, one.counts[chosen]
+            for name in FIELDS:
+                getattr(out, name)[several[chosen]] = getattr(one, name)[chosen]
         return out
 
     def _low_rank(self, lam: float, blocks, sigma2, tail, price, pick) -> Best:
@@ -196,15 +190,10 @@ class LevelOptions:
 
 
 def _offer(out: Best, lam: float, cost, error2, dense, counts) -> Best:
-    objective = cost + lam * error2
-    better = objective < out.objective
-    return Best(
-        np.where(better, objective, out.objective),
-        np.where(better, cost, out.cost),
-        np.where(better, error2, out.error2),
-        np.where(better, dense, out.dense),
-        np.where(better[:, None], counts, out.counts),
-    )
+    new = (cost + lam * error2, cost, error2, dense, counts)
+    better = new[0] < out.objective
+    old = (out.objective, out.cost, out.error2, out.dense, out.counts)
+    return Best(*(np.where(better if a.ndim == 1 else better[:, None], a, b) for a, b in zip(new, old, strict=True)))
 
 
 def without_last(counts: tuple[int, ...], drop: int = 1) -> tuple[int, ...]:

@@ -69,7 +69,8 @@ def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
             for choice, numbers, scale in zip(batch.choices, part.numbers, scales, strict=True)
         ]
     if not kind.rank:
-        return [[_leaf(c, torch.zeros(_size(c.rows), 0), torch.zeros(0, _size(c.cols)))] for c in batch.choices]
+        (a, b), (c, d) = kind.rows, kind.cols
+        return [[_leaf(choice, torch.zeros(b - a, 0), torch.zeros(0, d - c))] for choice in batch.choices]
     groups = [(s, n) for s, n in zip(storages, kind.counts, strict=True) if n]
     pairs = _low_rank(batch, groups)
     out: list[list[Leaf]] = []
@@ -77,7 +78,7 @@ def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
         leaves = [
             _leaf(choice, u.numbers[k], vt.numbers[k], scale=None if u.scale is None else u.scale[k]) for u, vt in pairs
         ]
-        if all(_finite(leaf) for leaf in leaves):
+        if all(leaf.scale is not None or all(bool(t.isfinite().all()) for t in leaf.tensors) for leaf in leaves):
             out.append(leaves)
         elif groups != [("float32", kind.rank)]:
             wide = Choice(choice.place, choice.rows, choice.cols, None, (kind.rank,))
@@ -91,15 +92,8 @@ def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
 def _leaf(choice: Choice, u: Tensor | None = None, vt: Tensor | None = None, dense=None, scale=None) -> Leaf:
     """A leaf that owns its numbers: a view would keep, and send to other processes, its whole batch."""
     tensors = [None if t is None else t.clone() for t in (dense, u, vt, scale)]
-    return Leaf(choice.rows[0], _size(choice.rows), choice.cols[0], _size(choice.cols), *tensors)
-
-
-def _size(span: tuple[int, int]) -> int:
-    return span[1] - span[0]
-
-
-def _finite(leaf: Leaf) -> bool:
-    return leaf.scale is not None or all(bool(torch.isfinite(t).all()) for t in leaf.tensors)
+    (a, b), (c, d) = choice.rows, choice.cols
+    return Leaf(a, b - a, c, d - c, *tensors)
 
 
 def _low_rank(batch: _Batch, groups: list[tuple[str, int]]) -> list[tuple[Rounded, Rounded]]:

@@ -84,11 +84,9 @@ class Allocator:
         """The smallest candidate that holds, over rising ridges. first: a setting to try before all."""
         narrow = self._narrow_biases()
         best = self._smallest([[first]], narrow) if first else None
-        focusable = not self.original.aim.names and any(
-            self.moments[n].is_focusable for n in self.original.program.weights
-        )
         every = [[Setting(ridges, False)] for ridges in RIDGES]
-        if focusable:  # moments with derivatives are focused as they are
+        weights = () if self.original.aim.names else self.original.program.weights
+        if any(self.moments[n].is_focusable for n in weights):  # those with derivatives are focused as they are
             every[0].append(Setting(RIDGES[0], True))
         best = best or self._smallest(every, narrow)
         return best and self._fewer_leaves(self._polish(best))
@@ -169,17 +167,9 @@ class Allocator:
             raise TypeError(name)
         moments = moments.focused if setting.focused and moments.focused is not None else moments
         bias = self._absorbing_bias(name)
-        inputs, sensitivity = setting.ridges
-        return LayerTask(
-            name,
-            matrix,
-            ridge(moments.covariance if bias else moments.second, inputs),
-            ridge(moments.left, sensitivity),
-            moments.mean if bias else None,
-            bias,
-            self.allowed2,
-            self.request.of_weight(name),
-        )
+        right = ridge(moments.covariance if bias else moments.second, setting.ridges[0])
+        left, mean = ridge(moments.left, setting.ridges[1]), moments.mean if bias else None
+        return LayerTask(name, matrix, right, left, mean, bias, self.allowed2, self.request.of_weight(name))
 
     def _absorbing_bias(self, weight: str) -> str | None:
         """The bias that only this weight's one node uses: it can absorb the mean of the error."""
@@ -199,10 +189,9 @@ class Allocator:
         def lam(step: int) -> float:
             return unit * 2.0 ** (step / FINE_GRID)
 
-        def enough(step: int) -> bool:
-            return sum(x.planner.error2(lam(step)) for x in layers) <= budget
-
-        step = least_step(enough, guess, grid=FINE_GRID)
+        step = least_step(
+            lambda step: sum(x.planner.error2(lam(step)) for x in layers) <= budget, guess, grid=FINE_GRID
+        )
         return [x.planner.solve(lam(step)) for x in layers], step
 
     def _polish(self, best: Candidate) -> Candidate:
@@ -244,13 +233,9 @@ class Allocator:
                 return None
             self.request.advance(f"repair, trial {trial + 1}", 0.0)
             options = [build(self.original, candidate.network, _changed(candidate, c)) for c in changes[:REPAIR_WIDTH]]
-            base = candidate
-
-            def gain(new: Candidate, base: Candidate = base) -> float:
-                removed = base.error.limit**2 - max(new.error.limit, tol) ** 2
-                return removed / max(1, new.nbytes - base.nbytes)
-
-            candidate = max(options, key=gain)
+            limit, nbytes = candidate.error.limit, candidate.nbytes
+            gains = [(limit**2 - max(c.error.limit, tol) ** 2) / max(1, c.nbytes - nbytes) for c in options]
+            candidate = options[gains.index(max(gains))]
         return None
 
     def _changes(self, base: Candidate, up: bool = False) -> list[Change]:

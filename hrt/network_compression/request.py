@@ -44,10 +44,5 @@ class CompressionRequest:
 
     def of_weight(self, name: str | None = None) -> MatrixRequest:
         """What is asked of one weight, or of any whose blocks are free: nothing in it ties it to this process."""
-        return MatrixRequest(
-            tol=self.tol,
-            storage=self.storage,
-            target=self.target,
-            seed=self.seed,
-            partition=None if name is None else self.partitions.get(name),
-        )
+        partition = None if name is None else self.partitions.get(name)
+        return MatrixRequest(self.tol, storage=self.storage, target=self.target, seed=self.seed, partition=partition)

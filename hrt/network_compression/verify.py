@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,13 +38,7 @@ class Original:
     boxes: tuple[Box, ...] | None = None
 
     @staticmethod
-    def of(
-        program: Program,
-        given: tuple[Tensor, ...],
-        seed: int,
-        boxes: tuple[Box, ...] | None = None,
-        derivatives: Sequence[str] = (),
-    ) -> "Original":
+    def of(program: Program, given: tuple[Tensor, ...], seed: int, boxes=None, derivatives=()) -> "Original":
         """Raises InputError for rows that do not fit, and what `differentiate` raises for `derivatives`."""
         program.check_inputs(given)
         samples = distinct(given)
@@ -63,15 +56,14 @@ class Original:
 
     def served_errors(self, program: Program) -> dict[str, OutputError]:
         """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
-        return {name: self._served_error(name, program) for name in on_cpu()}
-
-    def _served_error(self, backend: str, program: Program) -> OutputError:
-        rows = self.split.held_out
-        error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows))
-        if not self.aim.names:
-            return error
-        alone = output_error(self.aim.parts(self.reference)[0], _outputs_of(backend, program, rows))
-        return replace(max(alone, error, key=lambda e: e.upper_99), derivatives=error.derivatives)
+        rows, errors = self.split.held_out, {}
+        for backend in on_cpu():
+            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows))
+            if self.aim.names:
+                alone = output_error(self.aim.parts(self.reference)[0], _outputs_of(backend, program, rows))
+                error = replace(max(alone, error, key=lambda e: e.upper_99), derivatives=error.derivatives)
+            errors[backend] = error
+        return errors
 
 
 def output_certificate(
@@ -117,7 +109,10 @@ def output_certificate(
         guaranteed={} if bound.per_output is None else {BOX_BOUND: list(bound.per_output)},
         statements=() if bound.per_output is None else (box_statement(bound.per_output, worst, rms),),
         context={
-            **_circumstances(original, request),
+            **{f"{name}_rows": rows[0].shape[0] for name, rows in vars(original.split).items()},
+            "seed": request.seed,
+            "torch": torch.__version__,
+            "target": request.target,
             "runtimes": list(served),
             "remarks": _remarks(original, remarks),
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
@@ -126,18 +121,6 @@ def output_certificate(
             **derived["context"],
         },
     )
-
-
-def _circumstances(original: Original, request: CompressionRequest) -> dict[str, Any]:
-    split = original.split
-    return {
-        "calibration_rows": split.calibration[0].shape[0],
-        "search_rows": split.search[0].shape[0],
-        "held_out_rows": split.held_out[0].shape[0],
-        "seed": request.seed,
-        "torch": torch.__version__,
-        "target": request.target,
-    }
 
 
 def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:

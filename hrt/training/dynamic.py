@@ -257,11 +257,8 @@ def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatri
         block = ordered[leaf.row : leaf.row + leaf.rows, leaf.col : leaf.col + leaf.cols]
         part = None if c is None else c[leaf.col : leaf.col + leaf.cols, leaf.col : leaf.col + leaf.cols]
         root = torch.eye(leaf.cols, dtype=torch.float64) if part is None else cholesky_psd(part)
-        if leaf.is_dense or leaf.u is None or leaf.vt is None:
-            leaves.append(leaf)
-            continue
         sigma = torch.linalg.svdvals(block @ root)
-        if leaf.rank < int((sigma > SEEN * sigma[0]).sum()):
+        if leaf.u is None or leaf.vt is None or leaf.rank < int((sigma > SEEN * sigma[0]).sum()):
             leaves.append(leaf)
             continue
         more = max(1, leaf.rank // GROWTH)

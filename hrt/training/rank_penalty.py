@@ -71,12 +71,10 @@ def rank_penalty(
     sketch = None if sketch is None else check_whole(sketch, "sketch", 1)
     moments, partitions = second_moments or {}, partitions or {}
     _check(net, moments, partitions)
-    total, sizes = torch.zeros(()), 0
+    total, sizes = torch.zeros(()), sum(module.in_features + module.out_features for _, module in _layers(net))
     for block in _blocks(net, partitions):
         right = _right(moments.get(block.module), block)
         total = total.to(block.u) + block.size * _nuclear_norm(block.u, block.vt, right, sketch)
-    for _, module in _layers(net):
-        sizes += module.in_features + module.out_features
     return total / max(1, sizes)
 
 
@@ -123,12 +121,9 @@ def proximal_step(
         ranks[block.module] = ranks.get(block.module, 0) + int((shrunk > 0).sum())
         u = keep @ (p.mT @ block.u)
         if block.layer is None:
-            module = net.get_submodule(block.module)
-            module.weight.copy_(u)  # type: ignore[union-attr, operator]
-        elif block.vt is None:
-            block.layer.assign(block.number, u)
+            net.get_submodule(block.module).weight.copy_(u)  # type: ignore[union-attr, operator]
         else:
-            block.layer.assign(block.number, u, block.vt)
+            block.layer.assign(block.number, *(t for t in (u, block.vt) if t is not None))
     return ranks
 
 
@@ -177,23 +172,13 @@ def _blocks(net: nn.Module, partitions: Mapping[str, HMatrix]) -> Iterator[_Bloc
             for number, leaf in enumerate(module.leaves):
                 if leaf.rank == 0 or not leaf.rows or not leaf.cols:
                     continue
-                cols = slice(leaf.col, leaf.col + leaf.cols)
-                first, *rest = leaf.tensors
-                yield _Block(
-                    name,
-                    first,
-                    rest[0] if rest else None,
-                    cols if order is None else order[cols],
-                    leaf.rows + leaf.cols,
-                    module,
-                    number,
-                )
+                place = slice(leaf.col, leaf.col + leaf.cols)
+                cols, u = place if order is None else order[place], leaf.tensors[0]
+                yield _Block(name, u, leaf.vt, cols, leaf.rows + leaf.cols, module, number)
         elif name in partitions:
             h = partitions[name]
-            rows, cols = (
-                torch.arange(k) if o is None else o.long()
-                for k, o in zip(h.shape, (h.row_order, h.col_order), strict=True)
-            )
+            pairs = zip(h.shape, (h.row_order, h.col_order), strict=True)
+            rows, cols = (torch.arange(k) if o is None else o.long() for k, o in pairs)
             for r, m, c, n in h.blocks():
                 here = cols[c : c + n].to(module.weight.device)
                 yield _Block(name, module.weight[rows[r : r + m].to(here.device)][:, here], None, here, m + n)

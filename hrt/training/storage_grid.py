@@ -5,6 +5,7 @@ A direction of an int8 leaf has integers for vt and integers times its one scale
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -110,12 +111,9 @@ class Grid:
             matrix, leaves = self.stored.constants[name], []
             for number, leaf, places in self._parts(name):
                 scale = self._scales.get((name, number))
-                parts = [(numbers[p] / (self.step[p] if scale is not None else 1.0)) for p in places]
-                parts = [(p.round() if scale is not None else p).to(leaf.dtype) for p in parts]
-                if leaf.is_dense:
-                    leaves.append(Leaf(*leaf.place, dense=parts[0], scale=scale))
-                else:
-                    leaves.append(Leaf(*leaf.place, u=parts[0], vt=parts[1], scale=scale))
+                parts = (numbers[p] if scale is None else (numbers[p] / self.step[p]).round() for p in places)
+                named = zip(("dense",) if leaf.is_dense else ("u", "vt"), parts, strict=True)
+                leaves.append(replace(leaf, scale=scale, **{part: p.to(leaf.dtype) for part, p in named}))
             changed[name] = HMatrix(matrix.shape, tuple(leaves), matrix.row_order, matrix.col_order)  # type: ignore[union-attr]
         return self.stored.with_constants(changed)
 
