@@ -24,10 +24,8 @@ ORDERINGS = ("auto", "natural", "coordinates", "gram")
 
 @dataclass(frozen=True, eq=False)
 class MatrixRequest:
-    """A relative error and what may be done to keep it; the fields are the arguments of `hrt.compress_matrix`.
+    """The arguments of `hrt.compress_matrix`, a target that prices a leaf's time, and a partition that stays or None.
 
-    target: prices a leaf's time beside its bytes (see `block_choices.LEAF_OVERHEAD`).  partition: an H-matrix whose
-    orderings and blocks stay, truncated and stored as the tolerance allows.
     Raises ToleranceError and InputError for what no matrix can be given.
     """
 
@@ -56,10 +54,7 @@ class MatrixRequest:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A checked matrix (m, n) on the CPU, the second moment (n, n) of its inputs or None, and what is asked of it.
-
-    norm2: its squared norm, in the norm of the moment.  largest: its largest magnitude.
-    """
+    """A checked matrix (m, n), its inputs' second moment or None, its squared norm by that, its largest magnitude."""
 
     matrix: Tensor
     moment: Tensor | None
@@ -88,9 +83,7 @@ def check_target(target: str) -> str:
 
 
 def as_matrix(w: Any, what: str = "matrix") -> Tensor:
-    """`w` as a finite (m, n) tensor on the CPU: float32 where it is, else float64. Not copied if it need not be.
-    Raises InputError.
-    """
+    """`w` as a finite (m, n) tensor on the CPU: float32 where it is, else float64, without a copy if possible."""
     w = as_tensor(w, what)
     if w.ndim != 2 or w.is_complex() or w.dtype == torch.bool:
         raise InputError(f"Expected a real {what} (rows, columns). Found {w.dtype} of shape {tuple(w.shape)}.")
@@ -162,17 +155,14 @@ def as_second_moment(c: Any, n: int) -> Tensor | None:
     if tuple(c.shape) != (n, n):
         raise InputError(f"Expected a second moment of shape {(n, n)}. Found {tuple(c.shape)}.")
     scale = float(c.abs().max()) if n else 0.0
-    skew = float((c - c.T).abs().max()) if scale else 0.0
-    if skew > 1e-8 * scale:
+    if scale and (skew := float((c - c.T).abs().max())) > 1e-8 * scale:
         raise InputError(
             f"The second moment is not symmetric: it differs from its transpose by {skew:.3g}, its largest entry is "
             f"{scale:.3g}. Expected C = E[x x^T], computed as x.T @ x / rows."
         )
     c = (c + c.T) / 2
-    if scale:
-        lowest = float(torch.linalg.eigvalsh(c)[0])
-        if lowest < -1e-8 * scale * n:
-            raise InputError(f"The second moment has an eigenvalue {lowest:.3g}. Expected positive semidefinite.")
+    if scale and (lowest := float(torch.linalg.eigvalsh(c)[0])) < -1e-8 * scale * n:
+        raise InputError(f"The second moment has an eigenvalue {lowest:.3g}. Expected positive semidefinite.")
     return c
 
 

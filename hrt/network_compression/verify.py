@@ -23,6 +23,7 @@ from hrt.runtime.backends import on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
+Boxes = tuple[Box, ...] | None
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
 
 
@@ -35,10 +36,12 @@ class Original:
     given: tuple[Tensor, ...]
     samples: tuple[Tensor, ...]
     split: Split
-    boxes: tuple[Box, ...] | None = None
+    boxes: Boxes = None
 
     @staticmethod
-    def of(program: Program, given: tuple[Tensor, ...], seed: int, boxes=None, derivatives=()) -> "Original":
+    def of(
+        program: Program, given: tuple[Tensor, ...], seed: int, boxes: Boxes = None, derivatives: Sequence[str] = ()
+    ) -> "Original":
         """Raises InputError for rows that do not fit, and what `differentiate` raises for `derivatives`."""
         program.check_inputs(given)
         samples = distinct(given)

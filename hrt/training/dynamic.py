@@ -90,9 +90,7 @@ class DynamicCompression:
         self.every, self.first = check_whole(every, "every", 1), check_whole(first, "first", 0)
         self.start, self.finest, self.schedule = check_tol(tol), check_tol(finest), schedule
         if finest > tol:
-            raise InputError(
-                f"Found tol {tol:g} and finest {finest:g}: the tolerance would rise. Expected finest <= tol."
-            )
+            raise InputError(f"Found tol {tol:g} and finest {finest:g}. Expected finest <= tol: it may not rise.")
         self.samples = as_samples(inputs, seed, count=2048)
         if not self._paths():
             raise InputError(
@@ -229,10 +227,8 @@ class DynamicCompression:
         """Put `module` in the place of the one at `path`, its parameters in the place of the old ones'."""
         parent, _, name = path.rpartition(".")
         old = self.net.get_submodule(path)
-        if old is module:
-            return
         setattr(self.net.get_submodule(parent), name, module)
-        if self.optimizer is None:
+        if old is module or self.optimizer is None:
             return
         gone = {id(p) for p in old.parameters()}
         for group in self.optimizer.param_groups:
@@ -257,8 +253,7 @@ def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatri
         block = ordered[leaf.row : leaf.row + leaf.rows, leaf.col : leaf.col + leaf.cols]
         part = None if c is None else c[leaf.col : leaf.col + leaf.cols, leaf.col : leaf.col + leaf.cols]
         root = torch.eye(leaf.cols, dtype=torch.float64) if part is None else cholesky_psd(part)
-        sigma = torch.linalg.svdvals(block @ root)
-        if leaf.u is None or leaf.vt is None or leaf.rank < int((sigma > SEEN * sigma[0]).sum()):
+        if leaf.u is None or leaf.vt is None or leaf.rank < _directions(block @ root):
             leaves.append(leaf)
             continue
         more = max(1, leaf.rank // GROWTH)
@@ -273,6 +268,11 @@ def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatri
         u = torch.cat([leaf.u, leaf.u.new_zeros(leaf.rows, more)], dim=1)
         leaves.append(Leaf(*leaf.place, u=u, vt=torch.cat([leaf.vt, drawn])))
     return HMatrix(start.shape, tuple(leaves), start.row_order, start.col_order)
+
+
+def _directions(block: Tensor) -> int:
+    sigma = torch.linalg.svdvals(block)
+    return int((sigma > SEEN * sigma[0]).sum())
 
 
 def _flat(output: Any) -> Tensor:

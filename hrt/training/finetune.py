@@ -74,8 +74,7 @@ def finetune(
         teacher_weight: see above; 0 leaves the teacher out.
         residual_weight: likewise.
         tol: to be certified; by default the model's own.
-        exact: keep in float32 what was in 16 bits (biases, short leaves). These numbers, two bytes more each, make up
-            for the rounding of those in int8.
+        exact: keep in float32 what was in 16 bits: two bytes more a number, which make up for the rounding to int8.
         seed: same seed, same numbers, on one thread.
         progress: show a bar on stderr.
 
@@ -123,21 +122,14 @@ def finetune(
                 f"After {steps} steps the error against the teacher is at most {limit:.3g} with 99 % confidence. "
                 f"Expected {request.tol:.3g}; take more steps, a larger tol, or a model compressed less."
             )
-        remarks = [
-            f"fine-tuned by {steps} steps; the layers' errors are against the original's weights"
-            if improved
-            else f"{steps} steps of fine-tuning lowered no error: the numbers are those from before"
-        ]
+        remarks = [f"{steps} steps of fine-tuning lowered no error: the numbers are those from before"]
+        if improved:
+            remarks = [f"fine-tuned by {steps} steps; the layers' errors are against the original's weights"]
         if lost := model.certificate.derivatives:
             remarks.append(f"no longer verified: the derivatives {', '.join(lost)}")
-        certificate = output_certificate(
-            original,
-            program,
-            {name: e for name, e in served.items() if e.upper_99 <= request.tol},
-            layer_moments(original.program, split.calibration, request.seed),
-            request,
-            remarks,
-        )
+        served = {name: e for name, e in served.items() if e.upper_99 <= request.tol}
+        moments = layer_moments(original.program, split.calibration, request.seed)
+        certificate = output_certificate(original, program, served, moments, request, remarks)
     return CompressedModel(program, certificate, model.target, dense_nbytes=model.dense_nbytes)
 
 
@@ -169,16 +161,12 @@ class Loss:
 
     def __post_init__(self) -> None:
         if self.residual is not None and self.points is None and len(self.known) != 1:
-            raise InputError(
-                f"Found a residual, {len(self.known)} inputs and no points. Expected points=... that draws rows."
-            )
+            raise InputError(f"Found a residual, {len(self.known)} inputs and no points. Expected points=... for rows.")
         for what in ("teacher_weight", "residual_weight"):
             if not 0 <= getattr(self, what) < math.inf:
                 raise InputError(f"Found {what} {getattr(self, what)!r}. Expected a finite number of at least 0.")
         if not self.teacher_weight and not (self.residual is not None and self.residual_weight):
-            raise InputError(
-                "Found no residual, or none with a weight, and teacher_weight 0. Expected something to fit."
-            )
+            raise InputError("Found teacher_weight 0 and no residual with a weight. Expected something to fit.")
 
     def terms(self, network: TrainableNetwork, count: int, generator: torch.Generator) -> list[Term]:
         """The squared terms over `count` fresh rows of each kind."""
