@@ -143,7 +143,7 @@ def compress_ordered(
     source = BlockSource(ordered, None if c is None else permute(c, cols, cols), None, request.seed, fast)
     planner = planner_for(source, request, allowed2, storages, part(advance, 0.0, 0.8), executor)
     budget2, best = allowed2, None
-    measured: dict[float, float] = {}  # squared errors by those planned for
+    measured: dict[float, float] = {}  # squared errors, by what was planned
     for trial in range(TRIALS):
         advance(f"factors, trial {trial + 1}", 0.8 + 0.2 * trial / TRIALS)
         h = planner.build(planner.solve_budget(budget2), rows, cols)
@@ -175,9 +175,7 @@ def _dense_within(problem: Problem) -> str:
     matrix, c, tol, largest = problem.matrix, problem.moment, problem.request.tol, problem.largest
     error = math.inf
     if 0 < largest < SMALLEST_FLOAT32 and (c is None or largest < SQUARABLE or problem.norm2 > 0):
-        raise ToleranceError(
-            f"The largest entry is {largest:.3g}; float32 holds nothing below {SMALLEST_FLOAT32:.3g}. Scale it up."
-        )
+        raise ToleranceError(f"The largest entry is {largest:.3g}, below what float32 holds. Scale it up.")
     for name in sorted(dict.fromkeys((*problem.request.storages, "float32")), key=lambda s: ITEM[s]):
         if name == "float32" and c is None and tol >= SURE_TOL and SURE_RANGE[0] < largest < SURE_RANGE[1]:
             return name  # every entry's relative error is at most 2^-24, or its absolute one at most 2^-150
@@ -191,13 +189,8 @@ def _dense_within(problem: Problem) -> str:
             if error <= tol:
                 return name
     if not math.isfinite(error):
-        raise ToleranceError(
-            f"The largest entry is {largest:.3g}, beyond what float32 holds or squares. Scale it down."
-        )
-    raise ToleranceError(
-        f"tol = {tol:.3g} is below what float32 storage can hold: dense float32 already has error {error:.3g}. "
-        "Ask for a larger tolerance."
-    )
+        raise ToleranceError(f"The largest entry is {largest:.3g}, beyond float32 or its square. Scale it down.")
+    raise ToleranceError(f"Found tol = {tol:.3g}; dense float32 has error {error:.3g}. Ask for a larger tolerance.")
 
 
 def _dense(matrix: Tensor, storage: str, c: Tensor | None) -> HMatrix:

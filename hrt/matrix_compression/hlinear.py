@@ -213,8 +213,7 @@ class HLinear(nn.Module):
             here, there = getattr(self, name), state_dict.get(prefix + name)
             if (here is not there) if here is None or there is None else not torch.equal(here.cpu(), there.cpu()):
                 raise InputError(
-                    f"{prefix + name} of the state_dict is not that of this layer: another partition. "
-                    "Build the layer over the H-matrix that was saved, then load."
+                    f"Found another partition in {prefix + name}. Build the layer over the saved H-matrix."
                 )
         super()._load_from_state_dict(state_dict, prefix, *args)
 

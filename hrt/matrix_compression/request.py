@@ -141,9 +141,8 @@ def check_memory(m: int, n: int, dtype: torch.dtype) -> None:
     free = psutil.virtual_memory().available
     if needed > free:
         raise InputError(
-            f"Compressing a {m} x {n} matrix takes about {needed / 2**30:,.1f} GiB beside the matrix itself; "
-            f"{free / 2**30:,.1f} GiB are free. Nothing was allocated. Use a machine with more memory, or cut the "
-            "matrix into panels of rows and compress them one by one."
+            f"Compressing a {m} x {n} matrix takes about {needed / 2**30:,.1f} GiB beside it; {free / 2**30:,.1f} GiB "
+            "are free. Nothing was allocated. Compress panels of its rows one by one, or use more memory."
         )
 
 
@@ -156,10 +155,7 @@ def as_second_moment(c: Any, n: int) -> Tensor | None:
         raise InputError(f"Expected a second moment of shape {(n, n)}. Found {tuple(c.shape)}.")
     scale = float(c.abs().max()) if n else 0.0
     if scale and (skew := float((c - c.T).abs().max())) > 1e-8 * scale:
-        raise InputError(
-            f"The second moment is not symmetric: it differs from its transpose by {skew:.3g}, its largest entry is "
-            f"{scale:.3g}. Expected C = E[x x^T], computed as x.T @ x / rows."
-        )
+        raise InputError(f"Found a second moment that is not symmetric, by {skew:.3g}. Expected x.T @ x / rows.")
     c = (c + c.T) / 2
     if scale and (lowest := float(torch.linalg.eigvalsh(c)[0])) < -1e-8 * scale * n:
         raise InputError(f"The second moment has an eigenvalue {lowest:.3g}. Expected positive semidefinite.")

@@ -93,17 +93,14 @@ class DynamicCompression:
             raise InputError(f"Found tol {tol:g} and finest {finest:g}. Expected finest <= tol: it may not rise.")
         self.samples = as_samples(inputs, seed, count=2048)
         if not self._paths():
-            raise InputError(
-                "The network has no linear layers to follow. Expected nn.Linear or HLinear modules that are trained "
-                "and share no weight."
-            )
+            raise InputError("Found no linear layers to follow. Expected nn.Linear or HLinear, trained, none tied.")
         if optimizer is not None:
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
             lost = [path for path in self._paths() if not {id(p) for p in net.get_submodule(path).parameters()} <= held]
             if lost:
+                names = ", ".join(lost)
                 raise InputError(
-                    f"The optimizer does not hold the parameters of {', '.join(lost)}. Expected one of this network's "
-                    "parameters; requires_grad_(False) keeps a layer out."
+                    f"The optimizer does not hold the parameters of {names}. Freeze them to leave them out."
                 )
         self.log: list[Entry] = []
         self.tol = math.inf
@@ -150,10 +147,8 @@ class DynamicCompression:
             return
         wanted = check_tol(self.schedule(self._best))
         if wanted > self.tol:
-            raise InputError(
-                f"The schedule gives {wanted:g} for the loss {self._best:g}, after {self.tol:g} for a larger one. "
-                "Expected a tolerance that does not rise as the loss falls."
-            )
+            values = f"{wanted:g} for the loss {self._best:g}, after {self.tol:g}"
+            raise InputError(f"Found tolerances {values}. Expected a schedule that does not rise as the loss falls.")
         self.tol = wanted
 
     @torch.no_grad()

@@ -16,7 +16,6 @@ from hrt.calibration.moments import evaluate, layer_moments
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.network import program_of_network
 from hrt.errors import InputError, ToleranceError
-from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.request import check_whole
 from hrt.model.model import CompressedModel
 from hrt.model.trainable import TrainableNetwork, to_trainable
@@ -99,10 +98,8 @@ def finetune(
     given = as_samples(inputs, request.seed)
     original = Original.of(program_of_network(teacher, given), given, request.seed, as_boxes(inputs))
     if set(original.program.weights) != set(model.program.weights):
-        raise InputError(
-            f"The teacher's weights are {sorted(original.program.weights)}, the model's "
-            f"{sorted(model.program.weights)}. Expected the network that was compressed."
-        )
+        names = " and ".join(f"{sorted(p.weights)}" for p in (original.program, model.program))
+        raise InputError(f"The teacher's weights and the model's are {names}. Expected the network it was made from.")
     split = original.split
     known = tuple(torch.cat(pair) for pair in zip(split.calibration, split.search, strict=True))
     answers = evaluate(original.program, known)
@@ -145,7 +142,7 @@ def _exact(constant: Constant) -> Constant:
     for e in constant.leaves:
         wide = {k: t.to(torch.float32) for k in ("dense", "u", "vt") if (t := getattr(e, k)) is not None}
         leaves.append(replace(e, **wide) if e.dtype in HALVES else e)
-    return HMatrix(constant.shape, tuple(leaves), constant.row_order, constant.col_order)
+    return replace(constant, leaves=tuple(leaves))
 
 
 @dataclass(frozen=True, eq=False)

@@ -193,10 +193,8 @@ def _check(net: nn.Module, moments: Mapping[str, Tensor], partitions: Mapping[st
         wanted = None if expected is None else (expected[1],) * 2 if isinstance(given, Tensor) else expected
         if wanted is None or tuple(given.shape) != wanted:
             what = "second moment" if isinstance(given, Tensor) else "partition"
-            raise InputError(
-                f"Found a {what} of shape {tuple(given.shape)} "
-                f"for {name!r}. Expected {wanted or 'the name of a linear layer: ' + ', '.join(shapes)}."
-            )
+            remedy = wanted or "the name of a linear layer: " + ", ".join(shapes)
+            raise InputError(f"Found a {what} of shape {tuple(given.shape)} for {name!r}. Expected {remedy}.")
         if isinstance(given, Tensor) and not bool(torch.isfinite(given).all()):
             raise InputError(f"Found a second moment for {name!r} with entries that are not finite. Expected numbers.")
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.hmatrix.hmatrix import Leaf
 from hrt.matrix_compression.rounding import INT8_LEVELS, int8_scale
 from hrt.model.trainable import TrainableNetwork
 from hrt.program.program import Constant, Program
@@ -114,7 +114,7 @@ class Grid:
                 parts = (numbers[p] if scale is None else (numbers[p] / self.step[p]).round() for p in places)
                 named = zip(("dense",) if leaf.is_dense else ("u", "vt"), parts, strict=True)
                 leaves.append(replace(leaf, scale=scale, **{part: p.to(leaf.dtype) for part, p in named}))
-            changed[name] = HMatrix(matrix.shape, tuple(leaves), matrix.row_order, matrix.col_order)  # type: ignore[union-attr]
+            changed[name] = replace(matrix, leaves=tuple(leaves))  # type: ignore[type-var]
         return self.stored.with_constants(changed)
 
 
