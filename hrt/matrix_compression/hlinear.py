@@ -212,9 +212,7 @@ class HLinear(nn.Module):
         for name in ("table", "row_order", "col_order"):
             here, there = getattr(self, name), state_dict.get(prefix + name)
             if (here is not there) if here is None or there is None else not torch.equal(here.cpu(), there.cpu()):
-                raise InputError(
-                    f"Found another partition in {prefix + name}. Build the layer over the saved H-matrix."
-                )
+                raise InputError(f"Found another partition in {prefix + name}. Build the layer over the saved one.")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -86,11 +86,11 @@ def whole_where_faster(layers: Sequence[PlannedLayer], plans: Sequence[Plan], bu
     """
     out = []
     for layer, plan, h in zip(layers, plans, built, strict=True):
-        whole = None
         if isinstance(h, HMatrix) and not h.is_dense and compressed_form(h) == "batched":
             whole = layer.planner.whole(plan.error2)
-        faster = whole and _product(layer.planner.build(whole, layer.rows, layer.cols)) < _product(h)
-        out.append(whole if whole and faster else plan)
+            if whole and _product(layer.planner.build(whole, layer.rows, layer.cols)) < _product(h):
+                plan = whole
+        out.append(plan)
     return out
 
 
