@@ -210,7 +210,7 @@ class Allocator:
         return best
 
     def _fewer_leaves(self, best: Candidate) -> Candidate:
-        """For a CPU: single leaves where they pay (see `single_leaf`), if the tolerance can be kept."""
+        """For a CPU: single leaves where they pay (see `whole_where_faster`), if the tolerance can be kept."""
         layers = best.network.layers
         built = [best.program.constants[layer.name] for layer in layers]
         plans = whole_where_faster(layers, best.plans, built) if self.request.target == "cpu" else best.plans

@@ -55,7 +55,7 @@ def compress(
     Args:
         net: nn.Module, torch.export.ExportedProgram, or the path of an .onnx file; it is not changed. The partitions
             of every HLinear, and of what `hrt.to_trainable` made, stay.
-        inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs.
+        inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. None: see tol.
         tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit.
             Without, ||W - H||_F <= tol ||W||_F for every weight.
         target: "cpu" and "cuda" price a leaf's time beside its bytes, "bytes" counts bytes alone. For "cuda" the
