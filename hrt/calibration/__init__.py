@@ -8,12 +8,4 @@ from hrt.calibration.objective import Aim
 from hrt.calibration.output_error import OutputError, output_error
 from hrt.calibration.samples import Box, Split
 
-__all__ = [
-    "Aim",
-    "Box",
-    "Moments",
-    "OutputError",
-    "Split",
-    "layer_moments",
-    "output_error",
-]
+__all__ = ["Aim", "Box", "Moments", "OutputError", "Split", "layer_moments", "output_error"]

@@ -52,9 +52,7 @@ def check_outputs(path: Path, count: int = 1) -> None:
 
 
 def write_arrays(path: Path, outputs: Sequence[np.ndarray], names: Sequence[str], force: bool = True) -> None:
-    """Write outputs, whole or not at all, as .npy (one), .npz (under their names, in order) or .csv (`as_csv`). A name
-    that comes again gets a number behind it; one that is empty is "output".
-    """
+    """Write outputs, whole or not at all, as .npy (one), .npz (in order, under distinct `names`) or .csv (`as_csv`)."""
     check_outputs(path, len(outputs))
     with replacing(path, force=force) as file:
         if path.suffix == ".csv":

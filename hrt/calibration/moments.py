@@ -14,14 +14,12 @@ CHUNK = 4096  # rows evaluated at a time, so that memory does not grow with the 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a weight sees and what the output feels of it, over the calibration rows.
+    """What a weight sees and what the output feels of it. mean: (n,).  second: (n, n) E[x x^T].  covariance: centred.
 
-    mean: (n,) of its inputs.  second: (n, n) E[x x^T].  covariance: (n, n), centred.  left: (m, m) E[J^T J] with J
-    the derivative of the network's output by the layer's output, so that the output's mean squared error is
-    tr(left E C E^T) to first order.  rows: how many inputs were seen.  focused: the same with every input weighted by
-    ||J||^2, how strongly the output depends on this layer there; where sensitivity and input are far from independent
-    (a shock, say) E[|J E x|^2] is better approximated so, one step of the power iteration towards the nearest Kronecker
-    product of E[x x^T (x) J^T J] (Van Loan & Pitsianis, 1993).
+    left: (m, m) E[J^T J], J the derivative of the network's output by the layer's: the output's mean squared error is
+    tr(left E C E^T) to first order.  rows: inputs seen.  focused: the same with inputs weighted by ||J||^2, one step of
+    the power iteration towards the nearest Kronecker product of E[x x^T (x) J^T J] (Van Loan & Pitsianis, 1993), for
+    sensitivities that depend on the input (a shock, say).
     """
 
     mean: Tensor
@@ -42,8 +40,7 @@ class Moments:
 def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
     """Moments of every weight of `program`, in float64. Tied weights pool their uses.
 
-    The output's sensitivity comes from one backward pass with a random sign per output and row (Hutchinson): the
-    expectation of (J^T v)(J^T v)^T over signs v is J^T J.
+    One backward pass with random signs v over outputs and rows (Hutchinson): E (J^T v)(J^T v)^T = J^T J.
     """
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, list[Any]] = {}
@@ -60,9 +57,8 @@ def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> 
     out = {}
     for name, (total, outer, left, rows, focused_total, focused_outer, weight) in sums.items():
         left = left / total_rows  # per network sample: a layer used N times per sample counts N times
-        focused = None
-        if float(weight) > 0:
-            focused = _moments(focused_total / weight, focused_outer / weight, left, rows)
+        is_felt = float(weight) > 0
+        focused = _moments(focused_total / weight, focused_outer / weight, left, rows) if is_felt else None
         out[name] = replace(_moments(total / rows, outer / rows, left, rows), focused=focused)
     return out
 
@@ -74,9 +70,7 @@ def _moments(mean: Tensor, second: Tensor, left: Tensor, rows: int) -> Moments:
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """One linear node at work. x: (rows, ..., n), what it multiplies.  slope: (rows, ..., m), the derivative of the
-    signed sum of the outputs by its product.  biased: whether it adds a bias.
-    """
+    """One linear node at work. x: (rows, ..., n).  slope: (rows, ..., m) of the signed outputs by its product."""
 
     weight: str
     x: Tensor
@@ -107,23 +101,22 @@ def _signs(y: Tensor, generator: torch.Generator) -> Tensor:
 def _with_probes(program: Program, chunk: Sequence[Tensor], seen: list[tuple[Node, Tensor, Tensor]]) -> list[Tensor]:
     """Run the program with a zero added to every linear layer's output, to take derivatives there."""
     nodes: list[Node] = []
-    extra: dict[str, Tensor] = {}
-    rows = chunk[0].shape[0]
-    owner: dict[str, Node] = {}
+    probes: dict[str, tuple[Node, Tensor]] = {}  # by the name of the bare product
     for node in program.nodes:
         if node.op != "linear":
             nodes.append(node)
             continue
-        raw, probe = f"{node.name}:raw", f"{node.name}:probe"
-        extra[probe] = torch.zeros(rows, *node.shape, dtype=torch.float64, requires_grad=True)
-        owner[raw] = node
+        raw = f"{node.name}:raw"
+        probes[raw] = node, torch.zeros(len(chunk[0]), *node.shape, dtype=torch.float64, requires_grad=True)
         nodes.append(replace(node, name=raw))
-        nodes.append(replace(node, op="add", inputs=(raw, probe), attrs={}))
+        nodes.append(replace(node, op="add", inputs=(raw, f"{raw}:probe"), attrs={}))
+    extra = {f"{raw}:probe": probe for raw, (_, probe) in probes.items()}
     probed = replace(program, nodes=tuple(nodes), constants={**program.constants, **extra})
 
     def observe(node: Node, arguments: tuple[Any, ...]) -> None:
-        if node.name in owner:
-            seen.append((owner[node.name], arguments[0].detach(), extra[node.name.replace(":raw", ":probe")]))
+        if node.name in probes:
+            linear, probe = probes[node.name]
+            seen.append((linear, arguments[0].detach(), probe))
 
     with torch.enable_grad():
         # the probes must not be cast: constants of another dtype would be copies

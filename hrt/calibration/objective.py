@@ -34,8 +34,7 @@ GRAM_NUMBERS = 1 << 22  # of Gram matrices (S, S) held at a time
 class Aim:
     """The value (no names) or the value and derivatives, which are judged one by one.
 
-    names: of the derivatives, such as "d0d0".  graph: the original network with all of them as outputs; it names the
-    same constants, and nothing that is made of them was computed beforehand, so that they may be replaced.
+    graph: the original network with all of them as outputs, by the same constants, none folded: they may be replaced.
     kinks: ops whose derivatives jump somewhere ("relu (layers.1)").
     """
 
@@ -56,10 +55,7 @@ class Aim:
         return differentiate(program, self.names).program if self.names else program
 
     def outputs(self, inputs: Sequence[Tensor], constants: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The value's features, then those of every derivative, (rows, (1 + names) features) float64.
-
-        constants: in place of the original's, float64, all of them.
-        """
+        """Value, then every derivative, (rows, features) float64. constants: all of them, to replace the original's."""
         if constants is None:
             return evaluate(self.graph, inputs)
         others = {k: c for k, c in self.graph.constants.items() if k not in constants and isinstance(c, Tensor)}
@@ -84,52 +80,38 @@ class Aim:
         return sobolev_moments(self, inputs, seed) if self.names else layer_moments(self.graph, inputs, seed)
 
 
-class _Sums:
-    """Sums over samples for one weight: L, R, T, the mean input of the uses with a bias, and what counts them."""
+def _sums(x: Tensor, g: Tensor, biased: Tensor) -> list[Any]:
+    """L, R, E x x^T, T, ||G||^2, the inputs of uses with a bias, what counts these, and the rows: see `_moments`.
 
-    def __init__(self, m: int, n: int):
-        self.left, self.right, self.plain = (torch.zeros(k, k, dtype=torch.float64) for k in (m, n, n))
-        self.biased = torch.zeros(n, dtype=torch.float64)
-        self.total = self.energy = self.bias_energy = 0.0
-        self.rows = 0
+    x (B, S, n), g (B, S, m) of B samples; biased (S,): the uses to which a bias is added.
+    """
+    inner, outer, inputs = x @ x.mT, g @ g.mT, x.flatten(0, 1)
+    weighted = outer @ x
+    left, right = g.flatten(0, 1).T @ (inner @ g).flatten(0, 1), inputs.T @ weighted.flatten(0, 1)
+    total, energy = float((inner * outer).sum()), float((g * g).sum())
+    bias_energy = float(outer[:, biased][:, :, biased].sum())
+    return [left, right, inputs.T @ inputs, total, energy, weighted[:, biased].sum((0, 1)), bias_energy, len(inputs)]
 
-    def add(self, x: Tensor, g: Tensor, biased: Tensor) -> None:
-        """x (B, S, n), g (B, S, m) of B samples; biased (S,): the uses to which a bias is added."""
-        inner, outer = x @ x.mT, g @ g.mT  # [B, S, S]
-        weighted = outer @ x
-        self.right += x.flatten(0, 1).T @ weighted.flatten(0, 1)
-        self.left += g.flatten(0, 1).T @ (inner @ g).flatten(0, 1)
-        self.plain += x.flatten(0, 1).T @ x.flatten(0, 1)
-        self.total += float((inner * outer).sum())
-        self.energy += float((g * g).sum())
-        self.biased += weighted[:, biased].sum((0, 1))
-        self.bias_energy += float(outer[:, biased][:, :, biased].sum())
-        self.rows += x.shape[0] * x.shape[1]
 
-    def moments(self, samples: int) -> Moments:
-        """Scaled so that `second` is a weighted mean of x x^T, as `Moments` has it.
+def _moments(sums: list[Any], samples: int) -> Moments:
+    """Scaled so that `second` is a weighted mean of x x^T, as `Moments` has it.
 
-        A bias that takes over E c cancels that much of E x_s for its uses s; the c that leaves least is a weighted
-        mean of their inputs (`biased` over `bias_energy`), which takes c c^T `bias_energy` from R.
-        """
-        if not self.total > 0:  # no output depends on it
-            second = self.plain / max(1, self.rows)
-            return Moments(self.biased * 0, second, second, self.left * 0, self.rows)
-        second = (self.right + self.right.T) / 2 / self.energy
-        covariance, mean = second, self.biased * 0
-        if self.bias_energy > 0:
-            mean = self.biased / self.bias_energy
-            covariance = second - torch.outer(mean, mean) * (self.bias_energy / self.energy)
-        left = (self.left + self.left.T) / 2 * (self.energy / self.total) / samples
-        return Moments(mean, second, covariance, left, self.rows)
+    A bias can take over E c; the best c is `biased` over `bias_energy` and takes c c^T `bias_energy` from R.
+    """
+    left, right, plain, total, energy, biased, bias_energy, rows = sums
+    if not total > 0:  # no output depends on it
+        second = plain / max(1, rows)
+        return Moments(biased * 0, second, second, left * 0, rows)
+    second = (right + right.T) / 2 / energy
+    covariance, mean = second, biased * 0
+    if bias_energy > 0:
+        mean = biased / bias_energy
+        covariance = second - torch.outer(mean, mean) * (bias_energy / energy)
+    return Moments(mean, second, covariance, (left + left.T) / 2 * (energy / total) / samples, rows)
 
 
 def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
-    """Moments of every weight over value and derivatives together, float64: tr(left E second E^T) is the sum of their
-    squared relative errors, as the module's text has it.
-
-    inputs: calibration rows, one (rows, *shape) per network input.
-    """
+    """Moments over value and derivatives: tr(left E second E^T) is the sum of their squared relative errors."""
     scales = [
         1 / float(part.square().sum(1).mean().sqrt()) if bool(part.any()) else 0.0
         for part in aim.parts(aim.outputs(inputs))
@@ -137,7 +119,7 @@ def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[s
     each = len(aim.graph.outputs) // len(scales)
     weights = [scale for scale in scales for _ in range(each)]
     generator = torch.Generator().manual_seed(seed)
-    sums: dict[str, _Sums] = {}
+    sums: dict[str, list[Any]] = {}
     samples = inputs[0].shape[0]
     for start in range(0, samples, ROWS):
         chunk = [x[start : start + ROWS] for x in inputs]
@@ -146,11 +128,11 @@ def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[s
             uses.setdefault(use.weight, []).append(use)
         for name, together in uses.items():
             x, g, biased = _stacked(together)
-            weight_sums = sums.setdefault(name, _Sums(g.shape[2], x.shape[2]))
             step = max(1, GRAM_NUMBERS // max(1, x.shape[1] ** 2))
             for part in range(0, len(x), step):
-                weight_sums.add(x[part : part + step], g[part : part + step], biased)
-    return {name: weight_sums.moments(samples) for name, weight_sums in sums.items()}
+                new = _sums(x[part : part + step], g[part : part + step], biased)
+                sums[name] = [a + b for a, b in zip(sums[name], new, strict=True)] if name in sums else new
+    return {name: _moments(entry, samples) for name, entry in sums.items()}
 
 
 def _stacked(uses: Sequence[Use]) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,10 +147,7 @@ def _stacked(uses: Sequence[Use]) -> tuple[Tensor, Tensor, Tensor]:
 def derivative_figures(
     aim: Aim, exact: OutputError, served: Mapping[str, OutputError], reference: Tensor
 ) -> dict[str, Any]:
-    """The certificate's fields about derivatives, by section; empty for the value alone.
-
-    exact: in float64 arithmetic.  served: of the backends that kept the tolerance.  reference: what the original gives.
-    """
+    """The certificate's fields about derivatives, by section. exact: in float64.  served: of the accepted backends."""
     if not aim.names:
         return {"measured": {}, "estimated": {}, "context": {}}
     columns = list(zip(*(e.derivatives for e in served.values()), strict=True))

@@ -10,9 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class OutputError:
-    """Relative L2 error of a network's output, over rows: value, 99 % upper limit, and per output column; the same of
-    every derivative that is held to the same tolerance.
-    """
+    """Relative L2 error of a network's output: value, 99 % upper limit, per output column, and of every derivative."""
 
     value: float
     upper_99: float

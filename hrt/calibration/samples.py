@@ -66,10 +66,7 @@ def sample_boxes(boxes: Sequence[Box], count: int, seed: int) -> tuple[Tensor, .
 
 
 def as_samples(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> tuple[Tensor, ...]:
-    """User inputs as one float64 tensor (rows, *shape) per network input; of a dataset's tuples, the first entries.
-
-    Raises InputError for no rows, unequal rows, NaN or infinite values.
-    """
+    """User inputs as float64 (rows, *shape) per network input; of a dataset's tuples, the first. Raises InputError."""
     parts: Sequence[Any]
     if isinstance(inputs, DataLoader):
         raise InputError("Found a DataLoader. Expected its dataset (loader.dataset), or the inputs as one tensor.")
@@ -114,9 +111,7 @@ def _as_rows(x: Any) -> Tensor:
 
 
 def distinct(samples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The samples without rows that repeat an earlier one: a repeated row on both sides of the split would be verified
-    by itself.
-    """
+    """The samples without repeated rows, which on both sides of the split would be verified by themselves."""
     flat = torch.cat([x.flatten(1) for x in samples], dim=1)
     if not flat.shape[1]:
         return samples
@@ -127,9 +122,7 @@ def distinct(samples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows for three purposes, disjoint where there are enough, one tensor per network input: `calibration` for
-    moments, `search` to choose between candidates, and `held_out`, which neither has seen, for the certificate.
-    """
+    """Rows, disjoint where there are enough, for moments, for the choice of a candidate, for the certificate."""
 
     calibration: tuple[Tensor, ...]
     search: tuple[Tensor, ...]
@@ -137,9 +130,7 @@ class Split:
 
     @staticmethod
     def make(samples: tuple[Tensor, ...], seed: int) -> "Split":
-        """A seeded random half for calibration, a quarter each for the others. Fewer than four rows cannot be told
-        apart so: search and held-out rows coincide, and a single row serves for everything.
-        """
+        """A seeded half for calibration, a quarter each for the others; these coincide for under four rows."""
         rows = samples[0].shape[0]
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
         half = rows // 2

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,7 @@ Kind = tuple[Any, ...]  # pieces of one kind can share a tensor
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Rows `first` to `end` (None: all) of one stored tensor of a leaf: `leaf.tensors[part]` (dense or u: 0, vt: 1).
-    number: the leaf's place among the matrix's.
-    """
+    """Rows `first` to `end` (None: all) of `leaf.tensors[part]` (dense or u: 0, vt: 1); the leaf is the `number`-th."""
 
     leaf: Leaf
     part: int
@@ -68,9 +66,7 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One product before batching. STACKED: every piece reads the same workspace rows, `sources[0]`. BESIDE: piece k
-    reads the rows `sources[k]`, one per column. shape: (rows, columns).
-    """
+    """A product before batching. STACKED: all pieces read the rows `sources[0]`. BESIDE: piece k reads `sources[k]`."""
 
     axis: int
     pieces: Sequence[Piece]
@@ -80,9 +76,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
-    """Blocks that are multiplied as one batch (len(blocks), tall, wide), zero-padded, writing the workspace rows from
-    `top` on. slots: where along the blocks' axis the pieces of each kind stand, as (start, size).
-    """
+    """Blocks as one zero-padded batch (blocks, tall, wide), writing from row `top`. slots: (start, size) by kind."""
 
     blocks: tuple[Block, ...]
     slots: Mapping[Kind, tuple[int, int]]
@@ -105,9 +99,7 @@ class Bucket:
         return places
 
     def sources(self, zero: int | None = None) -> np.ndarray:
-        """The workspace rows that are read, int64 (len(blocks), wide). Padding reads the row `zero`, or, where None,
-        the first row that its block reads anyway.
-        """
+        """The workspace rows that are read, int64 (blocks, wide); padding reads `zero`, or the block's first row."""
         rows = np.empty((len(self.blocks), self.wide), dtype=np.int64)
         for g, block in enumerate(self.blocks):
             rows[g] = block.sources[0].start if zero is None else zero
@@ -134,9 +126,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much padding is worth one product less: a share of a bucket's numbers, and so many numbers in any case; and
-    the same for the second wave's columns, which are gathered. typed: whether pieces of every storage type stay apart.
-    """
+    """Padding worth one product less: a share of a bucket's numbers, or a count. typed: storage types stay apart."""
 
     share: float = 0.25
     free: int = 2048
@@ -153,9 +143,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """The two waves of a matrix (m, n). height: rows of the workspace after the first. layers: y is the sum of them;
-    each gives for every one of the m positions the output row of the second wave, -1 where there is none.
-    """
+    """The two waves. height: rows of the workspace after one.  layers: per position, a row of the second or -1."""
 
     shape: tuple[int, int]
     first: tuple[Bucket, ...]
@@ -163,6 +151,11 @@ class Plan:
     height: int
     out_height: int
     layers: tuple[np.ndarray, ...]
+
+    def output_rows(self, row_order: Tensor | None) -> list[np.ndarray]:
+        """The layers in the original order of the rows, with `out_height`, a row of zeros, where there is none."""
+        place_of = slice(None) if row_order is None else row_order.long().argsort().numpy()
+        return [np.where(layer < 0, self.out_height, layer)[place_of] for layer in self.layers]
 
     @cached_property
     def numbers(self) -> int:
@@ -215,10 +208,7 @@ def _rows(leaves: Sequence[Leaf], place: Mapping[int, int]) -> dict[tuple[int, i
 
 
 def _cut(blocks: Mapping[tuple[int, int], Block]) -> tuple[list[Block], list[tuple[int, int]]]:
-    """Blocks and their (row, rows), cut where shorter ones begin or end and joined with them.
-
-    A block that is cut into p pieces is read p times; one that is not costs another pass over its rows of y.
-    """
+    """Blocks and their (row, rows), cut where shorter ones begin or end and joined with them, where that reads less."""
     ends = sorted({e for row, rows in blocks for e in (row, row + rows)})
     joined: dict[tuple[int, int], list[tuple[Block, int]]] = {}
     for (row, rows), block in sorted(blocks.items(), key=lambda item: item[0]):
@@ -257,60 +247,36 @@ def _sizes(block: Block, kind: Callable[[Piece, int], Kind]) -> dict[Kind, int]:
 
 
 def _batched(blocks: Sequence[Block], top: int, free_columns: int, limits: Limits) -> tuple[list[Bucket], int]:
-    """Blocks of like shape as one bucket each, writing from row `top` on; and the end of what is written.
-
-    Padding may add a share to the numbers of a bucket, or `limits.free`, because one more product would cost more.
-    Columns are padded by a quarter, or by `free_columns` numbers in all.
-    """
+    """Blocks of like shape as one bucket each, writing from row `top` on; and the end of what is written."""
     share = 1 + limits.share
-    sizes = [_sizes(block, limits.kind) for block in blocks]
-    groups: list[list[int]] = []
-    slots: dict[Kind, int] = {}  # of the last bucket: room for each kind, its largest other dimension, its numbers
-    across = true = 0
+    groups: list[tuple[list[int], dict[Kind, int], int]] = []  # blocks, room for each kind, largest other dimension
+    true = 0  # numbers of the last group
     for k in sorted(range(len(blocks)), key=lambda k: (blocks[k].shape[::-1], k), reverse=True):
-        axis, (r, c) = blocks[k].axis, blocks[k].shape
-        merged = {key: max(slots.get(key, 0), sizes[k].get(key, 0)) for key in {**slots, **sizes[k]}}
+        axis, (r, c), size = blocks[k].axis, blocks[k].shape, _sizes(blocks[k], limits.kind)
+        members, room, across = groups[-1] if groups else ([], {}, 0)
+        merged = {key: max(room.get(key, 0), size.get(key, 0)) for key in {**room, **size}}
         along, beside = sum(merged.values()), max(across, blocks[k].shape[1 - axis])
-        padded = (len(groups[-1]) + 1) * along * beside if groups else 0
-        wide = along if axis == BESIDE else beside
+        padded, wide = (len(members) + 1) * along * beside, along if axis == BESIDE else beside
         like = padded <= share * (true + r * c) + limits.free
-        like = like and (wide <= share * c or padded - true - r * c <= free_columns)
-        if groups and like:
-            groups[-1].append(k)
-            slots, across, true = merged, beside, true + r * c
+        if groups and like and (wide <= share * c or padded - true - r * c <= free_columns):
+            groups[-1] = ([*members, k], merged, beside)
+            true += r * c
         else:
-            groups.append([k])
-            slots, across, true = sizes[k], blocks[k].shape[1 - axis], r * c
+            groups.append(([k], size, blocks[k].shape[1 - axis]))
+            true = r * c
     buckets = []
-    for members in groups:
-        chosen = [blocks[k] for k in sorted(members)]
-        bucket = _bucket(chosen, [sizes[k] for k in members], top, limits)
-        buckets.append(bucket)
-        top += len(chosen) * bucket.tall
+    for members, room, across in groups:
+        ends = list(accumulate((room[key] for key in sorted(room)), initial=0))
+        slots = {key: (start, room[key]) for key, start in zip(sorted(room), ends, strict=False)}
+        tall, wide = (ends[-1], across) if blocks[members[0]].axis == STACKED else (across, ends[-1])
+        buckets.append(Bucket(tuple(blocks[k] for k in sorted(members)), slots, tall, wide, top, limits.kind))
+        top += len(members) * tall
     return buckets, top
 
 
-def _bucket(blocks: Sequence[Block], sizes: Sequence[Mapping[Kind, int]], top: int, limits: Limits) -> Bucket:
-    room: dict[Kind, int] = {}
-    for taken in sizes:
-        for key, size in taken.items():
-            room[key] = max(room.get(key, 0), size)
-    slots, along = {}, 0
-    for key in sorted(room):
-        slots[key] = (along, room[key])
-        along += room[key]
-    axis = blocks[0].axis
-    across = max(b.shape[1 - axis] for b in blocks)
-    tall, wide = (along, across) if axis == STACKED else (across, along)
-    return Bucket(tuple(blocks), slots, tall, wide, top, limits.kind)
-
-
 def _layers(spans: Sequence[tuple[int, int]], starts: Sequence[int], m: int) -> list[np.ndarray]:
-    """Per layer of blocks that do not overlap, the output row of each of the m positions; -1 where there is none.
-    y is the sum of the layers, nearly always one.
-    """
-    layers: list[np.ndarray] = []
-    ends: list[int] = []
+    """Per layer of disjoint blocks, the output row of each position, -1 for none; y is the sum of the layers."""
+    layers, ends = [np.full(m, -1, dtype=np.int64)], [0]
     for (row, rows), start in zip(spans, starts, strict=True):
         k = next((k for k, end in enumerate(ends) if end <= row), len(ends))
         if k == len(ends):
@@ -318,4 +284,4 @@ def _layers(spans: Sequence[tuple[int, int]], starts: Sequence[int], m: int) -> 
             layers.append(np.full(m, -1, dtype=np.int64))
         layers[k][row : row + rows] = np.arange(start, start + rows)
         ends[k] = row + rows
-    return layers or [np.full(m, -1, dtype=np.int64)]
+    return layers

@@ -60,12 +60,10 @@ class Leaf:
     scale: Tensor | None = None
 
     def __post_init__(self) -> None:
-        u, vt = self.u, self.vt
+        u, vt, ok = self.u, self.vt, False
         if self.dense is not None:
             ok = u is None and vt is None and tuple(self.dense.shape) == (self.rows, self.cols)
-        elif u is None or vt is None or u.dtype != vt.dtype:
-            ok = False
-        else:
+        elif u is not None and vt is not None and u.dtype == vt.dtype:
             ok = tuple(u.shape) == (self.rows, vt.shape[0]) and vt.shape[1] == self.cols
         if ok and (self.dtype == torch.int8 or self.scale is not None):
             count = self.rows if self.dense is not None else self.rank
@@ -89,7 +87,7 @@ class Leaf:
     @property
     def rank(self) -> int:
         """Columns of `u`; -1 for a dense block."""
-        return -1 if self.u is None else int(self.u.shape[1])
+        return -1 if self.u is None else self.u.shape[1]
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -204,9 +202,7 @@ class HMatrix:
         return out
 
     def strips(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
-        """The matrix as (rows, float64 (a few, n)), so that a large one is never written out as a whole. The rows come
-        in tree order, the columns in the original one.
-        """
+        """The matrix as (rows in tree order, float64 (a few, n)), so that it is never written out as a whole."""
         m, n = self.shape
         height = max(16, STRIP_ENTRIES // max(1, n))
         waiting = sorted(self.leaves, key=lambda e: -e.row)
@@ -239,10 +235,7 @@ class HMatrix:
         is_numpy = not isinstance(x, Tensor)
         xt = torch.as_tensor(np.asarray(x)) if is_numpy else x
         if xt.ndim != 2 or xt.shape[1] != self.shape[1] or not xt.is_floating_point():
-            raise InputError(
-                f"Expected a floating-point array of shape (batch, {self.shape[1]}). "
-                f"Found {xt.dtype} {tuple(xt.shape)}."
-            )
+            raise InputError(f"Found {xt.dtype} {tuple(xt.shape)}. Expected floating point (batch, {self.shape[1]}).")
         work = xt.to(torch.float64 if xt.dtype == torch.float64 else torch.float32)
         if self.col_order is not None:
             work = work[:, self.col_order.long()]
@@ -318,10 +311,7 @@ def relative_difference(actual: Tensor, expected: Tensor) -> float:
 
 
 def check_cover(shape: tuple[int, int], blocks: Iterable[Place]) -> None:
-    """Raise InputError unless the blocks tile `shape` exactly, in O(k log k) for k blocks.
-
-    A sweep over the rows: the column intervals that are active between two row cuts must tile the width.
-    """
+    """Raise InputError unless the blocks tile `shape`: between row cuts the active columns must tile the width."""
     m, n = shape
     items = [b for b in blocks if b[1] and b[3]]
     if any(min(block) < 0 or block[0] + block[1] > m or block[2] + block[3] > n for block in items):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,9 +22,7 @@ def prepare(constant: Any, device: torch.device) -> Any:
 
 @dataclass(frozen=True)
 class _Step:
-    """One batched product: weights (count, wide, tall) take the workspace rows `sources` (count * wide) to count * tall
-    rows from `top` on.
-    """
+    """One product: weights (count, wide, tall) of the workspace rows `sources`, written to rows from `top` on."""
 
     sources: slice | Tensor
     weights: Tensor
@@ -52,9 +49,7 @@ class Product:
         zero = self.shape[1]
         self.first, self.second = ([_step(b, zero, device) for b in wave] for wave in (products.first, products.second))
         self.height, self.out_height = products.height, products.out_height + 1  # and one row of zeros
-        place_of = slice(None) if matrix.row_order is None else matrix.row_order.long().argsort().numpy()
-        rows = (np.where(layer < 0, products.out_height, layer)[place_of] for layer in products.layers)
-        self.index = [_index(r, device) for r in rows]
+        self.index = [_index(rows, device) for rows in products.output_rows(matrix.row_order)]
 
     @staticmethod
     def of(matrix: HMatrix, device: torch.device) -> "Product | LowRank":

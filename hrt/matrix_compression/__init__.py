@@ -8,10 +8,4 @@ from hrt.matrix_compression.hlinear import HLinear
 from hrt.matrix_compression.paper_algorithm import adaptive_partition
 from hrt.matrix_compression.request import MatrixRequest
 
-__all__ = [
-    "HLinear",
-    "MatrixRequest",
-    "adaptive_partition",
-    "compress_for",
-    "compress_matrix",
-]
+__all__ = ["HLinear", "MatrixRequest", "adaptive_partition", "compress_for", "compress_matrix"]

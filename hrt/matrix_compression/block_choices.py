@@ -28,9 +28,7 @@ LARGEST_LAMBDA = 1e200  # beyond it 0 * infinity would appear where a budget is 
 
 @dataclass(frozen=True)
 class Choice:
-    """One block of a plan: row range, column range, and either a storage type for the dense block or how many
-    directions each storage type holds, in the planner's order (most exact first). `place` is its (level, i, j).
-    """
+    """A block of a plan, its (level, i, j), and a dense type, or directions per storage type, most exact first."""
 
     place: tuple[int, int, int]
     rows: tuple[int, int]
@@ -46,15 +44,16 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Best:
-    """Per block (B,): objective, bytes, squared error, dense storage index (-1: low rank), directions per storage
-    (B, S).
-    """
+    """Per block (B,): objective, bytes, squared error, dense storage index or -1, directions per storage (B, S)."""
 
     objective: np.ndarray
     cost: np.ndarray
     error2: np.ndarray
     dense: np.ndarray
     counts: np.ndarray
+
+
+FIELDS = ("objective", "cost", "error2", "dense", "counts")
 
 
 class LevelOptions:
@@ -73,17 +72,11 @@ class LevelOptions:
         self.ranks = (self.sigma2 > 0).sum(axis=1)
         norm2 = spectra.norm2.numpy().reshape(-1, 1)
         self.tail = np.maximum(norm2 - np.pad(np.cumsum(self.sigma2, axis=1), ((0, 0), (1, 0))), 0.0)
-        scaled = [SCALE_BYTES if s == "int8" else 0 for s in storages]
-        self.direction_bytes = [
-            ITEM[s] * (h + w).astype(float) + extra for s, extra in zip(storages, scaled, strict=True)
-        ]
-        self.dense_bytes = [
-            ITEM[s] * (h * w).astype(float) + extra * h for s, extra in zip(storages, scaled, strict=True)
-        ]
-        overflow = np.full(len(norm2), np.inf)
-        self.dense_error2 = [
-            spectra.rounding2[s].numpy().ravel() if s in spectra.rounding2 else overflow for s in storages
-        ]
+        scaled = {s: SCALE_BYTES if s == "int8" else 0 for s in storages}
+        self.direction_bytes = [ITEM[s] * (h + w).astype(float) + extra for s, extra in scaled.items()]
+        self.dense_bytes = [ITEM[s] * (h * w).astype(float) + extra * h for s, extra in scaled.items()]
+        lost = {s: error2.numpy().ravel() for s, error2 in spectra.rounding2.items()}
+        self.dense_error2 = [lost.get(s, np.full(len(norm2), np.inf)) for s in storages]
         self.rho2 = [ROUNDING_RMS[s] ** 2 for s in storages]
         self._values: OrderedDict[float, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
@@ -110,8 +103,7 @@ class LevelOptions:
         pieces = [self._best(min(lam, LARGEST_LAMBDA), part) for part in parts]
         back = np.empty(len(blocks), int)
         back[order] = np.arange(len(blocks))
-        fields = ("objective", "cost", "error2", "dense", "counts")
-        return Best(*(np.concatenate([getattr(p, f) for p in pieces])[back] for f in fields))
+        return Best(*(np.concatenate([getattr(p, f) for p in pieces])[back] for f in FIELDS))
 
     def _best(self, lam: float, blocks: np.ndarray) -> Best:
         count, kinds = len(blocks), len(self.storages)
@@ -140,11 +132,9 @@ class LevelOptions:
         for k in range(kinds) if len(several) else ():
             alike = np.full((len(several), longest), k, np.int8)
             one = self._low_rank(lam, blocks[several], sigma2[several], tail[several], prices[k][several], alike)
-            better = several[one.objective < out.objective[several]]
             chosen = one.objective < out.objective[several]
-            for into, value in ((out.objective, one.objective), (out.cost, one.cost), (out.error2, one.error2)):
-                into[better] = value[chosen]
-            out.dense[better], out.counts[better] = -1, one.counts[chosen]
+            for name in FIELDS:
+                getattr(out, name)[several[chosen]] = getattr(one, name)[chosen]
         return out
 
     def _low_rank(self, lam: float, blocks, sigma2, tail, price, pick) -> Best:
@@ -200,15 +190,10 @@ class LevelOptions:
 
 
 def _offer(out: Best, lam: float, cost, error2, dense, counts) -> Best:
-    objective = cost + lam * error2
-    better = objective < out.objective
-    return Best(
-        np.where(better, objective, out.objective),
-        np.where(better, cost, out.cost),
-        np.where(better, error2, out.error2),
-        np.where(better, dense, out.dense),
-        np.where(better[:, None], counts, out.counts),
-    )
+    new = (cost + lam * error2, cost, error2, dense, counts)
+    better = new[0] < out.objective
+    old = (out.objective, out.cost, out.error2, out.dense, out.counts)
+    return Best(*(np.where(better if a.ndim == 1 else better[:, None], a, b) for a, b in zip(new, old, strict=True)))
 
 
 def without_last(counts: tuple[int, ...], drop: int = 1) -> tuple[int, ...]:
@@ -221,9 +206,7 @@ def without_last(counts: tuple[int, ...], drop: int = 1) -> tuple[int, ...]:
 
 
 def neighbours(choice: Choice, storages: tuple[str, ...], up: bool) -> list[Choice]:
-    """Blocks one step away: fewer bytes (or more, for `up`). Directions are dropped or added at the weak end, or moved
-    to the next storage type; a step is one direction, an eighth of them, or all.
-    """
+    """Blocks one step away, of fewer bytes (`up`: more): 1, an eighth or all directions are dropped or moved."""
     if choice.dense is not None:
         here = ITEM[choice.dense]
         return [replace(choice, dense=s) for s in storages if (ITEM[s] > here if up else ITEM[s] < here)]

@@ -1,4 +1,9 @@
-"""A matrix and the norm its errors are measured in, read block by block; products that never copy a large block."""
+"""A matrix and the norm its errors are measured in, read block by block, and the best low-rank factors of its blocks.
+
+With a right factor L (C = L L^T, the inputs' second moment) and a left factor K (what the output feels) a block's error
+is ||K^T E L||_F. Its best rank-r approximation is K^-T P P^T K^T A with P the left singular vectors of K^T A L, so no
+second moment is ever inverted.
+"""
 
 from dataclasses import dataclass
 
@@ -11,11 +16,10 @@ STRIP = 512  # rows of a large matrix converted or copied at a time
 
 @dataclass(frozen=True, eq=False)
 class BlockSource:
-    """A matrix (already in tree order) with optional second moments of its inputs and output sensitivities.
+    """A matrix (m, n) in tree order, float64 or float32, with optional weights of its errors, semidefinite float64.
 
-    matrix: (m, n) float64 or float32; a large float32 matrix is never converted as a whole.
-    fast: multiply large float32 blocks in float32, for tolerances far above its rounding.
-    right: (n, n) or None.  left: (m, m) or None, both symmetric positive semidefinite float64.
+    right: (n, n) second moments of the inputs.  left: (m, m) output sensitivities.  fast: multiply large float32 blocks
+    in float32, for tolerances far above its rounding.
     """
 
     matrix: Tensor
@@ -64,9 +68,7 @@ def squared_frobenius(matrix: Tensor) -> float:
 
 
 def cholesky_psd(c: Tensor) -> Tensor:
-    """Cholesky factors of positive semidefinite matrices (..., n, n); each with the smallest diagonal shift, a power of
-    ten above rounding level, that makes it succeed.
-    """
+    """Cholesky factors of semidefinite (..., n, n), each with the smallest diagonal shift that makes it succeed."""
     tiny = torch.finfo(torch.float64).tiny
     scale = c.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(tiny) if c.numel() else c.new_ones(c.shape[:-2])
     eye = torch.eye(c.shape[-1], dtype=c.dtype)
@@ -87,9 +89,7 @@ def weigh(block: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
 
 
 def times(block: Tensor, x: Tensor, fast: bool = False) -> Tensor:
-    """block (..., h, w) @ x (..., w, k) in float64. A float32 block is converted a strip at a time or, where `fast`,
-    not at all.
-    """
+    """block (..., h, w) @ x (..., w, k) in float64; float32 blocks are converted by strips; `fast`: not at all."""
     if block.dtype == torch.float64:
         return block @ x
     if fast:
@@ -101,10 +101,7 @@ def times(block: Tensor, x: Tensor, fast: bool = False) -> Tensor:
 
 
 def range_basis(block: Tensor, k: int, seed: int, fast: bool = False, power: bool = True) -> Tensor:
-    """Orthonormal (..., h, k) basis of nearly the leading k left singular vectors: a sketch and one power iteration.
-
-    Without `power` it costs half as much, and is as good for blocks whose rank is well below k.
-    """
+    """Orthonormal (..., h, k), nearly the leading left singular vectors: a sketch, then a step of power iteration."""
     generator = torch.Generator().manual_seed(seed)
     sketch = torch.randn(block.shape[-1], k, dtype=torch.float64, generator=generator)
     basis = torch.linalg.qr(times(block, sketch, fast)).Q
@@ -119,3 +116,64 @@ def leading_basis(block: Tensor, rank: int, seed: int) -> Tensor:
         return torch.linalg.svd(block, full_matrices=False).U[:, :rank]
     rough = range_basis(block, rank + 8, seed)
     return rough @ torch.linalg.svd(rough.mT @ block, full_matrices=False).U[:, :rank]
+
+
+def low_rank_factors(
+    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], rank: int
+) -> tuple[Tensor, Tensor]:
+    """Best rank-`rank` factors of a block in its weighted norm: u (h, r), vt (r, w) in float64."""
+    if not source.weighted:
+        u, vt = plain_factors(source.matrix[None, rows[0] : rows[1], cols[0] : cols[1]], rank, source.seed)
+        return u[0], vt[0]
+    weighted = weigh(source.block(rows, cols), source.left_factor(*rows), source.right_factor(*cols))
+    return factors_of_basis(source, rows, cols, leading_basis(weighted, rank, source.seed))
+
+
+def plain_factors(blocks: Tensor, rank: int, seed: int, fast: bool = False) -> tuple[Tensor, Tensor]:
+    """Best rank-`rank` factors of blocks (b, h, w) in the Frobenius norm: u (b, h, r), vt (b, r, w), balanced.
+
+    From Gram matrices, whose rounding is that of the block's squared norm: far below any tolerance that float32 holds.
+    """
+    rough, image = None, blocks
+    if 3 * (rank + 8) < min(blocks.shape[1:]):
+        rough = range_basis(blocks, rank + 8, seed, fast)
+        image = times(blocks.mT, rough, fast).mT
+    elif blocks.shape[1] > blocks.shape[2]:
+        vt, u = (f.mT for f in plain_factors(blocks.mT, rank, seed, fast))
+        return u, vt
+    image = image.to(torch.float64)
+    basis = torch.linalg.eigh(image @ image.mT).eigenvectors[..., -rank:].flip(-1)
+    return balanced(basis if rough is None else rough @ basis, basis.mT @ image)
+
+
+def balanced(u: Tensor, vt: Tensor) -> tuple[Tensor, Tensor]:
+    """Each direction with ||u_k|| = ||vt_k||, so that narrow storage types lose as little as they can."""
+    tiny = torch.finfo(torch.float64).tiny
+    balance = ((vt.norm(dim=-1) + tiny) / (u.norm(dim=-2) + tiny)).sqrt()
+    balance = torch.where(vt.norm(dim=-1) > 0, balance, torch.ones_like(balance))
+    return u * balance[..., None, :], vt / balance[..., None]
+
+
+def factors_of_basis(
+    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor
+) -> tuple[Tensor, Tensor]:
+    """u (h, r) and vt (r, w) of a block from the left singular vectors `basis` (h, r) of its weighted form: u = K^-T P
+    and vt = P^T K^T A. Components of vt that no input excites, and of u that no output feels, are left out.
+    """
+    (a, b), (c, d) = rows, cols
+    u, vt = basis, basis.mT @ source.block(rows, cols)
+    left = source.left_factor(a, b)
+    if left is not None and source.left is not None:
+        vt = basis.mT @ (left.mT @ source.block(rows, cols))
+        u = least_squares(source.left[a:b, a:b], left @ basis)
+    if source.right is not None:
+        moment = source.right[c:d, c:d]
+        vt = least_squares(moment, moment @ vt.mT).mT
+    return balanced(u, vt)
+
+
+def least_squares(moment: Tensor, right_hand_side: Tensor) -> Tensor:
+    """M^-1 B for a positive semidefinite M that may be singular, regularised at rounding level."""
+    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    eye = torch.eye(moment.shape[0], dtype=moment.dtype)
+    return torch.cholesky_solve(right_hand_side, cholesky_psd(moment + 1e-13 * mean * eye))

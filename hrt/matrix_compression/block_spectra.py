@@ -1,7 +1,6 @@
-"""Singular values of every block of a block tree, in a weighted norm (see `hrt.matrix_compression.low_rank`).
+"""Singular values of every block of a block tree, in a weighted norm (see `factors_of_basis`).
 
-Large blocks are never given a full SVD: a randomized range finder widens until the tail is small or low rank
-cannot pay any more (Halko, Martinsson, Tropp, SIAM Review 53, 2011, algorithms 4.1 and 4.4).
+Large blocks get a randomized range finder (Halko, Martinsson, Tropp, SIAM Review 53, 2011, algorithms 4.1 and 4.4).
 """
 
 from concurrent.futures import Executor
@@ -16,6 +15,7 @@ from hrt.hmatrix.hmatrix import STORAGE
 from hrt.matrix_compression.block_source import (
     LARGE_BLOCK,
     BlockSource,
+    factors_of_basis,
     leading_basis,
     range_basis,
     squared_frobenius,
@@ -23,7 +23,6 @@ from hrt.matrix_compression.block_source import (
     weigh,
 )
 from hrt.matrix_compression.cluster_tree import Level
-from hrt.matrix_compression.low_rank import factors_of_basis
 from hrt.matrix_compression.rounding import INT8_LEVELS, compensated_weights, int8_scale
 from hrt.support.parallel import one_blas_thread, parallel_map
 
@@ -36,9 +35,8 @@ SKETCH = 16  # first width of a sketch
 
 @dataclass(frozen=True, eq=False)
 class LevelSpectra:
-    """Per block (i, j) of a level: heights (R,), widths (C,), squared singular values (R, C, K) in falling order
-    (zero where unknown), the squared norm (R, C), and the squared error of rounding the dense block to each storage.
-    `noise` (R, C, K): what storing direction k with relative rounding error rho costs, over rho^2, in squared error.
+    """Per block of a level (R, C): squared singular values (R, C, K), zero where unknown; squared norm; squared error
+    of dense rounding by storage.  noise (R, C, K): of storing direction k with relative rounding rho, over rho^2.
     """
 
     level: Level
@@ -74,9 +72,8 @@ def level_spectra(
 ) -> LevelSpectra:
     """Spectra of all blocks of a level, and what rounding them to each storage type costs.
 
-    `floor2`: a squared error of the whole matrix that is too small to matter; a block's sketch stops widening once
-    it misses less than its share of it (by perimeter, which is what a direction costs). `limit` (R, C): a rank beyond
-    which a block is not worth knowing. `finer`: the next finer level, where it is known.
+    floor2: squared error of the whole matrix too small to matter; blocks share it by perimeter, a direction's price.
+    limit (R, C): the largest rank worth knowing.
     """
     rows, cols = level.rows, level.cols
     heights = torch.tensor([b - a for a, b in pairwise(rows)])
@@ -112,9 +109,7 @@ def level_spectra(
 
 
 def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """Squared singular values (C, K), their noise (C, K), squared norms (C,), the largest entry of every row of every
-    block (C, h), and the squared rounding error (C,) of every storage type that does not overflow.
-    """
+    """Per block: squared singular values, their noise, squared norm, row peaks (h,), finite rounding errors."""
     source, spans = strip.source, list(pairwise(strip.cols))
     height, width = source.matrix.shape[0], max(b - a for a, b in spans)
     with one_blas_thread():
@@ -172,9 +167,7 @@ def cut_columns(strip: Tensor, cols: tuple[int, ...]) -> Tensor:
 
 
 def rounding_error(blocks: Tensor, storage: str, compensated: bool) -> Tensor:
-    """Blocks (b, h, w) minus themselves rounded to `storage`. Overflow gives infinite entries. int8 takes a scale per
-    row of a block; `compensated` rounding (see the module `rounding`) does better than nearest by about half.
-    """
+    """Blocks (b, h, w) minus themselves rounded, infinite on overflow; `compensated` int8 is better by about half."""
     if storage != "int8":
         return blocks - blocks.to(STORAGE[storage]).to(blocks.dtype)
     scale = int8_scale(blocks.abs().amax(2, keepdim=True)).to(blocks.dtype)
@@ -201,9 +194,7 @@ def _coarser_peaks(finer: LevelSpectra, level: Level) -> Tensor:
 def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor) -> Tensor:
     """Expected squared error per direction, over rho^2, when u and vt are stored with relative rounding error rho.
 
-    Independent errors of relative size rho on the entries of u_k and vt_k add
-    rho^2 (sum_i G_ii u_ik^2 * vt_k C vt_k^T + u_k^T G u_k * sum_j C_jj vt_kj^2); compensated rounding puts its smaller
-    weights in the place of G_ii and C_jj.
+    sum_i G_ii u_ik^2 * vt_k C vt_k^T + u_k^T G u_k * sum_j C_jj vt_kj^2, with compensated weights for G_ii and C_jj.
     """
     (a, b), (c, d) = rows, cols
     u, vt = factors_of_basis(source, rows, cols, basis)
@@ -218,9 +209,8 @@ def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int,
 def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Leading squared singular values (b, k) of `blocks` (b, h, w), zero where unknown, and squared norms (b,).
 
-    A sketch doubles until the energy it misses is below its floor (b,), it is wider than its limit (b,), or low rank
-    cannot pay: at least missed / sigma_k^2 more directions are needed, since singular values fall. Small blocks are
-    done exactly.
+    A sketch doubles until it misses less than its floor (b,), or low rank cannot pay: at least missed / sigma_k^2 more
+    directions are needed, since singular values fall. Small blocks are done exactly.
     """
     count, h, w = blocks.shape
     norm2 = (blocks * blocks).sum((1, 2))
@@ -254,10 +244,7 @@ def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> 
 
 
 def block_spectrum(block: Tensor, floor: float, limit: float, seed: int, fast: bool) -> tuple[Tensor, float]:
-    """`batch_spectra` of one large block (h, w), of which no copy is made: squared singular values and norm.
-
-    A sketch wider than a quarter of the block tells nothing that pays, and is not taken.
-    """
+    """`batch_spectra` of one large block (h, w), not copied; a sketch wider than a quarter of it never pays."""
     h, w = block.shape
     norm2 = squared_frobenius(block)
     floor, limit = max(floor, 1e-14 * norm2), min(limit, h * w / (h + w))

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from hrt.hmatrix.hmatrix import Leaf
 from hrt.matrix_compression.block_choices import Choice
-from hrt.matrix_compression.block_source import LARGE_BLOCK, BlockSource, times
-from hrt.matrix_compression.low_rank import low_rank_factors, plain_factors
+from hrt.matrix_compression.block_source import LARGE_BLOCK, BlockSource, low_rank_factors, plain_factors, times
 from hrt.matrix_compression.rounding import Rounded, round_columns, round_rows
 from hrt.support.parallel import parallel_map
 
@@ -41,11 +40,7 @@ class _Batch:
 
 
 def build_all(source: BlockSource, choices: Sequence[Choice], storages: tuple[str, ...]) -> list[list[Leaf]]:
-    """The stored leaves of each choice: one per block, or one per storage type that its directions use.
-
-    Factors that overflow a narrow float type are kept in float32 instead. Blocks of one kind are factored together;
-    those of a weighted matrix are few and each has moments of its own.
-    """
+    """The stored leaves of each choice, one per storage type that it uses; float32 where a narrow float overflows."""
     kinds: dict[tuple, list[int]] = {}
     for index, choice in enumerate(choices):
         (a, b), (c, d) = choice.rows, choice.cols
@@ -74,7 +69,8 @@ def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
             for choice, numbers, scale in zip(batch.choices, part.numbers, scales, strict=True)
         ]
     if not kind.rank:
-        return [[_leaf(c, torch.zeros(_size(c.rows), 0), torch.zeros(0, _size(c.cols)))] for c in batch.choices]
+        (a, b), (c, d) = kind.rows, kind.cols
+        return [[_leaf(choice, torch.zeros(b - a, 0), torch.zeros(0, d - c))] for choice in batch.choices]
     groups = [(s, n) for s, n in zip(storages, kind.counts, strict=True) if n]
     pairs = _low_rank(batch, groups)
     out: list[list[Leaf]] = []
@@ -82,7 +78,7 @@ def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
         leaves = [
             _leaf(choice, u.numbers[k], vt.numbers[k], scale=None if u.scale is None else u.scale[k]) for u, vt in pairs
         ]
-        if all(_finite(leaf) for leaf in leaves):
+        if all(leaf.scale is not None or all(bool(t.isfinite().all()) for t in leaf.tensors) for leaf in leaves):
             out.append(leaves)
         elif groups != [("float32", kind.rank)]:
             wide = Choice(choice.place, choice.rows, choice.cols, None, (kind.rank,))
@@ -96,23 +92,12 @@ def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
 def _leaf(choice: Choice, u: Tensor | None = None, vt: Tensor | None = None, dense=None, scale=None) -> Leaf:
     """A leaf that owns its numbers: a view would keep, and send to other processes, its whole batch."""
     tensors = [None if t is None else t.clone() for t in (dense, u, vt, scale)]
-    return Leaf(choice.rows[0], _size(choice.rows), choice.cols[0], _size(choice.cols), *tensors)
-
-
-def _size(span: tuple[int, int]) -> int:
-    return span[1] - span[0]
-
-
-def _finite(leaf: Leaf) -> bool:
-    return leaf.scale is not None or all(bool(torch.isfinite(t).all()) for t in leaf.tensors)
+    (a, b), (c, d) = choice.rows, choice.cols
+    return Leaf(a, b - a, c, d - c, *tensors)
 
 
 def _low_rank(batch: _Batch, groups: list[tuple[str, int]]) -> list[tuple[Rounded, Rounded]]:
-    """(u, vt) per group, batched and rounded; where a float type overflows, not finite.
-
-    vt is rounded first, along the second moment of the inputs; then u is fitted to the rounded vt by least squares in
-    the data's norm; then u is rounded, along what the output feels. Each step repairs what it can of the one before.
-    """
+    """(u, vt) per group, rounded: vt along the inputs' moment, u fitted to that and rounded along the output's."""
     source, choices = batch.source, batch.choices
     rank = choices[0].rank
     blocks, moment = batch.blocks, batch.moment

@@ -1,7 +1,6 @@
 """Cluster trees and the orderings that make blocks low-rank: natural, coordinates (k-d), Gram angles.
 
-A tree is implicit: every interval of positions is halved at `split_point`, so that an ordering is only a
-permutation and the blocks of a level are nearly equal (what batched factorisations and GPU tiles want).
+A tree is implicit: every interval is halved at `split_point`, so that blocks of a level are nearly equal.
 """
 
 from dataclasses import dataclass
@@ -71,12 +70,10 @@ def coordinate_order(points: Tensor) -> Tensor:
 
 
 def gram_order(vectors: Tensor, seed: int = 0) -> Tensor:
-    """Order `vectors` (n, d) by their Gram angles arccos |cos(v_i, v_j)|. Returns (n,) int64.
+    """Order `vectors` (n, d) by their Gram angles arccos |cos(v_i, v_j)|, (n,) int64, in O(n d log n).
 
-    Every interval is halved by how much closer a vector is, in angle, to one of two far-apart pivots than to the
-    other; pivots by farthest-first search. The geometry-oblivious distance is that of GOFMM (Yu, Levitt, Reiz,
-    Biros, SC 2017, section 2.1). Cost O(n d log n). Long vectors are first projected to SKETCHED random dimensions,
-    which keeps the relative distances of near vectors.
+    Intervals are halved by which of two far-apart pivots is closer in angle (the distance of GOFMM: Yu, Levitt, Reiz,
+    Biros, SC 2017, section 2.1). Long vectors are first projected to SKETCHED random dimensions.
     """
     if vectors.shape[1] > 2 * SKETCHED:
         generator = torch.Generator().manual_seed(seed)

@@ -12,9 +12,8 @@ from hrt.errors import ToleranceError
 from hrt.hmatrix.hmatrix import STORAGE, HMatrix, Leaf, relative, squared_error
 from hrt.matrix_compression.block_choices import ITEM, SCALE_BYTES
 from hrt.matrix_compression.block_source import STRIP, BlockSource
-from hrt.matrix_compression.cluster_tree import default_min_leaf
 from hrt.matrix_compression.orderings import Order, orders, permute
-from hrt.matrix_compression.planner import KeptPlanner, Planner
+from hrt.matrix_compression.planner import planner_for
 from hrt.matrix_compression.request import MatrixRequest, Problem
 from hrt.matrix_compression.rounding import round_rows
 from hrt.support.parallel import one_blas_thread
@@ -92,7 +91,8 @@ def compress_for(
     if not m * n:
         return HMatrix((m, n), ())
     if largest == 0:
-        return min(_dense(matrix, name, problem.moment), _zero(m, n), key=lambda h: h.nbytes)
+        zero = HMatrix((m, n), (Leaf(0, m, 0, n, u=torch.zeros(m, 0), vt=torch.zeros(0, n)),))
+        return min(_dense(matrix, name, problem.moment), zero, key=lambda h: h.nbytes)
     best, fewest = None, ITEM[name] * m * n + (SCALE_BYTES * m if name == "int8" else 0)
     pairs = orders(problem)
     sets = storage_sets(matrix, storages, largest)
@@ -108,21 +108,16 @@ def compress_for(
 
 
 def storage_sets(matrix: Tensor, storages: tuple[str, ...], largest: float) -> list[tuple[str, ...]]:
-    """Which storage types to allow together. Usually all.
+    """Which storage types to allow together: usually all, and one try for a large matrix.
 
-    Where narrow types overflow, or lose what is below their range, the plan's model of rounding does not hold and
-    mixtures may fail: scaled matrices are tried without float16 too, and where even float32 is near its range, or rows
-    differ by many orders of magnitude, each type is also tried alone. Large matrices get one try.
+    Where types overflow or underflow the plan's model of rounding fails; then fewer, or each alone, are tried too.
     """
     without = tuple(s for s in storages if s != "float16")
     usual = FLOAT16_RANGE[0] < largest < FLOAT16_RANGE[1]
-    if len(storages) == 1:
-        return [storages]
-    if matrix.numel() > MANY_TRIES_ENTRIES:
-        return [storages if usual else without]
+    if len(storages) == 1 or matrix.numel() > MANY_TRIES_ENTRIES:
+        return [storages if usual or len(storages) == 1 else without]
     peaks = matrix.abs().amax(1)
-    wild = not SAFE_RANGE[0] < largest < SAFE_RANGE[1] or largest > ROW_RANGE * float(peaks[peaks > 0].min())
-    if wild:
+    if not SAFE_RANGE[0] < largest < SAFE_RANGE[1] or largest > ROW_RANGE * float(peaks[peaks > 0].min()):
         return [storages, without, *((s,) for s in storages)]
     return [storages] if usual else [storages, without]
 
@@ -146,20 +141,9 @@ def compress_ordered(
     fast = c is None and request.tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
     ordered = permute(matrix, rows, cols, torch.float32 if fast else matrix.dtype)
     source = BlockSource(ordered, None if c is None else permute(c, cols, cols), None, request.seed, fast)
-    if request.partition is not None:
-        planner = KeptPlanner(source, request.partition, storages=storages, target=request.target, budget2=allowed2)
-    else:
-        planner = Planner(
-            source,
-            min_leaf=request.min_leaf or default_min_leaf(*matrix.shape),
-            storages=storages,
-            target=request.target,
-            budget2=allowed2,
-            advance=part(advance, 0.0, 0.8),
-            executor=executor,
-        )
+    planner = planner_for(source, request, allowed2, storages, part(advance, 0.0, 0.8), executor)
     budget2, best = allowed2, None
-    measured: dict[float, float] = {}  # squared errors by those planned for
+    measured: dict[float, float] = {}  # squared errors, by what was planned
     for trial in range(TRIALS):
         advance(f"factors, trial {trial + 1}", 0.8 + 0.2 * trial / TRIALS)
         h = planner.build(planner.solve_budget(budget2), rows, cols)
@@ -175,9 +159,7 @@ def compress_ordered(
 
 
 def next_budget(measured: dict[float, float], allowed2: float) -> float:
-    """The squared error to plan for next, from the measured ones by those planned for: the secant through the last two,
-    else in proportion, and always between the largest that held and the smallest that did not.
-    """
+    """The squared error to plan for next: by the secant of the last two (planned: measured), between the bounds."""
     goal = (1 + SPENT) / 2 * allowed2
     low = max((b for b, m in measured.items() if m <= allowed2), default=0.0)
     high = min((b for b, m in measured.items() if m > allowed2), default=math.inf)
@@ -189,15 +171,11 @@ def next_budget(measured: dict[float, float], allowed2: float) -> float:
 
 
 def _dense_within(problem: Problem) -> str:
-    """The storage type of the smallest dense form within the tolerance. Overflow or a tolerance below narrow rounding
-    falls back to float32. Raises ToleranceError where that misses too.
-    """
+    """The storage type of the smallest dense form within the tolerance, or ToleranceError if float32 misses it."""
     matrix, c, tol, largest = problem.matrix, problem.moment, problem.request.tol, problem.largest
     error = math.inf
     if 0 < largest < SMALLEST_FLOAT32 and (c is None or largest < SQUARABLE or problem.norm2 > 0):
-        raise ToleranceError(
-            f"The largest entry is {largest:.3g}; float32 holds nothing below {SMALLEST_FLOAT32:.3g}. Scale it up."
-        )
+        raise ToleranceError(f"The largest entry is {largest:.3g}, below what float32 holds. Scale it up.")
     for name in sorted(dict.fromkeys((*problem.request.storages, "float32")), key=lambda s: ITEM[s]):
         if name == "float32" and c is None and tol >= SURE_TOL and SURE_RANGE[0] < largest < SURE_RANGE[1]:
             return name  # every entry's relative error is at most 2^-24, or its absolute one at most 2^-150
@@ -211,26 +189,15 @@ def _dense_within(problem: Problem) -> str:
             if error <= tol:
                 return name
     if not math.isfinite(error):
-        raise ToleranceError(
-            f"The largest entry is {largest:.3g}, beyond what float32 holds or squares. Scale it down."
-        )
-    raise ToleranceError(
-        f"tol = {tol:.3g} is below what float32 storage can hold: dense float32 already has error {error:.3g}. "
-        "Ask for a larger tolerance."
-    )
+        raise ToleranceError(f"The largest entry is {largest:.3g}, beyond float32 or its square. Scale it down.")
+    raise ToleranceError(f"Found tol = {tol:.3g}; dense float32 has error {error:.3g}. Ask for a larger tolerance.")
 
 
 def _dense(matrix: Tensor, storage: str, c: Tensor | None) -> HMatrix:
-    """One dense leaf with numbers of its own; rows are rounded independently of each other."""
+    """One dense leaf with numbers that nothing else holds; rows are rounded independently of each other."""
     m, n = matrix.shape
-    if not m * n:
-        return HMatrix((m, n), ())
-    if storage != "int8":
-        return HMatrix((m, n), (Leaf(0, m, 0, n, dense=matrix.to(STORAGE[storage], copy=True).contiguous()),))
+    if storage != "int8" or not m * n:
+        return HMatrix.from_dense(matrix.to(STORAGE[storage], copy=True), STORAGE[storage])
     parts = [round_rows(part.to(torch.float64), storage, c) for part in matrix.split(STRIP)]
     scale = torch.cat([p.scale for p in parts if p.scale is not None])
     return HMatrix((m, n), (Leaf(0, m, 0, n, dense=torch.cat([p.numbers for p in parts]), scale=scale),))
-
-
-def _zero(m: int, n: int) -> HMatrix:
-    return HMatrix((m, n), (Leaf(0, m, 0, n, u=torch.zeros(m, 0), vt=torch.zeros(0, n)),))

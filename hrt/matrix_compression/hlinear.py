@@ -1,8 +1,6 @@
 """`HLinear`: a linear layer whose weight is a hierarchical matrix that is trained, over a partition that stays.
 
-The parameters are the batched blocks of `hrt.hmatrix.batched_products.plan`, padding included. What pads a block meets
-a row of zeros or is read by nobody: its gradient is exactly zero and it stays zero. One leaf over the whole matrix is
-one or two plain products.
+The parameters are the batched blocks of `hrt.hmatrix.batched_products.plan`; the gradient of padding is exactly zero.
 """
 
 from collections.abc import Iterable
@@ -62,9 +60,7 @@ class HLinear(nn.Module):
     def __init__(self, matrix: HMatrix, bias: Tensor | None = None, *, dtype: torch.dtype = torch.float32):
         super().__init__()
         if not isinstance(matrix, HMatrix):
-            raise InputError(
-                f"Found {type(matrix).__name__}. Expected an HMatrix; see HLinear.from_dense for a weight."
-            )
+            raise InputError(f"Found {type(matrix).__name__}. Expected an HMatrix; HLinear.from_dense takes a weight.")
         if bias is not None and tuple(bias.shape) != matrix.shape[:1]:
             raise InputError(f"Found a bias of shape {tuple(bias.shape)}. Expected ({matrix.shape[0]},).")
         start = merged(matrix)
@@ -82,15 +78,13 @@ class HLinear(nn.Module):
         ordered = start.row_order is not None or start.col_order is not None
         self._plain = len(start.leaves) == 1 and start.leaves[0].rank != 0 and not ordered
         self._places = _places(batched, start)
+        zero = self.in_features
         self._sources = tuple(
-            tuple(
-                self._index(f"{name}_{k}", bucket.sources(self.in_features).reshape(-1)) for k, bucket in enumerate(w)
-            )
-            for name, w in (("first", batched.first), ("second", batched.second))
+            tuple(self._index(f"{name}_{k}", bucket.sources(zero).reshape(-1)) for k, bucket in enumerate(wave))
+            for name, wave in (("first", batched.first), ("second", batched.second))
         )
-        place_of = slice(None) if start.row_order is None else start.row_order.long().argsort().numpy()
-        layers = (np.where(layer < 0, batched.out_height, layer)[place_of] for layer in batched.layers)
-        self._outputs = tuple(self._index(f"output_{k}", rows) for k, rows in enumerate(layers))
+        outputs = enumerate(batched.output_rows(start.row_order))
+        self._outputs = tuple(self._index(f"output_{k}", rows) for k, rows in outputs)
 
     @staticmethod
     def from_dense(
@@ -175,18 +169,13 @@ class HLinear(nn.Module):
     def leaves(self) -> tuple[Leaf, ...]:
         """The blocks with their live numbers: gradients reach the parameters through them."""
         leaves = []
-        for number, (*place, rank) in enumerate(self._blocks):
-            parts = [
-                torch.cat([block[rows, cols] for block, rows, cols in slots]) if slots else None
-                for slots in (self._slots(number, 0), self._slots(number, 1))
-            ]
+        for number, (row, rows, col, cols, rank) in enumerate(self._blocks):
             if rank == 0:
-                parts = [
-                    self.table.new_zeros(place[1], 0).to(self.dtype),
-                    self.table.new_zeros(0, place[3]).to(self.dtype),
-                ]
-            row, rows, col, cols = place
-            named = {"dense": parts[0]} if rank < 0 else {"u": parts[0], "vt": parts[1]}
+                parts = [self.table.new_zeros(shape).to(self.dtype) for shape in ((rows, 0), (0, cols))]
+            else:
+                slots = (self._slots(number, part) for part in range(1 if rank < 0 else 2))
+                parts = [torch.cat([block[r, c] for block, r, c in pieces]) for pieces in slots]
+            named = dict(zip(("dense",) if rank < 0 else ("u", "vt"), parts, strict=True))
             leaves.append(Leaf(row, rows, col, cols, **named))
         return tuple(leaves)
 
@@ -207,12 +196,10 @@ class HLinear(nn.Module):
 
     def to_hmatrix(self, dtype: torch.dtype = torch.float32) -> HMatrix:
         """The matrix as it stands, a copy on the CPU with leaves of `dtype`."""
-        leaves = [
-            Leaf(
-                *e.place, *(None if t is None else t.detach().to("cpu", dtype, copy=True) for t in (e.dense, e.u, e.vt))
-            )
-            for e in self.leaves
-        ]
+        leaves = []
+        for e in self.leaves:
+            numbers = (None if t is None else t.detach().to("cpu", dtype, copy=True) for t in (e.dense, e.u, e.vt))
+            leaves.append(Leaf(*e.place, *numbers))
         orders = (None if o is None else o.cpu() for o in (self.row_order, self.col_order))
         return HMatrix((self.out_features, self.in_features), tuple(leaves), *orders)
 
@@ -225,10 +212,7 @@ class HLinear(nn.Module):
         for name in ("table", "row_order", "col_order"):
             here, there = getattr(self, name), state_dict.get(prefix + name)
             if (here is not there) if here is None or there is None else not torch.equal(here.cpu(), there.cpu()):
-                raise InputError(
-                    f"{prefix + name} of the state_dict is not that of this layer: another partition. "
-                    "Build the layer over the H-matrix that was saved, then load."
-                )
+                raise InputError(f"Found another partition in {prefix + name}. Build the layer over the saved one.")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -241,9 +225,7 @@ def _places(batched: Plan, matrix: HMatrix) -> list[tuple[list, list]]:
             for g in range(len(bucket.blocks)):
                 for piece, _, at in bucket.placed(g):
                     r, c = piece.stored.shape
-                    along = at + (r if bucket.axis == STACKED else c)
-                    rows, cols = (
-                        (slice(at, along), slice(0, c)) if bucket.axis == STACKED else (slice(0, r), slice(at, along))
-                    )
-                    parts[planned[piece.number]][part][piece.first] = (k, g, rows, cols)
+                    row, col = (at, 0) if bucket.axis == STACKED else (0, at)
+                    place = (k, g, slice(row, row + r), slice(col, col + c))
+                    parts[planned[piece.number]][part][piece.first] = place
     return [tuple([slots[first] for first in sorted(slots)] for slots in pair) for pair in parts]  # type: ignore[misc]

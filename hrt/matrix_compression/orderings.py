@@ -9,9 +9,8 @@ from torch import Tensor
 
 from hrt.errors import InputError
 from hrt.matrix_compression.block_source import STRIP, range_basis
-from hrt.matrix_compression.checks import as_tensor
 from hrt.matrix_compression.cluster_tree import coordinate_order, gram_order
-from hrt.matrix_compression.request import Problem
+from hrt.matrix_compression.request import Problem, as_tensor
 
 ORDERING_SIDE = 256  # of a layer of a network; below this it is one or few leaves and its order hardly matters
 GRAM_SIDE = 64  # of a matrix on its own; smaller ones are not worth another try
@@ -24,11 +23,7 @@ Order = tuple[Tensor | None, Tensor | None]  # of rows and of columns; None is t
 
 
 def orders(problem: Problem) -> list[Order]:
-    """The pairs of orders that the request's `ordering` stands for, or those of the partition that is kept.
-
-    Of a large matrix "auto" keeps only the one of which a cheap estimate promises most. Raises InputError for points
-    that do not fit.
-    """
+    """The pairs of orders that `ordering` stands for, or the partition's; of a large matrix the one estimated best."""
     request, matrix = problem.request, problem.matrix
     if request.partition is not None:
         return [(request.partition.row_order, request.partition.col_order)]
@@ -51,11 +46,9 @@ def orders(problem: Problem) -> list[Order]:
 
 
 def best_order(matrix: Tensor, pairs: Sequence[Order], seed: int) -> Order:
-    """The pair of orders whose blocks leave least outside their first few directions, on a random sample of blocks.
+    """The orders whose sampled blocks leave least outside their first directions; the first unless clearly worse.
 
-    The first pair is kept unless another is clearly better. Blocks of a sixteenth of a side: sketches of them all
-    would cost O(mnk); half of the sample lies where rows and columns have the same place, which is where the energy
-    of kernels is.
+    Half of the sample is diagonal, where the energy of kernels is.
     """
     m, n = matrix.shape
     generator = torch.Generator().manual_seed(seed)
@@ -78,9 +71,7 @@ def best_order(matrix: Tensor, pairs: Sequence[Order], seed: int) -> Order:
 
 
 def permute(matrix: Tensor, rows: Tensor | None, cols: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
-    """The matrix with its rows and columns in tree order, in another dtype if asked: one copy and no more, none where
-    nothing changes.
-    """
+    """The matrix in tree order, in another dtype if asked: one copy at most."""
     dtype = dtype or matrix.dtype
     if rows is None and cols is None:
         return matrix.to(dtype)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from hrt.matrix_compression.block_choices import ITEM, LEAF_OVERHEAD, Best, Choi
 from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.block_spectra import LevelSpectra, level_spectra
 from hrt.matrix_compression.build_leaves import build_all
-from hrt.matrix_compression.cluster_tree import Level, block_levels
+from hrt.matrix_compression.cluster_tree import Level, block_levels, default_min_leaf
+from hrt.matrix_compression.request import MatrixRequest
 from hrt.support.progress import Advance, silent
 
 GRID = 8  # multipliers per factor of two
@@ -42,41 +44,40 @@ class Plan:
 class Planner:
     """The cost-optimal partition of one matrix for any Lagrange multiplier.
 
-    source: the matrix in tree order with its weights.  storages: names the leaves may use.  budget2: the squared error
-    that will roughly be asked for; it only tells where factoring can stop.  `solve(lam)` costs milliseconds once the
-    spectra are known; `build(plan)` factors only the chosen leaves.
+    source: the matrix in tree order with its weights.  budget2: the squared error that will roughly be asked for; it
+    only tells where factoring can stop.  storages: by default the request's.
     """
 
     def __init__(
         self,
         source: BlockSource,
-        *,
-        min_leaf: int,
-        storages: tuple[str, ...],
-        target: str,
+        request: MatrixRequest,
         budget2: float,
+        storages: tuple[str, ...] = (),
         advance: Advance = silent,
         executor: Executor | None = None,
     ):
-        self._begin(source, storages, target, budget2)
+        self.source, self.storages = source, storages or request.storages
+        self.overhead = LEAF_OVERHEAD[request.target]
+        norm2 = source.norm2()
+        self.unit = source.matrix.numel() * 4 / max(norm2, NOTHING)
+        self.levels: list[Level] = []
+        self.options: list[LevelOptions] = []  # of every level
+        self._guess = round(GRID * math.log2(1 + norm2 / max(budget2, NOTHING)))  # where the multiplier was last
+        self._built: list[dict[Choice, list[Leaf]]] = [{}, {}]
+        self._factor(request, budget2, advance, executor)
+
+    def _factor(self, request: MatrixRequest, budget2: float, advance: Advance, executor: Executor | None) -> None:
         finer: LevelSpectra | None = None
-        levels = block_levels(source.matrix.shape[0], source.matrix.shape[1], min_leaf)
+        m, n = self.source.matrix.shape
+        levels = block_levels(m, n, request.min_leaf or default_min_leaf(m, n))
         for k, level in enumerate(reversed(levels)):
             height, width = (max(np.diff(cuts)) for cuts in (level.rows, level.cols))
             advance(f"blocks of {height} x {width}", k / len(levels))
             limit = self._rank_limit(level, budget2)
-            finer = level_spectra(source, level, storages, FLOOR * budget2, limit, finer, executor)
+            finer = level_spectra(self.source, level, self.storages, FLOOR * budget2, limit, finer, executor)
             self.levels.insert(0, level)
-            self._options.insert(0, LevelOptions(finer, storages, self.overhead))
-
-    def _begin(self, source: BlockSource, storages: tuple[str, ...], target: str, budget2: float) -> None:
-        self.source, self.storages, self.overhead = source, storages, LEAF_OVERHEAD[target]
-        norm2 = source.norm2()
-        self.unit = source.matrix.numel() * 4 / max(norm2, NOTHING)
-        self.levels: list[Level] = []
-        self._options: list[LevelOptions] = []
-        self._guess = round(GRID * math.log2(1 + norm2 / max(budget2, NOTHING)))  # where the multiplier was last
-        self._built: list[dict[Choice, list[Leaf]]] = [{}, {}]
+            self.options.insert(0, LevelOptions(finer, self.storages, self.overhead))
 
     def __getstate__(self) -> dict[str, object]:
         """Without the matrix: whoever sent it has it."""
@@ -87,10 +88,8 @@ class Planner:
         return self.unit * 2.0 ** (step / GRID)
 
     def _rank_limit(self, level: Level, budget2: float) -> np.ndarray | None:
-        """(R, C): the rank beyond which a block of `level` cannot beat the best partition of its children, by the
-        multiplier that would meet a sixteenth of the budget without any larger block. None at the finest level.
-        """
-        if not self._options:
+        """(R, C): the rank beyond which no block of `level` beats its children; None at the finest level."""
+        if not self.options:
             return None
         step = least_step(lambda step: self.error2(self.multiplier(step)) <= LIMIT_SHARE * budget2, self._guess, GRID)
         self._guess = step
@@ -100,12 +99,10 @@ class Planner:
         return LIMIT_SLACK * objective / (narrowest * (heights + widths))
 
     def _sweep(self, lam: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Bottom-up over the levels known so far: objective and squared error of the coarsest level's blocks, and
-        whether to split, per level.
-        """
-        values = [t.values(lam) for t in self._options]
+        """Bottom-up: objective and squared error of the coarsest level known, and whether to split, per level."""
+        values = [t.values(lam) for t in self.options]
         total, error2 = values[-1]
-        split = [np.zeros(t.grid, bool) for t in self._options]
+        split = [np.zeros(t.grid, bool) for t in self.options]
         for k in range(len(values) - 2, -1, -1):
             whole, whole2 = values[k]
             children, grid = _sum_children(total, whole.shape), whole.shape
@@ -124,14 +121,14 @@ class Planner:
         leaves: list[Choice] = []
         cost = error2 = 0.0
         active = np.ones((1, 1), bool)
-        for k, options in enumerate(self._options):
+        for k, options in enumerate(self.options):
             here = np.flatnonzero(active & ~split[k])
             best = options.best(lam, here)
             leaves += self._choices(k, here, best)
             cost += float(best.cost.sum())
             error2 += float(best.error2.sum())
-            if k + 1 < len(self._options):
-                active = _spread(active & split[k], self._options[k + 1].grid)
+            if k + 1 < len(self.options):
+                active = _spread(active & split[k], self.options[k + 1].grid)
         return Plan(tuple(leaves), cost, error2)
 
     def solve_budget(self, error2: float) -> Plan:
@@ -145,17 +142,15 @@ class Planner:
         """The best options of some blocks of level k, given by their flat indices."""
         level, choices = self.levels[k], []
         for index, dense, counts in zip(blocks.tolist(), best.dense.tolist(), best.counts.tolist(), strict=True):
-            i, j = divmod(index, self._options[k].grid[1])
+            i, j = divmod(index, self.options[k].grid[1])
             rows, cols = (level.rows[i], level.rows[i + 1]), (level.cols[j], level.cols[j + 1])
             stored = self.storages[dense] if dense >= 0 else None
             choices.append(Choice((k, i, j), rows, cols, stored, tuple(counts) if dense < 0 else ()))
         return choices
 
     def whole(self, error2: float) -> Plan | None:
-        """The cheapest plan of one low-rank leaf over the whole matrix with predicted squared error at most `error2`;
-        None where the ranks that are known do not reach that, or a dense leaf is cheaper.
-        """
-        options, all_blocks = self._options[0], np.arange(1)
+        """The cheapest plan of one low-rank leaf within `error2`; None where it cannot, or a dense leaf is cheaper."""
+        options, all_blocks = self.options[0], np.arange(1)
         step = least_step(lambda step: options.values(self.multiplier(step))[1].sum() <= error2, self._guess)
         best = options.best(self.multiplier(step))
         if options.grid != (1, 1) or best.error2[0] > error2 or best.dense[0] >= 0:
@@ -171,7 +166,7 @@ class Planner:
         def offer(index: int) -> None:
             c = leaves[index]
             if c.rank > 0:
-                nbytes, loss = self._options[c.place[0]].last_direction(c)
+                nbytes, loss = self.options[c.place[0]].last_direction(c)
                 heapq.heappush(queue, (loss / nbytes, index, loss, nbytes))
 
         queue: list[tuple[float, int, float, float]] = []
@@ -185,18 +180,8 @@ class Planner:
                 offer(index)
         return Plan(tuple(leaves), plan.cost - saved, error2 - spare)
 
-    def price(self, choice: Choice) -> tuple[float, float]:
-        """(bytes, predicted squared error) of one block."""
-        return self._options[choice.place[0]].price(choice)
-
-    def top_rank(self, choice: Choice) -> int:
-        """The largest rank whose error is known for this block."""
-        return self._options[choice.place[0]].known(choice)
-
     def build(self, plan: Plan, row_order: Tensor | None = None, col_order: Tensor | None = None) -> HMatrix:
-        """Factor the chosen leaves and round them to their storage types; the last two plans' are still there. A single
-        block needs no orderings: its factors are put back into the original order.
-        """
+        """Factor and round the chosen leaves, unless the last two plans had them; a single block needs no orderings."""
         m, n = self.source.matrix.shape
         before = {**self._built[0], **self._built[1]}
         new = [choice for choice in plan.leaves if choice not in before]
@@ -210,30 +195,33 @@ class Planner:
 
 
 class KeptPlanner(Planner):
-    """`Planner` over the blocks of one given H-matrix. source: the matrix in its orderings, with its weights."""
+    """`Planner` over the blocks of the request's partition, in whose orderings the matrix is: each is a level."""
 
-    def __init__(
-        self, source: BlockSource, partition: HMatrix, *, storages: tuple[str, ...], target: str, budget2: float
-    ):
-        self._begin(source, storages, target, budget2)
-        self.levels = [Level((row, row + m), (col, col + n)) for row, m, col, n in partition.blocks() if m and n]
+    def _factor(self, request: MatrixRequest, budget2: float, advance: Advance, executor: Executor | None) -> None:
+        blocks = () if request.partition is None else request.partition.blocks()
+        self.levels = [Level((row, row + m), (col, col + n)) for row, m, col, n in blocks if m and n]
         floor2 = FLOOR * budget2 / max(1, len(self.levels))
-        spectra = (level_spectra(source, level, storages, floor2) for level in self.levels)
-        self._options = [LevelOptions(block, storages, self.overhead) for block in spectra]
+        spectra = (level_spectra(self.source, level, self.storages, floor2) for level in self.levels)
+        self.options = [LevelOptions(block, self.storages, self.overhead) for block in spectra]
 
     def error2(self, lam: float) -> float:
         """The predicted squared error of the choices that minimise bytes + lam * squared error."""
-        return sum(float(options.values(lam)[1].sum()) for options in self._options)
+        return sum(float(options.values(lam)[1].sum()) for options in self.options)
 
     def solve(self, lam: float) -> Plan:
         """Every block's choice that minimises bytes + lam * squared error."""
-        bests = [options.best(lam) for options in self._options]
+        bests = [options.best(lam) for options in self.options]
         leaves = [choice for k, best in enumerate(bests) for choice in self._choices(k, np.arange(1), best)]
         return Plan(tuple(leaves), sum(float(b.cost[0]) for b in bests), sum(float(b.error2[0]) for b in bests))
 
     def whole(self, error2: float) -> Plan | None:
         """None: blocks that are there stay."""
         return None
+
+
+def planner_for(source: BlockSource, request: MatrixRequest, budget2: float, *rest: Any) -> Planner:
+    """The planner that the request asks for; rest: further arguments of `Planner`."""
+    return (Planner if request.partition is None else KeptPlanner)(source, request, budget2, *rest)
 
 
 def _reordered(leaf: Leaf, row_order: Tensor | None, col_order: Tensor | None) -> Leaf:
@@ -249,8 +237,7 @@ def _reordered(leaf: Leaf, row_order: Tensor | None, col_order: Tensor | None) -
 def least_step(enough: Callable[[int], bool], guess: int, finest: int = 1, grid: int = GRID) -> int:
     """The least step of a geometric grid of multipliers, `grid` per factor of two, that is `enough`, the last if none.
 
-    By galloping from `guess` and bisection, to a multiple of `finest`. Whole powers of two come first: other calls
-    asked for those already.
+    Gallops from `guess` and bisects to a multiple of `finest`, whole powers of two first: their values are cached.
     """
     low, high, stride = FIRST_POWER * grid, LAST_POWER * grid, grid
     place = min(max(guess // grid * grid, low), high)

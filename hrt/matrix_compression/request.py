@@ -1,32 +1,31 @@
-"""What is asked of one matrix, and the matrix it is asked of, each checked once where it is made."""
+"""What is asked of one matrix, and the matrix it is asked of, each checked once where it is made.
 
+Every refusal says what was given, what was expected and what to do.
+"""
+
+import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import psutil
+import torch
 from torch import Tensor
 
-from hrt.errors import InputError
-from hrt.hmatrix.hmatrix import HMatrix
+from hrt.errors import InputError, ToleranceError
+from hrt.hmatrix.hmatrix import STORAGE, HMatrix
 from hrt.matrix_compression.block_choices import LEAF_OVERHEAD
-from hrt.matrix_compression.block_source import BlockSource
-from hrt.matrix_compression.checks import (
-    as_matrix,
-    as_second_moment,
-    check_tol,
-    check_whole,
-    largest_entry,
-    storages_of,
-)
+from hrt.matrix_compression.block_source import STRIP, BlockSource
 
+WORKING_COPIES = 2.5  # of the matrix (measured for 16384 x 16384: a float32 copy in order, spectra of all blocks)
 ORDERINGS = ("auto", "natural", "coordinates", "gram")
 
 
 @dataclass(frozen=True, eq=False)
 class MatrixRequest:
-    """A relative error and what may be done to keep it; the fields are the arguments of `hrt.compress_matrix`.
+    """The arguments of `hrt.compress_matrix`, a target that prices a leaf's time, and a partition that stays or None.
 
-    target: prices a leaf's time beside its bytes (see `block_choices.LEAF_OVERHEAD`).  partition: an H-matrix whose
-    orderings and blocks stay, truncated and stored as the tolerance allows.
     Raises ToleranceError and InputError for what no matrix can be given.
     """
 
@@ -55,10 +54,7 @@ class MatrixRequest:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A checked matrix (m, n) on the CPU, the second moment (n, n) of its inputs or None, and what is asked of it.
-
-    norm2: its squared norm, in the norm of the moment.  largest: its largest magnitude.
-    """
+    """A checked matrix (m, n), its inputs' second moment or None, its squared norm by that, its largest magnitude."""
 
     matrix: Tensor
     moment: Tensor | None
@@ -84,3 +80,110 @@ def check_target(target: str) -> str:
     if target not in LEAF_OVERHEAD:
         raise InputError(f"Found target {target!r}. Expected one of {', '.join(LEAF_OVERHEAD)}.")
     return target
+
+
+def as_matrix(w: Any, what: str = "matrix") -> Tensor:
+    """`w` as a finite (m, n) tensor on the CPU: float32 where it is, else float64, without a copy if possible."""
+    w = as_tensor(w, what)
+    if w.ndim != 2 or w.is_complex() or w.dtype == torch.bool:
+        raise InputError(f"Expected a real {what} (rows, columns). Found {w.dtype} of shape {tuple(w.shape)}.")
+    w = w if w.dtype == torch.float32 else w.to(torch.float64)
+    bad = sum(int((~torch.isfinite(part)).sum()) for part in w.split(STRIP))
+    if bad:
+        raise InputError(f"Found {bad} NaN or infinite entries in a {what} {tuple(w.shape)}. Expected finite numbers.")
+    return w
+
+
+def as_tensor(w: Any, what: str) -> Tensor:
+    """A tensor or array of numbers as a dense tensor on the CPU, not copied if it need not be. Raises InputError."""
+    if isinstance(w, Tensor):
+        if w.device.type == "meta":
+            raise InputError(f"The {what} is on the meta device and holds no numbers. Load the weights first.")
+        if w.layout != torch.strided or w.is_quantized:
+            kind = "quantized" if w.is_quantized else str(w.layout)
+            raise InputError(f"Found a {kind} {what}. Expected a dense one: call .to_dense() or .dequantize() first.")
+        if w.ndim == 2:
+            check_memory(w.shape[0], w.shape[1], w.dtype)
+        return w.detach().cpu()
+    if isinstance(w, np.ma.MaskedArray):
+        raise InputError(f"Found a masked {what}: hidden entries have no value. Fill them first, with .filled(0) say.")
+    if hasattr(w, "toarray"):
+        raise InputError(f"Found a sparse {what} ({type(w).__name__}). Expected a dense one: call .toarray() first.")
+    try:
+        array = np.asarray(w)
+        wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"its dtype is {array.dtype}")
+        if array.ndim == 2:
+            check_memory(array.shape[0], array.shape[1], torch.float32 if array.dtype == np.float32 else torch.float64)
+        # torch knows neither foreign byte orders, extended precision, nor negative strides
+        array = array.astype(np.float64 if wide else array.dtype.newbyteorder("="), copy=False)
+        if any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        with warnings.catch_warnings():  # read-only arrays, memory maps say, are fine: nothing is written
+            warnings.filterwarnings("ignore", message=".*not writable")
+            return torch.as_tensor(array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"Expected a {what} of numbers. Found {type(w).__name__}: {error}.") from error
+
+
+def largest_entry(matrix: Tensor) -> float:
+    """The largest magnitude of a matrix, 0 of an empty one, without a copy."""
+    return max(abs(float(v)) for v in torch.aminmax(matrix)) if matrix.numel() else 0.0
+
+
+def check_memory(m: int, n: int, dtype: torch.dtype) -> None:
+    """Raise InputError where compressing an (m, n) matrix of `dtype` cannot fit into memory."""
+    item = 4 if dtype == torch.float32 else 8
+    needed = int((WORKING_COPIES + (dtype not in (torch.float32, torch.float64))) * m * n * item)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"Compressing a {m} x {n} matrix takes about {needed / 2**30:,.1f} GiB beside it; {free / 2**30:,.1f} GiB "
+            "are free. Nothing was allocated. Compress panels of its rows one by one, or use more memory."
+        )
+
+
+def as_second_moment(c: Any, n: int) -> Tensor | None:
+    """A symmetric positive semidefinite (n, n) float64 second moment, or None. Raises InputError."""
+    if c is None:
+        return None
+    c = as_matrix(c, "second moment").to(torch.float64)
+    if tuple(c.shape) != (n, n):
+        raise InputError(f"Expected a second moment of shape {(n, n)}. Found {tuple(c.shape)}.")
+    scale = float(c.abs().max()) if n else 0.0
+    if scale and (skew := float((c - c.T).abs().max())) > 1e-8 * scale:
+        raise InputError(f"Found a second moment that is not symmetric, by {skew:.3g}. Expected x.T @ x / rows.")
+    c = (c + c.T) / 2
+    if scale and (lowest := float(torch.linalg.eigvalsh(c)[0])) < -1e-8 * scale * n:
+        raise InputError(f"The second moment has an eigenvalue {lowest:.3g}. Expected positive semidefinite.")
+    return c
+
+
+def check_tol(tol: Any) -> float:
+    """A usable tolerance. Raises ToleranceError for anything not a positive finite number."""
+    try:
+        value = math.nan if isinstance(tol, (str, bytes)) else float(tol)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise ToleranceError(f"Found tol = {tol!r}. Expected a positive number such as 1e-3 (a relative error).")
+    return value
+
+
+def check_whole(value: Any, what: str, low: int, high: int = 2**63 - 1) -> int:
+    """A whole number from `low` to `high`. Raises InputError."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise InputError(f"Found {what} {value!r}. Expected a whole number from {low} to {high}.")
+    return int(value)
+
+
+def storages_of(storage: str) -> tuple[str, ...]:
+    """The storage types that a `storage` argument allows. Raises InputError."""
+    if storage == "auto":
+        return ("float32", "float16", "bfloat16", "int8")  # most exact first
+    if not isinstance(storage, str) or storage not in STORAGE:
+        raise InputError(f"Found storage {storage!r}. Expected one of auto, {', '.join(STORAGE)}.")
+    return (storage,)

@@ -34,10 +34,7 @@ class Rounded:
 
 
 def round_rows(matrix: Tensor, storage: str, moment: Tensor | None) -> Rounded:
-    """Round `matrix` (..., m, n) to a storage type, with one scale per row for int8, small in tr(E S E^T).
-
-    moment: S (..., n, n), or None for the identity, where nearest rounding is already best.
-    """
+    """Round `matrix` (..., m, n), one scale per row for int8, small in tr(E S E^T); moment: S (..., n, n) or 1."""
     if storage != "int8":
         step = _to_float(storage)
         values = matrix if moment is None else _compensate(matrix, moment, lambda column, j: step(column))
@@ -58,11 +55,9 @@ def round_columns(
 ) -> list[Rounded]:
     """Round column j of `matrix` (..., m, r) to `storages[j]`, small in tr(G E S E^T) with S = `moment` (..., r, r).
 
-    partner: (..., r) float64 scales of the rows that the columns will multiply. Returns one Rounded per run of equal
-    storage types; the scale of an int8 column is that of the whole direction, its own times its partner's, in bfloat16.
-    left: G (..., m, m), how much the output feels of each row: the errors of a column's entries are then compensated by
-    its later entries, since few combinations of rows are felt. Without it columns are compensated by those after them,
-    so that the exact types should come first.
+    partner: (..., r) float64 scales of the rows that meet the columns; an int8 direction stores the product of both.
+    left: G (..., m, m). With it a column's errors are compensated by its later entries, else by later columns, so that
+    the exact types should come first. Returns one Rounded per run of equal types.
     """
     scales = torch.ones_like(partner)
     is_int8 = torch.tensor([s == "int8" for s in storages])
@@ -107,11 +102,7 @@ def round_columns(
 
 
 def int8_scale(largest: Tensor) -> Tensor:
-    """The least bfloat16 step, about, whose 127 multiples reach `largest`; 1 for zeros.
-
-    In bfloat16 a scale takes two bytes and number * scale is exact in float32; the numbers are rounded to the scale as
-    it is stored, so that nothing is lost by its few digits.
-    """
+    """The least bfloat16 step, about, whose 127 multiples, exact in float32, reach `largest`; 1 for zeros."""
     scale = (largest * ((1 + 2.0**-8) / INT8_LEVELS)).to(torch.bfloat16)
     return torch.where((scale > 0) & torch.isfinite(scale), scale, torch.ones_like(scale))
 
@@ -145,10 +136,7 @@ def _inverse_factor(moment: Tensor) -> Tensor:
 
 
 def compensated_weights(moment: Tensor) -> Tensor:
-    """d (n,): independent rounding errors e of the columns raise tr(E S E^T) by sum_j d_j e_j^2 once those before have
-    been compensated by those after, instead of sum_j S_jj e_j^2: d_j = mean(S) / R_jj^2, the variance of x_j that the
-    later inputs leave unexplained.
-    """
+    """d (n,): compensated rounding errors e raise tr(E S E^T) by sum_j d_j e_j^2, d_j = mean(S) / R_jj^2."""
     if not moment.shape[-1]:
         return moment.diagonal(dim1=-2, dim2=-1)
     return moment.diagonal(dim1=-2, dim2=-1).mean(-1) / _inverse_factor(moment).diagonal(dim1=-2, dim2=-1) ** 2

@@ -6,7 +6,4 @@ Knows nothing of the command line and of training.
 from hrt.network_compression.compress import compress
 from hrt.network_compression.request import CompressionRequest
 
-__all__ = [
-    "CompressionRequest",
-    "compress",
-]
+__all__ = ["CompressionRequest", "compress"]

@@ -1,8 +1,7 @@
-"""Spending one output tolerance over all layers: one Lagrange multiplier, checked end to end on held-out inputs.
+"""Spending one output tolerance over all layers: one Lagrange multiplier, checked end to end.
 
-Every layer's planner predicts the mean squared output error of each of its partitions (tr(G E C E^T), first order in
-E), so that one multiplier trades bytes between layers. Prediction only proposes: a proposal counts once the whole
-compressed network, with the numbers as stored, meets the tolerance on inputs that calibration never saw.
+Every planner predicts its share of the mean squared output error, tr(G E C E^T) to first order. Predictions propose; a
+proposal counts once the stored network meets the tolerance on inputs that calibration never saw.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,15 +15,17 @@ from hrt.matrix_compression.block_choices import Choice, neighbours
 from hrt.matrix_compression.planner import Plan, least_step
 from hrt.network_compression.candidates import (
     Candidate,
+    LayerTask,
+    PlannedLayer,
     PlannedNetwork,
     Setting,
     build,
     halves,
+    plan_layers,
     search_error,
+    whole_where_faster,
 )
-from hrt.network_compression.layer_plans import LayerTask, PlannedLayer, plan_layers
 from hrt.network_compression.request import CompressionRequest
-from hrt.network_compression.single_leaf import whole_where_faster
 from hrt.network_compression.verify import Original
 from hrt.program.dense_view import stored
 from hrt.support.progress import Advance, part
@@ -55,9 +56,7 @@ Change = tuple[float, int, Choice, Choice]  # score, layer, old leaf, new leaf
 
 @dataclass(frozen=True, eq=False)
 class Searched:
-    """Of one setting: the smallest candidate that holds, the one that misses by least, measured over predicted squared
-    error at the last trial, and where on the grid of multipliers that was.
-    """
+    """The smallest candidate that holds, the least miss, the last measured over predicted squared error and step."""
 
     best: Candidate | None
     missed: Candidate | None
@@ -67,11 +66,7 @@ class Searched:
 
 @dataclass(frozen=True, eq=False)
 class Allocator:
-    """Searches the cheapest compressed form of `original` whose error on the search rows is at most the tolerance.
-
-    moments: of every weight, on the calibration rows, of all that the original's aim holds to the tolerance; the limit
-    that counts is the largest.
-    """
+    """Searches the cheapest compressed form of `original` within the tolerance on the search rows."""
 
     original: Original
     moments: Mapping[str, Moments]
@@ -86,27 +81,18 @@ class Allocator:
         return tol2 * float((reference**2).sum()) / max(1, reference.shape[0])
 
     def search(self, first: Setting | None = None) -> Candidate | None:
-        """The smallest candidate that holds, over increasing regularisation of the moments; None if none does.
-
-        Too few calibration rows leave directions unseen; the network then fails on held-out rows what it met on
-        calibration rows, and a stronger ridge treats the unseen directions with more respect. first: tried before all
-        others, which are left out where it holds.
-        """
+        """The smallest candidate that holds, over rising ridges. first: a setting to try before all."""
         narrow = self._narrow_biases()
         best = self._smallest([[first]], narrow) if first else None
-        focusable = not self.original.aim.names and any(
-            self.moments[n].is_focusable for n in self.original.program.weights
-        )
         every = [[Setting(ridges, False)] for ridges in RIDGES]
-        if focusable:  # moments with derivatives are focused as they are
+        weights = () if self.original.aim.names else self.original.program.weights
+        if any(self.moments[n].is_focusable for n in weights):  # those with derivatives are focused as they are
             every[0].append(Setting(RIDGES[0], True))
         best = best or self._smallest(every, narrow)
         return best and self._fewer_leaves(self._polish(best))
 
     def _smallest(self, rounds: Sequence[Sequence[Setting]], narrow: frozenset[str]) -> Candidate | None:
-        """The smallest candidate over rounds of settings, until one has held and predicted its error well, or a round
-        has found none smaller.
-        """
+        """The smallest candidate over rounds of settings, until the error was predicted well or none is smaller."""
         best: Candidate | None = None
         done = step = 0
         for settings in rounds:
@@ -148,9 +134,7 @@ class Allocator:
         return PlannedNetwork(setting, tuple(layers), narrow)
 
     def _search(self, network: PlannedNetwork, step: int, advance: Advance) -> Searched:
-        """The budget that just holds, by proportional steps and bisection. step: of the grid of multipliers, where to
-        look first.
-        """
+        """The budget that just holds, by proportional steps and bisection from `step` of the grid of multipliers."""
         allowed2 = self.allowed2
         budget, low, high, gap = allowed2, 0.0, float("inf"), float("inf")
         best: Candidate | None = None
@@ -183,17 +167,9 @@ class Allocator:
             raise TypeError(name)
         moments = moments.focused if setting.focused and moments.focused is not None else moments
         bias = self._absorbing_bias(name)
-        inputs, sensitivity = setting.ridges
-        return LayerTask(
-            name,
-            matrix,
-            ridge(moments.covariance if bias else moments.second, inputs),
-            ridge(moments.left, sensitivity),
-            moments.mean if bias else None,
-            bias,
-            self.allowed2,
-            self.request.of_weight(name),
-        )
+        right = ridge(moments.covariance if bias else moments.second, setting.ridges[0])
+        left, mean = ridge(moments.left, setting.ridges[1]), moments.mean if bias else None
+        return LayerTask(name, matrix, right, left, mean, bias, self.allowed2, self.request.of_weight(name))
 
     def _absorbing_bias(self, weight: str) -> str | None:
         """The bias that only this weight's one node uses: it can absorb the mean of the error."""
@@ -213,18 +189,13 @@ class Allocator:
         def lam(step: int) -> float:
             return unit * 2.0 ** (step / FINE_GRID)
 
-        def enough(step: int) -> bool:
-            return sum(x.planner.error2(lam(step)) for x in layers) <= budget
-
-        step = least_step(enough, guess, grid=FINE_GRID)
+        step = least_step(
+            lambda step: sum(x.planner.error2(lam(step)) for x in layers) <= budget, guess, grid=FINE_GRID
+        )
         return [x.planner.solve(lam(step)) for x in layers], step
 
     def _polish(self, best: Candidate) -> Candidate:
-        """Spend what is left of the tolerance: single changes, largest saving first, each measured end to end.
-
-        A change drops 1/8 of a leaf's rank, or one direction, or stores a leaf in a narrower type. Predictions rank
-        changes of one layer well; between layers and storage types the measured error is the better judge.
-        """
+        """Spend what is left of the tolerance by single changes, largest saving first, each measured end to end."""
         refused: set[tuple[int, Choice, Choice]] = set()
         for trial in range(POLISH_TRIALS):
             changes = [c for c in self._changes(best) if c[1:] not in refused]
@@ -239,7 +210,7 @@ class Allocator:
         return best
 
     def _fewer_leaves(self, best: Candidate) -> Candidate:
-        """For a CPU: single leaves where they pay (see `single_leaf`), if the tolerance can be kept."""
+        """For a CPU: single leaves where they pay (see `whole_where_faster`), if the tolerance can be kept."""
         layers = best.network.layers
         built = [best.program.constants[layer.name] for layer in layers]
         plans = whole_where_faster(layers, best.plans, built) if self.request.target == "cpu" else best.plans
@@ -249,10 +220,9 @@ class Allocator:
         return best if repaired is None else self._polish(repaired)
 
     def _repair(self, candidate: Candidate) -> Candidate | None:
-        """Bring a candidate that narrowly misses under the tolerance: the most error removed per byte, repeatedly.
+        """Bring a narrow miss under the tolerance, most error removed per byte first.
 
-        One multiplier only reaches the convex hull of what is possible; between two of its points a large step in
-        bytes may lie, and much of it can be saved from below.
+        The plans of two multipliers lie on the convex hull of what is possible; between them there may be many bytes.
         """
         tol = self.request.tol
         for trial in range(REPAIR_TRIALS):
@@ -263,29 +233,24 @@ class Allocator:
                 return None
             self.request.advance(f"repair, trial {trial + 1}", 0.0)
             options = [build(self.original, candidate.network, _changed(candidate, c)) for c in changes[:REPAIR_WIDTH]]
-            base = candidate
-
-            def gain(new: Candidate, base: Candidate = base) -> float:
-                removed = base.error.limit**2 - max(new.error.limit, tol) ** 2
-                return removed / max(1, new.nbytes - base.nbytes)
-
-            candidate = max(options, key=gain)
+            limit, nbytes = candidate.error.limit, candidate.nbytes
+            gains = [(limit**2 - max(c.error.limit, tol) ** 2) / max(1, c.nbytes - nbytes) for c in options]
+            candidate = options[gains.index(max(gains))]
         return None
 
     def _changes(self, base: Candidate, up: bool = False) -> list[Change]:
-        """Single changes, best first: most bytes saved per predicted squared error or, for `up`, most squared error
-        removed per byte.
-        """
+        """Single changes, best first: most bytes saved per predicted squared error or, for `up`, the reverse."""
         out = []
         for k, (layer, plan) in enumerate(zip(base.network.layers, base.plans, strict=True)):
             if len(plan.leaves) > POLISH_LEAVES:
                 continue
             for old in plan.leaves:
-                nbytes, error2 = layer.planner.price(old)
+                options = layer.planner.options[old.place[0]]
+                nbytes, error2 = options.price(old)
                 for new in neighbours(old, self.request.storages, up):
-                    if new.rank > layer.planner.top_rank(new):
+                    if new.rank > options.known(new):
                         continue
-                    more, less = (a - b for a, b in zip(layer.planner.price(new), (nbytes, error2), strict=True))
+                    more, less = (a - b for a, b in zip(options.price(new), (nbytes, error2), strict=True))
                     if up and more > 0 and less < 0:
                         out.append((-less / more, k, old, new))
                     elif not up and more < 0:

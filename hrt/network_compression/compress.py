@@ -53,24 +53,19 @@ def compress(
     A layer that would not get smaller stays dense, and the report says so.
 
     Args:
-        net: nn.Module, torch.export.ExportedProgram, or the path of an .onnx file; it is not changed. What
-            `hrt.to_trainable` made, and every HLinear in a module, keeps its partition: its blocks are truncated and
-            stored as the tolerance allows.
-        inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. None: the weights
-            are held to the tolerance instead of the output.
+        net: nn.Module, torch.export.ExportedProgram, or the path of an .onnx file; it is not changed. The partitions
+            of every HLinear, and of what `hrt.to_trainable` made, stay.
+        inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. None: see tol.
         tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit.
             Without, ||W - H||_F <= tol ||W||_F for every weight.
-        target: "cpu" and "cuda" price a leaf's time beside its bytes, "bytes" counts bytes alone. For "cpu" one larger
-            low-rank leaf stands for several where predicted time falls by more than bytes rise. For "cuda" the
+        target: "cpu" and "cuda" price a leaf's time beside its bytes, "bytes" counts bytes alone. For "cuda" the
             certificate names the fastest arithmetic that keeps the bound (see `hrt.schedule.precision`).
-        derivatives: by input coordinates, such as ["d0", "d1", "d0d0"]. The relative L2 error of each, over all
-            outputs, is held to `tol` too. What is stored is the network alone, which `predict(x, derivatives=...)`
-            differentiates.
+        derivatives: such as ["d0", "d1", "d0d0"]: the relative L2 error of each is held to `tol` too. The network
+            alone is stored; `predict(x, derivatives=...)` differentiates it.
         storage: "float32", "float16", "bfloat16", "int8", or "auto": per leaf, under the bound.
         seed: same seed, same bytes.
         progress: show a bar on stderr.
-        executor: over which layers, and panels of large matrices, are spread: processes, or a cluster's. The bytes are
-            the same as without.
+        executor: spreads layers, and panels of large matrices, over processes; the bytes are the same as without.
 
     Returns:
         The model with its certificate.
@@ -160,13 +155,10 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
     request.advance("calibrate", 0.0)
     if not all(bool(torch.isfinite(r).all()) for r in (original.search_reference, original.reference)):
         what = f"output, or one of {', '.join(aim.names)}," if aim.names else "output"
-        raise InputError(
-            f"The network's {what} is NaN or infinite on some calibration inputs. Expected finite outputs."
-        )
+        raise InputError(f"The network's {what} is NaN or infinite on some calibration inputs. Expected finite ones.")
     moments = aim.moments(original.split.calibration, request.seed)
-    dense = stored(
-        program.with_constants({k: HMatrix.from_dense(to_float64(program.constants[k])) for k in program.weights})
-    )
+    plain = {k: HMatrix.from_dense(to_float64(program.constants[k])) for k in program.weights}
+    dense = stored(program.with_constants(plain))
     served = original.served_errors(dense)
     floor = served["torch"]
     if floor.largest > tol:
@@ -188,10 +180,9 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
 def verified(
     original: Original, moments: Mapping[str, Moments], request: CompressionRequest, nbytes: int
 ) -> tuple[Program, dict[str, OutputError]] | None:
-    """The smallest network found that is within the tolerance on the held-out rows too, and the errors of the backends
-    that keep it. None where none is smaller than `nbytes`.
+    """The smallest network within the tolerance on the held-out rows too, with the errors of the backends that keep it.
 
-    The search chose among many candidates on its rows; the held-out rows it never saw, and float32 does the sums.
+    None where none is smaller than `nbytes`.
     """
     tol = goal = request.tol
     setting = None

@@ -10,8 +10,7 @@ from torch.export import ExportedProgram
 
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.checks import check_tol, check_whole, storages_of
-from hrt.matrix_compression.request import MatrixRequest, check_target
+from hrt.matrix_compression.request import MatrixRequest, check_target, check_tol, check_whole, storages_of
 from hrt.support.progress import Advance, part, silent
 
 Network = nn.Module | ExportedProgram | str | PathLike[str]  # what is captured, or the path of an .onnx file
@@ -19,11 +18,7 @@ Network = nn.Module | ExportedProgram | str | PathLike[str]  # what is captured,
 
 @dataclass(frozen=True, eq=False)
 class CompressionRequest:
-    """A relative error, what may be done to keep it, and with what; see the arguments of `hrt.compress`.
-
-    partitions: of weights whose blocks stay, by name.  advance: whom to tell how far the work is.
-    Raises ToleranceError and InputError for what no network can be given.
-    """
+    """A relative error and what may be done to keep it; see `hrt.compress`. partitions: that stay, by weight."""
 
     tol: float = 1e-3
     storage: str = "auto"
@@ -49,10 +44,5 @@ class CompressionRequest:
 
     def of_weight(self, name: str | None = None) -> MatrixRequest:
         """What is asked of one weight, or of any whose blocks are free: nothing in it ties it to this process."""
-        return MatrixRequest(
-            tol=self.tol,
-            storage=self.storage,
-            target=self.target,
-            seed=self.seed,
-            partition=None if name is None else self.partitions.get(name),
-        )
+        partition = None if name is None else self.partitions.get(name)
+        return MatrixRequest(self.tol, storage=self.storage, target=self.target, seed=self.seed, partition=partition)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,31 +23,24 @@ from hrt.runtime.backends import on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
+Boxes = tuple[Box, ...] | None
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
 
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The network as it was given, and the rows that its compressed forms are judged by.
-
-    program: float64 constants.  aim: what is held to the tolerance.  given: the user's rows, one tensor per input.
-    samples: those without repetitions.  boxes: where they come from, for a bound over all of it; None for rows.
-    """
+    """The network as given (float64), and the distinct rows, of `boxes` or not, that judge its compressed forms."""
 
     program: Program
     aim: Aim
     given: tuple[Tensor, ...]
     samples: tuple[Tensor, ...]
     split: Split
-    boxes: tuple[Box, ...] | None = None
+    boxes: Boxes = None
 
     @staticmethod
     def of(
-        program: Program,
-        given: tuple[Tensor, ...],
-        seed: int,
-        boxes: tuple[Box, ...] | None = None,
-        derivatives: Sequence[str] = (),
+        program: Program, given: tuple[Tensor, ...], seed: int, boxes: Boxes = None, derivatives: Sequence[str] = ()
     ) -> "Original":
         """Raises InputError for rows that do not fit, and what `differentiate` raises for `derivatives`."""
         program.check_inputs(given)
@@ -66,19 +58,15 @@ class Original:
         return self.aim.outputs(self.split.held_out)
 
     def served_errors(self, program: Program) -> dict[str, OutputError]:
-        """The errors of `program` in float32 on the held-out rows, in every CPU backend that is here.
-
-        Derivatives come from the program that gives them, whose value counts too, where it is worse.
-        """
-        return {name: self._served_error(name, program) for name in on_cpu()}
-
-    def _served_error(self, backend: str, program: Program) -> OutputError:
-        rows = self.split.held_out
-        error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows))
-        if not self.aim.names:
-            return error
-        alone = output_error(self.aim.parts(self.reference)[0], _outputs_of(backend, program, rows))
-        return replace(max(alone, error, key=lambda e: e.upper_99), derivatives=error.derivatives)
+        """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
+        rows, errors = self.split.held_out, {}
+        for backend in on_cpu():
+            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows))
+            if self.aim.names:
+                alone = output_error(self.aim.parts(self.reference)[0], _outputs_of(backend, program, rows))
+                error = replace(max(alone, error, key=lambda e: e.upper_99), derivatives=error.derivatives)
+            errors[backend] = error
+        return errors
 
 
 def output_certificate(
@@ -89,10 +77,7 @@ def output_certificate(
     request: CompressionRequest,
     remarks: Sequence[str] = (),
 ) -> Certificate:
-    """What can be said of `best` as a stand-in for `original`.
-
-    served: the errors of the backends that kept the tolerance.  moments: what the original's weights see.
-    """
+    """What can be said of `best` as a stand-in for `original`. served: errors of the backends within the tolerance."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
     dense, view = DenseView(original.program), DenseView(best)  # for everything that multiplies in float64
     outputs = aim.outputs(rows, view.constants)
@@ -127,7 +112,10 @@ def output_certificate(
         guaranteed={} if bound.per_output is None else {BOX_BOUND: list(bound.per_output)},
         statements=() if bound.per_output is None else (box_statement(bound.per_output, worst, rms),),
         context={
-            **_circumstances(original, request),
+            **{f"{name}_rows": rows[0].shape[0] for name, rows in vars(original.split).items()},
+            "seed": request.seed,
+            "torch": torch.__version__,
+            "target": request.target,
             "runtimes": list(served),
             "remarks": _remarks(original, remarks),
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
@@ -136,18 +124,6 @@ def output_certificate(
             **derived["context"],
         },
     )
-
-
-def _circumstances(original: Original, request: CompressionRequest) -> dict[str, Any]:
-    split = original.split
-    return {
-        "calibration_rows": split.calibration[0].shape[0],
-        "search_rows": split.search[0].shape[0],
-        "held_out_rows": split.held_out[0].shape[0],
-        "seed": request.seed,
-        "torch": torch.__version__,
-        "target": request.target,
-    }
 
 
 def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:

@@ -27,8 +27,7 @@ def lightning_callback(dynamic: DynamicCompression, monitor: str = "loss") -> An
             metrics = trainer.callback_metrics
             if monitor not in metrics:
                 raise InputError(f"Nothing is logged as {monitor!r}. Found {sorted(metrics)}; log the training loss.")
-            if dynamic.optimizer is None and trainer.optimizers:
-                dynamic.optimizer = trainer.optimizers[0]
+            dynamic.optimizer = dynamic.optimizer or next(iter(trainer.optimizers), None)
             dynamic.step(int(trainer.current_epoch), metrics[monitor])
 
     return Callback()
@@ -52,11 +51,9 @@ def deepxde_callback(dynamic: DynamicCompression) -> Any:
 
         def on_epoch_end(self) -> None:
             state = self.model.train_state
-            if state.loss_train is None:
-                return
-            if dynamic.optimizer is None:
-                dynamic.optimizer = getattr(self.model, "opt", None)
-            dynamic.step(int(state.epoch), float(sum(map(float, state.loss_train))))
+            if state.loss_train is not None:
+                dynamic.optimizer = dynamic.optimizer or getattr(self.model, "opt", None)
+                dynamic.step(int(state.epoch), float(sum(map(float, state.loss_train))))
 
     return Callback()
 

@@ -1,9 +1,7 @@
 """`DynamicCompression`: layers become hierarchical matrices while they are trained, and follow what training needs.
 
-Every `every` epochs each layer's weight is compressed again in the norm of its inputs, at the tolerance of the moment:
-blocks are cut, joined and truncated. Truncated directions cannot return, so a block that still uses all of its
-directions gets spare ones: with u = 0 they change nothing until the optimizer uses them, and the next round drops those
-that it did not. (Rank adaptation by truncation and augmentation: Schotthoefer et al., NeurIPS 2022.)
+Truncated directions cannot return, so a block that uses all of its directions gets spare ones with u = 0, which the
+next round drops if unused (rank adaptation: Schotthoefer et al., NeurIPS 2022).
 """
 
 import copy
@@ -21,10 +19,10 @@ from hrt.calibration.samples import Inputs, as_samples
 from hrt.errors import InputError, TrainingError
 from hrt.hmatrix.hmatrix import HMatrix, Leaf, relative_difference
 from hrt.matrix_compression.block_source import cholesky_psd
-from hrt.matrix_compression.checks import check_tol, check_whole
 from hrt.matrix_compression.compress_matrix import compress_matrix
 from hrt.matrix_compression.hlinear import HLinear, merged
 from hrt.matrix_compression.orderings import ORDERING_SIDE
+from hrt.matrix_compression.request import check_tol, check_whole
 from hrt.training.rank_penalty import second_moments
 
 # Of the mean eigenvalue of the inputs' second moment: directions that the samples hardly show count a little. With 1e-6
@@ -37,11 +35,7 @@ GROWTH = 4  # a block without room is given a fourth of its rank, at least one d
 
 @dataclass(frozen=True)
 class Entry:
-    """What the log says of one epoch.
-
-    ratio: dense float32 bytes over those of now.  error: relative L2 change of the outputs on `inputs` by this epoch's
-    changes of structure, 0 where there were none.  ranks: by module name, of its low-rank blocks; none of an nn.Linear.
-    """
+    """What the log says of one epoch. error: relative L2 change of the outputs by it.  ranks: by module name."""
 
     epoch: int
     loss: float
@@ -96,22 +90,17 @@ class DynamicCompression:
         self.every, self.first = check_whole(every, "every", 1), check_whole(first, "first", 0)
         self.start, self.finest, self.schedule = check_tol(tol), check_tol(finest), schedule
         if finest > tol:
-            raise InputError(
-                f"Found tol {tol:g} and finest {finest:g}: the tolerance would rise. Expected finest <= tol."
-            )
+            raise InputError(f"Found tol {tol:g} and finest {finest:g}. Expected finest <= tol: it may not rise.")
         self.samples = as_samples(inputs, seed, count=2048)
         if not self._paths():
-            raise InputError(
-                "The network has no linear layers to follow. Expected nn.Linear or HLinear modules that are trained "
-                "and share no weight."
-            )
+            raise InputError("Found no linear layers to follow. Expected nn.Linear or HLinear, trained, none tied.")
         if optimizer is not None:
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
             lost = [path for path in self._paths() if not {id(p) for p in net.get_submodule(path).parameters()} <= held]
             if lost:
+                names = ", ".join(lost)
                 raise InputError(
-                    f"The optimizer does not hold the parameters of {', '.join(lost)}. Expected one of this network's "
-                    "parameters; requires_grad_(False) keeps a layer out."
+                    f"The optimizer does not hold the parameters of {names}. Freeze them to leave them out."
                 )
         self.log: list[Entry] = []
         self.tol = math.inf
@@ -158,10 +147,8 @@ class DynamicCompression:
             return
         wanted = check_tol(self.schedule(self._best))
         if wanted > self.tol:
-            raise InputError(
-                f"The schedule gives {wanted:g} for the loss {self._best:g}, after {self.tol:g} for a larger one. "
-                "Expected a tolerance that does not rise as the loss falls."
-            )
+            values = f"{wanted:g} for the loss {self._best:g}, after {self.tol:g}"
+            raise InputError(f"Found tolerances {values}. Expected a schedule that does not rise as the loss falls.")
         self.tol = wanted
 
     @torch.no_grad()
@@ -235,10 +222,8 @@ class DynamicCompression:
         """Put `module` in the place of the one at `path`, its parameters in the place of the old ones'."""
         parent, _, name = path.rpartition(".")
         old = self.net.get_submodule(path)
-        if old is module:
-            return
         setattr(self.net.get_submodule(parent), name, module)
-        if self.optimizer is None:
+        if old is module or self.optimizer is None:
             return
         gone = {id(p) for p in old.parameters()}
         for group in self.optimizer.param_groups:
@@ -250,10 +235,9 @@ class DynamicCompression:
 
 
 def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatrix:
-    """`h` with further directions, u = 0, in every low-rank block that holds all directions that its block of `w` has.
+    """`h` with further directions, u = 0, in every low-rank block that uses all directions its block of `w` has.
 
-    vt is drawn from the distribution of the inputs (its rows are L z with moment = L L^T). A block that would be
-    smaller dense becomes dense.
+    vt is drawn like the inputs (L z with moment = L L^T). A block that would be smaller dense becomes dense.
     """
     generator = torch.Generator().manual_seed(seed)
     start, leaves = merged(h), []
@@ -264,11 +248,7 @@ def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatri
         block = ordered[leaf.row : leaf.row + leaf.rows, leaf.col : leaf.col + leaf.cols]
         part = None if c is None else c[leaf.col : leaf.col + leaf.cols, leaf.col : leaf.col + leaf.cols]
         root = torch.eye(leaf.cols, dtype=torch.float64) if part is None else cholesky_psd(part)
-        if leaf.is_dense or leaf.u is None or leaf.vt is None:
-            leaves.append(leaf)
-            continue
-        sigma = torch.linalg.svdvals(block @ root)
-        if leaf.rank < int((sigma > SEEN * sigma[0]).sum()):
+        if leaf.u is None or leaf.vt is None or leaf.rank < _directions(block @ root):
             leaves.append(leaf)
             continue
         more = max(1, leaf.rank // GROWTH)
@@ -283,6 +263,11 @@ def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatri
         u = torch.cat([leaf.u, leaf.u.new_zeros(leaf.rows, more)], dim=1)
         leaves.append(Leaf(*leaf.place, u=u, vt=torch.cat([leaf.vt, drawn])))
     return HMatrix(start.shape, tuple(leaves), start.row_order, start.col_order)
+
+
+def _directions(block: Tensor) -> int:
+    sigma = torch.linalg.svdvals(block)
+    return int((sigma > SEEN * sigma[0]).sum())
 
 
 def _flat(output: Any) -> Tensor:

@@ -1,9 +1,7 @@
 """`hrt.finetune`: train a compressed network on at its size, then certify it against the original once more.
 
-Train in float first. Then round the numbers in stages, int8 before 16-bit floats, and keep training those that are
-still free to recover the error (incremental quantization, Zhou et al., arXiv 1702.03044). Steps are Gauss-Newton where
-the Jacobian fits, which on PINNs gets further than L-BFGS by orders of magnitude (`hrt.perf.networks.burgers`), else
-Adam.
+Train in float first, then round in stages, int8 first, and train what is still free (incremental quantization, Zhou et
+al., arXiv 1702.03044): by Gauss-Newton where the Jacobian fits, which gets much further on PINNs, else by Adam.
 """
 
 import math
@@ -18,8 +16,7 @@ from hrt.calibration.moments import evaluate, layer_moments
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.network import program_of_network
 from hrt.errors import InputError, ToleranceError
-from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.checks import check_whole
+from hrt.matrix_compression.request import check_whole
 from hrt.model.model import CompressedModel
 from hrt.model.trainable import TrainableNetwork, to_trainable
 from hrt.network_compression.request import CompressionRequest, Network
@@ -76,8 +73,7 @@ def finetune(
         teacher_weight: see above; 0 leaves the teacher out.
         residual_weight: likewise.
         tol: to be certified; by default the model's own.
-        exact: keep in float32 what was in 16 bits (biases, short leaves). These numbers, two bytes more each, make up
-            for the rounding of those in int8.
+        exact: keep in float32 what was in 16 bits: two bytes more a number, which make up for the rounding to int8.
         seed: same seed, same numbers, on one thread.
         progress: show a bar on stderr.
 
@@ -102,10 +98,8 @@ def finetune(
     given = as_samples(inputs, request.seed)
     original = Original.of(program_of_network(teacher, given), given, request.seed, as_boxes(inputs))
     if set(original.program.weights) != set(model.program.weights):
-        raise InputError(
-            f"The teacher's weights are {sorted(original.program.weights)}, the model's "
-            f"{sorted(model.program.weights)}. Expected the network that was compressed."
-        )
+        names = " and ".join(f"{sorted(p.weights)}" for p in (original.program, model.program))
+        raise InputError(f"The teacher's weights and the model's are {names}. Expected the network it was made from.")
     split = original.split
     known = tuple(torch.cat(pair) for pair in zip(split.calibration, split.search, strict=True))
     answers = evaluate(original.program, known)
@@ -125,21 +119,14 @@ def finetune(
                 f"After {steps} steps the error against the teacher is at most {limit:.3g} with 99 % confidence. "
                 f"Expected {request.tol:.3g}; take more steps, a larger tol, or a model compressed less."
             )
-        remarks = [
-            f"fine-tuned by {steps} steps; the layers' errors are against the original's weights"
-            if improved
-            else f"{steps} steps of fine-tuning lowered no error: the numbers are those from before"
-        ]
+        remarks = [f"{steps} steps of fine-tuning lowered no error: the numbers are those from before"]
+        if improved:
+            remarks = [f"fine-tuned by {steps} steps; the layers' errors are against the original's weights"]
         if lost := model.certificate.derivatives:
             remarks.append(f"no longer verified: the derivatives {', '.join(lost)}")
-        certificate = output_certificate(
-            original,
-            program,
-            {name: e for name, e in served.items() if e.upper_99 <= request.tol},
-            layer_moments(original.program, split.calibration, request.seed),
-            request,
-            remarks,
-        )
+        served = {name: e for name, e in served.items() if e.upper_99 <= request.tol}
+        moments = layer_moments(original.program, split.calibration, request.seed)
+        certificate = output_certificate(original, program, served, moments, request, remarks)
     return CompressedModel(program, certificate, model.target, dense_nbytes=model.dense_nbytes)
 
 
@@ -155,15 +142,12 @@ def _exact(constant: Constant) -> Constant:
     for e in constant.leaves:
         wide = {k: t.to(torch.float32) for k in ("dense", "u", "vt") if (t := getattr(e, k)) is not None}
         leaves.append(replace(e, **wide) if e.dtype in HALVES else e)
-    return HMatrix(constant.shape, tuple(leaves), constant.row_order, constant.col_order)
+    return replace(constant, leaves=tuple(leaves))
 
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """What is minimised, over rows drawn afresh for every step; see `finetune`.
-
-    known: rows that may be trained on, one tensor per input.  answers: the teacher's on them, (rows, features).
-    """
+    """What is minimised over rows drawn for every step; see `finetune`. answers: the teacher's on the rows `known`."""
 
     known: tuple[Tensor, ...]
     answers: Tensor
@@ -174,16 +158,12 @@ class Loss:
 
     def __post_init__(self) -> None:
         if self.residual is not None and self.points is None and len(self.known) != 1:
-            raise InputError(
-                f"Found a residual, {len(self.known)} inputs and no points. Expected points=... that draws rows."
-            )
+            raise InputError(f"Found a residual, {len(self.known)} inputs and no points. Expected points=... for rows.")
         for what in ("teacher_weight", "residual_weight"):
             if not 0 <= getattr(self, what) < math.inf:
                 raise InputError(f"Found {what} {getattr(self, what)!r}. Expected a finite number of at least 0.")
         if not self.teacher_weight and not (self.residual is not None and self.residual_weight):
-            raise InputError(
-                "Found no residual, or none with a weight, and teacher_weight 0. Expected something to fit."
-            )
+            raise InputError("Found teacher_weight 0 and no residual with a weight. Expected something to fit.")
 
     def terms(self, network: TrainableNetwork, count: int, generator: torch.Generator) -> list[Term]:
         """The squared terms over `count` fresh rows of each kind."""
@@ -232,13 +212,7 @@ class Adam(GaussNewton):
 
 
 def train_stored(
-    network: TrainableNetwork,
-    stored: Program,
-    loss: Loss,
-    steps: int,
-    batch: int,
-    seed: int,
-    advance: Advance,
+    network: TrainableNetwork, stored: Program, loss: Loss, steps: int, batch: int, seed: int, advance: Advance
 ) -> Program:
     """Train `network` (float64) and return `stored` with its numbers in their storage types."""
     start, outputs = numbers_of(network), loss.answers.shape[1]

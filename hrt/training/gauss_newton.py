@@ -24,9 +24,7 @@ SHORTEST = 1e-3  # of a step; below it the step is taken whatever it does
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """Residuals of rows that do not touch each other, times `weight`. function: in terms of torch.func only.
-    rows: tensors (N, ...), of each of which the function gets one row.
-    """
+    """Residuals of independent rows, times `weight`. function: by torch.func, of one row of each of `rows` (N, ...)."""
 
     function: RowResiduals
     rows: tuple[Tensor, ...]
@@ -86,10 +84,7 @@ class GaussNewton:
         return torch.cat([part.any().expand(part.numel()) for part in self.parameters(free).values()])
 
     def step(self, terms: Sequence[Term], free: Tensor | None = None, longest: float = 1.0) -> float:
-        """One step, halved from `longest` until it lowers the sum of squares. Returns the sum before it.
-
-        free: (P,) bool, which numbers may move; None: all.
-        """
+        """One step, halved from `longest` until it lowers the sum of squares, which is returned. free: (P,) bool."""
         moving = self.moving(free)
         names = [name for name, part in self.parameters(moving).items() if bool(part.any())]
         pairs = [term.jacobian(self.parameters(), names) for term in terms]

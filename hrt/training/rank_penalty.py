@@ -1,13 +1,8 @@
 """Training towards low ranks: the nuclear norm of blocks, and singular-value thresholding in its place.
 
-The nuclear norm is the convex envelope of the rank on the unit ball of the spectral norm (Fazel, 2002); the sum over
-blocks stands for the sum of block ranks, each weighted by what one direction of the block takes to store. A penalty
-is ||A||_* of every block, or ||A L||_* with L L^T = C the second moment of the layer's inputs: what is penalised then
-is the rank that the data sees, the one that `hrt.compress` stores.
-
-With A = P S Q^T the value is <P Q^T, A>, P Q^T worked out from small matrices without gradients. Its gradient by A is
-P Q^T, the subgradient of the norm, so that neither value nor gradient needs a differentiated decomposition. Second
-derivatives are not those of the norm.
+A penalty is ||A||_* of every block, or ||A L||_* with L L^T = C the inputs' second moment: the convex envelope of the
+rank (Fazel, 2002) that the data sees. With A = P S Q^T it is <P Q^T, A>, P Q^T without gradients: value and subgradient
+need no differentiated decomposition; second derivatives are not those of the norm.
 """
 
 import math
@@ -21,17 +16,15 @@ from torch import Tensor, nn
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.block_source import cholesky_psd
-from hrt.matrix_compression.checks import check_whole
 from hrt.matrix_compression.hlinear import HLinear
+from hrt.matrix_compression.request import check_whole
 
 CRUMB = 1e-6  # singular values below this share of the largest (float32's rounding) have no direction of their own
 
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A = u vt, or a dense u with vt None. cols: its columns in the order of the layer's inputs.  size: rows + columns.
-    layer, number: the HLinear it is a leaf of, and which; None for a dense layer.
-    """
+    """A = u vt, or a dense u, on inputs `cols`. size: rows + columns.  layer, number: the HLinear and its leaf."""
 
     module: str
     u: Tensor
@@ -78,12 +71,10 @@ def rank_penalty(
     sketch = None if sketch is None else check_whole(sketch, "sketch", 1)
     moments, partitions = second_moments or {}, partitions or {}
     _check(net, moments, partitions)
-    total, sizes = torch.zeros(()), 0
+    total, sizes = torch.zeros(()), sum(module.in_features + module.out_features for _, module in _layers(net))
     for block in _blocks(net, partitions):
         right = _right(moments.get(block.module), block)
         total = total.to(block.u) + block.size * _nuclear_norm(block.u, block.vt, right, sketch)
-    for _, module in _layers(net):
-        sizes += module.in_features + module.out_features
     return total / max(1, sizes)
 
 
@@ -130,12 +121,9 @@ def proximal_step(
         ranks[block.module] = ranks.get(block.module, 0) + int((shrunk > 0).sum())
         u = keep @ (p.mT @ block.u)
         if block.layer is None:
-            module = net.get_submodule(block.module)
-            module.weight.copy_(u)  # type: ignore[union-attr, operator]
-        elif block.vt is None:
-            block.layer.assign(block.number, u)
+            net.get_submodule(block.module).weight.copy_(u)  # type: ignore[union-attr, operator]
         else:
-            block.layer.assign(block.number, u, block.vt)
+            block.layer.assign(block.number, *(t for t in (u, block.vt) if t is not None))
     return ranks
 
 
@@ -184,23 +172,13 @@ def _blocks(net: nn.Module, partitions: Mapping[str, HMatrix]) -> Iterator[_Bloc
             for number, leaf in enumerate(module.leaves):
                 if leaf.rank == 0 or not leaf.rows or not leaf.cols:
                     continue
-                cols = slice(leaf.col, leaf.col + leaf.cols)
-                first, *rest = leaf.tensors
-                yield _Block(
-                    name,
-                    first,
-                    rest[0] if rest else None,
-                    cols if order is None else order[cols],
-                    leaf.rows + leaf.cols,
-                    module,
-                    number,
-                )
+                place = slice(leaf.col, leaf.col + leaf.cols)
+                cols, u = place if order is None else order[place], leaf.tensors[0]
+                yield _Block(name, u, leaf.vt, cols, leaf.rows + leaf.cols, module, number)
         elif name in partitions:
             h = partitions[name]
-            rows, cols = (
-                torch.arange(k) if o is None else o.long()
-                for k, o in zip(h.shape, (h.row_order, h.col_order), strict=True)
-            )
+            pairs = zip(h.shape, (h.row_order, h.col_order), strict=True)
+            rows, cols = (torch.arange(k) if o is None else o.long() for k, o in pairs)
             for r, m, c, n in h.blocks():
                 here = cols[c : c + n].to(module.weight.device)
                 yield _Block(name, module.weight[rows[r : r + m].to(here.device)][:, here], None, here, m + n)
@@ -215,10 +193,8 @@ def _check(net: nn.Module, moments: Mapping[str, Tensor], partitions: Mapping[st
         wanted = None if expected is None else (expected[1],) * 2 if isinstance(given, Tensor) else expected
         if wanted is None or tuple(given.shape) != wanted:
             what = "second moment" if isinstance(given, Tensor) else "partition"
-            raise InputError(
-                f"Found a {what} of shape {tuple(given.shape)} "
-                f"for {name!r}. Expected {wanted or 'the name of a linear layer: ' + ', '.join(shapes)}."
-            )
+            remedy = wanted or "the name of a linear layer: " + ", ".join(shapes)
+            raise InputError(f"Found a {what} of shape {tuple(given.shape)} for {name!r}. Expected {remedy}.")
         if isinstance(given, Tensor) and not bool(torch.isfinite(given).all()):
             raise InputError(f"Found a second moment for {name!r} with entries that are not finite. Expected numbers.")
 
@@ -235,9 +211,7 @@ def _right(c: Tensor | None, block: _Block) -> Tensor | None:
 def _decomposed(
     u: Tensor, vt: Tensor | None, right: Tensor | None, sketch: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """P (m, k), S (k,), Q (n, k) of u vt L: through r x r matrices where there are factors, through the Gram matrix of
-    the smaller side where the block is dense.
-    """
+    """P (m, k), S (k,), Q (n, k) of u vt L, from small matrices: r x r, or the Gram matrix of the smaller side."""
     u = u.detach()
     if vt is not None:
         v = (vt.detach() if right is None else vt.detach() @ right).mT

@@ -1,16 +1,16 @@
-"""What a trained network may be stored as: of every number the grid of its storage type.
+"""What a trained network may be stored as: of every number, in one vector, the grid of its storage type.
 
-The numbers of a network are one vector here, that of its parameters in their order. A direction of an int8 leaf has
-integers for vt and integers times its one scale for u; scales are chosen once, with room to move.
+A direction of an int8 leaf has integers for vt and integers times its one scale, chosen once, for u.
 """
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.hmatrix.hmatrix import Leaf
 from hrt.matrix_compression.rounding import INT8_LEVELS, int8_scale
 from hrt.model.trainable import TrainableNetwork
 from hrt.program.program import Constant, Program
@@ -33,10 +33,9 @@ def load_numbers(network: TrainableNetwork, numbers: Tensor) -> None:
 
 
 class Grid:
-    """The grids of a network's numbers, taken from the storage types of `stored`, a program of the same structure.
+    """The grids of a network's numbers (P,), from the storage types of `stored`. coarse: int8.  narrow: 16 bits.
 
-    `numbers` (P,): those of the network, int8 directions rescaled so that their vt are near whole numbers (u vt stays).
-    `coarse` (P,) bool: int8.  `narrow` (P,) bool: 16 bits.
+    int8 directions are rescaled so that their vt are near whole numbers; u vt stays.
     """
 
     def __init__(self, network: TrainableNetwork, stored: Program):
@@ -112,13 +111,10 @@ class Grid:
             matrix, leaves = self.stored.constants[name], []
             for number, leaf, places in self._parts(name):
                 scale = self._scales.get((name, number))
-                parts = [(numbers[p] / (self.step[p] if scale is not None else 1.0)) for p in places]
-                parts = [(p.round() if scale is not None else p).to(leaf.dtype) for p in parts]
-                if leaf.is_dense:
-                    leaves.append(Leaf(*leaf.place, dense=parts[0], scale=scale))
-                else:
-                    leaves.append(Leaf(*leaf.place, u=parts[0], vt=parts[1], scale=scale))
-            changed[name] = HMatrix(matrix.shape, tuple(leaves), matrix.row_order, matrix.col_order)  # type: ignore[union-attr]
+                parts = (numbers[p] if scale is None else (numbers[p] / self.step[p]).round() for p in places)
+                named = zip(("dense",) if leaf.is_dense else ("u", "vt"), parts, strict=True)
+                leaves.append(replace(leaf, scale=scale, **{part: p.to(leaf.dtype) for part, p in named}))
+            changed[name] = replace(matrix, leaves=tuple(leaves))  # type: ignore[type-var]
         return self.stored.with_constants(changed)
 
 

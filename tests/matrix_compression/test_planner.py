@@ -8,11 +8,10 @@ import torch
 import hrt
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.block_choices import LEAF_OVERHEAD
-from hrt.matrix_compression.block_source import BlockSource, leading_basis
+from hrt.matrix_compression.block_source import BlockSource, leading_basis, low_rank_factors
 from hrt.matrix_compression.block_spectra import batch_spectra
 from hrt.matrix_compression.cluster_tree import block_levels
 from hrt.matrix_compression.compress_matrix import compress_for
-from hrt.matrix_compression.low_rank import low_rank_factors
 from hrt.matrix_compression.orderings import permute
 from hrt.matrix_compression.planner import KeptPlanner, Planner
 from hrt.matrix_compression.request import MatrixRequest
@@ -24,7 +23,7 @@ from helpers import random_hmatrix
 def planner(matrix, min_leaf, storages=("float32",), budget2=None, **weights):
     budget2 = 1e-12 * float((matrix**2).sum()) if budget2 is None else budget2
     source = BlockSource(matrix, weights.get("right"), weights.get("left"))
-    return Planner(source, min_leaf=min_leaf, storages=storages, target="bytes", budget2=budget2)
+    return Planner(source, MatrixRequest(min_leaf=min_leaf), budget2, storages)
 
 
 def brute_force(matrix, levels, lam):
@@ -155,7 +154,7 @@ def test_prediction_for_kept_blocks_is_the_error_of_what_is_built() -> None:
     h = random_hmatrix(5, 64, 64, max_rank=6, ordered=True)
     w = h.to_dense()
     source = BlockSource(permute(w, h.row_order, h.col_order))
-    planner = KeptPlanner(source, h, storages=("float32",), target="bytes", budget2=1e-2 * source.norm2())
+    planner = KeptPlanner(source, MatrixRequest(partition=h), 1e-2 * source.norm2())
     plan = planner.solve_budget(1e-2 * source.norm2())
     found = planner.build(plan, h.row_order, h.col_order)
     measured = float((w - found.to_dense()).square().sum())

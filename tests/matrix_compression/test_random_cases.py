@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import hrt
 from hrt.errors import ToleranceError
 
-LARGEST_SIDE = 100
+LARGEST_SIDE = 150
 STORAGES = ("float32", "auto", "float16", "bfloat16", "int8")
 LADDER = np.geomspace(1e-6, 0.3, 5)
 SLACK = 0.01  # share by which bytes may rise when the tolerance is loosened or the choice of storage widened
@@ -114,7 +114,7 @@ def squared_norm(e: np.ndarray, c: np.ndarray | None) -> np.longdouble:
     return ((e @ vectors.astype(np.longdouble)) ** 2 * np.maximum(values, 0)).sum()
 
 
-@settings(max_examples=30)
+@settings(max_examples=50)
 @given(cases())
 def test_the_error_and_the_bytes_are_as_promised(case):
     dense = hrt.HMatrix.from_dense(torch.from_numpy(case.w))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ import hrt
 from hrt.capture.torch_export import capture
 from hrt.hmatrix.hmatrix import relative_difference
 from hrt.perf.networks.burgers import load_burgers
-from hrt.perf.networks.operators import log_kernel, operator_network
 
 from zoo import ZOO
 
@@ -90,13 +90,6 @@ def test_error_holds_on_unseen_inputs(net, tol):
     assert model.nbytes <= model.dense_nbytes
 
 
-def test_looser_tolerance_never_costs_more():
-    net = mlp(3, 48, 48, 2)
-    x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
-    sizes = [hrt.compress(net, inputs=x, tol=t, progress=False).nbytes for t in (1e-5, 1e-3, 1e-1)]
-    assert all(b <= 1.01 * a for a, b in itertools.pairwise(sizes)), sizes
-
-
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_few_calibration_rows_do_not_break_the_bound(rows):
     """With few rows the confidence limit is wide, so that the result must be all the more careful; two or three cannot
@@ -159,14 +152,6 @@ def test_without_inputs_every_weight_is_within_tolerance():
         assert model.nbytes <= model.dense_nbytes
 
 
-def test_operator_layer_gets_structure():
-    net = operator_network(log_kernel(256))
-    model = hrt.compress(net, tol=1e-3, progress=False)
-    (h,) = (model.program.constants[name] for name in model.program.weights)
-    assert len(h.leaves) > 20
-    assert model.compression_ratio > 5
-
-
 def test_network_is_left_as_it_was():
     net = mlp(3, 20, 2).train()
     net[1].register_forward_hook(lambda *a: None)
@@ -175,13 +160,6 @@ def test_network_is_left_as_it_was():
     assert net.training and all(m.training for m in net.modules())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
-
-
-def test_same_seed_same_numbers():
-    net, x = mlp(3, 40, 40, 1), torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
-    a, b = (hrt.compress(net, inputs=x, tol=1e-3, seed=7, progress=False) for _ in range(2))
-    assert a.nbytes == b.nbytes
-    assert torch.equal(a.predict(x), b.predict(x))
 
 
 def test_several_inputs_and_outputs():
@@ -245,8 +223,8 @@ X = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
         *((None, {"seed": seed}, hrt.InputError, "seed") for seed in (-1, 2**70, "a", True)),
         (None, {"target": "tpu"}, hrt.InputError, "target"),
         (None, {"storage": "int3"}, hrt.InputError, "storage"),
-        (None, {"derivatives": ["d0"]}, hrt.InputError, "derivatives"),
-        (None, {"executor": object()}, hrt.InputError, "executor"),
+        (None, {"derivatives": ["d0"]}, hrt.InputError, "Expected inputs too: without them only"),
+        *((None, {"executor": wrong}, hrt.InputError, "executor") for wrong in (object(), 4, ThreadPoolExecutor)),
         (None, {"inputs": torch.utils.data.DataLoader([1, 2])}, hrt.InputError, "DataLoader"),  # type: ignore[arg-type]
         (None, {"inputs": "abc"}, hrt.InputError, "Expected numbers"),
         (None, {"inputs": torch.ones(3, 2, device="meta")}, hrt.InputError, "meta"),
@@ -263,12 +241,6 @@ X = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
 def test_what_cannot_be_had_is_refused(net, options, error, words):
     with pytest.raises(error, match=words):
         hrt.compress(net() if net else mlp(2, 64, 1), progress=False, **options)
-
-
-def test_a_box_of_one_point_is_sane():
-    net = mlp(2, 16, 16, 1)
-    model = hrt.compress(net, inputs=hrt.Box([1, 1], [1, 1]), progress=False)
-    assert unseen_error(net, model, torch.ones(3, 2)) <= 1e-3
 
 
 def test_empty_layers_and_networks_without_weights():

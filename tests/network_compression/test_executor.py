@@ -136,9 +136,3 @@ def test_a_pool_that_was_shut_down():
 def test_errors_of_the_work_itself_pass_through():
     with ThreadPoolExecutor(1) as pool, pytest.raises(hrt.ToleranceError):
         hrt.compress(nn.Sequential(nn.Linear(9, 9, dtype=torch.float64)), tol=1e-12, executor=pool)
-
-
-@pytest.mark.parametrize("wrong", [4, "processes", ThreadPoolExecutor])
-def test_what_is_no_executor(wrong):
-    with pytest.raises(hrt.InputError, match="Executor"):
-        hrt.compress(network(), executor=wrong)

@@ -11,6 +11,7 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.orderings import permute
 from hrt.matrix_compression.planner import Planner
+from hrt.matrix_compression.request import MatrixRequest
 from hrt.perf.networks.operators import interior_grid, operator_network, reaction_diffusion_green, smooth_inputs
 from hrt.runtime.onnx_costs import ANY_BATCH, compressed_form, layer_us
 
@@ -63,8 +64,8 @@ def test_blocks_that_a_trainable_network_has_stay(operator):
 def planner_of(matrix: Tensor, rows: Tensor | None, cols: Tensor | None) -> Planner:
     tree = permute(matrix, rows, cols)
     source = BlockSource(tree, torch.eye(tree.shape[1], dtype=torch.float64), None, 0)
-    storages = ("float32", "float16")
-    return Planner(source, min_leaf=16, storages=storages, target="cpu", budget2=1e-6 * float((matrix**2).sum()))
+    request = MatrixRequest(min_leaf=16, target="cpu")
+    return Planner(source, request, 1e-6 * float((matrix**2).sum()), ("float32", "float16"))
 
 
 @pytest.mark.parametrize("ordered", [False, True])
