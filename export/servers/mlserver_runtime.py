@@ -19,10 +19,7 @@ from hrt.export.servers.triton_backend import open_artifact
 
 
 class HrtRuntime(MLModel):
-    """A compressed network: FP32 tensors (rows, *shape) in and out, named as in `model-settings.json`.
-
-    Wrong names, types and shapes are answered with status 400 and what was expected.
-    """
+    """A compressed network: FP32 tensors (rows, *shape) in and out. Wrong requests are answered with status 400."""
 
     async def load(self) -> bool:
         """Read the file that `parameters.uri` names. Raises ArtifactError."""

@@ -1,6 +1,4 @@
-"""The Open Inference Protocol (v2) over HTTP: requests and answers as JSON, tensors as JSON numbers or, by the binary
-extension that tritonclient uses, as bytes behind the JSON.
-"""
+"""The Open Inference Protocol (v2) over HTTP, tensors as JSON or, by the binary extension, as bytes behind the JSON."""
 
 import json
 import math
@@ -40,9 +38,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked. inputs: float32 (rows, *shape), in the signature's order.  outputs: wanted names, each with
-    whether it is to be answered as bytes.
-    """
+    """inputs: float32 (rows, *shape), in the signature's order.  outputs: wanted names, each with whether as bytes."""
 
     id: str | None
     inputs: tuple[np.ndarray, ...]
@@ -50,10 +46,7 @@ class Request:
 
 
 def read_request(body: bytes, json_length: str | None, signature: Signature) -> Request:
-    """The request in the body of a POST. json_length: the header of the binary extension, None without it.
-
-    Raises InputError for whatever is not a request for this signature.
-    """
+    """The request in a POST's body. json_length: the binary extension's header. Raises InputError for any other."""
     length = len(body) if json_length is None else _length(json_length, len(body))
     try:
         asked = json.loads(body[:length])

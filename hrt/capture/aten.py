@@ -1,8 +1,7 @@
 """How each ATen operator is said in the closed op table. Only this file and the two beside it know ATen's names.
 
-Every lowering takes the builder and the call's arguments (a `Ref`, a constant tensor, or plain Python values; None for
-a number that depends on the batch size) and returns a `Ref`, a list of them, or a constant. Whatever does not depend
-on the input was folded before it gets here; that the shape is the one torch inferred is checked afterwards.
+A lowering takes the builder and a call's arguments: a `Ref`, a constant tensor, plain Python values, or None for a
+number that depends on the batch size. What does not depend on the input was folded; shapes are checked afterwards.
 """
 
 import math

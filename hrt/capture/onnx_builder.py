@@ -18,9 +18,7 @@ ROWS = 3  # of the examples
 
 
 class OnnxBuilder:
-    """The program of an ONNX graph while it grows. at: the ONNX node at hand.  known: constants by name.  example: a
-    value of ROWS rows, by name.
-    """
+    """The program while it grows. known: constants by name.  example: values of ROWS rows.  at: the node at hand."""
 
     def __init__(self, known: dict[str, np.ndarray], values: set[str]):
         self.known = known
@@ -54,9 +52,7 @@ class OnnxBuilder:
         return name if name in self.example else self.constant(name, self.known[name])
 
     def constant(self, wanted: str, numbers: np.ndarray) -> str:
-        """A constant of the program, and its name: `wanted`, unless that is taken by anything else. One that is there
-        with the same numbers is taken again, so that tied weights stay tied.
-        """
+        """The name of a constant: `wanted` where that is free or holds the same numbers (tied weights stay tied)."""
         value = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
 
         def is_taken(name: str) -> bool:

@@ -1,9 +1,7 @@
 """An ONNX file to a Program: MatMul, Gemm and pointwise-convolution networks over the same op table.
 
-Every value is followed as an example of three rows, and of the first of them alone: a shape is what the table's own
-function makes of it, and a node that fixes the batch or lets samples depend on each other is found where it stands.
-What depends on constants alone is computed here, by onnx's reference. Casts between floating types are left out: the
-network is read as what it approximates in lower precision.
+Every value is followed as an example of three rows, and of the first alone: a node that fixes the batch or mixes
+samples is found where it stands. Constants are computed by onnx's reference. Casts between floating types are left out.
 """
 
 import os
@@ -32,8 +30,7 @@ FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProt
 def read_onnx(path: str | os.PathLike[str]) -> Program:
     """The network in a `.onnx` file as a Program with float64 constants, inputs and outputs under their own names.
 
-    Raises CaptureError for a file that is missing, malformed or older than opset 11, for weights outside the model's
-    folder, and for a node that the op table cannot say, naming it.
+    Raises CaptureError for a file that is missing, malformed or older than opset 11, or a node outside the op table.
     """
     proto = _load(usable(path, CaptureError))
     return _Reader(proto).program()

@@ -81,9 +81,7 @@ def _reads_all(net: nn.Module, example: Tensor) -> bool:
 
 @contextmanager
 def inference(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients. Afterwards every module's attributes and tables are what they were: tracing
-    assigns to weights that are computed on the fly.
-    """
+    """Evaluation mode without gradients. Modules are restored: tracing assigns to computed weights."""
     before = [
         (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if isinstance(v, dict)])
         for m in net.modules()

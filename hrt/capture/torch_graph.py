@@ -39,9 +39,7 @@ def program_of(exported: torch.export.ExportedProgram) -> Program:
 
 
 class _Walk(Builder):
-    """Walks an exported graph once. Values are a Ref (depends on the input), a constant (floats in float64), plain
-    Python, or None for a number that depends on the batch size.
-    """
+    """Walks a graph once. Values are a Ref, a constant (floats in float64), plain Python, or None: the batch size."""
 
     def __init__(self, exported: torch.export.ExportedProgram, advice: str):
         super().__init__(advice)

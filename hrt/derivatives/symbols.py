@@ -1,7 +1,6 @@
-"""Writing a Program by formulas: symbols that stand for values, and a writer that turns operators into nodes.
+"""Writing a Program by formulas: symbols stand for values, and a writer turns operators into nodes.
 
-What depends on no input is computed at once in float64; equal formulas become one node; factors that are numbers wait
-until they meet a sum, so that most of them never become a node.
+Constants are folded in float64, equal formulas become one node, and numeric factors wait until they meet a sum.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,9 +66,7 @@ class Symbol:
 
 
 class Writer:
-    """Collects nodes over the inputs and constants of `program`. origin: the node that new ones are written for.
-    operators: the ops of the program's own nodes, by their names.
-    """
+    """Collects nodes over the inputs and constants of `program`. origin: the node that new ones are written for."""
 
     def __init__(self, program: Program):
         self.program = program
