@@ -55,8 +55,8 @@ def compare(
     batches of 1, 7 and 64 random rows or on `inputs`.
 
     values: outputs from that number on are derivatives. These, and values of which a batch differs by more than 1e-5,
-    are measured over all batches together, and may differ by ROUNDING times what `predict` differs from float64 by: terms
-    cancel where a result is near zero. Raises HrtError where shapes differ, or numbers by more than that.
+    are measured over all batches together, and may differ by ROUNDING times what `predict` differs from float64 by:
+    terms cancel near zero. Raises HrtError where shapes differ, or numbers by more than that.
     """
     names = [v.name for v in proto.graph.output]
     values = len(names) if values is None else values

@@ -175,7 +175,6 @@ class _Exporter:
         self.ranks |= {v.name: 1 + len(v.shape) for v in (*program.inputs, *program.nodes)}
 
     def run(self) -> list[str]:
-        """All nodes; the names of the outputs."""
         inputs = [self.names[v.name] for v in self.program.inputs]
         for node in self.program.nodes:
             self.names[node.name] = self._linear(node) if node.op == "linear" else self._node(node)
@@ -188,7 +187,6 @@ class _Exporter:
         return self._keep_names(outputs)
 
     def value(self, name: str) -> str:
-        """A value or constant by its name in the graph."""
         if name not in self.program.constants:
             return self.names[name]
         constant = self.program.constants[name]

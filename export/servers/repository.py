@@ -12,8 +12,7 @@ from hrt.export.onnx.exporter import opened, to_onnx, write_graph
 from hrt.export.servers import triton_backend
 from hrt.export.servers.folders import check_target, replace_folder
 from hrt.export.servers.open_inference import Signature, Tensor
-from hrt.export.servers.server_files import mlserver_files, ray_files, triton_files
-from hrt.export.servers.settings import BACKENDS, Settings
+from hrt.export.servers.server_files import BACKENDS, Settings, mlserver_files, ray_files, triton_files
 from hrt.model.model import CompressedModel
 
 Files = Callable[[Signature, Settings, Mapping[str, str]], Mapping[str, str]]  # names to texts

@@ -212,11 +212,7 @@ LOWERINGS: dict[str, Lowering] = {
     "layer_norm": _layer_norm,
     "native_layer_norm": lambda b, *args: [_layer_norm(b, *args), None, None],
     "batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": lambda b, x, w, c, mean, var, momentum, eps: [
-        _batch_norm(b, x, w, c, mean, var, False, momentum, eps),
-        None,
-        None,
-    ],
+    "_native_batch_norm_legit_no_training": lambda b, *args: [_batch_norm(b, *args[:5], False, *args[5:]), None, None],
     "dropout": _dropout,
     **{name: _identity for name in ("clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as")},
 }

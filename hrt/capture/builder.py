@@ -66,16 +66,13 @@ class Builder:
         return self.sample_shape(self.current.meta["val"])
 
     def static_shape(self) -> tuple[int, ...] | None:
-        """The whole shape of the current node where it has no batch."""
         shape = self.current.meta["val"].shape
         return tuple(shape) if all(isinstance(n, int) for n in shape) else None
 
     def batch_ref(self) -> Ref:
-        """Some value that has the batch dimension."""
         return Ref(self.inputs[0].name, self.inputs[0].shape)
 
     def fail(self, why: str, kind: type[CaptureError] = CaptureError) -> CaptureError:
-        """The error for the current node."""
         path, module = _innermost(self.current)
         module = getattr(module, "__name__", str(module)).rpartition(".")[2]
         place = f"{path} ({module})" if path else f"the forward of {module or 'the network'}"
@@ -86,7 +83,6 @@ class Builder:
         )
 
     def sample_shape(self, fake: Any) -> tuple[int, ...]:
-        """The shape of one sample of what export inferred."""
         if fake.ndim == 0 or str(fake.shape[0]) != self.batch:
             raise self.fail(f"its result has shape {tuple(fake.shape)}, without the batch as dimension 0")
         if not all(isinstance(s, int) for s in fake.shape[1:]):
@@ -94,7 +90,6 @@ class Builder:
         return tuple(int(s) for s in fake.shape[1:])
 
     def _plain(self, value: Any) -> Any:
-        """An attribute as JSON knows it."""
         if isinstance(value, (list, tuple)):
             return [self._plain(v) for v in value]
         if value is None or isinstance(value, (bool, int, float, str)):

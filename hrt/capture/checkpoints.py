@@ -102,6 +102,5 @@ def _module(where: str) -> ModuleType:
 
 
 def _place(error: BaseException, where: str) -> str:
-    """The line of the user's file that failed."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == Path(where).name]
     return f" (line {frames[-1].lineno} of {Path(where).name})" if frames else ""

@@ -31,13 +31,11 @@ class OnnxBuilder:
         self.at: onnx.NodeProto = onnx.NodeProto()
 
     def add_input(self, name: str, shape: Sequence[int]) -> None:
-        """An input of the program, (batch, *shape)."""
         self.inputs.append(Value(name, tuple(shape)))
         self.example[name] = torch.rand(ROWS, *shape, dtype=torch.float64)
         self.alone[name] = self.example[name][:1]
 
     def fail(self, why: str) -> CaptureError:
-        """The error for the node at hand."""
         where = self.at.name or (self.at.output[0] if self.at.output else "")
         return CaptureError(f"ONNX node {where!r} ({self.at.op_type}): {why}.")
 
@@ -48,7 +46,6 @@ class OnnxBuilder:
         return [int(v) for v in self.known[name].reshape(-1)]
 
     def operand(self, name: str) -> str:
-        """A value, or a constant put into the program, by its name there."""
         return name if name in self.example else self.constant(name, self.known[name])
 
     def constant(self, wanted: str, numbers: np.ndarray) -> str:
@@ -88,7 +85,6 @@ class OnnxBuilder:
 
     @property
     def out(self) -> str:
-        """The first output's name."""
         return self.at.output[0]
 
     def axis(self, axis: int, name: str) -> int:

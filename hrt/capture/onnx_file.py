@@ -54,8 +54,6 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 class _Reader:
-    """Walks the graph once and has every node lowered."""
-
     def __init__(self, proto: onnx.ModelProto):
         self.proto, self.graph = proto, proto.graph
         known = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
@@ -108,7 +106,6 @@ class _Reader:
             lowering(self.builder, names, attributes)
 
     def _passed(self, node: onnx.NodeProto, names: Sequence[str], attributes: dict[str, Any]) -> None:
-        """A node that changes nothing, once that is sure."""
         if node.op_type == "Cast" and attributes["to"] not in FLOATS:
             raise self.builder.fail(
                 f"it casts to {TensorProto.DataType.Name(attributes['to'])}; expected a floating type"

@@ -48,7 +48,6 @@ class _Walk(Builder):
         self.values: dict[Any, Any] = {}
 
     def program(self) -> Program:
-        """Lower every node, drop what no output needs, check the numbers."""
         signature = self.exported.graph_signature
         state = {s.arg.name: s.target for s in signature.input_specs if s.target is not None}
         outputs: list[Ref] = []

@@ -48,7 +48,6 @@ class Names:
 
     @staticmethod
     def of(program: Program) -> "Names":
-        """Those of a network."""
         inputs = sum(math.prod(v.shape) for v in program.inputs)
         return Names(inputs, sum(math.prod(program.shape_of(name)) for name in program.outputs))
 
@@ -91,8 +90,6 @@ def parse_expression(text: str, names: Names) -> Expression:
 
 
 class _Parser:
-    """Reads one expression: checks every node and makes a function of it."""
-
     def __init__(self, text: str, names: Names):
         self.text, self.names = text.strip(), names
         self.skipped = len(text) - len(text.lstrip())  # columns are those of what was given

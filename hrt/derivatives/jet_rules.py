@@ -35,7 +35,6 @@ class Step:
 
     @property
     def jets(self) -> list[Jet]:
-        """The arguments that depend on an input."""
         return [a for a in self.arguments if isinstance(a, Jet)]
 
     def map(self, function: Callable[[Symbol], Symbol]) -> Jet:
@@ -57,12 +56,10 @@ class Step:
         return elementwise(x, value, rule(x.value, value, attrs), self.needed, steep)
 
     def times(self, x: Jet, y: Jet, value: Symbol) -> Jet:
-        """The elementwise product of two jets, broadcast."""
         rank = len(value.shape)
         return multilinear([x, y], value, lambda c: aligned(c[0], rank) * aligned(c[1], rank), self.needed)
 
     def fail(self, what: str, expected: str) -> DerivativeError:
-        """The error for this node."""
         where = f" in {self.node.module}" if self.node.module else ""
         return DerivativeError(
             f"Found {what} of the op {self.node.op} (node {self.node.name}{where}). Expected {expected}: the op "
@@ -149,7 +146,6 @@ def _summed(sign: float) -> Rule:
 
 
 def _product(s: Step) -> Jet:
-    """mul and matmul: linear in each value."""
 
     def multiply(chosen: list[Symbol]) -> Symbol:
         if s.node.op == "mul":
