@@ -138,13 +138,9 @@ def _samples(model: CompressedModel, inputs: Any = None) -> list[list[np.ndarray
         try:
             rows = [np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=np.float32) for v in given]
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"Found inputs that are no numbers: {error}. Expected rows, as predict takes them."
-            ) from error
+            raise InputError(f"Found inputs that are no numbers: {error}. Expected rows.") from error
         if any(not len(np.atleast_1d(v)) or not np.isfinite(v).all() for v in rows):
-            raise InputError(
-                "Found no rows, or NaN or infinite inputs. Expected rows that tell a right graph from a wrong one."
-            )
+            raise InputError("Found no rows, or NaN or infinite inputs. Expected rows that tell right from wrong.")
         return [rows]
     g = torch.Generator().manual_seed(0)
     shapes = [v.shape for v in model.program.inputs]

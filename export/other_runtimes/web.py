@@ -89,14 +89,11 @@ def install(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         done = _run([*_program("npm"), "install", *options, f"{PACKAGE}@{VERSION}"])
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendError(
-            f"{PACKAGE} cannot be installed into {folder}: {error}. {VARIABLE} names another."
-        ) from error
+        raise BackendError(f"{PACKAGE} cannot go into {folder}: {error}. {VARIABLE} names another.") from error
     if done.returncode or not installed(folder):
         raise BackendError(
             f"npm could not install {PACKAGE} {VERSION} into {folder} (status {done.returncode}): "
-            f"{done.stderr.strip()[-SHOWN:]}. It needs a registry (npm config get registry); {VARIABLE} names another "
-            "folder."
+            f"{done.stderr.strip()[-SHOWN:]}. It needs a registry (npm config get registry)."
         )
 
 

@@ -31,9 +31,7 @@ def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Prog
     an op outside the table and InputError for weights that are NaN, infinite or without numbers.
     """
     if not isinstance(net, (ExportedProgram, nn.Module)):
-        raise CaptureError(
-            f"Found {type(net).__name__}. Expected an nn.Module, a torch.export.ExportedProgram or a path to .onnx."
-        )
+        raise CaptureError(f"Found {type(net).__name__}. Expected an nn.Module, an ExportedProgram or a path to .onnx.")
     return program_of(_export(net, example) if isinstance(net, nn.Module) else net)
 
 

@@ -87,7 +87,7 @@ class _Walk(Builder):
             return fake  # an option that was given at export
         if fake.ndim < 1 or not fake.is_floating_point():
             raise CaptureError(
-                f"Input {node.name!r} is {fake.dtype} with {fake.ndim} dimensions. Expected floats, (batch, ...)."
+                f"{node.name!r} is {fake.dtype} with {fake.ndim} dimensions. Expected floats, (batch, ...)."
             )
         batch = str(fake.shape[0])
         if isinstance(fake.shape[0], int):
