@@ -45,9 +45,6 @@ class HrtRuntime(MLModel):
         except InputError as error:
             raise InferenceError(str(error)) from error
         wanted = {t.name for t in payload.outputs or self.settings.outputs}
-        outputs = [
-            NumpyCodec.encode_output(t.name, y)
-            for t, y in zip(self.settings.outputs, answers, strict=True)
-            if t.name in wanted
-        ]
+        pairs = [(t.name, y) for t, y in zip(self.settings.outputs, answers, strict=True) if t.name in wanted]
+        outputs = [NumpyCodec.encode_output(name, y) for name, y in pairs]
         return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)

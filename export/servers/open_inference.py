@@ -46,9 +46,12 @@ class Request:
 
 def read_request(body: bytes, json_length: str | None, signature: Signature) -> Request:
     """The request in a POST's body. json_length: the binary extension's header. Raises InputError for any other."""
-    length = len(body) if json_length is None else _length(json_length, len(body))
+    length = str(len(body)) if json_length is None else json_length
+    if not length.isascii() or not length.isdigit() or int(length) > len(body):
+        raise InputError(f"Found {HEADER} {length!r}. Expected at most {len(body)}, the bytes of the body.")
+    start = int(length)
     try:
-        asked = json.loads(body[:length])
+        asked = json.loads(body[:start])
     except (ValueError, RecursionError) as error:
         raise InputError(f"Found a body that is not JSON: {error}. Expected an inference request.") from error
     given = asked.get("inputs") if isinstance(asked, dict) else None
@@ -57,7 +60,7 @@ def read_request(body: bytes, json_length: str | None, signature: Signature) -> 
     names, expected = [t.get("name") for t in given], [t.name for t in signature.inputs]
     if sorted(map(str, names)) != sorted(expected):
         raise InputError(f"Found inputs {names}. Expected {expected}, each once.")
-    arrays, start = {}, length
+    arrays = {}
     for tensor, name in zip(given, names, strict=True):
         size = _parameters(tensor).get("binary_data_size")
         if size is None:
@@ -106,12 +109,6 @@ def metadata(name: str, signature: Signature) -> dict[str, Any]:
     return {"name": name, "versions": ["1"], "platform": "hrt", **signature.described()}
 
 
-def _length(text: str, size: int) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > size:
-        raise InputError(f"Found {HEADER} {text!r}. Expected at most {size}, the bytes of the body.")
-    return int(text)
-
-
 def _parameters(value: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = value.get("parameters") or {}
     if not isinstance(parameters, dict):
@@ -123,12 +120,8 @@ def _array(tensor: Mapping[str, Any], data: Any, wanted: Tensor) -> np.ndarray:
     where, shape = f"Input {wanted.name!r}", tensor.get("shape")
     if tensor.get("datatype") != "FP32":
         raise InputError(f"{where}: found datatype {tensor.get('datatype')!r}. Expected 'FP32'.")
-    if (
-        not isinstance(shape, list)
-        or not shape
-        or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
-        or tuple(shape[1:]) != wanted.shape
-    ):
+    whole = isinstance(shape, list) and shape and all(type(n) is int and n >= 0 for n in shape)
+    if not whole or tuple(shape[1:]) != wanted.shape:
         raise InputError(f"{where}: found shape {shape}. Expected ({', '.join(map(str, ('batch', *wanted.shape)))}).")
     try:
         if isinstance(data, bytes):

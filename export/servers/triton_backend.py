@@ -85,10 +85,7 @@ class TritonPythonModel:
         responses = []
         for request, arrays in zip(requests, answers, strict=True):
             wanted = set(request.requested_output_names())
-            tensors = [
-                triton.Tensor(n, np.ascontiguousarray(y))
-                for n, y in zip(self.outputs, arrays, strict=True)
-                if n in wanted
-            ]
+            pairs = [(n, y) for n, y in zip(self.outputs, arrays, strict=True) if n in wanted]
+            tensors = [triton.Tensor(n, np.ascontiguousarray(y)) for n, y in pairs]
             responses.append(triton.InferenceResponse(output_tensors=tensors))
         return responses

@@ -48,7 +48,7 @@ def guess_example(net: nn.Module | ExportedProgram) -> tuple[Tensor, ...]:
     reference = computing_tensor(net)
     refusal, runs = "", []
     for width in dict.fromkeys([*widths, *range(1, 9)]):
-        example = torch.zeros(2, width, dtype=reference.dtype, device=reference.device)
+        example = torch.zeros(2, width).to(reference)
         try:
             if _reads_all(net, example):
                 return (example,)
@@ -113,9 +113,7 @@ def _export(net: nn.Module, example: Sequence[Tensor]) -> ExportedProgram:
     if any(x.ndim == 0 for x in example):
         raise InputError("Found an input without dimensions. Expected (batch, ...).")
     reference = computing_tensor(net)
-    rows = tuple(
-        torch.zeros(BATCH_AT_EXPORT, *x.shape[1:], dtype=reference.dtype, device=reference.device) for x in example
-    )
+    rows = tuple(torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]).to(reference) for x in example)
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
     try:
         with inference(net), _quiet():

@@ -171,9 +171,8 @@ class Writer:
         """A constant symbol for every row of the batch; any other as it is."""
         if x.constant is None:
             return self.plain(x)
-        return self.node(
-            "repeat", [x, Symbol(self, self.program.inputs[0].name, ())], x.shape, {"shape": list(x.shape)}
-        )
+        rows = Symbol(self, self.program.inputs[0].name, ())
+        return self.node("repeat", [x, rows], x.shape, {"shape": list(x.shape)})
 
     def concat(self, parts: Sequence[Symbol], axis: int) -> Symbol:
         if len(parts) == 1:
