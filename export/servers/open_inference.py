@@ -120,8 +120,8 @@ def _array(tensor: Mapping[str, Any], data: Any, wanted: Tensor) -> np.ndarray:
     where, shape = f"Input {wanted.name!r}", tensor.get("shape")
     if tensor.get("datatype") != "FP32":
         raise InputError(f"{where}: found datatype {tensor.get('datatype')!r}. Expected 'FP32'.")
-    whole = isinstance(shape, list) and shape and all(type(n) is int and n >= 0 for n in shape)
-    if not whole or tuple(shape[1:]) != wanted.shape:
+    sizes = shape if isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) else []
+    if not sizes or tuple(sizes[1:]) != wanted.shape:
         raise InputError(f"{where}: found shape {shape}. Expected ({', '.join(map(str, ('batch', *wanted.shape)))}).")
     try:
         if isinstance(data, bytes):
@@ -130,9 +130,9 @@ def _array(tensor: Mapping[str, Any], data: Any, wanted: Tensor) -> np.ndarray:
             values = np.asarray(data if isinstance(data, list) else None, dtype=np.float32).reshape(-1)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: found data that are no numbers: {error}. Expected FP32.") from error
-    if values.size != math.prod(shape):
-        raise InputError(f"{where}: found {values.size} numbers. Expected {math.prod(shape)}, as its shape says.")
-    return values.astype(np.float32, copy=False).reshape(shape)
+    if values.size != math.prod(sizes):
+        raise InputError(f"{where}: found {values.size} numbers. Expected {math.prod(sizes)}, as its shape says.")
+    return values.astype(np.float32, copy=False).reshape(sizes)
 
 
 def _wanted(asked: Mapping[str, Any], signature: Signature) -> dict[str, bool]:
