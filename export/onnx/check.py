@@ -1,6 +1,4 @@
-"""Whether an ONNX graph is what it should be: onnx's own full check, then ONNX Runtime beside `predict` on the torch
-backend, whose arithmetic is another.
-"""
+"""Whether an ONNX graph is valid by onnx's full check, and answers as `predict` does on the torch backend."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +30,7 @@ def check_onnx(
 ) -> dict[str, float]:
     """The largest relative L2 difference of every output from `predict` in ONNX Runtime (see `compare`).
 
-    Raises HrtError where onnx or ONNX Runtime refuses the graph or an output differs, BackendError where ONNX Runtime
-    is not installed.
+    Raises HrtError where a graph is refused or an output differs, BackendError where ONNX Runtime is not installed.
     """
     try:
         with _readable(proto) as source:
@@ -54,13 +51,12 @@ def check_onnx(
 def compare(
     runtime: str, run: Run, proto: onnx.ModelProto, model: CompressedModel, inputs: Any, *, values: int | None = None
 ) -> dict[str, float]:
-    """The largest relative L2 difference from `predict` of every output of a graph, by name, in the runtime that `run`
-    asks, on batches of 1, 7 and 64 random rows or on `inputs`.
+    """The largest relative L2 difference from `predict` (on torch) of every output in the runtime that `run` asks, on
+    batches of 1, 7 and 64 random rows or on `inputs`.
 
-    `predict` is asked on the torch backend, lest ONNX Runtime be compared with itself.  values: outputs from that
-    number on are derivatives. These, and values of which some batch differs by more than 1e-5, are measured over all
-    batches together. They may differ by ROUNDING times what `predict` itself differs from float64 by, where that is
-    more than 1e-5: terms cancel where a result is near zero. Raises HrtError where shapes differ, or more than that.
+    values: outputs from that number on are derivatives. These, and values of which a batch differs by more than 1e-5,
+    are measured over all batches together, and may differ by ROUNDING times what `predict` differs from float64 by:
+    terms cancel near zero. Raises HrtError where shapes differ, or numbers by more than that.
     """
     names = [v.name for v in proto.graph.output]
     values = len(names) if values is None else values
@@ -90,9 +86,8 @@ def compare(
 
 
 def relative(y: np.ndarray, expected: np.ndarray) -> float:
-    """||y - expected|| / ||expected|| in float64; the difference alone where `expected` is zero.
-
-    Numbers that are not finite count as equal where both have the same one, and make the result NaN or inf where not.
+    """||y - expected|| / ||expected|| in float64; the difference alone where `expected` is zero. NaN and infinities
+    count as equal where both have the same.
     """
     y, e = y.astype(np.float64), expected.astype(np.float64)
     same = (y == e) | (np.isnan(y) & np.isnan(e))
@@ -143,13 +138,9 @@ def _samples(model: CompressedModel, inputs: Any = None) -> list[list[np.ndarray
         try:
             rows = [np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=np.float32) for v in given]
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"Found inputs that are no numbers: {error}. Expected rows, as predict takes them."
-            ) from error
+            raise InputError(f"Found inputs that are no numbers: {error}. Expected rows.") from error
         if any(not len(np.atleast_1d(v)) or not np.isfinite(v).all() for v in rows):
-            raise InputError(
-                "Found no rows, or NaN or infinite inputs. Expected rows that tell a right graph from a wrong one."
-            )
+            raise InputError("Found no rows, or NaN or infinite inputs. Expected rows that tell right from wrong.")
         return [rows]
     g = torch.Generator().manual_seed(0)
     shapes = [v.shape for v in model.program.inputs]

@@ -16,8 +16,7 @@ from torch import Tensor
 from hrt.certificate.derivative_outputs import limits
 from hrt.errors import InputError
 from hrt.export.onnx.check import check_onnx, fits_one_message
-from hrt.export.onnx.graph import Graph
-from hrt.export.onnx.layer_functions import DOMAIN, VERSION, Functions
+from hrt.export.onnx.graph import DOMAIN, VERSION, Functions, Graph
 from hrt.export.onnx.layers import linear
 from hrt.export.onnx.operators import lower
 from hrt.hmatrix.hmatrix import HMatrix
@@ -93,9 +92,7 @@ def opened(
 
 
 def to_onnx(model: CompressedModel, opset: int | None = None, *, functions: bool = False) -> onnx.ModelProto:
-    """The graph that `export_onnx` writes, with its metadata: `hrt.certificate`, `hrt.nbytes`, `hrt.tol`, and in
-    `hrt.error_upper_99` by output, as JSON, the 99 % upper limit of its relative error or "not bounded".
-    """
+    """The graph that `export_onnx` writes, with its metadata: the certificate, its bounds by output, tol and bytes."""
     proto = graph_of(model.program, opset, functions=functions)
     bounds, names = limits(model.certificate, model.program.outputs), [v.name for v in proto.graph.output]
     facts = {
@@ -118,9 +115,8 @@ def graph_of(
 ) -> onnx.ModelProto:
     """A program as an ONNX graph of float32 inputs and outputs (batch, *shape) with a dynamic batch.
 
-    narrow: whether weights keep their storage types, as in a file; otherwise they are float32.  forms: of every weight
-    of a linear layer (see `hrt.runtime.onnx_costs`); by default what is predicted to be fastest over batches of all
-    sizes.  functions: one node per linear layer, with a body. Raises InputError for an opset outside 18 to 23.
+    narrow: weights keep their storage types, as in a file, else float32.  forms: of every linear weight (see
+    `hrt.runtime.onnx_costs`), by default the predicted fastest.  functions: one node per linear layer, with a body.
     """
     opset = DEFAULT_OPSET if opset is None else opset
     if opset not in OPSETS:
@@ -139,9 +135,7 @@ def graph_of(
 
 
 def write_graph(proto: onnx.ModelProto, path: str | PathLike[str], *, external: bool = False) -> None:
-    """Write a graph whole or not at all. external: weights go into a second file, as they do where one is too small for
-    them; `proto` is without its weights then.
-    """
+    """Write a graph whole or not at all. external: weights go into a second file; `proto` then loses its own."""
     if not external and fits_one_message(proto):
         with replacing(path) as file:
             file.write(proto.SerializeToString())
@@ -181,7 +175,6 @@ class _Exporter:
         self.ranks |= {v.name: 1 + len(v.shape) for v in (*program.inputs, *program.nodes)}
 
     def run(self) -> list[str]:
-        """All nodes; the names of the outputs."""
         inputs = [self.names[v.name] for v in self.program.inputs]
         for node in self.program.nodes:
             self.names[node.name] = self._linear(node) if node.op == "linear" else self._node(node)
@@ -194,7 +187,6 @@ class _Exporter:
         return self._keep_names(outputs)
 
     def value(self, name: str) -> str:
-        """A value or constant by its name in the graph."""
         if name not in self.program.constants:
             return self.names[name]
         constant = self.program.constants[name]
@@ -215,9 +207,7 @@ class _Exporter:
             return linear(self.g, self.value(x), self.ranks[x], weight, added, node.name or "value", form)
 
     def _keep_names(self, outputs: Sequence[str]) -> list[str]:
-        """The outputs under the program's own names wherever they can have them: clients know them by those, and what
-        is inside a layer must not change them.
-        """
+        """The outputs under the program's own names, by which clients know them; names inside a layer give way."""
         named = [v.name for v in self.program.inputs]
         for name, wanted in zip(outputs, self.program.outputs, strict=True):
             if wanted and wanted not in named and name not in self.program.outputs:

@@ -13,11 +13,10 @@ NARROW_INPUTS = 8  # a layer of so few inputs takes its bias as one more of them
 
 
 def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor | None, wanted: str, form: str) -> str:
-    """x (batch, ..., n) of so many dimensions times weight^T plus bias.
+    """x (batch, ..., n) times weight^T plus bias.
 
-    form: "dense" is one Gemm.  "multiplied": the same, of a compressed weight that is no faster as it is; a runtime
-    works out its entries once, when it loads the graph.  "low rank": two Gemms.  "batched": a few products of many
-    leaves.
+    form: "dense" is one Gemm; "multiplied" too, of a compressed weight whose entries a runtime works out when it loads;
+    "low rank" is two Gemms; "batched" a few products of many leaves.
     """
     m, n = weight.shape
     added = None if bias is None else bias.float()
@@ -62,9 +61,7 @@ def _dense_rows(g: Graph, x: str, weight: Tensor | HMatrix, bias: Tensor | None,
 
 
 def _dense(g: Graph, x: str, w: str, shape: tuple[int, ...], bias: Tensor | None, wanted: str) -> str:
-    """One Gemm. ONNX Runtime fills its result with the bias first, on one thread, and pads one column to sixteen; where
-    it is the runtime, both are avoided. A file says a layer plainly.
-    """
+    """One Gemm. ONNX Runtime copies the bias first, on one thread, and pads one column to 16: avoided there."""
     m, n = shape
     if g.narrow:
         return g.gemm(x, w, bias, wanted)
@@ -81,9 +78,7 @@ def _dense(g: Graph, x: str, w: str, shape: tuple[int, ...], bias: Tensor | None
 
 
 def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
-    """One Gemm with the entries of a compressed weight. In a file they are the layer's answer to the unit vectors,
-    which a runtime works out when it loads the graph.
-    """
+    """One Gemm with the entries of a compressed weight; in a file they are the layer's answer to unit vectors."""
     if not g.narrow:
         return _dense(g, x, g.constant(h.to_dense(torch.float32), f"{wanted}.weight"), h.shape, bias, wanted)
     n = h.shape[1]
@@ -95,8 +90,8 @@ def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) 
 
 
 def _low_rank(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
-    """Two Gemms; every leaf covers the whole matrix. In ONNX Runtime the bias is one more column of U, read by a one
-    that is one more row of T, unless that row were to cost as much as LANES of them.
+    """Two Gemms; every leaf covers the whole matrix. In ONNX Runtime the bias is one more column of U, read by a one in
+    T, unless that row costs as much as LANES of them.
     """
     leaves = [e for e in h.leaves if e.rank]
     us = [g.decoded(e.tensors[0], None, f"{wanted}.u") for e in leaves]

@@ -1,6 +1,4 @@
-"""How each op of the table is said in ONNX, opset 18 and newer. Elementwise ops that ONNX has under one name are taken
-from the table; the others are a few nodes.
-"""
+"""How each op of the table is said in ONNX, opset 18 and newer: from the table where ONNX has one name for it."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -17,28 +17,20 @@ from hrt.export.onnx.check import Batch, compare
 from hrt.model.model import CompressedModel
 
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}  # what keeps the bound
-EXPECTED = "float32"  # how OpenVINO names what it then says it computes in
-PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+EXPECTED = "f32"  # how OpenVINO names what it then says it computes in
 
 
-def check_openvino(
-    proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None, *, default: bool = False
-) -> dict[str, float]:
-    """The largest relative L2 difference of every output from `predict`, in OpenVINO with float32 arithmetic (unless
-    left to its `default`), on batches of 1, 7 and 64 rows or on `inputs`.
-
-    Raises BackendError where OpenVINO is not installed or does not compute in float32, HrtError where it refuses the
-    graph or an output differs by more than 1e-5.
-    """
-    session = open_openvino(proto, default=default)
+def check_openvino(proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None) -> dict[str, float]:
+    """The largest relative L2 difference of every output from `predict` (see `compare`), in OpenVINO in float32."""
+    session = open_openvino(proto)
     return compare("OpenVINO", lambda batches: [session.run(x) for x in batches], proto, model, inputs)
 
 
-def open_openvino(proto: onnx.ModelProto, *, default: bool = False) -> "OpenvinoSession":
-    """A graph (without external data) on OpenVINO's CPU plugin, in float32.
+def open_openvino(proto: onnx.ModelProto) -> "OpenvinoSession":
+    """A graph (without external data) on OpenVINO's CPU plugin.
 
-    default: leave the arithmetic to the plugin, to see what it does on this chip. Raises BackendError where OpenVINO is
-    not installed or computes in anything but float32 though told to, HrtError where it refuses the graph.
+    Raises BackendError where OpenVINO is not installed or computes in anything but float32, HrtError where it refuses
+    the graph.
     """
     try:
         import openvino
@@ -47,34 +39,28 @@ def open_openvino(proto: onnx.ModelProto, *, default: bool = False) -> "Openvino
     try:
         core = openvino.Core()
         graph = core.read_model(proto.SerializeToString(), b"")
-        compiled = core.compile_model(graph, "CPU", {} if default else dict(SETTINGS))
+        compiled = core.compile_model(graph, "CPU", dict(SETTINGS))
         hint = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
     except Exception as error:
         raise HrtError(f"OpenVINO refuses the exported graph: {error}") from error
-    precision = PRECISIONS.get(hint, hint)
-    if not default and precision != EXPECTED:
+    if hint != EXPECTED:
         raise BackendError(
-            f"OpenVINO computes in {precision} though INFERENCE_PRECISION_HINT=f32 is set. Expected {EXPECTED}: the "
+            f"OpenVINO computes in {hint} though INFERENCE_PRECISION_HINT=f32 is set. Expected {EXPECTED}: the "
             "certificate speaks of float32 arithmetic. Use another version of OpenVINO, or ONNX Runtime."
         )
-    return OpenvinoSession(compiled, tuple(v.name for v in proto.graph.input), precision)
+    return OpenvinoSession(compiled, tuple(v.name for v in proto.graph.input))
 
 
 @dataclass(frozen=True)
 class OpenvinoSession:
-    """A compiled graph. names: of the graph's inputs.  precision: the arithmetic that the plugin says it uses
-    ("float32", "bfloat16", "float16").
-    """
+    """A compiled graph. names: of the graph's inputs, also those that nothing reads."""
 
     compiled: Any
     names: tuple[str, ...]
-    precision: str
 
     def run(self, inputs: Batch) -> Sequence[np.ndarray]:
         """float32 inputs (batch, *shape), in the graph's order, to all outputs. Raises HrtError where it cannot run."""
-        read = {
-            name for port in self.compiled.inputs for name in port.get_names()
-        }  # inputs that nothing reads are gone
+        read = {name for port in self.compiled.inputs for name in port.get_names()}
         feed = {name: x for name, x in zip(self.names, inputs, strict=True) if name in read}
         try:
             outputs = self.compiled(feed)

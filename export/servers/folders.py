@@ -14,9 +14,7 @@ MARK = ".hrt-files"  # in a folder of ours: the names of the files that we wrote
 
 
 def check_target(target: Path, force: bool) -> None:
-    """Raise InputError where a folder `target` may not be written: it exists (unless `force` and nothing is in it but
-    what hrt wrote there), or the folder above the one it goes into does not exist, or something there is no folder.
-    """
+    """Raise InputError where `target` exists (but for hrt's own files with `force`) or cannot be made."""
     parent = usable(target).parent
     if parent.exists() and not parent.is_dir():
         raise InputError(f"{parent} is a file. Expected a folder, or a path where one can be made.")
@@ -36,9 +34,7 @@ def check_target(target: Path, force: bool) -> None:
 
 
 def replace_folder(target: Path, write: Callable[[Path], object], force: bool) -> None:
-    """Let `write` fill a temporary folder beside `target`, then rename it. Nothing is left behind if that fails, and a
-    folder `target` that was there is put back. Raises InputError where the system refuses.
-    """
+    """Let `write` fill a temporary folder, then rename it to `target`. A failure leaves everything as it was."""
     parent, made = target.parent, False
     tag = secrets.token_hex(8)
     new, old = parent / f".hrt-{tag}.tmp", parent / f".hrt-{tag}.old"  # dots: servers do not look into them

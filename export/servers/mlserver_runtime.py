@@ -19,10 +19,7 @@ from hrt.export.servers.triton_backend import open_artifact
 
 
 class HrtRuntime(MLModel):
-    """A compressed network: FP32 tensors (rows, *shape) in and out, named as in `model-settings.json`.
-
-    Wrong names, types and shapes are answered with status 400 and what was expected.
-    """
+    """A compressed network: FP32 tensors (rows, *shape) in and out. Wrong requests are answered with status 400."""
 
     async def load(self) -> bool:
         """Read the file that `parameters.uri` names. Raises ArtifactError."""
@@ -48,9 +45,6 @@ class HrtRuntime(MLModel):
         except InputError as error:
             raise InferenceError(str(error)) from error
         wanted = {t.name for t in payload.outputs or self.settings.outputs}
-        outputs = [
-            NumpyCodec.encode_output(t.name, y)
-            for t, y in zip(self.settings.outputs, answers, strict=True)
-            if t.name in wanted
-        ]
+        pairs = [(t.name, y) for t, y in zip(self.settings.outputs, answers, strict=True) if t.name in wanted]
+        outputs = [NumpyCodec.encode_output(name, y) for name, y in pairs]
         return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)

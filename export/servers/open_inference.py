@@ -1,6 +1,4 @@
-"""The Open Inference Protocol (v2) over HTTP: requests and answers as JSON, tensors as JSON numbers or, by the binary
-extension that tritonclient uses, as bytes behind the JSON.
-"""
+"""The Open Inference Protocol (v2) over HTTP, tensors as JSON or, by the binary extension, as bytes behind the JSON."""
 
 import json
 import math
@@ -31,7 +29,6 @@ class Signature:
     outputs: tuple[Tensor, ...]
 
     def described(self) -> dict[str, Any]:
-        """As in the metadata of a model."""
         return {
             side: [{"name": t.name, "datatype": "FP32", "shape": [-1, *t.shape]} for t in tensors]
             for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs))
@@ -40,9 +37,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked. inputs: float32 (rows, *shape), in the signature's order.  outputs: wanted names, each with
-    whether it is to be answered as bytes.
-    """
+    """inputs: float32 (rows, *shape), in the signature's order.  outputs: wanted names, each with whether as bytes."""
 
     id: str | None
     inputs: tuple[np.ndarray, ...]
@@ -50,13 +45,13 @@ class Request:
 
 
 def read_request(body: bytes, json_length: str | None, signature: Signature) -> Request:
-    """The request in the body of a POST. json_length: the header of the binary extension, None without it.
-
-    Raises InputError for whatever is not a request for this signature.
-    """
-    length = len(body) if json_length is None else _length(json_length, len(body))
+    """The request in a POST's body. json_length: the binary extension's header. Raises InputError for any other."""
+    length = str(len(body)) if json_length is None else json_length
+    if not length.isascii() or not length.isdigit() or int(length) > len(body):
+        raise InputError(f"Found {HEADER} {length!r}. Expected at most {len(body)}, the bytes of the body.")
+    start = int(length)
     try:
-        asked = json.loads(body[:length])
+        asked = json.loads(body[:start])
     except (ValueError, RecursionError) as error:
         raise InputError(f"Found a body that is not JSON: {error}. Expected an inference request.") from error
     given = asked.get("inputs") if isinstance(asked, dict) else None
@@ -65,7 +60,7 @@ def read_request(body: bytes, json_length: str | None, signature: Signature) -> 
     names, expected = [t.get("name") for t in given], [t.name for t in signature.inputs]
     if sorted(map(str, names)) != sorted(expected):
         raise InputError(f"Found inputs {names}. Expected {expected}, each once.")
-    arrays, start = {}, length
+    arrays = {}
     for tensor, name in zip(given, names, strict=True):
         size = _parameters(tensor).get("binary_data_size")
         if size is None:
@@ -114,12 +109,6 @@ def metadata(name: str, signature: Signature) -> dict[str, Any]:
     return {"name": name, "versions": ["1"], "platform": "hrt", **signature.described()}
 
 
-def _length(text: str, size: int) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > size:
-        raise InputError(f"Found {HEADER} {text!r}. Expected at most {size}, the bytes of the body.")
-    return int(text)
-
-
 def _parameters(value: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = value.get("parameters") or {}
     if not isinstance(parameters, dict):
@@ -131,12 +120,8 @@ def _array(tensor: Mapping[str, Any], data: Any, wanted: Tensor) -> np.ndarray:
     where, shape = f"Input {wanted.name!r}", tensor.get("shape")
     if tensor.get("datatype") != "FP32":
         raise InputError(f"{where}: found datatype {tensor.get('datatype')!r}. Expected 'FP32'.")
-    if (
-        not isinstance(shape, list)
-        or not shape
-        or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
-        or tuple(shape[1:]) != wanted.shape
-    ):
+    sizes = shape if isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) else []
+    if not sizes or tuple(sizes[1:]) != wanted.shape:
         raise InputError(f"{where}: found shape {shape}. Expected ({', '.join(map(str, ('batch', *wanted.shape)))}).")
     try:
         if isinstance(data, bytes):
@@ -145,9 +130,9 @@ def _array(tensor: Mapping[str, Any], data: Any, wanted: Tensor) -> np.ndarray:
             values = np.asarray(data if isinstance(data, list) else None, dtype=np.float32).reshape(-1)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: found data that are no numbers: {error}. Expected FP32.") from error
-    if values.size != math.prod(shape):
-        raise InputError(f"{where}: found {values.size} numbers. Expected {math.prod(shape)}, as its shape says.")
-    return values.astype(np.float32, copy=False).reshape(shape)
+    if values.size != math.prod(sizes):
+        raise InputError(f"{where}: found {values.size} numbers. Expected {math.prod(sizes)}, as its shape says.")
+    return values.astype(np.float32, copy=False).reshape(sizes)
 
 
 def _wanted(asked: Mapping[str, Any], signature: Signature) -> dict[str, bool]:

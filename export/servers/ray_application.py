@@ -1,6 +1,4 @@
-"""A compressed network as a Ray Serve application: replicas on every node of a cluster, requests batched, the Open
-Inference Protocol over HTTP.
-"""
+"""A compressed network as a Ray Serve application: replicas on every node, batched requests, over HTTP."""
 
 import asyncio
 import json
@@ -28,11 +26,9 @@ Shapes = Sequence[tuple[str, tuple[int, ...]]]
 
 
 def build(path: Path, *, name: str, inputs: Shapes, outputs: Shapes, max_batch: int) -> serve.Application:
-    """The application that serves the artifact at `path` as `name`.
+    """The application that serves the artifact at `path` as `name`. Raises ArtifactError for a file that is none.
 
-    inputs, outputs: names, each with the shape of one sample.  max_batch: rows computed at a time. The artifact travels
-    to the nodes with the application; one above 16 MiB must be found at the same path on all of them. Raises
-    ArtifactError for a file that is none.
+    inputs, outputs: names, each with the shape of one sample. An artifact above 16 MiB must be there on all nodes.
     """
     hrt.load(path, backend="torch")  # a bad file fails here, not in every replica
     source = path.read_bytes() if path.stat().st_size <= CARRIED else os.fspath(path.resolve())
@@ -60,11 +56,9 @@ class Network:
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0005)
     async def answer(self, requests: list[Request]) -> list[list[np.ndarray]]:
-        """The outputs of several requests, computed as one batch."""
         return await asyncio.to_thread(run_together, self.run, [r.inputs for r in requests])
 
     async def __call__(self, http: HttpRequest) -> Response:
-        """The routes of the protocol."""
         path = http.url.path.removeprefix(http.scope.get("root_path", "")).rstrip("/")
         model = f"/v2/models/{self.name}"
         path = path.replace(f"{model}/versions/1", model, 1)
@@ -77,7 +71,6 @@ class Network:
         return _plain(metadata(self.name, self.signature)) if path == model else Response()
 
     async def infer(self, http: HttpRequest) -> Response:
-        """Read a request, answer it with others, write its answer."""
         try:
             request = read_request(await http.body(), http.headers.get(HEADER), self.signature)
         except InputError as error:

@@ -11,10 +11,8 @@ from hrt.export.onnx.check import check_onnx
 from hrt.export.onnx.exporter import opened, to_onnx, write_graph
 from hrt.export.servers import triton_backend
 from hrt.export.servers.folders import check_target, replace_folder
-from hrt.export.servers.mlserver_ray_files import mlserver_files, ray_files
 from hrt.export.servers.open_inference import Signature, Tensor
-from hrt.export.servers.settings import BACKENDS, Settings
-from hrt.export.servers.triton_config import triton_files
+from hrt.export.servers.server_files import BACKENDS, Settings, mlserver_files, ray_files, triton_files
 from hrt.model.model import CompressedModel
 
 Files = Callable[[Signature, Settings, Mapping[str, str]], Mapping[str, str]]  # names to texts

@@ -1,8 +1,7 @@
-"""The Triton backend that `hrt triton-backend` installs: serves `1/model.hrt` with hrt, or `1/model.onnx` with ONNX
-Runtime for Python, whichever the model's version folder holds.
+"""The Triton backend that `hrt triton-backend` installs: serves `1/model.hrt`, or `1/model.onnx` by ONNX Runtime.
 
-The file is copied into a server's backend folder as `model.py` (a Triton "Python-based backend") and needs nothing of
-hrt but for `.hrt` files. It stands in for NVIDIA's C++ ONNX Runtime backend where a server lacks that one.
+It is copied into a server's backend folder as `model.py` (a Triton "Python-based backend") and needs hrt for `.hrt`
+files alone. It stands in for NVIDIA's C++ ONNX Runtime backend where a server lacks that.
 """
 
 import json
@@ -26,10 +25,7 @@ def run_together(run: Run, requests: Sequence[Sequence[np.ndarray]]) -> list[lis
 
 
 def open_artifact(path: Path, threads: int, **options: Any) -> Run:
-    """A .hrt file, ready to run: float32 arrays (rows, *shape) in and out, in the model's order.
-
-    threads: of one call.  options: of `hrt.load`. Raises ArtifactError.
-    """
+    """A .hrt file, ready to run: float32 arrays (rows, *shape) in and out. options: of `hrt.load`."""
     import torch
 
     import hrt
@@ -45,10 +41,7 @@ def open_artifact(path: Path, threads: int, **options: Any) -> Run:
 
 
 def open_model(folder: Path, threads: int, device: str | None = None) -> Run:
-    """What the version folder holds, ready to run (see `open_artifact`).
-
-    device: "cuda:0", or None for the CPU. Raises FileNotFoundError for a folder without a model.
-    """
+    """What the version folder holds, ready to run. device: "cuda:0", or None for the CPU."""
     if (folder / "model.hrt").is_file():
         return open_artifact(folder / "model.hrt", threads, device=device)
     if not (folder / "model.onnx").is_file():
@@ -92,10 +85,7 @@ class TritonPythonModel:
         responses = []
         for request, arrays in zip(requests, answers, strict=True):
             wanted = set(request.requested_output_names())
-            tensors = [
-                triton.Tensor(n, np.ascontiguousarray(y))
-                for n, y in zip(self.outputs, arrays, strict=True)
-                if n in wanted
-            ]
+            pairs = [(n, y) for n, y in zip(self.outputs, arrays, strict=True) if n in wanted]
+            tensors = [triton.Tensor(n, np.ascontiguousarray(y)) for n, y in pairs]
             responses.append(triton.InferenceResponse(output_tensors=tensors))
         return responses

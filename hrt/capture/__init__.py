@@ -8,12 +8,4 @@ from hrt.capture.network import Network, program_of_network
 from hrt.capture.torch_export import capture, guess_example
 from hrt.capture.weights import check_weights
 
-__all__ = [
-    "Network",
-    "capture",
-    "check_weights",
-    "guess_example",
-    "load_weights",
-    "program_of_network",
-    "read_network",
-]
+__all__ = ["Network", "capture", "check_weights", "guess_example", "load_weights", "program_of_network", "read_network"]

@@ -1,8 +1,7 @@
 """How each ATen operator is said in the closed op table. Only this file and the two beside it know ATen's names.
 
-Every lowering takes the builder and the call's arguments (a `Ref`, a constant tensor, or plain Python values; None for
-a number that depends on the batch size) and returns a `Ref`, a list of them, or a constant. Whatever does not depend
-on the input was folded before it gets here; that the shape is the one torch inferred is checked afterwards.
+A lowering takes the builder and a call's arguments: a `Ref`, a constant tensor, plain Python values, or None for a
+number that depends on the batch size. What does not depend on the input was folded; shapes are checked afterwards.
 """
 
 import math
@@ -213,11 +212,7 @@ LOWERINGS: dict[str, Lowering] = {
     "layer_norm": _layer_norm,
     "native_layer_norm": lambda b, *args: [_layer_norm(b, *args), None, None],
     "batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": lambda b, x, w, c, mean, var, momentum, eps: [
-        _batch_norm(b, x, w, c, mean, var, False, momentum, eps),
-        None,
-        None,
-    ],
+    "_native_batch_norm_legit_no_training": lambda b, *args: [_batch_norm(b, *args[:5], False, *args[5:]), None, None],
     "dropout": _dropout,
     **{name: _identity for name in ("clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as")},
 }

@@ -71,9 +71,7 @@ def _einsum(b: Builder, equation: str, operands: Sequence[Any], path: Any = None
 
 
 def _contracted(b: Builder, labels: str, x: Ref, weight_labels: str, weight: Tensor, out: str) -> Ref | None:
-    """A product that sums axes of a value with axes of a constant, as one linear node over flattened axes; None where
-    it is no such product.
-    """
+    """A sum over axes of a value and a constant, as one linear node over flattened axes; None where it is none."""
     weight_sizes = zip(weight_labels, weight.shape, strict=True)
     sizes = {c: n for c, n in weight_sizes if c not in labels} | dict(zip(labels[1:], x.shape, strict=True))
     summed = [c for c in weight_labels if c in labels and c not in out]

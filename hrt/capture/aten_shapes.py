@@ -11,6 +11,12 @@ from torch import Tensor
 from hrt.capture.builder import Builder, Lowering, Ref, axis_of, moved, reshaped, runs
 
 
+def _resized(x: Ref, axis: int, *size: int) -> tuple[int, ...]:
+    """The shape of `x` with another size of a negative axis, or without that axis."""
+    place = axis + len(x.shape)
+    return (*x.shape[:place], *size, *x.shape[place + 1 :])
+
+
 def _concat(b: Builder, parts: Sequence[Any], dim: int = 0) -> Ref:
     if not all(isinstance(p, Ref) for p in parts):
         raise b.fail("it joins a constant of a fixed number of rows; expand the constant to x.shape[0] rows")
@@ -32,18 +38,14 @@ def _slice(b: Builder, x: Ref, dim: int = 0, start: Any = None, stop: Any = None
     axis = axis_of(x, dim, b)
     size = x.shape[axis]
     start, stop, step = slice(start, stop, step).indices(size)
-    shape = list(x.shape)
-    shape[axis] = len(range(start, stop, step))
-    return x if shape[axis] == size else b.emit("slice", [x], shape, axis=axis, start=start, stop=stop, step=step)
+    shape = _resized(x, axis, len(range(start, stop, step)))
+    return x if shape == x.shape else b.emit("slice", [x], shape, axis=axis, start=start, stop=stop, step=step)
 
 
 def _select(b: Builder, x: Ref, dim: int, index: int) -> Ref:
     axis = axis_of(x, dim, b)
     index = index % x.shape[axis]
-    part = _slice(b, x, axis, index, index + 1)
-    shape = list(x.shape)
-    del shape[axis]
-    return reshaped(b, part, shape)
+    return reshaped(b, _slice(b, x, axis, index, index + 1), _resized(x, axis))
 
 
 def _split(b: Builder, x: Ref, size: Any, dim: int = 0) -> list[Ref]:
@@ -113,9 +115,8 @@ def _scatter(b: Builder, x: Ref, part: Any, dim: int = 0, start: Any = None, sto
 def _select_scatter(b: Builder, x: Ref, part: Any, dim: int, index: int) -> Ref:
     axis = axis_of(x, dim, b)
     index = index % x.shape[axis]
-    shape = list(x.shape)
-    shape[axis] = 1
-    return _scatter(b, x, reshaped(b, part, shape) if isinstance(part, Ref) else part, axis, index, index + 1)
+    part = reshaped(b, part, _resized(x, axis, 1)) if isinstance(part, Ref) else part
+    return _scatter(b, x, part, axis, index, index + 1)
 
 
 def _reshape(b: Builder, x: Ref, *args: Any, **kwargs: Any) -> Ref:
@@ -151,9 +152,7 @@ def _repeat(b: Builder, x: Any, times: Sequence[Any]) -> Any:
     if times[0] != 1 or len(times) != x.ndim:
         raise b.fail("it repeats the batch")
     for axis, count in zip(range(-len(x.shape), 0), times[1:], strict=True):
-        shape = list(x.shape)
-        shape[axis] *= count
-        x = x if count == 1 else b.emit("concat", [x] * count, shape, axis=axis)
+        x = x if count == 1 else b.emit("concat", [x] * count, _resized(x, axis, x.shape[axis] * count), axis=axis)
     return x
 
 
@@ -169,8 +168,7 @@ def _repeated(b: Builder, constant: Tensor) -> Any:
 def _full(value: float | None, position: int = 0) -> Lowering:
     def lower(b: Builder, x: Any, *args: Any, **kwargs: Any) -> Any:
         fill = value if value is not None else args[position] if len(args) > position else kwargs["fill_value"]
-        one = torch.full((), float(fill), dtype=torch.float64)
-        return _repeated(b, one)
+        return _repeated(b, torch.full((), float(fill), dtype=torch.float64))
 
     return lower
 

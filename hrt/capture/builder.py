@@ -3,11 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from hrt.errors import CaptureError
+from hrt.errors import CaptureError, InputError
+from hrt.program.names import unique_name
+from hrt.program.op_table import TABLE
+from hrt.program.program import Node, Value
 
 Lowering = Callable[..., Any]  # (builder, *the arguments of a call) to a Ref, a list of them, or a constant
 ALONG_THE_BATCH = "it works along the batch, so that samples would depend on each other"
@@ -26,21 +30,96 @@ class Ref:
         return 1 + len(self.shape)
 
 
-class Builder(Protocol):
-    """What a lowering may ask for.
+class Builder:
+    """The program of an exported graph while it grows, and what a lowering may ask for. current: the call at hand."""
 
-    emit: a new node; numbers and tensors among its inputs become constants.  named: gives a constant the name of the
-    one it was computed from, or that of its role in the current module.  result_shape: per-sample shape that export
-    inferred.  static_shape: the whole shape of a result without batch, else None.  batch_ref: any value that has the
-    batch.  fail: the error for the current call.
-    """
+    def __init__(self, advice: str):
+        self.advice = advice  # ends the complaints
+        self.nodes: list[Node] = []
+        self.inputs: list[Value] = []
+        self.constants: dict[str, Tensor] = {}
+        self.names: dict[int, tuple[Tensor, str]] = {}  # by id, which the tensor kept beside it holds
+        self.roles: dict[int, tuple[Tensor, str]] = {}  # the same for constants that were computed
+        self.current: Any = None
+        self.batch: str | None = None
 
-    def emit(self, op: str, inputs: Sequence[Any], shape: Sequence[int], /, **attrs: Any) -> Ref: ...
-    def named(self, constant: Tensor, role: str, source: Tensor | None = None) -> Tensor: ...
-    def result_shape(self) -> tuple[int, ...]: ...
-    def static_shape(self) -> tuple[int, ...] | None: ...
-    def batch_ref(self) -> Ref: ...
-    def fail(self, why: str) -> CaptureError: ...
+    def emit(self, op: str, inputs: Sequence[Any], shape: Sequence[int], /, **attrs: Any) -> Ref:
+        """Append a node; plain numbers and tensors among its inputs become constants."""
+        names = tuple(x.name if isinstance(x, Ref) else self._constant(x) for x in inputs)
+        attrs = {k: self._plain(v) for k, v in attrs.items()}
+        taken = {*self.constants, *(v.name for v in self.inputs)}
+        name = unique_name(f"{self.current.name}_{len(self.nodes)}", taken)
+        self.nodes.append(Node(name, op, names, tuple(shape), attrs, _innermost(self.current)[0]))
+        return Ref(name, tuple(shape))
+
+    def named(self, constant: Tensor, role: str, source: Tensor | None = None) -> Tensor:
+        """Give a constant the name of the one it was computed from, or that of its role in the current module."""
+        if id(constant) not in self.names:
+            if id(source) in self.names:
+                self.names[id(constant)] = (constant, self.names[id(source)][1])
+            else:
+                self.roles.setdefault(id(constant), (constant, f"{_innermost(self.current)[0]}.{role}".lstrip(".")))
+        return constant
+
+    def result_shape(self) -> tuple[int, ...]:
+        """Per-sample shape of the current node, from export's own shape inference."""
+        return self.sample_shape(self.current.meta["val"])
+
+    def static_shape(self) -> tuple[int, ...] | None:
+        shape = self.current.meta["val"].shape
+        return tuple(shape) if all(isinstance(n, int) for n in shape) else None
+
+    def batch_ref(self) -> Ref:
+        return Ref(self.inputs[0].name, self.inputs[0].shape)
+
+    def fail(self, why: str, kind: type[CaptureError] = CaptureError) -> CaptureError:
+        path, module = _innermost(self.current)
+        module = getattr(module, "__name__", str(module)).rpartition(".")[2]
+        place = f"{path} ({module})" if path else f"the forward of {module or 'the network'}"
+        return kind(
+            f"Op {schema_name(self.current.target)} in {place} cannot be captured: {why}. "
+            f"Rewrite it with ops of the table ({', '.join(TABLE)}), or keep that part outside the compressed network."
+            f"{self.advice}"
+        )
+
+    def sample_shape(self, fake: Any) -> tuple[int, ...]:
+        if fake.ndim == 0 or str(fake.shape[0]) != self.batch:
+            raise self.fail(f"its result has shape {tuple(fake.shape)}, without the batch as dimension 0")
+        if not all(isinstance(s, int) for s in fake.shape[1:]):
+            raise self.fail(f"its result has shape {tuple(fake.shape)}; only dimension 0 may vary")
+        return tuple(int(s) for s in fake.shape[1:])
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [self._plain(v) for v in value]
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise self.fail(f"it depends on a {type(value).__name__} that is no plain number")
+
+    def _constant(self, value: Any) -> str:
+        """The name of a constant. Equal ones of one origin are one, and so are equal ones that were computed."""
+        if value is None:
+            raise self.fail("it computes with the batch size")
+        if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
+            raise self.fail("it computes with complex numbers")
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+        if not isinstance(value, Tensor):
+            name = f"number.{tensor.item():.6g}"
+        elif id(value) in self.names:
+            name = self.names[id(value)][1]
+        else:
+            name = self.roles[id(self.named(value, schema_name(self.current.target)))][1]
+            name = next((k for k, c in self.constants.items() if torch.equal(c, tensor)), name)
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"The constant {name!r} holds NaN or infinite numbers.")
+        taken = {v.name for v in self.inputs} | {n.name for n in self.nodes}
+
+        def is_taken(name: str) -> bool:
+            return name in taken or (name in self.constants and not torch.equal(self.constants[name], tensor))
+
+        name = unique_name(name, is_taken, first=1)
+        self.constants.setdefault(name, tensor)
+        return name
 
 
 def axis_of(ref: Ref, dim: int, b: Builder) -> int:
@@ -67,3 +146,15 @@ def runs(indices: Sequence[int]) -> list[tuple[int, int]]:
     """`indices` as ranges (start, stop), as few as possible, in their order."""
     starts = [k for k, i in enumerate(indices) if k == 0 or i != indices[k - 1] + 1]
     return [(indices[k], indices[stop - 1] + 1) for k, stop in pairwise([*starts, len(indices)])]
+
+
+def schema_name(target: Any) -> str:
+    """The name of an operator without its namespace."""
+    schema = getattr(target, "_schema", None)
+    return schema.name.split("::")[-1] if schema is not None else getattr(target, "__name__", str(target))
+
+
+def _innermost(node: Any) -> tuple[str, Any]:
+    """Path and class of the innermost module; a repeated call's mark "@1" is no part of the path."""
+    stack = [(path, kind) for path, kind in (node.meta.get("nn_module_stack") or {}).values() if "_hook" not in path]
+    return (stack[-1][0].partition("@")[0], stack[-1][1]) if stack else ("", "")

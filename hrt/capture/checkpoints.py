@@ -1,6 +1,4 @@
-"""Networks that a command line names: "file.py:name", .pt2, .onnx, and weights in checkpoints. Every mistake is an
-InputError.
-"""
+"""Networks that a command line names. Every mistake is an InputError."""
 
 import importlib
 import importlib.util
@@ -81,7 +79,7 @@ def _exported(path: Path) -> ExportedProgram:
 
 
 def _module(where: str) -> ModuleType:
-    """The module file.py or package.module, with its folder (or the current one) importable, as for a script."""
+    """The module, with its folder (or the current one) importable, as for a script."""
     path = Path(where).resolve()
     folder = str(path.parent) if where.endswith(".py") else os.getcwd()
     if folder not in sys.path:
@@ -104,6 +102,5 @@ def _module(where: str) -> ModuleType:
 
 
 def _place(error: BaseException, where: str) -> str:
-    """The line of the user's file that failed."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == Path(where).name]
     return f" (line {frames[-1].lineno} of {Path(where).name})" if frames else ""

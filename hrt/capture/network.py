@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
-from hrt.capture.torch_export import capture, guess_example
+from hrt.capture.torch_export import capture, guess_example, inference
 from hrt.capture.weights import check_weights, computing_tensor
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.hmatrix.hmatrix import relative_difference
@@ -28,17 +28,16 @@ def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Prog
     if isinstance(net, nn.Module):
         check_weights(net)
     example = guess_example(net) if samples is None else samples
-    if samples is not None:
+    if samples is not None and isinstance(net, nn.Module):
         _check_runs(net, example)
     program = capture(net, [x[:2] for x in example])
-    _check_capture(net, program, example)
+    if isinstance(net, nn.Module):
+        _check_capture(net, program, example)
     return program
 
 
-def _check_runs(net: nn.Module | ExportedProgram, example: tuple[Tensor, ...]) -> None:
+def _check_runs(net: nn.Module, example: tuple[Tensor, ...]) -> None:
     """Raise InputError where the network does not take inputs of these shapes (a clearer word than export's)."""
-    if not isinstance(net, nn.Module):
-        return
     try:
         _answers(net, [x[:2] for x in example])
     except CaptureError:
@@ -55,21 +54,13 @@ def _check_runs(net: nn.Module | ExportedProgram, example: tuple[Tensor, ...]) -
 def _answers(net: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     """The network itself in evaluation mode, in its own dtype and on its own device; outputs as float64 CPU tensors."""
     reference = computing_tensor(net)
-    modes = [(m, m.training) for m in net.modules()]
-    try:
-        net.eval()
-        with torch.no_grad():
-            y = net(*(x.to(reference.device, reference.dtype) for x in inputs))
-    finally:
-        for module, training in modes:
-            module.training = training
+    with inference(net):
+        y = net(*(x.to(reference.device, reference.dtype) for x in inputs))
     return tuple(v.detach().cpu().to(torch.float64) for v in tree_leaves(y) if isinstance(v, Tensor))
 
 
-def _check_capture(net: nn.Module | ExportedProgram, program: Program, example: tuple[Tensor, ...]) -> None:
+def _check_capture(net: nn.Module, program: Program, example: tuple[Tensor, ...]) -> None:
     """Raise CaptureError unless the program gives the network's own answers, to the rounding of its dtype."""
-    if not isinstance(net, nn.Module):
-        return
     rows = [x[:16] for x in example]
     expected = _answers(net, rows)
     with torch.no_grad():

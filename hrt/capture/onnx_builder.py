@@ -18,9 +18,7 @@ ROWS = 3  # of the examples
 
 
 class OnnxBuilder:
-    """The program of an ONNX graph while it grows. at: the ONNX node at hand.  known: constants by name.  example: a
-    value of ROWS rows, by name.
-    """
+    """The program while it grows. known: constants by name.  example: values of ROWS rows.  at: the node at hand."""
 
     def __init__(self, known: dict[str, np.ndarray], values: set[str]):
         self.known = known
@@ -33,13 +31,11 @@ class OnnxBuilder:
         self.at: onnx.NodeProto = onnx.NodeProto()
 
     def add_input(self, name: str, shape: Sequence[int]) -> None:
-        """An input of the program, (batch, *shape)."""
         self.inputs.append(Value(name, tuple(shape)))
         self.example[name] = torch.rand(ROWS, *shape, dtype=torch.float64)
         self.alone[name] = self.example[name][:1]
 
     def fail(self, why: str) -> CaptureError:
-        """The error for the node at hand."""
         where = self.at.name or (self.at.output[0] if self.at.output else "")
         return CaptureError(f"ONNX node {where!r} ({self.at.op_type}): {why}.")
 
@@ -50,13 +46,10 @@ class OnnxBuilder:
         return [int(v) for v in self.known[name].reshape(-1)]
 
     def operand(self, name: str) -> str:
-        """A value, or a constant put into the program, by its name there."""
         return name if name in self.example else self.constant(name, self.known[name])
 
     def constant(self, wanted: str, numbers: np.ndarray) -> str:
-        """A constant of the program, and its name: `wanted`, unless that is taken by anything else. One that is there
-        with the same numbers is taken again, so that tied weights stay tied.
-        """
+        """The name of a constant: `wanted` where that is free or holds the same numbers (tied weights stay tied)."""
         value = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
 
         def is_taken(name: str) -> bool:
@@ -92,7 +85,6 @@ class OnnxBuilder:
 
     @property
     def out(self) -> str:
-        """The first output's name."""
         return self.at.output[0]
 
     def axis(self, axis: int, name: str) -> int:

@@ -1,9 +1,7 @@
 """An ONNX file to a Program: MatMul, Gemm and pointwise-convolution networks over the same op table.
 
-Every value is followed as an example of three rows, and of the first of them alone: a shape is what the table's own
-function makes of it, and a node that fixes the batch or lets samples depend on each other is found where it stands.
-What depends on constants alone is computed here, by onnx's reference. Casts between floating types are left out: the
-network is read as what it approximates in lower precision.
+Every value is followed as an example of three rows, and of the first alone: a node that fixes the batch or mixes
+samples is found where it stands. Constants are computed by onnx's reference. Casts between floating types are left out.
 """
 
 import os
@@ -32,8 +30,7 @@ FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProt
 def read_onnx(path: str | os.PathLike[str]) -> Program:
     """The network in a `.onnx` file as a Program with float64 constants, inputs and outputs under their own names.
 
-    Raises CaptureError for a file that is missing, malformed or older than opset 11, for weights outside the model's
-    folder, and for a node that the op table cannot say, naming it.
+    Raises CaptureError for a file that is missing, malformed or older than opset 11, or a node outside the op table.
     """
     proto = _load(usable(path, CaptureError))
     return _Reader(proto).program()
@@ -49,7 +46,7 @@ def _load(path: Path) -> onnx.ModelProto:
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
         raise CaptureError(
-            f"{path} is of opset {opset}. Expected {OLDEST_OPSET} or newer; convert it (onnx.version_converter)."
+            f"{path} is of opset {opset}. Expected {OLDEST_OPSET} or newer (see onnx.version_converter)."
         )
     if proto.graph.sparse_initializer:
         raise CaptureError(f"{path} holds sparse initializers. Expected dense ones; write them out first.")
@@ -57,8 +54,6 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 class _Reader:
-    """Walks the graph once and has every node lowered."""
-
     def __init__(self, proto: onnx.ModelProto):
         self.proto, self.graph = proto, proto.graph
         known = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
@@ -83,13 +78,11 @@ class _Reader:
     def _input(self, v: onnx.ValueInfoProto) -> None:
         dims = [d.dim_value if d.HasField("dim_value") else -1 for d in v.type.tensor_type.shape.dim]
         if not dims or any(d < 0 for d in dims[1:]):
-            raise CaptureError(
-                f"Input {v.name!r} has the shape {dims} (-1: any). Expected a batch and fixed dimensions."
-            )
+            raise CaptureError(f"Input {v.name!r} has the shape {dims} (-1: any). Expected a batch, then fixed ones.")
         kind = v.type.tensor_type.elem_type
         if kind not in FLOATS:
             raise CaptureError(
-                f"Input {v.name!r} is of type {TensorProto.DataType.Name(kind)}. Expected floating-point numbers."
+                f"Input {v.name!r} is of type {TensorProto.DataType.Name(kind)}. Expected floating-point."
             )
         self.builder.add_input(v.name, dims[1:])
 
@@ -105,17 +98,14 @@ class _Reader:
         elif node.op_type in ALIASES:
             self._passed(node, names, attributes)
         else:
-            lowering = LOWERINGS.get(node.op_type)
-            if lowering is None:
+            if node.op_type not in LOWERINGS:
                 raise self.builder.fail("the op table has nothing for it; replace it, or ask for it")
-            lowering(self.builder, names, attributes)
+            LOWERINGS[node.op_type](self.builder, names, attributes)
 
     def _passed(self, node: onnx.NodeProto, names: Sequence[str], attributes: dict[str, Any]) -> None:
-        """A node that changes nothing, once that is sure."""
         if node.op_type == "Cast" and attributes["to"] not in FLOATS:
-            raise self.builder.fail(
-                f"it casts to {TensorProto.DataType.Name(attributes['to'])}; expected a floating type"
-            )
+            kind = TensorProto.DataType.Name(attributes["to"])
+            raise self.builder.fail(f"it casts to {kind}; expected a floating type")
         if node.op_type == "Dropout" and len(names) > 2 and names[2]:
             training = self.builder.known.get(names[2])
             if training is None or bool(training.any()):
@@ -124,15 +114,10 @@ class _Reader:
 
     def _fold(self, node: onnx.NodeProto) -> None:
         feed = {n: self.builder.known[n] for n in node.input if n}
-        graph = onnx.helper.make_graph(
-            [node],
-            "folded",
-            [
-                onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-                for n, v in feed.items()
-            ],
-            [onnx.helper.make_empty_tensor_value_info(o) for o in node.output],
-        )
+        types = {n: onnx.helper.np_dtype_to_tensor_dtype(v.dtype) for n, v in feed.items()}
+        inputs = [onnx.helper.make_tensor_value_info(n, types[n], v.shape) for n, v in feed.items()]
+        outputs = [onnx.helper.make_empty_tensor_value_info(o) for o in node.output]
+        graph = onnx.helper.make_graph([node], "folded", inputs, outputs)
         proto = onnx.helper.make_model(graph, opset_imports=self.proto.opset_import)
         try:
             results: Any = ReferenceEvaluator(proto).run(None, feed)

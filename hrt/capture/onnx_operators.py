@@ -27,16 +27,16 @@ def _number(b: OnnxBuilder, x: Sequence[str], position: int) -> np.ndarray | Non
     return b.known.get(x[position]) if len(x) > position and x[position] else None
 
 
-def _bound(b: OnnxBuilder, x: Sequence[str], position: int) -> float | None:
-    number = _number(b, x, position)
-    return None if number is None else float(number)
-
-
 def _exponent(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> dict[str, Any]:
     exponent = _number(b, x, 1)
     if exponent is None or exponent.size != 1:
         raise b.fail("its exponent is no single constant")
     return {"exponent": float(exponent.reshape(()))}
+
+
+def _bounds(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> dict[str, Any]:
+    bounds = {"low": _number(b, x, 1), "high": _number(b, x, 2)}
+    return {k: None if v is None else float(v) for k, v in bounds.items()}
 
 
 # What the table's ops of one argument ask for beside it.
@@ -45,7 +45,7 @@ ATTRIBUTES: dict[str, Callable[[OnnxBuilder, Sequence[str], Mapping[str, Any]], 
     "leaky_relu": lambda b, x, t: {"slope": float(t.get("alpha", 0.01))},
     "elu": lambda b, x, t: {"alpha": float(t.get("alpha", 1.0))},
     "softplus": lambda b, x, t: {"beta": 1.0},
-    "clamp": lambda b, x, t: {"low": _bound(b, x, 1), "high": _bound(b, x, 2)},
+    "clamp": _bounds,
     "power": _exponent,
 }
 
@@ -189,9 +189,8 @@ def _reduce(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
 def _layer_norm(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     axis = b.axis(t.get("axis", -1), x[0])
     shape = list(b.example[x[0]].shape[axis:])
-    b.emit(
-        "layer_norm", [x[0], *(b.operand(n) for n in x[1:] if n)], b.out, shape=shape, eps=float(t.get("epsilon", 1e-5))
-    )
+    inputs = [x[0], *(b.operand(n) for n in x[1:] if n)]
+    b.emit("layer_norm", inputs, b.out, shape=shape, eps=float(t.get("epsilon", 1e-5)))
 
 
 LOWERINGS: dict[str, Lowering] = {

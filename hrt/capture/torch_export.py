@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from hrt.capture.torch_graph import program_of
 from hrt.capture.weights import check_weights, computing_tensor
@@ -24,30 +25,18 @@ BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for consta
 
 
 def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Program:
-    """Turn `net` (nn.Module or ExportedProgram) into a Program with float64 constants.
+    """A Program with float64 constants. example: one tensor per input, (batch, *shape); only shapes are used.
 
-    example: one tensor per input, (batch, *shape); only shapes are used. Dimension 0 is the batch of all of them.
-    Outputs in a list or a dictionary become a tuple, in their order. `net` is left as it was.
-    Raises CaptureError for an op outside the table (naming the op, the module path and the remedy) and InputError for
-    weights that are NaN, infinite or without numbers.
+    Outputs in a list or a dictionary become a tuple, in their order. `net` is left as it was. Raises CaptureError for
+    an op outside the table and InputError for weights that are NaN, infinite or without numbers.
     """
-    if isinstance(net, ExportedProgram):
-        exported = net
-    elif isinstance(net, nn.Module):
-        exported = _export(net, example)
-    else:
-        raise CaptureError(
-            f"Found {type(net).__name__}. Expected an nn.Module, a torch.export.ExportedProgram or a path to .onnx."
-        )
-    return program_of(exported)
+    if not isinstance(net, (ExportedProgram, nn.Module)):
+        raise CaptureError(f"Found {type(net).__name__}. Expected an nn.Module, an ExportedProgram or a path to .onnx.")
+    return program_of(_export(net, example) if isinstance(net, nn.Module) else net)
 
 
 def guess_example(net: nn.Module | ExportedProgram) -> tuple[Tensor, ...]:
-    """Inputs of a plausible shape for a network that comes without data: two rows, as wide as a weight, of which the
-    network reads every column.
-
-    Raises InputError where no width runs.
-    """
+    """Two rows, as wide as a weight, of which the network reads every column. Raises InputError where no width runs."""
     if isinstance(net, ExportedProgram):
         placeholders = {n.name: n.meta["val"] for n in net.graph.nodes if n.op == "placeholder"}
         fakes = [placeholders[name] for name in net.graph_signature.user_inputs if name in placeholders]
@@ -59,7 +48,7 @@ def guess_example(net: nn.Module | ExportedProgram) -> tuple[Tensor, ...]:
     reference = computing_tensor(net)
     refusal, runs = "", []
     for width in dict.fromkeys([*widths, *range(1, 9)]):
-        example = torch.zeros(2, width, dtype=reference.dtype, device=reference.device)
+        example = torch.zeros(2, width).to(reference)
         try:
             if _reads_all(net, example):
                 return (example,)
@@ -78,27 +67,19 @@ def _reads_all(net: nn.Module, example: Tensor) -> bool:
     """Run `net` on numbers of the example's shape; whether its answer has a slope in every column."""
     x = torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example).requires_grad_()
     buffers = {k: b.clone() for k, b in net.named_buffers()}
-    with _inference(net), torch.enable_grad():
-        outputs = _tensors(torch.func.functional_call(net, buffers, (x,)))
-        total = sum((y.double().sum() for y in outputs if y.requires_grad), torch.zeros(()))
+    with inference(net), torch.enable_grad():
+        outputs = tree_leaves(torch.func.functional_call(net, buffers, (x,)))
+        tensors = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
+        total = sum((y.double().sum() for y in tensors), torch.zeros(()))
         if not total.requires_grad:
             return False
         (slope,) = torch.autograd.grad(total, x, allow_unused=True)
     return slope is not None and bool(slope.ne(0).any(dim=0).all())
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
-
-
 @contextmanager
-def _inference(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients. Afterwards every module's attributes and tables are what they were: tracing
-    assigns to weights that are computed on the fly.
-    """
+def inference(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients. Modules are restored: tracing assigns to computed weights."""
     before = [
         (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if isinstance(v, dict)])
         for m in net.modules()
@@ -132,12 +113,10 @@ def _export(net: nn.Module, example: Sequence[Tensor]) -> ExportedProgram:
     if any(x.ndim == 0 for x in example):
         raise InputError("Found an input without dimensions. Expected (batch, ...).")
     reference = computing_tensor(net)
-    rows = tuple(
-        torch.zeros(BATCH_AT_EXPORT, *x.shape[1:], dtype=reference.dtype, device=reference.device) for x in example
-    )
+    rows = tuple(torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]).to(reference) for x in example)
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
     try:
-        with _inference(net), _quiet():
+        with inference(net), _quiet():
             return torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
     except Exception as error:
         lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]

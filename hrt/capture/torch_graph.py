@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.export.graph_signature import OutputKind
 
 from hrt.capture.aten import LOWERINGS
-from hrt.capture.builder import Ref
+from hrt.capture.builder import Builder, Ref, schema_name
 from hrt.capture.weights import check_numbers
-from hrt.errors import CaptureError, InputError
-from hrt.program.names import unique_name
-from hrt.program.op_table import TABLE
-from hrt.program.program import Node, Program, Value
+from hrt.errors import CaptureError
+from hrt.program.program import Program, Value
 
 RETURNED = (OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION)
 PLACEMENT = {"dtype", "device", "layout", "pin_memory", "memory_format", "copy", "non_blocking", "implicit"}
@@ -40,26 +38,16 @@ def program_of(exported: torch.export.ExportedProgram) -> Program:
             raise outside from None  # it names what the user wrote; any other reason is better than this one
 
 
-class _Walk:
-    """Walks an exported graph once. Values are a Ref (depends on the input), a constant (floats in float64), plain
-    Python, or None for a number that depends on the batch size.
-    """
+class _Walk(Builder):
+    """Walks a graph once. Values are a Ref, a constant (floats in float64), plain Python, or None: the batch size."""
 
     def __init__(self, exported: torch.export.ExportedProgram, advice: str):
+        super().__init__(advice)
         self.exported = exported
-        self.advice = advice  # ends the complaints
-        self.nodes: list[Node] = []
-        self.inputs: list[Value] = []
-        self.constants: dict[str, Tensor] = {}
-        self.names: dict[int, tuple[Tensor, str]] = {}  # by id, which the tensor kept beside it holds
-        self.roles: dict[int, tuple[Tensor, str]] = {}  # the same for constants that were computed
         self.tied: dict[tuple, Tensor] = {}
         self.values: dict[Any, Any] = {}
-        self.current: Any = None
-        self.batch: str | None = None
 
     def program(self) -> Program:
-        """Lower every node, drop what no output needs, check the numbers."""
         signature = self.exported.graph_signature
         state = {s.arg.name: s.target for s in signature.input_specs if s.target is not None}
         outputs: list[Ref] = []
@@ -77,52 +65,6 @@ class _Walk:
                 outputs = [self._output(v) for v, spec in specs if spec.kind == OutputKind.USER_OUTPUT]
         constants = {k: c.clone(memory_format=torch.contiguous_format) for k, c in self.constants.items()}
         return Program(tuple(self.inputs), tuple(self.nodes), tuple(r.name for r in outputs), constants).simplified()
-
-    # what lowerings may ask for ------------------------------------------------------------------------------------
-
-    def emit(self, op: str, inputs: Sequence[Any], shape: Sequence[int], /, **attrs: Any) -> Ref:
-        """Append a node; plain numbers and tensors among its inputs become constants."""
-        names = tuple(x.name if isinstance(x, Ref) else self._constant(x) for x in inputs)
-        attrs = {k: self._plain(v) for k, v in attrs.items()}
-        taken = {*self.constants, *(v.name for v in self.inputs)}
-        name = unique_name(f"{self.current.name}_{len(self.nodes)}", taken)
-        self.nodes.append(Node(name, op, names, tuple(shape), attrs, _module_path(self.current)))
-        return Ref(name, tuple(shape))
-
-    def named(self, constant: Tensor, role: str, source: Tensor | None = None) -> Tensor:
-        """Give a constant the name of the one it was computed from, or that of its role in the current module."""
-        if id(constant) not in self.names:
-            if id(source) in self.names:
-                self.names[id(constant)] = (constant, self.names[id(source)][1])
-            else:
-                self.roles.setdefault(id(constant), (constant, f"{_module_path(self.current)}.{role}".lstrip(".")))
-        return constant
-
-    def result_shape(self) -> tuple[int, ...]:
-        """Per-sample shape of the current node, from export's own shape inference."""
-        return self._sample_shape(self.current.meta["val"])
-
-    def static_shape(self) -> tuple[int, ...] | None:
-        """The whole shape of the current node where it has no batch."""
-        shape = self.current.meta["val"].shape
-        return tuple(shape) if all(isinstance(n, int) for n in shape) else None
-
-    def batch_ref(self) -> Ref:
-        """Some value that has the batch dimension."""
-        return Ref(self.inputs[0].name, self.inputs[0].shape)
-
-    def fail(self, why: str) -> CaptureError:
-        """The error for the current node."""
-        return CaptureError(self._complaint(why))
-
-    # ----------------------------------------------------------------------------------------------------------------
-
-    def _complaint(self, why: str) -> str:
-        return (
-            f"Op {_schema_name(self.current.target)} in {_place(self.current)} cannot be captured: {why}. "
-            f"Rewrite it with ops of the table ({', '.join(TABLE)}), or keep that part outside the compressed network."
-            f"{self.advice}"
-        )
 
     def _state(self, target: str) -> Tensor:
         """A parameter, a buffer or a tensor of the network, whole numbers and masks as they are."""
@@ -145,7 +87,7 @@ class _Walk:
             return fake  # an option that was given at export
         if fake.ndim < 1 or not fake.is_floating_point():
             raise CaptureError(
-                f"Input {node.name!r} is {fake.dtype} with {fake.ndim} dimensions. Expected floats, (batch, ...)."
+                f"{node.name!r} is {fake.dtype} with {fake.ndim} dimensions. Expected floats, (batch, ...)."
             )
         batch = str(fake.shape[0])
         if isinstance(fake.shape[0], int):
@@ -159,18 +101,11 @@ class _Walk:
                 "torch.export.Dim('batch') as dimension 0 of every input, and all other dimensions fixed."
             )
         self.batch = batch
-        self.inputs.append(Value(node.name, self._sample_shape(fake)))
+        self.inputs.append(Value(node.name, self.sample_shape(fake)))
         return Ref(node.name, self.inputs[-1].shape)
 
-    def _sample_shape(self, fake: Any) -> tuple[int, ...]:
-        if fake.ndim == 0 or str(fake.shape[0]) != self.batch:
-            raise self.fail(f"its result has shape {tuple(fake.shape)}, without the batch as dimension 0")
-        if not all(isinstance(s, int) for s in fake.shape[1:]):
-            raise self.fail(f"its result has shape {tuple(fake.shape)}; only dimension 0 may vary")
-        return tuple(int(s) for s in fake.shape[1:])
-
     def _call(self, node: Any) -> Any:
-        name = _schema_name(node.target)
+        name = schema_name(node.target)
         fakes = _flatten([node.meta.get("val")])
         if "_assert" in name or any(isinstance(f, (torch.SymInt, torch.SymFloat, torch.SymBool)) for f in fakes):
             return None
@@ -181,12 +116,12 @@ class _Walk:
         schema = getattr(node.target, "_schema", None)
         # Never carried out, not even on constants: they may be the user's.
         if schema is not None and schema.is_mutable and name != "detach_":
-            raise _OutsideError(self._complaint("it works in place"))
+            raise self.fail("it works in place", _OutsideError)
         dynamic = any(isinstance(f, Tensor) and not all(isinstance(n, int) for n in f.shape) for f in fakes)
         if not dynamic and not any(isinstance(a, Ref) for a in _flatten([*arguments, *keywords.values()])):
             return self._fold(node, arguments, keywords)
         if name not in LOWERINGS:
-            raise _OutsideError(self._complaint("it is outside the op table"))
+            raise self.fail("it is outside the op table", _OutsideError)
         keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
         try:
             value = LOWERINGS[name](self, *arguments, **keywords)
@@ -195,7 +130,7 @@ class _Walk:
         for result, fake in zip(_flatten([value]), fakes, strict=True):
             if isinstance(result, Ref) and not fake.is_floating_point():
                 raise self.fail(f"its result is {fake.dtype}, not floating-point")
-            if isinstance(result, Ref) and result.shape != self._sample_shape(fake):
+            if isinstance(result, Ref) and result.shape != self.sample_shape(fake):
                 raise self.fail(f"its result has shape {tuple(fake.shape)}, said in the table {result.shape}")
         return value
 
@@ -224,39 +159,6 @@ class _Walk:
             return torch.device("cpu")
         return self.values[argument] if isinstance(argument, torch.fx.Node) else argument
 
-    def _plain(self, value: Any) -> Any:
-        """An attribute as JSON knows it."""
-        if isinstance(value, (list, tuple)):
-            return [self._plain(v) for v in value]
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return value
-        raise self.fail(f"it depends on a {type(value).__name__} that is no plain number")
-
-    def _constant(self, value: Any) -> str:
-        """The name of a constant. Equal ones of one origin are one, and so are equal ones that were computed."""
-        if value is None:
-            raise self.fail("it computes with the batch size")
-        if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
-            raise self.fail("it computes with complex numbers")
-        tensor = torch.as_tensor(value, dtype=torch.float64)
-        if not isinstance(value, Tensor):
-            name = f"number.{tensor.item():.6g}"
-        elif id(value) in self.names:
-            name = self.names[id(value)][1]
-        else:
-            name = self.roles[id(self.named(value, _schema_name(self.current.target)))][1]
-            name = next((k for k, c in self.constants.items() if torch.equal(c, tensor)), name)
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"The constant {name!r} holds NaN or infinite numbers.")
-        taken = {v.name for v in self.inputs} | {n.name for n in self.nodes}
-
-        def is_taken(name: str) -> bool:
-            return name in taken or (name in self.constants and not torch.equal(self.constants[name], tensor))
-
-        name = unique_name(name, is_taken, first=1)
-        self.constants.setdefault(name, tensor)
-        return name
-
     def _output(self, node: Any) -> Ref:
         value = self._read(node)
         if not isinstance(value, Ref):
@@ -271,31 +173,9 @@ def _flatten(values: Sequence[Any]) -> list[Any]:
     return out
 
 
-def _schema_name(target: Any) -> str:
-    schema = getattr(target, "_schema", None)
-    return schema.name.split("::")[-1] if schema is not None else getattr(target, "__name__", str(target))
-
-
-def _module_path(node: Any) -> str:
-    """Path of the innermost module that called the node."""
-    return _innermost(node)[0]
-
-
-def _place(node: Any) -> str:
-    path, kind = _innermost(node)
-    kind = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
-    return f"{path} ({kind})" if path else f"the forward of {kind or 'the network'}"
-
-
-def _innermost(node: Any) -> tuple[str, Any]:
-    """Path and class of the innermost module; a repeated call's mark "@1" is no part of the path."""
-    stack = [(path, kind) for path, kind in (node.meta.get("nn_module_stack") or {}).values() if "_hook" not in path]
-    return (stack[-1][0].partition("@")[0], stack[-1][1]) if stack else ("", "")
-
-
 def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The same program without operations in place, operators without a lowering replaced by simpler ones."""
     table = torch.export.default_decompositions()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return exported.run_decompositions({op: f for op, f in table.items() if _schema_name(op) not in LOWERINGS})
+        return exported.run_decompositions({op: f for op, f in table.items() if schema_name(op) not in LOWERINGS})

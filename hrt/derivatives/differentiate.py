@@ -1,8 +1,7 @@
 """Derivatives by the input as a Program: what `predict(x, derivatives=[...])` and exports run.
 
-Forward (Taylor) mode: one pass carries the value and just those derivatives that the asked ones are made of (d0 and d1
-for "d0d1"), as more rows of the network's own layers (`hrt.derivatives.jets`). Layers keep their weights, compressed or
-not.
+Forward (Taylor) mode: one pass carries the value and the derivatives that the asked ones are made of (d0 and d1 for
+"d0d1"), as more rows of the network's own layers (`hrt.derivatives.jets`).
 """
 
 import re
@@ -24,10 +23,8 @@ HIGHEST = 8  # order: the derivatives below it are many; most ops have rules to 
 
 @dataclass(frozen=True)
 class Differentiated:
-    """program: its outputs are those of the original, then, derivative by derivative in the order asked, the derivative
-    of every output, called "d0_u" for an output u and shaped like it.  kinks: nodes with an op whose derivatives jump
-    somewhere ("relu (layers.1)"): there the derivative is torch's, and what lies beyond the jump is taken as zero.
-    origin: the original.
+    """program: the original's outputs, then of every derivative that of every output, such as "d0_u", shaped like u.
+    kinks: nodes whose derivatives jump somewhere ("relu (layers.1)"), where the derivative is torch's.
     """
 
     program: Program
@@ -39,12 +36,9 @@ class Differentiated:
 def differentiate(program: Program, derivatives: Sequence[str], *, folded: bool = True) -> Differentiated:
     """`program` with derivatives by its inputs as more outputs.
 
-    derivatives: such as ["d0", "d1", "d0d1"], by input coordinates. Coordinates count through the features of all
-    inputs in order, x = [x0 | x1 | ...], those of an input of several axes in row-major order. Every sample is
-    differentiated by its own input.  folded: compute beforehand what depends on no input, such as tangents behind the
-    first layer; False keeps every use of a weight, so that weights may be replaced afterwards. Raises InputError for
-    names that are malformed, out of range or given twice, DerivativeError for an order beyond the third where an op of
-    the program has no rule for it.
+    derivatives: such as ["d0", "d1", "d0d1"]. Coordinates count through the features of all inputs in order, row-major.
+    folded: compute beforehand what depends on no input; False keeps every use of a weight, so that weights may be
+    replaced. Raises InputError for bad names, DerivativeError where an op has no rule for the order.
     """
     asked = parse(program, derivatives)
     needed = closure(asked)

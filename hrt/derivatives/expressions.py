@@ -1,7 +1,6 @@
 """Expressions of a network's outputs, their derivatives and its inputs, such as "d1 + u*d0 - 0.00318*d0d0".
 
-Text is read by Python's parser into a closed grammar, every node checked and made a function; it is never evaluated as
-code.
+Python's parser reads text into a closed grammar; it is never evaluated as code.
 """
 
 import ast
@@ -42,16 +41,13 @@ Term = Callable[[Values], Tensor]
 
 @dataclass(frozen=True)
 class Names:
-    """What an expression may name. coordinates: features of all inputs.  components: features of all outputs. Both
-    count through the inputs or outputs in order, those of several axes in row-major order.
-    """
+    """coordinates, components: features of all inputs and of all outputs, in order, row-major."""
 
     coordinates: int
     components: int
 
     @staticmethod
     def of(program: Program) -> "Names":
-        """Those of a network."""
         inputs = sum(math.prod(v.shape) for v in program.inputs)
         return Names(inputs, sum(math.prod(program.shape_of(name)) for name in program.outputs))
 
@@ -73,9 +69,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Expression:
-    """What `parse_expression` read. derivatives: their names, each once.  evaluate: values to the result, (rows,), or
-    () where nothing in it depends on the row.
-    """
+    """derivatives: their names, each once.  evaluate: values to (rows,), or () where nothing depends on the row."""
 
     text: str
     derivatives: tuple[str, ...]
@@ -96,8 +90,6 @@ def parse_expression(text: str, names: Names) -> Expression:
 
 
 class _Parser:
-    """Reads one expression: checks every node and makes a function of it."""
-
     def __init__(self, text: str, names: Names):
         self.text, self.names = text.strip(), names
         self.skipped = len(text) - len(text.lstrip())  # columns are those of what was given

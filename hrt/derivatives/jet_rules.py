@@ -35,7 +35,6 @@ class Step:
 
     @property
     def jets(self) -> list[Jet]:
-        """The arguments that depend on an input."""
         return [a for a in self.arguments if isinstance(a, Jet)]
 
     def map(self, function: Callable[[Symbol], Symbol]) -> Jet:
@@ -57,16 +56,14 @@ class Step:
         return elementwise(x, value, rule(x.value, value, attrs), self.needed, steep)
 
     def times(self, x: Jet, y: Jet, value: Symbol) -> Jet:
-        """The elementwise product of two jets, broadcast."""
         rank = len(value.shape)
         return multilinear([x, y], value, lambda c: aligned(c[0], rank) * aligned(c[1], rank), self.needed)
 
     def fail(self, what: str, expected: str) -> DerivativeError:
-        """The error for this node."""
         where = f" in {self.node.module}" if self.node.module else ""
+        place = f"{self.node.op} (node {self.node.name}{where})"
         return DerivativeError(
-            f"Found {what} of the op {self.node.op} (node {self.node.name}{where}). Expected {expected}: the op "
-            "table has no rule for more."
+            f"Found {what} of the op {place}. Expected {expected}: the op table has no rule for more."
         )
 
 
@@ -94,10 +91,10 @@ def _stacked_linear(s: Step, x: Jet, orders: Sequence[int]) -> Jet:
     rows = s.writer.concat([lead, *(replace(x.parts[r].symbol, factor=1.0) for r in orders)], -len(lead.shape))
     out = s.writer.node("linear", [rows, weight], (rows.shape[0], *s.node.shape), {})
     value = s.writer.picked(out, [0])
+    op, operands, attrs = "reshape", [value], {"shape": list(s.node.shape)}
     if bias:
-        value = s.writer.node("add", [value.reshaped(*s.node.shape), *bias], s.node.shape, {}, name=s.node.name)
-    else:
-        value = s.writer.node("reshape", [value], s.node.shape, {"shape": list(s.node.shape)}, name=s.node.name)
+        op, operands, attrs = "add", [value.reshaped(*s.node.shape), *bias], {}
+    value = s.writer.node(op, operands, s.node.shape, attrs, name=s.node.name)
     parts, top = {}, 1
     for r, p in x.parts.items():
         if r in orders:
@@ -149,7 +146,6 @@ def _summed(sign: float) -> Rule:
 
 
 def _product(s: Step) -> Jet:
-    """mul and matmul: linear in each value."""
 
     def multiply(chosen: list[Symbol]) -> Symbol:
         if s.node.op == "mul":

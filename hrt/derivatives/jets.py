@@ -115,8 +115,8 @@ def columns(members: Sequence[Sequence[Addend]]) -> Iterator[tuple[list[tuple[In
 def elementwise(z: Jet, value: Symbol, series: Series, needed: Sequence[Index], steep: bool = True) -> Jet:
     """f(z) with the Taylor coefficients of f at z.
 
-    steep: derivatives of z may be so large that float32 does not hold their squares; a coefficient then multiplies one
-    of them first, so that what it makes zero is no infinity times zero. It costs a copy of a part.
+    steep: derivatives of z may overflow float32 when squared; a coefficient then multiplies one of them first, so that
+    what it makes zero is no infinity times zero. It costs a copy of a part.
     """
     outer: list[Term] = [series.first, *series.higher]
     if series.scale is not None:

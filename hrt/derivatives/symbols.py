@@ -1,7 +1,6 @@
-"""Writing a Program by formulas: symbols that stand for values, and a writer that turns operators into nodes.
+"""Writing a Program by formulas: symbols stand for values, and a writer turns operators into nodes.
 
-What depends on no input is computed at once in float64; equal formulas become one node; factors that are numbers wait
-until they meet a sum, so that most of them never become a node.
+Constants are folded in float64, equal formulas become one node, and numeric factors wait until they meet a sum.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,9 +66,7 @@ class Symbol:
 
 
 class Writer:
-    """Collects nodes over the inputs and constants of `program`. origin: the node that new ones are written for.
-    operators: the ops of the program's own nodes, by their names.
-    """
+    """Collects nodes over the inputs and constants of `program`. origin: the node that new ones are written for."""
 
     def __init__(self, program: Program):
         self.program = program
@@ -82,7 +79,6 @@ class Writer:
         self._names = {*self.constants, *(v.name for v in (*program.inputs, *program.nodes)), *program.outputs}
 
     def name(self, wanted: str) -> str:
-        """`wanted`, or with a number behind it where that is taken."""
         name = unique_name(wanted, self._names)
         self._names.add(name)
         return name
@@ -94,7 +90,6 @@ class Writer:
         return Symbol(self, name, tuple(numbers.shape[1:]))
 
     def number(self, value: float) -> str:
-        """The name of a scalar constant."""
         if value not in self._made:
             self._made[value] = Symbol(self, self.name("number"), ())
             self.constants[self._made[value].name] = torch.tensor(value, dtype=torch.float64)
@@ -156,7 +151,6 @@ class Writer:
         return self.scaled(self._broadcast(op, x, y), x.factor * y.factor)
 
     def total(self, x: Symbol, y: Symbol | Number) -> Symbol:
-        """x + y, broadcast."""
         if isinstance(y, Symbol) and abs(x.factor) == abs(y.factor):  # a common factor waits on
             return self.scaled(self._broadcast("add" if x.factor == y.factor else "sub", x, y), x.factor)
         if isinstance(y, Symbol):
@@ -169,7 +163,6 @@ class Writer:
         return self.node("add", [self.plain(x), number], x.shape, {})
 
     def _broadcast(self, op: str, x: Symbol, y: Symbol) -> Symbol:
-        """op(x, y) without their factors."""
         shape = torch.broadcast_shapes(x.shape, y.shape)
         units = [replace(v, factor=1.0).reshaped(*(1,) * (len(shape) - len(v.shape)), *v.shape) for v in (x, y)]
         return self.node(op, units, shape, {})
@@ -178,12 +171,10 @@ class Writer:
         """A constant symbol for every row of the batch; any other as it is."""
         if x.constant is None:
             return self.plain(x)
-        return self.node(
-            "repeat", [x, Symbol(self, self.program.inputs[0].name, ())], x.shape, {"shape": list(x.shape)}
-        )
+        rows = Symbol(self, self.program.inputs[0].name, ())
+        return self.node("repeat", [x, rows], x.shape, {"shape": list(x.shape)})
 
     def concat(self, parts: Sequence[Symbol], axis: int) -> Symbol:
-        """Symbols next to each other along a negative axis."""
         if len(parts) == 1:
             return parts[0]
         if any(p.constant is None for p in parts):
@@ -211,7 +202,6 @@ class Writer:
         return replace(self.concat(pieces, axis), factor=x.factor)
 
     def program_of(self, inputs: Sequence[Value], outputs: Sequence[str]) -> Program:
-        """What was written, without what no output needs."""
         return Program(tuple(inputs), tuple(self.nodes), tuple(outputs), self.constants).simplified()
 
 

@@ -218,10 +218,7 @@ def test_a_file_of_functions_is_read_like_one_without(tmp_path):
             [node("Add", ["x", "fc.bias"], "a"), node("Gemm", ["a", "W", "b"], "fc", transB=1), node("Tanh", ["fc"])],
             {"W": random(6, 6), "b": random(6), "fc.bias": 3 * random(6)},
         ),
-        (
-            [node("MatMul", ["x", "W"], "a"), node("Einsum", ["a", "W"], equation="bi,ij->bj")],
-            {"W": random(6, 6)},
-        ),
+        ([node("MatMul", ["x", "W"], "a"), node("Einsum", ["a", "W"], equation="bi,ij->bj")], {"W": random(6, 6)}),
         (
             [node("Gemm", ["x", "W", "b"], "fc"), node("Tanh", ["fc"], "fc.bias"), node("Add", ["fc", "fc.bias"])],
             {"W": random(6, 6), "b": random(6)},

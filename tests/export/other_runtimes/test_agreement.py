@@ -10,7 +10,6 @@ import torch
 import hrt
 from hrt.capture.torch_export import capture
 from hrt.export.onnx import check_onnx, export_onnx, open_runtime, relative, to_onnx
-from hrt.export.other_runtimes import __main__ as command
 from hrt.export.other_runtimes import check_openvino, open_openvino, web
 from hrt.perf.networks.burgers import burgers_points, load_burgers
 from hrt.perf.networks.operators import log_kernel, operator_network, reaction_diffusion_green
@@ -153,26 +152,3 @@ def test_the_file_is_at_most_a_tenth_larger_than_the_artifact(which, storage, tm
     hrt.compress(net, inputs=inputs, tol=1e-3, storage=storage, progress=False).save(tmp_path / "net.hrt")
     export_onnx(tmp_path / "net.hrt", tmp_path / "net.onnx")
     assert (tmp_path / "net.onnx").stat().st_size <= 1.10 * (tmp_path / "net.hrt").stat().st_size
-
-
-class TestTheCommand:
-    @pytest.fixture
-    def artifact(self, tmp_path):
-        linear_model(random_hmatrix(0, 60, 50)).save(tmp_path / "net.hrt")
-        return tmp_path / "net.hrt"
-
-    def test_prints_a_line_for_every_runtime(self, artifact, capsys, monkeypatch):
-        monkeypatch.setenv(web.VARIABLE, "/nowhere")
-        assert command.main(artifact) == 0
-        sizes, *lines = capsys.readouterr().out.splitlines()
-        assert sizes.startswith(f"{artifact}: .onnx has ")
-        assert [line.partition(": ")[0] for line in lines] == list(command.RUNTIMES)
-        assert float(lines[0].split()[-1]) <= 1e-5 and "not run. onnxruntime-web 1.30.0 is not in /nowhere" in lines[-1]
-
-    def test_a_runtime_that_differs_is_status_1(self, artifact, capsys, monkeypatch):
-        monkeypatch.setattr(command, "RUNTIMES", {"ONNX Runtime": check_onnx, command.UNSET: check_onnx})
-        monkeypatch.setattr(command, "to_onnx", lambda _: to_onnx(linear_model(torch.randn(60, 50))))
-        assert command.main(artifact) == 1
-        assert capsys.readouterr().out.count("ONNX Runtime differs from predict by") == 2
-        monkeypatch.setattr(command, "RUNTIMES", {command.UNSET: check_onnx})
-        assert command.main(artifact) == 0, "its own arithmetic is shown, not promised"

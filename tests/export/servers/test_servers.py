@@ -208,10 +208,7 @@ def triton(model, tmp_path_factory) -> Iterator[Served]:
         ],
         folder / "log",
         # The stub must find this Python's library, and by PATH this environment, before any other.
-        {
-            "LD_LIBRARY_PATH": f"{library}:{site}/nvidia_pytriton.libs",
-            "PATH": f"{env / 'bin'}:{os.environ['PATH']}",
-        },
+        {"LD_LIBRARY_PATH": f"{library}:{site}/nvidia_pytriton.libs", "PATH": f"{env / 'bin'}:{os.environ['PATH']}"},
     )
 
     def stubs() -> list[psutil.Process]:

@@ -3,7 +3,7 @@
 import pytest
 
 import hrt
-from hrt.export.servers.settings import Settings
+from hrt.export.servers.server_files import Settings
 
 MISTAKES = [
     ({"name": ""}, "name ''"),
