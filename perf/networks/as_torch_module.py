@@ -1,6 +1,4 @@
-"""A Program as an ordinary torch module, so that every library finds what it looks for: `nn.Linear` layers in straight
-code that torch.compile and torchao can read; and the same Program with some weights as two thin factors.
-"""
+"""A Program as an ordinary torch module of `nn.Linear` layers, which torch.compile and torchao can read."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,8 +26,8 @@ def dense_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def module_of(program: Program, layers: Mapping[str, Layer] | None = None) -> fx.GraphModule:
     """The float32 network in evaluation mode: inputs as separate arguments, one tensor or a tuple back.
 
-    layers: by name of a weight, what to make of it instead of an nn.Linear. Submodules are called layer0, layer1, ...
-    in program order; `weight_name` of each says whose it is. A tied weight used with one bias is one layer.
+    layers: by name of a weight, what to make of it instead of an nn.Linear. `weight_name` of each submodule says whose
+    it is. A tied weight used with one bias is one layer.
     """
     graph, root = fx.Graph(), nn.Module()
     values: dict[str, Any] = {}

@@ -4,8 +4,8 @@
     Navier-Stokes  incompressible, unsteady, in 2-D, nu = 0.1, the Taylor-Green vortex on [0, pi]^2 x [0, 1]
                    (3 -> 6 x 256 -> 3: u, v, p)
 
-They see the equations and the values on the boundary. A few hundred steps leave them far from solved: what is measured
-is what compression does to networks of this shape, whose weights are no longer those of their initialisation.
+They see the equations and the values on the boundary. A few hundred steps leave them far from solved, but no longer
+initial: what is measured is what compression does to networks of this shape.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ def pinn_points(name: str, count: int, seed: int) -> Tensor:
 
 
 def train_pinn(name: str, seed: int = 0, steps: int | None = None) -> Pinn:
-    """The float32 network in evaluation mode. Equal arguments on one thread give equal weights."""
+    """The float32 network in evaluation mode, the same for equal arguments on one thread."""
     problem = PROBLEMS[name]
     net = Pinn(problem.widths, seed, problem.gain)
     steps = problem.steps if steps is None else steps

@@ -125,15 +125,6 @@ class TestNetwork:
         with pytest.raises(FileNotFoundError, match=r"nn-xlarge\.npz"):
             load_neuralfoil("xlarge")
 
-    def test_layers_that_do_not_chain(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        arrays = dict(np.load(folder / "nn-xxsmall.npz"))
-        arrays["net.2.weight"] = arrays["net.2.weight"][:, :40]
-        np.savez(tmp_path / "nn-xxsmall.npz", **arrays)
-        (tmp_path / f"{DISTRIBUTION}.npz").write_bytes((folder / f"{DISTRIBUTION}.npz").read_bytes())
-        monkeypatch.setenv(neuralfoil.VARIABLE, str(tmp_path))
-        with pytest.raises(ValueError, match="do not chain"):
-            load_neuralfoil("xxsmall")
-
 
 @pytest.mark.usefixtures("here")
 class TestSamples:
