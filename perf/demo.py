@@ -148,7 +148,8 @@ def solution(net: nn.Module, model: hrt.CompressedModel, tol: float) -> Any:
     x, t = np.linspace(-1, 1, 257), np.linspace(0, 1, 129)
     points = torch.from_numpy(np.stack([v.ravel() for v in np.meshgrid(x, t)], 1)).float()
     with torch.no_grad():
-        ours, theirs = (y.reshape(len(t), len(x)).numpy() for y in (model.predict(points), net(points)))
+        answers: tuple[Any, ...] = (model.predict(points), net(points))
+    ours, theirs = (y.reshape(len(t), len(x)).numpy() for y in answers)
     title = f"u(x, t) from {model.nbytes:,} bytes ({model.compression_ratio:.1f} times smaller)"
     difference = (f"|compressed - dense|, promised: {tol:g} relative L2", np.abs(ours - theirs), "viridis")
     fig = figure(10.0, 4.0)

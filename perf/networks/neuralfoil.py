@@ -43,16 +43,15 @@ class NeuralFoil(nn.Module):
         return self.net(x)
 
 
-def find_weights() -> Path:
-    """A folder of .npz files or a wheel: what HRT_NEURALFOIL names, else the installed package or perf/data."""
+def find_weights() -> Path | zipfile.Path:
+    """The folder of .npz files, in a wheel or not: by HRT_NEURALFOIL, else the installed package or perf/data."""
     places = package_folders(VARIABLE, "neuralfoil") + ([] if os.environ.get(VARIABLE) else [DATA])
     for place in places:
-        for folder in (place, place / FOLDER, place / "neuralfoil" / FOLDER):
-            if (folder / f"{DISTRIBUTION}.npz").is_file():
-                return folder
-        wheels = sorted(place.glob("neuralfoil-*.whl")) if place.is_dir() else [place][: place.suffix == ".whl"]
-        if wheels and wheels[0].is_file():
-            return wheels[0]
+        wheels = [place] if place.suffix == ".whl" else sorted(place.glob("neuralfoil-*.whl"))
+        for root in (place, *(zipfile.Path(w) for w in wheels if w.is_file())):
+            for folder in (root, root / FOLDER, root / "neuralfoil" / FOLDER):
+                if (folder / f"{DISTRIBUTION}.npz").is_file():
+                    return folder
     raise FileNotFoundError(
         f"Expected NeuralFoil's weights in {' or '.join(map(str, places))}. Found none. Get them with: "
         f"pip install --no-deps neuralfoil==0.3.3, or name its wheel or folder by {VARIABLE}."
@@ -60,16 +59,8 @@ def find_weights() -> Path:
 
 
 def read_arrays(name: str) -> Arrays:
-    """The arrays of `name`.npz. Raises FileNotFoundError where the package or the file in it is missing."""
-    place = find_weights()
-    if place.is_dir():
-        content = (place / f"{name}.npz").read_bytes()
-    else:
-        with zipfile.ZipFile(place) as wheel:
-            member = f"neuralfoil/{FOLDER}/{name}.npz"
-            if member not in wheel.namelist():
-                raise FileNotFoundError(f"Expected {member} in {place}. Found no such member.")
-            content = wheel.read(member)
+    """The arrays of `name`.npz."""
+    content = (find_weights() / f"{name}.npz").read_bytes()
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return {key: arrays[key] for key in arrays.files}
 

@@ -67,7 +67,6 @@ class Workload:
 
     @property
     def dense_nbytes(self) -> int:
-        """Bytes of the constants in float32."""
         return sum(4 * int(np.prod(c.shape)) for c in self.program.constants.values())
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -144,7 +143,7 @@ def from_file(path: Path, inputs: Sequence[Path] = ()) -> Workload:
     if served:
         about += "; its own written-out dense network stands for the original, which is not in the file"
         program = written_out(program)
-    return Workload(path.name, about, net, program, *parts, served=served)
+    return Workload(path.name, about, net, program, parts[0], parts[1], parts[2], served=served)
 
 
 def _normal(program: Program, count: int, seed: int) -> Tensors:
@@ -168,7 +167,7 @@ def _of(
         net, rows = make(name, size)
         parts = _three(rows, 2 if entry.size else 1)  # rows of operators are long
         program = capture(net, parts[0]) if isinstance(net, nn.Module) else read_onnx(net)
-        return Workload(name, entry.about, net, program, *parts, batches=entry.batches, by_weights=by_weights)
+        return Workload(name, entry.about, net, program, parts[0], parts[1], parts[2], entry.batches, by_weights)
 
     return built
 

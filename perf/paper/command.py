@@ -31,7 +31,6 @@ from hrt.support.atomic_files import replacing
 
 app = new_app(__doc__ or "")
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer tolerances, points and steps.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of everything.")]
 Experiment = StrEnum("Experiment", list(training.EXPERIMENTS))
 
 
@@ -48,42 +47,23 @@ class Part:
 
 
 PARTS = (
-    Part(
-        "compression", "Compression against accuracy", claims.SMALLER,
-        data.compression, pictures.compression, claims.compression,
-    ),
-    Part(
-        "heat-map", "The compressed weight matrix", claims.ADAPTIVE,
-        data.heat_maps, pictures.heat_maps, claims.heat_maps,
-    ),
-    Part(
-        "train-and-test", "Accuracy on training and test inputs", claims.GENERAL,
-        data.train_and_test, pictures.train_and_test, claims.train_and_test,
-    ),
-    Part(
-        "comparison", "Beside SVD, pruning and quantization", claims.BETTER,
-        data.comparison, pictures.comparison, claims.comparison,
-    ),
-    Part(
-        "speed", "Inference speed", claims.FASTER,
-        data.speed, pictures.speed, claims.speed,
-    ),
-    Part(
-        "propagation", "Error propagation, layer by layer", claims.BOUNDED,
-        data.propagation, pictures.propagation, claims.propagation,
-    ),
-    Part(
-        "training", "Training with dynamic compression", claims.TRAINED,
-        lambda s: rows_of(s.runs, DENSE, DYNAMIC), pictures.training, claims.training,
-    ),
-    Part(
-        "regulariser", "Training with and without a regulariser of ranks", claims.REGULARISED,
-        lambda s: rows_of(s.runs, DENSE, PROXIMAL), pictures.regulariser, claims.regulariser,
-    ),
-    Part(
-        "kernel", "Drift of the neural tangent kernel", claims.KERNEL,
-        lambda s: kernel_drift(s.runs, s.setting.training), pictures.kernel, claims.kernel,
-    ),
+    Part("compression", "Compression against accuracy", claims.SMALLER,
+         data.compression, pictures.compression, claims.compression),
+    Part("heat-map", "The compressed weight matrix", claims.ADAPTIVE,
+         data.heat_maps, pictures.heat_maps, claims.heat_maps),
+    Part("train-and-test", "Accuracy on training and test inputs", claims.GENERAL,
+         data.train_and_test, pictures.train_and_test, claims.train_and_test),
+    Part("comparison", "Beside SVD, pruning and quantization", claims.BETTER,
+         data.comparison, pictures.comparison, claims.comparison),
+    Part("speed", "Inference speed", claims.FASTER, data.speed, pictures.speed, claims.speed),
+    Part("propagation", "Error propagation, layer by layer", claims.BOUNDED,
+         data.propagation, pictures.propagation, claims.propagation),
+    Part("training", "Training with dynamic compression", claims.TRAINED,
+         lambda s: rows_of(s.runs, DENSE, DYNAMIC), pictures.training, claims.training),
+    Part("regulariser", "Training with and without a regulariser of ranks", claims.REGULARISED,
+         lambda s: rows_of(s.runs, DENSE, PROXIMAL), pictures.regulariser, claims.regulariser),
+    Part("kernel", "Drift of the neural tangent kernel", claims.KERNEL,
+         lambda s: kernel_drift(s.runs, s.setting.training), pictures.kernel, claims.kernel),
 )  # fmt: skip
 
 
@@ -91,7 +71,6 @@ PARTS = (
 def figures(
     out: Annotated[Path, typer.Option(help="Folder to write to, made if missing.")] = Path("build/paper"),
     quick: Quick = False,
-    threads: Threads = 1,
     only: Annotated[list[str] | None, typer.Option(help=f"These of {', '.join(p.name for p in PARTS)}.")] = None,
 ) -> None:
     """Nine pictures of our own runs, and what becomes of the published claims.
@@ -102,7 +81,7 @@ def figures(
     unknown = set(only or ()) - {p.name for p in PARTS}
     if unknown:
         raise InputError(f"Found part {min(unknown)!r}. Expected some of {', '.join(p.name for p in PARTS)}.")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     check_results(out / "claims.md")
     setting = Setting.quick() if quick else Setting()
     print("\n\n".join(write_parts(setting, out, [p for p in PARTS if not only or p.name in only])))
@@ -140,7 +119,6 @@ def paragraph(part: Part, rows: Rows) -> str:
 def bounds(
     count: Annotated[int, typer.Option(help="Random matrices.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the random matrices.")] = 0,
-    random_only: Annotated[bool, typer.Option("--random-only", help="No networks.")] = False,
     json: Annotated[Path | None, typer.Option(help="File for counts by kind, and every violation.")] = None,
 ) -> None:
     """Every checkable statement of the paper, on random and on trained matrices.
@@ -151,13 +129,12 @@ def bounds(
     """
     if json:
         check_results(json)
-    rows, missing = statements.random_rows(count, seed), []
-    if not random_only:
-        subjects, missing = statements.subjects()
-        for subject in track(subjects, "networks", console=Console(stderr=True), transient=True):
-            rows += statements.trained_rows(subject)
-            if "PINN" in subject.name:
-                rows += statements.network_rows(subject)
+    rows = statements.random_rows(count, seed)
+    subjects, missing = statements.subjects()
+    for subject in track(subjects, "networks", console=Console(stderr=True), transient=True):
+        rows += statements.trained_rows(subject)
+        if "PINN" in subject.name:
+            rows += statements.network_rows(subject)
     if json:
         violated = [r for r in rows if r["verdict"] == statements.VIOLATED]
         counts = statements.counted(rows, "source", "kind", "statement")
