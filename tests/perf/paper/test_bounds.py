@@ -120,9 +120,3 @@ def test_packages_that_are_missing_are_named(monkeypatch):
     monkeypatch.setattr(bounds, "captured", lambda name, *rest: name)
     here, left = bounds.subjects()
     assert here[0] == "Burgers PINN" and left == ["NeuralFoil: pip install it", "QLKNN: pip install it"]
-
-
-def test_a_file_that_cannot_be_written_is_a_mistake_before_anything_is_measured(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert main(["bounds", "--json", str(tmp_path / "file" / "b.json")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
