@@ -1,13 +1,10 @@
 """Allen and Cahn's equation: its network, its residuals and a spectral solution.
 
-    u_t = D u_xx + 5 (u - u^3),   u(x, 0) = x^2 cos(pi x),   periodic on [-1, 1],   D = 1e-4
+    u_t = D u_xx + 5 (u - u^3),   u(x, 0) = x^2 cos(pi x),   periodic on [-1, 1],   D = 1e-4,   t in [0, 1]
 
-for t in [0, 1]: the second problem of Raissi, Perdikaris and Karniadakis (2019). Fronts of slope near 100 form where
-u(x, 0) changes its sign, and a narrow dip stays at x = 0. Periodicity and the initial value are built into the network,
-so that the residual of the equation is all that is trained; the spectral solution serves to measure it alone. Residuals
-count less the later they are: alike, training ended with half of them in a wrong solution with a small residual.
-
-    python -m hrt.perf.paper training allen-cahn     # trains, prints the error, seconds and steps
+The second problem of Raissi, Perdikaris and Karniadakis (2019). Periodicity and the initial value are built into the
+network; the spectral solution only measures it. Residuals count less the later they are: with equal weights half of
+all trainings ended in a wrong solution with a small residual.
 """
 
 import math
@@ -17,10 +14,9 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from hrt.perf.networks.pinn_training import Equation
-from hrt.perf.networks.taylor_pass import Pinn, Tap, through
+from hrt.perf.networks.taylor_pass import Pinn, Tap, by_jvp, through
 
 DIFFUSION, REACTION = 1e-4, 5.0
 RATE = 2.0 * REACTION  # at which u next to 1 or -1 tends to it: the derivative of 5 (u - u^3) there
@@ -29,11 +25,6 @@ FADING = REACTION
 ADAM_STEPS, NEWTON_STEPS, BATCH, WIDTH = 200, 150, 512, 64  # to an error of 1e-4
 MODES, STEPS = 1024, 400  # points in x and time steps of the spectral solution
 CONTOUR = 32  # points of the contour integrals in the exponential integrator
-
-
-def initial(x: np.ndarray) -> np.ndarray:
-    """u(x, 0) of the same shape."""
-    return x * x * np.cos(np.pi * x)
 
 
 def exponential_runge_kutta(
@@ -45,9 +36,8 @@ def exponential_runge_kutta(
 ) -> np.ndarray:
     """u_t = L u + forcing(u, t) from `values` (n,) at t = 0, by ETDRK4: all states, (steps + 1, n) float64.
 
-    Cox and Matthews (J. Comput. Phys. 176, 2002) with the coefficients by contour integrals of Kassam and Trefethen
-    (SIAM J. Sci. Comput. 26, 2005): order 4 in the step, whatever L is. symbol: (n // 2 + 1,), L on the modes of
-    numpy.fft.rfft.  forcing: of values (n,) and a time.
+    Cox and Matthews (J. Comput. Phys. 176, 2002), coefficients by contour integrals (Kassam and Trefethen, SIAM J. Sci.
+    Comput. 26, 2005): order 4 in the step. symbol: (n // 2 + 1,), L on the modes of numpy.fft.rfft.
     """
     h, n = duration / steps, len(values)
     circle = np.exp(1j * np.pi * (np.arange(CONTOUR) + 0.5) / CONTOUR)
@@ -86,22 +76,17 @@ def diffusion_symbol(modes: int) -> np.ndarray:
 
 @cache
 def solution(modes: int = MODES, steps: int = STEPS) -> np.ndarray:
-    """The problem's solution (steps + 1, modes) at t = i / steps and x = -1 + 2 j / modes, read-only.
-
-    With the defaults within 1e-5 of twice the modes and steps in relative L2 norm.
-    """
+    """The solution (steps + 1, modes) at t = i / steps and x = -1 + 2 j / modes, read-only, to 1e-5 in relative L2."""
     x = -1.0 + 2.0 * np.arange(modes) / modes
-    states = exponential_runge_kutta(initial(x), diffusion_symbol(modes), lambda u, t: REACTION * (u - u**3), steps)
+    initial = x * x * np.cos(np.pi * x)
+    states = exponential_runge_kutta(initial, diffusion_symbol(modes), lambda u, t: REACTION * (u - u**3), steps)
     states.setflags(write=False)
     return states
 
 
 @cache
 def exact_solution(columns: int = 512, rows: int = 101) -> tuple[Tensor, Tensor]:
-    """Points (rows * columns, 2) of the whole domain, rows of times, and the solution there, float64.
-
-    columns divides MODES and rows - 1 divides STEPS.
-    """
+    """Points (rows * columns, 2) of the whole domain, rows of times, and the solution there, float64."""
     x, t = np.meshgrid(-1.0 + 2.0 * np.arange(columns) / columns, np.linspace(0.0, 1.0, rows))
     u = solution()[:: STEPS // (rows - 1), :: MODES // columns]
     return torch.from_numpy(np.stack((x.ravel(), t.ravel()), axis=1)), torch.from_numpy(u.ravel())
@@ -110,15 +95,13 @@ def exact_solution(columns: int = 512, rows: int = 101) -> tuple[Tensor, Tensor]
 class AllenCahnPINN(Pinn):
     """u = g u_0(x) + (1 - g) N(cos pi x, sin pi x, t), g = e^(-RATE t): (x, t) -> u with u_0 its initial value.
 
-    N is a tanh multilayer perceptron, `depth` hidden layers of `width`. The slope of u_0 jumps from one period to the
-    next, and g dies as the solution forgets it: t in the place of 1 - g would leave N to undo the jump for all t.
+    The slope of u_0 jumps from one period to the next. g dies as the solution forgets it, so that N need not undo it.
     """
 
     def __init__(self, width: int = WIDTH, depth: int = 4, seed: int = 0) -> None:
         super().__init__([3] + [width] * depth + [1], seed)
 
     def forward(self, points: Tensor) -> Tensor:
-        """Value of u, shape (batch, 1), at points of shape (batch, 2) with columns x and t."""
         x, t = points[:, :1], points[:, 1:]
         cosine = torch.cos(math.pi * x)
         g = torch.exp(-RATE * t)
@@ -149,17 +132,12 @@ def residuals(network: AllenCahnPINN, points: Tensor, taps: list[Tap] | None = N
 
 def allen_cahn_operator(u: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     """u_t - D u_xx - 5 (u - u^3) of any function (rows, 2) -> (rows, 1), by forward differentiation: (rows, 1)."""
-    along_x, along_t = (torch.zeros_like(points) + points.new_tensor(axis) for axis in ((1.0, 0.0), (0.0, 1.0)))
-    both = jvp(u, (points,), (along_t,))
-    value, u_t = both[0], both[1]
-    u_xx = jvp(lambda p: jvp(u, (p,), (along_x,))[1], (points,), (along_x,))[1]
+    value, _, u_t, u_xx = by_jvp(u, points)
     return u_t - DIFFUSION * u_xx - REACTION * (value - value**3)
 
 
 def sample(count: int, generator: torch.Generator) -> Tensor:
-    """Points (count, 2) float64: half of all x uniform, half log-uniform in the distance, down to 0.005, from the zeros
-    of u(x, 0): 0, 1/2 and -1/2, where dip and fronts form.
-    """
+    """Points (count, 2) float64: half of all x uniform, half log-uniform in the distance from the zeros of u(x, 0)."""
     unit = torch.rand(5, count, generator=generator, dtype=torch.float64)
     offset = torch.sign(unit[0] - 0.5) * 0.5 * 0.005 ** unit[1]
     centre = 0.5 * (torch.floor(3.0 * unit[2]) - 1.0)

@@ -1,6 +1,4 @@
-"""A Program as an ordinary torch module, so that every library finds what it looks for: `nn.Linear` layers in straight
-code that torch.compile and torchao can read; and the same Program with some weights as two thin factors.
-"""
+"""A Program as an ordinary torch module of `nn.Linear` layers, which torch.compile and torchao can read."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,8 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.program.op_table import TABLE
-from hrt.program.program import Node, Program
+from hrt.program import Node, Program, to_float64
 
 Layer = Callable[[Tensor, Tensor | None], nn.Module]  # weight (m, n) and bias (m,), float32, to a layer
 
@@ -28,13 +25,12 @@ def dense_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def module_of(program: Program, layers: Mapping[str, Layer] | None = None) -> fx.GraphModule:
     """The float32 network in evaluation mode: inputs as separate arguments, one tensor or a tuple back.
 
-    layers: by name of a weight, what to make of it instead of an nn.Linear. Submodules are called layer0, layer1, ...
-    in program order; `weight_name` of each says whose it is. A tied weight used with one bias is one layer.
+    layers: by name of a weight, what to make of it instead of an nn.Linear. `weight_name` of each submodule says whose
+    it is. A tied weight used with one bias is one layer.
     """
     graph, root = fx.Graph(), nn.Module()
     values: dict[str, Any] = {}
-    for k, v in enumerate(program.inputs):
-        values[v.name] = graph.placeholder(f"x{k}")
+    values |= {v.name: graph.placeholder(f"x{k}") for k, v in enumerate(program.inputs)}
     names: dict[tuple[str, ...], str] = {}
     for name, constant in program.constants.items():
         if any(_reads(node, name) for node in program.nodes) or name in program.outputs:
@@ -53,8 +49,7 @@ def module_of(program: Program, layers: Mapping[str, Layer] | None = None) -> fx
                 root.add_module(key, layer)
             values[node.name] = graph.call_module(key, (values[x],))
         else:
-            arguments = tuple(values[name] for name in node.inputs)
-            values[node.name] = graph.call_function(_function(node), arguments)
+            values[node.name] = graph.call_function(_function(node), tuple(values[name] for name in node.inputs))
     outputs = tuple(values[name] for name in program.outputs)
     graph.output(outputs[0] if len(outputs) == 1 else outputs)
     return fx.GraphModule(root, graph).eval()
@@ -79,15 +74,12 @@ def factored(program: Program, factors: Mapping[str, tuple[Tensor, Tensor]]) -> 
 
 def written_out(program: Program) -> Program:
     """The same program with every compressed weight as the dense matrix that it stands for."""
-    matrices = {k: c.to_dense(torch.float64) for k, c in program.constants.items() if isinstance(c, HMatrix)}
-    return program.with_constants(matrices)
+    return program.with_constants({k: to_float64(c) for k, c in program.constants.items() if isinstance(c, HMatrix)})
 
 
 def _function(node: Node) -> Callable[..., Tensor]:
-    compute, attrs = TABLE[node.op].torch, dict(node.attrs)
-
     def call(*arguments: Any) -> Tensor:
-        return compute(arguments, attrs)
+        return node.row.torch(arguments, node.attrs)
 
     call.__name__ = call.__qualname__ = node.op  # what the generated code calls it
     return call

@@ -2,16 +2,14 @@
 
     u_t + u u_x = nu u_xx,   u(x, 0) = -sin(pi x),   u(-1, t) = u(1, t) = 0,   nu = 0.01 / pi
 
-on x in [-1, 1], t in [0, 1]: the standard problem of Raissi, Perdikaris and Karniadakis (2019), whose
-solution steepens into a layer about 0.006 wide at x = 0. The network sees only the equation, the initial
-condition and the boundary condition; the exact solution serves to measure it, never to train it.
+on x in [-1, 1], t in [0, 1] (Raissi, Perdikaris and Karniadakis, 2019): a layer about 0.006 wide forms at x = 0. The
+network sees the equation, initial and boundary values; the exact solution measures it and never trains it.
 
     python -m hrt.perf.networks.burgers train --out perf/data/burgers.safetensors
     python -m hrt.perf.networks.burgers check perf/data/burgers.safetensors
 """
 
 import math
-import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +18,12 @@ import numpy as np
 import torch
 import typer
 from rich.progress import Progress
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.func import jvp
 
 from hrt.perf.networks.pinn_training import Course, Equation, fit
-from hrt.perf.networks.taylor_pass import Pinn, Tap, jets
+from hrt.perf.networks.taylor_pass import Pinn, Tap, by_jvp, jets
+from hrt.support.atomic_files import replacing
 
 NU = 0.01 / math.pi  # viscosity
 DATA_WEIGHT = 10.0  # of the mean squared initial and boundary error against the mean squared residual
@@ -42,23 +40,15 @@ def burgers_network(width: int = 128, depth: int = 4, seed: int = 0) -> Pinn:
 
 
 def cole_hopf(x: np.ndarray, t: np.ndarray, nu: float = NU, nodes: int = 128) -> np.ndarray:
-    """Exact solution of the problem in the module docstring, to about 1e-14 in float64 for the default nu.
-
-    Formula (Hopf 1950, Cole 1951; for this initial value Basdevant et al., Computers & Fluids 14, 1986):
+    """Exact solution to about 1e-14 at x and t >= 0 of any shapes that broadcast, float64.
 
         u = -int sin(pi y) g(y, eta) d eta / int g(y, eta) d eta,    y = x - eta,
         g = exp(-cos(pi y) / (2 pi nu) - eta^2 / (4 nu t))
 
-    With eta = 2 sqrt(nu t) z both integrals are Gauss-Hermite sums over z. At t = 0 every node falls on
-    y = x and the quotient is -sin(pi x) without a special case. Exponents are shifted by their maximum
-    before they are exponentiated, because exp(1 / (2 pi nu)) may be far beyond the range of a float.
-
-    Takes positions x in [-1, 1] and times t >= 0 of any shapes that broadcast, viscosity nu > 0 and the
-    number of Gauss-Hermite nodes; returns float64 of the broadcast shape.
+    (Hopf 1950, Cole 1951; Basdevant et al., Computers & Fluids 14, 1986.) With eta = 2 sqrt(nu t) z both integrals are
+    Gauss-Hermite sums over z. Exponents are shifted by their maximum, because exp(1 / (2 pi nu)) may overflow.
     """
     x, t = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(t, dtype=np.float64))
-    if x.size and t.min() < 0:
-        raise ValueError(f"Expected times t >= 0. Got {t.min()}. Burgers' equation is not solved backwards.")
     z, weight = np.polynomial.hermite.hermgauss(nodes)
     log_weight = np.log(weight)
     flat_x, flat_t = x.ravel(), t.ravel()
@@ -109,10 +99,7 @@ def residuals(network: Any, rows: Tensor, taps: list[Tap] | None = None) -> Tens
 
 def burgers_operator(u: Any, points: Tensor) -> Tensor:
     """u_t + u u_x - nu u_xx of any function (rows, 2) -> (rows, 1), by forward differentiation: (rows, 1)."""
-    along_x, along_t = (torch.zeros_like(points) + points.new_tensor(axis) for axis in ((1.0, 0.0), (0.0, 1.0)))
-    twice = jvp(lambda p: jvp(u, (p,), (along_x,)), (points,), (along_x,))
-    (value, u_x), (_, u_xx) = twice[0], twice[1]
-    u_t = jvp(u, (points,), (along_t,))[1]
+    value, u_x, u_t, u_xx = by_jvp(u, points)
     return u_t + value * u_x - NU * u_xx
 
 
@@ -138,8 +125,8 @@ def save_checkpoint(network: Pinn, path: Path, metadata: dict[str, str]) -> floa
     error = relative_error(rounded)
     facts = {"nu": repr(NU), "relative_l2_error": repr(error), "torch": str(torch.__version__)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(rounded.state_dict(), path.with_suffix(".partial"), metadata=metadata | facts)
-    os.replace(path.with_suffix(".partial"), path)
+    with replacing(path) as file:
+        file.write(save(rounded.state_dict(), metadata=metadata | facts))
     return error
 
 
@@ -147,8 +134,8 @@ def load_burgers(path: str | Path = CHECKPOINT) -> Pinn:
     """The trained network, float32, in evaluation mode; FileNotFoundError where there is no checkpoint."""
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"Expected a trained Burgers network at {path}. Found no such file: it is kept in the "
-            f"repository, not in the wheel. Train it with: python -m hrt.perf.networks.burgers train --out {path}"
+            f"Expected a trained Burgers network at {path}. Found no such file: it is kept in the repository, not in "
+            f"the wheel. Train it with: python -m hrt.perf.networks.burgers train --out {path}"
         )
     network = burgers_network()
     network.load_state_dict(load_file(path))

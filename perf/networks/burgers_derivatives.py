@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, jvp
+from torch.func import grad
 
 from hrt.perf.networks.burgers import load_burgers
+from hrt.perf.networks.taylor_pass import by_jvp
 
 DERIVATIVES = ("d0", "d1", "d0d0")
 Way = Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
@@ -37,14 +38,6 @@ def functional_reverse(net: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     return u, first[:, :1], first[:, 1:], second[:, :1]
 
 
-def forward(net: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
-    """The same by jvp of jvp, and one more jvp for u_t."""
-    along_x, along_t = torch.zeros_like(x), torch.zeros_like(x)
-    along_x[:, 0], along_t[:, 1] = 1, 1
-    (u, u_x), tangents = jvp(lambda z: jvp(net, (z,), (along_x,)), (x,), (along_x,))[:2]
-    return u, u_x, jvp(net, (x,), (along_t,))[1], tangents[1]
-
-
 class Differentiating(nn.Module):
     """The PINN with its derivatives, by one of these ways; parameters are frozen."""
 
@@ -53,11 +46,10 @@ class Differentiating(nn.Module):
         self.net, self.way = load_burgers().requires_grad_(False), way
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """u, u_x, u_t, u_xx, each (batch, 1)."""
         return self.way(self.net, x)
 
 
 def torch_ways() -> dict[str, nn.Module]:
     """By name; the first is what most people write, the last what torch.compile takes."""
-    ways = {"reverse over reverse": reverse, "jvp of jvp": forward, "torch.func": functional_reverse}
+    ways = {"reverse over reverse": reverse, "jvp of jvp": by_jvp, "torch.func": functional_reverse}
     return {name: Differentiating(way) for name, way in ways.items()}

@@ -2,9 +2,7 @@
 
     (K f)(y) = int_0^1 log|x - y| f(x) dx   ~   sum_k branch_k(f(x_1), ..., f(x_m)) trunk_k(y) + bias
 
-The branch sees f on m midpoints, the trunk one place y; data are smooth random f and K applied on the same grid. The
-network stands for the many of this kind that are trained on simulations: what is measured is what compression and
-other runtimes do to it, not how well it solves anything (its own error is printed all the same).
+The branch sees f on m midpoints, the trunk one place y; data are smooth random f and K applied on the same grid.
 """
 
 from itertools import pairwise
@@ -37,10 +35,7 @@ class DeepONet(nn.Module):
 
 
 def train_deeponet(seed: int = 0, steps: int = STEPS) -> tuple[DeepONet, float]:
-    """The float32 network in evaluation mode, and its relative L2 error on 256 functions that training never saw.
-
-    Equal arguments on one thread give equal weights.
-    """
+    """The float32 network in evaluation mode, and its relative L2 error on 256 unseen functions."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -16,9 +16,7 @@ POINTS_PER_WAVELENGTH = 10.0
 
 @dataclass(frozen=True)
 class Kernel:
-    """title: for tables. build: size -> the matrix (n, n) in float64 and its points (n, d), None where the natural
-    order is the geometric one.
-    """
+    """build: size -> the matrix (n, n) float64 and its points (n, d), None where the natural order is geometric."""
 
     title: str
     build: Callable[[int], tuple[np.ndarray, np.ndarray | None]]
@@ -27,11 +25,9 @@ class Kernel:
 def helmholtz_circle(n: int, points_per_wavelength: float = POINTS_PER_WAVELENGTH) -> np.ndarray:
     """Single-layer Helmholtz operator on the unit circle, (K f)(x) = int -Y0(k |x - y|) / 4 f(y) ds(y): (n, n).
 
-    The kernel is the real part of the fundamental solution i/4 H0(k r) in the plane, H0 = J0 + i Y0 the Hankel function
-    of the first kind (Colton and Kress, Inverse Acoustic and Electromagnetic Scattering Theory, ch. 3; DLMF 10.4.3).
-    n points at equal angles, h = 2 pi / n apart along the arc; k = 2 pi / (points_per_wavelength h), so that the number
-    of wavelengths grows with n. Off the diagonal the midpoint rule; on it the average over the cell along its tangent,
-    (2 / h) int_0^{h/2} Y0(k s) ds.
+    The real part of i/4 H0(k r), H0 = J0 + i Y0 (Colton and Kress, Inverse Acoustic and Electromagnetic Scattering
+    Theory, ch. 3; DLMF 10.4.3), n points h = 2 pi / n apart, k = 2 pi / (points_per_wavelength h). Off the diagonal the
+    midpoint rule; on it the average over the cell along its tangent, (2 / h) int_0^{h/2} Y0(k s) ds.
     """
     h = 2 * math.pi / n
     k = 2 * math.pi / (points_per_wavelength * h)

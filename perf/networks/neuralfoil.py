@@ -1,8 +1,4 @@
-"""NeuralFoil: a network that others trained and use (`python -m hrt.perf run --workload neuralfoil-xxxlarge`).
-
-NeuralFoil (Sharpe and Hansman, arXiv 2503.16323; MIT licence) predicts the flow around an airfoil. Its learned core
-is an MLP of 25 inputs and 198 outputs, swish between the layers and none after the last; `xxxlarge` has six hidden
-layers of 512. What the package does around it (mirroring the airfoil, units) has no weights and is left out here.
+"""NeuralFoil (Sharpe and Hansman, arXiv 2503.16323; MIT licence): the learned core, 25 inputs to 198 outputs.
 
     pip install --no-deps neuralfoil==0.3.3
 
@@ -10,7 +6,6 @@ Only the arrays in the wheel are read; the package, which needs AeroSandbox, is 
 """
 
 import io
-import itertools
 import os
 import zipfile
 from collections.abc import Sequence
@@ -33,7 +28,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class NeuralFoil(nn.Module):
-    """The learned core: `weights` and `biases` in order, swish in between. Latent inputs (batch, 25) to outputs."""
+    """`weights` and `biases` in order, swish in between: latent inputs (batch, 25) to latent outputs (batch, 198)."""
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
         super().__init__()
@@ -45,24 +40,18 @@ class NeuralFoil(nn.Module):
         self.net = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Latent outputs (batch, 198)."""
         return self.net(x)
 
 
-def find_weights() -> Path:
-    """Where the arrays are: a folder of .npz files or a wheel.
-
-    Looked for in the environment's HRT_NEURALFOIL, else in the installed package, found but not imported, and in
-    perf/data. Raises FileNotFoundError that says how to get them.
-    """
+def find_weights() -> Path | zipfile.Path:
+    """The folder of .npz files, in a wheel or not: by HRT_NEURALFOIL, else the installed package or perf/data."""
     places = package_folders(VARIABLE, "neuralfoil") + ([] if os.environ.get(VARIABLE) else [DATA])
     for place in places:
-        for folder in (place, place / FOLDER, place / "neuralfoil" / FOLDER):
-            if (folder / f"{DISTRIBUTION}.npz").is_file():
-                return folder
-        wheels = sorted(place.glob("neuralfoil-*.whl")) if place.is_dir() else [place][: place.suffix == ".whl"]
-        if wheels and wheels[0].is_file():
-            return wheels[0]
+        wheels = [place] if place.suffix == ".whl" else sorted(place.glob("neuralfoil-*.whl"))
+        for root in (place, *(zipfile.Path(w) for w in wheels if w.is_file())):
+            for folder in (root, root / FOLDER, root / "neuralfoil" / FOLDER):
+                if (folder / f"{DISTRIBUTION}.npz").is_file():
+                    return folder
     raise FileNotFoundError(
         f"Expected NeuralFoil's weights in {' or '.join(map(str, places))}. Found none. Get them with: "
         f"pip install --no-deps neuralfoil==0.3.3, or name its wheel or folder by {VARIABLE}."
@@ -70,25 +59,14 @@ def find_weights() -> Path:
 
 
 def read_arrays(name: str) -> Arrays:
-    """The arrays of `name`.npz. Raises FileNotFoundError where the package or the file in it is missing."""
-    place = find_weights()
-    if place.is_dir():
-        content = (place / f"{name}.npz").read_bytes()
-    else:
-        with zipfile.ZipFile(place) as wheel:
-            member = f"neuralfoil/{FOLDER}/{name}.npz"
-            if member not in wheel.namelist():
-                raise FileNotFoundError(f"Expected {member} in {place}. Found no such member.")
-            content = wheel.read(member)
+    """The arrays of `name`.npz."""
+    content = (find_weights() / f"{name}.npz").read_bytes()
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return {key: arrays[key] for key in arrays.files}
 
 
 def load_neuralfoil(size: str = "xxxlarge") -> NeuralFoil:
-    """The float32 network of one size, in evaluation mode. Keys are net.0.weight, net.0.bias, net.2.weight, ...
-
-    Raises ValueError for an unknown size or arrays that do not chain from one layer to the next.
-    """
+    """The float32 network of one size, in evaluation mode. Keys are net.0.weight, net.0.bias, net.2.weight, ..."""
     if size not in SIZES:
         raise ValueError(f"Found size {size!r}. Expected one of {', '.join(SIZES)}.")
     arrays = read_arrays(f"nn-{size}")
@@ -96,30 +74,23 @@ def load_neuralfoil(size: str = "xxxlarge") -> NeuralFoil:
     weights, biases = (
         [torch.from_numpy(arrays[f"net.{k}.{part}"]).float() for k in layers] for part in ("weight", "bias")
     )
-    if any(a.shape[0] != b.shape[1] for a, b in itertools.pairwise(weights)):
-        raise ValueError(f"The layers of {size} do not chain: {[tuple(w.shape) for w in weights]}.")
     return NeuralFoil(weights, biases).eval()
 
 
 def sample_inputs(count: int, seed: int) -> Tensor:
     """Latent inputs (count, 25) float32, as the training data were drawn.
 
-    The wheel states their mean and covariance. The 18 features of the airfoil (16 Kulfan weights, leading edge, 50
-    times the trailing edge's thickness) are drawn from that Gaussian. The flow is drawn as the authors' published
-    generator does, independently of the airfoil: angle of attack on 7 angles from -15 to 15 degrees, shifted uniformly
-    by +-2.5 and normally by 2.5; Reynolds number log10-normal (5.5, 1.5); n_crit uniform in (0, 18); each transition
-    forced at a uniform place with probability 0.2, else at 1. So angle features lie on the curve that they are defined
-    by, as a Gaussian's would not, and all 25 have the stated mean and covariance.
+    The airfoil's features come from the Gaussian that the wheel states. The flow follows the authors' generator: angle
+    of attack on 7 angles from -15 to 15 degrees, shifted uniformly by +-2.5 and normally by 2.5; Reynolds number
+    log10-normal (5.5, 1.5); n_crit uniform in (0, 18); each transition forced at a uniform place with probability 0.2.
     """
     moments = read_arrays(DISTRIBUTION)
     rng = np.random.default_rng(seed)
     airfoil = slice(0, SHAPE_FEATURES)
     mean, covariance = moments["mean_inputs_scaled"][airfoil], moments["cov_inputs_scaled"][airfoil, airfoil]
     shape = rng.multivariate_normal(mean.astype(np.float64), covariance, count)
-    alpha = (
-        rng.choice(np.linspace(-15, 15, 7), count) + rng.uniform(-2.5, 2.5, count) + 2.5 * rng.standard_normal(count)
-    )
-    alpha = np.radians(alpha)
+    alpha = rng.choice(np.linspace(-15, 15, 7), count)
+    alpha = np.radians(alpha + rng.uniform(-2.5, 2.5, count) + 2.5 * rng.standard_normal(count))
     log_reynolds = np.log(10) * (5.5 + 1.5 * rng.standard_normal(count))
     n_crit = rng.uniform(0, 18, count)
     forced, place = rng.random((2, count)) < 0.2, rng.random((2, count))

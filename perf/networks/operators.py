@@ -1,9 +1,4 @@
-"""Dense operators with known structure: the matrices hrt is tested and timed on.
-
-Functions return float64 numpy arrays and uses one of two uniform grids with n points on (0, 1):
-
-    midpoints    x_i = (i + 1/2) h, h = 1 / n         cell centres, for integral operators
-    interior     x_i = (i + 1) h,   h = 1 / (n + 1)   for Dirichlet problems; the ends carry zero
+"""Dense operators with known structure, float64: the matrices hrt is tested and timed on.
 
 An operator includes its quadrature weight, so `matrix @ f` approximates the function `K f` on the grid.
 """
@@ -15,27 +10,24 @@ import torch
 from torch import nn
 
 STRIP = 64  # rows built at a time, so that a matrix takes no more memory than its own
+SMOOTHNESS = 3.0  # decay of the spectrum of smooth_inputs: twice differentiable functions
 SERIES_MODES = 256  # modes of smooth_inputs; independent of the grid, so that grids sample the same functions
 
 
 def midpoint_grid(n: int) -> np.ndarray:
-    """Cell centres (i + 1/2) / n of n equal cells of [0, 1], shape (n,)."""
-    _check_size(n)
+    """Cell centres (i + 1/2) / n of n equal cells of [0, 1], for integral operators: (n,)."""
     return (np.arange(n) + 0.5) / n
 
 
 def interior_grid(n: int) -> np.ndarray:
-    """Interior points (i + 1) / (n + 1) of [0, 1], shape (n,)."""
-    _check_size(n)
+    """Interior points (i + 1) / (n + 1) of [0, 1], for Dirichlet problems: (n,)."""
     return np.arange(1, n + 1) / (n + 1)
 
 
 def log_kernel(n: int) -> np.ndarray:
     """Single-layer logarithmic operator (K f)(x) = int_0^1 log|x - y| f(y) dy on the midpoint grid: (n, n), symmetric.
 
-    Off the diagonal the midpoint rule (Nystroem), h log|x_i - x_j|. On the diagonal the integral of the
-    kernel over the cell for constant f, int_{-h/2}^{h/2} log|s| ds = h (log(h / 2) - 1). First-order
-    accurate, because the cells next to the singularity use the midpoint rule too.
+    Off the diagonal the midpoint rule, h log|x_i - x_j|; on it int_{-h/2}^{h/2} log|s| ds = h (log(h / 2) - 1).
     """
     x, h = midpoint_grid(n), 1.0 / n
     matrix = np.empty((n, n))
@@ -49,20 +41,12 @@ def log_kernel(n: int) -> np.ndarray:
     return matrix
 
 
-def laplace_2d_kernel(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """`laplace_2d` on the side x side cells of the unit square: the matrix (side^2, side^2) and the points."""
-    return laplace_2d(side**2)
-
-
 def laplace_2d(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithmic (2-D Laplace) operator (K f)(p) = int log|p - q| f(q) dq on n square cells of edge h.
+    """Logarithmic (2-D Laplace) operator (K f)(p) = int log|p - q| f(q) dq: the matrix (n, n) and the points (n, 2).
 
-    The cells fill the most nearly square grid of n, its long side of length 1. Off the diagonal h^2 log|p_i - p_j|;
-    on the diagonal the kernel's integral over the cell, h^2 (log h + c) with the average of log|r| over the unit
-    square around its centre, c = pi / 4 - 3 / 2 - log(2) / 2. No factor 1 / (2 pi).
-
-    Returns:
-        The matrix (n, n) and the cell centres (n, 2), both lexicographic: the second coordinate runs fastest.
+    n square cells of edge h fill the most nearly square grid, its long side of length 1; the second coordinate runs
+    fastest. Off the diagonal h^2 log|p_i - p_j|; on it the integral over the cell, h^2 (log h + c) with the average of
+    log|r| over the unit square around its centre, c = pi / 4 - 3 / 2 - log(2) / 2.
     """
     down = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
     across = n // down
@@ -81,27 +65,14 @@ def laplace_2d(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reaction_diffusion_green(n: int, kappa: float = 10.0) -> np.ndarray:
-    """Solution operator of -u'' + kappa^2 u = f on (0, 1), u(0) = u(1) = 0, on the interior grid.
+    """Solution operator of -u'' + kappa^2 u = f on (0, 1), u(0) = u(1) = 0, on the interior grid: (n, n), symmetric.
 
-    h G(x_i, x_j) with the Green's function (variation of constants; e.g. Stakgold and Holst, Green's
-    Functions and Boundary Value Problems, ch. 1), where a = min(x, y) and b = max(x, y):
+    h G(x_i, x_j) (Stakgold and Holst, Green's Functions and Boundary Value Problems, ch. 1), where a = min(x, y) and
+    b = max(x, y); the second form never overflows, and the inverse of the matrix is exactly tridiagonal:
 
         G(x, y) = sinh(kappa a) sinh(kappa (1 - b)) / (kappa sinh kappa)
                 = e^(-kappa (b - a)) d(a) d(1 - b) / (2 kappa d(1)),   d(s) = 1 - e^(-2 kappa s)
-
-    The second form never overflows. The inverse of the matrix is exactly tridiagonal.
-
-    Args:
-        n: interior points.
-        kappa: reaction rate >= 0; 0 gives `poisson_green`.
-
-    Returns:
-        (n, n), symmetric, positive definite, entries positive as long as they do not underflow.
     """
-    if kappa < 0:
-        raise ValueError(f"Expected kappa >= 0. Got {kappa}. The equation has kappa^2 alone: drop the sign.")
-    if kappa == 0:
-        return poisson_green(n)
     x = interior_grid(n)
     a, b = np.minimum(x[:, None], x), np.maximum(x[:, None], x)
     left, right = -np.expm1(-2.0 * kappa * x), -np.expm1(-2.0 * kappa * (1.0 - x))
@@ -110,60 +81,26 @@ def reaction_diffusion_green(n: int, kappa: float = 10.0) -> np.ndarray:
     return np.exp(-kappa * (b - a)) * ends / (2.0 * kappa * -math.expm1(-2.0 * kappa) * (n + 1))
 
 
-def poisson_green(n: int) -> np.ndarray:
-    """Solution operator of -u'' = f on (0, 1), u(0) = u(1) = 0: h min(x, y) (1 - max(x, y)), interior grid.
-
-    It is the inverse of the second-difference matrix, not an approximation of it.
-
-    Returns:
-        (n, n), symmetric, positive definite, all entries positive.
-    """
-    x = interior_grid(n)
-    return np.minimum(x[:, None], x) * (1.0 - np.maximum(x[:, None], x)) / (n + 1)
-
-
 def gaussian_random(n: int, seed: int = 0) -> np.ndarray:
     """(n, n) of independent N(0, 1 / n) entries: no structure, every method must fail to compress it."""
-    _check_size(n)
     return np.random.default_rng(seed).standard_normal((n, n)) / math.sqrt(n)
 
 
 def smooth_inputs(
-    n: int,
-    count: int,
-    seed: int = 0,
-    *,
-    length: float = 0.1,
-    smoothness: float = 3.0,
-    points: np.ndarray | None = None,
+    n: int, count: int, seed: int = 0, *, length: float = 0.1, points: np.ndarray | None = None
 ) -> np.ndarray:
-    """Random smooth functions on (0, 1), the right-hand sides a solution operator is calibrated with.
+    """Random smooth functions (count, n) at `points`, by default the midpoint grid: right-hand sides of operators.
 
-    Stationary Gaussian random field of zero mean and unit variance by a random Fourier series of period 2
-    (twice the domain, so that the ends are neither periodic nor pinned):
+    A stationary Gaussian field of zero mean and unit variance by a random Fourier series of period 2 (twice the domain,
+    so that the ends are neither periodic nor pinned), its spectrum that of a Matern field; `length`: of correlation.
 
-        f(x) = sum_k s_k (a_k cos(pi k x) + b_k sin(pi k x)),   s_k^2 ~ (1 + (pi k length)^2)^(-smoothness)
+        f(x) = sum_k s_k (a_k cos(pi k x) + b_k sin(pi k x)),   s_k^2 ~ (1 + (pi k length)^2)^(-SMOOTHNESS)
 
-    with independent standard normal a_k, b_k, k = 0..255: the covariance of f(x) and f(y) is
-    sum_k s_k^2 cos(pi k (x - y)). The spectrum is that of a Matern field of order smoothness - 1/2.
-    A seed fixes the functions, whatever the grid.
-
-    Args:
-        n: grid points.
-        count: functions.
-        seed: of the coefficients.
-        length: correlation length in units of the domain.
-        smoothness: decay exponent of the spectrum, > 1/2; 3 gives twice differentiable functions.
-        points: (n,) positions; the midpoint grid by default.
-
-    Returns:
-        (count, n); cast it to the network's dtype before it enters a network.
+    with independent standard normal a_k, b_k. A seed fixes the functions, whatever the grid.
     """
-    x = midpoint_grid(n) if points is None else np.asarray(points, dtype=np.float64)
-    if x.shape != (n,):
-        raise ValueError(f"Expected points of shape ({n},). Got {x.shape}. Give a position for each point.")
+    x = midpoint_grid(n) if points is None else points
     k = np.arange(SERIES_MODES)
-    amplitude = (1.0 + (math.pi * k * length) ** 2) ** (-0.5 * smoothness)
+    amplitude = (1.0 + (math.pi * k * length) ** 2) ** (-0.5 * SMOOTHNESS)
     amplitude /= np.linalg.norm(amplitude)
     a, b = np.random.default_rng(seed).standard_normal((2, SERIES_MODES, count))  # [mode, function]
     phase = math.pi * np.outer(x, k)  # [point, mode]
@@ -181,18 +118,9 @@ class OperatorNetwork(nn.Module):
             self.linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(matrix)))
 
     def forward(self, f: torch.Tensor) -> torch.Tensor:
-        """u = matrix @ f for every row of f (batch, n): shape (batch, m)."""
         return self.linear(f)
 
 
 def operator_network(matrix: np.ndarray) -> OperatorNetwork:
     """Network in float32 and evaluation mode that applies `matrix` (m, n) to functions on a grid."""
-    matrix = np.asarray(matrix, dtype=np.float64)
-    if matrix.ndim != 2:
-        raise ValueError(f"Expected a matrix. Got an array of shape {matrix.shape}. Give it two dimensions.")
     return OperatorNetwork(matrix).eval()
-
-
-def _check_size(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"Expected a grid of at least 1 point. Got {n}.")

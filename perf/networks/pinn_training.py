@@ -21,10 +21,9 @@ OnStep = Callable[[int, float], None]  # (steps so far, loss before the step)
 class Equation:
     """An equation in x and t: what trains a network on it, and what its answers are judged by.
 
-    name: in pictures.  network: (width, depth, seed) -> untrained float64 module with `layers`.
-    rows: (count, generator) -> float64 (n, k), n >= count: `count` points inside, then those on the edge.
-    residuals: (network, rows[, taps]) -> (n,); the loss is the sum of their squares over `count`.
-    operator: the equation alone for `hrt.ntk`, without weights.  exact: points (m, 2) and the solution there (m,).
+    network: (width, depth, seed) -> untrained float64 module with `layers`.  rows: (count, generator) -> `count` points
+    inside, then those on the edge.  residuals: their squares' sum over `count` is the loss.  operator: the equation
+    alone for `hrt.ntk`.  exact: points (m, 2) and the solution there (m,).
     """
 
     name: str
@@ -44,9 +43,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class Course:
-    """How a network is trained. adam, newton: steps.  batch: points inside.  seed: of the draws.  rates: Adam's first
-    and last learning rate, joined by a cosine.
-    """
+    """How a network is trained. adam, newton: steps.  batch: points inside.  rates: Adam's first and last."""
 
     adam: int
     newton: int
@@ -88,12 +85,9 @@ def fit(
     on_step: OnStep = lambda step, loss: None,
     penalty: Callable[[int], Tensor | float] = lambda step: 0.0,
 ) -> None:
-    """Adam, then Gauss-Newton, in place, on a fresh batch for every step.
+    """Adam, then Gauss-Newton, in place, on a fresh batch for every step; the same on one thread for equal arguments.
 
-    on_step is called after every step and may exchange layers. penalty(step) is added to the loss of Adam. Over the
-    last quarter of Gauss-Newton the longest step shrinks to 0.1, which averages the batches' noise. On one thread equal
-    arguments and networks give equal weights.
-
+    on_step is called after every step and may exchange layers. penalty(step) is added to the loss of Adam.
     Gauss-Newton stands where L-BFGS is usual because it gets further: on one core 4 minutes of L-BFGS left Burgers'
     relative error at 4e-2 at best, 1 minute of this at 6e-4.
     """
@@ -129,9 +123,8 @@ def assign(network: nn.Module, tensors: Sequence[Tensor]) -> None:
 def carried(direction: Sequence[Tensor], before: Sequence[nn.Linear | HLinear], network: nn.Module) -> list[Tensor]:
     """A direction on the layers `before` as one on those that took their places in `network`.
 
-    To what it does to a layer's matrix, D, comes the closest that small changes of the factors do:
-    dU = D V (V^T V)^-1 and dV^T = U^+ (D - dU V^T), leaf by leaf (the tangent space of matrices of a rank: Koch and
-    Lubich, SIAM J. Matrix Anal. Appl. 29, 2007).
+    The closest to its change D of a layer's matrix, leaf by leaf: dU = D V (V^T V)^-1, dV^T = U^+ (D - dU V^T) (Koch
+    and Lubich, SIAM J. Matrix Anal. Appl. 29, 2007).
     """
     left, result = iter(direction), []
     for old, new in zip(before, layers_of(network), strict=True):
@@ -185,11 +178,9 @@ def newton_direction(
 ) -> tuple[list[Tensor], float]:
     """Direction p that minimises |J p - r|^2 + damping |p - momentum previous|^2, and the loss |r|^2.
 
-    Gauss-Newton in the space of the residuals r, where the system is small: with q = momentum previous,
-    p = q + J^T (J J^T + damping)^-1 (r - J q). (Momentum: Goldshlager, Abrahamsen and Lin, J. Comput.
-    Phys. 516, 2024.) The Jacobian J is never formed. Matrix by matrix a residual's gradient is the sum over
-    streams of outer products delta_s a_s^T, so J J^T is a sum of elementwise products of Gram matrices.
-    Directions are lists of one tensor per entry of `numbers`. `residuals` must tap every layer.
+    With q = momentum previous, p = q + J^T (J J^T + damping)^-1 (r - J q) (Goldshlager, Abrahamsen and Lin, J. Comput.
+    Phys. 516, 2024). J is never formed: a residual's gradient by a matrix is the sum over streams of outer products
+    delta_s a_s^T, so that J J^T is a sum of elementwise products of Gram matrices. `residuals` must tap every layer.
     """
     taps: list[Tap] = []
     r = residuals(network, batch, taps)
@@ -217,9 +208,7 @@ def newton_direction(
 
 
 class Newton:
-    """Gauss-Newton's steps on one network; damping follows the lengths that were accepted. Layers may be exchanged
-    between steps: momentum is carried over to those that took their places.
-    """
+    """Gauss-Newton's steps on one network, whose layers may be exchanged between steps: momentum is carried over."""
 
     def __init__(self, residuals: Residuals, network: nn.Module) -> None:
         self.residuals, self.network, self.damping = residuals, network, 1e-2
@@ -229,7 +218,7 @@ class Newton:
     def step(self, batch: Any, left: float = 1.0) -> float:
         """One step in place, halved until it lowers the loss of the batch; the loss before it.
 
-        left: the share of the steps that is still to come; over the last quarter the longest step shrinks to 0.1.
+        left: the share of steps to come. Over the last quarter the longest step shrinks to 0.1: it averages the noise.
         """
         layers, longest = layers_of(self.network), min(1.0, max(0.1, 4.0 * left))
         if any(new is not old for new, old in zip(layers, self.layers, strict=True)):

@@ -4,8 +4,8 @@
     Navier-Stokes  incompressible, unsteady, in 2-D, nu = 0.1, the Taylor-Green vortex on [0, pi]^2 x [0, 1]
                    (3 -> 6 x 256 -> 3: u, v, p)
 
-They see the equations and the values on the boundary. A few hundred steps leave them far from solved: what is measured
-is what compression does to networks of this shape, whose weights are no longer those of their initialisation.
+They see the equations and the values on the boundary. A few hundred steps leave them far from solved, but no longer
+initial: what is measured is what compression does to networks of this shape.
 """
 
 import hashlib
@@ -29,17 +29,13 @@ BATCH, LEARNING_RATE = 256, 2e-3
 
 @dataclass(frozen=True)
 class Problem:
-    """widths: of the layers.  low, high: the box of the inputs.  second: inputs differentiated twice.
-
-    residual(derivatives, points): the equations' residuals (N, equations) from what `jets` gives.
-    exact(points): values (N, outputs).  gain: of the first layer, without which oscillating solutions are missed.
-    edge_weight: of the boundary's squared error in the loss.
+    """low, high: the box of the inputs.  residual: (N, equations) from `jets` and points.  gain: of the first layer,
+    without which oscillating solutions are missed.  edge_weight: of the boundary's squared error in the loss.
     """
 
     widths: tuple[int, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    second: tuple[int, ...]
     residual: Callable[[Tensor, Tensor], Tensor]
     exact: Callable[[Tensor], Tensor]
     steps: int
@@ -74,10 +70,10 @@ def _navier_stokes(derivatives: Tensor, p: Tensor) -> Tensor:
 
 PROBLEMS = {
     "helmholtz": Problem(
-        (2, 256, 256, 256, 256, 1), (-1.0, -1.0), (1.0, 1.0), (0, 1), _helmholtz, _helmholtz_exact, 800, 8.0, 1.0
+        (2, 256, 256, 256, 256, 1), (-1.0, -1.0), (1.0, 1.0), _helmholtz, _helmholtz_exact, 800, 8.0, 1.0
     ),
     "navier-stokes": Problem(
-        (3, *[256] * 6, 3), (0.0, 0.0, 0.0), (math.pi, math.pi, 1.0), (0, 1), _navier_stokes, _vortex_exact, 300
+        (3, *[256] * 6, 3), (0.0, 0.0, 0.0), (math.pi, math.pi, 1.0), _navier_stokes, _vortex_exact, 300
     ),
 }
 
@@ -90,7 +86,7 @@ def pinn_points(name: str, count: int, seed: int) -> Tensor:
 
 
 def train_pinn(name: str, seed: int = 0, steps: int | None = None) -> Pinn:
-    """The float32 network in evaluation mode. Equal arguments on one thread give equal weights."""
+    """The float32 network in evaluation mode, the same for equal arguments on one thread."""
     problem = PROBLEMS[name]
     net = Pinn(problem.widths, seed, problem.gain)
     steps = problem.steps if steps is None else steps
@@ -101,7 +97,7 @@ def train_pinn(name: str, seed: int = 0, steps: int | None = None) -> Pinn:
     def loss(step: int) -> Tensor:
         inside, edge = (pinn_points(name, BATCH, seed + 2 * (step - 1) + k) for k in (1, 2))
         edge[torch.arange(BATCH), which] = side
-        residual = problem.residual(jets(net.layers, inside, problem.second), inside).square().mean()
+        residual = problem.residual(jets(net.layers, inside, (0, 1)), inside).square().mean()
         return residual + problem.edge_weight * (net(edge) - problem.exact(edge)).square().mean()
 
     adam(net, loss, steps, (LEARNING_RATE, 0.0), lambda step, value: None)

@@ -1,7 +1,4 @@
-"""QLKNN 7_11, a turbulence surrogate of tokamak simulations, as its authors publish it: an ONNX file in their wheel.
-
-10 inputs, five hidden layers of 133 with tanh, 8 fluxes as separate outputs; normalisation and clipping are nodes of
-the graph (Apache-2.0; trained on the data sets QLKNN11D and QLKNN7D-edge).
+"""QLKNN 7_11, a turbulence surrogate of tokamak simulations (Apache-2.0): an ONNX file in its authors' wheel.
 
     pip install --no-deps fusion-surrogates==0.4.7
 
@@ -34,7 +31,7 @@ def package_folders(variable: str, package: str) -> list[Path]:
 
 
 def find_qlknn() -> Path:
-    """The folder with the ONNX file and the README. Raises FileNotFoundError that says how to get it."""
+    """The folder with the ONNX file and the README."""
     places = package_folders(VARIABLE, "fusion_surrogates")
     for folder in (f for place in places for f in (place, place / FOLDER)):
         if (folder / MODEL).is_file() and (folder / RANGES).is_file():
@@ -47,15 +44,12 @@ def find_qlknn() -> Path:
 
 
 def qlknn_path() -> Path:
-    """The ONNX file. Raises FileNotFoundError where the package is missing."""
+    """The ONNX file."""
     return find_qlknn() / MODEL
 
 
 def qlknn_box(dataset: str = DATASET) -> hrt.Box:
-    """The ranges of the inputs that one of the training sets was sampled in, as the authors' README states them.
-
-    Raises FileNotFoundError where the package is missing, ValueError where the README does not name exactly INPUTS.
-    """
+    """The ranges of the inputs that one of the training sets was sampled in, as the authors' README states them."""
     text = (find_qlknn() / RANGES).read_text("utf-8")
     block = re.search(rf"- {re.escape(dataset)}:\s*```\s*(\{{.*?\}})\s*```", text, re.DOTALL)
     ranges = ast.literal_eval(re.sub(r"^ +", "", block[1], flags=re.MULTILINE)) if block else {}

@@ -1,12 +1,13 @@
 """What the harness measures on: a registry of networks with the data that they are used on, and any user's own.
 
-Every workload has three sets of rows of one distribution: calibration (second moments), search (on which knobs are set)
-and fresh (on which errors are reported, and nothing was tuned). hrt gets the first two together and splits them itself.
+Three sets of rows of one distribution: calibration (second moments), search (on which knobs are set) and fresh (on
+which errors are reported, and nothing was tuned). hrt gets the first two together and splits them itself.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ SUFFIXES = (".pt2", ".onnx", ".hrt")
 WEIGHTS_MARGIN = 0.98  # of tol, asked of hrt where it bounds weights: that holds for the mean over inputs, not for each
 
 Tensors = tuple[Tensor, ...]
+Rows = Callable[[int, int], Tensor | Tensors]  # count and seed to rows
 
 
 class MissingError(hrt.HrtError):
@@ -45,10 +47,9 @@ class MissingError(hrt.HrtError):
 class Workload:
     """A network and its data, all float32 (rows, *shape), one tensor per input.
 
-    net: what hrt.compress and torch take (nn.Module, ExportedProgram, path of an .onnx file, or None where there is
-    only a `.hrt` file).  program: the dense network in the op table.  by_weights: whether hrt is asked to bound weights
-    because the rows are white noise (any input alike).  served: the model of a user's `.hrt` file.  derivatives: what
-    `program` gives besides what `net` does.
+    net: what hrt.compress takes; None where there is only a `.hrt` file, `served`.  program: the dense network.
+    by_weights: whether hrt is asked to bound weights because the rows are white noise.  derivatives: what `program`
+    gives besides what `net` does.
     """
 
     name: str
@@ -66,7 +67,6 @@ class Workload:
 
     @property
     def dense_nbytes(self) -> int:
-        """Bytes of the constants in float32."""
         return sum(4 * int(np.prod(c.shape)) for c in self.program.constants.values())
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -82,28 +82,22 @@ class Workload:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the registry. build(size) makes it; size, where it has one, is its default.  batches: by default.
-
-    needs(size): bytes of memory that building and compressing takes, about.
-    """
+    """A line of the registry. size: the default, of an operator."""
 
     about: str
     build: Callable[[str, "Entry", int], Workload]
     size: int = 0
     batches: tuple[int, ...] = (1, 256)
-    needs: Callable[[int], int] = lambda size: 1 << 29
 
 
 def build(name: str) -> Workload:
-    """The workload of a name in REGISTRY (`log-1d:4096` gives a size of its own) or of a user's file.
-
-    Raises InputError for an unknown name or a file that cannot be used, MissingError where a package is missing,
-    MemoryError, saying how much, where it does not fit the memory that is free.
-    """
+    """The workload of a name in REGISTRY (`log-1d:4096` gives a size of its own) or of a user's file."""
     if name.endswith(SUFFIXES):
         return from_file(Path(name))
     entry, size = _entry(name)
-    free, needed = psutil.virtual_memory().available, entry.needs(size)
+    # an operator's matrix in float64 some ten times over, and rows of data
+    needed = 80 * size**2 + 12 * (ROWS + FRESH) * size if size else 1 << 29
+    free = psutil.virtual_memory().available
     if needed > free:
         raise MemoryError(f"{name} needs about {needed / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free")
     try:
@@ -130,10 +124,7 @@ def _entry(name: str) -> tuple[Entry, int]:
 
 
 def from_file(path: Path, inputs: Sequence[Path] = ()) -> Workload:
-    """A user's network. inputs: files of rows, one per input; without them rows are standard normal, which is said.
-
-    For a `.hrt` file the dense original is not there: it is compared with its own written-out dense network.
-    """
+    """A user's network. inputs: files of rows, one per input; without them rows are standard normal, which is said."""
     check(str(path))
     served = hrt.load(path) if path.suffix == ".hrt" else None
     net = None if served else read_network(str(path))
@@ -147,8 +138,7 @@ def from_file(path: Path, inputs: Sequence[Path] = ()) -> Workload:
         parts = [tuple(x[chosen] for x in rows) for chosen in order.chunk(3)]
         about = f"{len(rows[0])} rows of {', '.join(map(str, inputs))}"
     else:
-        counts = (ROWS // 2, CALIBRATION), (ROWS // 2, SEARCH), (FRESH, HELD_OUT)
-        parts = [_normal(program, count, seed) for count, seed in counts]
+        parts = _three(partial(_normal, program))
         about = "standard normal inputs, for want of --inputs"
     if served:
         about += "; its own written-out dense network stands for the original, which is not in the file"
@@ -161,18 +151,31 @@ def _normal(program: Program, count: int, seed: int) -> Tensors:
     return tuple(torch.randn(count, *v.shape, generator=generator) for v in program.inputs)
 
 
-def _sampled(name: str, entry: Entry, net: Any, rows: Callable[[int, int], Tensor | Tensors], **more: Any) -> Workload:
-    """A workload of a network and a function (count, seed) to rows."""
-    share = 2 if entry.size else 1  # of operators, whose rows are long
-    counts = (ROWS // 2 // share, CALIBRATION), (ROWS // 2 // share, SEARCH), (FRESH // share, HELD_OUT)
-    parts = [rows(n, seed) for n, seed in counts]
-    sets = [p if isinstance(p, tuple) else (p,) for p in parts]
-    program = capture(net, sets[0]) if isinstance(net, nn.Module) else read_onnx(net)
-    return Workload(name, entry.about, net, program, sets[0], sets[1], sets[2], batches=entry.batches, **more)
+def _three(rows: Rows, share: int = 1) -> list[Tensors]:
+    """Calibration, search and fresh rows, the `share`-th part of the usual numbers."""
+    counts = (ROWS // 2, CALIBRATION), (ROWS // 2, SEARCH), (FRESH, HELD_OUT)
+    parts = [rows(count // share, seed) for count, seed in counts]
+    return [p if isinstance(p, tuple) else (p,) for p in parts]
 
 
-def _burgers(name: str, entry: Entry, size: int) -> Workload:
-    return _sampled(name, entry, burgers.load_burgers(), burgers.burgers_points)
+def _of(
+    make: Callable[[str, int], tuple[Any, Rows]], by_weights: bool = False
+) -> Callable[[str, Entry, int], Workload]:
+    """A builder of workloads from what makes, by name and size, a network and its rows."""
+
+    def built(name: str, entry: Entry, size: int) -> Workload:
+        net, rows = make(name, size)
+        parts = _three(rows, 2 if entry.size else 1)  # rows of operators are long
+        program = capture(net, parts[0]) if isinstance(net, nn.Module) else read_onnx(net)
+        return Workload(name, entry.about, net, program, parts[0], parts[1], parts[2], entry.batches, by_weights)
+
+    return built
+
+
+_burgers = _of(lambda name, size: (burgers.load_burgers(), burgers.burgers_points))
+_pinn = _of(lambda name, size: (pinns.load_pinn(name), partial(pinns.pinn_points, name)))
+_neuralfoil = _of(lambda name, size: (neuralfoil.load_neuralfoil(name.partition("-")[2]), neuralfoil.sample_inputs))
+_qlknn = _of(lambda name, size: (str(qlknn.qlknn_path()), qlknn.qlknn_inputs))
 
 
 def _derivatives(name: str, entry: Entry, size: int) -> Workload:
@@ -180,53 +183,30 @@ def _derivatives(name: str, entry: Entry, size: int) -> Workload:
     return replace(workload, program=differentiate(workload.program, asked).program, derivatives=asked)
 
 
-def _pinn(name: str, entry: Entry, size: int) -> Workload:
-    return _sampled(name, entry, pinns.load_pinn(name), lambda n, seed: pinns.pinn_points(name, n, seed))
-
-
 def _operator(matrix: Callable[[int], np.ndarray]) -> Callable[[str, Entry, int], Workload]:
-    """A workload of an operator that any right-hand side may enter: rows are white noise."""
+    """An operator that any right-hand side may enter: rows are white noise."""
 
-    def make(name: str, entry: Entry, size: int) -> Workload:
+    def make(name: str, size: int) -> tuple[nn.Module, Rows]:
         net = operators.operator_network(matrix(size))
-        columns = net.linear.in_features
+        shape = (net.linear.in_features,)
+        return net, lambda count, seed: torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
 
-        def rows(count: int, seed: int) -> Tensor:
-            return torch.randn(count, columns, generator=torch.Generator().manual_seed(seed))
-
-        return _sampled(name, entry, net, rows, by_weights=True)
-
-    return make
+    return _of(make, by_weights=True)
 
 
-def _green(name: str, entry: Entry, size: int) -> Workload:
+def _green(name: str, size: int) -> tuple[nn.Module, Rows]:
+    smooth = partial(operators.smooth_inputs, points=operators.interior_grid(size))
     net = operators.operator_network(operators.reaction_diffusion_green(size))
-    points = operators.interior_grid(size)
-
-    def rows(count: int, seed: int) -> Tensor:
-        return torch.from_numpy(operators.smooth_inputs(size, count, seed, points=points)).float()
-
-    return _sampled(name, entry, net, rows)
+    return net, lambda count, seed: torch.from_numpy(smooth(size, count, seed)).float()
 
 
-def _deeponet(name: str, entry: Entry, size: int) -> Workload:
+def _deeponet(name: str, size: int) -> tuple[nn.Module, Rows]:
     with one_thread():
-        net = deeponet.train_deeponet()[0]
-    return _sampled(name, entry, net, deeponet.deeponet_inputs)
+        return deeponet.train_deeponet()[0], deeponet.deeponet_inputs
 
 
-def _neuralfoil(name: str, entry: Entry, size: int) -> Workload:
-    net = neuralfoil.load_neuralfoil(name.partition("-")[2])
-    return _sampled(name, entry, net, neuralfoil.sample_inputs)
-
-
-def _qlknn(name: str, entry: Entry, size: int) -> Workload:
-    return _sampled(name, entry, str(qlknn.qlknn_path()), qlknn.qlknn_inputs)
-
-
-def _matrix_needs(size: int) -> int:
-    """A matrix in float64 some ten times over, and rows of data."""
-    return 80 * size**2 + 12 * (ROWS + FRESH) * size
+def _laplace(size: int) -> np.ndarray:
+    return operators.laplace_2d(round(size**0.5) ** 2)[0]
 
 
 REGISTRY: Mapping[str, Entry] = {
@@ -234,24 +214,15 @@ REGISTRY: Mapping[str, Entry] = {
     "burgers-derivatives": Entry("the same PINN's u, u_x, u_t and u_xx", _derivatives, batches=(1, 1024)),
     "helmholtz": Entry("PINN of Helmholtz' equation, 2 -> 4 x 256 tanh -> 1, trained for seconds", _pinn),
     "navier-stokes": Entry("PINN of 2-D Navier-Stokes, 3 -> 6 x 256 tanh -> 3, trained for seconds", _pinn),
-    "log-1d": Entry(
-        "log-kernel operator in 1-D, any right-hand side", _operator(operators.log_kernel), 2048, needs=_matrix_needs
+    "log-1d": Entry("log-kernel operator in 1-D, any right-hand side", _operator(operators.log_kernel), 2048),
+    "green-1d": Entry("reaction-diffusion Green's operator in 1-D, smooth functions", _of(_green), 2048),
+    "laplace-2d": Entry("log-kernel operator in 2-D, any right-hand side", _operator(_laplace), 2025),
+    "deeponet": Entry(
+        "DeepONet of the log-kernel operator, 128 sensors, 192 wide, trained for seconds", _of(_deeponet)
     ),
-    "green-1d": Entry(
-        "reaction-diffusion Green's operator in 1-D, smooth functions", _green, 2048, needs=_matrix_needs
-    ),
-    "laplace-2d": Entry(
-        "log-kernel operator in 2-D, any right-hand side",
-        _operator(lambda size: operators.laplace_2d_kernel(round(size**0.5))[0]),
-        2025,
-        needs=_matrix_needs,
-    ),
-    "deeponet": Entry("DeepONet of the log-kernel operator, 128 sensors, 192 wide, trained for seconds", _deeponet),
     "neuralfoil-xlarge": Entry("NeuralFoil xlarge, an airfoil surrogate that others trained", _neuralfoil),
     "neuralfoil-xxxlarge": Entry("NeuralFoil xxxlarge, 6 x 512 swish, trained by others", _neuralfoil),
     "qlknn": Entry("QLKNN 7_11, a tokamak turbulence surrogate, 5 x 133 tanh, an ONNX file of others", _qlknn),
-    "random": Entry(
-        "independent Gaussian weights: nothing can win", _operator(operators.gaussian_random), 512, needs=_matrix_needs
-    ),
+    "random": Entry("independent Gaussian weights: nothing can win", _operator(operators.gaussian_random), 512),
 }
 QUICK = ("burgers",)

@@ -1,11 +1,12 @@
 """Networks of one kind, linear layers and tanh in turn, and their derivatives by one forward Taylor pass."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import jvp
 
 from hrt.hmatrix.hmatrix import Leaf
 from hrt.matrix_compression.hlinear import HLinear
@@ -15,10 +16,7 @@ Tap = tuple[Tensor | None, Tensor]
 
 
 class Pinn(nn.Module):
-    """A tanh multilayer perceptron of the given widths, float32: points (batch, inputs) to values (batch, outputs).
-
-    Weights are Glorot-normal and depend on the seed alone; biases are zero. gain: of the first layer.
-    """
+    """A float32 tanh multilayer perceptron of these widths, Glorot-normal by the seed. gain: of the first layer."""
 
     def __init__(self, widths: Sequence[int], seed: int = 0, gain: float = 1.0) -> None:
         super().__init__()
@@ -33,14 +31,19 @@ class Pinn(nn.Module):
         self.layers = nn.Sequential(*modules[:-1])
 
     def forward(self, points: Tensor) -> Tensor:
-        """Values at the points."""
         return self.layers(points)
 
 
-def jets(layers: nn.Module, points: Tensor, second: Sequence[int] = (0,), taps: list[Tap] | None = None) -> Tensor:
-    """Value and derivatives of layers at points (N, d) of their dtype: (1 + d + len(second), N, outputs).
+def by_jvp(u: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """u, u_x, u_t, u_xx of any function of points (rows, 2), by forward over forward differentiation."""
+    along_x, along_t = (torch.zeros_like(points) + points.new_tensor(axis) for axis in ((1.0, 0.0), (0.0, 1.0)))
+    (value, u_x), (_, u_xx) = jvp(lambda p: jvp(u, (p,), (along_x,)), (points,), (along_x,))[:2]
+    return value, u_x, jvp(u, (points,), (along_t,))[1], u_xx
 
-    The value comes first, then the first derivatives by every coordinate, then the second ones by those in `second`.
+
+def jets(layers: nn.Module, points: Tensor, second: Sequence[int] = (0,), taps: list[Tap] | None = None) -> Tensor:
+    """The value of layers at points (N, d), every first derivative, and the second ones by the coordinates in `second`,
+    (1 + d + len(second), N, outputs).
     """
     d = points.shape[1]
     streams = points.new_zeros(1 + d + len(second), *points.shape)
@@ -53,8 +56,8 @@ def jets(layers: nn.Module, points: Tensor, second: Sequence[int] = (0,), taps: 
 def through(layers: nn.Module, streams: Tensor, second: Sequence[int] = (0,), taps: list[Tap] | None = None) -> Tensor:
     """What the layers (nn.Linear, HLinear, tanh) make of a value and its derivatives, ordered as `jets` orders them.
 
-    With a = tanh(z) and s = 1 - a^2, (z, z_i, z_ii) becomes (a, s z_i, s (z_ii - 2 a z_i^2)). One entry for every
-    tensor of `layer_numbers` is appended to `taps`, in their order.
+    With a = tanh(z) and s = 1 - a^2, (z, z_i, z_ii) becomes (a, s z_i, s (z_ii - 2 a z_i^2)). `taps` receives one entry
+    for every tensor of `layer_numbers`, in their order.
     """
     chosen = list(second)
     for module in layers.children():

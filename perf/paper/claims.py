@@ -1,5 +1,6 @@
 """What the paper claims, and what our own figures say of it: one judgement for each part."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean
 
@@ -20,12 +21,13 @@ BOUNDED = "the approximation is error-bounded (titles and abstracts of v1 and v2
 TRAINED = "adaptive refinement ensures efficient training and robust performance (abstract of v2)"
 REGULARISED = "training efficiency is enhanced (abstract of v1; neither abstract speaks of a regulariser)"
 KERNEL = "essential properties of the neural tangent kernel are preserved (abstracts of v1 and v2)"
+FORMS = {"ratio": ".1f", "served_ratio": ".1f", "seconds": ".0f", "directions": ".0f", "served_bytes": ",.0f"}
 AS_GOOD, SMALL = 1.1, 4.0  # of the dense network's error; times fewer bytes: what counts as trained as well
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured of a claim: `text`, and whether it agrees: "agrees", "agrees in part" or "does not agree"."""
+    """What was measured of a claim, and whether it agrees."""
 
     verdict: str
     text: str
@@ -60,9 +62,7 @@ def compression(rows: Rows) -> Finding:
 
 
 def matched(ours: Rows, theirs: Rows) -> list[tuple[float, float]]:
-    """Ratios of every row of `ours` and of the smallest of `theirs` whose error is no larger; rows without one are
-    left out.
-    """
+    """Ratios of every row of `ours` and of the smallest of `theirs` whose error is no larger, where there is one."""
     rivals = ((row["ratio"], [r["ratio"] for r in theirs if r["error"] <= row["error"]]) for row in ours)
     return [(ratio, max(ratios)) for ratio, ratios in rivals if ratios]
 
@@ -75,9 +75,8 @@ def heat_maps(rows: Rows) -> Finding:
         for r, count in zip(rows, blocks, strict=True)
     ]
     tail = " Where one block is best, no refinement pays: a hierarchy is worth its bytes on the other matrix only."
-    return Finding(
-        verdict(sum(b > 1 for b in blocks), len(blocks)), f"Measured: {'; '.join(lines)}.{tail if 1 in blocks else ''}"
-    )
+    text = f"Measured: {'; '.join(lines)}.{tail if 1 in blocks else ''}"
+    return Finding(verdict(sum(b > 1 for b in blocks), len(blocks)), text)
 
 
 def train_and_test(rows: Rows) -> Finding:
@@ -119,10 +118,8 @@ def speed(rows: Rows) -> Finding:
     """Where hrt is faster than the fastest dense form; intervals that hold 1 count as no gain."""
     ours = matching(rows, method="hrt")
     faster = [r for r in ours if r["low"] > 1]
-    lines = [
-        f"{r['case']}, batch {r['batch']}: {r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
-        for r in ours
-    ]  # fmt: skip
+    form = "{case}, batch {batch}: {ratio:.2f} ({low:.2f} to {high:.2f})"
+    lines = [form.format_map(r) for r in ours]
     return Finding(
         verdict(len(faster), len(ours)),
         f"Measured on this CPU, the fastest dense form's median over hrt's, 95 % intervals: {'; '.join(lines)}. "
@@ -149,58 +146,63 @@ def propagation(rows: Rows) -> Finding:
     )
 
 
-def last_rows(rows: Rows, case: str, method: str) -> Rows:
-    """What was measured at the end of the runs of one method."""
-    return [r for r in matching(rows, case=case, method=method) if "served_ratio" in r]
+class Seeds:
+    """What was measured at the end of a method's runs on one equation, over seeds."""
+
+    def __init__(self, rows: Rows, case: str, method: str) -> None:
+        self.rows = [r for r in matching(rows, case=case, method=method) if "served_ratio" in r]
+
+    def mean(self, key: str) -> float:
+        return fmean(r[key] for r in self.rows)
+
+    def __getitem__(self, key: str) -> str:
+        """Mean, least and greatest."""
+        form = FORMS.get(key, ".1e")
+        values = [r[key] for r in self.rows]
+        return f"{self.mean(key):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def around(rows: Rows, key: str, form: str = ".1e") -> str:
-    """Mean, least and greatest over seeds."""
-    values = [r[key] for r in rows]
-    return f"{fmean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+def _beside_dense(rows: Rows, method: str, good: Callable[[Seeds, Seeds], bool], text: str, tail: str) -> Finding:
+    """On how many equations `method` is `good` beside dense; text: what is said of each."""
+    pairs = {case: [Seeds(rows, case, name) for name in (DENSE.name, method)] for case in distinct(rows, "case")}
+    lines = [f"{case}: " + text.format(dense=dense, ours=ours) for case, (dense, ours) in pairs.items()]
+    seeds, yes = len(distinct(rows, "seed")), sum(good(*pair) for pair in pairs.values())
+    return Finding(verdict(yes, len(pairs)), f"Measured (means of {seeds} seeds): {'; '.join(lines)}. {tail}")
 
 
 def training(rows: Rows) -> Finding:
     """Whether what was compressed while it trained has, as stored, at most AS_GOOD times the dense network's error and
     SMALL times fewer bytes, in the mean.
     """
-    lines, yes = [], 0
-    cases = distinct(rows, "case")
-    for case in cases:
-        dense, ours = (last_rows(rows, case, method) for method in (DENSE.name, DYNAMIC.name))
-        yes += (
-            fmean(r["served_error"] for r in ours) <= AS_GOOD * fmean(r["error"] for r in dense)
-            and fmean(r["served_ratio"] for r in ours) >= SMALL
-        )
-        lines.append(
-            f"{case}: error {around(dense, 'error')} dense, {around(ours, 'error')} with dynamic compression at "
-            f"{around(ours, 'ratio', '.1f')} times fewer numbers, in {around(ours, 'seconds', '.0f')} instead of "
-            f"{around(dense, 'seconds', '.0f')} s of CPU; stored within {SERVED:g} of its own error it has the error "
-            f"{around(ours, 'served_error')} and {around(ours, 'served_ratio', '.1f')} times fewer bytes, one trained "
-            f"dense {around(dense, 'served_ratio', '.1f')} times"
-        )
-    seeds = len(distinct(rows, "seed"))
+
+    def good(dense: Seeds, ours: Seeds) -> bool:
+        return ours.mean("served_error") <= AS_GOOD * dense.mean("error") and ours.mean("served_ratio") >= SMALL
+
+    text = (
+        "error {dense[error]} dense, {ours[error]} with dynamic compression at {ours[ratio]} times fewer numbers, in "
+        "{ours[seconds]} instead of {dense[seconds]} s of CPU; stored within "
+        f"{SERVED:g} of its own error it has the error "
+        "{ours[served_error]} and {ours[served_ratio]} times fewer bytes, one trained dense {dense[served_ratio]} times"
+    )
     tail = f"Agreement means an error of at most {AS_GOOD:g} times the dense one's at {SMALL:g} times fewer bytes."
-    return Finding(verdict(yes, len(cases)), f"Measured (means of {seeds} seeds): {'; '.join(lines)}. {tail}")
+    return _beside_dense(rows, DYNAMIC.name, good, text, tail)
 
 
 def regulariser(rows: Rows) -> Finding:
     """Whether proximal steps leave networks that take fewer bytes at no more than AS_GOOD times the error."""
-    lines, yes = [], 0
-    cases = distinct(rows, "case")
-    for case in cases:
-        plain, ours = (last_rows(rows, case, method) for method in (DENSE.name, PROXIMAL.name))
-        errors, ratios = ([fmean(r[k] for r in runs) for runs in (plain, ours)] for k in ("error", "served_ratio"))
-        yes += errors[1] <= AS_GOOD * errors[0] and ratios[1] > ratios[0]
-        lines.append(
-            f"{case}: error {around(plain, 'error')} without and {around(ours, 'error')} with; directions seen "
-            f"{around(plain, 'directions', '.0f')} and {around(ours, 'directions', '.0f')}; bytes within "
-            f"{SERVED:g} of the error {around(plain, 'served_bytes', ',.0f')} and "
-            f"{around(ours, 'served_bytes', ',.0f')}"
-        )
-    seeds = len(distinct(rows, "seed"))
+
+    def good(dense: Seeds, ours: Seeds) -> bool:
+        smaller = ours.mean("served_ratio") > dense.mean("served_ratio")
+        return smaller and ours.mean("error") <= AS_GOOD * dense.mean("error")
+
+    text = (
+        "error {dense[error]} without and {ours[error]} with; directions seen {dense[directions]} and "
+        "{ours[directions]}; bytes within "
+        f"{SERVED:g} of the error "
+        "{dense[served_bytes]} and {ours[served_bytes]}"
+    )
     tail = f"Agreement means fewer bytes at an error of at most {AS_GOOD:g} times the other's."
-    return Finding(verdict(yes, len(cases)), f"Measured (means of {seeds} seeds): {'; '.join(lines)}. {tail}")
+    return _beside_dense(rows, PROXIMAL.name, good, text, tail)
 
 
 def kernel(rows: Rows) -> Finding:

@@ -1,11 +1,4 @@
-"""`python -m hrt.perf.paper`: what of Mango & Katende (arXiv 2409.07028) our own runs bear out.
-
-python -m hrt.perf.paper figures --out build/paper           # some minutes, and some more for what is trained
-python -m hrt.perf.paper figures --only training regulariser kernel
-python -m hrt.perf.paper bounds --json bounds.json           # every checkable statement; some minutes
-python -m hrt.perf.paper ntk --out build/ntk                 # drift of a neural tangent kernel; some minutes
-python -m hrt.perf.paper training finetune                   # also: penalty, dynamic, allen-cahn
-"""
+"""`python -m hrt.perf.paper`: what of Mango & Katende (arXiv 2409.07028) our own runs bear out."""
 
 import sys
 import time
@@ -26,8 +19,8 @@ from hrt.perf.bench.charts import as_png
 from hrt.perf.measuring.command_line import new_app, run
 from hrt.perf.measuring.provenance import commit
 from hrt.perf.measuring.results import check_results
-from hrt.perf.paper import bounds as counting
-from hrt.perf.paper import bounds_cases, claims, data, training
+from hrt.perf.paper import bounds as statements
+from hrt.perf.paper import claims, data, training
 from hrt.perf.paper import figures as pictures
 from hrt.perf.paper import ntk as kernels
 from hrt.perf.paper.claims import Finding
@@ -38,7 +31,6 @@ from hrt.support.atomic_files import replacing
 
 app = new_app(__doc__ or "")
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer tolerances, points and steps.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of everything.")]
 Experiment = StrEnum("Experiment", list(training.EXPERIMENTS))
 
 
@@ -55,42 +47,23 @@ class Part:
 
 
 PARTS = (
-    Part(
-        "compression", "Compression against accuracy", claims.SMALLER,
-        data.compression, pictures.compression, claims.compression,
-    ),
-    Part(
-        "heat-map", "The compressed weight matrix", claims.ADAPTIVE,
-        data.heat_maps, pictures.heat_maps, claims.heat_maps,
-    ),
-    Part(
-        "train-and-test", "Accuracy on training and test inputs", claims.GENERAL,
-        data.train_and_test, pictures.train_and_test, claims.train_and_test,
-    ),
-    Part(
-        "comparison", "Beside SVD, pruning and quantization", claims.BETTER,
-        data.comparison, pictures.comparison, claims.comparison,
-    ),
-    Part(
-        "speed", "Inference speed", claims.FASTER,
-        data.speed, pictures.speed, claims.speed,
-    ),
-    Part(
-        "propagation", "Error propagation, layer by layer", claims.BOUNDED,
-        data.propagation, pictures.propagation, claims.propagation,
-    ),
-    Part(
-        "training", "Training with dynamic compression", claims.TRAINED,
-        lambda s: rows_of(s.runs, DENSE, DYNAMIC), pictures.training, claims.training,
-    ),
-    Part(
-        "regulariser", "Training with and without a regulariser of ranks", claims.REGULARISED,
-        lambda s: rows_of(s.runs, DENSE, PROXIMAL), pictures.regulariser, claims.regulariser,
-    ),
-    Part(
-        "kernel", "Drift of the neural tangent kernel", claims.KERNEL,
-        lambda s: kernel_drift(s.runs, s.setting.training), pictures.kernel, claims.kernel,
-    ),
+    Part("compression", "Compression against accuracy", claims.SMALLER,
+         data.compression, pictures.compression, claims.compression),
+    Part("heat-map", "The compressed weight matrix", claims.ADAPTIVE,
+         data.heat_maps, pictures.heat_maps, claims.heat_maps),
+    Part("train-and-test", "Accuracy on training and test inputs", claims.GENERAL,
+         data.train_and_test, pictures.train_and_test, claims.train_and_test),
+    Part("comparison", "Beside SVD, pruning and quantization", claims.BETTER,
+         data.comparison, pictures.comparison, claims.comparison),
+    Part("speed", "Inference speed", claims.FASTER, data.speed, pictures.speed, claims.speed),
+    Part("propagation", "Error propagation, layer by layer", claims.BOUNDED,
+         data.propagation, pictures.propagation, claims.propagation),
+    Part("training", "Training with dynamic compression", claims.TRAINED,
+         lambda s: rows_of(s.runs, DENSE, DYNAMIC), pictures.training, claims.training),
+    Part("regulariser", "Training with and without a regulariser of ranks", claims.REGULARISED,
+         lambda s: rows_of(s.runs, DENSE, PROXIMAL), pictures.regulariser, claims.regulariser),
+    Part("kernel", "Drift of the neural tangent kernel", claims.KERNEL,
+         lambda s: kernel_drift(s.runs, s.setting.training), pictures.kernel, claims.kernel),
 )  # fmt: skip
 
 
@@ -98,27 +71,24 @@ PARTS = (
 def figures(
     out: Annotated[Path, typer.Option(help="Folder to write to, made if missing.")] = Path("build/paper"),
     quick: Quick = False,
-    threads: Threads = 1,
     only: Annotated[list[str] | None, typer.Option(help=f"These of {', '.join(p.name for p in PARTS)}.")] = None,
 ) -> None:
     """Nine pictures of our own runs, and what becomes of the published claims.
 
-    Writes a picture (PNG) for each part, the figures that it is drawn from (JSON beside it), and claims.md: one
-    paragraph for each, put together from what was measured in this run. Networks: the Burgers PINN of this repository
-    and a Green's operator, not those of the authors; three parts train small PINNs for Burgers' and Allen and Cahn's
-    equations, three seeds of each.
+    Writes a picture (PNG) for each part, the figures that it is drawn from (JSON beside it), and claims.md. Networks:
+    the Burgers PINN of this repository and a Green's operator, not those of the authors; three parts train small PINNs.
     """
     unknown = set(only or ()) - {p.name for p in PARTS}
     if unknown:
         raise InputError(f"Found part {min(unknown)!r}. Expected some of {', '.join(p.name for p in PARTS)}.")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     check_results(out / "claims.md")
     setting = Setting.quick() if quick else Setting()
     print("\n\n".join(write_parts(setting, out, [p for p in PARTS if not only or p.name in only])))
 
 
 def write_parts(setting: Setting, out: Path, parts: Sequence[Part]) -> list[str]:
-    """Every part in turn: NAME.json, NAME.png, and all paragraphs in claims.md. Returns the paragraphs."""
+    """Every part in turn: NAME.json, NAME.png, and all paragraphs, which are returned, in claims.md."""
     start, subject, paragraphs = time.perf_counter(), Subject(setting), []
     known = facts(operator=subject.operator)
     for part in parts:
@@ -149,36 +119,32 @@ def paragraph(part: Part, rows: Rows) -> str:
 def bounds(
     count: Annotated[int, typer.Option(help="Random matrices.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the random matrices.")] = 0,
-    random_only: Annotated[bool, typer.Option("--random-only", help="No networks.")] = False,
     json: Annotated[Path | None, typer.Option(help="File for counts by kind, and every violation.")] = None,
 ) -> None:
     """Every checkable statement of the paper, on random and on trained matrices.
 
-    Random matrices of seven kinds, and every layer of the networks that are here: the PINNs, the DeepONet, NeuralFoil
-    and QLKNN (left out, and said so, where their packages are not installed). Each is compressed in the Frobenius norm
-    at every tolerance, layers in the norm of their inputs, too. Of whole PINNs the bound over their box and the
-    statements on neural tangent kernels are checked. What is violated is listed, always; the status is 0 all the same.
+    Random matrices of seven kinds, and every layer of the networks that are here, compressed in the Frobenius norm and
+    in that of their inputs; of whole PINNs also the bound over their box and the statements on neural tangent kernels.
+    What is violated is listed, always; the status is 0 all the same.
     """
     if json:
         check_results(json)
-    rows, missing = bounds_cases.random_rows(count, seed), []
-    if not random_only:
-        subjects, missing = bounds_cases.subjects()
-        for subject in track(subjects, "networks", console=Console(stderr=True), transient=True):
-            rows += bounds_cases.trained_rows(subject)
-            if "PINN" in subject.name:
-                rows += bounds_cases.network_rows(subject)
+    rows = statements.random_rows(count, seed)
+    subjects, missing = statements.subjects()
+    for subject in track(subjects, "networks", console=Console(stderr=True), transient=True):
+        rows += statements.trained_rows(subject)
+        if "PINN" in subject.name:
+            rows += statements.network_rows(subject)
     if json:
-        violated = [r for r in rows if r["verdict"] == counting.VIOLATED]
-        counts = counting.counted(rows, "source", "kind", "statement")
+        violated = [r for r in rows if r["verdict"] == statements.VIOLATED]
+        counts = statements.counted(rows, "source", "kind", "statement")
         write_json(json, {"facts": facts(seed=seed, missing=missing), "counts": counts, "violated": violated})
     console = Console(width=118)
-    console.print(counting.summary(rows))
+    console.print(statements.summary(rows))
     matrices = {(r["source"], r["kind"], r["of"]) for r in rows if r["source"] != "network"}
     trained = sum(source == "trained" for source, _, _ in matrices)
-    tols = bounds_cases.TOLS
-    console.print(f"{len(matrices) - trained} random matrices, {trained} trained ones, tolerances {tols}")
-    for line in [*counting.violations(rows), *(f"left out: {m}" for m in missing)]:
+    console.print(f"{len(matrices) - trained} random matrices, {trained} trained ones, tolerances {statements.TOLS}")
+    for line in [*statements.violations(rows), *(f"left out: {m}" for m in missing)]:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -215,22 +181,14 @@ def train(
         check_results(json)
     torch.set_num_threads(1)
     options = training.Options(steps, batch, ratio, tuple(weights or ()), tuple(thresholds or (1e-3,)), width)
-    results: list[training.Figure] = []
+    results: Rows = []
     for seed in seeds or [0]:
-        results += training.EXPERIMENTS[what](options, seed)
+        results += [asdict(f) for f in training.EXPERIMENTS[what](options, seed)]
         if json:
             known = facts(arguments=asdict(options) | {"what": what, "seeds": seeds or [0]})
-            write_json(json, {"facts": known, "figures": [asdict(f) for f in results]})
-    columns: dict[str, Callable[[training.Figure], str]] = {
-        "network": lambda f: f.name,
-        "seed": lambda f: str(f.seed),
-        "error": lambda f: f"{f.error:.3e}",
-        "bytes": lambda f: f"{f.nbytes:,}",
-        "smaller": lambda f: f"{f.ratio:.2f}x",
-        "steps": lambda f: str(f.steps),
-        "seconds": lambda f: f"{f.seconds:.0f}",
-        "remark": lambda f: f.remark,
-    }
+            write_json(json, {"facts": known, "figures": results})
+    columns = {"network": "{name}", "seed": "{seed}", "error": "{error:.3e}", "bytes": "{nbytes:,}"}
+    columns |= {"smaller": "{ratio:.2f}x", "steps": "{steps}", "seconds": "{seconds:.0f}", "remark": "{remark}"}
     Console(width=140).print(table("", results, columns))
 
 

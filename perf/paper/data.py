@@ -1,6 +1,5 @@
 """The measurements behind `python -m hrt.perf.paper figures`: on the Burgers PINN and one Green's operator.
 
-Every function returns plain rows (dicts of figures by name), which are written beside the picture that shows them.
 Errors are relative L2. A ratio is dense float32 bytes over bytes, biases and tables counted.
 """
 
@@ -15,17 +14,17 @@ from torch import Tensor, nn
 
 import hrt
 from hrt.calibration.moments import evaluate
-from hrt.hmatrix.hmatrix import HMatrix
+from hrt.hmatrix.hmatrix import HMatrix, relative_difference
 from hrt.perf.measuring.bursts import bursts
 from hrt.perf.methods.catalogue import METHODS, offered
-from hrt.perf.methods.matched_error import Offer, fresh_error, loosest, rotated
-from hrt.perf.methods.svd import Problem, svd_factors, svd_nbytes, truncated
+from hrt.perf.methods.matched_error import Offer, fresh_error, rotated
+from hrt.perf.methods.svd import Problem, svd_at_output_error, svd_nbytes, truncated
 from hrt.perf.networks.burgers import burgers_points, cole_hopf, exact_solution, load_burgers, sample
 from hrt.perf.networks.operators import reaction_diffusion_green
 from hrt.perf.networks.registry import FRESH, build
 from hrt.perf.paper.output import Rows
 from hrt.perf.paper.trained_networks import Run, Training, trained
-from hrt.program.program import Program
+from hrt.program import Program, to_float64
 
 SVD, ALGORITHM, FLOAT32, AUTO = "global SVD", "Algorithm 1", "hrt, float32 only", "hrt, any storage"
 STORAGES = {FLOAT32: "float32", AUTO: "auto"}
@@ -37,8 +36,7 @@ MAP = 128  # cells of a heat map to a side
 @dataclass(frozen=True)
 class Setting:
     """How much is measured. tols: output errors asked for.  sweep: Frobenius tolerances of SVD and Algorithm 1.  size:
-    of the operator.  batches, rounds: of the timing.  calibration, fresh: points of the PINN.  training: what is
-    trained.
+    of the operator.  batches, rounds: of the timing.  calibration, fresh: points of the PINN.
     """
 
     tols: tuple[float, ...] = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
@@ -52,16 +50,14 @@ class Setting:
 
     @staticmethod
     def quick() -> "Setting":
-        """A few figures of each, in a few minutes."""
         sweep = tuple(10.0**-k for k in range(1, 5))
         return Setting((1e-2, 1e-3), sweep, 256, (1, 256), 6, 4_000, 4_000, Training.quick())
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The networks and what hrt makes of them, each made when it is first asked for. net: the Burgers PINN.
-    calibration: rows that hrt sees; nothing is reported on them.  models: the PINN compressed, by (storage, tol).
-    matrix: the operator's (n, n) float64.  runs: the networks that are trained.
+    """The networks and what hrt makes of them, each made when it is first asked for. models: the PINN compressed, by
+    (storage, tol).  matrix: the operator's (n, n) float64.
     """
 
     setting: Setting
@@ -99,9 +95,10 @@ class Subject:
     def runs(self) -> list[Run]:
         return trained(self.setting.training)
 
-    def middle(self, name: str = AUTO) -> hrt.CompressedModel:
+    @property
+    def middle(self) -> hrt.CompressedModel:
         """The PINN at 1e-3."""
-        return self.models[name, 1e-3]
+        return self.models[AUTO, 1e-3]
 
 
 def compression(s: Subject) -> Rows:
@@ -109,42 +106,40 @@ def compression(s: Subject) -> Rows:
     nothing was tuned on, Frobenius error of the operator.
     """
     rows: Rows = []
-    weights, rest, dense = s.problem.weights, s.problem.rest_nbytes, 4 * s.matrix.numel()
+    weights, dense = s.problem.weights, {PINN: s.problem.dense_nbytes, s.operator: 4 * s.matrix.numel()}
 
-    def of_pinn(method: str, asked: float, nbytes: int, error: float) -> None:
-        known = {"bytes": nbytes, "ratio": s.problem.dense_nbytes / nbytes, "error": error}
-        rows.append({"case": PINN, "method": method, "asked": asked} | known)
+    def add(case: str, method: str, asked: float, nbytes: int, error: float) -> None:
+        known = {"bytes": nbytes, "ratio": dense[case] / nbytes, "error": error}
+        rows.append({"case": case, "method": method, "asked": asked} | known)
 
-    def of_operator(method: str, asked: float, nbytes: int, matrix: Tensor) -> None:
-        known = {"bytes": nbytes, "ratio": dense / nbytes, "error": relative(matrix, s.matrix)}
-        rows.append({"case": s.operator, "method": method, "asked": asked} | known)
+    def cut(w: Tensor, t: float, **_: int) -> tuple[int, Tensor]:
+        u, vt = truncated(w, t)
+        return svd_nbytes(w.shape, len(vt)), u @ vt
+
+    def partitioned(w: Tensor, t: float, **least: int) -> tuple[int, Tensor]:
+        h = hrt.adaptive_partition(w, t, **least)
+        return h.nbytes, h.to_dense()
 
     for t in s.setting.sweep:
-        cut = {k: truncated(w, t) for k, w in weights.items()}
-        nbytes = rest + sum(svd_nbytes(weights[k].shape, len(vt)) for k, (_, vt) in cut.items())
-        of_pinn(SVD, t, nbytes, network_error(s.problem, {k: u @ vt for k, (u, vt) in cut.items()}))
-        trees = {k: hrt.adaptive_partition(w, t, min_leaf=8) for k, w in weights.items()}
-        nbytes = rest + sum(h.nbytes for h in trees.values())
-        of_pinn(ALGORITHM, t, nbytes, network_error(s.problem, {k: h.to_dense() for k, h in trees.items()}))
-        u, vt = truncated(s.matrix, t)
-        of_operator(SVD, t, svd_nbytes(s.matrix.shape, len(vt)), u @ vt)
-        h = hrt.adaptive_partition(s.matrix, t)
-        of_operator(ALGORITHM, t, h.nbytes, h.to_dense())
+        for method, make in ((SVD, cut), (ALGORITHM, partitioned)):
+            made = {k: make(w, t, min_leaf=8) for k, w in weights.items()}
+            nbytes = s.problem.rest_nbytes + sum(n for n, _ in made.values())
+            add(PINN, method, t, nbytes, network_error(s.problem, {k: m for k, (_, m) in made.items()}))
+            nbytes, matrix = make(s.matrix, t)
+            add(s.operator, method, t, nbytes, relative_difference(matrix, s.matrix))
     for (name, tol), model in s.models.items():
-        of_pinn(name, tol, model.nbytes, output_error(s, model))
-    for tol in s.setting.tols:
-        for name, storage in STORAGES.items():
-            h = hrt.compress_matrix(s.matrix, tol=tol, storage=storage)
-            of_operator(name, tol, h.nbytes, h.to_dense())
+        add(PINN, name, tol, model.nbytes, output_error(s, model))
+        h = hrt.compress_matrix(s.matrix, tol=tol, storage=STORAGES[name])
+        add(s.operator, name, tol, h.nbytes, relative_difference(h.to_dense(), s.matrix))
     return rows
 
 
 def heat_maps(s: Subject) -> Rows:
     """|W|, |H| and |W - H| of the widest layer of the PINN and of the operator, both at 1e-3, as root mean squares of
-    what lies in a cell of `MAP` x `MAP` (in the order in which H was cut), and the leaves of H.
+    cells (in the order in which H was cut), and the leaves of H.
     """
     name, w = max(s.problem.weights.items(), key=lambda kv: kv[1].numel())
-    h = s.middle().program.constants[name]
+    h = s.middle.program.constants[name]
     layer = h if isinstance(h, HMatrix) else HMatrix.from_dense(h)
     tree = hrt.compress_matrix(s.matrix, tol=1e-3, storage="auto")
     return [_maps(PINN, f"layer {name}", w, layer), _maps(s.operator, "its matrix", s.matrix, tree)]
@@ -156,8 +151,8 @@ def _maps(case: str, what: str, w: Tensor, h: HMatrix) -> dict[str, Any]:
         torch.arange(size) if order is None else torch.as_tensor(order).long()
         for order, size in zip((h.row_order, h.col_order), w.shape, strict=True)
     ]
-    row: dict[str, Any] = {"case": case, "what": what, "shape": list(w.shape), "error": relative(dense, w)}
-    row["ratio"] = 4 * w.numel() / h.nbytes
+    row: dict[str, Any] = {"case": case, "what": what, "shape": list(w.shape), "ratio": 4 * w.numel() / h.nbytes}
+    row["error"] = relative_difference(dense, w)
     row["leaves"] = [[e.row, e.rows, e.col, e.cols, -1 if e.is_dense else e.rank] for e in h.leaves]
     for key, part in (("W", w), ("H", dense), ("E", w - dense)):
         cells = coarse(part[orders[0]][:, orders[1]])
@@ -173,20 +168,21 @@ def coarse(m: Tensor, side: int = MAP) -> Tensor:
 
 
 def train_and_test(s: Subject) -> Rows:
-    """Error against the exact solution on points of the distribution that the PINN was trained on, and on a uniform
-    grid that it never saw; and error against the uncompressed network on hrt's calibration rows and on fresh ones.
+    """Error against the exact solution on training points and on an unseen grid; and error against the uncompressed
+    network on hrt's calibration rows and on fresh ones.
     """
     train = sample(8000, torch.Generator().manual_seed(77))[:, :2]
     exact = {"train": (train, torch.from_numpy(cole_hopf(*train.numpy().T))), "test": exact_solution()}
     original = s.problem.program
     reference = evaluate(original, [s.calibration.double()])[:, 0]
 
+    targets = {f"{k}_error": known for k, known in exact.items()}
+    targets["calibration_difference"] = (s.calibration.double(), reference)
+    targets["fresh_difference"] = (s.problem.fresh[0].double(), s.problem.reference[:, 0])
+
     def row(method: str, asked: float, ratio: float, answer: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        errors = {f"{k}_error": relative(answer(p), values) for k, (p, values) in exact.items()}
-        seen, fresh = answer(s.calibration.double()), answer(s.problem.fresh[0].double())
-        differences = relative(seen, reference), relative(fresh, s.problem.reference[:, 0])
-        known = dict(zip(("calibration_difference", "fresh_difference"), differences, strict=True))
-        return {"method": method, "asked": asked, "ratio": ratio} | errors | known
+        errors = {k: relative_difference(answer(p), values) for k, (p, values) in targets.items()}
+        return {"method": method, "asked": asked, "ratio": ratio} | errors
 
     rows = [row("uncompressed", 0.0, 1.0, lambda p: evaluate(original, [p])[:, 0])]
     for (name, tol), model in s.models.items():
@@ -220,28 +216,27 @@ def speed(s: Subject) -> Rows:
     rows: Rows = []
     for case, workload in ((PINN, build("burgers")), (s.operator, build(f"green-1d:{s.setting.size}"))):
         offers = {name: offered(METHODS[name], workload, 1e-3) for name in ("dense float32", "svd", "hrt")}
+        executions = {
+            (name, e.backend): e
+            for name, offer in offers.items()
+            for e in (offer.executions if isinstance(offer, Offer) else ())
+            if e.backend not in LEFT_OUT
+        }
         for batch in s.setting.batches:
             x = rotated(workload.fresh, batch, 0)
-            executions = {
-                (name, e.backend): e
-                for name, offer in offers.items()
-                for e in (offer.executions if isinstance(offer, Offer) else ())
-                if e.backend not in LEFT_OUT
-            }
             calls = {", ".join(key): e.bind(x) for key, e in executions.items()}
             with torch.no_grad():
-                times = bursts(calls, rounds=s.setting.rounds)
-            fastest = {}
-            for key in sorted(executions, key=lambda k: times[", ".join(k)].p50_us):
-                fastest.setdefault(key[0], key)
-            best = times[", ".join(fastest["dense float32"])]
-            for name in offers:
-                if name in fastest:
-                    e, time = executions[fastest[name]], times[", ".join(fastest[name])]
-                    low, high = best.ratio_interval(time)
-                    row = {"case": case, "method": name, "backend": e.backend, "batch": batch}
-                    row |= {"error": fresh_error(workload, e.bind, batch), "p50_us": time.p50_us, "p95_us": time.p95_us}
-                    rows.append(row | {"ratio": best.ratio(time), "low": low, "high": high})
+                bursted = bursts(calls, rounds=s.setting.rounds)
+            times = {key: bursted[", ".join(key)] for key in executions}
+            slowest_first = sorted(executions, key=lambda key: -times[key].p50_us)
+            fastest = {key[0]: key for key in slowest_first}  # the last of a name stays
+            best = times[fastest["dense float32"]]
+            for key in (fastest[name] for name in offers if name in fastest):
+                e, time = executions[key], times[key]
+                low, high = best.ratio_interval(time)
+                row = {"case": case, "method": key[0], "backend": e.backend, "batch": batch}
+                row |= {"error": fresh_error(workload, e.bind, batch), "p50_us": time.p50_us, "p95_us": time.p95_us}
+                rows.append(row | {"ratio": best.ratio(time), "low": low, "high": high})
     return rows
 
 
@@ -251,9 +246,11 @@ def propagation(s: Subject) -> Rows:
     """
     original = s.problem.program
     reference = layer_outputs(original, s.problem.fresh)
-    stored = s.middle().program
-    ours = stored.with_constants({k: _dense(stored.constants[k]) for k in s.problem.weights})
-    cut = svd_weights(s.problem, svd_tolerance(s, 1e-3))
+    stored = s.middle.program
+    ours = stored.with_constants({k: to_float64(stored.constants[k]) for k in s.problem.weights})
+    ranks = svd_at_output_error(original, s.problem.fresh, 1e-3)[2]
+    factors = {k: truncated(w, 0.0) for k, w in s.problem.weights.items()}
+    cut = {k: u[:, : ranks[k]] @ vt[: ranks[k]] for k, (u, vt) in factors.items()}
     rows: Rows = []
     for method, program in ((AUTO, ours), (SVD, original.with_constants(cut))):
         together = layer_outputs(program, s.problem.fresh)
@@ -261,8 +258,9 @@ def propagation(s: Subject) -> Rows:
             name = node.inputs[1]
             layer = {k: program.constants[k] for k in node.inputs[1:]}  # hrt corrects biases, too
             alone = layer_outputs(original.with_constants(layer), s.problem.fresh)[name]
-            errors = {"error": relative(together[name], reference[name]), "alone": relative(alone, reference[name])}
-            errors["frobenius"] = relative(_dense(layer[name]), s.problem.weights[name])
+            compared = {"error": (together[name], reference[name]), "alone": (alone, reference[name])}
+            compared["frobenius"] = (to_float64(layer[name]), s.problem.weights[name])
+            errors = {k: relative_difference(*pair) for k, pair in compared.items()}
             rows.append({"method": method, "layer": number, "weight": name} | errors)
     return rows
 
@@ -280,41 +278,15 @@ def layer_outputs(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tenso
     return outputs
 
 
-def svd_weights(problem: Problem, t: float) -> dict[str, Tensor]:
-    """Every weight cut by a global SVD at the Frobenius tolerance t."""
-    return {k: u @ vt for k, w in problem.weights.items() for u, vt in [truncated(w, t)]}
-
-
-def svd_tolerance(s: Subject, tol: float) -> float:
-    """The loosest common Frobenius tolerance, to a thousandth of a decade, whose SVDs keep the output error."""
-    factors = {k: svd_factors(w) for k, w in s.problem.weights.items()}
-
-    def holds(t: float) -> bool:
-        ranks = {k: int((tail2 > t**2 * tail2[0]).sum()) for k, (_, _, tail2) in factors.items()}
-        cut = {k: u[:, : ranks[k]] @ vt[: ranks[k]] for k, (u, vt, _) in factors.items()}
-        return network_error(s.problem, cut) <= tol
-
-    return loosest(lambda t: t, holds, -6.0, 0.0, steps=13) or 1e-6
-
-
 def network_error(problem: Problem, weights: Mapping[str, Tensor]) -> float:
     """Output error on the fresh points with `weights` in place, float64."""
-    return relative(evaluate(problem.program.with_constants(weights), problem.fresh), problem.reference)
+    return relative_difference(evaluate(problem.program.with_constants(weights), problem.fresh), problem.reference)
 
 
 def output_error(s: Subject, model: hrt.CompressedModel) -> float:
     """Of what `predict` answers on the fresh points, float32."""
-    return relative(_predictor(model)(s.problem.fresh[0])[:, None], s.problem.reference)
-
-
-def relative(result: Tensor, expected: Tensor) -> float:
-    """||result - expected|| / ||expected||."""
-    return float((result - expected).norm() / expected.norm())
+    return relative_difference(_predictor(model)(s.problem.fresh[0])[:, None], s.problem.reference)
 
 
 def _predictor(model: hrt.CompressedModel) -> Callable[[Tensor], Tensor]:
     return lambda p: model.predict(p.float()).double()[:, 0]
-
-
-def _dense(constant: Any) -> Tensor:
-    return constant.to_dense() if isinstance(constant, HMatrix) else constant.double()

@@ -1,6 +1,6 @@
 """The pictures of `python -m hrt.perf.paper figures`: one function for each, from the rows that stand beside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from statistics import fmean
 from typing import Any
@@ -10,15 +10,9 @@ from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, PINN, SVD
 from hrt.perf.paper.output import Rows, distinct, matching
 from hrt.perf.paper.trained_networks import SEEN
 
-STYLES = {
-    SVD: LOOKS["svd"],
-    ALGORITHM: LOOKS["pruned"],
-    FLOAT32: ("#cc79a7", "s"),
-    AUTO: LOOKS["hrt"],
-    "uncompressed": LOOKS["dense"],
-}
-FAMILIES = {"SVD": LOOKS["svd"][0], "pruning": LOOKS["pruned"][0], "quantized": LOOKS["quantized"][0]}
-FAMILIES["hrt"] = LOOKS["hrt"][0]
+STYLES = {SVD: LOOKS["svd"], ALGORITHM: LOOKS["pruned"], FLOAT32: ("#cc79a7", "s"), AUTO: LOOKS["hrt"]}
+STYLES["uncompressed"] = LOOKS["dense"]
+FAMILIES = {"SVD": LOOKS["svd"], "pruning": LOOKS["pruned"], "quantized": LOOKS["quantized"], "hrt": LOOKS["hrt"]}
 KERNEL_STYLES = {"weights": "o-", "output": "^--"}
 KERNEL_COLOURS = {"value": LINES[0], "residual": LINES[1]}
 RATIOS = {"most": 7}  # ticks of an axis of ratios
@@ -50,9 +44,7 @@ def legend(fig: Any, ncols: int = 4, **options: Any) -> Any:
 
 
 def compression(rows: Rows) -> Any:
-    """Error against ratio, a panel for each network; left of 1 the "compressed" network is larger than dense. Errors
-    below `LEAST_ERROR`, an exact answer among them, are drawn there.
-    """
+    """Error against ratio, a panel for each network; errors below `LEAST_ERROR` are drawn there."""
     fig, pairs = panels(distinct(rows, "case"))
     for axes, case in pairs:
         for method in distinct(rows, "method"):
@@ -91,9 +83,7 @@ def heat_maps(rows: Rows) -> Any:
 
 
 def train_and_test(rows: Rows) -> Any:
-    """Left: error against the exact solution on training and test points over the ratio. Right: difference from the
-    uncompressed network on calibration rows and on fresh ones.
-    """
+    """Left: error against the exact solution over the ratio. Right: difference from the uncompressed network."""
     sides = {
         "error against the exact solution": ("train_error", "test_error"),
         "difference from the uncompressed network": ("calibration_difference", "fresh_difference"),
@@ -127,7 +117,7 @@ def comparison(rows: Rows) -> Any:
             if r["ratio"] is None:
                 axes.text(1.0, k, "  cannot reach it below dense", va="center", fontsize=8.5)
                 continue
-            axes.barh(k, r["ratio"], color=FAMILIES[r["family"]], height=0.65)
+            axes.barh(k, r["ratio"], color=FAMILIES[r["family"]][0], height=0.65)
             axes.text(r["ratio"], k, f" {r['ratio']:.1f}x", va="center", fontsize=8.5)
         axes.set_yticks(range(len(bars)), [r["method"] for r in bars])
         axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.18 * max([r["ratio"] or 0 for r in bars] + [1.0])))
@@ -156,12 +146,12 @@ def speed(rows: Rows) -> Any:
 
 def propagation(rows: Rows) -> Any:
     """Error after every layer: all layers compressed, this one alone, and of the weight in the Frobenius norm."""
-    kinds = (("error", "all layers compressed", "o-"), ("alone", "this layer alone", "s--"))
-    kinds += (("frobenius", "the weight, Frobenius", "^:"),)
+    kinds = {"error": ("all layers compressed", "o-"), "alone": ("this layer alone", "s--")}
+    kinds["frobenius"] = ("the weight, Frobenius", "^:")
     fig, pairs = panels(distinct(rows, "method"), 4.0, sharey=True)
     for axes, method in pairs:
         line = matching(rows, method=method)
-        for (key, label, style), colour in zip(kinds, LINES, strict=False):
+        for (key, (label, style)), colour in zip(kinds.items(), LINES, strict=False):
             y = [max(r[key], LEAST_ERROR) for r in line]
             axes.plot([r["layer"] for r in line], y, style, color=colour, markersize=5, label=label)
         axes.set_xticks([r["layer"] for r in line])
@@ -186,8 +176,7 @@ def kernel(rows: Rows) -> Any:
         drifts = matching(rows, case=case)
         for (bound, style), (name, colour) in product(KERNEL_STYLES.items(), KERNEL_COLOURS.items()):
             line = [r for r in matching(drifts, bound=bound, kernel=name) if r["drift"] > 0]
-            label = {"fmt": style, "color": colour, "label": f"{name}, tol of the {bound}"}
-            axes.errorbar(*_spread(line, "tol", "drift"), **label, markersize=4.5, linewidth=1.3, capsize=2)
+            _spread(axes, line, "tol", "drift", fmt=style, color=colour, label=f"{name}, tol of the {bound}")
         ends = [min(r["tol"] for r in drifts), max(r["tol"] for r in drifts)]
         axes.plot(ends, ends, color=INK, linewidth=1, linestyle=":", label="exponent 1")
         finish(axes, ERRORS, ERRORS, xlabel="tol", ylabel="relative drift of the kernel", title=case)
@@ -202,23 +191,21 @@ def _over_steps(rows: Rows, kinds: dict[str, str]) -> Any:
     for (key, label), case in product(kinds.items(), cases):
         axes = next(panel)
         for method, marker, colour in zip(distinct(rows, "method"), "os", LINES, strict=False):
-            line = _spread(matching(rows, case=case, method=method), "step", key)
-            style = {"fmt": f"{marker}-", "color": colour, "label": method}
-            axes.errorbar(*line, **style, markersize=4.5, linewidth=1.3, capsize=2)
+            line = matching(rows, case=case, method=method)
+            _spread(axes, line, "step", key, fmt=f"{marker}-", color=colour, label=method)
         ticks = {"form": "{:g}", "most": 8}
         finish(axes, y=ticks, xlabel="steps of Adam, then of Gauss-Newton", ylabel=label, title=case)
     return legend(fig, ncols=3, title=_seeds(rows))
 
 
-def _spread(rows: Rows, x: str, y: str) -> Iterator[Any]:
-    """Places, means there, and how far the least and greatest are below and above."""
+def _spread(axes: Any, rows: Rows, x: str, y: str, **style: Any) -> None:
+    """Means, with bars from the least to the greatest."""
     groups = {place: [r[y] for r in rows if r[x] == place] for place in sorted(set(distinct(rows, x)))}
-    means = [fmean(g) for g in groups.values()]
-    yield list(groups)
-    yield means
-    # a mean of equal figures is rounded
-    below = [max(0.0, mean - min(g)) for mean, g in zip(means, groups.values(), strict=True)]
-    yield [below, [max(0.0, max(g) - mean) for mean, g in zip(means, groups.values(), strict=True)]]
+    means = {place: fmean(g) for place, g in groups.items()}
+    below = [max(0.0, means[p] - min(g)) for p, g in groups.items()]  # a mean of equal figures is rounded
+    above = [max(0.0, max(g) - means[p]) for p, g in groups.items()]
+    style |= {"markersize": 4.5, "linewidth": 1.3, "capsize": 2}
+    axes.errorbar(list(means), list(means.values()), [below, above], **style)
 
 
 def _seeds(rows: Rows) -> str:

@@ -1,9 +1,7 @@
 """How far compression moves the Burgers PINN's neural tangent kernel (`python -m hrt.perf.paper ntk`).
 
-Kernels of the value u and of the residual u_t + u u_x - nu u_xx, in the dense weights, float64, on points as the
-network was trained on. Two meanings of the tolerance: of every weight (relative Frobenius norm, no inputs: the
-theorem's case) and of the output on held-out inputs (what hrt usually promises). Exponents are least-squares slopes on
-a log-log plot with 95 % intervals.
+Kernels of the value u and of the residual u_t + u u_x - nu u_xx, in the dense weights, float64. The tolerance is that
+of every weight (Frobenius norm: the theorem's case) or of the output on held-out inputs (what hrt usually promises).
 """
 
 import sys
@@ -35,7 +33,6 @@ class Setting:
 
     @staticmethod
     def quick() -> "Setting":
-        """The same with fewer of everything."""
         return Setting((1e-1, 1e-2, 1e-3), 16)
 
 
@@ -65,27 +62,17 @@ def figures(d: Drift) -> dict[str, Any]:
     """What is written of a comparison."""
     row: dict[str, Any] = {"drift": d.relative, "cosines": list(d.cosines), "gap": d.gap, "spectral": d.spectral}
     for when, s in (("before", d.before), ("after", d.after)):
-        row[when] = {
-            "eigenvalues": s.values[:SHOWN].tolist(),
-            "least": s.least,
-            "rounding": s.rounding,
-            "positive_definite": s.is_positive_definite,
-            "effective_rank": s.effective_rank,
-            "trace_rank": s.trace_rank,
-        }
+        row[when] = {"eigenvalues": s.values[:SHOWN].tolist(), "positive_definite": s.is_positive_definite}
+        row[when] |= {"least": s.least, "rounding": s.rounding}
+        row[when] |= {"effective_rank": s.effective_rank, "trace_rank": s.trace_rank}
     return row | {"verdicts": {s.name: s.verdict for s in ntk_statements(d)}}
-
-
-def lines(rows: Rows) -> dict[tuple[str, str], Rows]:
-    """Rows by what the tolerance bounds, and whose kernel it is."""
-    pairs = dict.fromkeys((r["bound"], r["kernel"]) for r in rows)
-    return {(bound, kernel): matching(rows, bound=bound, kernel=kernel) for bound, kernel in pairs}
 
 
 def fits(rows: Rows) -> Rows:
     """A power law for each bound and kernel, and what becomes of drift <= C tol."""
     result: Rows = []
-    for (bound, kernel), line in lines(rows).items():
+    for bound, kernel in dict.fromkeys((r["bound"], r["kernel"]) for r in rows):
+        line = matching(rows, bound=bound, kernel=kernel)
         law = fit_power_law([r["tol"] for r in line], [r["drift"] for r in line])
         result.append({"bound": bound, "kernel": kernel, **asdict(law), "verdict": ntk_drift(law).verdict})
     return result
@@ -102,36 +89,26 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """Every tolerance, and exponents."""
-
-    def both(row: dict[str, Any], key: str, form: str) -> str:
-        return " -> ".join(form.format(row[when][key]) for when in ("before", "after"))
-
-    drifts = table(
-        "relative drift; least eigenvalue against its rounding; effective rank; worst of 5 cosines",
-        result["tolerance"],
-        {
-            "tol bounds": lambda r: r["bound"],
-            "kernel": lambda r: r["kernel"],
-            "tol": lambda r: f"{r['tol']:.1e}",
-            "drift": lambda r: f"{r['drift']:.1e}",
-            "lambda_min": lambda r: both(r, "least", "{:.1e}"),
-            "rounding": lambda r: f"{r['after']['rounding']:.0e}",
-            "definite": lambda r: both(r, "positive_definite", "{}"),
-            "eff. rank": lambda r: both(r, "effective_rank", "{:.2f}"),
-            "cosine": lambda r: f"{r['cosines'][-1]:.6f}",
-        },
-    )
-    laws = table(
-        "NTK drift = factor tol^exponent, 95 % interval; C: fitted with exponent 1, and the largest",
-        result["fits"],
-        {
-            "tol bounds": lambda f: f["bound"],
-            "kernel": lambda f: f["kernel"],
-            "exponent": lambda f: f"{f['exponent']:.2f}",
-            "interval": lambda f: f"{f['low']:.2f} to {f['high']:.2f}",
-            "C": lambda f: f"{f['constant']:.2g}",
-            "C covers all": lambda f: f"{f['worst']:.2g}",
-            "drift <= C tol": lambda f: f["verdict"],
-        },
-    )
-    return [drifts, laws]
+    drifts = {
+        "tol bounds": "{bound}",
+        "kernel": "{kernel}",
+        "tol": "{tol:.1e}",
+        "drift": "{drift:.1e}",
+        "lambda_min": "{before[least]:.1e} -> {after[least]:.1e}",
+        "rounding": "{after[rounding]:.0e}",
+        "definite": "{before[positive_definite]} -> {after[positive_definite]}",
+        "eff. rank": "{before[effective_rank]:.2f} -> {after[effective_rank]:.2f}",
+        "cosine": "{cosines[4]:.6f}",
+    }
+    laws = {
+        "tol bounds": "{bound}",
+        "kernel": "{kernel}",
+        "exponent": "{exponent:.2f}",
+        "interval": "{low:.2f} to {high:.2f}",
+        "C": "{constant:.2g}",
+        "C covers all": "{worst:.2g}",
+        "drift <= C tol": "{verdict}",
+    }
+    title = "relative drift; least eigenvalue against its rounding; effective rank; worst of 5 cosines"
+    law = "NTK drift = factor tol^exponent, 95 % interval; C: fitted with exponent 1, and the largest"
+    return [table(title, result["tolerance"], drifts), table(law, result["fits"], laws)]

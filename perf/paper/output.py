@@ -1,7 +1,7 @@
 """How a part of the paper's study is written: rows as JSON, with where they come from."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ def write_json(path: Path, body: Mapping[str, Any], indent: int | None = 1) -> N
         file.write((json.dumps(body, indent=indent) + "\n").encode())
 
 
-def table(title: str, rows: Iterable[Any], columns: Mapping[str, Callable[[Any], str]]) -> Table:
-    """A line for each row; a column is what its function makes of the row."""
+def table(title: str, rows: Rows, columns: Mapping[str, str]) -> Table:
+    """A line for each row; a column is its format of the row's figures."""
     result = Table(*columns, title=title)
     for row in rows:
-        result.add_row(*(cell(row) for cell in columns.values()))
+        result.add_row(*(form.format_map(row) for form in columns.values()))
     return result
 
 

@@ -1,7 +1,7 @@
 """PINNs that are trained for the paper's figures: dense, compressed while they train, or shrunk towards low ranks.
 
 All take the same start, draws and steps: Adam, then Gauss-Newton, on the residual alone. Errors are relative L2 against
-the exact solution; a ratio is dense float32 bytes over bytes, in float32 while training, as stored afterwards.
+the exact solution.
 """
 
 import copy
@@ -33,11 +33,10 @@ SAMPLES = 1024  # inputs of second moments
 class Method:
     """What is done to a network while it trains.
 
-    tols: of dynamic compression, coarsest and finest; None for none.  changes: shares of Gauss-Newton at which
-    partitions change first and last: before, networks have not found the solution, and what is dropped then costs more
-    steps than it saves.  penalty: weight of the rank penalty while Adam runs.  adam_shrink, newton_shrink: thresholds
-    of the proximal step after every step.  shrunk: the share of Gauss-Newton's steps that one follows; the others
-    recover what that took.  fading: whether the threshold falls to nothing over Gauss-Newton.
+    tols: of dynamic compression, coarsest and finest.  changes: shares of Gauss-Newton at which partitions change first
+    and last (what is dropped earlier costs more steps than it saves).  penalty: of ranks, while Adam runs.
+    adam_shrink, newton_shrink: thresholds of proximal steps.  shrunk: the share of Gauss-Newton that they follow.
+    fading: whether the threshold falls to nothing over Gauss-Newton.
     """
 
     name: str
@@ -62,9 +61,8 @@ PROXIMAL = Method("proximal steps", adam_shrink=1e-5, newton_shrink=3e-5, fading
 
 @dataclass(frozen=True)
 class Training:
-    """How much is trained. adam, newton: steps.  rates: of Adam.  adam_epochs, newton_epochs: how often figures are
-    taken during them, and partitions may change.  calibration: inputs of compression.  stored: tol of storing the
-    network; None for SERVED times its error.  tols, points: of the kernels.
+    """How much is trained. adam, newton: steps.  *_epochs: how often figures are taken, and partitions may change.
+    stored: tol of storing the network; None for SERVED times its error.  tols, points: of the kernels.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -83,7 +81,6 @@ class Training:
 
     @staticmethod
     def quick() -> "Training":
-        """The same seeds, on smaller networks, for fewer steps and tolerances."""
         return Training(width=24, depth=3, batch=128, adam=100, newton=36, calibration=1600, tols=(1e-1, 1e-2, 1e-3))
 
     @property
@@ -95,7 +92,7 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A trained network and its figures, one row for every epoch; the last one has those of the stored network, too."""
+    """A trained network, one row for every epoch; the last one has the stored network's figures, too."""
 
     equation: Equation
     method: str
@@ -166,11 +163,8 @@ class _Watch:
         ratio = 1.0 if self.dynamic is None else self.dynamic.ratio
         row = {"case": self.equation.name, "method": self.method.name, "seed": self.seed, "step": step}
         row |= {"loss": sum(self.losses) / len(self.losses) if self.losses else None, "seconds": self.seconds}
-        row |= {
-            "error": self.equation.error(self.network),
-            "ratio": ratio,
-            "numbers": round(self.dense_numbers / ratio),
-        }
+        row |= {"error": self.equation.error(self.network), "ratio": ratio}
+        row["numbers"] = round(self.dense_numbers / ratio)
         if self.dynamic is None:
             row["directions"] = directions(self.network, self.inputs[:SAMPLES])
         self.rows.append(row)
@@ -195,9 +189,7 @@ def train(equation: Equation, method: Method, seed: int, t: Training) -> Run:
 
 
 def directions(network: nn.Module, inputs: Tensor) -> int:
-    """How many directions all weights have together that their inputs see: the least ranks that keep every layer's
-    output to SEEN, relative L2, before biases.
-    """
+    """The sum of the least ranks that keep every layer's output to SEEN, relative L2, before biases."""
     count = 0
     for name, c in second_moments(network, inputs).items():
         seen = network.get_parameter(f"{name}.weight").detach() @ cholesky_psd(c)

@@ -41,9 +41,7 @@ ALLEN_CAHN_TRAINING = Training(
 
 @dataclass(frozen=True)
 class Options:
-    """What an experiment is run with. steps: of Gauss-Newton, None for its usual ones.  ratio: of finetune, how many
-    times smaller.  weights: of the penalty, and thresholds of the proximal steps, each beside none.
-    """
+    """What an experiment is run with; None for its usual ones."""
 
     steps: int | None = None
     batch: int | None = None
@@ -60,7 +58,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Figure:
-    """A network: its error against the solution, its bytes, dense float32 bytes over them, and what it took."""
+    """A network: its error against the solution, its bytes, and what it took."""
 
     name: str
     seed: int
@@ -73,7 +71,7 @@ class Figure:
 
 
 def of_training(equation: Equation, method: Method, seed: int, t: Training) -> Figure:
-    """Train, and tell the dense network in float32, any other as it is stored."""
+    """The dense network in float32, any other as it is stored."""
     last = train(equation, method, seed, t).rows[-1]
     if method == DENSE:
         return Figure("dense", seed, last["error"], 4 * last["numbers"], 1.0, last["step"], last["seconds"])
@@ -99,19 +97,9 @@ def finetune(o: Options, seed: int) -> Iterator[Figure]:
     model, steps = compressed_to(dense, nbytes / o.ratio, seed), o.steps or total // 10
     yield _of_model("compressed", seed, model, 0, 0.0, f"tol {model.certificate.tol:.2g}")
     start = time.perf_counter()
-    tuned = hrt.finetune(
-        model,
-        inputs=DOMAIN,
-        teacher=dense,
-        residual=row_residual,
-        points=burgers.sample,
-        teacher_weight=TEACHER_WEIGHT,
-        exact=True,
-        steps=steps,
-        batch=o.batch or burgers.BATCH,
-        seed=seed,
-        progress=False,
-    )
+    options = {"teacher_weight": TEACHER_WEIGHT, "exact": True, "seed": seed, "progress": False}
+    options |= {"steps": steps, "batch": o.batch or burgers.BATCH}
+    tuned = hrt.finetune(model, inputs=DOMAIN, teacher=dense, residual=row_residual, points=burgers.sample, **options)
     seconds, limit = time.perf_counter() - start, tuned.certificate.estimated["output_error_upper_99"]
     yield _of_model("fine-tuned", seed, tuned, steps, seconds, f"against dense at most {limit:.2g}")
 
@@ -143,14 +131,9 @@ def dynamic(o: Options, seed: int) -> Iterator[Figure]:
     return (of_training(BURGERS, method, seed, o.of(DYNAMIC_TRAINING)) for method in (DENSE, DYNAMIC))
 
 
-def allen_cahn_alone(o: Options, seed: int) -> Iterator[Figure]:
-    """The network of Allen and Cahn's equation."""
-    yield of_training(ALLEN_CAHN, DENSE, seed, o.of(ALLEN_CAHN_TRAINING))
-
-
 EXPERIMENTS: dict[str, Callable[[Options, int], Iterator[Figure]]] = {
     "finetune": finetune,
     "penalty": penalty,
     "dynamic": dynamic,
-    "allen-cahn": allen_cahn_alone,
+    "allen-cahn": lambda o, seed: iter([of_training(ALLEN_CAHN, DENSE, seed, o.of(ALLEN_CAHN_TRAINING))]),
 }

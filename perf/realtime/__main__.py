@@ -1,4 +1,4 @@
-"""`python -m hrt.perf.realtime NET.hrt`, and `python -m hrt.perf.realtime serving NET.hrt`."""
+"""`python -m hrt.perf.realtime NET.hrt`."""
 
 import sys
 

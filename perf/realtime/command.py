@@ -1,20 +1,16 @@
 """`python -m hrt.perf.realtime`: is the answer there in time, every time, when requests come by the clock?
 
     python -m hrt.perf.realtime net.hrt --rate 1000 --seconds 60
-    python -m hrt.perf.realtime net.hrt --net mynets.py:build --rate 200 --json build/realtime.json
     python -m hrt.perf.realtime net.hrt --name burgers --http 127.0.0.1:8000 --grpc 127.0.0.1:8001
     python -m hrt.perf.realtime --self-test
-    python -m hrt.perf.realtime serving net.hrt --name burgers --http 127.0.0.1:8000
 
 Request k is due at start + k / rate, whether or not the one before has been answered, and its latency counts from
-then: a stall of 5 ms at 1,000 a second makes five requests late, not one. hrt (on the backend of `hrt.load`), the
-dense network in ONNX Runtime and in torch eager, and an empty call take turns of one second each in random order, so
-that a disturbed machine hurts all alike. The empty call is the floor: what clock, operating system and this loop cost.
+then. hrt, the dense network in ONNX Runtime and in torch eager, and an empty call take turns of one second in random
+order, so that a disturbed machine hurts all alike. The empty call is what clock, operating system and this loop cost.
 
-Until 0.2 ms before an arrival the loop sleeps, then it spins on the clock (--spin-us; 0 only sleeps). Python's garbage
-collector runs as it would for anybody and is counted; --no-gc turns it off during every turn. Dense is what .hrt holds
-with every matrix multiplied out, or --net, the network it came from. With --http or --grpc a running server is asked
-over the Open Inference Protocol instead, each request sent when it is due however many are still out.
+Until 0.2 ms before an arrival the loop sleeps, then it spins on the clock. Dense is what .hrt holds with every matrix
+multiplied out. With --http or --grpc a running server is asked over the Open
+Inference Protocol instead, each request sent when it is due however many are still out.
 
 Status 0: measured. 2: a mistake, said in one line. Of --self-test: 0 the stall was DETECTED, 1 it was NOT DETECTED,
 3 TOO DISTURBED to judge: requests come as late without a stall.
@@ -22,7 +18,7 @@ Status 0: measured. 2: a mistake, said in one line. Of --self-test: 0 the stall 
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -45,11 +41,11 @@ from hrt.perf.realtime.latencies import Figures, histogram_library, shown, summa
 from hrt.perf.realtime.open_loop import SPIN_NS, Clock, Options, Slice, serve
 from hrt.perf.realtime.self_test import SECONDS, self_test
 from hrt.perf.realtime.server import measure_servers
-from hrt.perf.realtime.subjects import OURS, Call, in_process, questions
+from hrt.perf.realtime.subjects import OURS, in_process, questions
 
 FLOOR = "empty call"
 DISTURBED = 0.005  # share of deadlines that an empty call misses on a machine that cannot be judged on
-app, serving_app = new_app(__doc__ or ""), new_app(server_load.__doc__ or "")
+app = new_app(__doc__ or "")
 Http = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask the server there, over HTTP.")]
 Grpc = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask the server there, over gRPC.")]
 Tensors = Annotated[bool, typer.Option("--json-tensors", help="Tensors as JSON over HTTP, as MLServer wants them.")]
@@ -64,7 +60,6 @@ def realtime(
     deadline_us: Annotated[float | None, typer.Option(help="Later than this is missed; else the period.")] = None,
     batch: Annotated[int, typer.Option(help="Rows of a request.")] = 1,
     inputs: Annotated[Path | None, typer.Option(help="Rows (.npy, .npz, .csv); else random in (0, 1).")] = None,
-    net: Annotated[str | None, typer.Option(help="The dense network, as `hrt compress` takes it.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of every runtime.")] = 1,
     spin_us: Annotated[float, typer.Option(help="Spin so long before an arrival; 0 only sleeps.")] = SPIN_NS / 1e3,
     no_gc: Annotated[bool, typer.Option("--no-gc", help="Python's garbage collector is off in every turn.")] = False,
@@ -86,7 +81,7 @@ def realtime(
     if json is not None:
         check_results(json)
     asked = servers(name or artifact.stem, http, grpc, not json_tensors)
-    figures = measure(artifact, options, net=net, inputs=inputs, servers=asked)
+    figures = measure(artifact, options, inputs=inputs, servers=asked)
     if not figures:
         raise InputError("Interrupted before the first turn ended: nothing was measured.")
     console = Console(width=150)
@@ -98,7 +93,6 @@ def realtime(
     return 0
 
 
-@serving_app.command()
 def serving(
     *,
     artifact: Annotated[Path, typer.Argument(metavar="NET.hrt", help="The file that is served, for comparison.")],
@@ -125,31 +119,29 @@ def measure(
     artifact: Path,
     options: Options,
     *,
-    net: str | None = None,
     inputs: Path | None = None,
     servers: Sequence[Server] = (),
     clock: Clock | None = None,
 ) -> list[Figures]:
     """What `python -m hrt.perf.realtime` measures: in process, or of `servers` where there are any.
 
-    net: the dense network as `hrt compress` takes it; None: what `artifact` holds, multiplied out.  inputs: rows to ask
-    with (.npy, .npz, .csv) for networks of one input; None: random numbers in (0, 1). Ctrl-C ends the run: what was
-    measured until then is returned. Raises HrtError: for a file that cannot be read, answers that disagree, a server
-    that cannot be reached.
+    Ctrl-C ends the run: what was measured until then is returned.
     """
     torch.set_num_threads(options.threads)
     model = hrt.load(artifact)
     asked = questions(model.program, options.batch, None if inputs is None else read_array(inputs))
     if servers:
         return measure_servers(model, asked, servers, options)
-    subjects = {**in_process(model, asked, net, options.threads), FLOOR: lambda k: None}
+    subjects = {**in_process(model, asked, options.threads), FLOOR: lambda k: None}
     slices: dict[str, list[Slice]] = {name: [] for name in subjects}
     watches = {name: CollectorWatch(off=not options.gc) for name in subjects}
     clock = clock or Clock(spin_ns=round(options.spin_us * 1e3))
     gc.collect()  # once, and not before every turn: a later full collection is one that a user would meet, too
     try:
         with torch.no_grad():
-            for name, stretch in interleaved(subjects, options, clock, watches):
+            for name, count in options.turns(list(subjects)):
+                with watches[name]:
+                    stretch = serve(subjects[name], options.rate, count, clock=clock, lead=options.lead)
                 slices[name].append(stretch)
     except KeyboardInterrupt:
         print("interrupted: these are the turns until then", file=sys.stderr)
@@ -158,16 +150,6 @@ def measure(
         for name, parts in slices.items()
         if parts
     ]
-
-
-def interleaved(
-    subjects: Mapping[str, Call], options: Options, clock: Clock, watches: Mapping[str, CollectorWatch]
-) -> Iterator[tuple[str, Slice]]:
-    """The subjects' turns, as they end."""
-    for name, count in options.turns(list(subjects)):
-        with watches[name]:
-            stretch = serve(subjects[name], options.rate, count, clock=clock, lead=options.lead)
-        yield name, stretch
 
 
 def table(title: str, figures: Sequence[Figures]) -> Table:
@@ -217,14 +199,8 @@ def results(workload: str, options: Options, figures: Sequence[Figures], command
     """Rows of all but the floor (workload "NAME, open loop at RATE/s"), and under facts["realtime"] every figure."""
     subjects = [f for f in figures if not f.subject.startswith(FLOOR)]
     rows = tuple(_row(f"{workload}, open loop at {options.rate:g}/s", options.batch, f) for f in subjects)
-    facts = {
-        "command": " ".join(command),
-        "commit": commit(),
-        "versions": versions(),
-        "threads": options.threads,
-        "scheduling": scheduling(),
-        "realtime": [{**asdict(f), "workload": workload} for f in figures],
-    }
+    facts = {"command": " ".join(command), "commit": commit(), "versions": versions(), "scheduling": scheduling()}
+    facts |= {"threads": options.threads, "realtime": [{**asdict(f), "workload": workload} for f in figures]}
     return Results(rows, facts, {k: f.medians_us for k, f in enumerate(subjects)})
 
 
@@ -240,7 +216,4 @@ def _row(workload: str, batch: int, f: Figures) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print. Returns 0; 2 for a mistake; for the self-test what `hrt.perf.realtime.self_test` says."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["serving"]:
-        return run(serving_app, "hrt.perf.realtime serving", words[1:])
-    return run(app, "hrt.perf.realtime", words)
+    return run(app, "hrt.perf.realtime", arguments)

@@ -22,8 +22,7 @@ ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})
 @dataclass(frozen=True)
 class Server:
     """Where a served network is asked. address: host:port.  protocol: "http" or "grpc" (Open Inference Protocol).
-    binary: tensors as bytes behind the JSON of an HTTP request, an extension that not every server has. Raises
-    InputError for another form of address, on which tritonclient fails in ways of its own.
+    binary: tensors as bytes behind the JSON of an HTTP request, an extension that not every server has.
     """
 
     address: str
@@ -77,7 +76,7 @@ def difference(answer: Any, expected: np.ndarray) -> float:
 
 
 class Client:
-    """tritonclient's asynchronous client of one server. Raises BackendError where the package is not installed."""
+    """tritonclient's asynchronous client of one server."""
 
     def __init__(self, server: Server) -> None:
         package = f"tritonclient.{server.protocol}"

@@ -17,13 +17,10 @@ HIGHEST_NS, DIGITS = 3600 * NS, 3  # of the histogram
 
 @dataclass(frozen=True)
 class Figures:
-    """How punctual one subject was. offered: requests that were due.  served: with an answer.  failed: with an error.
-    rate, achieved: asked for and answered, a second.  p50_us to max_us: microseconds from when a request was due to its
-    answer, those never served included.  call_p50_us, call_p999_us: of the call alone, which is what a load that waits
-    for every answer would report.  jitter_*: how late requests began that nothing held up.  None: of too
-    few requests to know (TAIL_CALLS).  missed: later than
-    `deadline_us`, failed or never served.  spells: unbroken runs of misses; longest_spell: requests in the longest.
-    queue: the most that were due and unanswered at once.  histogram: HdrHistogram's V2 encoding, nanoseconds.
+    """How punctual one subject was. p50_us to max_us: microseconds from when a request was due to its answer, those
+    never served included.  call_*: of the call alone.  jitter_*: how late requests began that nothing held up.  None:
+    of too few requests to know.  missed: later than `deadline_us`, failed or never served.  spells: unbroken runs of
+    misses.  queue: the most that were due and unanswered at once.  histogram: HdrHistogram's V2 encoding, nanoseconds.
     """
 
     subject: str
@@ -55,9 +52,7 @@ class Figures:
 
     @property
     def sustained(self) -> bool:
-        """Whether requests were answered as fast as they came. Where not, the wait grows as long as the load lasts, and
-        quantiles say more about the length of the run than about the subject.
-        """
+        """Whether requests were answered as fast as they came; else quantiles tell the length of the run."""
         return self.served + self.failed == self.offered and self.achieved >= 0.99 * self.rate
 
     @property
@@ -87,9 +82,7 @@ def summarise(
     collections: Collections | None = None,
     note: str = "",
 ) -> Figures:
-    """All slices of a subject as figures. deadline_us: the period by default. Raises InputError without a request,
-    BackendError where the histogram's library is missing.
-    """
+    """All slices of a subject as figures. deadline_us: the period by default."""
     if not slices or not sum(len(s.due) for s in slices):
         raise InputError(f"{subject}: no request was made, so that there is nothing to report.")
     period, seen = slices[0].period, collections or Collections()
@@ -132,7 +125,7 @@ def run_lengths(bad: np.ndarray) -> list[int]:
 
 
 def record(latency: np.ndarray) -> Any:
-    """An HdrHistogram of latencies in nanoseconds, three digits. Raises BackendError where the library is missing."""
+    """An HdrHistogram of latencies in nanoseconds, three digits."""
     histogram = histogram_library()(1, HIGHEST_NS, DIGITS)
     for value, count in zip(*np.unique(np.clip(latency, 1, HIGHEST_NS), return_counts=True), strict=True):
         histogram.record_value(int(value), int(count))
@@ -140,9 +133,7 @@ def record(latency: np.ndarray) -> Any:
 
 
 def decoded(histogram: str) -> list[tuple[float, float]]:
-    """Points (quantile below 1, microseconds) of an encoded histogram, for drawing. Raises InputError for any other
-    text, BackendError where the library is missing.
-    """
+    """Points (quantile below 1, microseconds) of an encoded histogram, for drawing."""
     library = histogram_library()
     try:
         base64.b64decode(histogram, validate=True)
@@ -169,8 +160,6 @@ def shown(value: float | None) -> str:
 
 
 def _quantiles(values: np.ndarray, **shares: float) -> dict[str, Any]:
-    """Of the values (ns) themselves, in microseconds: the histogram rounds up, beyond the maximum, too. None where the
-    values are too few.
-    """
+    """Of the values (ns) themselves, in microseconds, because the histogram rounds up. None where they are too few."""
     enough = {name: len(values) >= TAIL_CALLS.get(q, 1) for name, q in shares.items()}
     return {name: float(np.quantile(values, q)) / 1e3 if enough[name] else None for name, q in shares.items()}

@@ -1,8 +1,6 @@
 """Open-loop arrivals: requests that are due at fixed moments, whether or not the one before has been answered.
 
-A load that asks, waits for the answer and asks again never sees what a stall does to those who come meanwhile
-("coordinated omission"). Here request k is due at start + k / rate, its latency counts from then, and one that begins
-late because an earlier one is still running carries that wait in its own figure.
+A load that waits for every answer never sees what a stall does to those who come meanwhile ("coordinated omission").
 """
 
 import math
@@ -26,9 +24,7 @@ UNSERVED = -1  # in place of a time
 
 @dataclass(frozen=True)
 class Clock:
-    """How time is told and passed. now_ns: nanoseconds that never go back.  sleep: seconds.  spin_ns: how long before
-    an arrival sleeping ends and asking the clock begins; 0 only sleeps.
-    """
+    """How time is told and passed. spin_ns: how long before an arrival sleeping ends and asking the clock begins."""
 
     now_ns: Callable[[], int] = time.perf_counter_ns
     sleep: Callable[[float], None] = time.sleep
@@ -59,15 +55,13 @@ class Slice:
 
     @property
     def answered(self) -> np.ndarray:
-        """Which requests have a right to a latency of their own, bool (count,)."""
+        """Which requests have an answer, bool (count,)."""
         failed = self.failed if len(self.failed) else np.zeros(len(self.due), bool)
         return (self.done != UNSERVED) & ~failed
 
     @property
     def latency(self) -> np.ndarray:
-        """From the moment a request was due to its answer, ns (count,). Those never served count what they had waited
-        when the stretch ended: less than the truth, but not nothing.
-        """
+        """From when a request was due to its answer, or to the end of the stretch, ns (count,)."""
         return np.where(self.done == UNSERVED, self.closed, self.done) - self.due
 
     @property
@@ -87,17 +81,9 @@ class Slice:
         return (self.begun - self.due)[free]
 
 
-def check_rate(rate: float) -> None:
-    """Raise InputError for a rate that is none (NaN, too) or that this loop cannot offer."""
-    if not 0 < rate <= MAX_RATE:
-        raise InputError(f"Found a rate of {rate:g} requests a second. Expected more than 0 and at most {MAX_RATE:g}.")
-
-
 @dataclass(frozen=True)
 class Options:
-    """rate: requests a second.  seconds: for every subject.  deadline_us: None for the period.  batch: rows of a
-    request.  spin_us: see `Clock`.  gc: whether Python's collector may run.  threads: of every runtime.
-    """
+    """How requests come. deadline_us: None for the period.  gc: whether Python's collector may run."""
 
     rate: float = 1000.0
     seconds: float = 60.0
@@ -109,17 +95,18 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_rate(self.rate)
-        if not 0 < self.seconds <= 86_400:
-            raise InputError(f"Found {self.seconds:g} seconds. Expected more than 0 and at most a day.")
-        if self.rate * self.seconds < 1:
-            raise InputError(f"Found {self.rate:g} a second for {self.seconds:g} s. Expected at least one request.")
-        if self.deadline_us is not None and not 0 < self.deadline_us < math.inf:
-            raise InputError(f"Found a deadline of {self.deadline_us:g} us. Expected more than 0, and finite.")
-        if not 0 <= self.spin_us <= MAX_SPIN_US:
-            raise InputError(f"Found a spin of {self.spin_us:g} us. Expected 0 to {MAX_SPIN_US:,.0f}.")
-        if self.batch < 1 or self.threads < 1:
-            raise InputError(f"Found batch {self.batch} and {self.threads} threads. Expected at least one of each.")
+        deadline, requests = self.deadline_us, self.rate * self.seconds
+        for name, value, good, expected in (
+            ("a rate", self.rate, 0 < self.rate <= MAX_RATE, f"more than 0 and at most {MAX_RATE:g} a second"),
+            ("seconds", self.seconds, 0 < self.seconds <= 86_400, "more than 0 and at most a day"),
+            ("a total", requests, requests >= 1, "at least one request"),
+            ("a deadline", deadline, deadline is None or 0 < deadline < math.inf, "more than 0 us, and finite"),
+            ("a spin", self.spin_us, 0 <= self.spin_us <= MAX_SPIN_US, f"0 to {MAX_SPIN_US:,.0f} us"),
+            ("a batch", self.batch, self.batch >= 1, "at least one row"),
+            ("threads", self.threads, self.threads >= 1, "at least one"),
+        ):
+            if not good:
+                raise InputError(f"Found {name} of {value:g}. Expected {expected}.")
 
     @property
     def lead(self) -> int:
@@ -138,10 +125,7 @@ class Options:
 
 
 def schedule(rate: float, count: int, start: int) -> np.ndarray:
-    """When `count` requests at `rate` a second are due, int64 ns, the first at `start`. Raises InputError."""
-    check_rate(rate)
-    if count < 1:
-        raise InputError(f"Found {count} requests. Expected at least one: a longer time, or a higher rate.")
+    """When `count` requests at `rate` a second are due, int64 ns, the first at `start`."""
     return start + np.rint(np.arange(count) * (NS / rate)).astype(np.int64)
 
 
@@ -155,8 +139,7 @@ def serve(
     grace: float = GRACE_S,
 ) -> Slice:
     """Call `call(k)` for `count` requests at `rate` a second, one at a time, each as soon as it is due and those before
-    it are done. lead: arrivals before, which do not count.  grace: seconds after the last arrival in which those that
-    wait are still served.
+    it are done. lead: arrivals before, which do not count.  grace: seconds after the last arrival for those that wait.
     """
     clock = clock or Clock()
     now, wait = clock.now_ns, clock.wait_until

@@ -19,10 +19,9 @@ STATUS = {DETECTED: 0, NOT_DETECTED: 1, TOO_DISTURBED: 3}  # of the command; 2 i
 
 @dataclass(frozen=True)
 class Stall:
-    """What became of a stall. expected_us: the least latency of the stalled request and of those due meanwhile, by
-    arithmetic.  seen_us: what was measured of the same requests.  call_us: how long the stalled call itself took.
-    stall_us: for how long it was stalled.  by_chance: share of the requests that were not stalled, in this run or in
-    the one without a stall, that were as late as the stalled one.  figures: of the whole run.
+    """What became of a stall. expected_us: the least latency of the stalled request and of those due meanwhile.
+    seen_us: what was measured of them.  call_us: how long the stalled call took.  by_chance: share of the other
+    requests, in this run or in the one without a stall, that were as late.  figures: of the whole run.
     """
 
     expected_us: np.ndarray
@@ -34,9 +33,8 @@ class Stall:
 
     @property
     def verdict(self) -> str:
-        """DETECTED: every request that was due during the stall carries its share of it, and the call lasted as long;
-        what holds a machine up between calls is no stall of a call.  TOO_DISTURBED: requests are so late anyway that a
-        stall would not stand out.  NOT_DETECTED: neither.
+        """DETECTED: every request that was due during the stall carries its share of it, and the call lasted as long.
+        TOO_DISTURBED: requests are so late anyway that a stall would not stand out.
         """
         if self.by_chance > BY_CHANCE:
             return TOO_DISTURBED
@@ -87,9 +85,7 @@ def judged(stretch: Slice, at: int, stall_s: float, control: Slice) -> Stall:
 
 
 def self_test(rate: float, *, spin_us: float = 200.0) -> int:
-    """Run it for real and print. Returns the verdict's STATUS: 0 where the stall was found, 1 where not, 3 where the
-    machine is too disturbed to say.
-    """
+    """Run it for real and print. Returns the verdict's STATUS."""
     stall = injected(rate, clock=Clock(spin_ns=round(spin_us * 1e3)))
     f = stall.figures
     seen = ", ".join(f"{v / 1e3:.2f}" for v in stall.seen_us[:12])
@@ -101,10 +97,7 @@ def self_test(rate: float, *, spin_us: float = 200.0) -> int:
         f"missed {f.missed}; longest queue {f.queue}"
     )
     print(f"a load that waits for every answer would have seen 1 slow call of {f.offered:,}")
-    advice = {
-        DETECTED: "",
-        NOT_DETECTED: ": do not trust this harness here",
-        TOO_DISTURBED: ": others use these cores, or the rate is too high for this loop; test again",
-    }
-    print(stall.verdict + advice[stall.verdict])
+    advice = {NOT_DETECTED: ": do not trust this harness here"}
+    advice[TOO_DISTURBED] = ": others use these cores, or the rate is too high for this loop; test again"
+    print(stall.verdict + advice.get(stall.verdict, ""))
     return STATUS[stall.verdict]

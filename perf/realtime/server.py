@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -26,9 +26,7 @@ Ask = Callable[[int], Awaitable[Any]]
 def measure_servers(
     model: hrt.CompressedModel, inputs: Sequence[tuple[np.ndarray, ...]], servers: Sequence[Server], options: Options
 ) -> list[Figures]:
-    """Every server in turns of a second, and an empty coroutine. Raises BackendError where a server cannot be reached,
-    has no such model or answers otherwise than `predict`.
-    """
+    """Every server in turns of a second, and an empty coroutine, once the answers are those of `predict`."""
     return asyncio.run(_measure(with_answers(model, inputs), servers, options))
 
 
@@ -49,7 +47,9 @@ async def _measure(asked: Sequence[Question], servers: Sequence[Server], options
                 await agree(subjects[f"server, {server.protocol}"], server, asked)
             subjects[FLOOR] = nothing
             slices, errors = {s: [] for s in subjects}, {s: [] for s in subjects}
-            await _turns(subjects, options, slices, errors)
+            for name, count in options.turns(list(subjects)):
+                part = await serve(subjects[name], options.rate, count, lead=options.lead, errors=errors[name])
+                slices[name].append(part)
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted: these are the turns until then", file=sys.stderr)
     return [
@@ -57,14 +57,6 @@ async def _measure(asked: Sequence[Question], servers: Sequence[Server], options
         for name, parts in slices.items()
         if parts
     ]
-
-
-async def _turns(
-    subjects: Mapping[str, Ask], options: Options, slices: Mapping[str, list[Slice]], errors: Mapping[str, list[str]]
-) -> None:
-    for name, count in options.turns(list(subjects)):
-        part = await serve(subjects[name], options.rate, count, lead=options.lead, errors=errors[name])
-        slices[name].append(part)
 
 
 async def serve(
@@ -77,9 +69,7 @@ async def serve(
     errors: list[str] | None = None,
     now: Callable[[], int] = time.perf_counter_ns,
 ) -> Slice:
-    """Start `ask(k)` for `count` requests at `rate` a second, each when it is due. lead: arrivals before, not counted.
-    grace: seconds after the last arrival for answers.  errors: what failed requests said is added here.
-    """
+    """Start `ask(k)` for `count` requests at `rate` a second, each when it is due. errors: what failures said."""
     due = schedule(rate, lead + count, now() + SPIN_NS)
     begun, done = [UNSERVED] * len(due), [UNSERVED] * len(due)
     failed = np.zeros(len(due), bool)
@@ -126,11 +116,9 @@ async def reach(client: Client, seconds: float = REACHED_S) -> None:
         raise BackendError(
             f"No server answers at {where}: {reason}. Start one (hrt repository --help), or correct the address."
         ) from error
-    if not live:
-        raise BackendError(f"The server at {where} is not live. Wait until it is.")
     if not ready:
         raise BackendError(
-            f"The server at {where} is there, but has no model {server.name!r} ready. Give its name with --name."
+            f"The server at {where} has no model {server.name!r} ready. Wait until it is live, or give --name."
         )
 
 

@@ -17,11 +17,8 @@ HEADER = "served by                  proto  asked  at once  failed  again  wrong
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a load.
-
-    wrong: answers that differ from `predict`.  failed: requests without an answer.  repeated: requests that were
-    answered when they were sent again.  worst: the largest relative difference.  seconds: of every answer, from its
-    last sending on.  in_flight: how many were out at once.  errors: what the first failures said.
+    """What came of a load. wrong: answers that differ from `predict`.  failed: requests without an answer.  repeated:
+    those answered when they were sent again.  worst: the largest relative difference.  seconds: of every answer.
     """
 
     requests: int
@@ -56,9 +53,7 @@ def ask(
     """Send `requests` requests, `asked` in turn, and compare every answer.
 
     in_flight: how many are out at once; None: all of them.  attempts: how often a request that fails is sent.
-    deadline: seconds for all together; what has no answer by then has failed. Latency is that of the whole request as
-    the client sees it: with all at once (over HTTP on 100 connections) it is mostly the wait for the others. Raises
-    BackendError where tritonclient is not installed.
+    deadline: seconds for all together. With all at once latency is mostly the wait for the others.
     """
     return asyncio.run(_ask(server, asked, requests, in_flight or requests, attempts, deadline))
 

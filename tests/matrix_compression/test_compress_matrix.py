@@ -8,7 +8,7 @@ import scipy.sparse
 import torch
 
 import hrt
-from hrt.perf.networks.operators import gaussian_random, laplace_2d_kernel, log_kernel
+from hrt.perf.networks.operators import gaussian_random, laplace_2d, log_kernel
 
 EPS32 = torch.finfo(torch.float32).eps
 
@@ -60,7 +60,7 @@ def test_gram_angles_recover_a_permuted_kernel():
 
 
 def test_coordinates_help_a_two_dimensional_kernel():
-    w, points = laplace_2d_kernel(24)
+    w, points = laplace_2d(24**2)
     h = hrt.compress_matrix(w, tol=1e-2, row_points=points, column_points=points, ordering="coordinates")
     lexicographic = hrt.compress_matrix(w, tol=1e-2, ordering="natural")
     assert relative_error(torch.as_tensor(w), h) <= 1e-2

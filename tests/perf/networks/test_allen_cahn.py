@@ -16,13 +16,16 @@ from hrt.perf.networks.allen_cahn import (
     AllenCahnPINN,
     diffusion_symbol,
     exponential_runge_kutta,
-    initial,
 )
 
 from pinn import shaken
 
 N = 64
 X = -1.0 + 2.0 * np.arange(N) / N
+
+
+def initial(x):
+    return x * x * np.cos(np.pi * x)
 
 
 def reaction(u, t):

@@ -11,7 +11,7 @@ from hrt.perf.networks.burgers import burgers_network
 from hrt.perf.paper import claims, command, data, figures
 from hrt.perf.paper.claims import Finding, matched, verdict
 from hrt.perf.paper.command import PARTS, Part, main, paragraph, write_parts
-from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, PINN, SVD, Setting, Subject, coarse, family
+from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, PINN, SVD, Setting, Subject, coarse
 from hrt.perf.paper.trained_networks import DENSE, DYNAMIC, PROXIMAL
 
 
@@ -112,10 +112,6 @@ def test_judgements_follow_the_figures(judge, rows, expected):
     assert judge(rows).verdict == expected
 
 
-def test_one_block_of_two_storages_is_one_block():
-    assert "1 block(s)" in claims.heat_maps(mapped(ONE)).text and "2 block(s)" in claims.heat_maps(mapped(TWO)).text
-
-
 def test_seeds_are_told_with_mean_and_spread():
     text = claims.training(grown(DYNAMIC.name, (3e-2, 1e-2), 5.0, 9.0)).text
     assert "error 2.0e-02 (1.0e-02 to 3.0e-02) dense" in text and "5.0 (5.0 to 5.0) times fewer" in text
@@ -165,19 +161,6 @@ def test_every_part_has_its_paragraph():
     assert "Published: the claim. Measured: 3. **Agrees.**" in text and "(x.png)" in text
 
 
-@pytest.mark.parametrize(
-    "method, kind",
-    [
-        ("svd, data-weighted float16", "SVD"),
-        ("pruned, magnitude", "pruning"),
-        ("hrt, fewest bytes", "hrt"),
-        ("dense bfloat16", "quantized"),
-    ],
-)
-def test_families(method, kind):
-    assert family(method) == kind
-
-
 def test_coarse_maps_keep_the_mean_square():
     m = torch.randn(300, 7, generator=torch.Generator().manual_seed(0)).double()
     found = coarse(m, 100)
@@ -225,7 +208,7 @@ def test_speed_and_bytes_are_those_of_the_harness_methods(subject, monkeypatch):
 def test_layers_together_give_the_networks_error(subject):
     rows = data.propagation(subject)
     last = {r["method"]: r["error"] for r in rows if r["layer"] == 5}
-    assert last[AUTO] == pytest.approx(data.output_error(subject, subject.middle()), rel=0.01)
+    assert last[AUTO] == pytest.approx(data.output_error(subject, subject.middle), rel=0.01)
     assert last[SVD] <= 1e-3 and last[AUTO] <= 1.5e-3  # few points calibrate here: the promise is tested elsewhere
     assert all(r["error"] == pytest.approx(r["alone"]) for r in rows if r["layer"] == 1)
 
@@ -237,12 +220,3 @@ def test_mistakes_end_with_status_2_before_anything_is_measured(arguments, said,
     (tmp_path / "taken").write_text("")
     assert main(["figures", "--quick", *(a.format(taken=tmp_path / "taken") for a in arguments)]) == 2
     assert said in capsys.readouterr().err
-
-
-def test_ctrl_c_ends_with_status_130(tmp_path, monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "write_parts", interrupted)
-    assert main(["figures", "--out", str(tmp_path)]) == 130
-    assert "interrupted" in capsys.readouterr().err

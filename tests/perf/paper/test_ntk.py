@@ -50,9 +50,3 @@ def test_a_run_measures_prints_and_draws(monkeypatch, tmp_path, capsys):
         assert r["bound"] == "output" or r["weight_error"] <= r["tol"]
     assert "drift <= C tol" in capsys.readouterr().out
     assert (tmp_path / "made" / "ntk.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_a_folder_that_cannot_be_made_is_a_mistake(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert main(["ntk", "--out", str(tmp_path / "file" / "below")]) == 2
-    assert "hrt.perf.paper:" in capsys.readouterr().err

@@ -117,11 +117,3 @@ def test_the_command_writes_the_parts_that_are_asked_for(runs, monkeypatch, tmp_
     titles = {p.name: p.title for p in PARTS}
     assert all(titles[n] in shown for n in names) and titles["speed"] not in shown
     assert PARTS[0].title not in (tmp_path / "claims.md").read_text()
-
-
-def test_quick_is_less_of_the_same():
-    quick, full = Training.quick(), Training()
-    assert quick.seeds == full.seeds and len(full.seeds) == 3
-    assert quick.width < full.width and quick.newton < full.newton and set(quick.tols) < set(full.tols)
-    for t in (quick, full):
-        assert t.adam % t.adam_epochs == 0 and t.newton % t.newton_epochs == 0
