@@ -12,7 +12,7 @@ from typing import Any
 
 from hrt.errors import HrtError
 from hrt.perf.bench.ranking import Cost, break_even, front, latency, nbytes, usable
-from hrt.perf.measuring.results import OK, Row
+from hrt.perf.measuring.results import Row
 from hrt.perf.realtime.latencies import decoded
 from hrt.support.atomic_files import replacing
 
@@ -138,19 +138,6 @@ def break_even_lines(rows: Sequence[Row], targets: Sequence[float]) -> Any:
         tidy(axes, none="" if lines else "nothing was measured")
     panels[0].set_ylabel("best dense / this (above 1: faster)")
     _family_legend(fig, [r for r in rows if r.family != "dense"])
-    return fig
-
-
-def roofline(rows: Sequence[Row]) -> Any:
-    """All rows whose least possible time is known: which share of the measured median that is."""
-    known = [r for r in rows if r.status == OK and r.roofline_fraction]
-    fig = figure(8.5, 3.6)
-    axes = fig.subplots()
-    _by_family(axes, known, lambda r: r.batch, lambda r: r.roofline_fraction)
-    _over_batches(axes, known)
-    axes.set_ylabel("least possible time / median")
-    tidy(axes, none="" if known else "no roofline is known")
-    _family_legend(fig, known)
     return fig
 
 

@@ -190,9 +190,6 @@ def _why_slower(ours: Contender, first: Contender, empty: Latency | None, noise:
         parts.append(f"hrt does {work / less:.0%} of the multiply-adds but in {nodes} nodes against {fewer}")
     else:
         parts.append(f"hrt does {work / less:.0%} of the multiply-adds, in products that run further from the peak")
-    near, nearer = ours.row.roofline_fraction, first.row.roofline_fraction
-    if near and nearer and nearer > 1.2 * near and work >= SAVES_NOTHING * less:
-        parts.append(f"at {near:.0%} of what this machine multiplies at best, against {nearer:.0%}")
     if first.offer.arithmetic != ours.offer.arithmetic:
         parts.append(f"{first.row.method} multiplies in {first.offer.arithmetic}")
     return f"{line}: {'; '.join(parts)}"

@@ -34,7 +34,6 @@ CAPTIONS = {
     "both error and cost. Lower left is better.",
     "break-even": "Break-even. The best method of every family beside the fastest dense form: above the dashed line it "
     "is faster, below it loses. Bars are 95 % intervals.",
-    "roofline": "Roofline. The least possible time over the measured median; 1 cannot be passed.",
     "realtime": "Latency by quantile, requests by the clock. Counted from the moment a request was due, so that it "
     "holds the wait behind a stalled one; dotted is an empty call, which is what the harness itself costs.",
 }
@@ -103,7 +102,7 @@ def page(results: Results) -> str:
 
 
 def sections(results: Results) -> list[Section]:
-    """One section for each workload, then the roofline, then real-time runs."""
+    """One section for each workload, then real-time runs."""
     known = results.known
     parts: list[Section] = []
     for number, workload in enumerate(dict.fromkeys(r.workload for r in results.rows)):
@@ -111,9 +110,6 @@ def sections(results: Results) -> list[Section]:
         lines = [f"batch {w.batch}, error {w.target:g}: {w.line}" for w in known.why if w.workload == workload]
         pictures = workload_pictures(f"{number + 1:02}-{slug(workload)}", rows)
         parts.append(Section(workload, pictures, known.about.get(workload, ""), lines, rows_table(rows)))
-    if any(r.roofline_fraction for r in results.rows):
-        draw = Picture("roofline", CAPTIONS["roofline"], lambda: charts.roofline(results.rows))
-        parts.append(Section("Roofline", [draw]))
     opened: dict[str, list[dict[str, Any]]] = {}
     for run in known.realtime:
         if run.get("histogram"):

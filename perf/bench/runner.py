@@ -16,11 +16,9 @@ import torch
 
 from hrt.errors import HrtError, InputError
 from hrt.perf.bench.candidates import EMPTY, HOPELESS, Candidate, Timing, bound, dense_again, timed
-from hrt.perf.bench.cpu_peaks import Peaks, measure_peaks
 from hrt.perf.bench.ranking import REFERENCE, Contender, why
 from hrt.perf.measuring.bursts import Latency, compared
-from hrt.perf.measuring.process import thread_facts
-from hrt.perf.measuring.provenance import commit, versions
+from hrt.perf.measuring.provenance import commit, thread_facts, versions
 from hrt.perf.measuring.results import FAILED, MEASURED, MISSING, NOISY, UNREACHABLE, Results, Row
 from hrt.perf.methods.catalogue import METHODS, USUAL, offered
 from hrt.perf.methods.matched_error import Method, Offer, Refusal
@@ -30,6 +28,7 @@ from hrt.perf.networks.registry import MissingError, Workload
 from hrt.support.progress import Advance, part, silent
 
 SEARCHING = 0.7  # of the time of a workload, about; the rest goes to errors and times
+TIMES = ("p50_us", "p95_us", "p99_us", "p999_us", "cold_us", "calls")  # of a Latency, that stand in a row
 Offers = Mapping[str, Offer | Refusal]  # by method
 
 
@@ -98,7 +97,6 @@ class Measured:
     candidates: Mapping[int, Sequence[Candidate]]
     times: Mapping[str, Latency]
     noise: float
-    peaks: Peaks
 
     def rows(self, tol: float, offers: Offers) -> tuple[list[tuple[Row, Latency | None]], str]:
         """The rows at one error, with latencies of those that keep it, and why hrt is not first, where it is not."""
@@ -120,30 +118,26 @@ class Measured:
             as_run = offer.at(self.batch)
             for i, c in enumerate(self.candidates[id(offer)]):
                 latency = reaching.get((method, i))
-                known = self._times(as_run, c, latency, best) if latency else _missed(method, as_run, c)
+                known = self._times(as_run, latency, best) if latency else _missed(method, as_run, c)
                 row = Row(*head, c.execution.backend, tol, **{"error": c.error, "nbytes": offer.nbytes, **known})
                 rows.append((row, latency))
                 if latency is not None and row.status in MEASURED:
                     contenders.append(Contender(row, as_run, latency))
         return rows, why(contenders, self.workload.dense_nbytes, self.times.get(EMPTY), self.noise)
 
-    def _times(self, offer: Offer, c: Candidate, latency: Latency, best: Latency | None) -> dict[str, Any]:
+    def _times(self, offer: Offer, latency: Latency, best: Latency | None) -> dict[str, Any]:
         """What is known of an execution that keeps its error: times, and a ratio only where noise allows it."""
-        names = ("p50_us", "p95_us", "p99_us", "p999_us", "cold_us", "calls")
-        known: dict[str, Any] = {name: getattr(latency, name) for name in names}
-        known |= {"noise": self.noise, "peak_bytes": c.peak, "note": offer.note}
-        if offer.arithmetic == "float32":
-            floor = self.peaks.fraction(offer.work, self.batch, offer.nbytes, latency.p50_us)
-            known["roofline_fraction"] = floor
+        known: dict[str, Any] = {name: getattr(latency, name) for name in TIMES}
+        known |= {"noise": self.noise, "note": offer.note}
         if best is None:
             return known
-        found = compared(best, latency, self.noise)
-        if self.noise > HOPELESS or found.verdict == "too noisy":
+        beside = compared(best, latency, self.noise)
+        if self.noise > HOPELESS or beside.verdict == "too noisy":
             itself = f"the same call differs from itself by {self.noise:.0%}"
             cause = itself if self.noise > HOPELESS else "the interval is too wide"
             return known | {"status": NOISY, "note": f"no verdict: {cause}; {offer.note}"}
-        known |= {"ratio_vs_best_dense": found.ratio, "ratio_low": found.low, "ratio_high": found.high}
-        if found.verdict == "no difference" and latency is not best:
+        known |= {"ratio_vs_best_dense": beside.ratio, "ratio_low": beside.low, "ratio_high": beside.high}
+        if beside.verdict == "no difference" and latency is not best:
             known["note"] = f"no difference from the best dense beyond noise; {offer.note}".rstrip("; ")
         return known
 
@@ -170,8 +164,6 @@ def run(
     collected = _Collected(_facts(plan))
     start = time.perf_counter()
     try:
-        peaks = measure_peaks()
-        collected.facts["peaks"] = peaks.as_facts()
         for k, name in enumerate(plan.workloads):
             share = part(advance, k / len(plan.workloads), (k + 1) / len(plan.workloads))
             share(f"{name}: build", 0.0)
@@ -181,7 +173,7 @@ def run(
                     batch = (plan.batches or (1,))[0]
                     collected.add(Row(name, REFERENCE, batch, "-", tol, built.status, note=built.note))
             else:
-                _workload(plan, built, methods, peaks, collected, share)
+                _workload(plan, built, methods, collected, share)
             keep(collected.results)
     except KeyboardInterrupt:
         collected.facts["interrupted"] = True
@@ -201,7 +193,6 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "threads": plan.threads,
         "seed": plan.timing.seed,
-        "peak_bytes": "rise of the process's resident memory (RSS high-water mark) in the first call",
         "nbytes": "as stored, biases in float32; what is decoded or widened at loading is said in the note",
         "error": "relative L2 against the dense network in float64, on fresh rows, through the calls that are timed",
         "noise": {},
@@ -224,12 +215,7 @@ def _built(plan: Plan, name: str) -> Workload | Refusal:
 
 
 def _workload(
-    plan: Plan,
-    workload: Workload,
-    methods: Mapping[str, Method],
-    peaks: Peaks,
-    collected: _Collected,
-    advance: Advance,
+    plan: Plan, workload: Workload, methods: Mapping[str, Method], collected: _Collected, advance: Advance
 ) -> None:
     """All rows of one workload; what cannot be had is a row that says why."""
     name, facts = workload.name, collected.facts
@@ -245,7 +231,7 @@ def _workload(
     since, batches = time.perf_counter(), plan.batches or workload.batches
     for k, batch in enumerate(batches):
         ends = (SEARCHING + (1 - SEARCHING) * i / len(batches) for i in (k, k + 1))
-        measured = measure_batch(workload, batch, offers, plan.timing, peaks, part(advance, *ends))
+        measured = measure_batch(workload, batch, offers, plan.timing, part(advance, *ends))
         facts["noise"][f"{name}, batch {batch}"] = round(measured.noise, 4)
         for tol in plan.tols:
             rows, line = measured.rows(tol, offers[tol])
@@ -258,12 +244,7 @@ def _workload(
 
 
 def measure_batch(
-    workload: Workload,
-    batch: int,
-    offers: Mapping[float, Offers],
-    timing: Timing,
-    peaks: Peaks,
-    advance: Advance,
+    workload: Workload, batch: int, offers: Mapping[float, Offers], timing: Timing, advance: Advance
 ) -> Measured:
     """One batch size: candidates bound and judged, then timed together, whatever their tolerance (offers by error)."""
     loosest: dict[int, tuple[Offer, float]] = {}
@@ -286,4 +267,4 @@ def measure_batch(
     name, call = next(names, None), dense_again(workload, batch)
     again = (name, call) if name is not None and call is not None else None
     times, noise = timed(running, timing, told, again)
-    return Measured(workload, batch, candidates, times, noise, peaks)
+    return Measured(workload, batch, candidates, times, noise)
