@@ -138,9 +138,9 @@ def judge(
         before, after = ([read(path)] for path in files)
     else:
         raise InputError(f"Found {len(files)} files. Expected two results, or --commits REV1 REV2.")
-    found = compare.compare(before, after, threshold=threshold, judge_all=judge_all)
-    compare.show(found, command.console())
-    return found.status
+    comparison = compare.compare(before, after, threshold=threshold, judge_all=judge_all)
+    compare.show(comparison, command.console())
+    return comparison.status
 
 
 @app.command("gpu", context_settings=REST)

@@ -1,4 +1,4 @@
-"""What the rows of a result say: hrt's place, why it is not first, Pareto fronts, break-even lines. Nothing is timed or
+"""What the rows of a result say: hrt's place, why it is not first, Pareto fronts. Nothing is timed or
 drawn here.
 """
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hrt.perf.measuring.bursts import Latency, compared, slack
-from hrt.perf.measuring.results import FAMILIES, MEASURED, OK, Row, slowness
+from hrt.perf.measuring.results import MEASURED, OK, Row, slowness
 from hrt.perf.methods.matched_error import Offer
 
-OURS, DENSE, REFERENCE = "hrt", "dense", "dense float32"
+OURS, REFERENCE = "hrt", "dense float32"
 SAVES_NOTHING = 0.95  # of the other's arithmetic, from which on less arithmetic explains no time
 Cost = Callable[[Row], float | None]
 
@@ -111,23 +111,6 @@ def standing(rows: Sequence[Row], cost: Cost) -> Standing:
     even = ratio is not None and factor > 1 and 1 / factor <= ratio <= factor
     best = ranked[0] if ranked else None
     return Standing(*rows[0].group, place, len(ranked), best, ours, ratio, shared, noisy, even)
-
-
-def break_even(rows: Sequence[Row], target: float) -> dict[str, list[Row]]:
-    """For every family but dense its fastest row at each batch size (rows of one workload), by rising batch: where such
-    a line crosses 1, the method begins or ceases to pay.
-    """
-    lines: dict[str, list[Row]] = {}
-    for family in FAMILIES:
-        known = [r for r in rows if r.family == family and r.target == target and r.status == OK and _ratio(r) > 0]
-        best = {b: max((r for r in known if r.batch == b), key=_ratio) for b in sorted({r.batch for r in known})}
-        if family != DENSE and best:
-            lines[family] = list(best.values())
-    return lines
-
-
-def _ratio(row: Row) -> float:
-    return row.ratio_vs_best_dense or 0.0
 
 
 @dataclass(frozen=True, eq=False)
