@@ -46,10 +46,8 @@ class Picture:
 
     def svg(self) -> Markup:
         """The picture for the page, with a name for who does not see it, and ids of its own."""
-        label = escape(self.caption.split(".")[0], quote=True)
-        return Markup(
-            distinct(charts.as_svg(self.draw), self.name).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-        )
+        named = f'<svg role="img" aria-label="{escape(self.caption.split(".")[0], quote=True)}" '
+        return Markup(distinct(charts.as_svg(self.draw), self.name).replace("<svg ", named, 1))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,40 +51,42 @@ class Plan:
     def __post_init__(self) -> None:
         for name in self.workloads:
             workloads.check(name)
-        unknown = [m for m in self.methods if m not in METHODS]
-        if unknown:
-            raise InputError(f"Found method {unknown[0]!r}. Expected one of {'; '.join(METHODS)}.")
-        if REFERENCE not in self.methods:
-            raise InputError(f"Found no {REFERENCE!r} among the methods. Expected it: every ratio is against dense.")
-        if not all(0 < t < 1 for t in self.tols) or not self.tols:
-            raise InputError(f"Found errors {list(self.tols)}. Expected relative errors between 0 and 1.")
-        if self.batches is not None and not all(b >= 1 for b in self.batches):
-            raise InputError(f"Found batches {list(self.batches)}. Expected positive whole numbers.")
-        if self.threads < 1 or self.timing.rounds < 2:
-            raise InputError(f"Found {self.threads} threads, {self.timing.rounds} rounds. Expected at least 1 and 2.")
-        gone = [str(p) for p in self.inputs if not p.is_file()]
-        if gone:
-            raise InputError(f"{gone[0]} does not exist. Expected a file of rows: .npy, .npz or .csv.")
-        if self.inputs and not all(w.endswith(workloads.SUFFIXES) for w in self.workloads):
-            raise InputError("Found inputs for a workload of the registry, which has its own. Give them with a file.")
+        known, gone = "; ".join(METHODS), [str(p) for p in self.inputs if not p.is_file()]
+        files = all(w.endswith(workloads.SUFFIXES) for w in self.workloads)
+        batches, few = list(self.batches or (1,)), f"{self.threads} threads, {self.timing.rounds} rounds"
+        for holds, mistake in (
+            (not {*self.methods} - {*METHODS}, f"methods {list(self.methods)}. Expected some of {known}."),
+            (
+                REFERENCE in self.methods,
+                f"no {REFERENCE!r} among the methods. Expected it: every ratio is against dense.",
+            ),
+            (
+                self.tols and all(0 < t < 1 for t in self.tols),
+                f"errors {list(self.tols)}. Expected some between 0 and 1.",
+            ),
+            (all(b >= 1 for b in batches), f"batches {batches}. Expected positive whole numbers."),
+            (self.threads >= 1 and self.timing.rounds >= 2, f"{few}. Expected at least 1 and 2."),
+            (not gone, f"that {', '.join(gone)} does not exist. Expected files of rows: .npy, .npz or .csv."),
+            (
+                files or not self.inputs,
+                "inputs for a workload of the registry, which has its own. Give them with a file.",
+            ),
+        ):
+            if not holds:
+                raise InputError(f"Found {mistake}")
 
 
 @dataclass
 class _Collected:
-    """Rows as they come, so that an interruption loses none."""
+    """Rows as they come, with latencies of those that were timed, so that an interruption loses none."""
 
     facts: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
-    samples: dict[int, tuple[float, ...]] = field(default_factory=dict)
-
-    def add(self, row: Row, latency: Latency | None = None) -> None:
-        if latency is not None:
-            self.samples[len(self.rows)] = latency.medians
-        self.rows.append(row)
+    rows: list[tuple[Row, Latency | None]] = field(default_factory=list)
 
     @property
     def results(self) -> Results:
-        return Results(tuple(self.rows), self.facts, self.samples)
+        samples = {k: latency.medians for k, (_, latency) in enumerate(self.rows) if latency is not None}
+        return Results(tuple(row for row, _ in self.rows), self.facts, samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,9 +172,8 @@ def run(
             share(f"{name}: build", 0.0)
             built = _built(plan, name)
             if isinstance(built, Refusal):
-                for tol in plan.tols:
-                    batch = (plan.batches or (1,))[0]
-                    collected.add(Row(name, REFERENCE, batch, "-", tol, built.status, note=built.note))
+                head = (name, REFERENCE, (plan.batches or (1,))[0], "-")
+                collected.rows += [(Row(*head, tol, built.status, note=built.note), None) for tol in plan.tols]
             else:
                 _workload(plan, built, methods, collected, share)
             keep(collected.results)
@@ -235,8 +237,7 @@ def _workload(
         facts["noise"][f"{name}, batch {batch}"] = round(measured.noise, 4)
         for tol in plan.tols:
             rows, line = measured.rows(tol, offers[tol])
-            for row, latency in rows:
-                collected.add(row, latency)
+            collected.rows += rows
             if line:
                 facts["why"].append({"workload": name, "batch": batch, "target": tol, "line": line})
     spent["errors and times"] = round(time.perf_counter() - since, 1)
@@ -259,12 +260,10 @@ def measure_batch(
             if c.call is not None and c.error is not None and c.error <= tol:
                 running[f"{key}/{i}"] = c
 
-    def told(share: float) -> None:
-        advance(f"{workload.name}, batch {batch}: times", 0.5 + 0.5 * share)
-
     dense = id(next(iter(offers.values())).get(REFERENCE))
     names = (f"{dense}/{i}" for i, c in enumerate(candidates.get(dense, ())) if c.execution.backend == BOUND)
     name, call = next(names, None), dense_again(workload, batch)
     again = (name, call) if name is not None and call is not None else None
-    times, noise = timed(running, timing, told, again)
+    halfway = part(advance, 0.5, 1.0)
+    times, noise = timed(running, timing, partial(halfway, f"{workload.name}, batch {batch}: times"), again)
     return Measured(workload, batch, candidates, times, noise)
