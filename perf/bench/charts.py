@@ -1,8 +1,4 @@
-"""The pictures of a result, as matplotlib figures: the same for the page (SVG) and for files (PNG).
-
-Colours are Okabe and Ito's, which people who see colours differently can tell apart; every family has a marker of its
-own besides.
-"""
+"""The pictures of a result, as matplotlib figures: the same for the page (SVG) and for files (PNG)."""
 
 import io
 import warnings
@@ -16,7 +12,7 @@ from hrt.perf.measuring.results import Row
 from hrt.perf.realtime.latencies import decoded
 from hrt.support.atomic_files import replacing
 
-LOOKS = {  # colour, marker
+LOOKS = {  # colour (Okabe and Ito's, which people who see colours differently can tell apart), marker
     "dense": ("#4d4d4d", "s"),
     "svd": ("#0072b2", "^"),
     "pruned": ("#b8860b", "D"),
@@ -189,10 +185,9 @@ def log_ticks(axis: Any, form: str = "", most: int = 6, steps: Sequence[float] =
     those are enough.
     """
     low, high = axis.get_view_interval()
-    for chosen in (steps, (1, 2, 5), (1, 5), (1,)) if steps is STEPS else (steps, (1,)):
-        ticks = [d * 10.0**k for k in range(-12, 16) for d in chosen if low <= d * 10.0**k <= high]
-        if len(ticks) <= most:
-            break
-    ticks = ticks[:: 1 + (len(ticks) - 1) // most] if ticks else ticks
+    choices = (steps, (1, 2, 5), (1, 5), (1,)) if steps is STEPS else (steps, (1,))
+    tries = [[d * 10.0**k for k in range(-12, 16) for d in some if low <= d * 10.0**k <= high] for some in choices]
+    ticks = next((t for t in tries if len(t) <= most), tries[-1])
+    ticks = ticks[:: 1 + max(0, len(ticks) - 1) // most]
     axis.set_ticks(ticks, [form.format(t) if form else shortly(t) for t in ticks])
     axis.set_ticks([], minor=True)

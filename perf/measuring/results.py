@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,7 +16,6 @@ from hrt.errors import InputError
 from hrt.support.atomic_files import check_writable, replacing, usable
 
 FAMILIES = ("dense", "svd", "pruned", "quantized", "hrt")  # every method's name begins with one of them
-SUMMARY_DIGITS = 6  # so that rounding once more, to two or three, gives what the full result gives
 
 Whole = Annotated[int, Meta(ge=0)]
 Number = Annotated[float, Meta(ge=0)]
@@ -145,10 +144,6 @@ class Results:
         with replacing(path) as file:
             file.write(f"{_lined(body, depth=3)}\n".encode())
 
-    def summary(self, rows: Iterable[Row]) -> "Results":
-        """Of these `rows` what a person reads: figures to six digits, no samples, facts but for how time was spent."""
-        return Results(tuple(map(_rounded, rows)), {k: v for k, v in self.facts.items() if k != "spent"})
-
 
 def _lined(value: Any, depth: int, indent: str = "") -> str:
     """JSON with an entry a line down to `depth`; what lies deeper, and what holds no more entries, is one line."""
@@ -159,11 +154,6 @@ def _lined(value: Any, depth: int, indent: str = "") -> str:
     lines = (f"{indent} {k}{_lined(v, depth - 1, indent + ' ')}" for k, v in zip(keys, inner, strict=True))
     start, end = "{}" if isinstance(value, dict) else "[]"
     return f"{start}\n" + ",\n".join(lines) + f"\n{indent}{end}"
-
-
-def _rounded(row: Row) -> Row:
-    figures = {k: v for k, v in asdict(row).items() if isinstance(v, float) and k != "target" and math.isfinite(v)}
-    return replace(row, **{k: float(f"{v:.{SUMMARY_DIGITS}g}") for k, v in figures.items()})
 
 
 def check_results(path: str | PathLike[str]) -> None:
