@@ -44,10 +44,6 @@ class Clock:
 
 
 class TestKnownTimes:
-    def test_a_sleep(self):
-        found = bursts({"sleep": lambda: time.sleep(0.01)}, rounds=3, calls_each=3)["sleep"]
-        assert found.p05_us >= 10_000 and found.p50_us < 20_000  # never less than it slept
-
     def test_a_matmul_takes_as_long_as_a_stopwatch_says(self):
         a = torch.rand(512, 512)
 
@@ -105,12 +101,6 @@ class TestVerdicts:
         quick, slow = clock.bursts({"a": clock.work(100)}), clock.bursts({"b": clock.work(900)}, rounds=5)
         result = compared(slow["b"], quick["a"])
         assert result.verdict == "slower" and result.low < 9 < result.high + 0.2
-
-    def test_of_really_timed_calls(self):
-        a = torch.rand(256, 256)
-        found = bursts({"one": lambda: a @ a, "two": lambda: (a @ a, a @ a, a @ a)}, rounds=10)
-        assert compared(found["two"], found["one"]).verdict in ("slower", "too noisy")
-        assert compared(found["one"], found["two"]).verdict in ("faster", "too noisy")
 
     def test_a_machine_that_is_too_noisy_gets_no_verdict(self):
         clock = Clock(2.0)
@@ -186,13 +176,6 @@ class TestBursts:
         assert len(found["slow"].medians) == 2 and len(found["fast"].medians) == 4
         assert found["slow"].calls == 10 and found["slow"].p50_us == pytest.approx(300)
         assert told[1] == (2, {"slow": 2, "fast": 2}) and told[3] == (4, {"slow": 2, "fast": 4})
-
-    def test_an_interruption_is_let_through(self):
-        def call() -> None:
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            bursts({"a": call}, rounds=1)
 
 
 def test_a_cold_call_comes_after_other_work_each_time():
