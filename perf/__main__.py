@@ -34,7 +34,6 @@ from hrt.perf.realtime.command import realtime, serving
 
 QUICK_BURST_S, QUICK_TOLS = 0.01, (1e-2,)
 KNOWN = f"{', '.join(REGISTRY)} (operators take a size: log-1d:4096), or your .pt2, .onnx or .hrt file."
-REST = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = command_line.new_app(__doc__ or "")
 app.add_typer(paper, name="paper")
@@ -58,9 +57,7 @@ def run(
     threads: Annotated[int, typer.Option(help="Threads of every method.")] = 2,
     rounds: Annotated[int, typer.Option(help="Bursts of every method.")] = Timing.rounds,
     seed: Annotated[int, typer.Option(help="Of the order of bursts.")] = 0,
-    json: Annotated[
-        Path | None, typer.Option(help="Also write the rows here, such as build/results/mine.json.")
-    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the rows here (build/results/mine.json).")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every execution of a method, not the fastest alone.")] = False,
 ) -> int:
     """Measure. Status 1 where a network could not be measured, 130 after Ctrl-C (rows so far are kept)."""
@@ -120,9 +117,7 @@ def judge(
     repeats: Annotated[int, typer.Option(min=1, help="With --commits: runs of each, in turns.")] = 3,
     keep: Annotated[Path | None, typer.Option(metavar="FOLDER", help="With --commits: leave the results here.")] = None,
     threshold: Annotated[float, typer.Option(help="Slower by less is let pass.")] = compare.THRESHOLD,
-    judge_all: Annotated[
-        bool, typer.Option("--all", help="Judge every method; dense rows are then no control.")
-    ] = False,
+    judge_all: Annotated[bool, typer.Option("--all", help="Judge every method; dense is no control.")] = False,
 ) -> int:
     """Two results, or two commits; the module says how. Status 1 on a regression, 3 where too little was judged."""
     files = files or []
@@ -138,12 +133,12 @@ def judge(
         before, after = ([read(path)] for path in files)
     else:
         raise InputError(f"Found {len(files)} files. Expected two results, or --commits REV1 REV2.")
-    found = compare.compare(before, after, threshold=threshold, judge_all=judge_all)
-    compare.show(found, command.console())
-    return found.status
+    comparison = compare.compare(before, after, threshold=threshold, judge_all=judge_all)
+    compare.show(comparison, command.console())
+    return comparison.status
 
 
-@app.command("gpu", context_settings=REST)
+@app.command("gpu", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def gpu(context: typer.Context) -> int:
     """Layers and the PINN on the GPU here (`make gpu`); options: `python -m hrt.perf.bench.gpu_layers --help`."""
     from hrt.perf.bench.gpu_layers import main as layers

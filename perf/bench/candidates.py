@@ -1,21 +1,19 @@
 """Executions of methods, judged on fresh rows and then timed side by side."""
 
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import parser
 
 from hrt.errors import BackendError
 from hrt.export.onnx.exporter import graph_of
-from hrt.perf.bench.cpu_peaks import cache_bytes
 from hrt.perf.measuring.bursts import COLD_ROUNDS, Call, Latency, bursts, cold, noise_of, rotating, sweeping
-from hrt.perf.measuring.process import peak_memory
 from hrt.perf.methods.matched_error import Execution, fresh_error, rotated
-from hrt.perf.methods.runtimes import BOUND, first_line, graph_of_one_node, in_onnxruntime, quiet, ways_in_onnxruntime
+from hrt.perf.methods.runtimes import BOUND, first_line, in_onnxruntime, quiet, ways_in_onnxruntime
 from hrt.perf.networks.registry import Workload
 
 ROTATIONS = 4  # inputs that every candidate is asked in turn
@@ -24,19 +22,19 @@ SCOUT_ROUNDS, BEHIND = 5, 1.5  # after so many rounds, executions so far behind 
 CACHES = 2  # how often over the last cache is filled before a cold call
 SLOW_S, SLOW_ROUNDS = 0.2, 5  # a call that takes so long is timed after the others, in so many rounds of one call
 CONTROL, EMPTY = "control", "empty"
+USUAL_CACHE = 32 << 20  # bytes of a last cache, where the system does not tell
+NOTHING = '<ir_version: 9, opset_import: ["": 20]> nothing (float[1] x) => (float[1] y) { y = Identity (x) }'  # as ONNX
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An execution bound to a batch, or the problem with it. call: rotates inputs.  seconds: of one call, about.
-
-    error: on fresh rows.  peak: see `peak_memory`.
+    """An execution bound to a batch, or the problem with it. call: rotates inputs.  error: on fresh rows.  seconds: of
+    one call, about.
     """
 
     execution: Execution
     call: Call | None
     error: float | None = None
-    peak: int | None = None
     seconds: float = 0.0
     problem: str = ""
 
@@ -56,10 +54,10 @@ def bound(workload: Workload, execution: Execution, batch: int) -> Candidate:
         with quiet():
             error = fresh_error(workload, execution.bind, batch)
             calls = _in_turn(workload, execution, batch)
-            peak = peak_memory(calls[0])
+            calls[0]()
             start = time.perf_counter()
             calls[0]()
-            return Candidate(execution, rotating(calls), error, peak, time.perf_counter() - start)
+            return Candidate(execution, rotating(calls), error, time.perf_counter() - start)
     except Exception as error:  # of a foreign library
         return Candidate(execution, None, problem=f"{type(error).__name__}: {first_line(error)}")
 
@@ -118,22 +116,30 @@ def timed(
     return times, noise
 
 
-def behind(kept: Collection[str], rounds: int, medians: Mapping[str, Sequence[float]]) -> list[str]:
-    """Executions that a faster one of the same method makes uninteresting, but for those in `kept`."""
+def behind(needed: Collection[str], rounds: int, medians: Mapping[str, Sequence[float]]) -> list[str]:
+    """Executions that a faster one of the same method makes uninteresting, but for those in `needed`."""
     if rounds != SCOUT_ROUNDS:
         return []
     middle = {name: float(np.median(values)) for name, values in medians.items()}
-    method_of = {name: name.rpartition("/")[0] or name for name in medians}
-    best: dict[str, float] = {}
-    for name, method in method_of.items():
-        best[method] = min(best.get(method, math.inf), middle[name])
-    return [name for name, us in middle.items() if us > BEHIND * best[method_of[name]] and name not in kept]
+    rivals: dict[str, list[float]] = {}
+    for name, us in middle.items():
+        rivals.setdefault(_method_of(name), []).append(us)
+    return [name for name, us in middle.items() if us > BEHIND * min(rivals[_method_of(name)]) and name not in needed]
+
+
+def _method_of(name: str) -> str:
+    return name.rpartition("/")[0] or name
+
+
+def cache_bytes() -> int:
+    """Of the largest cache that Linux tells of; USUAL_CACHE where it does not."""
+    sizes = [p.read_text().strip() for p in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(s[:-1]) << {"K": 10, "M": 20}[s[-1]] for s in sizes if s[-1:] in ("K", "M")), default=USUAL_CACHE)
 
 
 def _empty() -> dict[str, Call]:
     """A call of ONNX Runtime that computes nothing, where that is installed."""
-    proto = graph_of_one_node(helper.make_node("Identity", ["x"], ["y"]), TensorProto.FLOAT, [1])
     try:
-        return {EMPTY: in_onnxruntime(proto).bind((np.zeros(1, np.float32),))}
+        return {EMPTY: in_onnxruntime(parser.parse_model(NOTHING)).bind((np.zeros(1, np.float32),))}
     except BackendError:
         return {}

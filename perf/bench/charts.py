@@ -1,8 +1,4 @@
-"""The pictures of a result, as matplotlib figures: the same for the page (SVG) and for files (PNG).
-
-Colours are Okabe and Ito's, which people who see colours differently can tell apart; every family has a marker of its
-own besides.
-"""
+"""The pictures of a result, as matplotlib figures: the same for the page (SVG) and for files (PNG)."""
 
 import io
 import warnings
@@ -11,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hrt.errors import HrtError
-from hrt.perf.bench.ranking import Cost, break_even, front, latency, nbytes, usable
-from hrt.perf.measuring.results import OK, Row
+from hrt.perf.bench.ranking import Cost, front, latency, nbytes, usable
+from hrt.perf.measuring.results import Row
 from hrt.perf.realtime.latencies import decoded
 from hrt.support.atomic_files import replacing
 
-LOOKS = {  # colour, marker
+LOOKS = {  # colour (Okabe and Ito's, which people who see colours differently can tell apart), marker
     "dense": ("#4d4d4d", "s"),
     "svd": ("#0072b2", "^"),
     "pruned": ("#b8860b", "D"),
@@ -26,6 +22,7 @@ LOOKS = {  # colour, marker
 }
 LINES = ("#d55e00", "#0072b2", "#009e73", "#4d4d4d", "#cc79a7", "#b8860b")
 INK, GRID = "#22223b", "#d8d8e0"
+MARKS: dict[str, Any] = {"markersize": 6.5, "alpha": 0.8, "markeredgecolor": "white"}
 LEAST_ERROR = 1e-9  # smaller ones are drawn here: an exact answer has no place on a logarithmic axis
 STEPS = (1, 1.2, 1.5, 2, 3, 5, 7)  # of a decade, as ticks
 LEAST_LATENCY_US = 0.1  # likewise
@@ -78,6 +75,8 @@ def _under_settings(work: Callable[[], None]) -> None:
 
 def pareto(rows: Sequence[Row]) -> Any:
     """Rows of one workload: error against bytes, and against latency at the smallest and largest batch size."""
+    from matplotlib.lines import Line2D
+
     batches = sorted({r.batch for r in rows if usable(r, latency)})
     # Bytes and error do not depend on the batch size: one row of each method, target and backend.
     once = list({(r.method, r.target, r.backend): r for r in rows if usable(r, nbytes)}.values())
@@ -87,13 +86,18 @@ def pareto(rows: Sequence[Row]) -> Any:
     fig = figure(4.1 * len(panels), 4.0)
     for axes, (label, some, cost) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         best = front(some, cost)
-        _by_family(axes, [r for r in some if usable(r, cost)], cost, _error)
+        for family, (colour, marker) in LOOKS.items():
+            places = [(cost(r), _error(r)) for r in some if r.family == family and usable(r, cost)]
+            axes.plot(*zip(*places, strict=True) if places else ([], []), marker, color=colour, **MARKS)
         axes.plot([cost(r) for r in best], [_error(r) for r in best], color=INK, linewidth=1, drawstyle="steps-post")
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="held-out relative error")
         log_ticks(axes.xaxis, most=5)
         log_ticks(axes.yaxis, "{:g}", most=9, steps=(1,))
         tidy(axes, none="" if best else "nothing was measured")
-    _family_legend(fig, rows, line="Pareto front")
+    families = [f for f in LOOKS if any(r.family == f for r in rows)]
+    marks = [Line2D([], [], marker=LOOKS[f][1], color=LOOKS[f][0], linestyle="", label=f) for f in families]
+    marks.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
+    fig.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     return fig
 
 
@@ -118,39 +122,6 @@ def latencies(rows: Sequence[Row]) -> Any:
     axes.set_ylim(max(len(drawn), 1) - 0.4, -0.6)
     log_ticks(axes.xaxis, most=9)
     tidy(axes, none="" if drawn else "nothing was measured")
-    return fig
-
-
-def break_even_lines(rows: Sequence[Row], targets: Sequence[float]) -> Any:
-    """Rows of one workload: how much faster than the fastest dense form the best of every family is, over the batch."""
-    fig = figure(4.1 * len(targets), 3.6)
-    panels = fig.subplots(1, len(targets), squeeze=False, sharey=True)[0]
-    for axes, target in zip(panels, targets, strict=True):
-        lines = break_even(rows, target)
-        for family, line in lines.items():
-            colour, marker = LOOKS[family]
-            y, low, high = ([getattr(r, f"ratio_{end}") for r in line] for end in ("vs_best_dense", "low", "high"))
-            around = [[max(0.0, v - w) for v, w in zip(y, low, strict=True)]]
-            around += [[max(0.0, w - v) for v, w in zip(y, high, strict=True)]]
-            x = [r.batch for r in line]
-            axes.errorbar(x, y, around, fmt=f"{marker}-", color=colour, linewidth=1.4, capsize=2, markersize=5)
-        _over_batches(axes, [r for line in lines.values() for r in line], f"error at most {target:g}")
-        tidy(axes, none="" if lines else "nothing was measured")
-    panels[0].set_ylabel("best dense / this (above 1: faster)")
-    _family_legend(fig, [r for r in rows if r.family != "dense"])
-    return fig
-
-
-def roofline(rows: Sequence[Row]) -> Any:
-    """All rows whose least possible time is known: which share of the measured median that is."""
-    known = [r for r in rows if r.status == OK and r.roofline_fraction]
-    fig = figure(8.5, 3.6)
-    axes = fig.subplots()
-    _by_family(axes, known, lambda r: r.batch, lambda r: r.roofline_fraction)
-    _over_batches(axes, known)
-    axes.set_ylabel("least possible time / median")
-    tidy(axes, none="" if known else "no roofline is known")
-    _family_legend(fig, known)
     return fig
 
 
@@ -214,39 +185,9 @@ def log_ticks(axis: Any, form: str = "", most: int = 6, steps: Sequence[float] =
     those are enough.
     """
     low, high = axis.get_view_interval()
-    for chosen in (steps, (1, 2, 5), (1, 5), (1,)) if steps is STEPS else (steps, (1,)):
-        ticks = [d * 10.0**k for k in range(-12, 16) for d in chosen if low <= d * 10.0**k <= high]
-        if len(ticks) <= most:
-            break
-    ticks = ticks[:: 1 + (len(ticks) - 1) // most] if ticks else ticks
+    choices = (steps, (1, 2, 5), (1, 5), (1,)) if steps is STEPS else (steps, (1,))
+    tries = [[d * 10.0**k for k in range(-12, 16) for d in some if low <= d * 10.0**k <= high] for some in choices]
+    ticks = next((t for t in tries if len(t) <= most), tries[-1])
+    ticks = ticks[:: 1 + max(0, len(ticks) - 1) // most]
     axis.set_ticks(ticks, [form.format(t) if form else shortly(t) for t in ticks])
     axis.set_ticks([], minor=True)
-
-
-def _by_family(axes: Any, rows: Sequence[Row], x: Cost, y: Cost) -> None:
-    """A marker for every row, in its family's looks."""
-    for family, (colour, marker) in LOOKS.items():
-        some = [r for r in rows if r.family == family]
-        places = [x(r) for r in some], [y(r) for r in some]
-        axes.plot(*places, marker, color=colour, markersize=6.5, alpha=0.8, markeredgecolor="white")
-
-
-def _over_batches(axes: Any, rows: Sequence[Row], title: str = "") -> None:
-    """Logarithmic axes with the batch sizes of `rows`, and a line at 1."""
-    axes.axhline(1.0, color=INK, linewidth=1, linestyle="--")
-    axes.set(xscale="log", yscale="log", xlabel="batch", title=title)
-    batches = sorted({r.batch for r in rows})
-    axes.set_xticks(batches, [str(b) for b in batches])
-    axes.minorticks_off()
-    log_ticks(axes.yaxis, most=9)
-
-
-def _family_legend(fig: Any, rows: Sequence[Row], line: str = "") -> None:
-    from matplotlib.lines import Line2D
-
-    families = [f for f in LOOKS if any(r.family == f for r in rows)]
-    marks = [Line2D([], [], marker=LOOKS[f][1], color=LOOKS[f][0], linestyle="", label=f) for f in families]
-    if line:
-        marks.append(Line2D([], [], color=INK, linewidth=1, label=line))
-    if marks:
-        fig.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)

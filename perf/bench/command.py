@@ -10,7 +10,7 @@ from hrt.errors import InputError
 from hrt.model.artifact import read_header
 from hrt.perf.bench.runner import Plan, run
 from hrt.perf.bench.tables import show
-from hrt.perf.measuring.results import FAILED, Results, check_results, disagreement, merged, read
+from hrt.perf.measuring.results import FAILED, Results, check_results, disagreement, read
 from hrt.perf.networks.registry import SUFFIXES
 from hrt.support.atomic_files import usable
 from hrt.support.progress import track
@@ -89,4 +89,4 @@ def one_of(paths: Sequence[Path]) -> tuple[Results, list[Results]]:
             )
     if differing := disagreement(parts):
         raise InputError(f"The files differ in {differing}. Expected files of one machine; summarize each by itself.")
-    return merged(parts), parts
+    return Results(tuple(r for part in parts for r in part.rows), parts[0].facts), parts

@@ -19,7 +19,7 @@ threads). Rows that their file already calls too noisy may be left out beside ot
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,15 +27,17 @@ from rich.console import Console
 
 from hrt.errors import InputError
 from hrt.perf.bench.tables import Table, figure
-from hrt.perf.measuring.ratio_intervals import DRAWS, Runs, between_runs, interval, median
 from hrt.perf.measuring.results import MEASURED, NOISY, OK, Results, Row, disagreement
 
 THRESHOLD, ALARMS = 0.05, 0.05  # slower than this is a regression; chance of one false alarm among all rows
 FEWEST = 5  # rounds of a row below which an interval means nothing
 TOO_NOISY = 0.25  # where dense rows wander farther than this, nothing is judged
+DRAWS = 2000  # of the bootstrap
+PRIOR = 8  # degrees of freedom that the spread of all rows' runs is worth beside that of one row's
 FINE, REGRESSED, UNJUDGED = 0, 1, 3  # exit statuses
 Key = tuple[str, str, int, str, float]
-Side = dict[Key, tuple[Row, list[Sequence[float]]]]  # rows by key, with the rounds of every run
+Runs = Sequence[Sequence[float]]  # microseconds: rounds of every run
+Side = dict[Key, tuple[Row, Runs]]
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ class Change:
 
     before: Row
     after: Row
-    ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
-    nbytes_ratio: float | None = None
-    regressed: bool = False
-    why: str = ""
-    judged: bool | None = None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    nbytes_ratio: float | None
+    regressed: bool
+    why: str
+    judged: bool | None
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class Comparison:
     drift: float
     noise: float
     threshold: float
-    lost: tuple[Row, ...] = ()
-    elsewhere: str = ""
+    lost: tuple[Row, ...]
+    elsewhere: str
 
     @property
     def status(self) -> int:
@@ -95,35 +97,6 @@ class Comparison:
         return self.noise > TOO_NOISY
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """limit: an interval above it is slower; infinite where times cannot be judged.  asked: rows to judge."""
-
-    limit: float
-    threshold: float
-    asked: frozenset[Key]
-
-    def change(self, a: Row, b: Row, times: tuple[float, float, float] | None) -> Change:
-        """What became of one row."""
-        asked = a.key in self.asked
-        grown = b.nbytes / a.nbytes if a.nbytes and b.nbytes and a.status == b.status == OK else None
-        ratio, low, high = times or (None, None, None)
-        faults = []
-        if asked and b.status not in MEASURED:
-            faults.append(f"was measured, now: {b.status}{': ' + b.note if b.note else ''}")
-        if asked and low is not None and low > self.limit:
-            faults.append("slower")
-        if asked and grown is not None and grown > 1 + self.threshold:
-            faults.append("larger")
-        remark = "; ".join(faults)
-        if not faults and a.status != b.status:
-            remark = f"{a.status}, then {b.status}"
-        elif not faults and times is None and a.status == OK:
-            remark = f"fewer than {FEWEST} rounds: not compared"
-        judged = times is not None and self.limit < math.inf if asked and b.status in MEASURED else None
-        return Change(a, b, ratio, low, high, grown, bool(faults), remark, judged)
-
-
 def compare(
     before: Sequence[Results],
     after: Sequence[Results],
@@ -131,13 +104,10 @@ def compare(
     threshold: float = THRESHOLD,
     judge_all: bool = False,
     draws: int = DRAWS,
-    seed: int = 0,
 ) -> Comparison:
     """Runs of one side beside runs of the other. judge_all: rows of every method are judged, and no drift is taken from
-    dense ones. Raises InputError where no row is on both sides, or for a threshold that is no finite number from 0 on.
+    dense ones. Raises InputError where no row is on both sides.
     """
-    if not 0 <= threshold < math.inf:
-        raise InputError(f"Found threshold {threshold:g}. Expected a finite number, 0 or more.")
     old, new = _by_key(before), _by_key(after)
     shared = [key for key in old if key in new]
     if not shared:
@@ -150,28 +120,77 @@ def compare(
     controls = [] if judge_all else [k for k in timed if old[k][0].family == "dense"]
     drift = float(np.median([median(timed[k][1]) / median(timed[k][0]) for k in controls])) if controls else 1.0
     level = ALARMS / max(1, len(asked & timed.keys()))
-    times = _intervals(timed, level, drift, draws, np.random.default_rng(seed))
+    pooled = [between_runs(sides) for sides in timed.values()]  # how runs differ, over all rows
+    between2 = sum(v * d for v, d in pooled) / max(1, sum(d for _, d in pooled))
+    rng = np.random.default_rng(0)
+    times = {k: interval(*sides, level, between2, draws, rng) / drift for k, sides in timed.items()}
     noise = max((max(times[k][1], 1 / times[k][2], 1.0) - 1 for k in controls), default=0.0)
     elsewhere = disagreement([*before, *after])
-    fit = noise <= TOO_NOISY and not elsewhere
-    rule = _Rule(1 + max(threshold, noise) if fit else math.inf, threshold, frozenset(asked))
-    changes = tuple(rule.change(old[k][0], new[k][0], times.get(k)) for k in shared)
+    limit = 1 + max(threshold, noise) if noise <= TOO_NOISY and not elsewhere else math.inf
+    changes = tuple(
+        _change(old[k][0], new[k][0], times.get(k), (limit, 1 + threshold) if k in asked else None) for k in shared
+    )
     only = tuple(old[k][0] for k in old if k not in new), tuple(new[k][0] for k in new if k not in old)
     lost = tuple(r for r in only[0] if r.key in asked)
     return Comparison(changes, *only, drift, noise, threshold, lost, elsewhere)
 
 
-def _intervals(
-    timed: Mapping[Key, tuple[Runs, Runs]], level: float, drift: float, draws: int, rng: np.random.Generator
-) -> dict[Key, tuple[float, float, float]]:
-    """Ratio, low and high of every row, drift divided out; how runs differ is pooled over all rows."""
-    pooled = [between_runs(sides) for sides in timed.values()]
-    between = (sum(v * d for v, d in pooled) / max(1, sum(d for _, d in pooled))) ** 0.5
-    times = {}
-    for key, (was, now) in timed.items():
-        low, high = interval(was, now, level, between=between, draws=draws, rng=rng)
-        times[key] = (median(now) / median(was) / drift, low / drift, high / drift)
-    return times
+def _change(a: Row, b: Row, times: np.ndarray | None, limits: tuple[float, float] | None) -> Change:
+    """What became of one row. limits: of its interval (infinite where times cannot be judged) and of its bytes, above
+    which it has regressed; None where nobody asks.
+    """
+    grown = b.nbytes / a.nbytes if a.nbytes and b.nbytes and a.status == b.status == OK else None
+    ratio, low, high = (None, None, None) if times is None else map(float, times)
+    faults, judged = [], None
+    if limits is not None and b.status not in MEASURED:
+        faults.append(f"was measured, now: {b.status}{': ' + b.note if b.note else ''}")
+    elif limits is not None:
+        judged = low is not None and limits[0] < math.inf
+        faults += ["slower"] if low is not None and low > limits[0] else []
+        faults += ["larger"] if grown is not None and grown > limits[1] else []
+    remark = "; ".join(faults)
+    if not faults and a.status != b.status:
+        remark = f"{a.status}, then {b.status}"
+    elif not faults and times is None and a.status == OK:
+        remark = f"fewer than {FEWEST} rounds: not compared"
+    return Change(a, b, ratio, low, high, grown, bool(faults), remark, judged)
+
+
+def interval(was: Runs, now: Runs, level: float, between2: float, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """The ratio of medians, now over was, and an interval of it that misses the truth with chance `level`.
+
+    The spread of the logarithm is that of the bootstrap (rounds drawn again within every run), and on top of it how
+    runs differ: this row's runs, moderated by `between2`, the variance between runs of all rows. So few draws cannot
+    say how likely the unlikely is: Student's t does, with as many degrees of freedom as there were rounds or runs.
+    """
+    from scipy.special import stdtrit
+
+    logs = np.log(_resampled(now, draws, rng)) - np.log(_resampled(was, draws, rng))
+    spread2, freedom = float(logs.var(ddof=1)), min(len(r) for r in (*was, *now)) - 1
+    variance, runs_freedom = between_runs([was, now])
+    if runs_freedom:
+        freedom = runs_freedom + PRIOR
+        spread2 += (runs_freedom * variance + PRIOR * between2) / freedom * (1 / len(was) + 1 / len(now))
+    half = float(stdtrit(freedom, 1 - level / 2)) * spread2**0.5
+    return np.exp(np.log(median(now)) - np.log(median(was)) + np.array([0.0, -half, half]))
+
+
+def between_runs(sides: Sequence[Runs]) -> tuple[float, int]:
+    """Variance of log medians between runs of one side, pooled, and its degrees of freedom; 0, 0 for single runs."""
+    logs = [np.log([np.median(r) for r in runs]) for runs in sides]
+    freedom = sum(len(v) - 1 for v in logs)
+    return (sum(float(((v - v.mean()) ** 2).sum()) for v in logs) / freedom if freedom else 0.0), freedom
+
+
+def _resampled(runs: Runs, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Medians (draws,): in every run rounds are drawn again; the median of the runs' medians."""
+    medians = [np.median(np.asarray(r)[rng.integers(0, len(r), (draws, len(r)))], axis=1) for r in runs]
+    return np.median(np.array(medians), axis=0)
+
+
+def median(runs: Runs) -> float:
+    """Of the runs' medians."""
+    return float(np.median([np.median(r) for r in runs]))
 
 
 def _usable(runs: Runs) -> bool:
@@ -192,9 +211,9 @@ def _by_key(runs: Sequence[Results]) -> Side:
     return side
 
 
-def table(found: Comparison) -> Table:
+def table(comparison: Comparison) -> Table:
     """Rows of both sides, regressions first, then what became slowest."""
-    changes = sorted(found.changes, key=lambda c: (not c.regressed, -(c.ratio or 0.0)))
+    changes = sorted(comparison.changes, key=lambda c: (not c.regressed, -(c.ratio or 0.0)))
     rows = []
     for c in changes:
         r, around = c.before, "" if c.low is None or c.high is None else f"{c.low:.3f} to {c.high:.3f}"
@@ -209,31 +228,37 @@ def table(found: Comparison) -> Table:
     )
 
 
-def show(found: Comparison, console: Console) -> None:
+def show(comparison: Comparison, console: Console) -> None:
     """The table, then what stands on one side only, then the verdict."""
-    console.print(table(found).rich())
-    for side, rows in (("before", found.only_before), ("after", found.only_after)):
+    console.print(table(comparison).rich())
+    for side, rows in (("before", comparison.only_before), ("after", comparison.only_after)):
         for r in rows:
-            lost = " (lost: it was measured)" if r in found.lost else ""
+            lost = " (lost: it was measured)" if r in comparison.lost else ""
             named = f"{r.workload}, {r.method}, batch {r.batch}, {r.backend}, {r.target:g}"
             console.print(f"only {side}: {named}{lost}", markup=False)
-    if any(c.before.family == "dense" for c in found.changes):
-        console.print(f"Dense rows: drift {found.drift:.3f} (divided out), beyond their intervals {found.noise:.1%}.")
-    if found.noisy:
+    if any(c.before.family == "dense" for c in comparison.changes):
+        console.print(
+            f"Dense rows: drift {comparison.drift:.3f} (divided out), beyond their intervals {comparison.noise:.1%}."
+        )
+    if comparison.noisy:
         console.print(
             f"TOO NOISY to judge times: dense rows, which no commit changes, wander by more than {TOO_NOISY:.0%}. "
             "Measure again on a quiet machine."
         )
-    if found.elsewhere:
-        console.print(f"Times are not judged: the sides differ in {found.elsewhere}.", markup=False)
-    console.print(_verdict(found))
+    if comparison.elsewhere:
+        console.print(f"Times are not judged: the sides differ in {comparison.elsewhere}.", markup=False)
+    console.print(_verdict(comparison))
 
 
-def _verdict(found: Comparison) -> str:
-    worse, judged, missed = len(found.regressions) + len(found.lost), found.count(True), found.count(False)
+def _verdict(comparison: Comparison) -> str:
+    worse, judged, missed = (
+        len(comparison.regressions) + len(comparison.lost),
+        comparison.count(True),
+        comparison.count(False),
+    )
     left = f" Times of {missed} row(s) not judged." if missed else ""
     if worse:
         return f"{worse} regression(s).{left}"
     if judged:
-        return f"No regression beyond {max(found.threshold, found.noise):.1%} among {judged} rows.{left}"
+        return f"No regression beyond {max(comparison.threshold, comparison.noise):.1%} among {judged} rows.{left}"
     return left.strip() or "not judged: no row that is asked for was measured on both sides."

@@ -66,20 +66,16 @@ def checked_out(commit: str, folder: Path, root: Path = ROOT) -> Iterator[Path]:
         subprocess.run([*git, "prune"], capture_output=True)
 
 
-def run(tree: Path, out: Path, options: Sequence[str], seconds: float = SECONDS) -> None:
+def run(tree: Path, out: Path, options: Sequence[str]) -> None:
     """`python -m hrt.perf --json out` with the sources of `tree` and this interpreter. Raises BackendError."""
     command = [sys.executable, "-P", "-m", "hrt.perf", *options, "--json", str(out.resolve())]
     environment = {**os.environ, "PYTHONPATH": str(tree / ".wheel")}
-    to_pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     try:
-        done = subprocess.run(command, cwd=tree, env=environment, timeout=seconds, **to_pipe)
+        done = subprocess.run(command, cwd=tree, env=environment, timeout=SECONDS, capture_output=True, text=True)
     except subprocess.TimeoutExpired as error:
-        raise BackendError(
-            f"The run of {tree.name} took longer than {seconds:g} s. Ask for less: -- --quick."
-        ) from error
+        message = f"The run of {tree.name} took longer than {SECONDS:g} s. Ask for less: -- --quick."
+        raise BackendError(message) from error
     if not out.is_file():
-        lines = (done.stderr or "").strip().splitlines()
-        raise BackendError(
-            f"`{' '.join(command[1:])}` ended with status {done.returncode} and wrote nothing"
-            f"{': ' + lines[-1] if lines else ''}. Expected a commit that has the harness."
-        )
+        last = "".join(f": {line}" for line in done.stderr.strip().splitlines()[-1:])
+        failure = f"`{' '.join(command[1:])}` ended with status {done.returncode} and wrote nothing{last}"
+        raise BackendError(f"{failure}. Expected a commit that has the harness.")

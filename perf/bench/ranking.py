@@ -1,4 +1,4 @@
-"""What the rows of a result say: hrt's place, why it is not first, Pareto fronts, break-even lines. Nothing is timed or
+"""What the rows of a result say: hrt's place, why it is not first, Pareto fronts. Nothing is timed or
 drawn here.
 """
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hrt.perf.measuring.bursts import Latency, compared, slack
-from hrt.perf.measuring.results import FAMILIES, MEASURED, OK, Row, slowness
+from hrt.perf.measuring.results import MEASURED, OK, Row, slowness
 from hrt.perf.methods.matched_error import Offer
 
-OURS, DENSE, REFERENCE = "hrt", "dense", "dense float32"
+OURS, REFERENCE = "hrt", "dense float32"
 SAVES_NOTHING = 0.95  # of the other's arithmetic, from which on less arithmetic explains no time
 Cost = Callable[[Row], float | None]
 
@@ -42,13 +42,9 @@ def front(rows: Iterable[Row], cost: Cost) -> list[Row]:
 
 def best_rows(rows: Sequence[Row], cost: Cost) -> dict[str, Row]:
     """The execution of least cost of every method, among rows that keep the error."""
+    holding = [r for r in rows if usable(r, cost) and (r.error or 0.0) <= r.target]
     value = value_of(rows, cost)
-    best: dict[str, Row] = {}
-    for row in rows:
-        holds = usable(row, cost) and (row.error or 0.0) <= row.target
-        if holds and (row.method not in best or value(row) < value(best[row.method])):
-            best[row.method] = row
-    return best
+    return {m: min((r for r in holding if r.method == m), key=value) for m in dict.fromkeys(r.method for r in holding)}
 
 
 def value_of(rows: Sequence[Row], cost: Cost) -> Callable[[Row], float]:
@@ -66,17 +62,14 @@ class Standing:
     apart.  noisy: times of either were too noisy for a verdict.  even: noise does not tell hrt and that other apart.
     """
 
-    workload: str
-    target: float
-    batch: int
     place: int | None
     of: int
     best: Row | None
     ours: Row | None
     ratio: float | None
-    shared: int = 0
-    noisy: bool = False
-    even: bool = False
+    shared: int
+    noisy: bool
+    even: bool
 
     @property
     def won(self) -> bool:
@@ -98,36 +91,18 @@ def standing(rows: Sequence[Row], cost: Cost) -> Standing:
     rivals = [r for r in best_rows(rows, cost).values() if not (plain and r.family == OURS and r.method != OURS)]
     value = value_of(rows, cost)
     ranked = sorted(rivals, key=lambda r: (value(r), r.family != OURS))
+    best = ranked[0] if ranked else None
     ours = next((r for r in ranked if r.family == OURS), None)
     rival = next((r for r in ranked if r.family != OURS), None)
-    factor = slack(ours.noise) if ours is not None and cost is latency else 1.0
-    place, shared, ratio = None, 0, None
-    if ours is not None:
-        least = value(ours)
-        place = 1 + sum(value(r) * factor < least for r in ranked)
-        shared = sum(r is not ours and 1 / factor <= value(r) / least <= factor for r in ranked)
-        ratio = value(rival) / least if rival is not None else None
     noisy = cost is latency and any(r is not None and r.status != OK for r in (ours, rival))
+    if ours is None:
+        return Standing(None, len(ranked), best, None, None, 0, noisy, False)
+    least, factor = value(ours), slack(ours.noise) if cost is latency else 1.0
+    place = 1 + sum(value(r) * factor < least for r in ranked)
+    shared = sum(r is not ours and 1 / factor <= value(r) / least <= factor for r in ranked)
+    ratio = value(rival) / least if rival is not None else None
     even = ratio is not None and factor > 1 and 1 / factor <= ratio <= factor
-    best = ranked[0] if ranked else None
-    return Standing(*rows[0].group, place, len(ranked), best, ours, ratio, shared, noisy, even)
-
-
-def break_even(rows: Sequence[Row], target: float) -> dict[str, list[Row]]:
-    """For every family but dense its fastest row at each batch size (rows of one workload), by rising batch: where such
-    a line crosses 1, the method begins or ceases to pay.
-    """
-    lines: dict[str, list[Row]] = {}
-    for family in FAMILIES:
-        known = [r for r in rows if r.family == family and r.target == target and r.status == OK and _ratio(r) > 0]
-        best = {b: max((r for r in known if r.batch == b), key=_ratio) for b in sorted({r.batch for r in known})}
-        if family != DENSE and best:
-            lines[family] = list(best.values())
-    return lines
-
-
-def _ratio(row: Row) -> float:
-    return row.ratio_vs_best_dense or 0.0
+    return Standing(place, len(ranked), best, ours, ratio, shared, noisy, even)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,29 +121,27 @@ def why(contenders: Sequence[Contender], dense_nbytes: int, empty: Latency | Non
     """
     if not contenders:
         return ""
-    behind = {c.row.key: c for c in contenders}
+    rows, behind = [c.row for c in contenders], {c.row.key: c for c in contenders}
+    size, time = standing(rows, nbytes), standing(rows, latency)
+    if size.ours is None or time.ours is None or size.best is None or time.best is None:
+        return "hrt has no row that keeps the error"
     lines = []
-    for cost in (nbytes, latency):
-        s = standing([c.row for c in contenders], cost)
-        if s.place is None or s.ours is None or s.best is None:
-            return "hrt has no row that keeps the error"
-        ours, first = behind[s.ours.key], behind[s.best.key]
-        if s.place > 1 and cost is nbytes:
-            lines.append(_why_larger(ours, first, dense_nbytes))
-        elif s.place > 1:
-            lines.append(_why_slower(ours, first, empty, noise))
+    if size.place != 1:
+        lines.append(_why_larger(behind[size.ours.key], behind[size.best.key], dense_nbytes))
+    if time.place != 1:
+        lines.append(_why_slower(behind[time.ours.key], behind[time.best.key], empty, noise))
     return "; ".join(lines)
 
 
 def _why_larger(ours: Contender, first: Contender, dense_nbytes: int) -> str:
     have, least, facts = ours.offer.nbytes, first.offer.nbytes, ours.offer.facts
     line = f"bytes: {first.row.method} needs {least:,}, hrt {have:,} ({have / least:.2f} times)"
-    weights = dense_nbytes / 4
-    bits = f"{8 * least / weights:.1f} bits a weight against hrt's {8 * have / weights:.1f}"
     if have >= 0.98 * dense_nbytes:
         return f"{line}: hrt leaves {facts.get('stored dense', 0)} of {facts.get('layers', 0)} layers as they are"
     if first.row.family in ("quantized", "dense", "pruned"):
-        return f"{line}: {bits}; {first.offer.note or 'every weight in 16 bits'}"
+        bits, our_bits = (32 * n / dense_nbytes for n in (least, have))
+        note = first.offer.note or "every weight in 16 bits"
+        return f"{line}: {bits:.1f} bits a weight against hrt's {our_bits:.1f}; {note}"
     return f"{line}: {first.offer.note}; hrt has {facts.get('leaves', 0)} leaves"
 
 
@@ -186,13 +159,10 @@ def _why_slower(ours: Contender, first: Contender, empty: Latency | None, noise:
     if work >= SAVES_NOTHING * less:
         layers = f"{facts.get('run dense', 0)} of {facts.get('layers', 0)} layers run as dense products"
         parts.append(f"hrt saves no arithmetic ({work:,} multiply-adds a row against {less:,}, {layers})")
-    elif nodes and fewer and nodes > fewer:
-        parts.append(f"hrt does {work / less:.0%} of the multiply-adds but in {nodes} nodes against {fewer}")
     else:
-        parts.append(f"hrt does {work / less:.0%} of the multiply-adds, in products that run further from the peak")
-    near, nearer = ours.row.roofline_fraction, first.row.roofline_fraction
-    if near and nearer and nearer > 1.2 * near and work >= SAVES_NOTHING * less:
-        parts.append(f"at {near:.0%} of what this machine multiplies at best, against {nearer:.0%}")
+        many = nodes and fewer and nodes > fewer
+        how = f"but in {nodes} nodes against {fewer}" if many else "in products that run further from the peak"
+        parts.append(f"hrt does {work / less:.0%} of the multiply-adds, {how}")
     if first.offer.arithmetic != ours.offer.arithmetic:
         parts.append(f"{first.row.method} multiplies in {first.offer.arithmetic}")
     return f"{line}: {'; '.join(parts)}"

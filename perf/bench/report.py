@@ -1,8 +1,8 @@
 """A result of the harness as one HTML page that needs no network, and as PNGs.
 
 The page has, for every workload, the Pareto fronts (held-out error against bytes and against latency), latencies with
-their tails, the batch sizes where a method begins or ceases to pay, and every row: those that lose and those that
-could not be measured as plainly as the others. Rows of real-time mode are drawn by quantile.
+their tails, and every row: those that lose and those that could not be measured as plainly as the others. Rows of
+real-time mode are drawn by quantile.
 """
 
 import json
@@ -24,7 +24,6 @@ from hrt.perf.measuring.results import OK, Results, Row
 from hrt.support.atomic_files import replacing
 
 TEMPLATE = "page.html.jinja"
-MOST_TARGETS = 3  # panels of break-even lines side by side
 MOST_OPEN = 60  # rows of a table that is shown at once
 LONGEST = 600  # characters of a fact that are shown at once
 IN_SECTIONS = ("realtime", "about", "why")  # facts that stand elsewhere
@@ -32,9 +31,6 @@ IN_SECTIONS = ("realtime", "about", "why")  # facts that stand elsewhere
 CAPTIONS = {
     "pareto": "Pareto fronts. Every marker is a method at a target; what lies on the line is undercut by nothing in "
     "both error and cost. Lower left is better.",
-    "break-even": "Break-even. The best method of every family beside the fastest dense form: above the dashed line it "
-    "is faster, below it loses. Bars are 95 % intervals.",
-    "roofline": "Roofline. The least possible time over the measured median; 1 cannot be passed.",
     "realtime": "Latency by quantile, requests by the clock. Counted from the moment a request was due, so that it "
     "holds the wait behind a stalled one; dotted is an empty call, which is what the harness itself costs.",
 }
@@ -50,10 +46,8 @@ class Picture:
 
     def svg(self) -> Markup:
         """The picture for the page, with a name for who does not see it, and ids of its own."""
-        label = escape(self.caption.split(".")[0], quote=True)
-        return Markup(
-            distinct(charts.as_svg(self.draw), self.name).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-        )
+        named = f'<svg role="img" aria-label="{escape(self.caption.split(".")[0], quote=True)}" '
+        return Markup(distinct(charts.as_svg(self.draw), self.name).replace("<svg ", named, 1))
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ def page(results: Results) -> str:
 
 
 def sections(results: Results) -> list[Section]:
-    """One section for each workload, then the roofline, then real-time runs."""
+    """One section for each workload, then real-time runs."""
     known = results.known
     parts: list[Section] = []
     for number, workload in enumerate(dict.fromkeys(r.workload for r in results.rows)):
@@ -111,9 +105,6 @@ def sections(results: Results) -> list[Section]:
         lines = [f"batch {w.batch}, error {w.target:g}: {w.line}" for w in known.why if w.workload == workload]
         pictures = workload_pictures(f"{number + 1:02}-{slug(workload)}", rows)
         parts.append(Section(workload, pictures, known.about.get(workload, ""), lines, rows_table(rows)))
-    if any(r.roofline_fraction for r in results.rows):
-        draw = Picture("roofline", CAPTIONS["roofline"], lambda: charts.roofline(results.rows))
-        parts.append(Section("Roofline", [draw]))
     opened: dict[str, list[dict[str, Any]]] = {}
     for run in known.realtime:
         if run.get("histogram"):
@@ -138,10 +129,6 @@ def workload_pictures(name: str, rows: Sequence[Row]) -> list[Picture]:
             some = [r for r in timed if r.batch == batch and r.target == middle]
             caption = f"Latencies at batch {batch}, error at most {middle:g}. The fastest on top; losses stand below."
             pictures.append(Picture(f"{name}-latency-{batch}", caption, lambda some=some: charts.latencies(some)))
-    compared = sorted({r.target for r in rows if r.ratio_vs_best_dense is not None}, reverse=True)[:MOST_TARGETS]
-    if compared and len({r.batch for r in rows}) > 1:
-        lines = Picture(f"{name}-break-even", CAPTIONS["break-even"], lambda: charts.break_even_lines(rows, compared))
-        pictures.append(lines)
     return pictures
 
 

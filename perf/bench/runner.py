@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,9 @@ import torch
 
 from hrt.errors import HrtError, InputError
 from hrt.perf.bench.candidates import EMPTY, HOPELESS, Candidate, Timing, bound, dense_again, timed
-from hrt.perf.bench.cpu_peaks import Peaks, measure_peaks
 from hrt.perf.bench.ranking import REFERENCE, Contender, why
 from hrt.perf.measuring.bursts import Latency, compared
-from hrt.perf.measuring.process import thread_facts
-from hrt.perf.measuring.provenance import commit, versions
+from hrt.perf.measuring.provenance import commit, thread_facts, versions
 from hrt.perf.measuring.results import FAILED, MEASURED, MISSING, NOISY, UNREACHABLE, Results, Row
 from hrt.perf.methods.catalogue import METHODS, USUAL, offered
 from hrt.perf.methods.matched_error import Method, Offer, Refusal
@@ -30,6 +29,7 @@ from hrt.perf.networks.registry import MissingError, Workload
 from hrt.support.progress import Advance, part, silent
 
 SEARCHING = 0.7  # of the time of a workload, about; the rest goes to errors and times
+TIMES = ("p50_us", "p95_us", "p99_us", "p999_us", "cold_us", "calls")  # of a Latency, that stand in a row
 Offers = Mapping[str, Offer | Refusal]  # by method
 
 
@@ -51,40 +51,42 @@ class Plan:
     def __post_init__(self) -> None:
         for name in self.workloads:
             workloads.check(name)
-        unknown = [m for m in self.methods if m not in METHODS]
-        if unknown:
-            raise InputError(f"Found method {unknown[0]!r}. Expected one of {'; '.join(METHODS)}.")
-        if REFERENCE not in self.methods:
-            raise InputError(f"Found no {REFERENCE!r} among the methods. Expected it: every ratio is against dense.")
-        if not all(0 < t < 1 for t in self.tols) or not self.tols:
-            raise InputError(f"Found errors {list(self.tols)}. Expected relative errors between 0 and 1.")
-        if self.batches is not None and not all(b >= 1 for b in self.batches):
-            raise InputError(f"Found batches {list(self.batches)}. Expected positive whole numbers.")
-        if self.threads < 1 or self.timing.rounds < 2:
-            raise InputError(f"Found {self.threads} threads, {self.timing.rounds} rounds. Expected at least 1 and 2.")
-        gone = [str(p) for p in self.inputs if not p.is_file()]
-        if gone:
-            raise InputError(f"{gone[0]} does not exist. Expected a file of rows: .npy, .npz or .csv.")
-        if self.inputs and not all(w.endswith(workloads.SUFFIXES) for w in self.workloads):
-            raise InputError("Found inputs for a workload of the registry, which has its own. Give them with a file.")
+        known, gone = "; ".join(METHODS), [str(p) for p in self.inputs if not p.is_file()]
+        files = all(w.endswith(workloads.SUFFIXES) for w in self.workloads)
+        batches, few = list(self.batches or (1,)), f"{self.threads} threads, {self.timing.rounds} rounds"
+        for holds, mistake in (
+            (not {*self.methods} - {*METHODS}, f"methods {list(self.methods)}. Expected some of {known}."),
+            (
+                REFERENCE in self.methods,
+                f"no {REFERENCE!r} among the methods. Expected it: every ratio is against dense.",
+            ),
+            (
+                self.tols and all(0 < t < 1 for t in self.tols),
+                f"errors {list(self.tols)}. Expected some between 0 and 1.",
+            ),
+            (all(b >= 1 for b in batches), f"batches {batches}. Expected positive whole numbers."),
+            (self.threads >= 1 and self.timing.rounds >= 2, f"{few}. Expected at least 1 and 2."),
+            (not gone, f"that {', '.join(gone)} does not exist. Expected files of rows: .npy, .npz or .csv."),
+            (
+                files or not self.inputs,
+                "inputs for a workload of the registry, which has its own. Give them with a file.",
+            ),
+        ):
+            if not holds:
+                raise InputError(f"Found {mistake}")
 
 
 @dataclass
 class _Collected:
-    """Rows as they come, so that an interruption loses none."""
+    """Rows as they come, with latencies of those that were timed, so that an interruption loses none."""
 
     facts: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
-    samples: dict[int, tuple[float, ...]] = field(default_factory=dict)
-
-    def add(self, row: Row, latency: Latency | None = None) -> None:
-        if latency is not None:
-            self.samples[len(self.rows)] = latency.medians
-        self.rows.append(row)
+    rows: list[tuple[Row, Latency | None]] = field(default_factory=list)
 
     @property
     def results(self) -> Results:
-        return Results(tuple(self.rows), self.facts, self.samples)
+        samples = {k: latency.medians for k, (_, latency) in enumerate(self.rows) if latency is not None}
+        return Results(tuple(row for row, _ in self.rows), self.facts, samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,6 @@ class Measured:
     candidates: Mapping[int, Sequence[Candidate]]
     times: Mapping[str, Latency]
     noise: float
-    peaks: Peaks
 
     def rows(self, tol: float, offers: Offers) -> tuple[list[tuple[Row, Latency | None]], str]:
         """The rows at one error, with latencies of those that keep it, and why hrt is not first, where it is not."""
@@ -120,30 +121,26 @@ class Measured:
             as_run = offer.at(self.batch)
             for i, c in enumerate(self.candidates[id(offer)]):
                 latency = reaching.get((method, i))
-                known = self._times(as_run, c, latency, best) if latency else _missed(method, as_run, c)
+                known = self._times(as_run, latency, best) if latency else _missed(method, as_run, c)
                 row = Row(*head, c.execution.backend, tol, **{"error": c.error, "nbytes": offer.nbytes, **known})
                 rows.append((row, latency))
                 if latency is not None and row.status in MEASURED:
                     contenders.append(Contender(row, as_run, latency))
         return rows, why(contenders, self.workload.dense_nbytes, self.times.get(EMPTY), self.noise)
 
-    def _times(self, offer: Offer, c: Candidate, latency: Latency, best: Latency | None) -> dict[str, Any]:
+    def _times(self, offer: Offer, latency: Latency, best: Latency | None) -> dict[str, Any]:
         """What is known of an execution that keeps its error: times, and a ratio only where noise allows it."""
-        names = ("p50_us", "p95_us", "p99_us", "p999_us", "cold_us", "calls")
-        known: dict[str, Any] = {name: getattr(latency, name) for name in names}
-        known |= {"noise": self.noise, "peak_bytes": c.peak, "note": offer.note}
-        if offer.arithmetic == "float32":
-            floor = self.peaks.fraction(offer.work, self.batch, offer.nbytes, latency.p50_us)
-            known["roofline_fraction"] = floor
+        known: dict[str, Any] = {name: getattr(latency, name) for name in TIMES}
+        known |= {"noise": self.noise, "note": offer.note}
         if best is None:
             return known
-        found = compared(best, latency, self.noise)
-        if self.noise > HOPELESS or found.verdict == "too noisy":
+        beside = compared(best, latency, self.noise)
+        if self.noise > HOPELESS or beside.verdict == "too noisy":
             itself = f"the same call differs from itself by {self.noise:.0%}"
             cause = itself if self.noise > HOPELESS else "the interval is too wide"
             return known | {"status": NOISY, "note": f"no verdict: {cause}; {offer.note}"}
-        known |= {"ratio_vs_best_dense": found.ratio, "ratio_low": found.low, "ratio_high": found.high}
-        if found.verdict == "no difference" and latency is not best:
+        known |= {"ratio_vs_best_dense": beside.ratio, "ratio_low": beside.low, "ratio_high": beside.high}
+        if beside.verdict == "no difference" and latency is not best:
             known["note"] = f"no difference from the best dense beyond noise; {offer.note}".rstrip("; ")
         return known
 
@@ -170,18 +167,15 @@ def run(
     collected = _Collected(_facts(plan))
     start = time.perf_counter()
     try:
-        peaks = measure_peaks()
-        collected.facts["peaks"] = peaks.as_facts()
         for k, name in enumerate(plan.workloads):
             share = part(advance, k / len(plan.workloads), (k + 1) / len(plan.workloads))
             share(f"{name}: build", 0.0)
             built = _built(plan, name)
             if isinstance(built, Refusal):
-                for tol in plan.tols:
-                    batch = (plan.batches or (1,))[0]
-                    collected.add(Row(name, REFERENCE, batch, "-", tol, built.status, note=built.note))
+                head = (name, REFERENCE, (plan.batches or (1,))[0], "-")
+                collected.rows += [(Row(*head, tol, built.status, note=built.note), None) for tol in plan.tols]
             else:
-                _workload(plan, built, methods, peaks, collected, share)
+                _workload(plan, built, methods, collected, share)
             keep(collected.results)
     except KeyboardInterrupt:
         collected.facts["interrupted"] = True
@@ -201,7 +195,6 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "threads": plan.threads,
         "seed": plan.timing.seed,
-        "peak_bytes": "rise of the process's resident memory (RSS high-water mark) in the first call",
         "nbytes": "as stored, biases in float32; what is decoded or widened at loading is said in the note",
         "error": "relative L2 against the dense network in float64, on fresh rows, through the calls that are timed",
         "noise": {},
@@ -224,12 +217,7 @@ def _built(plan: Plan, name: str) -> Workload | Refusal:
 
 
 def _workload(
-    plan: Plan,
-    workload: Workload,
-    methods: Mapping[str, Method],
-    peaks: Peaks,
-    collected: _Collected,
-    advance: Advance,
+    plan: Plan, workload: Workload, methods: Mapping[str, Method], collected: _Collected, advance: Advance
 ) -> None:
     """All rows of one workload; what cannot be had is a row that says why."""
     name, facts = workload.name, collected.facts
@@ -245,12 +233,11 @@ def _workload(
     since, batches = time.perf_counter(), plan.batches or workload.batches
     for k, batch in enumerate(batches):
         ends = (SEARCHING + (1 - SEARCHING) * i / len(batches) for i in (k, k + 1))
-        measured = measure_batch(workload, batch, offers, plan.timing, peaks, part(advance, *ends))
+        measured = measure_batch(workload, batch, offers, plan.timing, part(advance, *ends))
         facts["noise"][f"{name}, batch {batch}"] = round(measured.noise, 4)
         for tol in plan.tols:
             rows, line = measured.rows(tol, offers[tol])
-            for row, latency in rows:
-                collected.add(row, latency)
+            collected.rows += rows
             if line:
                 facts["why"].append({"workload": name, "batch": batch, "target": tol, "line": line})
     spent["errors and times"] = round(time.perf_counter() - since, 1)
@@ -258,12 +245,7 @@ def _workload(
 
 
 def measure_batch(
-    workload: Workload,
-    batch: int,
-    offers: Mapping[float, Offers],
-    timing: Timing,
-    peaks: Peaks,
-    advance: Advance,
+    workload: Workload, batch: int, offers: Mapping[float, Offers], timing: Timing, advance: Advance
 ) -> Measured:
     """One batch size: candidates bound and judged, then timed together, whatever their tolerance (offers by error)."""
     loosest: dict[int, tuple[Offer, float]] = {}
@@ -278,12 +260,10 @@ def measure_batch(
             if c.call is not None and c.error is not None and c.error <= tol:
                 running[f"{key}/{i}"] = c
 
-    def told(share: float) -> None:
-        advance(f"{workload.name}, batch {batch}: times", 0.5 + 0.5 * share)
-
     dense = id(next(iter(offers.values())).get(REFERENCE))
     names = (f"{dense}/{i}" for i, c in enumerate(candidates.get(dense, ())) if c.execution.backend == BOUND)
     name, call = next(names, None), dense_again(workload, batch)
     again = (name, call) if name is not None and call is not None else None
-    times, noise = timed(running, timing, told, again)
-    return Measured(workload, batch, candidates, times, noise, peaks)
+    halfway = part(advance, 0.5, 1.0)
+    times, noise = timed(running, timing, partial(halfway, f"{workload.name}, batch {batch}: times"), again)
+    return Measured(workload, batch, candidates, times, noise)

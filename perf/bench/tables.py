@@ -2,8 +2,9 @@
 as plain as wins. Made from `Results` alone, so that a file of results shows the same as the run that wrote it.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from itertools import groupby
 
@@ -16,6 +17,7 @@ from hrt.perf.measuring.bursts import slack
 from hrt.perf.measuring.results import NOISY, OK, Results, Row
 
 NONE = "-"
+SUMMARY_DIGITS = 6  # so that rounding once more, to two or three, gives what the full result gives
 STYLES = {"hrt": "bold", "unmeasured": "dim", "worse": "bold red"}  # of a row, on a terminal
 
 
@@ -224,4 +226,11 @@ def summary(results: Results) -> Results:
     smallest = {(r.workload, r.target): r.batch for rows in reversed(results.groups()) for r in rows}
     groups = [(group, shown(group)) for group in results.groups()]
     rows = [r for group, best in groups for r in (*best, *(r for r in group if r.status == NOISY and r not in best))]
-    return results.summary(r for r in rows if usable(r, latency) or r.batch == smallest[r.workload, r.target])
+    worth = [r for r in rows if usable(r, latency) or r.batch == smallest[r.workload, r.target]]
+    facts = {k: v for k, v in results.facts.items() if k != "spent"}
+    return Results(tuple(map(_rounded, worth)), facts)
+
+
+def _rounded(row: Row) -> Row:
+    figures = {k: v for k, v in asdict(row).items() if isinstance(v, float) and k != "target" and math.isfinite(v)}
+    return replace(row, **{k: float(f"{v:.{SUMMARY_DIGITS}g}") for k, v in figures.items()})

@@ -7,6 +7,8 @@ import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +28,8 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Latency:
-    """Microseconds of one call: median, and the quantiles at 5 % and 95 %. medians: of each round, in order.
-
-    p99_us, p999_us: None where there were too few calls to know.  calls: how many counted.  cold_us: see `cold`, None
-    where that was not asked.
+    """Microseconds of one call: quantiles; medians of each round, in order; how many calls counted; median of cold
+    calls. None: not asked, or too few calls to know.
     """
 
     p50_us: float
@@ -41,31 +41,23 @@ class Latency:
     calls: int = 0
     cold_us: float | None = None
 
-    def ratio(self, other: "Latency") -> float:
-        """How many times slower this call is: the median over rounds of this round's median over the other's. In rounds
-        that something else on the machine slowed down, both were slow (6 us became 10 in one round of four), so that
-        the quotient of two medians would move where this does not. As many rounds as both have.
+    def ratio(self, other: "Latency") -> tuple[float, float, float]:
+        """How many times slower this call is, and the 95 % interval of that (bootstrap over rounds): the median over
+        rounds of this round's median over the other's. In rounds that something else on the machine slowed down, both
+        were slow (6 us became 10 in one round of four), so that the quotient of two medians would move where this does
+        not. As many rounds as both have.
         """
-        return float(np.exp(np.median(self._log_ratios(other))))
-
-    def ratio_interval(self, other: "Latency", seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of `ratio`, resampling rounds."""
-        logs = self._log_ratios(other)
-        pick = np.random.default_rng(seed).integers(0, len(logs), (DRAWS, len(logs)))
-        low, high = np.exp(np.quantile(np.median(logs[pick], axis=1), (0.025, 0.975)))
-        return float(low), float(high)
-
-    def _log_ratios(self, other: "Latency") -> np.ndarray:
         rounds = min(len(self.medians), len(other.medians))
-        return np.log(self.medians[:rounds]) - np.log(other.medians[:rounds])
+        logs = np.log(self.medians[:rounds]) - np.log(other.medians[:rounds])
+        pick = np.random.default_rng(0).integers(0, rounds, (DRAWS, rounds))
+        low, high = np.quantile(np.median(logs[pick], axis=1), (0.025, 0.975))
+        return float(np.exp(np.median(logs))), float(np.exp(low)), float(np.exp(high))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many times slower one call is than another (`Latency.ratio`), its 95 % interval, and a verdict.
-
-    verdict: "slower", "faster", "no difference", or "too noisy" where the interval holds 1 and is too wide to say that
-    there is none.
+    """How many times slower one call is than another, its 95 % interval, and a verdict: "slower", "faster", "no
+    difference", or "too noisy" where the interval holds 1 and is too wide to say that there is none.
     """
 
     ratio: float
@@ -75,10 +67,8 @@ class Comparison:
 
 
 def compared(one: Latency, other: Latency, noise: float = 0.0) -> Comparison:
-    """`one` over `other`. noise: what the same call differs from itself by (see `noise_of`), relative: a difference
-    that does not clear it is none, whatever its own interval says.
-    """
-    (low, high), ratio = one.ratio_interval(other), one.ratio(other)
+    """`one` over `other`. A difference that does not clear `noise` (see `noise_of`) is none, whatever its interval."""
+    ratio, low, high = one.ratio(other)
     if low <= 1 <= high and high / low > TOO_NOISY:
         verdict = "too noisy"
     elif low <= 1 <= high or abs(math.log(ratio)) <= math.log(slack(noise)):
@@ -95,7 +85,7 @@ def slack(noise: float | None) -> float:
 
 def noise_of(one: Latency, again: Latency) -> float:
     """By how much, relative, two timings of one and the same call seem to differ: the far end of the interval."""
-    low, high = one.ratio_interval(again)
+    _, low, high = one.ratio(again)
     return max(high, 1 / low) - 1
 
 
@@ -127,8 +117,7 @@ def bursts(
     machine whose speed drifts treats them alike: compare ratios within one result, not absolute times between two.
 
     calls_each: in a burst, or as many more as fit `burst_s` seconds, or fewer, at least two, where they take LONG_S.
-    clock: nanoseconds.  on_round: told what is done.  drop: after every round, given its number and the medians so far
-    by name, names that are not timed any further.
+    clock: nanoseconds.  drop: given a round's number and the medians so far, names that are not timed any further.
     """
 
     def enough(count: int, nanoseconds: int) -> bool:
@@ -168,23 +157,17 @@ def bursts(
 
 
 def cold(
-    calls: Mapping[str, Call],
-    sweep: Call,
-    *,
-    rounds: int = COLD_ROUNDS,
-    seed: int = 0,
-    clock: Callable[[], int] = time.perf_counter_ns,
-    pause: Callable[[], None] = settle,
+    calls: Mapping[str, Call], sweep: Call, rounds: int = COLD_ROUNDS, pause: Callable[[], None] = settle, **more: Any
 ) -> dict[str, float]:
     """Microseconds of single calls by name, medians over rounds, each after `settle` and `sweep`, which fills caches
-    with something else: what a caller sees who does other work between two questions. Weights are read from memory.
+    with something else: what a caller sees who does other work between two questions. more: see `bursts`.
     """
 
     def swept() -> None:
         pause()
         sweep()
 
-    single = bursts(calls, rounds=rounds, calls_each=1, warmup=0, seed=seed, clock=clock, pause=swept)
+    single = bursts(calls, rounds=rounds, calls_each=1, warmup=0, pause=swept, **more)
     return {name: float(np.median(latency.medians)) for name, latency in single.items()}
 
 
@@ -196,13 +179,8 @@ def sweeping(nbytes: int) -> Call:
 
 def rotating(calls: Sequence[Call]) -> Call:
     """One call that does them in turn: the same work on other inputs, so that no answer waits in a cache."""
-    state = [0]
-
-    def call() -> object:
-        state[0] = (state[0] + 1) % len(calls)
-        return calls[state[0]]()
-
-    return call if len(calls) > 1 else calls[0]
+    turns = cycle(calls)
+    return lambda: next(turns)()
 
 
 def _summary(microseconds: Sequence[float], medians: tuple[float, ...]) -> Latency:

@@ -18,10 +18,8 @@ def as_it_stands(text: str) -> str:
 
 def new_app(about: str) -> typer.Typer:
     """An app whose help is `about`, its lines as they stand."""
-    return typer.Typer(
-        help=as_it_stands(about), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )  # fmt: skip
+    plain = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+    return typer.Typer(help=as_it_stands(about), no_args_is_help=True, **plain)
 
 
 def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) -> int:
@@ -30,19 +28,22 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
     """
     command = typer.main.get_command(app)
     words = _repeated(sys.argv[1:] if arguments is None else arguments, _several(command))
+    message, status = "", MISTAKE
     try:
         status = command.main(words, prog_name=f"python -m {program}", standalone_mode=False)
     except HrtError as error:
-        return _mistake(program, str(error))
+        message = str(error)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # usage errors, whose class has moved between versions of typer
-        message = getattr(error, "format_message", None)
-        if message is None:
+        if not hasattr(error, "format_message"):
             raise
-        return _mistake(program, f"{message().rstrip('.')}. Try --help.") if message() else MISTAKE
+        message = error.format_message()  # empty where the help was printed
+        message = message and f"{message.rstrip('.')}. Try --help."
     if status == INTERRUPTED:
-        print(f"{program}: interrupted; what was written so far is kept", file=sys.stderr)
+        message = "interrupted; what was written so far is kept"
+    if message:
+        print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     return status if isinstance(status, int) else 0
 
 
@@ -60,8 +61,3 @@ def _repeated(words: Sequence[str], several: set[str]) -> list[str]:
         option = word if word in several else "" if word.startswith("--") else option
         result += [option, word] if option and previous not in several and word != option else [word]
     return [*result, *words[end:]]
-
-
-def _mistake(program: str, message: str) -> int:
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
-    return MISTAKE

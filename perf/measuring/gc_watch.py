@@ -18,28 +18,23 @@ class CollectorWatch:
     """Counts and times garbage collections between enter and exit; `off` keeps the collector from running at all."""
 
     def __init__(self, off: bool = False) -> None:
-        self.off, self.count, self.longest, self._began = off, 0, 0, 0
+        self.off, self.seen, self._began = off, Collections(), 0
 
     def __enter__(self) -> "CollectorWatch":
         self._enabled = gc.isenabled()
         if self.off:
             gc.disable()
-        gc.callbacks.append(self._seen)
+        gc.callbacks.append(self._watch)
         return self
 
     def __exit__(self, *_: object) -> None:
-        gc.callbacks.remove(self._seen)
+        gc.callbacks.remove(self._watch)
         if self._enabled:
             gc.enable()
 
-    def _seen(self, phase: str, _: Any) -> None:
+    def _watch(self, phase: str, _: Any) -> None:
         if phase == "start":
             self._began = time.perf_counter_ns()
         else:
-            self.count += 1
-            self.longest = max(self.longest, time.perf_counter_ns() - self._began)
-
-    @property
-    def found(self) -> Collections:
-        """What was seen so far."""
-        return Collections(self.count, self.longest / 1e3)
+            took = (time.perf_counter_ns() - self._began) / 1e3
+            self.seen = Collections(self.seen.count + 1, max(self.seen.longest_us, took))

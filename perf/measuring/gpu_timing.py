@@ -1,7 +1,7 @@
 """Timing on a GPU: candidates captured in CUDA graphs, interleaved in random order, timed by events on the device.
 
-On the CPU (Triton's interpreter) the same calls run as they are and a wall clock times them, so that a benchmark can
-be tried out where there is no GPU; such times say nothing.
+In Triton's interpreter the same calls run as they are under a wall clock: to try a benchmark out; such times say
+nothing.
 """
 
 import gc

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,9 +15,7 @@ from msgspec import Meta
 from hrt.errors import InputError
 from hrt.support.atomic_files import check_writable, replacing, usable
 
-FORMAT_VERSION = 1
 FAMILIES = ("dense", "svd", "pruned", "quantized", "hrt")  # every method's name begins with one of them
-SUMMARY_DIGITS = 6  # so that rounding once more, to two or three, gives what the full result gives
 
 Whole = Annotated[int, Meta(ge=0)]
 Number = Annotated[float, Meta(ge=0)]
@@ -34,10 +32,9 @@ class Row:
     target: the relative L2 error that may be had.  error: what is had, on rows that nothing was tuned on.  nbytes: what
     must be resident to predict.  p50_us to p999_us: microseconds of one call.  cold_us: of a call after other work has
     used the caches.  ratio_vs_best_dense: the fastest dense method over this one at the same batch (`Latency.ratio`),
-    above 1 it is faster; ratio_low, ratio_high: its 95 % bootstrap interval.  roofline_fraction: least possible time
-    over measured median, where a roofline is known.  noise: by how much, relative, one network differed from itself
-    in this group: a difference that does not exceed it is none.  status: one of STATUSES.  note: why, or what the
-    reader should know. Raises ValueError for a ratio without its interval.
+    above 1 it is faster; ratio_low, ratio_high: its 95 % bootstrap interval.  noise: by how much, relative, one network
+    differed from itself in this group.  note: why, or what the reader should know. Raises ValueError for a ratio
+    without its interval.
     """
 
     workload: str
@@ -53,12 +50,10 @@ class Row:
     p99_us: Number | None = None
     p999_us: Number | None = None
     cold_us: Number | None = None
-    peak_bytes: Whole | None = None
     calls: Whole | None = None
     ratio_vs_best_dense: Number | None = None
     ratio_low: Number | None = None
     ratio_high: Number | None = None
-    roofline_fraction: Number | None = None
     noise: Number | None = None
     note: str = ""
 
@@ -139,17 +134,15 @@ class Results:
     def write(self, path: str | PathLike[str]) -> None:
         """As JSON, one line a row, whole or not at all. Raises InputError."""
         check_results(path)
-        head = {"format": "hrt-bench", "version": FORMAT_VERSION}
-        rows = [_measured(r) for r in self.rows]
-        samples = {str(k): [round(float(v), 3) for v in s] for k, s in self.samples.items()}
-        text = _lined({**head, "facts": dict(self.facts), "rows": rows, "samples": samples}, depth=3)
+        body = {
+            "format": "hrt-bench",
+            "version": 1,
+            "facts": dict(self.facts),
+            "rows": [{f.name: v for f in fields(r) if (v := getattr(r, f.name)) != f.default} for r in self.rows],
+            "samples": {str(k): [round(float(v), 3) for v in s] for k, s in self.samples.items()},
+        }
         with replacing(path) as file:
-            file.write(f"{text}\n".encode())
-
-    def summary(self, rows: Iterable[Row]) -> "Results":
-        """Of these `rows` what a person reads: figures to six digits, no samples, facts but for how time was spent."""
-        facts = {k: v for k, v in self.facts.items() if k != "spent"}
-        return Results(tuple(map(_rounded, rows)), facts)
+            file.write(f"{_lined(body, depth=3)}\n".encode())
 
 
 def _lined(value: Any, depth: int, indent: str = "") -> str:
@@ -161,16 +154,6 @@ def _lined(value: Any, depth: int, indent: str = "") -> str:
     lines = (f"{indent} {k}{_lined(v, depth - 1, indent + ' ')}" for k, v in zip(keys, inner, strict=True))
     start, end = "{}" if isinstance(value, dict) else "[]"
     return f"{start}\n" + ",\n".join(lines) + f"\n{indent}{end}"
-
-
-def _measured(row: Row) -> dict[str, Any]:
-    """What was measured of a row: fields that differ from their default."""
-    return {f.name: getattr(row, f.name) for f in fields(row) if getattr(row, f.name) != f.default}
-
-
-def _rounded(row: Row) -> Row:
-    figures = {k: v for k, v in asdict(row).items() if isinstance(v, float) and k != "target" and math.isfinite(v)}
-    return replace(row, **{k: float(f"{v:.{SUMMARY_DIGITS}g}") for k, v in figures.items()})
 
 
 def check_results(path: str | PathLike[str]) -> None:
@@ -199,8 +182,7 @@ class _File:
 
     def __post_init__(self) -> None:
         msgspec.convert(self.facts, KnownFacts)
-        strange = [k for k in self.samples if k >= len(self.rows)]
-        if strange:
+        if strange := [k for k in self.samples if k >= len(self.rows)]:
             raise ValueError(f"found samples of row {strange[0]}. Expected the number of one of {len(self.rows)} rows")
 
 
@@ -211,16 +193,6 @@ def read(path: str | PathLike[str]) -> Results:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no result of the harness: {error}. Expected a file that --json wrote.") from error
     return Results(body.rows, body.facts, body.samples)
-
-
-def merged(parts: Sequence[Results]) -> Results:
-    """Several results as one; the facts of the first."""
-    rows: list[Row] = []
-    samples: dict[int, Sequence[float]] = {}
-    for part in parts:
-        samples |= {len(rows) + k: v for k, v in part.samples.items()}
-        rows += part.rows
-    return Results(tuple(rows), parts[0].facts if parts else {}, samples)
 
 
 def disagreement(parts: Iterable[Results]) -> str:

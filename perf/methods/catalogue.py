@@ -5,7 +5,6 @@ why it cannot. Bytes are those of the stored form for all alike, biases in float
 when it loads is said in the note.
 """
 
-import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,7 +27,6 @@ from hrt.perf.methods.matched_error import (
     Method,
     Offer,
     Refusal,
-    Run,
     accepted,
     loosest,
     search_error,
@@ -36,7 +34,7 @@ from hrt.perf.methods.matched_error import (
 )
 from hrt.perf.methods.quantizers import QUANTIZERS
 from hrt.perf.methods.runtimes import compiled, first_line, in_onnxruntime, in_torch, run_of, ways_in_onnxruntime
-from hrt.perf.methods.svd import Factors, second_moments, svd_factors
+from hrt.perf.methods.svd import Factors, nbytes_of, second_moments, svd_factors, weights_of
 from hrt.perf.networks.as_torch_module import factored, module_of
 from hrt.perf.networks.burgers_derivatives import torch_ways
 from hrt.perf.networks.registry import WEIGHTS_MARGIN, MissingError, Workload
@@ -61,30 +59,23 @@ def dense_float32(workload: Workload, tol: float) -> Offer:
     return workload.once("dense", make)
 
 
-def dense_narrow(dtype: torch.dtype) -> Method:
-    """Weights and arithmetic in 16 bits, in torch."""
+def dense_narrow(dtype: torch.dtype, widened: bool = False) -> Method:
+    """Weights in 16 bits, and arithmetic too, in torch; or `widened` to float32 at loading, as dense float32 runs."""
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
-        net = module_of(workload.program).to(dtype)
-        run: Run = lambda x: net(*(v.to(dtype) for v in x))  # noqa: E731
-        upper = workload.once(("dense", dtype), lambda: search_error(workload, run).upper_99)
+        program, nbytes = _in_halves(workload.program) if widened else (workload.program, workload.dense_nbytes // 2)
+        kind = torch.float32 if widened else dtype
+        net = module_of(program).to(kind)
+        run = run_of(lambda *x: net(*(v.to(kind) for v in x)))
+        upper = workload.once(("dense", dtype, widened), lambda: search_error(workload, run).upper_99)
         if not upper <= tol:
             return Refusal(UNREACHABLE, f"error up to {upper:.1e}; it has no knob")
+        if widened:
+            return _offer(nbytes, program, (in_torch(net),), "widened at loading")
         ways = (in_torch(net, dtype), compiled(net, dtype))
-        kind = str(dtype).removeprefix("torch.")
-        return Offer(workload.dense_nbytes // 2, ways, work=work_of(workload.program), arithmetic=kind)
+        return Offer(nbytes, ways, work=work_of(program), arithmetic=str(dtype).removeprefix("torch."))
 
     return method
-
-
-def dense_in_halves(workload: Workload, tol: float) -> Offer | Refusal:
-    """Weights stored in float16, widened to float32 at loading: the same products as dense float32."""
-    program, nbytes = _in_halves(workload.program)
-    net = module_of(program)
-    upper = workload.once("dense in halves", lambda: search_error(workload, run_of(net)).upper_99)
-    if not upper <= tol:
-        return Refusal(UNREACHABLE, f"error up to {upper:.1e}; it has no knob")
-    return _offer(nbytes, program, (in_torch(net),), "widened at loading")
 
 
 def svd(weighted: bool, halves: bool = False) -> Method:
@@ -101,7 +92,7 @@ def svd(weighted: bool, halves: bool = False) -> Method:
 
         def stored(cut: dict[str, tuple[Tensor, Tensor]]) -> tuple[Program, int]:
             program = factored(workload.program, cut)
-            return _in_halves(program) if halves else (program, _nbytes(program))
+            return _in_halves(program) if halves else (program, nbytes_of(program))
 
         def holds(cut: dict[str, tuple[Tensor, Tensor]]) -> bool:
             return accepted(workload, run_of(module_of(stored(cut)[0])), tol)
@@ -119,7 +110,7 @@ def svd(weighted: bool, halves: bool = False) -> Method:
 
 def pruned_magnitude(workload: Workload, tol: float) -> Offer | Refusal:
     """Entries below one threshold relative to their matrix's norm dropped, as compressed sparse rows."""
-    weights = _weights(workload.program)
+    weights = weights_of(workload.program)
     squares = workload.once(
         "sorted", lambda: {k: w.flatten().square().sort().values.cumsum(0) for k, w in weights.items()}
     )
@@ -137,15 +128,15 @@ def pruned_magnitude(workload: Workload, tol: float) -> Offer | Refusal:
         where = "at no share of entries that is smaller than dense"
         return Refusal(UNREACHABLE, where if sparse is None else NOT_SMALLER)
     counts = {k: int((w != 0).sum()) for k, w in sparse.items()}
-    entries, dropped = sum(counts.values()), sum(w.numel() for w in sparse.values()) - sum(counts.values())
+    entries, total = sum(counts.values()), sum(w.numel() for w in sparse.values())
     nbytes = workload.dense_nbytes + sum(csr_nbytes(w, counts[k]) - 4 * w.numel() for k, w in sparse.items())
     program = workload.program.with_constants(sparse)
     ways = (
         in_torch(module_of(program, {k: SparseLinear for k in sparse}), backend="torch.sparse"),
         in_onnxruntime(graph_of(program, narrow=False), "onnxruntime, zeros and all"),
     )
-    note = f"{entries / (entries + dropped):.0%} of entries kept in {len(sparse)} of {len(weights)} layers"
-    return Offer(nbytes, ways, note, work_of(workload.program) - dropped)
+    note = f"{entries / total:.0%} of entries kept in {len(sparse)} of {len(weights)} layers"
+    return Offer(nbytes, ways, note, work_of(workload.program) - total + entries)
 
 
 class SparseLinear(nn.Module):
@@ -171,17 +162,18 @@ def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
     """hrt at the tolerance, saved and loaded again, by `predict` on numpy arrays."""
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
-        model = workload.served or _compress(workload, tol, target)
-        if workload.served and tol < workload.served.certificate.tol:
-            made = workload.served.certificate.tol
-            return Refusal(UNREACHABLE, f"the file was made for an error of {made:g} and is judged at no smaller one")
-        if workload.served and target != workload.served.target:
-            return Refusal(UNREACHABLE, f"the file holds a network for target {workload.served.target}")
+        served = workload.served
+        if served and tol < served.certificate.tol:
+            made = f"the file was made for an error of {served.certificate.tol:g}"
+            return Refusal(UNREACHABLE, f"{made} and is judged at no smaller one")
+        if served and target != served.target:
+            return Refusal(UNREACHABLE, f"the file holds a network for target {served.target}")
+        model = served or _compress(workload, tol, target)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.hrt"
             model.save(path)
             loaded = {b: hrt.load(path, backend=b) for b in backends}
-            ways = tuple(Execution(b, _predicting(net, workload.derivatives)) for b, net in loaded.items())
+        ways = tuple(Execution(b, _predicting(net, workload.derivatives)) for b, net in loaded.items())
         return Offer(model.nbytes, ways, on_rows=partial(as_run, model))
 
     return method
@@ -190,46 +182,44 @@ def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
 def as_run(model: hrt.CompressedModel, batch: int) -> tuple[str, int, dict[str, Any]]:
     """Note, multiply-adds of a row, and facts: of the graph that ONNX Runtime runs on so many rows."""
     forms = forms_for(model.program, batch)
-    layers = [_layer(model.program.constants[name], forms[name]) for name in model.program.weights]
+    leaves = work = 0
+    for name in model.program.weights:
+        weight = model.program.constants[name]
+        sizes = [weight.shape[0] * weight.shape[1]]
+        if isinstance(weight, HMatrix):
+            sizes = [e.rows * e.cols if e.is_dense else e.rank * (e.rows + e.cols) for e in weight.leaves]
+        leaves += len(sizes)
+        work += weight.shape[0] * weight.shape[1] if forms[name] in ("dense", "multiplied") else sum(sizes)
     facts = {
         "nodes": len(graph_of(model.program, narrow=False, forms=forms).graph.node),
-        "layers": len(layers),
+        "layers": len(forms),
         "stored dense": sum(f == "dense" for f in forms.values()),
         "run dense": sum(f in ("dense", "multiplied") for f in forms.values()),
-        "leaves": sum(n for n, _ in layers),
+        "leaves": leaves,
     }
-    note = f"{facts['leaves']} leaves in {len(layers)} layers"
-    if facts["run dense"]:
-        note += f", {facts['run dense']} of them run as dense products"
-    return note, sum(w for _, w in layers), facts
-
-
-def _layer(weight: Any, form: str) -> tuple[int, int]:
-    """Leaves, and multiply-adds of one row as run."""
-    m, n = weight.shape
-    if not isinstance(weight, HMatrix):
-        return 1, m * n
-    sizes = [e.rows * e.cols if e.is_dense else e.rank * (e.rows + e.cols) for e in weight.leaves]
-    return len(sizes), m * n if form in ("dense", "multiplied") else sum(sizes)
+    also = f", {facts['run dense']} of them run as dense products" if facts["run dense"] else ""
+    return f"{leaves} leaves in {facts['layers']} layers{also}", work, facts
 
 
 def _compress(workload: Workload, tol: float, target: str) -> hrt.CompressedModel:
-    net, data = workload.net, None
+    data = None
     if workload.by_weights:
         tol *= WEIGHTS_MARGIN
     else:
-        rows = tuple(torch.cat(pair) for pair in zip(workload.calibration, workload.search, strict=True))
-        data = rows if len(rows) > 1 else next(iter(rows))
+        data = _one_or_all(tuple(torch.cat(pair) for pair in zip(workload.calibration, workload.search, strict=True)))
     derivatives = workload.derivatives
-    return hrt.compress(net, inputs=data, tol=tol, target=target, derivatives=derivatives, progress=False)
+    return hrt.compress(workload.net, inputs=data, tol=tol, target=target, derivatives=derivatives, progress=False)
 
 
 def _predicting(model: hrt.CompressedModel, derivatives: tuple[str, ...]) -> Bind:
     def bind(x: Arrays) -> Callable[[], Any]:
-        given = x if len(x) > 1 else next(iter(x))
-        return partial(model.predict, given, derivatives=derivatives or None)
+        return partial(model.predict, _one_or_all(x), derivatives=derivatives or None)
 
     return bind
+
+
+def _one_or_all(x: tuple[Any, ...]) -> Any:
+    return x if len(x) > 1 else next(iter(x))
 
 
 def _offer(nbytes: int, program: Program, ways: tuple[Execution, ...], note: str = "") -> Offer:
@@ -239,23 +229,18 @@ def _offer(nbytes: int, program: Program, ways: tuple[Execution, ...], note: str
     return Offer(nbytes, (*ways, *ways_in_onnxruntime(proto)), note, work_of(program), facts)
 
 
-def _nbytes(program: Program) -> int:
-    """Of all constants in float32."""
-    return sum(4 * math.prod(c.shape) for c in program.constants.values())
-
-
 def _in_halves(program: Program) -> tuple[Program, int]:
     """The program with its matrices rounded to float16, and bytes with those stored so."""
     matrices = {k: c for k, c in program.constants.items() if isinstance(c, Tensor) and c.ndim == 2}
     rounded = {k: c.to(torch.float16).to(torch.float32) for k, c in matrices.items()}
-    return program.with_constants(rounded), _nbytes(program) - sum(2 * c.numel() for c in matrices.values())
+    return program.with_constants(rounded), nbytes_of(program) - sum(2 * c.numel() for c in matrices.values())
 
 
 def _all_factors(workload: Workload, weighted: bool) -> dict[str, Factors]:
-    if not weighted:
-        return {k: svd_factors(w) for k, w in _weights(workload.program).items()}
-    moments = workload.once("moments", lambda: second_moments(workload.program, workload.calibration))
-    return {k: svd_factors(w, moments.get(k)) for k, w in _weights(workload.program).items()}
+    moments = {}
+    if weighted:
+        moments = workload.once("moments", lambda: second_moments(workload.program, workload.calibration))
+    return {k: svd_factors(w, moments.get(k)) for k, w in weights_of(workload.program).items()}
 
 
 def _cut(factors: Factors, t: float) -> tuple[Tensor, Tensor] | None:
@@ -279,10 +264,6 @@ def _largest(w: Tensor, count: int) -> Tensor:
     return torch.zeros_like(w).flatten().index_copy_(0, places, w.flatten()[places]).reshape(w.shape)
 
 
-def _weights(program: Program) -> dict[str, Tensor]:
-    return {k: w for k in program.weights if isinstance(w := program.constants[k], Tensor)}
-
-
 def offered(method: Method, workload: Workload, tol: float) -> Offer | Refusal:
     """What a method offers; every way to fail is a refusal."""
     try:
@@ -295,11 +276,16 @@ def offered(method: Method, workload: Workload, tol: float) -> Offer | Refusal:
         return Refusal(FAILED, f"{type(error).__name__}: {first_line(error)}")
 
 
-def _of_values(method: Method) -> Method:
-    """The method, refused where derivatives are asked for."""
+def _checked(method: Method) -> Method:
+    """The method, refused where derivatives are asked for, and where its network is no smaller than dense."""
 
     def checked(workload: Workload, tol: float) -> Offer | Refusal:
-        return Refusal(UNREACHABLE, "computes no derivatives") if workload.derivatives else method(workload, tol)
+        if workload.derivatives:
+            return Refusal(UNREACHABLE, "computes no derivatives")
+        offer = method(workload, tol)
+        if isinstance(offer, Offer) and offer.nbytes >= workload.dense_nbytes:
+            return Refusal(UNREACHABLE, f"{NOT_SMALLER}: {offer.nbytes:,} bytes, {offer.note}")
+        return offer
 
     return checked
 
@@ -307,7 +293,7 @@ def _of_values(method: Method) -> Method:
 _OTHERS: Mapping[str, Method] = {
     "dense bfloat16": dense_narrow(torch.bfloat16),
     "dense float16": dense_narrow(torch.float16),
-    "dense float16, widened": dense_in_halves,
+    "dense float16, widened": dense_narrow(torch.float16, widened=True),
     "svd": svd(False),
     "svd, data-weighted": svd(True),
     "svd, data-weighted float16": svd(True, halves=True),
@@ -316,7 +302,7 @@ _OTHERS: Mapping[str, Method] = {
 }
 METHODS: Mapping[str, Method] = {
     "dense float32": dense_float32,
-    **{name: _of_values(method) for name, method in _OTHERS.items()},
+    **{name: _checked(method) for name, method in _OTHERS.items()},
     "hrt": hrt_method("cpu", ("auto", "torch")),
     "hrt, fewest bytes": hrt_method("bytes", ("auto",)),
 }

@@ -28,7 +28,7 @@ JUDGE_S, JUDGE_CALLS = 1.0, 64  # the longest that fresh rows are asked for, and
 
 @dataclass(frozen=True, eq=False)
 class Execution:
-    """One way to run a method: what it is called and how it is bound to inputs."""
+    """One way to run a method."""
 
     backend: str
     bind: Bind
@@ -123,16 +123,13 @@ def loosest(
     """What `make` gives for the loosest knob in [low, high] (log10) that holds, found by bisection; None where not even
     the tightest, `low`, does. A knob that is not quite monotone still ends at a value that was seen to hold.
     """
-    best = make(10.0**low)
-    if not holds(best):
+    if not holds(best := make(10.0**low)):
         return None
-    loose = make(10.0**high)
-    if holds(loose):
+    if holds(loose := make(10.0**high)):
         return loose
     for _ in range(steps):
         middle = (low + high) / 2
-        candidate = make(10.0**middle)
-        if holds(candidate):
+        if holds(candidate := make(10.0**middle)):
             low, best = middle, candidate
         else:
             high = middle
@@ -145,19 +142,16 @@ def fewest_kept(
     """Which layers to leave alone so that the rest can be quantized within `tol`: those that do most harm alone, until
     it holds; then any that turns out to be unneeded is quantized after all. None where every layer would have to stay.
 
-    error(kept): the error with all but `kept` quantized.
+    error(exact): the error with all but `exact` quantized.
     """
-    everything, kept = frozenset(names), frozenset[str]()
-    if error(kept).upper_99 <= tol:
-        return kept
+    everything, exact = frozenset(names), frozenset[str]()
+    if error(exact).upper_99 <= tol:
+        return exact
     harm = {name: error(everything - {name}).value for name in names}
-    for name in sorted(names, key=lambda n: -harm[n]):
-        kept |= {name}
-        if kept == everything:
-            return None
-        if error(kept).upper_99 <= tol:
-            break
-    for name in sorted(kept, key=lambda n: harm[n]):
-        if error(kept - {name}).upper_99 <= tol:
-            kept -= {name}
-    return kept
+    worst_first = sorted(names, key=lambda n: -harm[n])
+    firsts = (frozenset(worst_first[:k]) for k in range(1, len(names)))
+    exact = next((first for first in firsts if error(first).upper_99 <= tol), None)
+    for name in reversed(worst_first):
+        if exact and name in exact and error(exact - {name}).upper_99 <= tol:
+            exact -= {name}
+    return exact

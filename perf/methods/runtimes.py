@@ -2,14 +2,14 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import helper
 from torch import nn
 
 from hrt.errors import BackendError
@@ -38,7 +38,7 @@ def quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def run_of(net: nn.Module) -> Run:
+def run_of(net: Callable[..., Any]) -> Run:
     """The module on a tuple of tensors."""
 
     def run(x: Tensors) -> Any:
@@ -48,27 +48,14 @@ def run_of(net: nn.Module) -> Run:
     return run
 
 
-def in_torch(net: nn.Module, dtype: torch.dtype = torch.float32, backend: str = "torch") -> Execution:
+def in_torch(net: Callable[..., Any], dtype: torch.dtype = torch.float32, backend: str = "torch") -> Execution:
     """The module on tensors, in inference mode; inputs are cast before, outputs stay tensors of `dtype`."""
-    return Execution(backend, _binder(net, dtype))
+    return Execution(backend, lambda x: partial(run_of(net), tuple(torch.from_numpy(v).to(dtype) for v in x)))
 
 
 def compiled(net: nn.Module, dtype: torch.dtype = torch.float32) -> Execution:
     """torch.compile, specialised on every batch size when it is first bound to it."""
-    return Execution("torch.compile", _binder(torch.compile(net, dynamic=False), dtype))
-
-
-def _binder(net: Callable[..., Any], dtype: torch.dtype) -> Callable[[Arrays], Callable[[], Any]]:
-    def bind(x: Arrays) -> Callable[[], Any]:
-        tensors = [torch.from_numpy(v).to(dtype) for v in x]
-
-        def call() -> Any:
-            with torch.no_grad():
-                return net(*tensors)
-
-        return call
-
-    return bind
+    return in_torch(torch.compile(net, dynamic=False), dtype, "torch.compile")
 
 
 def in_onnxruntime(
@@ -111,13 +98,6 @@ def ways_in_onnxruntime(proto: onnx.ModelProto) -> tuple[Execution, ...]:
     except BackendError:
         return ()
     return ways + alone
-
-
-def graph_of_one_node(node: onnx.NodeProto, kind: int, shape: Sequence[int]) -> onnx.ModelProto:
-    """A graph of one node with input x and output y, both of `shape`."""
-    x, y = (helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y"))
-    graph = helper.make_graph([node], "one node", [x], [y])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
 def session_run(proto: onnx.ModelProto) -> Run:

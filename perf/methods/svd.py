@@ -6,7 +6,7 @@ outputs; SVD-LLM, arXiv 2403.07378, truncates in this norm).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +39,19 @@ def tails(s: Tensor) -> Tensor:
 
 def truncated(matrix: Tensor, tol: float) -> tuple[Tensor, Tensor]:
     """Factors (m, r) and (r, n), float64, of the least rank whose relative Frobenius error is at most `tol`."""
-    u, s, vt = torch.linalg.svd(matrix.to(torch.float64), full_matrices=False)
-    tail2 = tails(s)
-    rank = int((tail2 > tol**2 * tail2[0]).sum()) if len(s) else 0
-    return u[:, :rank] * s[:rank], vt[:rank]
+    u, vt, tail2 = svd_factors(matrix.double())
+    rank = int((tail2 > tol**2 * tail2[:1]).sum())
+    return u[:, :rank], vt[:rank]
+
+
+def weights_of(program: Program) -> dict[str, Tensor]:
+    """The matrices by name, but for those that are compressed."""
+    return {k: w for k in program.weights if isinstance(w := program.constants[k], Tensor)}
+
+
+def nbytes_of(program: Program) -> int:
+    """Of all constants in float32."""
+    return sum(4 * math.prod(c.shape) for c in program.constants.values())
 
 
 def svd_nbytes(shape: Sequence[int], rank: int) -> int:
@@ -82,22 +91,20 @@ class Problem:
     @property
     def weights(self) -> dict[str, Tensor]:
         """The float64 weight matrices by name."""
-        constants = ((name, self.program.constants[name]) for name in self.program.weights)
-        return {name: w for name, w in constants if isinstance(w, Tensor)}
-
-    @property
-    def rest_nbytes(self) -> int:
-        """Bytes of the biases and other constants, float32."""
-        weights = self.weights
-        return sum(4 * math.prod(c.shape) for name, c in self.program.constants.items() if name not in weights)
+        return weights_of(self.program)
 
     @property
     def dense_nbytes(self) -> int:
         """Bytes of the float32 network."""
-        return self.rest_nbytes + sum(4 * w.numel() for w in self.weights.values())
+        return nbytes_of(self.program)
+
+    @property
+    def rest_nbytes(self) -> int:
+        """Bytes of the biases and other constants, float32."""
+        return self.dense_nbytes - sum(4 * w.numel() for w in self.weights.values())
 
 
-def svd_at_output_error(program: Program, inputs: Sequence[Tensor], tol: float) -> tuple[int, float, Mapping[str, int]]:
+def svd_at_output_error(program: Program, inputs: Sequence[Tensor], tol: float) -> tuple[int, float, dict[str, int]]:
     """Truncate every weight at one common Frobenius tolerance, the loosest (bisected) whose output error on `inputs` is
     at most `tol`. Returns (bytes with biases, output error, rank by weight). Bytes may exceed dense: that is the point.
     """
@@ -106,9 +113,9 @@ def svd_at_output_error(program: Program, inputs: Sequence[Tensor], tol: float) 
     def make(t: float) -> tuple[int, float, dict[str, int]]:
         cut = {k: truncated(w, t) for k, w in problem.weights.items()}
         outputs = evaluate(program.with_constants({k: u @ vt for k, (u, vt) in cut.items()}), inputs)
-        nbytes = sum(svd_nbytes(problem.weights[k].shape, len(vt)) for k, (_, vt) in cut.items())
         ranks = {k: len(vt) for k, (_, vt) in cut.items()}
-        return problem.rest_nbytes + nbytes, output_error(problem.reference, outputs).value, ranks
+        nbytes = problem.rest_nbytes + sum(svd_nbytes(problem.weights[k].shape, r) for k, r in ranks.items())
+        return nbytes, output_error(problem.reference, outputs).value, ranks
 
     best = loosest(make, lambda candidate: candidate[1] <= tol, -8.0, 0.0, steps=17)
     if best is None:

@@ -146,7 +146,7 @@ def measure(
     except KeyboardInterrupt:
         print("interrupted: these are the turns until then", file=sys.stderr)
     return [
-        summarise(name, parts, deadline_us=options.deadline_us, collections=watches[name].found)
+        summarise(name, parts, deadline_us=options.deadline_us, collections=watches[name].seen)
         for name, parts in slices.items()
         if parts
     ]

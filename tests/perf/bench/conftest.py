@@ -1,4 +1,4 @@
-"""What the harness's tests share: a registry of one small workload, cheap peaks, one network in every kind of file."""
+"""What the harness's tests share: a registry of one small workload, one network in every kind of file."""
 
 from pathlib import Path
 
@@ -8,8 +8,6 @@ import torch
 from bench_cases import low_rank_net, small
 
 import hrt
-from hrt.perf.bench import runner
-from hrt.perf.bench.cpu_peaks import Peaks
 from hrt.perf.methods import catalogue, quantizers
 from hrt.perf.methods.runtimes import in_torch
 from hrt.perf.networks import registry
@@ -17,9 +15,8 @@ from hrt.perf.networks import registry
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """Peaks are measured in test_bursts.py; torch.compile is asked by one test alone. Threads stay as they were."""
+    """torch.compile is asked by one test alone. Threads stay as they were."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(runner, "measure_peaks", lambda: Peaks(1e11, 1e10, 1 << 25))
     for module in (catalogue, quantizers):
         monkeypatch.setattr(module, "compiled", lambda net, dtype=torch.float32: in_torch(net, dtype, "torch again"))
     yield

@@ -41,7 +41,7 @@ def results():
         row("svd", workload="random", status=FAILED, note=HOSTILE),
         timed(HOSTILE, 1, 30, 100, workload=HOSTILE),
         row("hrt", workload="no figures", error=None),
-        row("dense", 5, 1.0, workload="zero", error=0.0, roofline_fraction=0.5),
+        row("dense", 5, 1.0, workload="zero", error=0.0),
     ]
     facts = {
         "command": HOSTILE,
@@ -112,7 +112,7 @@ class TestPage:
 
     def test_every_picture_is_xml_with_a_name(self, html):
         pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-        assert len(pictures) >= 7
+        assert len(pictures) >= 4
         for svg in pictures:
             root = ElementTree.fromstring(svg)
             assert root.attrib["role"] == "img" and root.attrib["aria-label"]

@@ -9,7 +9,7 @@ import torch
 from bench_cases import plan
 
 from hrt.errors import InputError
-from hrt.perf.bench import candidates, cpu_peaks, runner
+from hrt.perf.bench import candidates
 from hrt.perf.bench.candidates import Timing
 from hrt.perf.bench.runner import Plan, run
 from hrt.perf.measuring.bursts import Latency
@@ -34,8 +34,6 @@ class TestRun:
 
     def test_without_onnxruntime_torch_is_measured_alone(self, registered, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        monkeypatch.setattr(runner, "measure_peaks", cpu_peaks.measure_peaks)
-        monkeypatch.setattr(cpu_peaks, "SIZE", 64)
         results = run(plan())
         assert all("onnx" not in r.backend and r.status in MEASURED for r in results.rows) and results.rows
 

@@ -7,7 +7,7 @@ import pytest
 from bench_cases import row
 from rich.console import Console
 
-from hrt.perf.bench.ranking import break_even, front, latency, nbytes, standing
+from hrt.perf.bench.ranking import front, latency, nbytes, standing
 from hrt.perf.bench.tables import overview, reasons, show, summary, verdict
 from hrt.perf.measuring.results import FAILED, MISSING, NOISY, UNREACHABLE, Results, Row, read
 
@@ -69,12 +69,6 @@ def test_a_front_is_undercut_by_nothing():
     rows = [row(nbytes=n, error=e) for n, e in ((10, 1e-2), (20, 1e-3), (20, 2e-3), (30, 1e-3), (40, 1e-5))]
     rows += [row(nbytes=5, error=None), row(), row(nbytes=1, status=FAILED)]
     assert [(r.nbytes, r.error) for r in front(rows, nbytes)] == [(10, 1e-2), (20, 1e-3), (40, 1e-5)]
-
-
-def test_break_even_takes_the_best_of_each_family():
-    rows = [row("svd a", ratio=0.5), row("svd b", ratio=0.9), row("svd a", ratio=2.0, batch=8)]
-    lines = break_even([*rows, row("dense", ratio=1.0), row("hrt")], 1e-3)
-    assert list(lines) == ["svd"] and [r.ratio_vs_best_dense for r in lines["svd"]] == [0.9, 2.0]
 
 
 class TestOverview:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrt.perf.bench.cpu_peaks import Peaks, cache_bytes, measure_peaks
+from hrt.perf.bench.candidates import cache_bytes
 from hrt.perf.measuring import bursts as measure
 from hrt.perf.measuring.bursts import (
     Latency,
@@ -21,7 +21,7 @@ from hrt.perf.measuring.bursts import (
     settle,
     sweeping,
 )
-from hrt.perf.measuring.process import own_peak_bytes, peak_memory, thread_facts
+from hrt.perf.measuring.provenance import thread_facts
 
 
 class Clock:
@@ -44,10 +44,6 @@ class Clock:
 
 
 class TestKnownTimes:
-    def test_a_sleep(self):
-        found = bursts({"sleep": lambda: time.sleep(0.01)}, rounds=3, calls_each=3)["sleep"]
-        assert found.p05_us >= 10_000 and found.p50_us < 20_000  # never less than it slept
-
     def test_a_matmul_takes_as_long_as_a_stopwatch_says(self):
         a = torch.rand(512, 512)
 
@@ -97,20 +93,14 @@ class TestVerdicts:
         one = Latency(0, 0, 0, tuple(10 * slow))
         other = Latency(0, 0, 0, tuple(8 * np.where(np.arange(16) == 9, 1.0, slow)))
         found = compared(one, other)
-        assert found.ratio == pytest.approx(1.25) and found.low == pytest.approx(1.25) == found.high
-        assert one.ratio(other) == pytest.approx(1 / other.ratio(one))
+        assert (found.ratio, found.low, found.high) == pytest.approx((1.25, 1.25, 1.25))
+        assert one.ratio(other)[0] == pytest.approx(1 / other.ratio(one)[0])
 
     def test_of_different_numbers_of_rounds(self):
         clock = Clock(0.02)
         quick, slow = clock.bursts({"a": clock.work(100)}), clock.bursts({"b": clock.work(900)}, rounds=5)
         result = compared(slow["b"], quick["a"])
         assert result.verdict == "slower" and result.low < 9 < result.high + 0.2
-
-    def test_of_really_timed_calls(self):
-        a = torch.rand(256, 256)
-        found = bursts({"one": lambda: a @ a, "two": lambda: (a @ a, a @ a, a @ a)}, rounds=10)
-        assert compared(found["two"], found["one"]).verdict in ("slower", "too noisy")
-        assert compared(found["one"], found["two"]).verdict in ("faster", "too noisy")
 
     def test_a_machine_that_is_too_noisy_gets_no_verdict(self):
         clock = Clock(2.0)
@@ -187,13 +177,6 @@ class TestBursts:
         assert found["slow"].calls == 10 and found["slow"].p50_us == pytest.approx(300)
         assert told[1] == (2, {"slow": 2, "fast": 2}) and told[3] == (4, {"slow": 2, "fast": 4})
 
-    def test_an_interruption_is_let_through(self):
-        def call() -> None:
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            bursts({"a": call}, rounds=1)
-
 
 def test_a_cold_call_comes_after_other_work_each_time():
     clock, order = Clock(0.0), []
@@ -225,25 +208,5 @@ def test_rotation_asks_in_turn():
     assert sorted(asked) == [0, 0, 1, 1, 2, 2] and all(a != b for a, b in itertools.pairwise(asked))
 
 
-def test_peak_memory_sees_what_a_call_takes():
-    found = peak_memory(lambda: np.ones(20_000_000))
-    assert found is None or 100e6 < found < 400e6  # 160 MB are touched and given back
-    assert found is None or (peak_memory(lambda: None) or 0) < 20e6
-    assert own_peak_bytes() > 50e6
-
-
 def test_facts_about_threads_can_be_written():
     assert thread_facts()["torch_threads"] == torch.get_num_threads() and thread_facts()["cores"]
-
-
-class TestPeaks:
-    def test_the_floor_is_arithmetic_or_memory(self):
-        peaks = Peaks(flops=1e9, bandwidth=1e9, cache_bytes=1000)
-        assert peaks.floor_us(500, 2, 10) == pytest.approx(2.0)
-        assert peaks.floor_us(500, 2, 10_000) == pytest.approx(10.0)
-        assert peaks.fraction(500, 2, 10, 4.0) == pytest.approx(0.5)
-        assert peaks.fraction(0, 2, 10, 4.0) is None
-
-    def test_are_measured(self):
-        found = measure_peaks()
-        assert found.flops > 1e8 and found.bandwidth > 1e8 and found.cache_bytes > 1e5
