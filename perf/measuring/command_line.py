@@ -36,10 +36,10 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # usage errors, whose class has moved between versions of typer
-        if not hasattr(error, "format_message"):
+        words_of = getattr(error, "format_message", None)
+        if words_of is None:
             raise
-        message = error.format_message()  # empty where the help was printed
-        message = message and f"{message.rstrip('.')}. Try --help."
+        message = words_of() and f"{words_of().rstrip('.')}. Try --help."  # nothing where the help was printed
     if status == INTERRUPTED:
         message = "interrupted; what was written so far is kept"
     if message:

@@ -19,7 +19,7 @@ ROUNDS = 20
 
 
 def result(
-    seed, rows=40, dense=10, noise=0.03, drift=1.0, between=0.0, slow=None, nbytes=1000, rounds=ROUNDS, wander=0.0
+    seed, *, rows=40, dense=10, noise=0.03, drift=1.0, between=0.0, slow=None, nbytes=1000, rounds=ROUNDS, wander=0.0
 ):
     """A run in which row k takes 50 (k + 1) us. slow: factor by row.  between: how its rows differ from those of
     another run.  wander: the same of its dense rows.

@@ -163,7 +163,7 @@ def test_collections_are_counted_and_can_be_kept_off():
     assert gc.isenabled()
     with CollectorWatch() as seen:
         gc.collect()
-    assert seen.found.count == 1 and seen.found.longest_us > 0
+    assert seen.seen.count == 1 and seen.seen.longest_us > 0
     with CollectorWatch(off=True):
         assert not gc.isenabled()
     assert gc.isenabled() and not any(getattr(c, "__self__", None) is seen for c in gc.callbacks)
