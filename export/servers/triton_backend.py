@@ -64,8 +64,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, Any]) -> None:
         """Load the model. args: Triton's description of the instance, `model_config` as JSON text."""
         config = json.loads(args["model_config"])
-        self.inputs = [v["name"] for v in config["input"]]
-        self.outputs = [v["name"] for v in config["output"]]
+        self.inputs: list[Any] = [v["name"] for v in config["input"]]
+        self.outputs: list[Any] = [v["name"] for v in config["output"]]
         instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
         on_gpu = args.get("model_instance_kind") == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else None

@@ -22,7 +22,7 @@ class Bucket:
 
     def __init__(self, program: CudaProgram, size: int, *, kernel: str | None = None, capture: bool = True):
         self.program, self.size = program, size
-        self.workspace = program.new_workspace(size)
+        self.workspace: Tensor = program.new_workspace(size)
         self.lock = threading.Lock() if program.graphs else INTERPRETER
         self.kernel = kernel or ("network" if program.one_launch(size) else "step")
         self.graph: Any = None

@@ -49,27 +49,29 @@ class CudaProgram:
             raise BackendError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
         self.device = torch.device("cpu") if is_interpreted() else cuda_device(device)
         self.precision, self.dtype = precision, WORKSPACE[precision]
-        self.arch = architecture(self.device)
-        self.graphs = self.device.type == "cuda"
-        self.carried = Carried.of(program, derivatives) if derivatives else Carried()
+        self.arch: str = architecture(self.device)
+        self.graphs: bool = self.device.type == "cuda"
+        self.carried: Carried = Carried.of(program, derivatives) if derivatives else Carried()
         try:
             choice = choose_schedule(program, precision, chip_of(self.device), densify=densify)
             self.schedule, self.dense_layers = choice.schedule, choice.dense
             plan = make_plan(self.schedule, precision)
             self.carried.check(plan)
-            self.plan = _placed(plan, self.dtype, self.device)
+            self.plan: Plan = _placed(plan, self.dtype, self.device)
             seeds = self.carried.seeds(program.inputs, plan.entries)
-            self.seeds = [(column, numbers.to(self.device, self.dtype)) for column, numbers in seeds]
-            self.reseeds = bool(seeds) and overwritten(self.schedule, plan.entries)
-            self.constants = {k: prepare(c, self.device) for k, c in self.schedule.constants.items()}
-            self.indices = {
+            self.seeds: list[tuple[int, Tensor]] = [
+                (column, numbers.to(self.device, self.dtype)) for column, numbers in seeds
+            ]
+            self.reseeds: bool = bool(seeds) and overwritten(self.schedule, plan.entries)
+            self.constants: dict[str, Any] = {k: prepare(c, self.device) for k, c in self.schedule.constants.items()}
+            self.indices: dict[int, Tensor] = {
                 id(g): g.index.to(self.device, torch.int64) for g in self.plan.launches if isinstance(g, Gather)
             }
         except torch.cuda.OutOfMemoryError as error:
             raise BackendError(out_of_memory(self.device, error)) from error
-        self.pitch = -(-max(1, self.schedule.width) // ALIGNED) * ALIGNED
+        self.pitch: int = -(-max(1, self.schedule.width) // ALIGNED) * ALIGNED
         tensors = [c for c in (*self.constants.values(), *self.indices.values()) if isinstance(c, Tensor)]
-        self.resident_bytes = self.plan.tables.nbytes + sum(t.nbytes for t in tensors)
+        self.resident_bytes: int = self.plan.tables.nbytes + sum(t.nbytes for t in tensors)
         self._lists: dict[Any, Any] = {}  # what kernels look up, made when a launch first needs it
 
     def copy(self) -> "CudaProgram":

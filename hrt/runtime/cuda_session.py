@@ -45,11 +45,11 @@ class CudaSession(Session):
     ):
         if largest is not None and largest < 1:
             raise BackendError(f"Found largest = {largest}. Expected at least one row.")
-        self.program = CudaProgram(program, device, precision, densify=densify, derivatives=derivatives)
+        self.program: CudaProgram = CudaProgram(program, device, precision, densify=densify, derivatives=derivatives)
         self.device, self.resident_bytes = self.program.device, self.program.resident_bytes
         limit = LARGEST_BUCKET if largest is None else 1 << (largest.bit_length() - 1)
         point_bytes = self.program.point_rows * self.program.pitch * self.program.dtype.itemsize
-        self.largest = min(limit, room_for(self.device, point_bytes))
+        self.largest: int = min(limit, room_for(self.device, point_bytes))
         self._buckets: dict[int, Bucket] = {}
         self._lock = threading.Lock()
         if self.program.graphs and warm:

@@ -37,4 +37,4 @@ class CollectorWatch:
             self._began = time.perf_counter_ns()
         else:
             took = (time.perf_counter_ns() - self._began) / 1e3
-            self.seen = Collections(self.seen.count + 1, max(self.seen.longest_us, took))
+            self.seen: Collections = Collections(self.seen.count + 1, max(self.seen.longest_us, took))

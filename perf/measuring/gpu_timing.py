@@ -25,7 +25,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.device = torch.device("cpu" if is_interpreted() else "cuda")
-        self.on_gpu = self.device.type == "cuda"
+        self.on_gpu: bool = self.device.type == "cuda"
         properties = torch.cuda.get_device_properties(self.device) if self.on_gpu else None
         self.cache_bytes = properties.L2_cache_size if properties else CPU_CACHE
 

@@ -148,7 +148,7 @@ class SparseLinear(nn.Module):
             warnings.simplefilter("ignore")  # "in beta state"
             csr = weight.to_sparse_csr()
             parts = csr.crow_indices().int(), csr.col_indices().int(), csr.values()
-            self.weight = torch.sparse_csr_tensor(*parts, size=weight.shape)
+            self.weight: Tensor = torch.sparse_csr_tensor(*parts, size=weight.shape)
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
