@@ -25,14 +25,11 @@ from hrt.training.finetune import with_exact_floats
 DOMAIN = hrt.Box([-1.0, 0.0], [1.0, 1.0])
 TEACHER_WEIGHT = 0.0  # of fine-tuning: with 10 the steps from the compressed network get stuck
 DYNAMIC = Method("dynamic", tols=(1e-2, 3e-4), changes=(0.4, 0.5))
-DYNAMIC_TRAINING = Training(
-    width=128, batch=burgers.BATCH, adam=1000, newton=600, rates=(1e-3, 1e-4), adam_epochs=1, newton_epochs=10,
-    calibration=10_000, stored=1.5e-5,
-)  # fmt: skip
-PENALTY_TRAINING = Training(
-    width=128, batch=burgers.BATCH, adam=500, newton=100, adam_epochs=25, newton_epochs=5, calibration=10_000,
-    stored=1e-3,
-)  # fmt: skip
+WIDE = Training(width=128, batch=burgers.BATCH, calibration=10_000)
+PENALTY_TRAINING = replace(WIDE, adam=500, newton=100, adam_epochs=25, newton_epochs=5, stored=1e-3)
+DYNAMIC_TRAINING = replace(
+    WIDE, adam=1000, newton=600, rates=(1e-3, 1e-4), adam_epochs=1, newton_epochs=10, stored=1.5e-5
+)
 ALLEN_CAHN_TRAINING = Training(
     width=allen_cahn.WIDTH, batch=allen_cahn.BATCH, adam=allen_cahn.ADAM_STEPS, newton=allen_cahn.NEWTON_STEPS,
     rates=(1e-3, 1e-4), adam_epochs=1, newton_epochs=1, stored=1e-4,
