@@ -11,9 +11,9 @@ from .errors import HrtError as HrtError
 from .errors import InputError as InputError
 from .errors import ToleranceError as ToleranceError
 from .errors import TrainingError as TrainingError
-from .export.onnx.exporter import export_onnx as export_onnx
-from .export.servers.repository import export_repository as export_repository
-from .export.servers.repository import install_triton_backend as install_triton_backend
+from .export.onnx.exporter import export_onnx as export_onnx  # pyright: ignore[reportMissingImports] # a checkout keeps it beside hrt/
+from .export.servers.repository import export_repository as export_repository  # pyright: ignore[reportMissingImports] # a checkout keeps it beside hrt/
+from .export.servers.repository import install_triton_backend as install_triton_backend  # pyright: ignore[reportMissingImports] # a checkout keeps it beside hrt/
 from .hmatrix.hmatrix import HMatrix as HMatrix
 from .hmatrix.hmatrix import Leaf as Leaf
 from .matrix_compression.compress_matrix import compress_matrix as compress_matrix

@@ -90,7 +90,7 @@ class OnnxSession(Session):
         else:
             return None
         if waiting is None:
-            return self._first(x if type(x) is tuple else (x,))
+            return self._first((x,) if isinstance(x, np.ndarray) else x)
         try:
             bound = waiting.pop()  # one per thread that is inside at a time
         except IndexError:

@@ -213,7 +213,7 @@ def _compress(workload: Workload, tol: float, target: str) -> hrt.CompressedMode
 
 def _predicting(model: hrt.CompressedModel, derivatives: tuple[str, ...]) -> Bind:
     def bind(x: Arrays) -> Callable[[], Any]:
-        return partial(model.predict, _one_or_all(x), derivatives=derivatives or None)
+        return partial(model.predict, _one_or_all(x), **({"derivatives": derivatives} if derivatives else {}))
 
     return bind
 

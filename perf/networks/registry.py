@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -128,7 +128,9 @@ def from_file(path: Path, inputs: Sequence[Path] = ()) -> Workload:
     check(str(path))
     served = hrt.load(path) if path.suffix == ".hrt" else None
     net = None if served else read_network(str(path))
-    program = served.program if served else read_onnx(path) if path.suffix == ".onnx" else capture(net, ())
+    program = (
+        served.program if served else read_onnx(path) if path.suffix == ".onnx" else capture(cast("nn.Module", net), ())
+    )
     if inputs:
         rows = tuple(torch.from_numpy(np.asarray(read_array(p), dtype=np.float32)) for p in inputs)
         program.check_inputs(rows)

@@ -233,10 +233,10 @@ def speed(s: Subject) -> Rows:
             best = times[fastest["dense float32"]]
             for key in (fastest[name] for name in offers if name in fastest):
                 e, time = executions[key], times[key]
-                low, high = best.ratio_interval(time)
+                ratio, low, high = best.ratio(time)
                 row = {"case": case, "method": key[0], "backend": e.backend, "batch": batch}
                 row |= {"error": fresh_error(workload, e.bind, batch), "p50_us": time.p50_us, "p95_us": time.p95_us}
-                rows.append(row | {"ratio": best.ratio(time), "low": low, "high": high})
+                rows.append(row | {"ratio": ratio, "low": low, "high": high})
     return rows
 
 
@@ -289,4 +289,4 @@ def output_error(s: Subject, model: hrt.CompressedModel) -> float:
 
 
 def _predictor(model: hrt.CompressedModel) -> Callable[[Tensor], Tensor]:
-    return lambda p: model.predict(p.float()).double()[:, 0]
+    return lambda p: torch.as_tensor(model.predict(p.float())).double()[:, 0]

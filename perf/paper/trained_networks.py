@@ -182,7 +182,9 @@ def train(equation: Equation, method: Method, seed: int, t: Training) -> Run:
     options: dict[str, Any] = {"tol": tol, "target": "bytes", "seed": seed, "progress": False}
     model = hrt.compress(watch.network, inputs=watch.inputs, **options)
     served = {"served_bytes": model.nbytes, "served_ratio": model.compression_ratio}
-    watch.rows[-1] |= served | {"served_error": equation.error(model.predict, torch.float32)}
+    watch.rows[-1] |= served | {
+        "served_error": equation.error(lambda p: torch.as_tensor(model.predict(p)), torch.float32)
+    }
     if watch.dynamic is not None:
         watch.rows[-1]["ranks"] = {name: list(ranks) for name, ranks in watch.dynamic.ranks.items()}
     return Run(equation, method.name, seed, watch.network, watch.rows)

@@ -102,7 +102,7 @@ def finetune(o: Options, seed: int) -> Iterator[Figure]:
 
 
 def _of_model(name: str, seed: int, model: hrt.CompressedModel, steps: int, seconds: float, remark: str) -> Figure:
-    error = BURGERS.error(model.predict, torch.float32)
+    error = BURGERS.error(lambda p: torch.as_tensor(model.predict(p)), torch.float32)
     return Figure(name, seed, error, model.nbytes, model.compression_ratio, steps, seconds, remark)
 
 
