@@ -59,10 +59,14 @@ def slope_of(name, y):
     return steep.get(name, 1.2)
 
 
-def compare(tables, batch, dtype, form, epilogue=NO_EPILOGUE, tiles=None, width=136, seed=0, parts=0):
+def workspace_of(batch, dtype=torch.float32, width=136, seed=0):
+    return torch.randn(batch, width, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def compare(tables, start, form, epilogue=NO_EPILOGUE, tiles=None, parts=0):
     """Run both; every number must agree to the rounding of the sums and of the store, the others must be untouched."""
     first, end = tiles or (0, len(tables.tiles))
-    start = torch.randn(batch, width, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    dtype, width = start.dtype, start.shape[1]
     expected, allowed = expected_and_allowed(tables, start, dtype, epilogue, first, end)
     workspace = start.clone()
     launch = TileList.build(with_epilogue(tables, epilogue), range(first, end), epilogue, parts)
@@ -100,7 +104,7 @@ def test_random_tables_of_mixed_storage(seed):
     rng, form = np.random.default_rng(seed), FORMS[seed % 3]
     kinds = rng.permutation(4)[: int(rng.integers(1, 5))]
     batch = int(rng.choice(BATCHES[form]))
-    compare(random_tables(seed, tuple(MIXED[int(k)] for k in kinds)), batch, torch.float32, form, seed=seed)
+    compare(random_tables(seed, tuple(MIXED[int(k)] for k in kinds)), workspace_of(batch, seed=seed), form)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -109,7 +113,7 @@ def test_random_tables_cut_along_their_steps(seed):
     rng, form = np.random.default_rng(seed), FORMS[seed % 3]
     tables = random_tables(seed, (torch.float32, torch.int8), longest=19)
     batch, parts = int(rng.choice(BATCHES[form])), int(rng.integers(4, 12))
-    launch, workspace = compare(tables, batch, torch.float32, form, seed=seed, parts=parts)
+    launch, workspace = compare(tables, workspace_of(batch, seed=seed), form, parts=parts)
     lengths = tables.tiles[:, 3] - tables.tiles[:, 2]
     if parts > len(lengths) and int(lengths.max()) > max(SHORTEST, -(-int(lengths.sum()) // parts)):
         assert len(launch.lists[0]) > len(lengths) and launch.finish is not None
@@ -122,7 +126,7 @@ def test_random_tables_cut_along_their_steps(seed):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_workspaces(form, dtype):
     for seed, storages in enumerate(((dtype,), (torch.int8, dtype), (torch.int8,))):
-        compare(random_tables(seed, storages), BATCHES[form][1], dtype, form, seed=seed)
+        compare(random_tables(seed, storages), workspace_of(BATCHES[form][1], dtype, seed=seed), form)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,7 +134,7 @@ def test_epilogues_are_those_of_the_op_table(name):
     epilogue = epilogue_of(*OPS[name])
     assert epilogue is not None and epilogue.name == name
     form = FORMS[NAMES.index(name) % 3]
-    compare(random_tables(7, (torch.float32,), 9), BATCHES[form][0], torch.float32, form, epilogue, parts=6)
+    compare(random_tables(7, (torch.float32,), 9), workspace_of(BATCHES[form][0]), form, epilogue, parts=6)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def test_schedules_of_hierarchical_matrices(seed):
     form = FORMS[seed % 3]
     for wave in (s for s in schedule.stages if isinstance(s, Wave)):
         tiles = (wave.first_tile, wave.end_tile)
-        compare(schedule.tables, BATCHES[form][0], torch.float32, form, NO_EPILOGUE, tiles, schedule.width)
+        compare(schedule.tables, workspace_of(BATCHES[form][0], width=schedule.width), form, tiles=tiles)
 
 
 def test_bitwise_the_same_every_time_and_whatever_the_rest_of_the_batch():
