@@ -95,7 +95,15 @@ class Leaf:
         return tuple(t for t in (self.dense, self.u, self.vt) if t is not None)
 
     def decoded(self, dtype: torch.dtype, rows: slice = slice(None)) -> tuple[Tensor, ...]:
-        """`tensors` as numbers of a floating dtype, the scale multiplied into the first; of some rows, if asked."""
+        """`tensors` as numbers, the scale multiplied into the first.
+
+        Args:
+            dtype: floating.
+            rows: of the first tensor, all by default.
+
+        Returns:
+            (dense,), or (u, vt).
+        """
         first, *rest = (t.to(dtype) for t in (self.tensors[0][rows], *self.tensors[1:]))
         if self.scale is not None:
             scale = self.scale.to(dtype)
@@ -114,7 +122,14 @@ class Leaf:
         return sum(t.numel() * t.element_size() for t in stored)
 
     def to_dense(self, dtype: torch.dtype = torch.float64, rows: slice = slice(None)) -> Tensor:
-        """The block as (rows, cols), or some rows of it."""
+        """The block entry by entry.
+
+        Args:
+            dtype, rows: as for `decoded`.
+
+        Returns:
+            (rows, cols).
+        """
         first, *rest = self.decoded(dtype, rows)
         return first @ rest[0] if rest else first
 
@@ -162,7 +177,15 @@ class HMatrix:
 
     @staticmethod
     def from_dense(matrix: Tensor, dtype: torch.dtype = torch.float32) -> "HMatrix":
-        """One dense leaf with the numbers of `matrix` (m, n) in `dtype`."""
+        """An ordinary matrix as one dense leaf.
+
+        Args:
+            matrix: (m, n).
+            dtype: of what is stored.
+
+        Returns:
+            The H-matrix.
+        """
         m, n = matrix.shape
         return HMatrix((m, n), (Leaf(0, m, 0, n, dense=matrix.to(dtype).contiguous()),) if m * n else ())
 
@@ -180,7 +203,11 @@ class HMatrix:
         return torch.tensor(rows, dtype=torch.int64).to(index_dtype(max(self.shape)))
 
     def blocks(self) -> dict[Place, tuple[Leaf, ...]]:
-        """The leaves of each block by its place, in their order: one dense leaf, or low-rank leaves that are added."""
+        """The leaves block by block.
+
+        Returns:
+            By place, in their order: one dense leaf, or low-rank leaves that are added.
+        """
         groups: dict[Place, list[Leaf]] = {}
         for leaf in self.leaves:
             groups.setdefault(leaf.place, []).append(leaf)
@@ -193,7 +220,14 @@ class HMatrix:
         return sum(e.nbytes for e in self.leaves) + sum(t.numel() * t.element_size() for t in tables) + len(self.table)
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The (m, n) matrix that is represented, in the original row and column order."""
+        """The matrix that is represented.
+
+        Args:
+            dtype: floating.
+
+        Returns:
+            (m, n), in the original row and column order.
+        """
         out = torch.zeros(self.shape, dtype=dtype)
         for e in self.leaves:
             out[e.row : e.row + e.rows, e.col : e.col + e.cols] += e.to_dense(dtype)
@@ -201,7 +235,7 @@ class HMatrix:
             out = out if order is None else torch.empty_like(out).index_copy_(dim, order.long(), out)
         return out
 
-    def strips(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
+    def _strips(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
         """The matrix as (rows in tree order, float64 (a few, n)), so that it is never written out as a whole."""
         m, n = self.shape
         height = max(16, STRIP_ENTRIES // max(1, n))
@@ -291,7 +325,7 @@ def squared_norm(e: Tensor, c: Tensor | None) -> float:
 def squared_error(matrix: Tensor, h: "HMatrix", c: Tensor | None) -> float:
     """`squared_norm` of `matrix` (m, n) minus `h`, a strip of rows at a time."""
     total = 0.0
-    for rows, strip in h.strips():
+    for rows, strip in h._strips():
         e = strip.sub_(matrix[rows])
         total += float((e * e).sum() if c is None else ((e @ c) * e).sum())
     return total if math.isnan(total) else max(total, 0.0)
@@ -311,30 +345,19 @@ def relative_difference(actual: Tensor, expected: Tensor) -> float:
 
 
 def check_cover(shape: tuple[int, int], blocks: Iterable[Place]) -> None:
-    """Raise InputError unless the blocks tile `shape`: between row cuts the active columns must tile the width."""
+    """Raise InputError unless the blocks tile `shape`.
+
+    They do where their areas add up to it and only its corners are corners of an odd number of blocks: these corners
+    tell of every entry whether an odd number of blocks, so at least one, covers it.
+    """
     m, n = shape
     items = [b for b in blocks if b[1] and b[3]]
     if any(min(block) < 0 or block[0] + block[1] > m or block[2] + block[3] > n for block in items):
         raise InputError(f"A leaf reaches outside the matrix of shape {shape}.")
     if (covered := sum(h * w for _, h, _, w in items)) != m * n:
         raise InputError(f"The leaves cover {covered} entries; the matrix has {m * n}.")
-    events: dict[int, tuple[list, list]] = {}
+    odd: set[tuple[int, int]] = set()
     for r, h, c, w in items:
-        events.setdefault(r, ([], []))[0].append((c, w))
-        events.setdefault(r + h, ([], []))[1].append((c, w))
-    active: dict[int, int] = {}
-    for row in sorted(events):
-        for c, w in events[row][1]:
-            if active.pop(c, None) != w:
-                raise InputError("Two leaves overlap.")
-        for c, w in events[row][0]:
-            if c in active:
-                raise InputError("Two leaves overlap.")
-            active[c] = w
-        end = 0
-        for c in sorted(active):
-            if c != end:
-                raise InputError("The leaves overlap or leave a gap.")
-            end = c + active[c]
-        if row < m and end != n:
-            raise InputError("The leaves leave a gap.")
+        odd ^= {(r, c), (r + h, c), (r, c + w), (r + h, c + w)}
+    if items and odd != {(0, 0), (m, 0), (0, n), (m, n)}:
+        raise InputError("The leaves overlap and leave a gap.")
