@@ -5,7 +5,7 @@ table and no arithmetic. No torch.nn and no Triton in here.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -118,14 +118,14 @@ class Leaf:
     @property
     def nbytes(self) -> int:
         """Bytes of the stored numbers (the leaf table is counted by the matrix)."""
-        stored = [*self.tensors, *([] if self.scale is None else [self.scale])]
-        return sum(t.numel() * t.element_size() for t in stored)
+        return sum(t.nbytes for t in (*self.tensors, self.scale) if t is not None)
 
     def to_dense(self, dtype: torch.dtype = torch.float64, rows: slice = slice(None)) -> Tensor:
         """The block entry by entry.
 
         Args:
-            dtype, rows: as for `decoded`.
+            dtype: floating.
+            rows: of the block, all by default.
 
         Returns:
             (rows, cols).
@@ -216,8 +216,8 @@ class HMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes that must be resident to multiply: numbers, leaf table, storage types and orderings."""
-        tables = [t for t in (self.table, self.row_order, self.col_order) if t is not None]
-        return sum(e.nbytes for e in self.leaves) + sum(t.numel() * t.element_size() for t in tables) + len(self.table)
+        stored = (*self.leaves, self.table, self.row_order, self.col_order)
+        return sum(part.nbytes for part in stored if part is not None) + len(self.table)
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix that is represented.
@@ -234,25 +234,6 @@ class HMatrix:
         for dim, order in enumerate((self.row_order, self.col_order)):
             out = out if order is None else torch.empty_like(out).index_copy_(dim, order.long(), out)
         return out
-
-    def _strips(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
-        """The matrix as (rows in tree order, float64 (a few, n)), so that it is never written out as a whole."""
-        m, n = self.shape
-        height = max(16, STRIP_ENTRIES // max(1, n))
-        waiting = sorted(self.leaves, key=lambda e: -e.row)
-        active: list[Leaf] = []
-        for a in range(0, m, height):
-            b = min(a + height, m)
-            while waiting and waiting[-1].row < b:
-                active.append(waiting.pop())
-            out = torch.zeros(b - a, n, dtype=torch.float64)
-            for e in active:
-                rows = slice(max(a, e.row) - e.row, min(b, e.row + e.rows) - e.row)
-                out[e.row + rows.start - a : e.row + rows.stop - a, e.col : e.col + e.cols] += e.to_dense(rows=rows)
-            if self.col_order is not None:
-                out = torch.empty_like(out).index_copy_(1, self.col_order.long(), out)
-            yield slice(a, b) if self.row_order is None else self.row_order[a:b].long(), out
-            active = [e for e in active if e.row + e.rows > b]
 
     def apply(self, x: Array) -> Array:
         """Multiply: y = x W^T.
@@ -323,10 +304,22 @@ def squared_norm(e: Tensor, c: Tensor | None) -> float:
 
 
 def squared_error(matrix: Tensor, h: "HMatrix", c: Tensor | None) -> float:
-    """`squared_norm` of `matrix` (m, n) minus `h`, a strip of rows at a time."""
-    total = 0.0
-    for rows, strip in h._strips():
-        e = strip.sub_(matrix[rows])
+    """`squared_norm` of `matrix` (m, n) minus `h`, a strip of rows at a time: `h` is never written out as a whole."""
+    (m, n), total = h.shape, 0.0
+    height = max(16, STRIP_ENTRIES // max(1, n))
+    waiting, active = sorted(h.leaves, key=lambda leaf: -leaf.row), []
+    for a in range(0, m, height):
+        b = min(a + height, m)
+        active = [leaf for leaf in active if leaf.row + leaf.rows > a]
+        while waiting and waiting[-1].row < b:
+            active.append(waiting.pop())
+        out = torch.zeros(b - a, n, dtype=torch.float64)
+        for e in active:
+            rows = slice(max(a, e.row) - e.row, min(b, e.row + e.rows) - e.row)
+            out[e.row + rows.start - a : e.row + rows.stop - a, e.col : e.col + e.cols] += e.to_dense(rows=rows)
+        if h.col_order is not None:
+            out = torch.empty_like(out).index_copy_(1, h.col_order.long(), out)
+        e = out.sub_(matrix[a:b] if h.row_order is None else matrix[h.row_order[a:b].long()])
         total += float((e * e).sum() if c is None else ((e @ c) * e).sum())
     return total if math.isnan(total) else max(total, 0.0)
 
@@ -345,19 +338,13 @@ def relative_difference(actual: Tensor, expected: Tensor) -> float:
 
 
 def check_cover(shape: tuple[int, int], blocks: Iterable[Place]) -> None:
-    """Raise InputError unless the blocks tile `shape`.
-
-    They do where their areas add up to it and only its corners are corners of an odd number of blocks: these corners
-    tell of every entry whether an odd number of blocks, so at least one, covers it.
-    """
+    """Raise InputError unless the blocks tile `shape`."""
     m, n = shape
     items = [b for b in blocks if b[1] and b[3]]
     if any(min(block) < 0 or block[0] + block[1] > m or block[2] + block[3] > n for block in items):
         raise InputError(f"A leaf reaches outside the matrix of shape {shape}.")
-    if (covered := sum(h * w for _, h, _, w in items)) != m * n:
-        raise InputError(f"The leaves cover {covered} entries; the matrix has {m * n}.")
-    odd: set[tuple[int, int]] = set()
+    odd: set[tuple[int, int]] = set()  # corners of an odd number of blocks: these tell which entries oddly many cover
     for r, h, c, w in items:
         odd ^= {(r, c), (r + h, c), (r, c + w), (r + h, c + w)}
-    if items and odd != {(0, 0), (m, 0), (0, n), (m, n)}:
-        raise InputError("The leaves overlap and leave a gap.")
+    if sum(h * w for _, h, _, w in items) != m * n or (items and odd != {(0, 0), (m, 0), (0, n), (m, n)}):
+        raise InputError("The leaves overlap or leave a gap.")
