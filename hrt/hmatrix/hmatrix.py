@@ -5,7 +5,7 @@ table and no arithmetic. No torch.nn and no Triton in here.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -95,7 +95,15 @@ class Leaf:
         return tuple(t for t in (self.dense, self.u, self.vt) if t is not None)
 
     def decoded(self, dtype: torch.dtype, rows: slice = slice(None)) -> tuple[Tensor, ...]:
-        """`tensors` as numbers of a floating dtype, the scale multiplied into the first; of some rows, if asked."""
+        """`tensors` as numbers, the scale multiplied into the first.
+
+        Args:
+            dtype: floating.
+            rows: of the first tensor, all by default.
+
+        Returns:
+            (dense,), or (u, vt).
+        """
         first, *rest = (t.to(dtype) for t in (self.tensors[0][rows], *self.tensors[1:]))
         if self.scale is not None:
             scale = self.scale.to(dtype)
@@ -110,11 +118,18 @@ class Leaf:
     @property
     def nbytes(self) -> int:
         """Bytes of the stored numbers (the leaf table is counted by the matrix)."""
-        stored = [*self.tensors, *([] if self.scale is None else [self.scale])]
-        return sum(t.numel() * t.element_size() for t in stored)
+        return sum(t.nbytes for t in (*self.tensors, self.scale) if t is not None)
 
     def to_dense(self, dtype: torch.dtype = torch.float64, rows: slice = slice(None)) -> Tensor:
-        """The block as (rows, cols), or some rows of it."""
+        """The block entry by entry.
+
+        Args:
+            dtype: floating.
+            rows: of the block, all by default.
+
+        Returns:
+            (rows, cols).
+        """
         first, *rest = self.decoded(dtype, rows)
         return first @ rest[0] if rest else first
 
@@ -162,7 +177,15 @@ class HMatrix:
 
     @staticmethod
     def from_dense(matrix: Tensor, dtype: torch.dtype = torch.float32) -> "HMatrix":
-        """One dense leaf with the numbers of `matrix` (m, n) in `dtype`."""
+        """An ordinary matrix as one dense leaf.
+
+        Args:
+            matrix: (m, n).
+            dtype: of what is stored.
+
+        Returns:
+            The H-matrix.
+        """
         m, n = matrix.shape
         return HMatrix((m, n), (Leaf(0, m, 0, n, dense=matrix.to(dtype).contiguous()),) if m * n else ())
 
@@ -180,7 +203,11 @@ class HMatrix:
         return torch.tensor(rows, dtype=torch.int64).to(index_dtype(max(self.shape)))
 
     def blocks(self) -> dict[Place, tuple[Leaf, ...]]:
-        """The leaves of each block by its place, in their order: one dense leaf, or low-rank leaves that are added."""
+        """The leaves block by block.
+
+        Returns:
+            By place, in their order: one dense leaf, or low-rank leaves that are added.
+        """
         groups: dict[Place, list[Leaf]] = {}
         for leaf in self.leaves:
             groups.setdefault(leaf.place, []).append(leaf)
@@ -189,36 +216,24 @@ class HMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes that must be resident to multiply: numbers, leaf table, storage types and orderings."""
-        tables = [t for t in (self.table, self.row_order, self.col_order) if t is not None]
-        return sum(e.nbytes for e in self.leaves) + sum(t.numel() * t.element_size() for t in tables) + len(self.table)
+        stored = (*self.leaves, self.table, self.row_order, self.col_order)
+        return sum(part.nbytes for part in stored if part is not None) + len(self.table)
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The (m, n) matrix that is represented, in the original row and column order."""
+        """The matrix that is represented.
+
+        Args:
+            dtype: floating.
+
+        Returns:
+            (m, n), in the original row and column order.
+        """
         out = torch.zeros(self.shape, dtype=dtype)
         for e in self.leaves:
             out[e.row : e.row + e.rows, e.col : e.col + e.cols] += e.to_dense(dtype)
         for dim, order in enumerate((self.row_order, self.col_order)):
             out = out if order is None else torch.empty_like(out).index_copy_(dim, order.long(), out)
         return out
-
-    def strips(self) -> Iterator[tuple[Tensor | slice, Tensor]]:
-        """The matrix as (rows in tree order, float64 (a few, n)), so that it is never written out as a whole."""
-        m, n = self.shape
-        height = max(16, STRIP_ENTRIES // max(1, n))
-        waiting = sorted(self.leaves, key=lambda e: -e.row)
-        active: list[Leaf] = []
-        for a in range(0, m, height):
-            b = min(a + height, m)
-            while waiting and waiting[-1].row < b:
-                active.append(waiting.pop())
-            out = torch.zeros(b - a, n, dtype=torch.float64)
-            for e in active:
-                rows = slice(max(a, e.row) - e.row, min(b, e.row + e.rows) - e.row)
-                out[e.row + rows.start - a : e.row + rows.stop - a, e.col : e.col + e.cols] += e.to_dense(rows=rows)
-            if self.col_order is not None:
-                out = torch.empty_like(out).index_copy_(1, self.col_order.long(), out)
-            yield slice(a, b) if self.row_order is None else self.row_order[a:b].long(), out
-            active = [e for e in active if e.row + e.rows > b]
 
     def apply(self, x: Array) -> Array:
         """Multiply: y = x W^T.
@@ -289,10 +304,22 @@ def squared_norm(e: Tensor, c: Tensor | None) -> float:
 
 
 def squared_error(matrix: Tensor, h: "HMatrix", c: Tensor | None) -> float:
-    """`squared_norm` of `matrix` (m, n) minus `h`, a strip of rows at a time."""
-    total = 0.0
-    for rows, strip in h.strips():
-        e = strip.sub_(matrix[rows])
+    """`squared_norm` of `matrix` (m, n) minus `h`, a strip of rows at a time: `h` is never written out as a whole."""
+    (m, n), total = h.shape, 0.0
+    height = max(16, STRIP_ENTRIES // max(1, n))
+    waiting, active = sorted(h.leaves, key=lambda leaf: -leaf.row), []
+    for a in range(0, m, height):
+        b = min(a + height, m)
+        active = [leaf for leaf in active if leaf.row + leaf.rows > a]
+        while waiting and waiting[-1].row < b:
+            active.append(waiting.pop())
+        out = torch.zeros(b - a, n, dtype=torch.float64)
+        for e in active:
+            rows = slice(max(a, e.row) - e.row, min(b, e.row + e.rows) - e.row)
+            out[e.row + rows.start - a : e.row + rows.stop - a, e.col : e.col + e.cols] += e.to_dense(rows=rows)
+        if h.col_order is not None:
+            out = torch.empty_like(out).index_copy_(1, h.col_order.long(), out)
+        e = out.sub_(matrix[a:b] if h.row_order is None else matrix[h.row_order[a:b].long()])
         total += float((e * e).sum() if c is None else ((e @ c) * e).sum())
     return total if math.isnan(total) else max(total, 0.0)
 
@@ -311,30 +338,13 @@ def relative_difference(actual: Tensor, expected: Tensor) -> float:
 
 
 def check_cover(shape: tuple[int, int], blocks: Iterable[Place]) -> None:
-    """Raise InputError unless the blocks tile `shape`: between row cuts the active columns must tile the width."""
+    """Raise InputError unless the blocks tile `shape`."""
     m, n = shape
     items = [b for b in blocks if b[1] and b[3]]
     if any(min(block) < 0 or block[0] + block[1] > m or block[2] + block[3] > n for block in items):
         raise InputError(f"A leaf reaches outside the matrix of shape {shape}.")
-    if (covered := sum(h * w for _, h, _, w in items)) != m * n:
-        raise InputError(f"The leaves cover {covered} entries; the matrix has {m * n}.")
-    events: dict[int, tuple[list, list]] = {}
+    odd: set[tuple[int, int]] = set()  # corners of an odd number of blocks: these tell which entries oddly many cover
     for r, h, c, w in items:
-        events.setdefault(r, ([], []))[0].append((c, w))
-        events.setdefault(r + h, ([], []))[1].append((c, w))
-    active: dict[int, int] = {}
-    for row in sorted(events):
-        for c, w in events[row][1]:
-            if active.pop(c, None) != w:
-                raise InputError("Two leaves overlap.")
-        for c, w in events[row][0]:
-            if c in active:
-                raise InputError("Two leaves overlap.")
-            active[c] = w
-        end = 0
-        for c in sorted(active):
-            if c != end:
-                raise InputError("The leaves overlap or leave a gap.")
-            end = c + active[c]
-        if row < m and end != n:
-            raise InputError("The leaves leave a gap.")
+        odd ^= {(r, c), (r + h, c), (r, c + w), (r + h, c + w)}
+    if sum(h * w for _, h, _, w in items) != m * n or (items and odd != {(0, 0), (m, 0), (0, n), (m, n)}):
+        raise InputError("The leaves overlap or leave a gap.")

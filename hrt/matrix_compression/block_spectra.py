@@ -3,6 +3,7 @@
 Large blocks get a randomized range finder (Halko, Martinsson, Tropp, SIAM Review 53, 2011, algorithms 4.1 and 4.4).
 """
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +23,7 @@ from hrt.matrix_compression.block_source import (
     times,
     weigh,
 )
-from hrt.matrix_compression.cluster_tree import Level
+from hrt.matrix_compression.cluster_tree import Level, sum_children
 from hrt.matrix_compression.rounding import INT8_LEVELS, compensated_weights, int8_scale
 from hrt.support.parallel import one_blas_thread, parallel_map
 
@@ -92,20 +93,25 @@ def level_spectra(
         return _Strip(part, cols, floors[i].clone(), limits[i].clone(), () if summed else storages, detailed)
 
     strips = parallel_map(_strip_spectra, (strip(i) for i in range(len(rows) - 1)), executor)
-    used = max(1, *(s[0].shape[1] for s in strips))
-    sigma2 = torch.stack([torch.nn.functional.pad(s[0], (0, used - s[0].shape[1])) for s in strips])
-    noise = torch.stack([torch.nn.functional.pad(s[1], (0, used - s[1].shape[1])) for s in strips])
+    sigma2, noise = _stacked([s[0] for s in strips]), _stacked([s[1] for s in strips])
     norm2 = torch.stack([s[2] for s in strips])
     peaks = torch.cat([s[3].mT for s in strips])
     if summed and finer is not None:
-        rounding2 = {s: _sum_blocks(v, level.grid) for s, v in finer.rounding2.items() if s != "int8"}
+        rounding2 = {s: sum_children(v, level.grid) for s, v in finer.rounding2.items() if s != "int8"}
         if "int8" in finer.rounding2:
-            peaks = _coarser_peaks(finer, level)
-            rounding2["int8"] = widths * _sum_rows(peaks**2, rows) * INT8_VARIANCE
+            peaks = finer.peaks.reshape(len(finer.peaks), level.grid[1], -1).amax(2)
+            sums = torch.nn.functional.pad((peaks**2).cumsum(0), (0, 0, 1, 0))[list(rows)]
+            rounding2["int8"] = widths * (sums[1:] - sums[:-1]) * INT8_VARIANCE
     else:
         known = [s for s in storages if all(s in part[4] for part in strips)]  # the others overflow
         rounding2 = {s: torch.stack([part[4][s] for part in strips]) for s in known}
     return LevelSpectra(level, heights, widths, sigma2, noise, norm2, rounding2, peaks)
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors that differ in width alone, with zeros behind the narrower ones."""
+    width = max(p.shape[-1] for p in parts)
+    return torch.stack([torch.nn.functional.pad(p, (0, width - p.shape[-1])) for p in parts])
 
 
 def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
@@ -114,13 +120,12 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
     height, width = source.matrix.shape[0], max(b - a for a, b in spans)
     with one_blas_thread():
         if not source.weighted and not strip.storages and height * width >= LARGE_BLOCK:
-            spectra = [
-                block_spectrum(source.matrix[:, a:b], float(f), float(r), source.seed, source.fast)
+            large = [
+                batch_spectra(source.matrix[None, :, a:b], f[None], r[None], source.seed, source.fast, large=True)
                 for (a, b), f, r in zip(spans, strip.floors, strip.limits, strict=True)
             ]
-            used = max(len(s) for s, _ in spectra)
-            sigma2 = torch.stack([torch.nn.functional.pad(s, (0, used - len(s))) for s, _ in spectra])
-            return sigma2, 2 * sigma2, torch.tensor([n for _, n in spectra], dtype=torch.float64), sigma2[:, :0], {}
+            sigma2 = _stacked([s[0] for s, _ in large])
+            return sigma2, 2 * sigma2, torch.cat([n for _, n in large]), sigma2[:, :0], {}
         left = source.left_factor(0, height)
         rights = [source.right_factor(a, b) for a, b in spans]
         given = cut_columns(source.matrix, strip.cols)
@@ -146,7 +151,7 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
                     weigh(e[:, : b - a].to(torch.float64), left, right)
                     for e, (a, b), right in zip(lost, spans, rights, strict=True)
                 ]
-                lost = torch.stack([torch.nn.functional.pad(e, (0, width - e.shape[1])) for e in lost])
+                lost = _stacked(lost)
             if bool(torch.isfinite(lost).all()):
                 rounding2[storage] = (lost * lost).sum((1, 2), dtype=torch.float64)
         peaks = (
@@ -175,22 +180,6 @@ def rounding_error(blocks: Tensor, storage: str, compensated: bool) -> Tensor:
     return 0.5 * lost if compensated else lost
 
 
-def _sum_blocks(values: Tensor, grid: tuple[int, int]) -> Tensor:
-    a, b = values.shape[0] // grid[0], values.shape[1] // grid[1]
-    return values.reshape(grid[0], a, grid[1], b).sum((1, 3))
-
-
-def _sum_rows(peaks: Tensor, rows: tuple[int, ...]) -> Tensor:
-    """Sums over each block's rows: peaks (m, C) to (R, C)."""
-    sums = torch.nn.functional.pad(peaks.cumsum(0), (0, 0, 1, 0))[list(rows)]
-    return sums[1:] - sums[:-1]
-
-
-def _coarser_peaks(finer: LevelSpectra, level: Level) -> Tensor:
-    """(m, C): the largest entry of each row within each column block of `level`."""
-    return finer.peaks.reshape(finer.peaks.shape[0], level.grid[1], -1).amax(2)
-
-
 def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor) -> Tensor:
     """Expected squared error per direction, over rho^2, when u and vt are stored with relative rounding error rho.
 
@@ -206,28 +195,36 @@ def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int,
     return u_noise * v2.clamp_min(0) + u2.clamp_min(0) * v_noise
 
 
-def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def batch_spectra(
+    blocks: Tensor, floors: Tensor, limits: Tensor, seed: int, fast: bool = False, large: bool = False
+) -> tuple[Tensor, Tensor]:
     """Leading squared singular values (b, k) of `blocks` (b, h, w), zero where unknown, and squared norms (b,).
 
     A sketch doubles until it misses less than its floor (b,), or low rank cannot pay: at least missed / sigma_k^2 more
-    directions are needed, since singular values fall. Small blocks are done exactly.
+    directions are needed, since singular values fall. Small blocks are done exactly. large: one block, which is neither
+    copied nor done exactly, since a sketch wider than a quarter of it never pays.
     """
     count, h, w = blocks.shape
-    norm2 = (blocks * blocks).sum((1, 2))
+    norm2 = (
+        blocks.new_tensor([squared_frobenius(blocks[0])], dtype=torch.float64)
+        if large
+        else (blocks * blocks).sum((1, 2))
+    )
     floors = torch.maximum(floors, 1e-14 * norm2)
     limits = limits.clamp_max(h * w / (h + w))
-    sigma2 = blocks.new_zeros(count, min(h, w))
+    sigma2 = torch.zeros(count, min(h, w), dtype=torch.float64)
     pending = torch.nonzero(norm2 > 0).flatten()
     k, used, power = SKETCH, 1, False
-    while len(pending):
-        exact = 3 * k > min(h, w) or min(h, w) <= EXACT_SIDE
-        part = blocks[pending]
+    while len(pending) and not (large and 4 * k > min(h, w)):
+        exact = not large and (3 * k > min(h, w) or min(h, w) <= EXACT_SIDE)
+        part = blocks[0] if large else blocks[pending]
         if exact:
             values = torch.linalg.svdvals(part) ** 2
         else:
             # The squares of the singular values of Q^T A, from its Gram matrix: good to rounding of norm2, as needed.
-            projected = range_basis(part, k, seed, power=power).mT @ part
-            values = torch.linalg.eigvalsh(projected @ projected.mT).flip(-1).clamp_min(0)
+            basis = range_basis(part, k, seed, fast, power)
+            projected = times(part.mT, basis, fast).mT if large else basis.mT @ part
+            values = torch.linalg.eigvalsh(projected @ projected.mT).flip(-1).clamp_min(0).reshape(len(pending), -1)
         sigma2[pending, : values.shape[1]] = values
         used = max(used, values.shape[1])
         if exact:
@@ -240,30 +237,8 @@ def batch_spectra(blocks: Tensor, floors: Tensor, limits: Tensor, seed: int) -> 
             k *= 2
         power = True  # a plain sketch shows what is of low rank at a glance; the rest gets the care that decisions need
         pending = pending[going]
-    return without_crumbs(sigma2[:, :used], norm2, floors), norm2
-
-
-def block_spectrum(block: Tensor, floor: float, limit: float, seed: int, fast: bool) -> tuple[Tensor, float]:
-    """`batch_spectra` of one large block (h, w), not copied; a sketch wider than a quarter of it never pays."""
-    h, w = block.shape
-    norm2 = squared_frobenius(block)
-    floor, limit = max(floor, 1e-14 * norm2), min(limit, h * w / (h + w))
-    values, k = torch.zeros(1, dtype=torch.float64), SKETCH
-    power = False
-    while norm2 > 0 and 4 * k <= min(h, w):
-        projected = times(block.mT, range_basis(block, k, seed, fast, power), fast).mT
-        values = torch.linalg.eigvalsh(projected @ projected.mT).flip(-1).clamp_min(0)
-        missed = norm2 - float(values.sum())
-        if missed <= floor:
-            break
-        if not power:  # not of low rank at a glance: the same width again, with the care that a decision needs
-            power = True
-            continue
-        needed = k + (missed - floor) / (2.0 * float(values[k // 2]) + 1e-300)
-        if needed > 1.5 * limit or k >= limit:
-            break
-        k *= 2
-    return without_crumbs(values[None], torch.tensor([norm2]), torch.tensor([floor]))[0], norm2
+    known_to = torch.float32 if large else torch.float64  # what large blocks have always been cut by
+    return without_crumbs(sigma2[:, :used], norm2.to(known_to), floors.to(known_to)), norm2
 
 
 def without_crumbs(sigma2: Tensor, norm2: Tensor, floors: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ A tree is implicit: every interval is halved at `split_point`, so that blocks of
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,17 @@ def block_levels(m: int, n: int, min_leaf: int) -> tuple[Level, ...]:
             rows, cols = h > w, w > h
         row_depth, col_depth = row_depth + rows, col_depth + cols
         levels.append(Level(bounds(m, row_depth), bounds(n, col_depth)))
+
+
+def children_of(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, int]:
+    """How many blocks of the grid `fine`, down and across, one block of the grid `coarse` is cut into."""
+    return fine[0] // coarse[0], fine[1] // coarse[1]
+
+
+def sum_children(values: Any, grid: tuple[int, int]) -> Any:
+    """Of an array or tensor of numbers of blocks, the sums over those within each block of `grid`."""
+    a, b = children_of(values.shape, grid)
+    return values.reshape(grid[0], a, grid[1], b).sum((1, 3))
 
 
 def coordinate_order(points: Tensor) -> Tensor:

@@ -97,17 +97,23 @@ class HLinear(nn.Module):
             bias: (m,), or None.
             dtype: of the parameters.
             **options: of `hrt.compress_matrix`.
+
+        Returns:
+            The layer.
         """
         return HLinear(compress_matrix(weight.detach(), **options), bias, dtype=dtype)
 
     @staticmethod
     def from_linear(layer: nn.Linear, partition: HMatrix | None = None, **options: Any) -> "HLinear":
-        """What takes the place of `layer`, with its bias; trained, and in training mode, where `layer` is.
+        """A layer in the place of an ordinary one.
 
         Args:
             layer: stays as it is.
             partition: (m, n), whose numbers are taken; None: what `hrt.compress_matrix` finds for the weight.
             **options: of `hrt.compress_matrix`.
+
+        Returns:
+            The layer with the same bias; trained, and in training mode, where `layer` is.
 
         Raises:
             InputError: a partition of another shape.
@@ -132,11 +138,28 @@ class HLinear(nn.Module):
         return work[rows] if isinstance(rows, slice) else work.index_select(0, getattr(self, rows))
 
     def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x (..., n) times H^T, plus a bias (m,) in the place of the layer's own; hooks see the call."""
+        """The product with another bias; hooks see the call.
+
+        Args:
+            x: (..., n).
+            bias: (m,) in the place of the layer's own, or None.
+
+        Returns:
+            (..., m).
+        """
         return self(x, bias, own_bias=False)
 
     def forward(self, x: Tensor, bias: Tensor | None = None, own_bias: bool = True) -> Tensor:
-        """x (..., n) to (..., m), with the layer's own bias or the one given."""
+        """Multiply and add the bias.
+
+        Args:
+            x: (..., n).
+            bias: (m,) or None, instead of the layer's own if `own_bias` is False.
+            own_bias: as above.
+
+        Returns:
+            (..., m).
+        """
         bias = self.bias if own_bias else bias
         if x.shape[-1] != self.in_features:
             raise InputError(f"Found an input of shape {tuple(x.shape)}. Expected (..., {self.in_features}).")
@@ -181,7 +204,12 @@ class HLinear(nn.Module):
 
     @torch.no_grad()
     def assign(self, number: int, *tensors: Tensor) -> None:
-        """Overwrite the numbers of leaf `number`: (dense,), or (u, vt) of its shapes."""
+        """Overwrite the numbers of a leaf.
+
+        Args:
+            number: which of `leaves`.
+            *tensors: (dense,), or (u, vt), of its shapes.
+        """
         for part, numbers in enumerate(tensors):
             at = 0
             for block, rows, cols in self._slots(number, part):
@@ -195,7 +223,14 @@ class HLinear(nn.Module):
         return next((p.dtype for p in self.parameters()), torch.float32)
 
     def to_hmatrix(self, dtype: torch.dtype = torch.float32) -> HMatrix:
-        """The matrix as it stands, a copy on the CPU with leaves of `dtype`."""
+        """The matrix as it stands.
+
+        Args:
+            dtype: of the leaves.
+
+        Returns:
+            A copy on the CPU.
+        """
         leaves = []
         for e in self.leaves:
             numbers = (None if t is None else t.detach().to("cpu", dtype, copy=True) for t in (e.dense, e.u, e.vt))

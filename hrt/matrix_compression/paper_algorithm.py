@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.matrix_compression.cluster_tree import Level, block_levels
-from hrt.matrix_compression.planner import children_of
+from hrt.matrix_compression.cluster_tree import block_levels, children_of
 
 
 def adaptive_partition(matrix: Tensor, tol: float, *, max_rank: int = 16, min_leaf: int = 32) -> HMatrix:
@@ -37,7 +36,7 @@ def adaptive_partition(matrix: Tensor, tol: float, *, max_rank: int = 16, min_le
     leaves: list[Leaf] = []
 
     def refine(depth: int, i: int, j: int) -> None:
-        level: Level = levels[depth]
+        level = levels[depth]
         (a, b), (c, d) = level.rows[i : i + 2], level.cols[j : j + 2]
         block = w[a:b, c:d]
         u, sigma, vt = torch.linalg.svd(block, full_matrices=False)

@@ -6,7 +6,7 @@ are the two choices at the root, so neither can beat the plan but by rounding.
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ from hrt.matrix_compression.block_choices import ITEM, LEAF_OVERHEAD, Best, Choi
 from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.block_spectra import LevelSpectra, level_spectra
 from hrt.matrix_compression.build_leaves import build_all
-from hrt.matrix_compression.cluster_tree import Level, block_levels, default_min_leaf
+from hrt.matrix_compression.cluster_tree import Level, block_levels, children_of, default_min_leaf, sum_children
 from hrt.matrix_compression.request import MatrixRequest
 from hrt.support.progress import Advance, silent
 
@@ -93,7 +93,7 @@ class Planner:
             return None
         step = least_step(lambda step: self.error2(self.multiplier(step)) <= LIMIT_SHARE * budget2, self._guess, GRID)
         self._guess = step
-        objective = _sum_children(self._sweep(self.multiplier(step))[0], level.grid)
+        objective = sum_children(self._sweep(self.multiplier(step))[0], level.grid)
         heights, widths = np.diff(level.rows)[:, None], np.diff(level.cols)[None, :]
         narrowest = min(ITEM[s] for s in self.storages)
         return LIMIT_SLACK * objective / (narrowest * (heights + widths))
@@ -105,30 +105,34 @@ class Planner:
         split = [np.zeros(t.grid, bool) for t in self.options]
         for k in range(len(values) - 2, -1, -1):
             whole, whole2 = values[k]
-            children, grid = _sum_children(total, whole.shape), whole.shape
+            children = sum_children(total, whole.shape)
             split[k] = children < whole
             total = np.where(split[k], children, whole)
-            error2 = np.where(split[k], _sum_children(error2, grid), whole2)
+            error2 = np.where(split[k], sum_children(error2, whole.shape), whole2)
         return total, error2, split
 
     def error2(self, lam: float) -> float:
         """The predicted squared error of the plan that minimises bytes + lam * squared error."""
         return float(self._sweep(lam)[1].sum())
 
+    def _leaves(self, lam: float) -> Iterator[np.ndarray]:
+        """Of every level, the flat indices of the blocks that stay whole."""
+        active = np.ones((1, 1), bool)
+        for options, split in zip(self.options, self._sweep(lam)[2], strict=True):
+            a, b = children_of(options.grid, active.shape)
+            active = np.repeat(np.repeat(active, a, axis=0), b, axis=1)
+            yield np.flatnonzero(active & ~split)
+            active = active & split
+
     def solve(self, lam: float) -> Plan:
         """The plan that minimises bytes + lam * squared error."""
-        _, _, split = self._sweep(lam)
         leaves: list[Choice] = []
         cost = error2 = 0.0
-        active = np.ones((1, 1), bool)
-        for k, options in enumerate(self.options):
-            here = np.flatnonzero(active & ~split[k])
-            best = options.best(lam, here)
+        for k, here in enumerate(self._leaves(lam)):
+            best = self.options[k].best(lam, here)
             leaves += self._choices(k, here, best)
             cost += float(best.cost.sum())
             error2 += float(best.error2.sum())
-            if k + 1 < len(self.options):
-                active = _spread(active & split[k], self.options[k + 1].grid)
         return Plan(tuple(leaves), cost, error2)
 
     def solve_budget(self, error2: float) -> Plan:
@@ -150,13 +154,13 @@ class Planner:
 
     def whole(self, error2: float) -> Plan | None:
         """The cheapest plan of one low-rank leaf within `error2`; None where it cannot, or a dense leaf is cheaper."""
-        options, all_blocks = self.options[0], np.arange(1)
+        options = self.options[0]
         step = least_step(lambda step: options.values(self.multiplier(step))[1].sum() <= error2, self._guess)
         best = options.best(self.multiplier(step))
         if options.grid != (1, 1) or best.error2[0] > error2 or best.dense[0] >= 0:
             return None
-        plan = Plan(tuple(self._choices(0, all_blocks, best)), float(best.cost[0]), float(best.error2[0]))
-        return self._trim(plan, error2)
+        choices = self._choices(0, np.arange(1), best)
+        return self._trim(Plan(tuple(choices), float(best.cost[0]), float(best.error2[0])), error2)
 
     def _trim(self, plan: Plan, error2: float) -> Plan:
         """Spend what the multiplier left of the budget: drop trailing directions, least error per byte first."""
@@ -208,11 +212,8 @@ class KeptPlanner(Planner):
         """The predicted squared error of the choices that minimise bytes + lam * squared error."""
         return sum(float(options.values(lam)[1].sum()) for options in self.options)
 
-    def solve(self, lam: float) -> Plan:
-        """Every block's choice that minimises bytes + lam * squared error."""
-        bests = [options.best(lam) for options in self.options]
-        leaves = [choice for k, best in enumerate(bests) for choice in self._choices(k, np.arange(1), best)]
-        return Plan(tuple(leaves), sum(float(b.cost[0]) for b in bests), sum(float(b.error2[0]) for b in bests))
+    def _leaves(self, lam: float) -> Iterator[np.ndarray]:
+        return (np.arange(1) for _ in self.options)
 
     def whole(self, error2: float) -> Plan | None:
         """None: blocks that are there stay."""
@@ -250,18 +251,3 @@ def least_step(enough: Callable[[int], bool], guess: int, finest: int = 1, grid:
             mid = low + (high - low) // width // 2 * width
             low, high = (low, mid) if enough(mid) else (mid, high)
     return high
-
-
-def children_of(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, int]:
-    """How many blocks of the grid `fine`, down and across, one block of the grid `coarse` is cut into."""
-    return fine[0] // coarse[0], fine[1] // coarse[1]
-
-
-def _sum_children(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    a, b = children_of(values.shape, grid)
-    return values.reshape(grid[0], a, grid[1], b).sum(axis=(1, 3))
-
-
-def _spread(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    a, b = children_of(grid, mask.shape)
-    return np.repeat(np.repeat(mask, a, axis=0), b, axis=1)

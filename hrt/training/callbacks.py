@@ -14,9 +14,15 @@ def lightning_callback(dynamic: DynamicCompression, monitor: str = "loss") -> An
         dynamic: takes the trainer's first optimizer where it has none.
         monitor: the name under which the module logs its training loss (`self.log(monitor, loss)`).
 
+    Returns:
+        The callback.
+
     Raises:
         BackendError: neither `lightning` nor `pytorch_lightning` is installed.
         InputError: during training, nothing is logged under that name.
+
+    Example:
+        trainer = lightning.Trainer(callbacks=[lightning_callback(DynamicCompression(net, x))])
     """
     base = _first("Lightning", "pip install lightning", ("lightning.pytorch", "pytorch_lightning")).Callback
 
@@ -41,8 +47,14 @@ def deepxde_callback(dynamic: DynamicCompression) -> Any:
     Args:
         dynamic: takes the model's optimizer where it has none.
 
+    Returns:
+        The callback.
+
     Raises:
         BackendError: DeepXDE is not installed.
+
+    Example:
+        model.train(iterations=1000, callbacks=[deepxde_callback(DynamicCompression(model.net, x))])
     """
     base = _first("DeepXDE", "pip install deepxde", ("deepxde.callbacks",)).Callback
 

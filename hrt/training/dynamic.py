@@ -153,7 +153,11 @@ class DynamicCompression:
 
     @torch.no_grad()
     def adapt(self) -> float:
-        """Compress every layer at the present tolerance; the relative change of the outputs on `inputs`."""
+        """Compress every layer at the present tolerance.
+
+        Returns:
+            The relative change of the outputs on `inputs`.
+        """
         if not math.isfinite(self.tol):
             self.tol = self.start
         reference = next(p for p in self.net.parameters() if p.is_floating_point())

@@ -3,7 +3,6 @@
 A direction of an int8 leaf has integers for vt and integers times its one scale, chosen once, for u.
 """
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 
@@ -52,7 +51,7 @@ class Grid:
         self.kind = torch.full(self.numbers.shape, FLOATS.index(torch.float32))
         self._scales: dict[tuple[str, int], Tensor] = {}
         for name, place in self._values.items():
-            self.kind[place] = FLOATS.index(_tensor(stored.constants, name).dtype)
+            self.kind[place] = FLOATS.index(stored.constants[name].dtype)  # type: ignore[union-attr]
         for name in self._places:
             for number, leaf, places in self._parts(name):
                 if leaf.dtype != torch.int8:
@@ -104,11 +103,13 @@ class Grid:
     def program(self, numbers: Tensor) -> Program:
         """The stored program with these numbers (P,), rounded, in the place of its own."""
         numbers = self.rounded(numbers)
+        stored = self.stored.constants
         changed: dict[str, Constant] = {
-            name: numbers[place].to(_tensor(self.stored.constants, name).dtype) for name, place in self._values.items()
+            name: numbers[place].to(stored[name].dtype)  # type: ignore[union-attr]
+            for name, place in self._values.items()
         }
         for name in self._places:
-            matrix, leaves = self.stored.constants[name], []
+            matrix, leaves = stored[name], []
             for number, leaf, places in self._parts(name):
                 scale = self._scales.get((name, number))
                 parts = (numbers[p] if scale is None else (numbers[p] / self.step[p]).round() for p in places)
@@ -116,10 +117,3 @@ class Grid:
                 leaves.append(replace(leaf, scale=scale, **{part: p.to(leaf.dtype) for part, p in named}))
             changed[name] = replace(matrix, leaves=tuple(leaves))  # type: ignore[type-var]
         return self.stored.with_constants(changed)
-
-
-def _tensor(constants: Mapping[str, Constant], name: str) -> Tensor:
-    value = constants[name]
-    if not isinstance(value, Tensor):
-        raise TypeError(name)
-    return value

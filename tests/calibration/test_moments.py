@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import hrt
-from hrt.calibration.moments import evaluate, layer_moments
+from hrt.calibration.moments import layer_moments
 from hrt.calibration.samples import Split, as_samples
 from hrt.capture.torch_export import capture
 
@@ -82,21 +82,6 @@ def test_moments_by_their_definition():
     y = net[2](hidden).detach().requires_grad_()
     (jacobian,) = torch.autograd.grad(net[4](net[3](y)).sum(), y)
     torch.testing.assert_close(m.left, jacobian.T @ jacobian / 5000)
-
-
-def test_predicted_output_error_is_first_order_exact():
-    """tr(G E C E^T) against the measured output error for a small random change, inputs and sensitivity independent
-    only approximately: within a factor of two."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 5)).double()
-    x = torch.randn(4000, 3, dtype=torch.float64)
-    program = capture(net, [x])
-    m = layer_moments(program, [x])["2.weight"]
-    e = 1e-5 * torch.randn(40, 40, dtype=torch.float64)
-    changed = program.with_constants({"2.weight": program.constants["2.weight"] + e})
-    measured = float((evaluate(program, [x]) - evaluate(changed, [x])).square().sum(1).mean())
-    predicted = float(torch.trace(m.left @ e @ m.second @ e.T))
-    assert 0.5 < measured / predicted < 2
 
 
 def test_tied_weights_pool_their_uses():

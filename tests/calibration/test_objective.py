@@ -1,21 +1,16 @@
 """Derivatives held to the tolerance of compress: moments, errors on fresh points against torch.func, certificates."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import hrt
 from hrt.calibration.objective import Aim, sobolev_moments
-from hrt.calibration.output_error import OutputError, output_error
+from hrt.calibration.output_error import output_error
 from hrt.calibration.samples import Split
 from hrt.capture.torch_export import capture
-from hrt.certificate.certificate import IN_PRECISION, Certificate
-from hrt.cli.main import main
-from hrt.model.load import load
 from hrt.model.model import CompressedModel
 from hrt.network_compression.verify import Original, served_limits
 from hrt.program.dense_view import DenseView
@@ -61,11 +56,6 @@ class TestAim:
         for y, e in zip(found, exact(seeded(make, 1), x, NAMES), strict=True):
             assert relative(y, e) <= 1e-12
 
-    def test_the_value_alone_is_the_program(self) -> None:
-        program = capture(seeded(lambda: mlp(2, 4, 1)), [rows(2, 0).float()])
-        aim = Aim.of(program)
-        assert aim.graph is program and aim.served(program) is program and aim.names == ()
-
     def test_the_worst_of_all_counts(self) -> None:
         aim = replace(Aim.of(capture(seeded(lambda: mlp(2, 4, 1)), [rows(2, 0).float()])), names=("d0",))
         reference = torch.ones(64, 2, dtype=torch.float64)
@@ -73,9 +63,6 @@ class TestAim:
         assert error.value == 0 and error.largest == pytest.approx(0.1)
         assert error.limit == error.derivatives[0].upper_99 > 0.1
         assert aim.where(error) == " in d0"
-
-    def test_the_error_of_the_value_alone_is_its_own_limit(self) -> None:
-        assert OutputError(0.1, 0.2, (0.1,)).limit == 0.2 and OutputError(0.1, 0.2, (0.1,)).largest == 0.1
 
 
 class TestMoments:
@@ -132,13 +119,6 @@ class TestMoments:
         dead = moments["unused.weight"]
         assert not bool(dead.left.any()) and bool(torch.isfinite(dead.second).all())
 
-    def test_a_derivative_that_is_zero_everywhere_weighs_nothing(self) -> None:
-        x = rows(50, 0)
-        program = capture(seeded(lambda: nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))), [x[:2].float()])
-        alone, both = (sobolev_moments(Aim.of(program, n), [x]) for n in (["d0"], ["d0", "d0d0"]))
-        assert all(bool(torch.isfinite(m.left).all()) for m in both.values())
-        assert set(alone) == set(both)
-
 
 def test_every_derivative_holds_on_fresh_points(tanh_net, model) -> None:
     x = rows(4000, 99)
@@ -178,28 +158,6 @@ def test_the_certificate_lists_every_derivative_in_its_section(model) -> None:
     assert all(f"{name}: measured" in text for name in NAMES) and "kinks" not in text
 
 
-def test_the_file_keeps_it_and_files_without_it_are_read(model, tmp_path: Path) -> None:
-    model.save(tmp_path / "net.hrt")
-    back = load(tmp_path / "net.hrt")
-    assert back.certificate == model.certificate
-    x = rows(64, 5).float()
-    for a, b in zip(back.predict(x, derivatives=NAMES), model.predict(x, derivatives=NAMES), strict=True):
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
-    context = {k: v for k, v in model.certificate.context.items() if k not in ("derivatives", "kinks")}
-    old = Certificate.from_header({**model.certificate.to_header(), "context": context})
-    assert old.derivatives == ()
-    assert "d0:" not in replace(model, certificate=old).report()
-
-
-def test_an_empty_list_is_the_value_alone(tmp_path: Path) -> None:
-    net, files = seeded(lambda: mlp(2, 8, 1)), []
-    for k, names in enumerate((None, [])):
-        found = hrt.compress(net, inputs=rows(200, 1), tol=TOL, derivatives=names, progress=False)
-        found.save(tmp_path / f"{k}.hrt")
-        files.append((tmp_path / f"{k}.hrt").read_bytes())
-    assert files[0] == files[1]
-
-
 @pytest.fixture(scope="module")
 def kinked() -> CompressedModel:
     names, net = TestKinks.NAMES, seeded(Kinked)
@@ -229,25 +187,6 @@ class TestKinks:
 
 
 class TestBadInput:
-    @pytest.mark.parametrize(
-        ("names", "words"),
-        [
-            (["d2"], "Found the derivative 'd2' of a network of 2 input coordinates"),
-            (["u_x"], "Found the derivative 'u_x'"),
-            (["d0", "d0"], "more than once"),
-            ("d0", "Expected a list of names"),
-            ([0], "Expected a list of names"),
-            (5, "Expected a list of names"),
-        ],
-    )
-    def test_names(self, names, words: str) -> None:
-        with pytest.raises(hrt.InputError, match=words):
-            hrt.compress(mlp(2, 4, 1), inputs=rows(50, 0), derivatives=names, progress=False)
-
-    def test_an_order_beyond_the_table_names_the_op(self) -> None:
-        with pytest.raises(hrt.DerivativeError, match="order 4 of the op tanh"):
-            hrt.compress(mlp(2, 4, 1), inputs=rows(50, 0), derivatives=["d0d0d0d0"], progress=False)
-
     def test_a_tol_that_float32_cannot_hold_names_the_derivative(self) -> None:
         class Rough(nn.Module):
             """A large value whose derivative is a small difference."""
@@ -262,22 +201,6 @@ class TestBadInput:
         with pytest.raises(hrt.ToleranceError, match="in d0"):
             hrt.compress(seeded(Rough), inputs=rows(100, 0, 1), tol=1e-6, derivatives=["d0"], progress=False)
 
-    def test_a_derivative_that_is_infinite_is_named(self) -> None:
-        class Root(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.linear = nn.Linear(1, 1)
-
-            def forward(self, x: Tensor) -> Tensor:
-                return torch.sqrt(x) + self.linear(x)
-
-        points = torch.cat([torch.zeros(40, 1), rows(40, 0, 1).float()])
-        points[:40, 0] = torch.linspace(0, 1, 40)
-        points[:8, 0] = -0.0  # the same row: one point at zero stays
-        with pytest.raises(hrt.InputError, match="output, or one of d0, is NaN or infinite"):
-            for seed in range(8):  # the one point must fall among the rows that are looked at
-                hrt.compress(Root(), inputs=points, tol=0.1, derivatives=["d0"], seed=seed, progress=False)
-
 
 def test_a_gpus_arithmetic_is_judged_by_the_worst_of_all(tanh_net) -> None:
     x = rows(400, 6)
@@ -290,35 +213,6 @@ def test_a_gpus_arithmetic_is_judged_by_the_worst_of_all(tanh_net) -> None:
             ys = emulate(p, [x], precision)[0]
             errors += [output_error(y, e.double()) for y, e in zip(aim.parts(aim.outputs([x])), ys, strict=False)]
         assert len(errors) == 3 and found[precision] == max(e.upper_99 for e in errors)
-
-
-def test_a_network_for_a_gpu_keeps_its_figures(tanh_net) -> None:
-    found = hrt.compress(
-        tanh_net, inputs=rows(600, 1), tol=2e-2, derivatives=["d0"], target="cuda", storage="float32", progress=False
-    )
-    limits = {k: v for k, v in found.certificate.estimated.items() if k.startswith(IN_PRECISION)}
-    assert limits and found.precision is not None
-    if IN_PRECISION + found.precision in limits:
-        assert limits[IN_PRECISION + found.precision] <= 2e-2
-
-
-def test_the_command_line(tmp_path: Path, capsys) -> None:
-    source = tmp_path / "net.py"
-    source.write_text(
-        "import torch\n"
-        "def build():\n"
-        "    torch.manual_seed(0)\n"
-        "    return torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))\n"
-    )
-    np.save(tmp_path / "x.npy", rows(300, 1).numpy())
-    arguments = [f"{source}:build", "-i", str(tmp_path / "x.npy"), "--tol", "1e-2", "--no-progress"]
-    out = tmp_path / "net.hrt"
-    assert main(["compress", *arguments, "--derivatives", "d0", "d1", "d0d0", "-o", str(out)]) == 0
-    assert load(out).certificate.derivatives == ("d0", "d1", "d0d0")
-    assert main(["info", str(out)]) == 0
-    assert "d0d0: measured" in capsys.readouterr().out
-    assert main(["compress", *arguments, "--derivatives", "d7", "-o", str(tmp_path / "no.hrt")]) == 2
-    assert "d7" in capsys.readouterr().err
 
 
 def test_finetuning_says_that_derivatives_are_no_longer_verified(tanh_net, model) -> None:

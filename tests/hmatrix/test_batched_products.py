@@ -50,25 +50,6 @@ def test_is_the_matrix(m, n, seed, depth, limits, zero):
     assert bool(((y - x.double() @ h.to_dense().T).abs() <= allowed(x, h)).all())
 
 
-@settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 150), limits=st.sampled_from([Limits(), TYPED]))
-def test_writes_every_row_once_and_reads_what_is_there(seed, size, limits):
-    h = any_hmatrix(seed, size, size + 2, depth=4)
-    products = plan(h, limits)
-    top = h.shape[1] + 1
-    for bucket in products.first:
-        assert bucket.top == top and bucket.sources().min() >= 0 and bucket.sources().max() < h.shape[1]
-        top += len(bucket.blocks) * bucket.tall
-    assert top == products.height
-    top = 0
-    for bucket in products.second:
-        assert bucket.top == top and bucket.sources().min() >= 0 and bucket.sources().max() < products.height
-        top += len(bucket.blocks) * bucket.tall
-    assert top == products.out_height
-    used = np.concatenate([layer[layer >= 0] for layer in products.layers])
-    assert len(set(used.tolist())) == len(used), "no row of the second wave is added twice"
-
-
 @pytest.mark.parametrize("seed", range(8))
 def test_kinds_share_a_storage_type_and_are_padded_little(seed):
     h = any_hmatrix(seed, 180, 170, depth=4)

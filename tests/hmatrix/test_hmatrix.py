@@ -25,26 +25,6 @@ def test_to_dense_apply_and_bytes_by_hand():
     assert h.nbytes == numbers + table + storage + orders
 
 
-def test_identity_orderings_cost_nothing():
-    assert HMatrix((2, 3), (dense(0, 2, 0, 3),), row_order=[0, 1], col_order=[0, 1, 2]).nbytes == 24
-
-
-@pytest.mark.parametrize(
-    "leaves",
-    [
-        [(0, 2, 0, 3)],  # gap on the right
-        [(0, 1, 0, 4)],  # gap below
-        [(0, 2, 0, 4), (0, 1, 0, 1)],  # twice
-        [(0, 2, 0, 3), (1, 1, 2, 2)],  # right area, wrong place
-        [(0, 2, 0, 5)],  # outside
-        [(0, 1, 0, 2), (0, 1, 1, 2), (1, 1, 0, 4)],  # overlap and gap of equal area
-    ],
-)
-def test_leaves_that_do_not_tile_are_refused(leaves):
-    with pytest.raises(InputError):
-        HMatrix((2, 4), tuple(dense(*leaf) for leaf in leaves))
-
-
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
 def test_cover_check_agrees_with_painting(m, n, data):

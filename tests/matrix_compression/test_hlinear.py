@@ -1,7 +1,5 @@
 """HLinear is the matrix it was made from, differentiable to any order, and survives saving, compiling and casting."""
 
-import copy
-
 import pytest
 import torch
 from torch.func import functional_call
@@ -52,28 +50,6 @@ def test_gradients_of_first_and_second_order(seed: int) -> None:
     assert torch.autograd.gradgradcheck(function, (x, *parameters))
 
 
-def test_gradient_is_that_of_the_dense_layer_pulled_back_to_the_factors() -> None:
-    h = random_hmatrix(5, 24, 30)
-    layer, x = HLinear(h, dtype=torch.float64), rows(30)
-    dense = h.to_dense().requires_grad_()
-    layer(x).pow(2).sum().backward()
-    (x @ dense.T).pow(2).sum().backward()
-    assert dense.grad is not None
-    g = dense.grad if h.row_order is None else dense.grad[h.row_order.long()]
-    g = g if h.col_order is None else g[:, h.col_order.long()]
-    leaves = merged(h).leaves
-    gradients = copy.deepcopy(layer)
-    for p, q in zip(gradients.parameters(), layer.parameters(), strict=True):
-        p.data = q.grad
-    for leaf, slope in zip(leaves, gradients.leaves, strict=True):
-        block = g[leaf.row : leaf.row + leaf.rows, leaf.col : leaf.col + leaf.cols]
-        if leaf.is_dense:
-            assert torch.allclose(slope.dense, block, rtol=1e-10, atol=1e-10)
-        else:
-            assert torch.allclose(slope.u, block @ leaf.vt.T, rtol=1e-10, atol=1e-10)
-            assert torch.allclose(slope.vt, leaf.u.T @ block, rtol=1e-10, atol=1e-10)
-
-
 def test_padding_never_moves() -> None:
     h = random_hmatrix(9, 60, 60, depth=4)
     layer = HLinear(h, dtype=torch.float64)
@@ -106,13 +82,6 @@ def test_assign_writes_the_leaves() -> None:
     x = rows(40)
     expected = x @ layer.to_hmatrix(torch.float64).to_dense().T
     assert torch.allclose(layer(x), expected, rtol=1e-11, atol=1e-11)
-
-
-def test_dtypes() -> None:
-    layer = HLinear(random_hmatrix(8, 10, 12))
-    assert {p.dtype for p in layer.parameters()} == {torch.float32}
-    assert layer.double()(rows(12)).dtype == torch.float64
-    assert layer.bfloat16()(rows(12).bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("ordered", [False, True])

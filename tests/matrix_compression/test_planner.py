@@ -12,8 +12,7 @@ from hrt.matrix_compression.block_source import BlockSource, leading_basis, low_
 from hrt.matrix_compression.block_spectra import batch_spectra
 from hrt.matrix_compression.cluster_tree import block_levels
 from hrt.matrix_compression.compress_matrix import compress_for
-from hrt.matrix_compression.orderings import permute
-from hrt.matrix_compression.planner import KeptPlanner, Planner
+from hrt.matrix_compression.planner import Planner
 from hrt.matrix_compression.request import MatrixRequest
 from hrt.perf.networks.operators import gaussian_random, log_kernel
 
@@ -78,15 +77,6 @@ def test_optimal_beats_the_papers_algorithm(tol):
     assert optimal.nbytes <= reference.nbytes
 
 
-def test_papers_algorithm_refines_only_where_needed():
-    w = torch.ones(128, 128, dtype=torch.float64)
-    assert len(hrt.adaptive_partition(w, 1e-3).leaves) == 1
-    w[:32, :32] = torch.as_tensor(gaussian_random(32, 1))
-    h = hrt.adaptive_partition(w, 1e-3)
-    assert h.error(w) <= 1e-3
-    assert 1 < len(h.leaves) < 16
-
-
 def test_predicted_error_is_the_measured_error_without_weights():
     w = torch.as_tensor(log_kernel(256))
     p = planner(w, 16)
@@ -147,23 +137,3 @@ def test_kept_blocks_stay_and_the_bound_holds(seed: int, weighted: bool) -> None
         assert found.nbytes <= HMatrix.from_dense(w).nbytes
         if not found.is_dense:
             assert found.blocks().keys() == h.blocks().keys()
-
-
-def test_prediction_for_kept_blocks_is_the_error_of_what_is_built() -> None:
-    """Disjoint blocks, float32: the planned squared error is the measured one but for rounding."""
-    h = random_hmatrix(5, 64, 64, max_rank=6, ordered=True)
-    w = h.to_dense()
-    source = BlockSource(permute(w, h.row_order, h.col_order))
-    planner = KeptPlanner(source, MatrixRequest(partition=h), 1e-2 * source.norm2())
-    plan = planner.solve_budget(1e-2 * source.norm2())
-    found = planner.build(plan, h.row_order, h.col_order)
-    measured = float((w - found.to_dense()).square().sum())
-    assert measured == pytest.approx(plan.error2, rel=1e-3, abs=1e-9 * source.norm2())
-    assert plan.error2 <= 1e-2 * source.norm2()
-    assert found.blocks().keys() == h.blocks().keys()
-
-
-def test_kept_blocks_lose_nothing_at_a_fine_tolerance() -> None:
-    h = random_hmatrix(7, 40, 50, max_rank=4)
-    found = compress_for(h.to_dense(), MatrixRequest(1e-6, partition=h))
-    assert found.error(h.to_dense()) <= 1e-6

@@ -5,7 +5,6 @@ the unit vectors and in extended precision, never by the code that chose the par
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,14 +139,3 @@ def test_a_looser_tolerance_takes_no_more_bytes(case):
 def test_the_choice_of_every_storage_takes_no_more_than_one(case):
     sizes = {storage: case.nbytes(storage=storage) for storage in STORAGES}
     assert sizes["auto"] <= (1 + SLACK) * min(sizes.values()), sizes
-
-
-@pytest.mark.parametrize("rows", [None, 3])
-def test_the_measure_itself(rows):
-    """It is the Frobenius error, or the mean square over the data (fewer rows than features: singular)."""
-    rng = np.random.default_rng(0)
-    w, other = rng.standard_normal((2, 6, 5))
-    x = np.eye(5) if rows is None else rng.standard_normal((rows, 5))
-    h = hrt.HMatrix.from_dense(torch.from_numpy(other), torch.float64)
-    expected = np.linalg.norm(x @ (w - other).T) / np.linalg.norm(x @ w.T)
-    assert relative_error(w, h, None if rows is None else x.T @ x / rows) == pytest.approx(expected, rel=1e-7)

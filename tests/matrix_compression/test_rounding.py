@@ -30,14 +30,6 @@ def test_rows_are_stored_in_their_type_and_decode_to_what_was_meant(storage):
     assert bool(((w - found.decoded(-2)).abs() <= step * (1 + 1e-12)).all())
 
 
-def test_compensation_beats_nearest_rounding_in_the_datas_norm():
-    w = torch.randn(40, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    s = moment(64)
-    nearest = error2(w - round_rows(w, "int8", None).decoded(-2), s)
-    aware = error2(w - round_rows(w, "int8", s).decoded(-2), s)
-    assert aware < 0.5 * nearest
-
-
 def test_scaled_int8_is_exact_in_float32():
     """127 * a bfloat16 scale has at most 15 significant bits, so that decoding in float32 loses nothing."""
     w = torch.randn(50, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 1e-3
@@ -88,19 +80,6 @@ def test_the_predicted_gain_of_compensation_is_the_measured_one():
         step2 = found.scale.double() ** 2 / 12
         expected = float(step2.sum() * weights.sum())
         assert 0.7 * expected < error2(w - found.decoded(-2), s) < 1.4 * expected
-
-
-def test_directions_of_one_block_add_up():
-    g = torch.Generator().manual_seed(5)
-    parts = [(torch.randn(4, r, generator=g), torch.randn(r, 5, generator=g)) for r in (1, 2)]
-    leaves = tuple(Leaf(0, 4, 0, 5, u=u, vt=vt) for u, vt in parts)
-    h = hrt.HMatrix((4, 5), leaves)
-    expected = sum(u.double() @ vt.double() for u, vt in parts)
-    torch.testing.assert_close(h.to_dense(), expected)
-    x = torch.randn(3, 5, dtype=torch.float64, generator=g)
-    torch.testing.assert_close(h.apply(x), x @ expected.T)
-    with pytest.raises(hrt.InputError):  # a dense block cannot share its place
-        hrt.HMatrix((4, 5), (*leaves, Leaf(0, 4, 0, 5, dense=torch.ones(4, 5))))
 
 
 @pytest.mark.parametrize(

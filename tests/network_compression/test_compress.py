@@ -53,18 +53,6 @@ def test_burgers_pinn_holds_where_it_was_never_seen_and_is_six_times_smaller(bur
     assert model.dense_nbytes == 4 * sum(p.numel() for p in net.parameters())
 
 
-def test_bytes_are_what_is_stored(burgers):
-    _, model = burgers
-    total = 0
-    for value in model.program.constants.values():
-        if isinstance(value, torch.Tensor):
-            total += value.numel() * value.element_size()
-        else:
-            numbers = [t for e in value.leaves for t in (*e.tensors, *([] if e.scale is None else [e.scale]))]
-            total += sum(t.numel() * t.element_size() for t in [*numbers, value.table]) + len(value.table)
-    assert model.nbytes == total
-
-
 def test_certificate_keeps_kinds_of_figures_apart(burgers):
     _, model = burgers
     c = model.certificate
@@ -160,25 +148,6 @@ def test_network_is_left_as_it_was():
     assert net.training and all(m.training for m in net.modules())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
-
-
-def test_several_inputs_and_outputs():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.branch, self.trunk = mlp(20, 48, 32), mlp(2, 48, 32)
-
-        def forward(self, u, y):
-            b, t = self.branch(u), self.trunk(y)
-            return (b * t).sum(-1, keepdim=True), torch.tanh(t)
-
-    net, g = Two(), torch.Generator().manual_seed(1)
-    u, y = torch.randn(3000, 20, generator=g), torch.rand(3000, 2, generator=g)
-    model = hrt.compress(net, inputs=(u, y), tol=1e-2, progress=False)
-    fresh = torch.randn(5000, 20, generator=g), torch.rand(5000, 2, generator=g)
-    assert unseen_error(net, model, fresh) <= 1e-2
-    assert [tuple(v.shape) for v in model.predict(fresh)] == [(5000, 1), (5000, 32)]
 
 
 @pytest.mark.parametrize("name", [n if k % 4 == 0 else pytest.param(n, marks=pytest.mark.slow) for k, n in NAMES])

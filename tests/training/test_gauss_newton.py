@@ -54,15 +54,6 @@ def test_linear_problem_is_solved() -> None:
     assert torch.allclose(solver.parameters()["w"], randn(2, 3, seed=1), atol=1e-4)
 
 
-def test_numbers_that_are_not_free_stay() -> None:
-    solver, term = solver_and_term()
-    free = torch.tensor([True] * 5 + [False] * 3)
-    before = solver.numbers.clone()
-    solver.step([term], free)
-    assert torch.equal(solver.numbers[~free], before[~free])
-    assert (solver.numbers[free] != before[free]).all()
-
-
 def test_a_loss_that_is_not_finite_moves_nothing() -> None:
     solver, term = solver_and_term()
     solver.numbers[0] = math.nan

@@ -7,7 +7,7 @@ import hrt
 from hrt.hmatrix.hmatrix import STORAGE
 from hrt.model.trainable import to_trainable
 from hrt.program.program import Program, program_nbytes
-from hrt.training.storage_grid import Grid, load_numbers, numbers_of
+from hrt.training.storage_grid import Grid, load_numbers
 
 from helpers import hierarchical, random_inputs
 from trained import made
@@ -48,10 +48,3 @@ def test_rescaling_changes_no_product_and_rounding_is_stable(program) -> None:
     spacing = torch.where(grid.coarse, grid.step, eps * grid.numbers.abs())
     error = (once - grid.numbers).abs()
     assert (error <= 0.5 * (1 + 1e-9) * spacing + 1e-7).all()  # float16 has subnormal numbers too
-
-
-def test_numbers_go_out_and_in(program) -> None:
-    net = to_trainable(program, dtype=torch.float64)
-    numbers = numbers_of(net)
-    load_numbers(net, 2 * numbers)
-    assert torch.equal(numbers_of(net), 2 * numbers)
