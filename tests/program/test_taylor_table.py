@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
@@ -15,6 +14,7 @@ from hrt.program.program import Node, Program, Value
 from hrt.program.taylor_table import KINKED, RULES, Series, composed, times_x
 
 from op_cases import ACTIVATIONS, grid
+from zoo import Apply
 
 NAMES = ["d0", "d0d0", "d0d0d0"]
 
@@ -65,20 +65,9 @@ def test_composition_and_product_with_x_keep_zeros() -> None:
     assert times_x(7.0, None, Series(None)).terms == [None, None, None]
 
 
-class Applied(nn.Module):
-    """One function of one input."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
-
-
 def both(function: Callable[[torch.Tensor], torch.Tensor], points: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """y, y', y'', y''' in float32 by the derived program, and by reverse differentiation in float64, (4, points)."""
-    program = capture(Applied(function), [torch.rand(3, 1)])
+    program = capture(Apply(function), [torch.rand(3, 1)])
     found = differentiate(program, NAMES).program.run([torch.tensor(points)[:, None]], dtype=torch.float32)
     z = torch.tensor(points, dtype=torch.float64).requires_grad_()
     expected = [function(z)]
@@ -142,5 +131,5 @@ def test_prelu_has_torchs_slope_at_zero() -> None:
 
 @pytest.mark.parametrize("function", [lambda x: torch.linalg.vector_norm(x, dim=-1, keepdim=True), lambda x: x**2.5])
 def test_a_root_is_named_among_the_kinks(function) -> None:
-    (kink,) = differentiate(capture(Applied(function), [torch.rand(3, 2)]), ["d0"]).kinks
+    (kink,) = differentiate(capture(Apply(function), [torch.rand(3, 2)]), ["d0"]).kinks
     assert kink.startswith(("sqrt", "power"))
