@@ -261,7 +261,7 @@ class TestReasons:
 
 
 class TestCompress:
-    def test_states_what_is_proven_over_the_box(self):
+    def test_states_what_is_proven_over_the_box(self, quick):
         torch.manual_seed(1)
         net = mlp(2, 24, 24, 2)
         model = hrt.compress(net, inputs=hrt.Box([0, 0], [0.5, 0.5]), tol=1e-2, progress=False)
@@ -274,7 +274,7 @@ class TestCompress:
         program = captured(net, 2)
         assert bool((worst(program, model.program, [hrt.Box([0, 0], [0.5, 0.5])]) <= torch.tensor(limit)).all())
 
-    def test_says_when_the_bound_is_vacuous(self):
+    def test_says_when_the_bound_is_vacuous(self, quick):
         torch.manual_seed(1)
         net = mlp(4, 32, 32, 32, 32, 1, activation=nn.SiLU)
         model = hrt.compress(net, inputs=hrt.Box([-9] * 4, [9] * 4), tol=5e-2, progress=False)
