@@ -261,7 +261,7 @@ class TestReasons:
 
 
 class TestCompress:
-    def test_states_what_is_proven_over_the_box(self, quick):
+    def test_states_what_is_proven_over_the_box(self):
         torch.manual_seed(1)
         net = mlp(2, 24, 24, 2)
         model = hrt.compress(net, inputs=hrt.Box([0, 0], [0.5, 0.5]), tol=1e-2, progress=False)
