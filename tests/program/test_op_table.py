@@ -30,19 +30,12 @@ class TestDerivative:
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
     @pytest.mark.parametrize(("op", "attrs"), ACTIVATIONS)
-    def test_keeps_float32_and_the_empty_batch(self, op: Op, attrs: dict[str, Any]) -> None:
+    def test_keeps_float32_and_the_empty_batch_and_stays_finite_far_out(self, op: Op, attrs: dict[str, Any]) -> None:
         assert op.derivative is not None
-        for x in (torch.full((2, 3), 0.5), torch.zeros(0, 3)):
+        for x in (torch.full((2, 3), 0.5), torch.zeros(0, 3), torch.tensor([-1e4, -50.0, 50.0, 1e4])):
             for y in (op.torch((x,), attrs), op.derivative(x, attrs)):
-                assert y.dtype == torch.float32
-                assert y.shape == x.shape
-
-    @pytest.mark.parametrize(("op", "attrs"), BOUNDED)
-    def test_stays_finite_far_out(self, op: Op, attrs: dict[str, Any]) -> None:
-        x = torch.tensor([-1e4, -50.0, 50.0, 1e4])
-        assert op.derivative is not None
-        assert bool(torch.isfinite(op.torch((x,), attrs)).all())
-        assert bool(torch.isfinite(op.derivative(x, attrs)).all())
+                assert (y.dtype, y.shape) == (torch.float32, x.shape)
+                assert op.lipschitz is None or bool(torch.isfinite(y).all())
 
     def test_only_elementwise_rows_of_one_argument_are_activations(self) -> None:
         assert {op.name for op in TABLE.values() if op.is_activation} == {p.values[0].name for p in ACTIVATIONS}
