@@ -94,6 +94,10 @@ def test_as_strict_as_running_it(name: str) -> None:
     assert refused or not plain.nodes
 
 
+def test_every_op_is_used_by_some_network() -> None:
+    assert {n.op for name in ZOO for n in captured(name).nodes} == set(TABLE)
+
+
 def test_what_gives_derivatives_is_accepted() -> None:
     check_program(mixed_model().differentiated(["d0", "d0d0"]).program)
 

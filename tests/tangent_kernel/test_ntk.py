@@ -121,7 +121,7 @@ def test_training_mode_and_gradients_are_as_they_were():
 
 
 class TestMemory:
-    net, x = mlp(2, 40, 40, 2), points(23)
+    net, x = mlp(2, 40, 40, 2), points(7)
 
     def needed(self, **options) -> int:
         with pytest.raises(InputError, match="at least") as error:
