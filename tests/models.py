@@ -17,7 +17,7 @@ from hrt.model.artifact import DIGEST
 from hrt.model.model import CompressedModel
 from hrt.program.program import Node, Program, Value
 
-from helpers import random_hmatrix
+from helpers import absolute, random_hmatrix
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -55,14 +55,8 @@ def allowed(x: torch.Tensor, h: HMatrix) -> torch.Tensor:
     A sum of k products errs by at most k eps times the sum of their absolute values; a low-rank leaf is two sums after
     each other, and decoding int8 rounds once more.
     """
-    size = torch.zeros(h.shape, dtype=torch.float64)
-    for e in h.leaves:
-        first, *rest = (t.abs() for t in e.decoded(torch.float64))
-        size[e.row : e.row + e.rows, e.col : e.col + e.cols] += first @ rest[0] if rest else first
-    for dim, order in ((0, h.row_order), (1, h.col_order)):
-        size = size if order is None else torch.empty_like(size).index_copy_(dim, order.long(), size)
     terms = h.shape[1] + sum(max(e.rank, 0) for e in h.leaves) + len(h.leaves) + 4
-    return terms * torch.finfo(torch.float32).eps * (x.abs().double() @ size.T) + 1e-40
+    return terms * torch.finfo(torch.float32).eps * (x.abs().double() @ absolute(h).T) + 1e-40
 
 
 def linear_program(weight: Any, bias: torch.Tensor | None = None) -> Program:

@@ -267,9 +267,8 @@ class _Search:
             bounds = torch.cat([bounds[rest], new])
             spent += 2 * count
         per_output = tuple(bounds.amax(0).tolist())
-        if not all(map(math.isfinite, per_output)):
-            return OutputBound(None, self.trouble, len(low))
-        return OutputBound(per_output, "", len(low))
+        known = all(map(math.isfinite, per_output))
+        return OutputBound(per_output if known else None, "" if known else self.trouble, len(low))
 
     def _evaluate(self, low: Tensor, high: Tensor) -> Tensor:
         """(boxes, outputs) bounds of |f - f_h|; infinite where nothing is known."""

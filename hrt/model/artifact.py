@@ -152,7 +152,7 @@ def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str
     digest = bytes(head[DIGEST])
     try:
         table = json.loads(head[8:])
-        header = _restored(json.loads(table.pop("__metadata__")["hrt"]))
+        header = json.loads(table.pop("__metadata__")["hrt"], object_hook=_restored)
         is_hrt, version = header["format"] == "hrt", header["version"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _bad(path, "its header is damaged") from error
@@ -224,10 +224,6 @@ def _plain(value: Any) -> Any:
     return {NOT_FINITE: repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _restored(value: Any) -> Any:
-    """The inverse of `_plain`."""
-    if isinstance(value, list):
-        return [_restored(v) for v in value]
-    if not isinstance(value, dict):
-        return value
-    return float(value[NOT_FINITE]) if value.keys() == {NOT_FINITE} else {k: _restored(v) for k, v in value.items()}
+def _restored(value: dict[str, Any]) -> Any:
+    """The inverse of `_plain`, for an object of JSON whose values are restored already."""
+    return float(value[NOT_FINITE]) if value.keys() == {NOT_FINITE} else value

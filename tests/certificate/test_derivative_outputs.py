@@ -1,6 +1,7 @@
 """What is said of every output of a network with derivatives among them: bounded as what, or not at all, and where."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,14 +113,11 @@ class TestWhereItTravels:
     def test_onnx_metadata_with_bounded_derivatives(self, held, tmp_path: Path) -> None:
         export_onnx(held, tmp_path / "net.onnx", derivatives=["d0", "d1"])
         proto = onnx.load(tmp_path / "net.onnx")
-        said, names = metadata(proto), [v.name for v in proto.graph.output]
-        found = json.loads(said["hrt.error_upper_99"])
-        figures = held.certificate.estimated
-        assert list(found) == names
-        assert found[names[0]] == figures["output_error_upper_99"]
-        assert found[names[1]] == figures["derivative_error_upper_99"]["d0"]
-        assert found[names[2]] == "not bounded"
-        carried = json.loads(said["hrt.certificate"])
+        texts, figures = metadata(proto), held.certificate.estimated
+        expected = [figures["output_error_upper_99"], figures["derivative_error_upper_99"]["d0"], UNBOUNDED]
+        names = [v.name for v in proto.graph.output]
+        assert list(json.loads(texts["hrt.error_upper_99"]).items()) == list(zip(names, expected, strict=True))
+        carried = json.loads(texts["hrt.certificate"])
         for section, field in (
             ("measured", "derivative_error"),
             ("measured", "derivative_runtime_error"),
@@ -133,10 +131,8 @@ class TestWhereItTravels:
         program = replace(linear_program(torch.ones(3, 3)), outputs=("y", "x", "y"))
         certificate = hrt.Certificate(1e-3, "output", (), {}, {"output_error_upper_99": 1e-4})
         proto = to_onnx(hrt.CompressedModel(program, certificate))
-        names = [v.name for v in proto.graph.output]
-        together = "0.0001 of 2 outputs together"
-        assert json.loads(metadata(proto)["hrt.error_upper_99"]) == dict.fromkeys(names, together)
-        assert len(set(names)) == 3
+        names = {v.name: "0.0001 of 2 outputs together" for v in proto.graph.output}
+        assert json.loads(metadata(proto)["hrt.error_upper_99"]) == names and len(names) == 3
 
     @pytest.mark.parametrize("backend", ["onnxruntime", "hrt"])
     def test_tritons_configuration(self, held, alone, backend, tmp_path: Path) -> None:
@@ -144,10 +140,9 @@ class TestWhereItTravels:
             folder = hrt.export_repository(model, tmp_path, name=name, backend=backend, derivatives=["d1", "d0"])
             config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
             found = json.loads(config.parameters["hrt.error_upper_99"].string_value)
+            expected = model.certificate.estimated["derivative_error_upper_99"][last] if last else UNBOUNDED
             assert list(found) == [t.name for t in config.output]
-            assert list(found.values())[1] == "not bounded"
-            expected = model.certificate.estimated["derivative_error_upper_99"][last] if last else "not bounded"
-            assert list(found.values())[2] == expected
+            assert list(found.values())[1:] == [UNBOUNDED, expected]
 
     @pytest.mark.parametrize("server", ["mlserver", "ray"])
     def test_the_artifact_that_is_served(self, held, server, tmp_path: Path, capsys) -> None:
@@ -164,15 +159,13 @@ class TestWhereItTravels:
         assert f"not bounded: {second}; the tolerance was not asked for" in out and "d0d1: measured" in out
         assert "not bounded" not in held.report()
 
-    def test_a_limit_of_several_outputs_is_not_said_of_one(self) -> None:
+    @pytest.mark.parametrize(
+        "value, text",
+        [(1e-4, "0.0001 of 2 outputs together"), (None, UNBOUNDED), (math.inf, UNBOUNDED), (math.nan, UNBOUNDED)],
+    )
+    def test_a_limit_of_several_outputs_is_not_said_of_one_and_what_is_no_limit_of_none(self, value, text) -> None:
         """A small output beside a large one may miss by far more than both together do."""
-        figures = {"output_error_upper_99": 1e-4, "derivative_error_upper_99": {"d0": 2e-4}}
-        certificate = hrt.Certificate(1e-3, "output", (), {}, figures)
-        certificate.context["outputs"] = {"a": VALUE, "b": VALUE, "d0_a": "d0", "d0_b": "d0", "d1_a": UNBOUNDED}
-        found = limits(certificate, ["a", "b", "d0_a", "d0_b", "d1_a"])
-        value, slope = "0.0001 of 2 outputs together", "0.0002 of 2 outputs together"
-        assert found == {"a": value, "b": value, "d0_a": slope, "d0_b": slope, "d1_a": UNBOUNDED}
-
-    def test_numbers_that_are_no_limit_are_none(self) -> None:
-        for figures in ({}, {"output_error_upper_99": float("inf")}, {"output_error_upper_99": float("nan")}):
-            assert limits(hrt.Certificate(1e-3, "output", (), {}, figures), ["u"]) == {"u": UNBOUNDED}
+        figures = {"output_error_upper_99": value, "derivative_error_upper_99": {"d0": value}}
+        outputs = {"a": VALUE, "b": VALUE, "d0_a": "d0", "d0_b": "d0"}
+        certificate = hrt.Certificate(1e-3, "output", (), {}, figures, {}, {"outputs": {**outputs, "d1_a": UNBOUNDED}})
+        assert limits(certificate, [*outputs, "d1_a"]) == {**dict.fromkeys(outputs, text), "d1_a": UNBOUNDED}

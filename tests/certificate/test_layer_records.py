@@ -67,13 +67,8 @@ class TestFigures:
 
     def test_every_statement_is_there_and_none_is_violated(self):
         r = record("w", *pair(), None, 1e-2)
-        assert [s.name for s in r.statements] == [
-            "Frobenius",
-            "singular values",
-            "product",
-            "condition (paper)",
-            "condition (Weyl)",
-        ]
+        names = ["Frobenius", "singular values", "product", "condition (paper)", "condition (Weyl)"]
+        assert [s.name for s in r.statements] == names
         assert all(s.verdict in ("holds", "vacuous") for s in r.statements)
         assert r.statements[0].bound == pytest.approx(1e-2 * float(pair()[0].norm()))
 
@@ -102,9 +97,8 @@ class TestReport:
     def test_says_what_holds_and_what_is_infinite_within_the_width(self):
         w, h = pair()
         low = HMatrix((40, 30), (Leaf(0, 40, 0, 30, u=torch.ones(40, 1), vt=torch.ones(1, 30)),))
-        lines = self.text(
-            record("first." * 9, w, h, None, 1e-2), record("b", torch.eye(40, 30).double(), low, None, 1e-2)
-        )
+        second = record("b", torch.eye(40, 30).double(), low, None, 1e-2)
+        lines = self.text(record("first." * 9, w, h, None, 1e-2), second)
         assert all(len(line) <= 140 for line in lines if line[:1] in "┏┃┡│└")
         (verdicts,) = [line for line in lines if line.startswith("│ b ") and "vacuous" in line]
         assert verdicts.count("∞") == 1 and "violated" in verdicts, "a rank of 1 misses the tolerance in Frobenius norm"

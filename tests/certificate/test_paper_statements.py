@@ -38,13 +38,12 @@ def random_pair(seed: int, m: int, n: int, size: float) -> tuple[Tensor, Tensor]
 
 class TestFrobenius:
     def test_within_and_beyond_the_tolerance(self):
-        w = diagonal(3, 4)
+        w, z = diagonal(3, 4), diagonal(0, 0)
         assert global_frobenius(w, diagonal(3, 3.9), 0.1).verdict == "holds"
         found = global_frobenius(w, diagonal(3, 3.0), 0.1)
         assert (found.verdict, found.bound, found.measured) == ("violated", pytest.approx(0.5), 1.0)
-
-    def test_a_tolerance_of_one_says_nothing(self):
-        assert global_frobenius(diagonal(3, 4), diagonal(0, 0), 1.0).verdict == "vacuous"
+        assert global_frobenius(w, z, 1.0).verdict == "vacuous", "a tolerance of one says nothing"
+        assert global_frobenius(z, z, 1e-3).verdict == leaf_frobenius(z, z, [0.0]).verdict == "holds"
 
     def test_blocks_add_up_exactly(self):
         w, h = random_pair(0, 6, 6, 1e-2)
@@ -52,10 +51,6 @@ class TestFrobenius:
         found = leaf_frobenius(w, h, parts)
         assert found.verdict == "holds" and found.bound == pytest.approx(found.measured, rel=1e-12)
         assert leaf_frobenius(w, h, parts[:1]).verdict == "violated"
-
-    def test_zero_matrices_hold(self):
-        z = diagonal(0, 0)
-        assert global_frobenius(z, z, 1e-3).verdict == "holds" and leaf_frobenius(z, z, [0.0]).verdict == "holds"
 
 
 @given(seed=st.integers(0, 10**6), m=st.integers(1, 9), n=st.integers(1, 9), size=st.floats(0, 2))
@@ -118,17 +113,9 @@ def test_no_spectra_of_empty_or_large_matrices(shape):
     assert Spectra.of(z, z) is None
 
 
-class TestBox:
-    rms = torch.tensor([3.0, 4.0], dtype=torch.float64)
-
-    def test_holds(self):
-        found = box_statement([0.3, 0.4], torch.tensor([0.1, 0.1]).double(), self.rms)
-        assert (found.verdict, found.bound) == ("holds", pytest.approx(0.5)) and "1.00e-01" in found.remark
-
-    def test_vacuous_from_the_outputs_own_size_on(self):
-        assert box_statement([3.0, 4.0], self.rms / 10, self.rms).verdict == "vacuous"
-
-    def test_zero_outputs(self):
-        z = torch.zeros(1, dtype=torch.float64)
-        assert box_statement([0.0], z, z).verdict == "holds"
-        assert box_statement([1.0], z, z).verdict == "vacuous"
+def test_box():
+    rms, z = torch.tensor([3.0, 4.0], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    found = box_statement([0.3, 0.4], torch.tensor([0.1, 0.1]).double(), rms)
+    assert (found.verdict, found.bound) == ("holds", pytest.approx(0.5)) and "1.00e-01" in found.remark
+    assert box_statement([3.0, 4.0], rms / 10, rms).verdict == "vacuous", "from the outputs' own size on"
+    assert [box_statement([size], z, z).verdict for size in (0.0, 1.0)] == ["holds", "vacuous"]

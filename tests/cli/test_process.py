@@ -77,7 +77,7 @@ def test_an_interruption_leaves_nothing(while_it, lab, contents):
     deadline = time.monotonic() + 60
     while not Path("started").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(3 if while_it == "compresses" else 0)
+    time.sleep(1 if while_it == "compresses" else 0)
     assert process.poll() is None, "it was done before it could be interrupted"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

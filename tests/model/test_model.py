@@ -1,8 +1,10 @@
 """CompressedModel.predict: numpy or torch in, the same kind out, any batch, and clear words for anything else."""
 
 import gc
+import re
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -52,16 +54,14 @@ class TestNumpy:
     @pytest.mark.parametrize(
         "arrange",
         [
-            pytest.param(np.asfortranarray, id="Fortran order"),
-            pytest.param(lambda x: np.repeat(x, 2, axis=1)[:, ::2], id="strided columns"),
-            pytest.param(lambda x: np.repeat(x, 3, axis=0)[::3], id="strided rows"),
-            pytest.param(lambda x: x[::-1].copy()[::-1], id="negative row stride"),
-            pytest.param(lambda x: x[:, ::-1].copy()[:, ::-1], id="negative column stride"),
-            pytest.param(lambda x: x.astype(">f4"), id="big endian"),
-            pytest.param(lambda x: np.frombuffer(x.tobytes(), np.float32).reshape(x.shape), id="read-only"),
-            pytest.param(
-                lambda x: np.frombuffer(b"\0" + x.tobytes(), np.float32, offset=1).reshape(x.shape), id="odd address"
-            ),
+            np.asfortranarray,
+            lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+            lambda x: np.repeat(x, 3, axis=0)[::3],
+            lambda x: x[::-1].copy()[::-1],
+            lambda x: x[:, ::-1].copy()[:, ::-1],
+            lambda x: x.astype(">f4"),
+            lambda x: np.frombuffer(x.tobytes(), np.float32).reshape(x.shape),  # read-only
+            lambda x: np.frombuffer(b"\0" + x.tobytes(), np.float32, offset=1).reshape(x.shape),  # an odd address
         ],
     )
     @pytest.mark.filterwarnings("error")
@@ -107,12 +107,12 @@ class TestTorch:
     @pytest.mark.parametrize(
         "arrange",
         [
-            pytest.param(lambda x: x.clone().requires_grad_(), id="requires grad"),
-            pytest.param(lambda x: x.clone().requires_grad_() * 1, id="inside a graph"),
-            pytest.param(lambda x: torch.nn.Parameter(x), id="parameter"),
-            pytest.param(lambda x: x.T.contiguous().T, id="transposed"),
-            pytest.param(lambda x: x.repeat_interleave(2, 1)[:, ::2], id="strided"),
-            pytest.param(lambda x: x[:1].expand(6, 20), id="expanded"),
+            lambda x: x.clone().requires_grad_(),
+            lambda x: x.clone().requires_grad_() * 1,
+            torch.nn.Parameter,
+            lambda x: x.T.contiguous().T,
+            lambda x: x.repeat_interleave(2, 1)[:, ::2],
+            lambda x: x[:1].expand(6, 20),
         ],
     )
     def test_any_layout(self, arrange, model):
@@ -170,21 +170,14 @@ class TestAnswers:
     def test_eight_threads_get_their_own_answers(self, model):
         inputs = [samples(11, seed=k) for k in range(8)]
         expected = [model.predict(x) for x in inputs]
-        fresh, wrong = linear_model(model.program.constants["w"]), []
-        barrier = threading.Barrier(8)
+        fresh, barrier = linear_model(model.program.constants["w"]), threading.Barrier(8)
 
-        def work(k: int) -> None:
+        def work(k: int) -> bool:
             barrier.wait()
-            for _ in range(60):
-                if not np.array_equal(fresh.predict(inputs[k]), expected[k]):
-                    wrong.append(k)
+            return all(np.array_equal(fresh.predict(inputs[k]), expected[k]) for _ in range(60))
 
-        threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not wrong
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(work, range(8)))
 
 
 class TestMaxBatch:
@@ -208,39 +201,26 @@ class TestMaxBatch:
             linear_model(h, max_batch=max_batch)
 
 
+BATCH, FLOATS, ONE = r"\(batch, 20\)", "floating-point", "Expected 1"
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         "x, found, expected",
         [
-            (np.zeros((3, 19)), r"\(3, 19\)", r"\(batch, 20\)"),
-            (np.zeros(20), r"\(20,\)", r"\(batch, 20\)"),
-            (np.zeros((2, 2, 20)), r"\(2, 2, 20\)", r"\(batch, 20\)"),
-            (np.float32(1), r"\(\)", r"\(batch, 20\)"),
-            (torch.zeros(3, 21), r"\(3, 21\)", r"\(batch, 20\)"),
-            (torch.zeros(()), r"\(\)", r"\(batch, 20\)"),
-            (np.zeros((3, 20), int), "int64", "floating-point"),
-            (np.zeros((3, 20), bool), "bool", "floating-point"),
-            (np.zeros((3, 20), np.uint16), "uint16", "floating-point"),
-            (np.zeros((3, 20), complex), "complex128", "floating-point"),
-            (np.full((3, 20), "a"), "<U1", "floating-point"),
-            (np.full((3, 20), None), "object", "floating-point"),
-            (torch.zeros(3, 20, dtype=torch.int32), "int32", "floating-point"),
-            (torch.zeros(3, 20, dtype=torch.complex64), "complex64", "floating-point"),
-            (torch.zeros(3, 20).to_sparse(), "sparse", "floating-point"),
-            (None, "object", "floating-point"),
-            ("x.npy", "<U5", "floating-point"),
-            ({"x": 1}, "object", "floating-point"),
-            ((), r"0 input\(s\)", "Expected 1"),
-            ((np.zeros((3, 20)),) * 2, r"2 input\(s\)", "Expected 1"),
+            *((np.zeros(shape), re.escape(str(shape)), BATCH) for shape in ((3, 19), (20,), (2, 2, 20), ())),
+            *((torch.zeros(shape), re.escape(str(shape)), BATCH) for shape in ((3, 21), ())),
+            *((np.zeros((3, 20), kind), kind, FLOATS) for kind in ("int64", "bool", "uint16", "complex128", "object")),
+            *((torch.zeros(3, 20, dtype=getattr(torch, kind)), kind, FLOATS) for kind in ("int32", "complex64")),
+            (torch.zeros(3, 20).to_sparse(), "sparse", FLOATS),
+            *((x, "<U1|<U5|object", FLOATS) for x in (np.full((3, 20), "a"), "x.npy", None, {"x": 1})),
+            *(((np.zeros((3, 20)),) * count, rf"{count} input\(s\)", ONE) for count in (0, 2)),
+            (([[1.0], [1.0, 2.0]],), "", "no array"),
         ],
     )
     def test_say_found_and_expected(self, x, found, expected, model):
-        with pytest.raises(hrt.InputError, match=rf"(?s)[Ff]ound .*{found}.*{expected}|{found}.*{expected}"):
+        with pytest.raises(hrt.InputError, match=rf"(?s)({found}).*{expected}"):
             model.predict(x)
-
-    def test_ragged_lists(self, model):
-        with pytest.raises(hrt.InputError, match="no array"):
-            model.predict(([[1.0], [1.0, 2.0]],))
 
     def test_an_unknown_backend_is_an_error_on_first_use(self, h):
         with pytest.raises(hrt.BackendError):

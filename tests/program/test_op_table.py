@@ -14,7 +14,6 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.op_table import TABLE, Op, multiply
 
 from op_cases import ACTIVATIONS, CASES, A, W, grid
-from zoo import ZOO, captured
 
 BOUNDED = [p for p in ACTIVATIONS if p.values[0].lipschitz is not None]
 
@@ -30,19 +29,12 @@ class TestDerivative:
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
     @pytest.mark.parametrize(("op", "attrs"), ACTIVATIONS)
-    def test_keeps_float32_and_the_empty_batch(self, op: Op, attrs: dict[str, Any]) -> None:
+    def test_keeps_float32_and_the_empty_batch_and_stays_finite_far_out(self, op: Op, attrs: dict[str, Any]) -> None:
         assert op.derivative is not None
-        for x in (torch.full((2, 3), 0.5), torch.zeros(0, 3)):
+        for x in (torch.full((2, 3), 0.5), torch.zeros(0, 3), torch.tensor([-1e4, -50.0, 50.0, 1e4])):
             for y in (op.torch((x,), attrs), op.derivative(x, attrs)):
-                assert y.dtype == torch.float32
-                assert y.shape == x.shape
-
-    @pytest.mark.parametrize(("op", "attrs"), BOUNDED)
-    def test_stays_finite_far_out(self, op: Op, attrs: dict[str, Any]) -> None:
-        x = torch.tensor([-1e4, -50.0, 50.0, 1e4])
-        assert op.derivative is not None
-        assert bool(torch.isfinite(op.torch((x,), attrs)).all())
-        assert bool(torch.isfinite(op.derivative(x, attrs)).all())
+                assert (y.dtype, y.shape) == (torch.float32, x.shape)
+                assert op.lipschitz is None or bool(torch.isfinite(y).all())
 
     def test_only_elementwise_rows_of_one_argument_are_activations(self) -> None:
         assert {op.name for op in TABLE.values() if op.is_activation} == {p.values[0].name for p in ACTIVATIONS}
@@ -81,22 +73,15 @@ class TestLipschitz:
 
 class TestRows:
     @pytest.mark.parametrize(("name", "arguments", "attrs", "expected"), CASES)
-    def test_is_what_torch_says(self, name: str, arguments: tuple, attrs: dict[str, Any], expected: Tensor) -> None:
-        found = TABLE[name].torch(arguments, attrs)
-        assert found.shape == expected.shape
-        torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
-
-    @pytest.mark.parametrize(("name", "arguments", "attrs", "expected"), CASES)
-    def test_takes_an_empty_batch(self, name: str, arguments: tuple, attrs: dict[str, Any], expected: Tensor) -> None:
+    def test_is_what_torch_says_also_of_no_rows(
+        self, name: str, arguments: tuple, attrs: dict[str, Any], expected: Tensor
+    ) -> None:
+        torch.testing.assert_close(TABLE[name].torch(arguments, attrs), expected, rtol=1e-13, atol=0)
         empty = tuple(a[:0] if a.shape[0] == 5 else a for a in arguments)
         assert TABLE[name].torch(empty, attrs).shape == (0, *expected.shape[1:])
 
     def test_every_row_is_tested(self) -> None:
         assert {name for name, *_ in CASES} | {p.values[0].name for p in ACTIVATIONS} == set(TABLE)
-
-    def test_every_row_is_used_by_some_network(self) -> None:
-        used = {n.op for name in ZOO for n in captured(name).nodes}
-        assert used == set(TABLE)
 
 
 class TestMultiply:
@@ -111,15 +96,10 @@ class TestMultiply:
     @pytest.mark.parametrize(("m", "n"), [(0, 4), (4, 0), (0, 0)])
     def test_no_elements(self, m: int, n: int) -> None:
         weight = torch.rand(m, n, dtype=torch.float64)
-        assert torch.equal(
-            multiply(torch.rand(3, n, dtype=torch.float64), weight), torch.zeros(3, m, dtype=torch.float64)
-        )
+        assert torch.equal(multiply(torch.rand(3, n).double(), weight), torch.zeros(3, m).double())
 
-    def test_weight_follows_the_type_of_the_values(self) -> None:
-        assert multiply(torch.rand(2, 4), W).dtype == torch.float32
-
-    def test_linear_is_the_layer(self) -> None:
+    def test_is_the_layer_in_the_type_of_the_values(self) -> None:
         layer, x = nn.Linear(4, 6).double(), A[:, 0]
-        torch.testing.assert_close(
-            TABLE["linear"].torch((x, layer.weight, layer.bias), {}), layer(x), rtol=1e-13, atol=0
-        )
+        found = TABLE["linear"].torch((x, layer.weight, layer.bias), {})
+        torch.testing.assert_close(found, layer(x), rtol=1e-13, atol=0)
+        assert multiply(torch.rand(2, 4), W).dtype == torch.float32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import weakref
 from typing import Any
 
 import pytest
@@ -49,27 +49,29 @@ class TestValidation:
             (Node("z", "tanh", ("z",), (4,), {}), r"z is out of order: \['z'\]"),
             (Node("x", "tanh", ("x",), (4,), {}), r"x is out of order: its name is taken"),
             (Node("w", "tanh", ("x",), (4,), {}), r"w is out of order: its name is taken"),
-            (Node("z", "linear", ("x",), (4,), {}), r"z is linear in .*Expected a value, a constant weight"),
-            (Node("z", "linear", ("x", "y"), (4,), {}), r"z is linear in .*Expected a value, a constant weight"),
-            (Node("z", "linear", ("x", "b"), (4,), {}), r"z is linear in .*Expected a value, a constant weight"),
-            (Node("z", "linear", ("x", "w", "y"), (3,), {}), r"z is linear in .*at most a constant bias"),
-            (Node("z", "linear", ("x", "w", "w"), (3,), {}), r"z is linear in .*at most a constant bias"),
-            (Node("z", "linear", ("x", "w", "b", "b"), (3,), {}), r"z is linear in .*at most a constant bias"),
+            *(
+                (Node("z", "linear", names, (4,), {}), r"z is linear in .*Expected a value, a constant weight")
+                for names in (("x",), ("x", "y"), ("x", "b"))
+            ),
+            *(
+                (Node("z", "linear", ("x", "w", *names), (3,), {}), r"z is linear in .*at most a constant bias")
+                for names in (("y",), ("w",), ("b", "b"))
+            ),
         ],
     )
     def test_bad_node(self, node: Node, message: str) -> None:
         with pytest.raises(CaptureError, match=message):
             make(nodes=(node,), outputs=(node.name,))
 
-    def test_unknown_output(self) -> None:
-        with pytest.raises(CaptureError, match=r"outputs \['nothing'\] are not computed"):
-            make(outputs=("out", "nothing"))
-
     @pytest.mark.parametrize(
-        "changed", [{"inputs": (Value("x", (4,)), Value("x", (4,)))}, {"inputs": (Value("x", (4,)), Value("w", (4,)))}]
+        ("changed", "message"),
+        [
+            ({"outputs": ("out", "nothing")}, r"outputs \['nothing'\] are not computed"),
+            *(({"inputs": (Value("x", (4,)), Value(name, (4,)))}, "share the names") for name in "xw"),
+        ],
     )
-    def test_shared_names(self, changed: dict[str, Any]) -> None:
-        with pytest.raises(CaptureError, match="share the names"):
+    def test_bad_names(self, changed: dict[str, Any], message: str) -> None:
+        with pytest.raises(CaptureError, match=message):
             make(**changed)
 
 
@@ -135,7 +137,6 @@ class TestRun:
         depth, alive = 30, []
         nodes = tuple(Node(f"n{k}", "tanh", (f"n{k - 1}" if k else "x",), (4,), {}) for k in range(depth))
         program = Program((Value("x", (4,)),), nodes, (nodes[-1].name,), {})
-        import weakref
 
         def watch(_: Node, arguments: tuple[Any, ...]) -> None:
             alive.append(weakref.ref(arguments[0]))
@@ -186,28 +187,27 @@ class TestSimplified:
         assert program.nodes == (Node("s", "linear", ("x", "w", "b"), (3,), {}, "layer"),)
 
     @pytest.mark.parametrize(
-        "build",
+        ("op", "inputs", "outputs"),
         [
-            lambda: added(Node("s", "add", ("p", "b"), (3,), {}), outputs=("s", "p")),  # the product is read elsewhere
-            lambda: added(Node("s", "add", ("p", "p"), (3,), {})),
-            lambda: added(Node("s", "add", ("p", "y"), (3,), {})),  # not a constant
-            lambda: added(Node("s", "sub", ("p", "b"), (3,), {})),
-            lambda: added(Node("s", "add", ("p", "c"), (3,), {}), constants={"c": torch.ones((), dtype=torch.float64)}),
+            ("add", ("p", "b"), ("s", "p")),  # the product is read elsewhere
+            ("add", ("p", "p"), ("s",)),
+            ("add", ("p", "y"), ("s",)),  # not a constant
+            ("sub", ("p", "b"), ("s",)),
+            ("add", ("p", "c"), ("s",)),
         ],
     )
-    def test_other_sums_stay(self, build: Callable[[], Program]) -> None:
-        program = build()
+    def test_other_sums_stay(self, op: str, inputs: tuple[str, str], outputs: tuple[str, ...]) -> None:
+        scalar = torch.ones((), dtype=torch.float64)
+        program = added(Node("s", op, inputs, (3,), {}), outputs=outputs, constants={"c": scalar})
         assert [n.op for n in program.simplified().nodes] == [n.op for n in program.nodes]
         for found, expected in zip(program.simplified().run(samples(3)), program.run(samples(3)), strict=True):
             assert torch.equal(found, expected)
 
     def test_second_constant_stays(self) -> None:
-        first, second = Node("q", "add", ("p", "b"), (3,), {}), Node("s", "add", ("b", "q"), (3,), {})
-        program = added(first, second)
+        program = added(Node("q", "add", ("p", "b"), (3,), {}), Node("s", "add", ("b", "q"), (3,), {}))
         assert [n.op for n in program.simplified().nodes] == ["linear", "add"]
-        torch.testing.assert_close(
-            program.simplified().run(samples(3)), program.run(samples(3)), rtol=1e-14, atol=1e-15
-        )
+        expected = program.run(samples(3))
+        torch.testing.assert_close(program.simplified().run(samples(3)), expected, rtol=1e-14, atol=1e-15)
 
     def test_what_no_output_needs_is_dropped(self) -> None:
         spare = Node("spare", "mul", ("a", "unread"), (3,), {})

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
@@ -15,6 +14,7 @@ from hrt.program.program import Node, Program, Value
 from hrt.program.taylor_table import KINKED, RULES, Series, composed, times_x
 
 from op_cases import ACTIVATIONS, grid
+from zoo import Apply
 
 NAMES = ["d0", "d0d0", "d0d0d0"]
 
@@ -65,20 +65,9 @@ def test_composition_and_product_with_x_keep_zeros() -> None:
     assert times_x(7.0, None, Series(None)).terms == [None, None, None]
 
 
-class Applied(nn.Module):
-    """One function of one input."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
-
-
 def both(function: Callable[[torch.Tensor], torch.Tensor], points: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """y, y', y'', y''' in float32 by the derived program, and by reverse differentiation in float64, (4, points)."""
-    program = capture(Applied(function), [torch.rand(3, 1)])
+    program = capture(Apply(function), [torch.rand(3, 1)])
     found = differentiate(program, NAMES).program.run([torch.tensor(points)[:, None]], dtype=torch.float32)
     z = torch.tensor(points, dtype=torch.float64).requires_grad_()
     expected = [function(z)]
@@ -87,37 +76,30 @@ def both(function: Callable[[torch.Tensor], torch.Tensor], points: list[float]) 
     return torch.cat(found, 1).T.double(), torch.stack(expected).detach()
 
 
+FAR = [-80.0, -50.0, -44.5, 44.5, 60.0, 80.0]
+# a coefficient that is zero or tiny meets derivatives whose squares float32 cannot hold
+FLAT_OR_STEEP = [
+    (lambda x: torch.sqrt(torch.exp(x)), [-40.0, 32.0, 43.0]),
+    (lambda x: F.silu(torch.exp(x)), [-60.0, 29.8, 40.0]),
+    (lambda x: torch.cosh(x) ** -2, [-46.0, 32.0, 46.0]),
+    (lambda x: (1 + torch.exp(x)) ** -2, [-80.0, 32.0, 46.0]),
+    (lambda x: torch.tanh(torch.exp(x)), [-60.0, 32.0, 46.0]),
+    (lambda x: torch.exp(-torch.exp(x)), [-60.0, 32.0, 46.0]),
+    (lambda x: torch.exp(-torch.cosh(x)), [-50.0, 32.0, 50.0]),
+    (lambda x: torch.exp(-1 / x**2), [1e-5, 1.0]),
+]
+SQUARED = [torch.cosh, torch.sinh, lambda x: 1 / torch.cosh(x), lambda x: 1 / (1 + x * x), lambda x: torch.log(x**2)]
+
+
 @pytest.mark.parametrize(
-    "function",
-    [torch.cosh, torch.sinh, lambda x: 1 / torch.cosh(x), lambda x: 1 / (1 + x * x), lambda x: torch.log(x**2)],
+    ("function", "points", "lost"), [*((f, FAR, 1e-37) for f in SQUARED), *((*case, 1e-25) for case in FLAT_OR_STEEP)]
 )
-def test_derivatives_in_float32_outlive_the_square_of_the_value(function) -> None:
-    points = [-80.0, -50.0, -44.5, 44.5, 60.0, 80.0]
+def test_derivatives_in_float32_outlive_squares_of_values_and_slopes(function, points, lost) -> None:
+    """lost: below 1e-37 of a value; a coefficient below 1e-38 meets three slopes, of up to 1e13 together."""
     found, expected = both(function, points)
     # exp rounds by |x| half ulps of its argument's, and products by one each; a third derivative has four such factors
     limit = 4 * 2.0**-24 * (8 + torch.tensor(points).abs())
-    assert bool(((found - expected).abs() <= limit * expected.abs() + 1e-37).all())
-
-
-@pytest.mark.parametrize(
-    ("function", "points"),
-    [
-        (lambda x: torch.sqrt(torch.exp(x)), [-40.0, 32.0, 43.0]),
-        (lambda x: F.silu(torch.exp(x)), [-60.0, 29.8, 40.0]),
-        (lambda x: torch.cosh(x) ** -2, [-46.0, 32.0, 46.0]),
-        (lambda x: (1 + torch.exp(x)) ** -2, [-80.0, 32.0, 46.0]),
-        (lambda x: torch.tanh(torch.exp(x)), [-60.0, 32.0, 46.0]),
-        (lambda x: torch.exp(-torch.exp(x)), [-60.0, 32.0, 46.0]),
-        (lambda x: torch.exp(-torch.cosh(x)), [-50.0, 32.0, 50.0]),
-        (lambda x: torch.exp(-1 / x**2), [1e-5, 1.0]),
-    ],
-)
-def test_what_is_flat_or_steep_is_no_nan_for_what_is_inside_it(function, points) -> None:
-    """A coefficient that is zero or tiny meets derivatives whose squares float32 cannot hold."""
-    found, expected = both(function, points)
-    # as above; a coefficient below 1e-38 is lost before it meets three slopes, of up to 1e13 together where that occurs
-    limit = 4 * 2.0**-24 * (8 + torch.tensor(points).abs())
-    assert bool(((found - expected).abs() <= limit * expected.abs() + 1e-38 * 1e13).all())
+    assert bool(((found - expected).abs() <= limit * expected.abs() + lost).all())
 
 
 @pytest.mark.parametrize("function", [torch.sinh, torch.expm1])
@@ -142,5 +124,5 @@ def test_prelu_has_torchs_slope_at_zero() -> None:
 
 @pytest.mark.parametrize("function", [lambda x: torch.linalg.vector_norm(x, dim=-1, keepdim=True), lambda x: x**2.5])
 def test_a_root_is_named_among_the_kinks(function) -> None:
-    (kink,) = differentiate(capture(Applied(function), [torch.rand(3, 2)]), ["d0"]).kinks
+    (kink,) = differentiate(capture(Apply(function), [torch.rand(3, 2)]), ["d0"]).kinks
     assert kink.startswith(("sqrt", "power"))

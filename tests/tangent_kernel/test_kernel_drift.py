@@ -20,20 +20,18 @@ def rotated(angle: float) -> Tensor:
 
 
 class TestSpectrum:
-    def test_equal_eigenvalues_have_full_rank_by_both_definitions(self):
-        s = Spectrum.of(diagonal(2, 2, 2, 2))
-        assert s.effective_rank == pytest.approx(4) and s.trace_rank == pytest.approx(4)
-        assert s.largest == s.least == 2 and s.is_positive_definite
-
-    def test_one_eigenvalue_has_rank_one(self):
-        s = Spectrum.of(diagonal(0, 3, 0))
-        assert s.effective_rank == pytest.approx(1) and s.trace_rank == pytest.approx(1)
-        assert not s.is_positive_definite
-
-    def test_definitions_differ_between(self):
-        s = Spectrum.of(diagonal(3, 1))
-        assert s.effective_rank == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
-        assert s.trace_rank == pytest.approx(4 / 3)
+    @pytest.mark.parametrize(
+        "values, effective, trace",
+        [
+            ((2, 2, 2, 2), 4, 4),
+            ((0, 3, 0), 1, 1),
+            ((3, 1), math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)), 4 / 3),
+        ],
+    )
+    def test_ranks_by_both_definitions(self, values, effective, trace):
+        s = Spectrum.of(diagonal(*values))
+        assert (s.effective_rank, s.trace_rank) == pytest.approx((effective, trace))
+        assert (s.largest, s.least) == (max(values), min(values)) and s.is_positive_definite == (min(values) > 0)
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     def test_rounding_covers_the_kernel_of_dependent_points(self, dtype):
@@ -44,9 +42,7 @@ class TestSpectrum:
         assert not s.is_positive_definite and float(s.values[5:].abs().max()) < s.rounding
         assert float(s.values[4]) > s.rounding
 
-    @pytest.mark.parametrize(
-        "kernel", [torch.zeros(2, 3), torch.zeros(0, 0), torch.zeros(3), torch.full((2, 2), math.nan)]
-    )
+    @pytest.mark.parametrize("kernel", [torch.zeros(2, 3), torch.zeros(0, 0), torch.zeros(3), diagonal(math.nan, 1)])
     def test_what_is_no_kernel_is_refused(self, kernel):
         with pytest.raises(InputError, match="kernel"):
             Spectrum.of(kernel)
@@ -71,11 +67,14 @@ class TestDrift:
         d = drift(diagonal(2, 1), diagonal(2, 1), leading=5)
         assert len(d.cosines) == 2 and d.gap == math.inf and d.relative == 0
 
-    def test_refused(self):
-        with pytest.raises(InputError, match="shapes"):
-            drift(diagonal(1, 2), diagonal(1, 2, 3))
-        with pytest.raises(InputError, match="zero"):
-            drift(diagonal(0, 0), diagonal(1, 2))
-        for leading in (0, 1.5):
-            with pytest.raises(InputError, match="leading"):
-                drift(diagonal(1, 2), diagonal(1, 2), leading)  # type: ignore[arg-type]
+    @pytest.mark.parametrize(
+        "before, after, leading, words",
+        [
+            (diagonal(1, 2), diagonal(1, 2, 3), 1, "shapes"),
+            (diagonal(0, 0), diagonal(1, 2), 1, "zero"),
+            *((diagonal(1, 2), diagonal(1, 2), leading, "leading") for leading in (0, 1.5)),
+        ],
+    )
+    def test_refused(self, before, after, leading, words):
+        with pytest.raises(InputError, match=words):
+            drift(before, after, leading)

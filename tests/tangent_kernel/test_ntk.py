@@ -14,6 +14,7 @@ from hrt.calibration.samples import Split, as_samples, distinct
 from hrt.capture.torch_export import capture
 from hrt.errors import InputError
 from hrt.program.dense_view import DenseView
+from hrt.program.program import Program
 from hrt.tangent_kernel.ntk import affordable_drift, compare_ntk, ntk
 
 from forked import forked
@@ -51,11 +52,16 @@ def by_hand(net: nn.Module, x: Tensor, residual=None) -> Tensor:
             (second,) = torch.autograd.grad(first[:, 0].sum(), p, create_graph=True)
             y = second[:, :1] + y**2
         for v in y.flatten():
-            grads = torch.autograd.grad(v, list(net.parameters()), retain_graph=True, allow_unused=True)
-            rows.append(torch.cat([torch.zeros(q.numel()) if g is None else g.flatten() for g, q in
-                                   zip(grads, net.parameters(), strict=True)]))  # fmt: skip
-    jacobian = torch.stack(rows).double()
+            grads = torch.autograd.grad(v, list(net.parameters()), retain_graph=True, materialize_grads=True)
+            rows.append(torch.cat([g.flatten() for g in grads]))
+    jacobian = torch.stack(rows)
     return jacobian @ jacobian.T
+
+
+def with_weights(net: nn.Module, program: Program) -> nn.Module:
+    """`net` in float64 with the constants of `program`, written out."""
+    net.double().load_state_dict(DenseView(program).constants)
+    return net
 
 
 def close(a: Tensor, b: Tensor, eps: float = 2.3e-16) -> bool:
@@ -81,12 +87,7 @@ def test_a_program_has_the_kernel_of_its_module(outputs, residual):
 def test_parameters_of_hierarchical_weights_are_the_dense_ones():
     net, x = mlp(3, 12, 9, 1), points(4, 3)
     program = hierarchical(capture(net, [x]), seed=2)
-    names = {"0.weight": net[0], "2.weight": net[2], "4.weight": net[4]}
-    dense = mlp(3, 12, 9, 1).double()
-    dense.load_state_dict(net.state_dict())
-    for name in names:
-        dense.state_dict()[name].copy_(program.constants[name].to_dense())
-    assert close(ntk(program, x), by_hand(dense, x))
+    assert close(ntk(program, x), by_hand(with_weights(mlp(3, 12, 9, 1), program), x))
 
 
 def test_float32_on_request():
@@ -120,7 +121,7 @@ def test_training_mode_and_gradients_are_as_they_were():
 
 
 class TestMemory:
-    net, x = mlp(2, 40, 40, 2), points(23)
+    net, x = mlp(2, 40, 40, 2), points(7)
 
     def needed(self, **options) -> int:
         with pytest.raises(InputError, match="at least") as error:
@@ -182,37 +183,28 @@ class TestRefused:
         with pytest.raises(InputError, match=words):
             ntk(self.net, x)
 
-    def test_a_residual_that_does_not_depend_on_the_network(self):
-        other = mlp(2, 5, 1)
-        for residual in (
-            lambda u, x: x.sum(1),
-            lambda u, x: u(x).detach(),
-            lambda u, x: other.double()(x).detach() + x[:, :1],
-        ):
-            with pytest.raises(InputError, match="does not depend"):
-                ntk(self.net, points(3), residual=residual)
-        with pytest.raises(InputError, match="does not depend"):
-            ntk(capture(self.net, [points(3)]), points(3), residual=lambda u, x: x)
-
-    def test_a_residual_of_the_wrong_form_or_kind(self):
-        with pytest.raises(InputError, match=r"Expected a tensor \(rows"):
-            ntk(self.net, points(3), residual=lambda u, x: u(x).sum())
-        with pytest.raises(InputError, match="tuple for one point"):
-            ntk(self.net, points(3), residual=lambda u, x: (u(x),))
-        with pytest.raises(InputError, match="at least one component"):
-            ntk(self.net, points(3), residual=lambda u, x: u(x)[:, :0])
-        with pytest.raises(InputError, match="KeyError"):
-            ntk(self.net, points(3), residual=lambda u, x: {}["absent"])
-
-    def test_a_kernel_that_is_not_finite(self):
-        with pytest.raises(InputError, match="NaN or infinite"):
-            ntk(self.net, points(3), residual=lambda u, x: u(x) / 0.0)
+    @pytest.mark.parametrize(
+        ("residual", "words"),
+        [
+            (lambda u, x: x.sum(1), "does not depend"),
+            (lambda u, x: u(x).detach(), "does not depend"),
+            (lambda u, x: mlp(2, 5, 1).double()(x).detach() + x[:, :1], "does not depend"),
+            (lambda u, x: u(x).sum(), r"Expected a tensor \(rows"),
+            (lambda u, x: (u(x),), "tuple for one point"),
+            (lambda u, x: u(x)[:, :0], "at least one component"),
+            (lambda u, x: {}["absent"], "KeyError"),
+            (lambda u, x: u(x) / 0.0, "NaN or infinite"),
+        ],
+    )
+    def test_residuals(self, residual, words):
+        for net in (self.net, capture(self.net, [points(3)])):
+            with pytest.raises(InputError, match=words):
+                ntk(net, points(3), residual=residual)
 
     def test_networks_and_types(self):
-        with pytest.raises(InputError, match="Found a str"):
-            ntk("net", points(3))
-        with pytest.raises(InputError, match="no parameters"):
-            ntk(nn.Tanh(), points(3))
+        for words, net in (("Found a str", "net"), ("no parameters", nn.Tanh())):
+            with pytest.raises(InputError, match=words):
+                ntk(net, points(3))
         with pytest.raises(InputError, match="float16"):
             ntk(self.net, points(3), dtype=torch.float16)
         with pytest.raises(InputError, match="Expected the same network"):
@@ -229,10 +221,7 @@ class TestCompare:
         net, x = mlp(2, 24, 24, 1), points(9)
         model = hrt.compress(net, tol=3e-2, target="bytes", progress=False)
         d = compare_ntk(net, model, x, residual=residual)
-        dense = mlp(2, 24, 24, 1).double()
-        for name, c in model.program.constants.items():
-            dense.state_dict()[name].copy_(c if isinstance(c, Tensor) else c.to_dense())
-        kernels = by_hand(net, x, residual), by_hand(dense, x, residual)
+        kernels = [by_hand(n, x, residual) for n in (net, with_weights(mlp(2, 24, 24, 1), model.program))]
         assert d.relative == pytest.approx(float((kernels[0] - kernels[1]).norm() / kernels[0].norm()), rel=1e-9)
         assert 0 < d.relative < 1
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hrt.errors import InputError
-from hrt.tangent_kernel.kernel_drift import Drift, drift
+from hrt.tangent_kernel.kernel_drift import drift
 from hrt.tangent_kernel.ntk import compare_ntk
 from hrt.tangent_kernel.ntk_statements import (
     fit_power_law,
@@ -21,6 +21,7 @@ from hrt.tangent_kernel.ntk_statements import (
     ntk_statements,
 )
 
+ONE = torch.ones(1, 1, dtype=torch.float64)
 TOLS = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
 
 
@@ -64,12 +65,8 @@ class TestFit:
     @pytest.mark.parametrize(
         ("tols", "drifts"),
         [
-            ([1e-1, 1e-2], [1.0, 2.0]),
-            (TOLS, [0.0] * 5),
-            (TOLS, [1.0] * 4),
-            ([0.0, 1.0, 2.0], [1.0] * 3),
-            (TOLS, [math.nan] * 5),
-            ([1e-2] * 3, [1.0] * 3),
+            *((TOLS, drifts) for drifts in ([0.0] * 5, [1.0] * 4, [math.nan] * 5)),
+            *((tols, [1.0] * len(tols)) for tols in ([1e-1, 1e-2], [0.0, 1.0, 2.0], [1e-2] * 3)),
         ],
     )
     def test_refused(self, tols, drifts):
@@ -104,43 +101,34 @@ class TestDriftOverTolerance:
     @pytest.mark.parametrize("tol", TOLS)
     def test_counter_example_relu_jumps(self, tol):
         """x = 1, z = x - (1 - tol/2): a bias changed by tol switches the only unit off, and with it the kernel."""
-        x, one = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
-        on, off = (
-            network(linear(one, torch.tensor([b])), nn.ReLU(), linear(one)) for b in (-1 + tol / 2, -1 - tol / 2)
-        )
-        assert compare_ntk(on, off, x).relative == pytest.approx(1)
+        biases = (torch.tensor([-1 + change]) for change in (tol / 2, -tol / 2))
+        on, off = (network(linear(ONE, bias), nn.ReLU(), linear(ONE)) for bias in biases)
+        assert compare_ntk(on, off, ONE).relative == pytest.approx(1)
 
     @pytest.mark.parametrize("factor", [10.0, 1e3, 1e5])
     def test_counter_example_no_constant_serves_all_networks(self, factor):
         """f = tanh(s (x + b)) at x = 1, b = -1 - 1/s, where tanh bends: b off by tol moves its argument by s tol."""
-        x, one = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
         tol = 1e-6
-        steep = [
-            network(linear(one, torch.tensor([-1.0 - 1 / factor + d])), linear(factor * one), nn.Tanh(), linear(one))
-            for d in (0.0, tol)
-        ]
-        assert compare_ntk(*steep, x).relative / tol > 0.5 * factor
+        biases = (torch.tensor([-1.0 - 1 / factor + d]) for d in (0.0, tol))
+        steep = [network(linear(ONE, bias), linear(factor * ONE), nn.Tanh(), linear(ONE)) for bias in biases]
+        assert compare_ntk(*steep, ONE).relative / tol > 0.5 * factor
 
     @pytest.mark.parametrize("factor", [2.0, 100.0])
     def test_counter_example_equal_outputs_with_other_kernels(self, factor):
         """f = a b x has the kernel (a^2 + b^2) x x': a c and b / c give the same output and another kernel. A tolerance
         of the output bounds no drift.
         """
-        x, one = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None], torch.ones(1, 1, dtype=torch.float64)
-        before, after = network(linear(one), linear(one)), network(linear(factor * one), linear(one / factor))
+        x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+        before, after = network(linear(ONE), linear(ONE)), network(linear(factor * ONE), linear(ONE / factor))
         assert torch.allclose(before(x), after(x))
         assert compare_ntk(before, after, x).relative == pytest.approx((factor**2 + factor**-2) / 2 - 1)
-
-
-def of(a: Tensor, b: Tensor, leading: int = 1) -> Drift:
-    return drift(a, b, leading)
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 8), size=st.floats(0, 2), leading=st.integers(1, 4))
 def test_theorems_are_never_violated(seed, n, size, leading):
     g = torch.Generator().manual_seed(seed)
     j, e = (torch.randn(n, 2 * n, generator=g, dtype=torch.float64) for _ in range(2))
-    d = of(j @ j.T, (j + size * e) @ (j + size * e).T, leading)
+    d = drift(j @ j.T, (j + size * e) @ (j + size * e).T, leading)
     for found in (ntk_eigenvalues(d), ntk_definite_exact(d), ntk_eigenspaces(d)):
         assert found.verdict in ("holds", "vacuous"), found
         assert found.bound is None or found.measured <= found.bound * (1 + 1e-9) + 1e-7
@@ -148,7 +136,7 @@ def test_theorems_are_never_violated(seed, n, size, leading):
 
 class TestDefiniteness:
     def test_holds_for_small_differences(self):
-        d = of(diagonal(3, 2, 1), diagonal(3, 2, 0.9))
+        d = drift(diagonal(3, 2, 1), diagonal(3, 2, 0.9))
         assert ntk_definite(d).verdict == ntk_definite_exact(d).verdict == "holds"
 
     def test_counter_example_definiteness_is_lost(self):
@@ -163,25 +151,25 @@ class TestDefiniteness:
         assert ntk_definite(d).verdict == "violated" and ntk_definite_exact(d).verdict == "vacuous"
 
     def test_of_a_singular_kernel_nothing_is_said(self):
-        d = of(diagonal(1, 0), diagonal(1, 0.5))
+        d = drift(diagonal(1, 0), diagonal(1, 0.5))
         assert ntk_definite(d).verdict == ntk_definite_exact(d).verdict == "vacuous"
 
 
 class TestEigen:
     def test_a_difference_as_large_as_the_kernel_says_nothing(self):
-        assert ntk_eigenvalues(of(diagonal(1, 1), diagonal(0, 3))).verdict == "vacuous"
+        assert ntk_eigenvalues(drift(diagonal(1, 1), diagonal(0, 3))).verdict == "vacuous"
 
     @pytest.mark.parametrize("tol", [1e-2, 1e-6])
     def test_counter_example_eigenspaces_swap_without_a_gap(self, tol):
         """diag(1 + tol, 1) and diag(1, 1 + tol): a drift of tol turns the leading eigenvector by 90 degrees."""
-        d = of(diagonal(1 + tol, 1), diagonal(1, 1 + tol))
+        d = drift(diagonal(1 + tol, 1), diagonal(1, 1 + tol), leading=1)
         assert d.relative == pytest.approx(tol, rel=2 * tol) and d.cosines == pytest.approx((0.0,))
         assert ntk_eigenspaces(d).verdict == "vacuous"
 
     def test_the_whole_space_has_no_gap(self):
-        found = ntk_eigenspaces(of(diagonal(2, 1), diagonal(2, 1), leading=2))
+        found = ntk_eigenspaces(drift(diagonal(2, 1), diagonal(2, 1), leading=2))
         assert found.verdict == "vacuous" and "no gap" in found.remark
 
     def test_holds_with_a_gap(self):
-        found = ntk_statements(of(diagonal(9, 1, 0.5), torch.tensor([[9, 0.1, 0], [0.1, 1, 0], [0, 0, 0.5]])))
-        assert [s.verdict for s in found] == ["holds"] * 4
+        after = torch.tensor([[9, 0.1, 0], [0.1, 1, 0], [0, 0, 0.5]])
+        assert [s.verdict for s in ntk_statements(drift(diagonal(9, 1, 0.5), after, leading=1))] == ["holds"] * 4
