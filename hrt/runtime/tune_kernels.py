@@ -31,10 +31,7 @@ def time_on_device(program: CudaProgram, bucket: int, kernel: str, config: Confi
 
 
 def tune(
-    session: Session,
-    buckets: Sequence[int] = BUCKETS,
-    advance: Advance = silent,
-    timer: Timer | None = None,
+    session: Session, buckets: Sequence[int] = BUCKETS, advance: Advance = silent, timer: Timer | None = None
 ) -> dict[Key, tuple[Config, float]]:
     """The fastest configuration of every bucket and kernel with its seconds, also written to the user's cache.
 

@@ -11,11 +11,7 @@ from hrt.schedule.schedule import Apply, Epilogue, Gather, Schedule, Span, Wave
 
 
 def execute(
-    schedule: Schedule,
-    inputs: Sequence[Tensor],
-    dtype: torch.dtype = torch.float64,
-    *,
-    workspace: Tensor | None = None,
+    schedule: Schedule, inputs: Sequence[Tensor], dtype: torch.dtype = torch.float64, *, workspace: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """The network's outputs, each (batch, *shape), for `inputs`, each (batch, *shape), computed in `dtype`.
 

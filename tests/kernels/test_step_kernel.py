@@ -38,10 +38,7 @@ def expected_and_allowed(tables, start, dtype, epilogue, first, end):
     marked = with_epilogue(tables, epilogue)
     run_steps(exact, marked, first, end, [lambda x: exact_epilogue(epilogue.name, x)])
     absolute = replace(
-        tables,
-        weights=tuple(w.abs() for w in tables.weights),
-        biases=tables.biases.abs(),
-        scales=tables.scales.abs(),
+        tables, weights=tuple(w.abs() for w in tables.weights), biases=tables.biases.abs(), scales=tables.scales.abs()
     )
     run_steps(size, absolute, first, end)
     # Sums of at most 16 * steps terms and a scale; an epilogue's slope is at most exp(x), its own rounding a few units.

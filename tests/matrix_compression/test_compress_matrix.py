@@ -8,7 +8,7 @@ import scipy.sparse
 import torch
 
 import hrt
-from hrt.perf.networks.operators import laplace_2d_kernel, log_kernel
+from hrt.perf.networks.operators import laplace_2d, log_kernel
 
 EPS32 = torch.finfo(torch.float32).eps
 

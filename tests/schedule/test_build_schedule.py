@@ -18,21 +18,10 @@ from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.run_reference import execute
 from hrt.schedule.schedule import Apply, Epilogue, Gather, Schedule, Wave
 
-from helpers import (
-    MIXED,
-    constants_of,
-    densified,
-    hierarchical,
-    random_hmatrix,
-    random_inputs,
-    rounding_bound,
-)
+from helpers import MIXED, constants_of, densified, hierarchical, random_hmatrix, random_inputs, rounding_bound
 
 COMPACT: dict = {}
-UNIFORM = [
-    {"tile_rows": 16, "step_columns": 16, "unit": 8},
-    {"tile_rows": 5, "step_columns": 3, "unit": 1},
-]
+UNIFORM = [{"tile_rows": 16, "step_columns": 16, "unit": 8}, {"tile_rows": 5, "step_columns": 3, "unit": 1}]
 LAYOUTS = [COMPACT, *UNIFORM]
 EPS = 2.0**-52
 

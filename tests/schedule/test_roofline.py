@@ -12,14 +12,7 @@ from hrt.kernels.step_tables import STEP_FIELDS, TILE_FIELDS
 from hrt.program.program import Node, Program, Value
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.ports import boundary
-from hrt.schedule.roofline import (
-    CHIPS,
-    Chip,
-    Load,
-    dense_work,
-    schedule_floor,
-    work_of,
-)
+from hrt.schedule.roofline import CHIPS, Chip, Load, dense_work, schedule_floor, work_of
 
 from helpers import random_hmatrix
 from models import as_int8, linear_program, mixed_model

@@ -11,16 +11,7 @@ import torch
 
 from hrt.perf.bench.candidates import cache_bytes
 from hrt.perf.measuring import bursts as measure
-from hrt.perf.measuring.bursts import (
-    Latency,
-    bursts,
-    cold,
-    compared,
-    noise_of,
-    rotating,
-    settle,
-    sweeping,
-)
+from hrt.perf.measuring.bursts import Latency, bursts, cold, compared, noise_of, rotating, settle, sweeping
 from hrt.perf.measuring.provenance import thread_facts
 
 

@@ -10,14 +10,7 @@ import pytest
 import torch
 
 from hrt.perf.networks import neuralfoil
-from hrt.perf.networks.neuralfoil import (
-    DISTRIBUTION,
-    FOLDER,
-    find_weights,
-    load_neuralfoil,
-    read_arrays,
-    sample_inputs,
-)
+from hrt.perf.networks.neuralfoil import DISTRIBUTION, FOLDER, find_weights, load_neuralfoil, read_arrays, sample_inputs
 
 
 def flow_deviations() -> np.ndarray:
