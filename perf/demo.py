@@ -25,6 +25,7 @@ from hrt.export.onnx.check import open_runtime
 from hrt.export.onnx.exporter import graph_of
 from hrt.hmatrix.hmatrix import relative_difference
 from hrt.perf.bench.charts import as_png, figure
+from hrt.perf.measuring import command_line
 from hrt.perf.measuring.bursts import bursts
 from hrt.perf.methods.svd import svd_at_output_error, svd_nbytes, truncated
 from hrt.perf.networks.burgers import burgers_points, load_burgers, relative_error
@@ -32,7 +33,7 @@ from hrt.perf.networks.operators import log_kernel, operator_network, reaction_d
 from hrt.program import to_float64
 
 FRESH, ROUNDS = 20_000, 8  # unseen points that errors are measured on; bursts of every call
-console = Console(width=118)
+console: Console = Console(width=118)
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,6 @@ def predict_elsewhere(artifact: Path, x: Tensor, out: Path) -> Tensor:
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = command_line.new_app(__doc__ or "")
     app.command()(main)
-    app()
+    sys.exit(command_line.run(app, "hrt.perf.demo"))

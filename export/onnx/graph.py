@@ -35,6 +35,9 @@ class Graph:
     narrow: numbers keep their storage types, as in a file; otherwise float32, in layers as ONNX Runtime likes them.
     """
 
+    opset: int
+    narrow: bool
+
     def __init__(self, opset: int, narrow: bool = True):
         self.opset, self.narrow = opset, narrow
         self.nodes: list[onnx.NodeProto] = []

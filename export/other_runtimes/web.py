@@ -126,6 +126,9 @@ def _written(proto: onnx.ModelProto, batches: Sequence[Batch], folder: Path) -> 
 
 def main() -> int:
     """Install onnxruntime-web and say where. Returns 2 where that failed."""
+    if sys.argv[1:]:
+        print(f"{__doc__}\nInstalls into {home()}; the variable HRT_WEB names another folder. Takes no arguments.")
+        return 0 if sys.argv[1] in ("-h", "--help") else 2
     try:
         install(home())
     except BackendError as error:

@@ -40,6 +40,9 @@ def build(path: Path, *, name: str, inputs: Shapes, outputs: Shapes, max_batch: 
 class Network:
     """One replica. Malformed requests are answered with status 400 and what was expected."""
 
+    name: str
+    signature: Signature
+
     def __init__(self, source: bytes | str, name: str, signature: Signature, max_batch: int):
         threads = int(os.environ.get("OMP_NUM_THREADS", "1"))  # Ray sets it to the replica's num_cpus
         with tempfile.TemporaryDirectory() as folder:

@@ -42,9 +42,15 @@ class _Step:
 class Product:
     """y = x H^T in a handful of batched products, not one or two per leaf (see `hrt.hmatrix.batched_products`)."""
 
+    first: list[_Step]
+    second: list[_Step]
+    height: int
+    out_height: int
+    index: list[slice | Tensor]
+
     def __init__(self, matrix: HMatrix, device: torch.device):
-        self.shape = matrix.shape
-        self.cols = None if matrix.col_order is None else matrix.col_order.to(device, torch.int32)
+        self.shape: tuple[int, int] = matrix.shape
+        self.cols: Tensor | None = None if matrix.col_order is None else matrix.col_order.to(device, torch.int32)
         products = plan(matrix)
         zero = self.shape[1]
         self.first, self.second = ([_step(b, zero, device) for b in wave] for wave in (products.first, products.second))
@@ -90,11 +96,14 @@ class Product:
 class LowRank:
     """y = (x V) U^T: the whole matrix is one low-rank block, the sum of `leaves`."""
 
+    u: Tensor
+    vt: Tensor
+
     def __init__(self, leaves: Sequence[Leaf], device: torch.device):
         us, vts = zip(*(leaf.decoded(torch.float32) for leaf in leaves), strict=True)
         self.u, self.vt = torch.cat(us, dim=1).to(device), torch.cat(vts).to(device)
-        self.shape = (leaves[0].rows, leaves[0].cols)
-        self.nbytes = self.u.nbytes + self.vt.nbytes
+        self.shape: tuple[int, int] = (leaves[0].rows, leaves[0].cols)
+        self.nbytes: int = self.u.nbytes + self.vt.nbytes
 
     def apply(self, x: Tensor) -> Tensor:
         """x (batch, n) to (batch, m), float32."""

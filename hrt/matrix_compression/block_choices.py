@@ -59,6 +59,16 @@ FIELDS = ("objective", "cost", "error2", "dense", "counts")
 class LevelOptions:
     """The options of a level's blocks, with everything that does not depend on lambda worked out once."""
 
+    grid: tuple[int, int]
+    storages: tuple[str, ...]
+    overhead: float
+    sigma2: np.ndarray
+    noise: np.ndarray
+    tail: np.ndarray
+    direction_bytes: list[np.ndarray]
+    dense_bytes: list[np.ndarray]
+    dense_error2: list[np.ndarray]
+
     def __init__(self, spectra: LevelSpectra, storages: tuple[str, ...], overhead: float):
         self.grid, self.storages, self.overhead = spectra.level.grid, storages, overhead
         h, w = (v.ravel() for v in np.meshgrid(spectra.heights.numpy(), spectra.widths.numpy(), indexing="ij"))
@@ -77,7 +87,7 @@ class LevelOptions:
         self.dense_bytes = [ITEM[s] * (h * w).astype(float) + extra * h for s, extra in scaled.items()]
         lost = {s: error2.numpy().ravel() for s, error2 in spectra.rounding2.items()}
         self.dense_error2 = [lost.get(s, np.full(len(norm2), np.inf)) for s in storages]
-        self.rho2 = [ROUNDING_RMS[s] ** 2 for s in storages]
+        self.rho2: list[float] = [ROUNDING_RMS[s] ** 2 for s in storages]
         self._values: OrderedDict[float, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:

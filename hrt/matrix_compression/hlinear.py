@@ -53,6 +53,12 @@ class HLinear(nn.Module):
         torch.Size([2, 16])
     """
 
+    out_features: int
+    in_features: int
+    first: nn.ParameterList
+    second: nn.ParameterList
+    bias: nn.Parameter | None
+
     table: Tensor
     row_order: Tensor | None
     col_order: Tensor | None

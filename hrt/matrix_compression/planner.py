@@ -48,6 +48,9 @@ class Planner:
     only tells where factoring can stop.  storages: by default the request's.
     """
 
+    source: BlockSource
+    storages: tuple[str, ...]
+
     def __init__(
         self,
         source: BlockSource,
@@ -58,9 +61,9 @@ class Planner:
         executor: Executor | None = None,
     ):
         self.source, self.storages = source, storages or request.storages
-        self.overhead = LEAF_OVERHEAD[request.target]
+        self.overhead: float = LEAF_OVERHEAD[request.target]
         norm2 = source.norm2()
-        self.unit = source.matrix.numel() * 4 / max(norm2, NOTHING)
+        self.unit: float = source.matrix.numel() * 4 / max(norm2, NOTHING)
         self.levels: list[Level] = []
         self.options: list[LevelOptions] = []  # of every level
         self._guess = round(GRID * math.log2(1 + norm2 / max(budget2, NOTHING)))  # where the multiplier was last

@@ -162,13 +162,16 @@ def as_second_moment(c: Any, n: int) -> Tensor | None:
     return c
 
 
+LARGEST_TOL = 1e6  # a relative error above it says nothing, and its square must stay a number
+
+
 def check_tol(tol: Any) -> float:
     """A usable tolerance. Raises ToleranceError for anything not a positive finite number."""
     try:
         value = math.nan if isinstance(tol, (str, bytes)) else float(tol)
     except (TypeError, ValueError):
         value = math.nan
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value < LARGEST_TOL:
         raise ToleranceError(f"Found tol = {tol!r}. Expected a positive number such as 1e-3 (a relative error).")
     return value
 

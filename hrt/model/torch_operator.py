@@ -51,7 +51,7 @@ class OperatorModule(nn.Module):
 
     def __init__(self, model: Predictor, key: str | None = None):
         super().__init__()
-        self.key = register_model(model, key)
+        self.key: str = register_model(model, key)
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Like `CompressedModel.predict` on tensors."""

@@ -35,6 +35,9 @@ class TrainableNetwork(nn.Module):
         (True, ['weight'])
     """
 
+    weights: nn.ModuleDict
+    fixed: nn.Module
+
     def __init__(self, program: Program, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.program = program

@@ -20,6 +20,10 @@ class Bucket:
     kernel: one of `program.kernels`; None: the faster one, timed where there is a card. capture: replay a graph.
     """
 
+    program: CudaProgram
+    size: int
+    kernel: str
+
     def __init__(self, program: CudaProgram, size: int, *, kernel: str | None = None, capture: bool = True):
         self.program, self.size = program, size
         self.workspace: Tensor = program.new_workspace(size)

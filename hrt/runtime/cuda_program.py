@@ -36,6 +36,11 @@ class CudaProgram:
     where the device is absent, too old or too small, NotCarriedError where the kernels cannot carry the derivatives.
     """
 
+    device: torch.device
+    precision: str
+    dtype: torch.dtype
+    dense_layers: tuple[str, ...]
+
     def __init__(
         self,
         program: Program,

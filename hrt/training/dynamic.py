@@ -73,6 +73,15 @@ class DynamicCompression:
         True
     """
 
+    net: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    seed: int
+    every: int
+    first: int
+    start: float
+    finest: float
+    schedule: Callable[[float], float] | None
+
     def __init__(
         self,
         net: nn.Module,
@@ -91,7 +100,7 @@ class DynamicCompression:
         self.start, self.finest, self.schedule = check_tol(tol), check_tol(finest), schedule
         if finest > tol:
             raise InputError(f"Found tol {tol:g} and finest {finest:g}. Expected finest <= tol: it may not rise.")
-        self.samples = as_samples(inputs, seed, count=2048)
+        self.samples: tuple[Tensor, ...] = as_samples(inputs, seed, count=2048)
         if not self._paths():
             raise InputError("Found no linear layers to follow. Expected nn.Linear or HLinear, trained, none tied.")
         if optimizer is not None:
@@ -159,7 +168,7 @@ class DynamicCompression:
             The relative change of the outputs on `inputs`.
         """
         if not math.isfinite(self.tol):
-            self.tol = self.start
+            self.tol: float = self.start
         reference = next(p for p in self.net.parameters() if p.is_floating_point())
         x = tuple(s.to(reference) for s in self.samples)
         before, moments = _flat(self.net(*x)), second_moments(self.net, *x)

@@ -195,7 +195,7 @@ class Adam(GaussNewton):
     def __init__(self, shapes: Mapping[str, torch.Size], start: Tensor):
         super().__init__(shapes, start)
         self.parameter = torch.nn.Parameter(self.numbers.clone())
-        self.optimizer = torch.optim.Adam([self.parameter])
+        self.optimizer: torch.optim.Adam = torch.optim.Adam([self.parameter])
 
     def step(self, terms: Sequence[Term], free: Tensor | None = None, longest: float = 1.0) -> float:
         """One step; `longest` scales the learning rate. Numbers that are not free stay to the bit."""

@@ -107,5 +107,5 @@ class GaussNewton:
                 length /= 2
         self.numbers, self.previous = start - length * p, p
         self.damping *= 1 / 1.5 if length == longest else 3.0 if length < longest / 4 else 1.0
-        self.damping = min(max(self.damping, LEAST), MOST)
+        self.damping: float = min(max(self.damping, LEAST), MOST)
         return before

@@ -39,7 +39,7 @@ class Grid:
 
     def __init__(self, network: TrainableNetwork, stored: Program):
         self.network, self.stored = network, stored
-        self.numbers = numbers_of(network)
+        self.numbers: Tensor = numbers_of(network)
         index = deepcopy(network).double()
         load_numbers(index, torch.arange(len(self.numbers), dtype=torch.float64))
         self._places = {  # of every constant that is trained: positions of (dense,) or (u, vt), block by block
@@ -47,8 +47,8 @@ class Grid:
             for name, layer in index.layers.items()
         }
         self._values = {name: index.constant(name).long() for name in stored.constants if index.is_parameter(name)}
-        self.step = torch.zeros_like(self.numbers)  # of int8 numbers, else 0
-        self.kind = torch.full(self.numbers.shape, FLOATS.index(torch.float32))
+        self.step: Tensor = torch.zeros_like(self.numbers)  # of int8 numbers, else 0
+        self.kind: Tensor = torch.full(self.numbers.shape, FLOATS.index(torch.float32))
         self._scales: dict[tuple[str, int], Tensor] = {}
         for name, place in self._values.items():
             self.kind[place] = FLOATS.index(stored.constants[name].dtype)  # type: ignore[union-attr]
@@ -66,8 +66,8 @@ class Grid:
                     self.numbers[u] *= top
                     self.step[vt] = 1.0
                     self._scales[name, number] = self._fit(u, axis=0)
-        self.coarse = self.step > 0
-        self.narrow = ~self.coarse & (self.kind != FLOATS.index(torch.float32))
+        self.coarse: Tensor = self.step > 0
+        self.narrow: Tensor = ~self.coarse & (self.kind != FLOATS.index(torch.float32))
 
     def _parts(self, name: str) -> list[tuple[int, Leaf, tuple[Tensor, ...]]]:
         """The stored leaves of a matrix with the positions of their numbers: several share a block's directions."""

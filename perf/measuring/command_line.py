@@ -33,6 +33,8 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
         status = command.main(words, prog_name=f"python -m {program}", standalone_mode=False)
     except HrtError as error:
         message = str(error)
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed. Install what the benchmarks need: pip install '.[cpu,perf]'."
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # usage errors, whose class has moved between versions of typer

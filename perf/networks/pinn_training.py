@@ -233,5 +233,5 @@ class Newton:
                     break
             length /= 2.0
         self.damping *= 1.0 / 1.5 if length == longest else 3.0 if length < longest / 4.0 else 1.0
-        self.damping = min(max(self.damping, 1e-9), 1.0)
+        self.damping: float = min(max(self.damping, 1e-9), 1.0)
         return before

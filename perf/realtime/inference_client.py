@@ -88,9 +88,11 @@ class Client:
         http = server.protocol == "http"
         self.server, self.options = server, {"binary_data": server.binary} if http else {}
         # tritonclient leaves out the type of bodies that are JSON alone
-        self.headers = {"Content-Type": "application/json"} if http and not server.binary else None
+        self.headers: dict[str, str] | None = (
+            {"Content-Type": "application/json"} if http and not server.binary else None
+        )
         limits = {"conn_limit": CONNECTIONS, "conn_timeout": CONNECTION_SECONDS} if http else {}
-        self.connection = clients.InferenceServerClient(server.address, **limits)
+        self.connection: Any = clients.InferenceServerClient(server.address, **limits)
 
     def request(self, question: Question) -> dict[str, Any]:
         """A question as arguments of `infer`."""
