@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import hrt
+from hrt.errors import InputError
 from hrt.perf.networks import allen_cahn, burgers
 from hrt.perf.networks.allen_cahn import ALLEN_CAHN
 from hrt.perf.networks.burgers import BURGERS
@@ -46,6 +47,12 @@ class Options:
     weights: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = (1e-3,)
     width: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "ratio", "width"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"Found --{name} {value:g}. Expected a positive number.")
 
     def of(self, usual: Training) -> Training:
         """The usual training with what was asked for instead."""
