@@ -61,8 +61,10 @@ test: $(VENV)/.dev
 
 test-all: test test-rest
 
+# Servers last and alone: a thousand requests at once leave no core for other tests.
 test-rest: older-triton
-	@$(TESTS) tests -m 'slow or server'
+	@$(TESTS) tests -n $(WORKERS) --dist loadfile -m 'slow and not server'
+	@$(TESTS) tests -m server
 
 # The kernels' tests on the Triton that torch's CUDA build pins; `make test` runs them on the newest.
 older-triton: $(VENV)/.dev
