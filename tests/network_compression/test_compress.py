@@ -188,7 +188,7 @@ X = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize(
     ("net", "options", "error", "words"),
     [
-        *((None, {"tol": tol}, hrt.ToleranceError, "tol") for tol in (0, -1, math.nan, math.inf, "loose")),
+        *((None, {"tol": tol}, hrt.ToleranceError, "tol") for tol in (0, -1, 1e300, math.nan, math.inf, "loose")),
         *((None, {"seed": seed}, hrt.InputError, "seed") for seed in (-1, 2**70, "a", True)),
         (None, {"target": "tpu"}, hrt.InputError, "target"),
         (None, {"storage": "int3"}, hrt.InputError, "storage"),

@@ -58,7 +58,10 @@ def test_too_few_steps_of_finetuning_are_refused_with_the_error_reached(capsys: 
     assert "After 10 steps the error against the teacher is at most" in line and line.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["nothing"], ["penalty", "--steps", "x"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nothing"], ["penalty", "--steps", "x"], ["finetune", "--ratio", "0"], ["penalty", "--width", "-1"], []],
+)
 def test_a_mistake_is_one_line_and_status_2(arguments, capsys: pytest.CaptureFixture) -> None:
     assert main(["training", *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
