@@ -1,7 +1,9 @@
 """Work in a process of its own, whose limits and signals end with it."""
 
+import gc
 import os
 import resource
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,8 @@ def forked(work: Callable[[], str]) -> tuple[str, int]:
         try:
             torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
             os.write(writing, work().encode())
+        except BaseException:  # the test shall say what went wrong there
+            os.write(writing, traceback.format_exc().encode())
         finally:
             os._exit(0)
     os.close(writing)
@@ -25,6 +29,7 @@ def forked(work: Callable[[], str]) -> tuple[str, int]:
 
 
 def limit_memory(more: int) -> None:
-    """This process may take `more` bytes than it has."""
+    """This process may take `more` bytes than it has, and nothing that it has comes free later."""
+    gc.collect()  # what earlier tests left in cycles, tensors above all, would be room that nobody counted
     room = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_AS, (room, room))

@@ -115,13 +115,19 @@ def read(path: str | PathLike[str]) -> Contents:
             program = Program.from_header(header.program, constants)
             check_program(program)
             certificate = Certificate.from_header(header.certificate)
-        except (MemoryError, ImportError, OSError):
+        except MemoryError as error:
+            raise _too_large(path, error) from error
+        except (ImportError, OSError):
             raise
         except Exception as error:  # whatever else the content leads to, the content is at fault
             if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # torch has no type for it
-                raise MemoryError(f"{path} needs more memory than there is: {error}") from error
+                raise _too_large(path, error) from error
             raise _bad(path, f"its content is malformed ({type(error).__name__}: {error})") from error
     return Contents(program, certificate, header.target, header.dense_nbytes)
+
+
+def _too_large(path: str | PathLike[str], error: Exception) -> MemoryError:
+    return MemoryError(f"{path} needs more memory than there is: {error}")
 
 
 def _bad(path: str | PathLike[str], problem: str) -> ArtifactError:
