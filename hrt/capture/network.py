@@ -19,10 +19,11 @@ from hrt.support.atomic_files import usable
 Network = nn.Module | ExportedProgram | str | os.PathLike[str]  # a path is that of a .onnx file
 
 CHECKED_ROWS = 16
-UNROUNDED = 1e-5  # of a column's root mean square: what constants made in float32 leave, and the jump of softplus
-CANCELLED = 1e-10  # of the root mean square of all columns: a column that is a difference of large numbers
-ROUNDED = 1e4 * torch.finfo(torch.float32).eps  # of the root mean square of an output
-NARROW = 0.1  # the same for networks that compute in less than float32; what is below counts where inputs were given
+# Largest differences, relative to a column's root mean square and a small share of that of all columns together.
+UNROUNDED = 1e-5  # without rounding: constants that were made in float32, and the jump of softplus
+ROUNDED = 1e4 * torch.finfo(torch.float32).eps
+NARROW = 0.1  # of networks that compute in less than float32; what is below is measured where inputs are given
+CANCELLED = 1e-4  # a column may be a difference of large numbers
 SHOWN = 3  # modules that a message names
 
 
@@ -107,36 +108,30 @@ def _check_capture(network: Captured, rows: Sequence[Tensor]) -> None:
     if [y.shape for y in given] != [y.shape for y in program]:
         shapes = [[tuple(y.shape) for y in outputs] for outputs in (given, program)]
         raise CaptureError(f"The captured program gives outputs of shapes {shapes[1]}. The network gives {shapes[0]}.")
-    exact = unrounded is not None and all(map(_is_same, unrounded, program))
+    exact = unrounded is not None and max(map(_difference, unrounded, program)) <= UNROUNDED
     narrow = rounding_places(network.roundings)
-    allowed = NARROW if exact or (narrow and unrounded is None) else 0.0 if narrow else ROUNDED
+    allowed = NARROW if exact or (narrow and unrounded is None) else UNROUNDED if narrow else ROUNDED
     for k, (expected, actual) in enumerate(zip(given, program, strict=True)):
-        error = _difference(expected, actual)
+        error = _difference(expected, actual, 1.0 if allowed == NARROW else CANCELLED)
         if error > allowed:
-            cause = f"The network rounds too much: {narrow}" if exact and narrow else "Does it draw random numbers"
-            cause += "." if exact and narrow else ", branch on its data, or compute differences of nearly equal numbers?"
+            cause = "Does it draw random numbers, branch on its data, or subtract nearly equal numbers?"
             raise CaptureError(
                 f"The captured program disagrees with the network on output {k}: relative difference {error:.3g}, "
-                f"expected at most {allowed or UNROUNDED:.3g}. {cause}"
+                f"expected at most {allowed:.3g}. "
+                + (f"The network rounds too much: {narrow}." if exact and narrow else cause)
             )
 
 
-def _is_same(expected: Tensor, actual: Tensor) -> bool:
-    """Whether two outputs agree in every column but for rounding to float64 and for constants made in float32."""
+def _difference(expected: Tensor, actual: Tensor, share: float = CANCELLED) -> float:
+    """The largest root mean square error of a column over its size and `share` of that of all columns together;
+    infinite where the shapes differ, or only one of two numbers is finite.
+    """
     if expected.shape != actual.shape or not bool((torch.isfinite(expected) == torch.isfinite(actual)).all()):
-        return False
-    expected, actual = _finite(expected), _finite(actual)
-    error, size = ((y.square().mean(0).sqrt()) for y in (actual - expected, expected))
-    return bool((error <= UNROUNDED * size + CANCELLED * size.square().mean().sqrt()).all())
-
-
-def _difference(expected: Tensor, actual: Tensor) -> float:
-    """||actual - expected|| / ||expected|| over the rows; infinite where only one of the two is finite."""
-    if not bool((torch.isfinite(expected) == torch.isfinite(actual)).all()):
         return float("inf")
     expected, actual = _finite(expected), _finite(actual)
-    difference, size = float((actual - expected).norm()), float(expected.norm())
-    return difference / size if size else 0.0 if difference == 0 else float("inf")
+    error, size = (y.square().mean(0).sqrt() for y in (actual - expected, expected))
+    ratios = torch.where(error > 0, error / (size + share * size.square().mean().sqrt()), 0.0)
+    return float(ratios.max()) if ratios.numel() else 0.0
 
 
 def _finite(y: Tensor) -> Tensor:
