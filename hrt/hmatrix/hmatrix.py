@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hrt.errors import InputError
+from hrt.support.torch_state import guarded_values
 
 STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 STORAGE_NAME = {dtype: name for name, dtype in STORAGE.items()}
@@ -120,6 +121,7 @@ class Leaf:
         """Bytes of the stored numbers (the leaf table is counted by the matrix)."""
         return sum(t.nbytes for t in (*self.tensors, self.scale) if t is not None)
 
+    @guarded_values
     def to_dense(self, dtype: torch.dtype = torch.float64, rows: slice = slice(None)) -> Tensor:
         """The block entry by entry.
 
@@ -167,6 +169,7 @@ class HMatrix:
     row_order: Tensor | None = None
     col_order: Tensor | None = None
 
+    @guarded_values
     def __post_init__(self) -> None:
         m, n = self.shape
         object.__setattr__(self, "leaves", tuple(self.leaves))
@@ -195,6 +198,7 @@ class HMatrix:
         return all(leaf.is_dense and (leaf.rows, leaf.cols) == self.shape for leaf in self.leaves)
 
     @cached_property
+    @guarded_values
     def table(self) -> Tensor:
         """(leaves, 5): row, rows, col, cols, rank (-1: dense). Empty for an ordinary matrix."""
         if self.is_dense:
@@ -219,6 +223,7 @@ class HMatrix:
         stored = (*self.leaves, self.table, self.row_order, self.col_order)
         return sum(part.nbytes for part in stored if part is not None) + len(self.table)
 
+    @guarded_values
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix that is represented.
 
@@ -235,6 +240,7 @@ class HMatrix:
             out = out if order is None else torch.empty_like(out).index_copy_(dim, order.long(), out)
         return out
 
+    @guarded_values
     def apply(self, x: Array) -> Array:
         """Multiply: y = x W^T.
 
@@ -265,6 +271,7 @@ class HMatrix:
         y = y.to(xt.dtype)
         return y.numpy() if is_numpy else y  # type: ignore[return-value]
 
+    @guarded_values
     def error(self, w: Tensor | np.ndarray, second_moment: Tensor | np.ndarray | None = None) -> float:
         """Relative error of the stored numbers, in float64.
 

@@ -18,8 +18,8 @@ from hrt.model.contents import Contents
 from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
-from hrt.support.devices import on_the_cpu
 from hrt.support.types import Array, Kind
+from hrt.support.torch_state import guarded, guarded_values, usual_state
 
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
 
@@ -69,6 +69,7 @@ class CompressedModel(Contents):
         """The backend's session, made on first use."""
         return self.open()
 
+    @guarded
     def open(self) -> Session:
         """A new session on the backend, whatever torch's default device is.
 
@@ -78,16 +79,15 @@ class CompressedModel(Contents):
         Raises:
             BackendError: The backend cannot run here.
         """
-        with on_the_cpu():
-            return open_session(
-                self.program,
-                self.backend,
-                self.device,
-                target=self.target,
-                precision=self.precision,
-                certified=self.certificate.runtimes,
-                differentiated=self.origin if self.origin and self.origin.program is self.program else None,
-            )
+        return open_session(
+            self.program,
+            self.backend,
+            self.device,
+            target=self.target,
+            precision=self.precision,
+            certified=self.certificate.runtimes,
+            differentiated=self.origin if self.origin and self.origin.program is self.program else None,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the sessions, which belong to this process."""
@@ -163,7 +163,7 @@ class CompressedModel(Contents):
         except TypeError:  # no list, or not of names: `differentiate` says so
             key, model = derivatives, None
         if model is None:
-            with on_the_cpu():
+            with usual_state():
                 origin = differentiate(self.program, key)
             certificate = with_derivatives(self.certificate, self.program, origin)
             while len(self._differentiated) >= DIFFERENTIATED:
@@ -176,6 +176,7 @@ class CompressedModel(Contents):
     def _differentiated(self) -> dict[Any, "CompressedModel"]:
         return {}
 
+    @guarded_values
     def _checked_and_run(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
         inputs = [_as_floats(v) for v in given]
         self.program.check_inputs(inputs)
@@ -198,6 +199,7 @@ class CompressedModel(Contents):
             if isinstance(v, Tensor) and v.device != device:
                 raise InputError(f"Input {k} is on {v.device}. Expected {device}; move it, or load with strict=False.")
 
+    @guarded
     def module(self, key: str | None = None) -> torch.nn.Module:
         """This network as a torch module whose forward is one operator, for torch.compile, torch.export and larger
         networks. Inference only.
@@ -212,6 +214,7 @@ class CompressedModel(Contents):
 
         return OperatorModule(self, key)
 
+    @guarded
     def save(self, path: str | PathLike[str], *, force: bool = True) -> None:
         """Write one `.hrt` file, atomically.
 
@@ -224,6 +227,7 @@ class CompressedModel(Contents):
         """
         write(self, path, force=force)
 
+    @guarded
     def report(self) -> str:
         """A table of every layer (structure, bytes, errors, reason) and of the whole model.
 
@@ -234,6 +238,7 @@ class CompressedModel(Contents):
 
         return render(self)
 
+    @guarded
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw every layer's block structure and singular values.
 

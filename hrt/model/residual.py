@@ -16,8 +16,10 @@ from hrt.derivatives.expressions import Names, Term, Values, parse_expression
 from hrt.errors import InputError
 from hrt.model.contents import Predictor
 from hrt.support.types import Inputs, Kind
+from hrt.support.torch_state import guarded_values
 
 
+@guarded_values
 def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Callable[..., Any]) -> Kind:
     """The residual of a differential equation at every row of `x`.
 

@@ -22,6 +22,7 @@ from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
 from hrt.support.types import Inputs
 from hrt.tangent_kernel.kernel_drift import LEADING, Drift, drift
+from hrt.support.torch_state import guarded
 
 Residual = Callable[..., Tensor]  # (network, *points) -> (rows, ...): network(*points) is a tensor, or a tuple of them
 Parameters = Mapping[str, Tensor]
@@ -43,6 +44,7 @@ class HoldsProgram(Protocol):
 Network = nn.Module | Program | HoldsProgram
 
 
+@guarded
 def ntk(
     net: Network,
     points: Inputs,
@@ -84,6 +86,7 @@ def ntk(
         return _kernel(function, parameters, tensors, memory, dtype)
 
 
+@guarded
 def compare_ntk(
     net: Network,
     compressed: Network,

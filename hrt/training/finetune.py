@@ -25,6 +25,7 @@ from hrt.program.program import Constant, Program
 from hrt.support.progress import Advance, part, track
 from hrt.training.gauss_newton import GaussNewton, Term
 from hrt.training.storage_grid import Grid, load_numbers, numbers_of
+from hrt.support.torch_state import guarded
 
 JACOBIAN_NUMBERS = 1 << 26  # float64; half a gigabyte
 FREE_SHARE = 0.3  # of the steps, before anything is rounded
@@ -38,6 +39,7 @@ Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
 Points = Callable[[int, torch.Generator], Tensor]
 
 
+@guarded
 def finetune(
     model: CompressedModel,
     *,
