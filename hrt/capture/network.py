@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from hrt.capture.answers import Answers
 from hrt.capture.torch_export import exported, guess_example
 from hrt.capture.torch_graph import program_of, roundings
-from hrt.capture.weights import check_weights, floating_types, without_inference
+from hrt.capture.weights import check_weights, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
@@ -61,8 +61,6 @@ def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captur
         _check_runs(net, example)
     graph = exported(net, [x[:2] for x in example])
     program, answers, narrow = program_of(graph), Answers(net), roundings(graph)
-    if isinstance(net, nn.Module):
-        narrow = narrow or {"": str(t).removeprefix("torch.") for t in floating_types(net) if t.itemsize < 4}
     program.check_inputs(example)
     _check_capture(Captured(program, answers, narrow), [x[:CHECKED_ROWS] for x in example])
     return Captured(program, answers, narrow)

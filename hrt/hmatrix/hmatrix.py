@@ -121,7 +121,6 @@ class Leaf:
         """Bytes of the stored numbers (the leaf table is counted by the matrix)."""
         return sum(t.nbytes for t in (*self.tensors, self.scale) if t is not None)
 
-    @guarded_values
     def to_dense(self, dtype: torch.dtype = torch.float64, rows: slice = slice(None)) -> Tensor:
         """The block entry by entry.
 
@@ -175,8 +174,8 @@ class HMatrix:
         object.__setattr__(self, "leaves", tuple(self.leaves))
         object.__setattr__(self, "row_order", _as_order(self.row_order, m, "row"))
         object.__setattr__(self, "col_order", _as_order(self.col_order, n, "column"))
-        low = {e.place for e in self.leaves if not e.is_dense}
-        check_cover(self.shape, [*low, *(e.place for e in self.leaves if e.is_dense)])
+        dense = (e.place for e in self.leaves if e.is_dense)
+        check_cover(self.shape, [*{e.place for e in self.leaves if not e.is_dense}, *dense])
 
     @staticmethod
     def from_dense(matrix: Tensor, dtype: torch.dtype = torch.float32) -> "HMatrix":
@@ -258,16 +257,14 @@ class HMatrix:
         if xt.ndim != 2 or xt.shape[1] != self.shape[1] or not xt.is_floating_point():
             raise InputError(f"Found {xt.dtype} {tuple(xt.shape)}. Expected floating point (batch, {self.shape[1]}).")
         work = xt.to(torch.float64 if xt.dtype == torch.float64 else torch.float32)
-        if self.col_order is not None:
-            work = work[:, self.col_order.long()]
+        work = work if self.col_order is None else work[:, self.col_order.long()]
         y = work.new_zeros(work.shape[0], self.shape[0])
         for e in self.leaves:
             part = work[:, e.col : e.col + e.cols]
             for t in reversed(e.decoded(work.dtype)):
                 part = part @ t.T
             y[:, e.row : e.row + e.rows] += part
-        if self.row_order is not None:
-            y = torch.empty_like(y).index_copy_(1, self.row_order.long(), y)
+        y = y if self.row_order is None else torch.empty_like(y).index_copy_(1, self.row_order.long(), y)
         y = y.to(xt.dtype)
         return y.numpy() if is_numpy else y  # type: ignore[return-value]
 
@@ -297,12 +294,11 @@ class HMatrix:
         return relative(squared_norm(e, c), squared_norm(w, c))
 
     def __repr__(self) -> str:
-        m, n = self.shape
         low = [e.rank for e in self.leaves if not e.is_dense]
         what = f"{len(self.leaves)} leaves ({len(self.leaves) - len(low)} dense"
         what += f", ranks {min(low)} to {max(low)})" if low else ")"
-        ratio = 4 * m * n / self.nbytes if self.nbytes else 1.0
-        return f"HMatrix({m} x {n}, {what}, {self.nbytes:,} bytes, {ratio:.2f}x smaller than float32)"
+        ratio = 4 * math.prod(self.shape) / self.nbytes if self.nbytes else 1.0
+        return f"HMatrix({self.shape[0]} x {self.shape[1]}, {what}, {self.nbytes:,} bytes, {ratio:.2f}x smaller than float32)"
 
 
 def squared_norm(e: Tensor, c: Tensor | None) -> float:
@@ -324,8 +320,7 @@ def squared_error(matrix: Tensor, h: "HMatrix", c: Tensor | None) -> float:
         for e in active:
             rows = slice(max(a, e.row) - e.row, min(b, e.row + e.rows) - e.row)
             out[e.row + rows.start - a : e.row + rows.stop - a, e.col : e.col + e.cols] += e.to_dense(rows=rows)
-        if h.col_order is not None:
-            out = torch.empty_like(out).index_copy_(1, h.col_order.long(), out)
+        out = out if h.col_order is None else torch.empty_like(out).index_copy_(1, h.col_order.long(), out)
         e = out.sub_(matrix[a:b] if h.row_order is None else matrix[h.row_order[a:b].long()])
         total += float((e * e).sum() if c is None else ((e @ c) * e).sum())
     return total if math.isnan(total) else max(total, 0.0)
@@ -333,9 +328,7 @@ def squared_error(matrix: Tensor, h: "HMatrix", c: Tensor | None) -> float:
 
 def relative(error2: float, norm2: float) -> float:
     """sqrt(error2 / norm2), with 0/0 = 0 and x/0 = infinity."""
-    if norm2 > 0:
-        return float(np.sqrt(error2 / norm2))
-    return 0.0 if error2 == 0 else float("inf")
+    return float(np.sqrt(error2 / norm2)) if norm2 > 0 else 0.0 if error2 == 0 else float("inf")
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:

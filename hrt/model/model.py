@@ -18,8 +18,8 @@ from hrt.model.contents import Contents
 from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
+from hrt.support.torch_state import guarded, has_usual_values, usual_state, usual_values
 from hrt.support.types import Array, Kind
-from hrt.support.torch_state import guarded, guarded_values, usual_state
 
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
 
@@ -138,7 +138,12 @@ class CompressedModel(Contents):
         answer = self._run_as_given(x)
         if answer is not None:
             return answer
-        answers = self._checked_and_run(tuple(x) if isinstance(x, (tuple, list)) else (x,))
+        given = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+        if has_usual_values():
+            answers = self._checked_and_run(given)
+        else:
+            with usual_values():
+                answers = self._checked_and_run(given)
         return answers[0] if len(answers) == 1 else answers
 
     __call__ = predict
@@ -176,7 +181,6 @@ class CompressedModel(Contents):
     def _differentiated(self) -> dict[Any, "CompressedModel"]:
         return {}
 
-    @guarded_values
     def _checked_and_run(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
         inputs = [_as_floats(v) for v in given]
         self.program.check_inputs(inputs)

@@ -15,8 +15,8 @@ from torch import Tensor
 from hrt.derivatives.expressions import Names, Term, Values, parse_expression
 from hrt.errors import InputError
 from hrt.model.contents import Predictor
-from hrt.support.types import Inputs, Kind
 from hrt.support.torch_state import guarded_values
+from hrt.support.types import Inputs, Kind
 
 
 @guarded_values

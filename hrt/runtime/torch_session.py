@@ -11,6 +11,7 @@ from hrt.hmatrix.torch_products import prepare
 from hrt.program.program import Program
 from hrt.runtime.backends import Request
 from hrt.runtime.session import Session, as_tensors, of_kind
+from hrt.support.torch_state import is_autocasting
 
 ALIGNMENT = 64  # bytes, of what torch allocates
 
@@ -47,7 +48,7 @@ class TorchSession(Session):
         """See `Session.run`. Without gradients and whatever autocast is set to around the call."""
         with torch.no_grad():
             tensors = [_placed(x, self.device) for x in as_tensors(inputs)]
-            if torch.is_autocast_enabled(self.device.type):
+            if is_autocasting():
                 with torch.autocast(self.device.type, enabled=False):
                     outputs = self._run(tensors)
             else:

@@ -18,10 +18,11 @@ from hrt.support.devices import on_the_cpu
 P = ParamSpec("P")
 Result = TypeVar("Result")
 AUTOCAST = ("cpu", "cuda")
-# The modes around a call, a default device among them, and any kind of autocast: what torch says publicly of these takes
-# 5 us to find out, this 50 ns each.
+# The modes around a call, a default device among them, and any kind of autocast: what torch says publicly of these
+# takes 5 us to find out, this 50 ns each.
 _modes: Callable[[], int] = torch._C._len_torch_function_stack  # pyright: ignore[reportAttributeAccessIssue]
-_autocasts: Callable[[], bool] = torch._C._is_any_autocast_enabled  # pyright: ignore[reportAttributeAccessIssue]
+is_autocasting: Callable[[], bool] = torch._C._is_any_autocast_enabled  # pyright: ignore[reportAttributeAccessIssue]
+_dtype = torch.get_default_dtype
 _lock = threading.Lock()
 _calls = 0  # that are inside and rely on the default dtype
 _callers_dtype = torch.float32  # while there are any
@@ -39,9 +40,8 @@ _here = _Here()
 
 def has_usual_values() -> bool:
     """Whether new tensors and products are what they are after torch's import, and stay so during a call."""
-    return _here.inside or (
-        not _calls and torch.get_default_dtype() is torch.float32 and not _modes() and not _autocasts()
-    )
+    usual = not _calls and _dtype() is torch.float32 and not _modes() and not is_autocasting()
+    return usual or _here.inside  # looked at last: the rest is cheaper
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from hrt.capture.torch_export import capture
 from hrt.errors import HrtError, InputError
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
+from hrt.support.torch_state import guarded
 from hrt.support.types import Inputs
 from hrt.tangent_kernel.kernel_drift import LEADING, Drift, drift
-from hrt.support.torch_state import guarded
 
 Residual = Callable[..., Tensor]  # (network, *points) -> (rows, ...): network(*points) is a tensor, or a tuple of them
 Parameters = Mapping[str, Tensor]

@@ -23,8 +23,8 @@ from hrt.matrix_compression.compress_matrix import compress_matrix
 from hrt.matrix_compression.hlinear import HLinear, merged
 from hrt.matrix_compression.orderings import ORDERING_SIDE
 from hrt.matrix_compression.request import check_tol, check_whole
-from hrt.training.rank_penalty import second_moments
 from hrt.support.torch_state import as_called, guarded
+from hrt.training.rank_penalty import second_moments
 
 # Of the mean eigenvalue of the inputs' second moment: directions that the samples hardly show count a little. With 1e-6
 # what a weight was started with in directions that no input has is kept at tolerances below 1e-3: nothing compresses.

@@ -23,9 +23,9 @@ from hrt.network_compression.request import CompressionRequest, Network
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.program import Constant, Program
 from hrt.support.progress import Advance, part, track
+from hrt.support.torch_state import guarded
 from hrt.training.gauss_newton import GaussNewton, Term
 from hrt.training.storage_grid import Grid, load_numbers, numbers_of
-from hrt.support.torch_state import guarded
 
 JACOBIAN_NUMBERS = 1 << 26  # float64; half a gigabyte
 FREE_SHARE = 0.3  # of the steps, before anything is rounded
