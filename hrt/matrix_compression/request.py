@@ -87,7 +87,7 @@ def as_matrix(w: Any, what: str = "matrix") -> Tensor:
     shape = getattr(w, "shape", ())
     if len(shape) == 2:
         name = str(getattr(w, "dtype", "")).rpartition(".")[2]  # of torch's and numpy's types alike
-        check_memory(*shape, getattr(torch, name or "float64", torch.float64))
+        check_memory(shape[0], shape[1], getattr(torch, name or "float64", torch.float64))
     w = as_tensor(w, what).cpu()
     if w.ndim != 2:
         raise InputError(f"Expected a real {what} (rows, columns). Found {w.dtype} of shape {tuple(w.shape)}.")

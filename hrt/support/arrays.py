@@ -34,9 +34,11 @@ def as_array(x: Any, what: str) -> Array:
 
     A masked array that hides entries is refused: they have no value.
     """
+    if type(x) is np.ndarray and x.dtype.kind in "fiu":
+        return x
     if isinstance(x, Tensor):
         return _checked_tensor(x, what)
-    if np.ma.is_masked(x):
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         row = np.argwhere(np.ma.getmaskarray(x))[0].tolist()
         raise InputError(
             f"Found a masked {what}, entry {row} and {np.ma.count_masked(x) - 1:,} more hidden: they have no value. "
@@ -79,7 +81,9 @@ def as_tensor(x: Any, what: str) -> Tensor:
 
 
 def _checked_tensor(x: Tensor, what: str) -> Tensor:
-    if x.device.type == "meta":
+    if x.layout is torch.strided and x.is_floating_point() and not (x.is_meta or x.is_nested):
+        return x.detach()
+    if x.is_meta:
         raise InputError(f"Found a {what} on the meta device, which holds no numbers. Expected one with numbers.")
     if x.layout != torch.strided or x.is_quantized or x.is_nested:
         kind = "quantized" if x.is_quantized else "nested" if x.is_nested else str(x.layout)
