@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hrt.calibration.moments import Moments
 from hrt.calibration.output_error import OutputError
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
-from hrt.capture.network import program_of_network
+from hrt.capture.answers import Answers
+from hrt.capture.network import Captured, captured_network
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
@@ -56,7 +57,8 @@ def compress(
         net: nn.Module, torch.export.ExportedProgram, or the path of an .onnx file; it is not changed. The partitions
             of every HLinear, and of what `hrt.to_trainable` made, stay.
         inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. None: see tol.
-        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit.
+        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit, and
+            against what `net` itself answers in evaluation mode: its casts and autocast regions count.
             Without, ||W - H||_F <= tol ||W||_F for every weight.
         target: "cpu" and "cuda" price a leaf's time beside its bytes, "bytes" counts bytes alone. For "cuda" the
             certificate names the fastest arithmetic that keeps the bound (see `hrt.schedule.precision`).
@@ -73,7 +75,7 @@ def compress(
     Raises:
         CaptureError: the network cannot be captured.
         InputError: an argument, or the inputs, do not fit.
-        ToleranceError: tol is not positive, or below what float32 holds.
+        ToleranceError: tol is not positive, or below what float32, or the network's own rounding, holds.
         DerivativeError: an op has no rule for a derivative.
         BackendError: the executor fails half-way; nothing is written then.
 
@@ -93,28 +95,30 @@ def compress(
     with track("compress", progress) as advance:
         samples = None if inputs is None else as_samples(inputs, request.seed)
         advance("capture", 0.0)
-        program, structures = captured(net, samples)
+        network, structures = captured(net, samples)
+        program = network.program
         request = replace(request, partitions=structures, advance=part(advance, 0.02, 1.0))
         if inputs is None or samples is None:
             best, certificate = by_layers(program, request)
         else:
             names = () if derivatives is None else derivatives
-            original = Original.of(program, samples, request.seed, as_boxes(inputs), names)
+            original = Original.of(network, samples, request, as_boxes(inputs), names)
             best, certificate = by_output(original, request)
         return CompressedModel(best, certificate, request.target, dense_nbytes=program_nbytes(stored(program)))
 
 
-def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Program, dict[str, HMatrix]]:
+def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:
     """The network with dense weights, and the partitions of those whose structure it brought along."""
     if isinstance(net, TrainableNetwork):
         check_weights(net)
         program = net.to_program()
-        return program.with_constants(DenseView(program).constants), partitions(program.constants)
-    structures: dict[str, HMatrix] = {}
-    if isinstance(net, nn.Module):
-        net, structures = densified(net)
-    program = program_of_network(net, samples)
-    return program, {name: h for name, h in structures.items() if name in program.weights}
+        dense = program.with_constants(DenseView(program).constants)
+        return Captured(dense, Answers(net)), partitions(program.constants)
+    if not isinstance(net, nn.Module):
+        return captured_network(net, samples), {}
+    dense_net, structures = densified(net)
+    network = replace(captured_network(dense_net, samples), answers=Answers(net))
+    return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 
 def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, Certificate]:
@@ -161,6 +165,11 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
     dense = stored(program.with_constants(plain))
     served = original.served_errors(dense)
     floor = served["torch"]
+    if (original.capture_difference or 0.0) > tol:
+        raise ToleranceError(
+            f"tol = {tol:.3g} is below what the network's own rounding allows: {original.rounding}. Ask for a larger "
+            "tol, or give the network in a wider type."
+        )
     if floor.largest > tol:
         raise ToleranceError(
             f"tol = {tol:.3g} is below what float32 can hold for this network: the dense float32 network already "
