@@ -83,7 +83,8 @@ class Certificate:
             derivatives were asked for, by name: `derivative_error`, `derivative_runtime_error`, `derivative_rms`.
         estimated: `unseen_probability_99`, 1 - 0.01^(1/rows): of kinds of input that are rarer the certificate says
             nothing. `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs of the same
-            distribution, and `derivative_error_upper_99`, by name. For the target "cuda" also
+            distribution, and `derivative_error_upper_99`, by name; `per_output_upper_99` of each output column, where
+            each was held to `tol`. For the target "cuda" also
             `output_error_upper_99_in_bf16`, `_in_fp16` and `_in_tf32`, with the rounding of that arithmetic emulated.
         guaranteed: What holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output
             column over the whole hrt.Box, for the stored numbers in exact arithmetic, without a runtime's rounding.

@@ -41,6 +41,7 @@ def compress(
     storage: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or int8.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     derivatives: BoundedDerivatives = None,
+    per_output: Annotated[bool, typer.Option("--per-output", help="Hold every output column to `--tol`.")] = False,
     force: Force = False,
     progress: Annotated[bool, typer.Option(help="Show on the terminal what is being done.")] = True,
 ) -> None:
@@ -71,6 +72,7 @@ def compress(
         derivatives=derivatives or None,
         target=target,
         storage=storage,
+        per_output=per_output,
         seed=seed,
         progress=progress,
     )

@@ -45,6 +45,7 @@ def compress(
     target: str = "cpu",
     derivatives: Sequence[str] | None = None,
     storage: str = "auto",
+    per_output: bool = False,
     seed: int = 0,
     progress: bool = True,
     executor: Executor | None = None,
@@ -65,6 +66,9 @@ def compress(
         derivatives: such as ["d0", "d1", "d0d0"]: the relative L2 error of each is held to `tol` too. The network
             alone is stored; `predict(x, derivatives=...)` differentiates it.
         storage: "float32", "float16", "bfloat16", "int8", or "auto": per leaf, under the bound.
+        per_output: hold every output column (of every derivative, too) to tol by itself. The 99 % limits are of one
+            column each: of a thousand at the limit ten may exceed tol on new rows. A column of zeros counts in the
+            whole output alone. False: a UserWarning and a remark name the columns whose own error exceeds tol.
         seed: same seed, same bytes.
         progress: show a bar on stderr.
         executor: spreads layers, and panels of large matrices, over processes; the bytes are the same as without.
@@ -86,11 +90,15 @@ def compress(
         >>> model.predict(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
     """
-    request = CompressionRequest(tol, storage, target, seed, executor)
+    request = CompressionRequest(tol, storage, target, seed, executor, bool(per_output))
     if derivatives is not None and inputs is None:
         raise InputError(
             f"Found derivatives={derivatives!r} and no inputs. Expected inputs too: without them only the weights are "
             "held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
+        )
+    if per_output and inputs is None:
+        raise InputError(
+            "Found per_output=True and no inputs. Expected rows or hrt.Box(low, high) to measure outputs on."
         )
     with track("compress", progress) as advance:
         samples = None if inputs is None else as_samples(inputs, request.seed)
