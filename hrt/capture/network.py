@@ -62,7 +62,8 @@ def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captur
     graph = exported(net, [x[:2] for x in example])
     program, answers, narrow = program_of(graph), Answers(net), roundings(graph)
     if isinstance(net, nn.Module):
-        narrow = narrow or {"": str(t).removeprefix("torch.") for t in floating_types(net) if t.itemsize < 4}
+        types = [str(t).removeprefix("torch.") for t in floating_types(net) if t.itemsize < 4]
+        narrow = narrow or dict.fromkeys([""] if types else [], ", ".join(types))
     program.check_inputs(example)
     _check_capture(Captured(program, answers, narrow), [x[:CHECKED_ROWS] for x in example])
     return Captured(program, answers, narrow)

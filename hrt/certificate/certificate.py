@@ -78,9 +78,10 @@ class Certificate:
             `runtime_error` (float32, the worst of the CPU backends in `runtimes`), and `per_output`, `output_rms` and
             `max_abs_error` of each output column. `capture_difference`, of the network's own answers (its types, casts
             and autocast) from those in float64: beyond a tenth of `tol` the errors are against its own answers, and a
-            remark says so; missing for .onnx files, which are read in float64. `ntk_drift`, ||Theta - Theta_H||_F / ||Theta||_F of the value's
-            neural tangent kernel on the first `ntk_points` rows; `no_ntk_drift` says why it is missing. Where
-            derivatives were asked for, by name: `derivative_error`, `derivative_runtime_error`, `derivative_rms`.
+            remark says so; missing for .onnx files, which are read in float64. `ntk_drift`,
+            ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel on the first `ntk_points` rows;
+            `no_ntk_drift` says why it is missing. Where derivatives were asked for, by name: `derivative_error`,
+            `derivative_runtime_error`, `derivative_rms`.
         estimated: `unseen_probability_99`, 1 - 0.01^(1/rows): of kinds of input that are rarer the certificate says
             nothing. `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs of the same
             distribution, and `derivative_error_upper_99`, by name; `per_output_upper_99` of each output column, where

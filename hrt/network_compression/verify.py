@@ -212,8 +212,8 @@ def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) ->
     over.sort(reverse=True)
     named = ", ".join(f"{where} by {e:.2g}" for e, where in over[:SHOWN]) + (", ..." if len(over) > SHOWN else "")
     return [
-        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by larger "
-        f"ones: {named}. per_output=True holds every column to tol"
+        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by "
+        f"larger ones: {named}. per_output=True holds every column to tol"
     ]
 
 
