@@ -1,6 +1,7 @@
 """What a caller hands in as a network, made a Program and checked to give its answers."""
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,20 @@ from hrt.support.atomic_files import usable
 Network = nn.Module | ExportedProgram | str | os.PathLike[str]  # a path is that of a .onnx file
 
 
+def unwrapped(net: Any) -> Any:
+    """The network inside what torch.compile, DataParallel and DistributedDataParallel made of it."""
+    while isinstance(net, nn.Module):
+        several = isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = net.module if several else getattr(net, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            break
+        net = inner
+    return net
+
+
 def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Program:
     """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
+    net = unwrapped(net)
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
             raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")
