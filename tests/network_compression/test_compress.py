@@ -254,11 +254,12 @@ def test_zero_network():
     assert torch.equal(model.predict(torch.randn(4, 3)), torch.zeros(4, 2))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_networks_of_other_dtypes(dtype):
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-2), (torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
+def test_networks_of_other_dtypes_are_met_as_they_answer(dtype, tol):
     net = mlp(3, 32, 32, 1).to(dtype)
     x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
-    model = hrt.compress(net, inputs=x, tol=1e-2, progress=False)
-    reference = mlp(3, 32, 32, 1)
-    reference.load_state_dict({k: v.float() for k, v in net.state_dict().items()})
-    assert unseen_error(reference, model, torch.randn(2000, 3)) <= 1e-2
+    model = hrt.compress(net, inputs=x, tol=tol, progress=False)
+    fresh = torch.randn(2000, 3)
+    with torch.no_grad():
+        reference = net(fresh.to(dtype)).double()
+    assert float((model.predict(fresh) - reference).norm() / reference.norm()) <= tol
