@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,17 @@ class Captured:
     roundings: Mapping[str, str] = field(default_factory=dict)
 
 
+def unwrapped(net: Any) -> Any:
+    """The network inside what torch.compile, DataParallel and DistributedDataParallel made of it."""
+    while isinstance(net, nn.Module):
+        several = isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = net.module if several else getattr(net, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            break
+        net = inner
+    return net
+
+
 def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Program:
     """The program of `captured_network`."""
     return captured_network(net, samples).program
@@ -46,6 +58,7 @@ def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Prog
 
 def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
     """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
+    net = unwrapped(net)
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
             raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")

@@ -6,6 +6,7 @@ from functools import cached_property
 from os import PathLike
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
 from hrt.support.devices import on_the_cpu
-from hrt.support.types import Array, Kind
+from hrt.support.types import Array, Kind, Numbers
 
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
 
@@ -109,6 +110,10 @@ class CompressedModel(Contents):
     def predict(
         self, x: Kind | Sequence[Kind], *, derivatives: Sequence[str]
     ) -> tuple[Kind | tuple[Kind, ...], ...]: ...
+    @overload
+    def predict(self, x: Numbers, *, derivatives: None = None) -> np.ndarray | tuple[np.ndarray, ...]: ...
+    @overload
+    def predict(self, x: Numbers, *, derivatives: Sequence[str]) -> tuple[np.ndarray | tuple[np.ndarray, ...], ...]: ...
     def predict(self, x: Any, *more: Any, derivatives: Sequence[str] | None = None) -> Any:
         """Evaluate the network. `model(x)` is the same.
 
