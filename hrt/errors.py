@@ -3,6 +3,13 @@
 MAX_REASON = 300  # characters of a foreign error that are worth a line
 
 
+def printable(text: str) -> str:
+    """`text` on one line, safe on a terminal: control characters, also those that turn the direction of writing, line
+    ends and what is no valid text are written as escapes.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class HrtError(Exception):
     """Base class of everything hrt raises on purpose.
 
@@ -11,6 +18,10 @@ class HrtError(Exception):
         >>> all(issubclass(error, hrt.HrtError) for error in (hrt.ArtifactError, hrt.InputError, hrt.CaptureError))
         True
     """
+
+    def __str__(self) -> str:
+        """The message. Names in it may come from a stranger's file: they do not reach a terminal as they are."""
+        return "\n".join(map(printable, super().__str__().split("\n")))
 
 
 class CaptureError(HrtError):
