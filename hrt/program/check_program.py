@@ -86,7 +86,7 @@ def _check_shapes(program: Program, rows: int) -> None:
                 raise TypeError(f"node {node.name} has an H-matrix where only numbers can be")
             arguments = [values[name] for name in node.inputs]
             _check_axes(node, arguments, [name not in program.constants for name in node.inputs])
-            value = values[node.name] = _result(node, arguments)
+            value = values[node.name] = without_numbers(node, arguments)
             if tuple(value.shape) != (rows, *node.shape):
                 raise ValueError(f"{node.name} has the shape {('batch', *value.shape[1:])}, it claims {node.shape}")
 
@@ -124,7 +124,7 @@ def einsum_labels(equation: str, ranks: Sequence[int]) -> list[str]:
     return [*terms, result.replace("...", spare)]
 
 
-def _result(node: Node, arguments: Sequence[Any]) -> Tensor:
+def without_numbers(node: Node, arguments: Sequence[Any]) -> Tensor:
     """What the op makes of tensors without numbers. An elementwise op takes its attributes if it does so for single
     numbers; asked for tensors without any, torch would first import its compiler, which takes seconds.
     """
@@ -143,7 +143,7 @@ def _check_work(program: Program) -> None:
     alive, operations = sum(sizes[v.name] for v in program.inputs), 0
     for node in program.nodes:
         alive += sizes[node.name]
-        intermediate, products = _work(node, [shapes[name] for name in node.inputs], program.constants)
+        intermediate, products = work(node, [shapes[name] for name in node.inputs], program.constants)
         operations += sizes[node.name] + products
         if alive + intermediate > MAX_NUMBERS or operations > MAX_OPERATIONS:
             raise ValueError(
@@ -153,7 +153,7 @@ def _check_work(program: Program) -> None:
         alive -= sum(sizes[name] for name in program.last_use.get(node.name, ()))
 
 
-def _work(node: Node, shapes: Sequence[tuple[int, ...]], constants: Mapping[str, Constant]) -> tuple[int, int]:
+def work(node: Node, shapes: Sequence[tuple[int, ...]], constants: Mapping[str, Constant]) -> tuple[int, int]:
     """Numbers that come and go within a node, and its products, for arguments of these shapes (values: of one row)."""
     if node.op == "linear":
         weight = constants[node.inputs[1]]
