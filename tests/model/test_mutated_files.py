@@ -58,11 +58,15 @@ def judged(path: Path) -> str:
     x = tuple(generator.standard_normal((3, *v.shape)).astype(np.float32) for v in model.program.inputs)
     answers = model.predict(x)
     answers = answers if isinstance(answers, tuple) else (answers,)
+    rows = [torch.from_numpy(v) for v in x]
     with torch.no_grad():
-        expected = model.program.run([torch.from_numpy(v) for v in x])
-    for a, b in zip(answers, expected, strict=True):
-        same = np.allclose(a, b.numpy(), rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(b.numpy()).max(initial=0.0))))
-        assert same or not np.isfinite(b.float().numpy()).all() or float(b.abs().max()) > 1e30, "another answer"
+        exact, single = model.program.run(rows), model.program.run(rows, dtype=torch.float32)
+    for a, b, c in zip(answers, exact, single, strict=True):
+        if not bool(torch.isfinite(c).all()):  # weights of 1e38: float32 overflows, in one order of sums or another
+            continue
+        # a sine of 1e9 has no digits in float32: plain float32 arithmetic says how far off one may be
+        limit = 1e-4 * max(1.0, float(b.abs().max()) if b.numel() else 0.0) + 100 * (b - c).abs()
+        assert bool((np.abs(a - b.numpy()) <= limit.numpy()).all()), "another answer"
     return "answers"
 
 
