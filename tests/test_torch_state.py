@@ -97,7 +97,7 @@ def loaded(g: Given, backend: str) -> hrt.CompressedModel:
 def dynamic(g: Given) -> Any:
     net = g.copied()
     if net[0].weight.is_inference():  # type: ignore[index]
-        with pytest.raises(hrt.InputError, match="'0.weight' made in inference mode"):
+        with pytest.raises(hrt.InputError, match=r"'0\.weight' made in inference mode"):
             hrt.DynamicCompression(net, g.rows)
         return True
     compression = hrt.DynamicCompression(net, g.rows, every=1, tol=TOL)

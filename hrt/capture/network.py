@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.export import ExportedProgram
 from hrt.capture.answers import Answers
 from hrt.capture.torch_export import exported, guess_example
 from hrt.capture.torch_graph import program_of, roundings
-from hrt.capture.weights import check_weights, without_inference
+from hrt.capture.weights import check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
@@ -39,6 +40,17 @@ class Captured:
     roundings: Mapping[str, str] = field(default_factory=dict)
 
 
+def unwrapped(net: Any) -> Any:
+    """The network inside what torch.compile, DataParallel and DistributedDataParallel made of it."""
+    while isinstance(net, nn.Module):
+        several = isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = net.module if several else getattr(net, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            break
+        net = inner
+    return net
+
+
 def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Program:
     """The program of `captured_network`."""
     return captured_network(net, samples).program
@@ -46,6 +58,7 @@ def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Prog
 
 def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
     """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
+    net = unwrapped(net)
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
             raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")
@@ -61,6 +74,9 @@ def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captur
         _check_runs(net, example)
     graph = exported(net, [x[:2] for x in example])
     program, answers, narrow = program_of(graph), Answers(net), roundings(graph)
+    if isinstance(net, nn.Module):
+        types = [str(t).removeprefix("torch.") for t in floating_types(net) if t.itemsize < 4]
+        narrow = narrow or dict.fromkeys([""] if types else [], ", ".join(types))
     program.check_inputs(example)
     _check_capture(Captured(program, answers, narrow), [x[:CHECKED_ROWS] for x in example])
     return Captured(program, answers, narrow)

@@ -117,7 +117,7 @@ def inference(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps what torch.export logs, warns and prints off the terminal: its exceptions say it again."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -139,7 +139,7 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Exp
     rows = in_its_type(net, [torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]) for x in example])
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
     try:
-        with inference(net), _quiet():
+        with inference(net), quiet():
             return torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
     except Exception as error:
         lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hrt.errors import InputError
+from hrt.support.arrays import as_tensor
 from hrt.support.torch_state import guarded_values
 
 STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -202,8 +203,7 @@ class HMatrix:
         """(leaves, 5): row, rows, col, cols, rank (-1: dense). Empty for an ordinary matrix."""
         if self.is_dense:
             return torch.zeros((0, LEAF_FIELDS), dtype=torch.int16)
-        rows = [(*e.place, e.rank) for e in self.leaves]
-        return torch.tensor(rows, dtype=torch.int64).to(index_dtype(max(self.shape)))
+        return torch.tensor([(*e.place, e.rank) for e in self.leaves]).to(index_dtype(max(self.shape)))
 
     def blocks(self) -> dict[Place, tuple[Leaf, ...]]:
         """The leaves block by block.
@@ -253,7 +253,7 @@ class HMatrix:
             InputError: another width, or a type that is not floating point.
         """
         is_numpy = not isinstance(x, Tensor)
-        xt = torch.as_tensor(np.asarray(x)) if is_numpy else x
+        xt = as_tensor(x, "input") if is_numpy else x
         if xt.ndim != 2 or xt.shape[1] != self.shape[1] or not xt.is_floating_point():
             raise InputError(f"Found {xt.dtype} {tuple(xt.shape)}. Expected floating point (batch, {self.shape[1]}).")
         work = xt.to(torch.float64 if xt.dtype == torch.float64 else torch.float32)
@@ -265,8 +265,7 @@ class HMatrix:
                 part = part @ t.T
             y[:, e.row : e.row + e.rows] += part
         y = y if self.row_order is None else torch.empty_like(y).index_copy_(1, self.row_order.long(), y)
-        y = y.to(xt.dtype)
-        return y.numpy() if is_numpy else y  # type: ignore[return-value]
+        return y.to(xt.dtype).numpy() if is_numpy else y.to(xt.dtype)  # type: ignore[return-value]
 
     @guarded_values
     def error(self, w: Tensor | np.ndarray, second_moment: Tensor | np.ndarray | None = None) -> float:
@@ -283,10 +282,10 @@ class HMatrix:
         Raises:
             InputError: `w` has another shape.
         """
-        w = torch.as_tensor(np.asarray(w.detach().cpu() if isinstance(w, Tensor) else w)).to(torch.float64)
+        w = as_tensor(w, "matrix").cpu().to(torch.float64)
         if tuple(w.shape) != self.shape:
             raise InputError(f"Expected a matrix of shape {self.shape}. Found {tuple(w.shape)}.")
-        c = None if second_moment is None else torch.as_tensor(second_moment, dtype=torch.float64)
+        c = None if second_moment is None else as_tensor(second_moment, "second moment").to(torch.float64)
         e = w - self.to_dense()
         size = float(w.abs().max()) if w.numel() else 0.0
         if 0 < size < float("inf"):  # squares of very small entries would vanish
@@ -297,8 +296,9 @@ class HMatrix:
         low = [e.rank for e in self.leaves if not e.is_dense]
         what = f"{len(self.leaves)} leaves ({len(self.leaves) - len(low)} dense"
         what += f", ranks {min(low)} to {max(low)})" if low else ")"
-        ratio = 4 * math.prod(self.shape) / self.nbytes if self.nbytes else 1.0
-        return f"HMatrix({self.shape[0]} x {self.shape[1]}, {what}, {self.nbytes:,} bytes, {ratio:.2f}x smaller than float32)"
+        m, n = self.shape
+        ratio = 4 * m * n / self.nbytes if self.nbytes else 1.0
+        return f"HMatrix({m} x {n}, {what}, {self.nbytes:,} bytes, {ratio:.2f}x smaller than float32)"
 
 
 def squared_norm(e: Tensor, c: Tensor | None) -> float:

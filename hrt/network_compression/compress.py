@@ -13,11 +13,11 @@ from hrt.calibration.moments import Moments
 from hrt.calibration.output_error import OutputError
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.answers import Answers
-from hrt.capture.network import Captured, captured_network
+from hrt.capture.network import Captured, captured_network, unwrapped
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
-from hrt.errors import InputError, ToleranceError
+from hrt.errors import InputError, ToleranceError, shown
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
 from hrt.model.model import CompressedModel
@@ -47,6 +47,7 @@ def compress(
     target: str = "cpu",
     derivatives: Sequence[str] | None = None,
     storage: str = "auto",
+    per_output: bool = False,
     seed: int = 0,
     progress: bool = True,
     executor: Executor | None = None,
@@ -56,9 +57,13 @@ def compress(
     A layer that would not get smaller stays dense, and the report says so.
 
     Args:
-        net: nn.Module, torch.export.ExportedProgram, or the path of an .onnx file; it is not changed. The partitions
-            of every HLinear, and of what `hrt.to_trainable` made, stay.
-        inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. None: see tol.
+        net: nn.Module, also inside torch.compile, DataParallel or DistributedDataParallel, an ExportedProgram of
+            torch.export, or the path of an .onnx file; it is not changed. The partitions of every HLinear, and of what
+            `hrt.to_trainable` made, stay.
+        inputs: rows (rows, features) or (rows,) for one, as any array, data frame or list of numbers; a tuple for
+            several inputs; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
+            dictionaries with the inputs as "x", "input" or "inputs" or alone (16,384 of a stream without length); or
+            hrt.Box(low, high). Integers become floats. Masked entries are refused. None: see tol.
         tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit, and
             against what `net` itself answers in evaluation mode: its casts and autocast regions count.
             Without, ||W - H||_F <= tol ||W||_F for every weight.
@@ -67,6 +72,9 @@ def compress(
         derivatives: such as ["d0", "d1", "d0d0"]: the relative L2 error of each is held to `tol` too. The network
             alone is stored; `predict(x, derivatives=...)` differentiates it.
         storage: "float32", "float16", "bfloat16", "int8", or "auto": per leaf, under the bound.
+        per_output: hold every output column (of every derivative, too) to tol by itself. The 99 % limits are of one
+            column each: of a thousand at the limit ten may exceed tol on new rows. A column of zeros counts in the
+            whole output alone. False: a UserWarning and a remark name the columns whose own error exceeds tol.
         seed: same seed, same bytes.
         progress: show a bar on stderr.
         executor: spreads layers, and panels of large matrices, over processes; the bytes are the same as without.
@@ -77,7 +85,7 @@ def compress(
     Raises:
         CaptureError: the network cannot be captured.
         InputError: an argument, or the inputs, do not fit.
-        ToleranceError: tol is not positive, or below what float32, or the network's own rounding, holds.
+        ToleranceError: tol is not positive, above 1, or below what float32, or the network's own rounding, holds.
         DerivativeError: an op has no rule for a derivative.
         BackendError: the executor fails half-way; nothing is written then.
 
@@ -88,11 +96,15 @@ def compress(
         >>> model.predict(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
     """
-    request = CompressionRequest(tol, storage, target, seed, executor)
+    request = CompressionRequest(tol, storage, target, seed, executor, bool(per_output))
     if derivatives is not None and inputs is None:
         raise InputError(
-            f"Found derivatives={derivatives!r} and no inputs. Expected inputs too: without them only the weights are "
-            "held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
+            f"Found derivatives={shown(derivatives)} and no inputs. Expected inputs too: without them only the weights "
+            "are held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
+        )
+    if per_output and inputs is None:
+        raise InputError(
+            "Found per_output=True and no inputs. Expected rows or hrt.Box(low, high) to measure outputs on."
         )
     with track("compress", progress) as advance:
         samples = None if inputs is None else as_samples(inputs, request.seed)
@@ -111,6 +123,7 @@ def compress(
 
 def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:
     """The network with dense weights, and the partitions of those whose structure it brought along."""
+    net = unwrapped(net)
     if isinstance(net, TrainableNetwork):
         check_weights(net)
         program = net.to_program()

@@ -1,9 +1,10 @@
 """What a compressed network is held to: its error on held-out rows in every backend, and the certificate of that."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from hrt.tangent_kernel.ntk import affordable_drift
 Boxes = tuple[Box, ...] | None
 UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its program before that counts as error
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
+SHOWN = 5  # output columns that one remark names
+CALLER = 4  # frames up from a certificate to whoever called `hrt.compress`
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ class Original:
         """Raises InputError for rows that do not fit, and what `differentiate` raises for `derivatives`."""
         program, samples = network.program, distinct(given)
         program.check_inputs(given)
-        aim, split = Aim.of(program, derivatives), Split.make(samples, request.seed)
+        aim, split = Aim.of(program, derivatives, request.per_output), Split.make(samples, request.seed)
         return Original(network, aim, given, samples, split, request.tol, boxes)
 
     @property
@@ -106,8 +109,10 @@ class Original:
         for backend in on_cpu():
             error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows))
             if self.aim.names:
-                alone = output_error(self.aim.parts(self.reference)[0], _outputs_of(backend, program, rows))
-                error = replace(max(alone, error, key=lambda e: e.upper_99), derivatives=error.derivatives)
+                value = self.aim.parts(self.reference)[0]
+                alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each)
+                among = replace(error, derivatives=())
+                error = replace(max(alone, among, key=lambda e: e.limit), derivatives=error.derivatives)
             errors[backend] = error
         return errors
 
@@ -135,6 +140,9 @@ def output_certificate(
     bound = output_bound(dense, view, original.boxes)
     drift, ntk_points, no_drift = affordable_drift(dense, view, rows)
     limits = served_limits(original, best) if request.target == "cuda" else {}
+    over = columns_over(aim, error, reference, request.tol)
+    for remark in over:
+        warnings.warn(remark, UserWarning, stacklevel=CALLER)
     return Certificate(
         tol=request.tol,
         kind="output",
@@ -151,6 +159,7 @@ def output_certificate(
         },
         estimated={
             "output_error_upper_99": error.upper_99,
+            **({"per_output_upper_99": list(error.columns)} if aim.each else {}),
             "unseen_probability_99": 1 - 0.01 ** (1 / rows[0].shape[0]),
             **{IN_PRECISION + name: limit for name, limit in limits.items() if math.isfinite(limit)},
             **derived["estimated"],
@@ -163,7 +172,7 @@ def output_certificate(
             "torch": torch.__version__,
             "target": request.target,
             "runtimes": list(served),
-            "remarks": _remarks(original, remarks),
+            "remarks": [*_remarks(original, remarks), *over],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
@@ -187,10 +196,32 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     return out
 
 
+def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) -> list[str]:
+    """A remark on the output columns whose own error exceeds `tol`, which those of larger numbers hide; or nothing."""
+    over, count = [], 0
+    parts = zip(("", *aim.names), (error, *error.derivatives), aim.parts(reference), strict=True)
+    for name, part, y in parts:
+        sizes = y.abs().amax(0).tolist()
+        count += len(sizes)
+        where = f" of {name}" if name else ""
+        over += [
+            (e, f"{k}{where}") for k, (e, s) in enumerate(zip(part.per_output, sizes, strict=True)) if s and e > tol
+        ]
+    if aim.each or not over:
+        return []
+    over.sort(reverse=True)
+    named = ", ".join(f"{where} by {e:.2g}" for e, where in over[:SHOWN]) + (", ..." if len(over) > SHOWN else "")
+    return [
+        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by "
+        f"larger ones: {named}. per_output=True holds every column to tol"
+    ]
+
+
 def served_limits(original: Original, program: Program) -> dict[str, float]:
     """The largest 99 % limit in every emulated arithmetic of a GPU: of the network alone, and with its derivatives."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
-    limits = precision_limits(program, rows, aim.parts(reference)[0])
+    value = partial(output_error, each=aim.each)
+    limits = precision_limits(program, rows, aim.parts(reference)[0], value)
     if not aim.names:
         return limits
     others = precision_limits(aim.served(program), rows, reference, aim.error)

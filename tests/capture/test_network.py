@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import hrt
 from hrt.capture import network as network_module
-from hrt.capture.network import captured_network
+from hrt.capture.network import captured_network, unwrapped
 from hrt.capture.torch_export import exported
 from hrt.capture.torch_graph import program_of, roundings
 
@@ -24,6 +24,22 @@ def doubled(x: Tensor) -> Tensor:
 doubled.register_fake(lambda x: torch.empty_like(x))
 
 
+def distributed(net: nn.Module) -> nn.Module:
+    """The net as one of a group of one process."""
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    return nn.parallel.DistributedDataParallel(net)
+
+
+@pytest.fixture
+def no_group_afterwards():
+    """Ends the group that a test may have made."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class Net(nn.Module):
     """A small network around a function of its first layer, its outputs scaled column by column."""
 
@@ -35,6 +51,18 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(self.between(self.a(x))) * self.scales
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [torch.compile, nn.DataParallel, distributed, lambda net: torch.compile(distributed(net)), lambda net: net],
+    ids=["compiled", "data parallel", "distributed", "compiled distributed", "plain"],
+)
+def test_a_wrapped_network_is_the_network_inside(wrap, no_group_afterwards):
+    net = Net()
+    captured = captured_network(wrap(net), (ROWS,))
+    assert unwrapped(wrap(net)) is net and sorted(captured.program.weights) == ["a.weight", "b.weight"]
+    assert sorted(hrt.compress(wrap(net), progress=False).program.weights) == ["a.weight", "b.weight"]
 
 
 def under(context):

@@ -47,6 +47,16 @@ def test_with_weights(lab):
     assert torch.allclose(hrt.load("out.hrt").predict(x), net(x).detach(), rtol=1e-3, atol=1e-4)
 
 
+def test_with_a_table_that_has_names(lab, capsys, mistake):
+    g = np.random.default_rng(0)
+    np.savetxt("x.csv", g.standard_normal((300, 2)), delimiter=",", header="x,t", comments="")
+    arguments = ["compress", "net.py:build", "--tol", "1e-2", "--target", "bytes", "-i"]
+    assert main([*arguments, "x.csv", "-o", "out.hrt"]) == 0
+    assert "x.csv has the columns 'x', 't'" in capsys.readouterr().err
+    np.savetxt("wide.csv", g.standard_normal((300, 3)), delimiter=",", header="x,t,u", comments="")
+    assert "wide.csv has the columns 'x', 't', 'u'" in mistake(*arguments, "wide.csv", "-o", "no.hrt")
+
+
 def test_with_inputs_for_several_arguments(lab):
     g = np.random.default_rng(0)
     np.save("a.npy", g.standard_normal((300, 2)))
