@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context
 from typing import Any
 
+DIGITS, LONG, DIGITS_OF_LONG = 6, 64, 3  # significant digits of a layer's figures; in a list longer than LONG
+UPWARDS = {"bound", "spectral_upper", "spectral_bound"}  # limits
 HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
 
 
@@ -125,6 +128,19 @@ class Certificate:
         """The arithmetic for GPU tensor cores that was found to keep `tol`; None where none was worked out."""
         return self.context.get("precision")
 
+    def brief(self) -> "Certificate":
+        """With 6 significant digits in the records of layers, and 3 in lists of more than 64 figures: a file needs no
+        more. Limits and bounds are rounded up. A figure keeps all its digits where fewer would take it across `tol`.
+
+        Returns:
+            The certificate.
+        """
+        header = self.to_header()
+        records = {k: _rounded(header[k], self.tol, DIGITS) for k in ("layers", "statements")}
+        figures = {k: _rounded(header[k], self.tol) for k in ("measured", "estimated")}
+        guaranteed = _rounded(header["guaranteed"], self.tol, up=True)
+        return Certificate.from_header({**header, **records, **figures, "guaranteed": guaranteed})
+
     def to_header(self) -> dict[str, Any]:
         """The certificate as JSON.
 
@@ -153,6 +169,20 @@ class Certificate:
 
 BOX_BOUND = "max_abs_error_over_box_exact_arithmetic"
 IN_PRECISION = "output_error_upper_99_in_"  # and the name of the arithmetic
+
+
+def _rounded(value: Any, tol: float, digits: int | None = None, up: bool = False) -> Any:
+    """Every float in `value` with so many significant digits, None: all. It keeps all where it would cross `tol`."""
+    if isinstance(value, Mapping):
+        return {k: _rounded(v, tol, digits, up or k in UPWARDS) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        digits = DIGITS_OF_LONG if len(value) > LONG and isinstance(value[0], float) else digits
+        return [_rounded(v, tol, digits, up) for v in value]
+    if not isinstance(value, float) or digits is None:
+        return value
+    context = Context(digits, ROUND_CEILING if up else ROUND_HALF_EVEN)
+    shorter = float(context.create_decimal(repr(value)))
+    return shorter if (shorter <= tol) == (value <= tol) else value
 
 
 def _statements(header: Mapping[str, Any]) -> tuple[Statement, ...]:
