@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context
 from typing import Any
 
-DIGITS, LONG, DIGITS_OF_LONG = 6, 64, 3  # significant digits of a layer's figures; in a list longer than LONG
+DIGITS, LONG, DIGITS_OF_LONG = 6, 64, 2  # significant digits of a layer's figures; in a list longer than LONG
 UPWARDS = {"bound", "spectral_upper", "spectral_bound"}  # limits
 HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
 
@@ -129,7 +129,7 @@ class Certificate:
         return self.context.get("precision")
 
     def brief(self) -> "Certificate":
-        """With 6 significant digits in the records of layers, and 3 in lists of more than 64 figures: a file needs no
+        """With 6 significant digits in the records of layers, and 2 in lists of more than 64 figures: a file needs no
         more. Limits and bounds are rounded up. A figure keeps all its digits where fewer would take it across `tol`.
 
         Returns:

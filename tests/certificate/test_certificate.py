@@ -64,7 +64,7 @@ def test_brief_figures_keep_their_side_of_tol_and_limits_their_truth():
     assert c.layers[0].weighted == tol * (1 - 1e-9)  # 0.00123457 would be above tol
     assert (c.statements[0].bound, c.statements[0].measured) == (0.333334, 0.333333)
     assert c.measured["output_error"] == third and c.measured["few"] == [third] * 64
-    assert c.measured["many"][:3] == [0.333, 1.24e-3, math.inf] and c.guaranteed["g"] == [0.334] * 65
+    assert c.measured["many"][:3] == [0.33, 1.23567e-3, math.inf] and c.guaranteed["g"] == [0.34] * 65
     assert c.tol == tol and c.brief() == c
 
 
