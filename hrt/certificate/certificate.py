@@ -79,12 +79,16 @@ class Certificate:
         layers: A record of every weight.
         measured: Figures computed on the stored numbers, on the held-out rows: `output_error` (float64 arithmetic),
             `runtime_error` (float32, the worst of the CPU backends in `runtimes`), and `per_output`, `output_rms` and
-            `max_abs_error` of each output column. `ntk_drift`, ||Theta - Theta_H||_F / ||Theta||_F of the value's
-            neural tangent kernel on the first `ntk_points` rows; `no_ntk_drift` says why it is missing. Where
-            derivatives were asked for, by name: `derivative_error`, `derivative_runtime_error`, `derivative_rms`.
+            `max_abs_error` of each output column. `capture_difference`, of the network's own answers (its types, casts
+            and autocast) from those in float64: beyond a tenth of `tol` the errors are against its own answers, and a
+            remark says so; missing for .onnx files, which are read in float64. `ntk_drift`,
+            ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel on the first `ntk_points` rows;
+            `no_ntk_drift` says why it is missing. Where derivatives were asked for, by name: `derivative_error`,
+            `derivative_runtime_error`, `derivative_rms`.
         estimated: `unseen_probability_99`, 1 - 0.01^(1/rows): of kinds of input that are rarer the certificate says
             nothing. `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs of the same
-            distribution, and `derivative_error_upper_99`, by name. For the target "cuda" also
+            distribution, and `derivative_error_upper_99`, by name; `per_output_upper_99` of each output column, where
+            each was held to `tol`. For the target "cuda" also
             `output_error_upper_99_in_bf16`, `_in_fp16` and `_in_tf32`, with the rounding of that arithmetic emulated.
         guaranteed: What holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output
             column over the whole hrt.Box, for the stored numbers in exact arithmetic, without a runtime's rounding.

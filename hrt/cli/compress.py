@@ -13,7 +13,8 @@ Source = Annotated[
     typer.Argument(
         metavar="SRC",
         help="`net.pt2` (torch.export.save with a dynamic batch), `file.py:name` or `package.module:name`, where "
-        "name is an nn.Module or a function without arguments that returns one. Code in SRC is run.",
+        "name is an nn.Module or a function without arguments that returns one. A `.py` or module is run; a `.pt2` "
+        "that asks for pickle or other code is refused.",
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="A state_dict to load first (`.safetensors` or `.pt`).")]
@@ -40,6 +41,7 @@ def compress(
     storage: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or int8.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     derivatives: BoundedDerivatives = None,
+    per_output: Annotated[bool, typer.Option("--per-output", help="Hold every output column to `--tol`.")] = False,
     force: Force = False,
     progress: Annotated[bool, typer.Option(help="Show on the terminal what is being done.")] = True,
 ) -> None:
@@ -70,6 +72,7 @@ def compress(
         derivatives=derivatives or None,
         target=target,
         storage=storage,
+        per_output=per_output,
         seed=seed,
         progress=progress,
     )

@@ -74,11 +74,8 @@ class Allocator:
 
     @cached_property
     def allowed2(self) -> float:
-        """The mean squared error that the moments may predict; those with derivatives are of relative errors."""
-        tol2, reference = self.request.tol**2, self.original.search_reference
-        if self.original.aim.names:
-            return tol2
-        return tol2 * float((reference**2).sum()) / max(1, reference.shape[0])
+        """The mean squared error that the moments may predict."""
+        return self.original.aim.allowed2(self.request.tol, self.original.search_reference)
 
     def search(self, first: Setting | None = None) -> Candidate | None:
         """The smallest candidate that holds, over rising ridges. first: a setting to try before all."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hrt.calibration.moments import Moments
 from hrt.calibration.output_error import OutputError
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
-from hrt.capture.network import program_of_network
+from hrt.capture.answers import Answers
+from hrt.capture.network import Captured, captured_network
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
@@ -44,6 +45,7 @@ def compress(
     target: str = "cpu",
     derivatives: Sequence[str] | None = None,
     storage: str = "auto",
+    per_output: bool = False,
     seed: int = 0,
     progress: bool = True,
     executor: Executor | None = None,
@@ -56,13 +58,17 @@ def compress(
         net: nn.Module, torch.export.ExportedProgram, or the path of an .onnx file; it is not changed. The partitions
             of every HLinear, and of what `hrt.to_trainable` made, stay.
         inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. None: see tol.
-        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit.
+        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit, and
+            against what `net` itself answers in evaluation mode: its casts and autocast regions count.
             Without, ||W - H||_F <= tol ||W||_F for every weight.
         target: "cpu" and "cuda" price a leaf's time beside its bytes, "bytes" counts bytes alone. For "cuda" the
             certificate names the fastest arithmetic that keeps the bound (see `hrt.schedule.precision`).
         derivatives: such as ["d0", "d1", "d0d0"]: the relative L2 error of each is held to `tol` too. The network
             alone is stored; `predict(x, derivatives=...)` differentiates it.
         storage: "float32", "float16", "bfloat16", "int8", or "auto": per leaf, under the bound.
+        per_output: hold every output column (of every derivative, too) to tol by itself. The 99 % limits are of one
+            column each: of a thousand at the limit ten may exceed tol on new rows. A column of zeros counts in the
+            whole output alone. False: a UserWarning and a remark name the columns whose own error exceeds tol.
         seed: same seed, same bytes.
         progress: show a bar on stderr.
         executor: spreads layers, and panels of large matrices, over processes; the bytes are the same as without.
@@ -73,7 +79,7 @@ def compress(
     Raises:
         CaptureError: the network cannot be captured.
         InputError: an argument, or the inputs, do not fit.
-        ToleranceError: tol is not positive, or below what float32 holds.
+        ToleranceError: tol is not positive, or below what float32, or the network's own rounding, holds.
         DerivativeError: an op has no rule for a derivative.
         BackendError: the executor fails half-way; nothing is written then.
 
@@ -84,37 +90,43 @@ def compress(
         >>> model.predict(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
     """
-    request = CompressionRequest(tol, storage, target, seed, executor)
+    request = CompressionRequest(tol, storage, target, seed, executor, bool(per_output))
     if derivatives is not None and inputs is None:
         raise InputError(
             f"Found derivatives={derivatives!r} and no inputs. Expected inputs too: without them only the weights are "
             "held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
         )
+    if per_output and inputs is None:
+        raise InputError(
+            "Found per_output=True and no inputs. Expected rows or hrt.Box(low, high) to measure outputs on."
+        )
     with track("compress", progress) as advance:
         samples = None if inputs is None else as_samples(inputs, request.seed)
         advance("capture", 0.0)
-        program, structures = captured(net, samples)
+        network, structures = captured(net, samples)
+        program = network.program
         request = replace(request, partitions=structures, advance=part(advance, 0.02, 1.0))
         if inputs is None or samples is None:
             best, certificate = by_layers(program, request)
         else:
             names = () if derivatives is None else derivatives
-            original = Original.of(program, samples, request.seed, as_boxes(inputs), names)
+            original = Original.of(network, samples, request, as_boxes(inputs), names)
             best, certificate = by_output(original, request)
         return CompressedModel(best, certificate, request.target, dense_nbytes=program_nbytes(stored(program)))
 
 
-def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Program, dict[str, HMatrix]]:
+def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:
     """The network with dense weights, and the partitions of those whose structure it brought along."""
     if isinstance(net, TrainableNetwork):
         check_weights(net)
         program = net.to_program()
-        return program.with_constants(DenseView(program).constants), partitions(program.constants)
-    structures: dict[str, HMatrix] = {}
-    if isinstance(net, nn.Module):
-        net, structures = densified(net)
-    program = program_of_network(net, samples)
-    return program, {name: h for name, h in structures.items() if name in program.weights}
+        dense = program.with_constants(DenseView(program).constants)
+        return Captured(dense, Answers(net)), partitions(program.constants)
+    if not isinstance(net, nn.Module):
+        return captured_network(net, samples), {}
+    dense_net, structures = densified(net)
+    network = replace(captured_network(dense_net, samples), answers=Answers(net))
+    return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 
 def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, Certificate]:
@@ -161,6 +173,11 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
     dense = stored(program.with_constants(plain))
     served = original.served_errors(dense)
     floor = served["torch"]
+    if (original.capture_difference or 0.0) > tol:
+        raise ToleranceError(
+            f"tol = {tol:.3g} is below what the network's own rounding allows: {original.rounding}. Ask for a larger "
+            "tol, or give the network in a wider type."
+        )
     if floor.largest > tol:
         raise ToleranceError(
             f"tol = {tol:.3g} is below what float32 can hold for this network: the dense float32 network already "

@@ -25,6 +25,7 @@ class CompressionRequest:
     target: str = "cpu"
     seed: int = 0
     executor: Executor | None = None
+    per_output: bool = False
     partitions: Mapping[str, HMatrix] = field(default_factory=dict)
     advance: Advance = silent
     storages: tuple[str, ...] = field(init=False)  # that `storage` stands for, most exact first
