@@ -162,7 +162,7 @@ def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, C
             "target": request.target,
             "no_output_bound": "no inputs were given: nothing says where the network is used",
         },
-    )
+    ).brief()
     return result, certificate
 
 

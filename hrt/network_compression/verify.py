@@ -178,7 +178,7 @@ def output_certificate(
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
             **derived["context"],
         },
-    )
+    ).brief()
 
 
 def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
