@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from hrt.capture.answers import Answers
 from hrt.capture.torch_export import exported, guess_example
 from hrt.capture.torch_graph import program_of, roundings
-from hrt.capture.weights import check_weights, floating_types
+from hrt.capture.weights import check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
@@ -68,7 +68,7 @@ def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captur
     if not isinstance(net, (nn.Module, ExportedProgram)):
         raise CaptureError(f"Found {type(net).__name__}. Expected an nn.Module, an ExportedProgram or a path to .onnx.")
     if isinstance(net, nn.Module):
-        check_weights(net)
+        check_weights(net := without_inference(net))
     example = _points(guess_example(net)) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
         _check_runs(net, example)

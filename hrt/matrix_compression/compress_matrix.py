@@ -18,6 +18,7 @@ from hrt.matrix_compression.request import MatrixRequest, Problem
 from hrt.matrix_compression.rounding import round_rows
 from hrt.support.parallel import one_blas_thread
 from hrt.support.progress import Advance, part, silent
+from hrt.support.torch_state import guarded
 
 FLOAT16_RANGE = 2.0**-18, 2.0**14  # of the largest entry; outside it bfloat16 serves in its place
 SURE_TOL, SURE_RANGE = 1e-6, (2.0**-100, 2.0**127)
@@ -34,6 +35,7 @@ SAME_BUDGET = 0.01  # relative; a budget this near one that was measured would g
 SPENT = 0.9  # of the squared tolerance; a smaller rest is not worth another trial
 
 
+@guarded
 def compress_matrix(
     w: Tensor | ArrayLike,
     *,

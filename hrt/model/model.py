@@ -19,7 +19,7 @@ from hrt.model.rows import Rows
 from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
-from hrt.support.devices import on_the_cpu
+from hrt.support.torch_state import guarded, has_usual_values, usual_state, usual_values
 from hrt.support.types import Array, Kind, Numbers
 
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
@@ -70,6 +70,7 @@ class CompressedModel(Contents):
         """The backend's session, made on first use."""
         return self.open()
 
+    @guarded
     def open(self) -> Session:
         """A new session on the backend, whatever torch's default device is.
 
@@ -79,16 +80,15 @@ class CompressedModel(Contents):
         Raises:
             BackendError: The backend cannot run here.
         """
-        with on_the_cpu():
-            return open_session(
-                self.program,
-                self.backend,
-                self.device,
-                target=self.target,
-                precision=self.precision,
-                certified=self.certificate.runtimes,
-                differentiated=self.origin if self.origin and self.origin.program is self.program else None,
-            )
+        return open_session(
+            self.program,
+            self.backend,
+            self.device,
+            target=self.target,
+            precision=self.precision,
+            certified=self.certificate.runtimes,
+            differentiated=self.origin if self.origin and self.origin.program is self.program else None,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the sessions, which belong to this process."""
@@ -154,7 +154,11 @@ class CompressedModel(Contents):
         answer = self._run_as_given(x)
         if answer is not None:
             return answer
-        answers = self._checked_and_run(x)
+        if has_usual_values():
+            answers = self._checked_and_run(x)
+        else:
+            with usual_values():
+                answers = self._checked_and_run(x)
         return answers[0] if len(answers) == 1 else answers
 
     __call__ = predict
@@ -179,7 +183,7 @@ class CompressedModel(Contents):
         except TypeError:  # no list, or not of names: `differentiate` says so
             key, model = derivatives, None
         if model is None:
-            with on_the_cpu():
+            with usual_state():
                 origin = differentiate(self.program, key)
             certificate = with_derivatives(self.certificate, self.program, origin)
             while len(self._differentiated) >= DIFFERENTIATED:
@@ -210,6 +214,7 @@ class CompressedModel(Contents):
             if isinstance(v, Tensor) and v.device != device:
                 raise InputError(f"Input {k} is on {v.device}. Expected {device}; move it, or load with strict=False.")
 
+    @guarded
     def module(self, key: str | None = None) -> torch.nn.Module:
         """This network as a torch module whose forward is one operator, for torch.compile, torch.export and larger
         networks. Inference only.
@@ -224,6 +229,7 @@ class CompressedModel(Contents):
 
         return OperatorModule(self, key)
 
+    @guarded
     def save(self, path: str | PathLike[str], *, force: bool = True) -> None:
         """Write one `.hrt` file, atomically.
 
@@ -236,6 +242,7 @@ class CompressedModel(Contents):
         """
         write(self, path, force=force)
 
+    @guarded
     def report(self) -> str:
         """A table of every layer (structure, bytes, errors, reason) and of the whole model.
 
@@ -246,6 +253,7 @@ class CompressedModel(Contents):
 
         return render(self)
 
+    @guarded
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw every layer's block structure and singular values.
 

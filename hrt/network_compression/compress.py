@@ -29,6 +29,7 @@ from hrt.program.dense_view import DenseView, stored, to_float64
 from hrt.program.program import Program, program_nbytes
 from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
+from hrt.support.torch_state import guarded
 
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 FEWEST_SAMPLES = 4  # rows in all, so that those for the search are others than the held-out ones
@@ -37,6 +38,7 @@ VERIFICATIONS = 4  # tries to pass on the held-out rows before the network stays
 TIGHTEN, CLEARANCE = 0.95, 0.98  # of the search's tolerance, at least and beyond the measured ratio, for the next try
 
 
+@guarded
 def compress(
     net: Network,
     *,

@@ -21,6 +21,7 @@ from hrt.errors import HrtError, InputError
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
 from hrt.support.arrays import as_parts
+from hrt.support.torch_state import guarded
 from hrt.support.types import Inputs
 from hrt.tangent_kernel.kernel_drift import LEADING, Drift, drift
 
@@ -44,6 +45,7 @@ class HoldsProgram(Protocol):
 Network = nn.Module | Program | HoldsProgram
 
 
+@guarded
 def ntk(
     net: Network,
     points: Inputs,
@@ -85,6 +87,7 @@ def ntk(
         return _kernel(function, parameters, tensors, memory, dtype)
 
 
+@guarded
 def compare_ntk(
     net: Network,
     compressed: Network,
