@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.block_source import cholesky_psd
+from hrt.matrix_compression.span_weight import cholesky_psd
 from hrt.matrix_compression.hlinear import HLinear
 from hrt.matrix_compression.request import check_whole
 
