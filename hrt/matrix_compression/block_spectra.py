@@ -143,7 +143,7 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
                 rounding2[storage] = torch.zeros(len(spans), dtype=torch.float64)
                 continue
             lost = rounding_error(given, storage, compensated=source.weighted)
-            if source.weighted:
+            if source.weighted and bool(lost.any()):  # float32 loses nothing of most networks
                 lost = weigh_all(source, lost.to(torch.float64), spans)
             if bool(torch.isfinite(lost).all()):
                 rounding2[storage] = (lost * lost).sum((1, 2), dtype=torch.float64)
