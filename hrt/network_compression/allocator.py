@@ -42,6 +42,7 @@ WIDER, TIGHTER = 4.0, 0.1  # steps where the proportional one leads back beyond 
 SAME_BUDGET = 1.02  # budgets this near give the same plans
 BUDGETS = 1e-20, 1e12  # over what is allowed; beyond them no plan changes any more
 
+SAME_PLANNERS = 0.25  # of the squared error that planners were made for; for less, blocks are factored anew
 PREDICTED = 3.0  # measured over predicted squared error; below it another regularisation finds nothing better
 POLISH_TRIALS = 48
 POLISH_LEAVES = 16  # layers of more leaves are close to their budget already: many small steps
@@ -118,7 +119,10 @@ class Allocator:
         return biases if error.limit <= BIAS_SHARE * self.request.tol else frozenset()
 
     def _planned(self, setting: Setting, narrow: frozenset[str], advance: Advance) -> PlannedNetwork:
-        """Every layer with its planner; the first 60 % of a setting's work."""
+        """Every layer with its planner; the first 60 % of a setting's work, unless another search has done it."""
+        planned = self.original.planned.get((setting, id(self.moments)))
+        if planned is not None and SAME_PLANNERS * planned.allowed2 <= self.allowed2 <= planned.allowed2:
+            return replace(planned, narrow=narrow)
         weights, moments = self.original.program.weights, self.moments
         names = [n for n in weights if moments[n].left.numel() and moments[n].second.numel()]
         tasks = [self._task(name, setting) for name in names]
@@ -128,7 +132,9 @@ class Allocator:
             behind += layer.matrix.numel()
             advance(f"factored {layer.name}", 0.6 * behind / entries)
             layers.append(layer)
-        return PlannedNetwork(setting, tuple(layers), narrow)
+        network = PlannedNetwork(setting, tuple(layers), narrow, self.allowed2, self.moments)
+        self.original.planned[setting, id(self.moments)] = network
+        return network
 
     def _search(self, network: PlannedNetwork, step: int, advance: Advance) -> Searched:
         """The budget that just holds, by proportional steps and bisection from `step` of the grid of multipliers."""

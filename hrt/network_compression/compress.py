@@ -20,7 +20,7 @@ from hrt.certificate.layer_records import layer_records
 from hrt.errors import InputError, ToleranceError, shown
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
-from hrt.model.model import CompressedModel
+from hrt.model.model import CompressedModel, prepare
 from hrt.model.trainable import TrainableNetwork, densified, partitions
 from hrt.network_compression.allocator import Allocator
 from hrt.network_compression.request import CompressionRequest, Network
@@ -118,7 +118,8 @@ def compress(
             names = () if derivatives is None else derivatives
             original = Original.of(network, samples, request, as_boxes(inputs), names)
             best, certificate = by_output(original, request)
-        return CompressedModel(best, certificate, request.target, dense_nbytes=program_nbytes(stored(program)))
+        dense_nbytes = program_nbytes(stored(program))
+        return prepare(CompressedModel(best, certificate, request.target, dense_nbytes=dense_nbytes))
 
 
 def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:

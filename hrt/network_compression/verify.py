@@ -2,9 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
 from hrt.calibration.output_error import OutputError, output_error
+from hrt.calibration.replay import Replay
 from hrt.calibration.samples import Box, Split, distinct
 from hrt.capture.network import Captured, rounding_places
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate
@@ -46,6 +48,7 @@ class Original:
     split: Split
     tol: float
     boxes: Boxes = None
+    planned: dict[Hashable, Any] = field(default_factory=dict)  # layers, by how: a tighter search takes them over
 
     @staticmethod
     def of(
@@ -70,6 +73,11 @@ class Original:
     def search_reference(self) -> Tensor:
         """What it answers on the search rows: (rows, features) float64, derivatives behind the value."""
         return self.answers(self.split.search)
+
+    @cached_property
+    def replay(self) -> Replay:
+        """Value and derivatives on the search rows, for the constants of one candidate after the other."""
+        return Replay(self.aim.graph, self.split.search)
 
     @cached_property
     def reference(self) -> Tensor:
