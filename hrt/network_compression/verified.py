@@ -14,7 +14,7 @@ from dataclasses import replace
 from hrt.calibration.moments import Moments
 from hrt.calibration.output_error import OutputError
 from hrt.hmatrix.hmatrix import STORAGE, HMatrix
-from hrt.network_compression.allocator import Allocator
+from hrt.network_compression.allocator import NOTHING, Allocator
 from hrt.network_compression.candidates import PlannedNetwork, halves
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.verify import Original
@@ -55,7 +55,7 @@ def verified(
             low, trials = goal, min(trials, MORE_TRIALS + 1)
             if limit > SLACK * tol:
                 break
-            goal *= min(LOOSEN_MOST, CLEARANCE * tol / limit)
+            goal *= min(LOOSEN_MOST, CLEARANCE * tol / max(limit, NOTHING))
         else:
             high = min(goal, candidate.error.limit)
             goal = high * max(TIGHTEN_MOST, min(TIGHTEN, CLEARANCE * tol / limit))

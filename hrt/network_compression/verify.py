@@ -26,6 +26,7 @@ from hrt.tangent_kernel.ntk import affordable_drift
 
 Boxes = tuple[Box, ...] | None
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
+WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
 SHOWN = 5  # output columns that one remark names
 CALLER = 4  # frames up from a certificate to whoever called `hrt.compress`
 
@@ -131,7 +132,7 @@ def output_certificate(
             "torch": torch.__version__,
             "target": request.target,
             "runtimes": list(served),
-            "remarks": [*_remarks(original, remarks), *over],
+            "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
@@ -153,6 +154,17 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     return out
 
 
+def too_few_rows(error: OutputError, rows: int) -> list[str]:
+    """A remark where the limit is so much larger than the error that more rows would pay; or nothing."""
+    wide = error.upper_99 / error.value if 0 < error.value < math.inf else 1.0
+    if not WIDE < wide < math.inf:
+        return []
+    return [
+        f"{rows} held-out rows are too few: the 99 % limit is {wide:.1f} times the measured error; more rows would "
+        "allow a smaller network"
+    ]
+
+
 def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) -> list[str]:
     """A remark on the output columns whose own error exceeds `tol`, which those of larger numbers hide; or nothing."""
     over, count = [], 0
@@ -169,8 +181,8 @@ def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) ->
     over.sort(reverse=True)
     named = ", ".join(f"{where} by {e:.2g}" for e, where in over[:SHOWN]) + (", ..." if len(over) > SHOWN else "")
     return [
-        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by larger "
-        f"ones: {named}. per_output=True holds every column to tol"
+        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by "
+        f"larger ones: {named}. per_output=True holds every column to tol"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The scale of a matrix changes no choice: powers of two give the same structure, the same bytes and the same digits."""
+"""The scale of a matrix changes no choice: powers of two give the same structure, bytes and digits."""
 
 from functools import cache
 
