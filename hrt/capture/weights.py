@@ -32,3 +32,10 @@ def check_weights(net: nn.Module) -> None:
 def computing_tensor(net: nn.Module) -> Tensor:
     """A tensor of the type and on the device that the network computes with."""
     return next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
+
+
+def floating_types(net: nn.Module) -> list[torch.dtype]:
+    """The floating types of a network's numbers, widest first, that of `computing_tensor` last among its equals."""
+    first = computing_tensor(net).dtype
+    types = {t.dtype for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()} | {first}
+    return sorted(types, key=lambda t: (-t.itemsize, t == first, str(t)))

@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
+
+from hrt.certificate.figures import IN_PRECISION as IN_PRECISION
+from hrt.certificate.figures import Count, check_figures
 
 HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
 
@@ -48,10 +53,10 @@ class LayerRecord:
     """
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[Count, Count]
     structure: str
-    nbytes: int
-    dense_nbytes: int
+    nbytes: Count
+    dense_nbytes: Count
     frobenius: float
     weighted: float | None
     spectral_estimate: float | None
@@ -76,9 +81,12 @@ class Certificate:
         layers: A record of every weight.
         measured: Figures computed on the stored numbers, on the held-out rows: `output_error` (float64 arithmetic),
             `runtime_error` (float32, the worst of the CPU backends in `runtimes`), and `per_output`, `output_rms` and
-            `max_abs_error` of each output column. `ntk_drift`, ||Theta - Theta_H||_F / ||Theta||_F of the value's
-            neural tangent kernel on the first `ntk_points` rows; `no_ntk_drift` says why it is missing. Where
-            derivatives were asked for, by name: `derivative_error`, `derivative_runtime_error`, `derivative_rms`.
+            `max_abs_error` of each output column. `capture_difference`, of the network's own answers (its types, casts
+            and autocast) from those in float64: beyond a tenth of `tol` the errors are against its own answers, and a
+            remark says so; missing for .onnx files, which are read in float64. `ntk_drift`,
+            ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel on the first `ntk_points` rows;
+            `no_ntk_drift` says why it is missing. Where derivatives were asked for, by name: `derivative_error`,
+            `derivative_runtime_error`, `derivative_rms`.
         estimated: `unseen_probability_99`, 1 - 0.01^(1/rows): of kinds of input that are rarer the certificate says
             nothing. `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs of the same
             distribution, and `derivative_error_upper_99`, by name; `per_output_upper_99` of each output column, where
@@ -100,7 +108,7 @@ class Certificate:
     """
 
     tol: float
-    kind: str
+    kind: Literal["output", "layers"]
     layers: tuple[LayerRecord, ...]
     measured: Mapping[str, Any] = field(default_factory=dict)
     estimated: Mapping[str, Any] = field(default_factory=dict)
@@ -146,14 +154,17 @@ class Certificate:
 
         Raises:
             TypeError: There are unknown fields; msgspec would ignore those of a dataclass.
+            ValueError: A field that something reads has another type than was written.
         """
         records = ({**r, "shape": tuple(r["shape"]), "statements": _statements(r)} for r in header["layers"])
         layers = tuple(LayerRecord(**r) for r in records)
-        return Certificate(**{**header, "layers": layers, "statements": _statements(header)})
+        certificate = Certificate(**{**header, "layers": layers, "statements": _statements(header)})
+        plain = msgspec.convert(asdict(certificate), Certificate)
+        check_figures(plain.measured, plain.estimated, plain.guaranteed, plain.context)
+        return certificate
 
 
 BOX_BOUND = "max_abs_error_over_box_exact_arithmetic"
-IN_PRECISION = "output_error_upper_99_in_"  # and the name of the arithmetic
 
 
 def _statements(header: Mapping[str, Any]) -> tuple[Statement, ...]:

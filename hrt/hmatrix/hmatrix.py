@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hrt.errors import InputError
+from hrt.support.arrays import as_tensor
 
 STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 STORAGE_NAME = {dtype: name for name, dtype in STORAGE.items()}
@@ -248,12 +249,11 @@ class HMatrix:
             InputError: another width, or a type that is not floating point.
         """
         is_numpy = not isinstance(x, Tensor)
-        xt = torch.as_tensor(np.asarray(x)) if is_numpy else x
+        xt = as_tensor(x, "input") if is_numpy else x
         if xt.ndim != 2 or xt.shape[1] != self.shape[1] or not xt.is_floating_point():
             raise InputError(f"Found {xt.dtype} {tuple(xt.shape)}. Expected floating point (batch, {self.shape[1]}).")
         work = xt.to(torch.float64 if xt.dtype == torch.float64 else torch.float32)
-        if self.col_order is not None:
-            work = work[:, self.col_order.long()]
+        work = work if self.col_order is None else work[:, self.col_order.long()]
         y = work.new_zeros(work.shape[0], self.shape[0])
         for e in self.leaves:
             part = work[:, e.col : e.col + e.cols]
@@ -279,10 +279,10 @@ class HMatrix:
         Raises:
             InputError: `w` has another shape.
         """
-        w = torch.as_tensor(np.asarray(w.detach().cpu() if isinstance(w, Tensor) else w)).to(torch.float64)
+        w = as_tensor(w, "matrix").cpu().to(torch.float64)
         if tuple(w.shape) != self.shape:
             raise InputError(f"Expected a matrix of shape {self.shape}. Found {tuple(w.shape)}.")
-        c = None if second_moment is None else torch.as_tensor(second_moment, dtype=torch.float64)
+        c = None if second_moment is None else as_tensor(second_moment, "second moment").to(torch.float64)
         e = w - self.to_dense()
         size = float(w.abs().max()) if w.numel() else 0.0
         if 0 < size < float("inf"):  # squares of very small entries would vanish

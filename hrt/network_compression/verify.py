@@ -13,6 +13,7 @@ from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
 from hrt.calibration.output_error import OutputError, output_error
 from hrt.calibration.samples import Box, Split, distinct
+from hrt.capture.network import Captured, rounding_places
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
@@ -25,6 +26,7 @@ from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
 Boxes = tuple[Box, ...] | None
+UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its program before that counts as error
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
 WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
 SHOWN = 5  # output columns that one remark names
@@ -33,38 +35,74 @@ CALLER = 4  # frames up from a certificate to whoever called `hrt.compress`
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The network as given (float64), and the distinct rows, of `boxes` or not, that judge its compressed forms."""
+    """The network as given, its program in float64, and the distinct rows, of `boxes` or not, that judge its
+    compressed forms. Errors of the value are against the network's own answers where those differ from the program's
+    by more than a tenth of the request's tolerance; derivatives are always the program's.
+    """
 
-    program: Program
+    network: Captured
     aim: Aim
     given: tuple[Tensor, ...]
     samples: tuple[Tensor, ...]
     split: Split
+    tol: float
     boxes: Boxes = None
 
     @staticmethod
     def of(
-        program: Program,
+        network: Captured,
         given: tuple[Tensor, ...],
-        seed: int,
+        request: CompressionRequest,
         boxes: Boxes = None,
         derivatives: Sequence[str] = (),
-        per_output: bool = False,
     ) -> "Original":
         """Raises InputError for rows that do not fit, and what `differentiate` raises for `derivatives`."""
+        program, samples = network.program, distinct(given)
         program.check_inputs(given)
-        samples, aim = distinct(given), Aim.of(program, derivatives, per_output)
-        return Original(program, aim, given, samples, Split.make(samples, seed), boxes)
+        aim, split = Aim.of(program, derivatives, request.per_output), Split.make(samples, request.seed)
+        return Original(network, aim, given, samples, split, request.tol, boxes)
+
+    @property
+    def program(self) -> Program:
+        """The network in float64."""
+        return self.network.program
 
     @cached_property
     def search_reference(self) -> Tensor:
         """What it answers on the search rows: (rows, features) float64, derivatives behind the value."""
-        return self.aim.outputs(self.split.search)
+        return self.answers(self.split.search)
 
     @cached_property
     def reference(self) -> Tensor:
         """What it answers on the held-out rows."""
+        return self.answers(self.split.held_out)
+
+    @cached_property
+    def captured(self) -> Tensor:
+        """What its program answers on the held-out rows."""
         return self.aim.outputs(self.split.held_out)
+
+    @cached_property
+    def capture_difference(self) -> float | None:
+        """How far the network's own answers on the held-out rows are from its program's; None if it has only that."""
+        if self.network.answers is None:
+            return None
+        return output_error(self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]).value
+
+    @property
+    def rounding(self) -> str:
+        """In words, why errors are against the network's own answers; nothing where they are not."""
+        if self.capture_difference is None or self.capture_difference <= UNCOUNTED * self.tol:
+            return ""
+        places = rounding_places(self.network.roundings) or "it computes in float32"
+        return f"the network's answers differ from those in float64 by {self.capture_difference:.2g} ({places})"
+
+    def answers(self, rows: tuple[Tensor, ...]) -> Tensor:
+        """The network's own where they count, else those of its program, derivatives behind the value."""
+        if not self.rounding or self.network.answers is None:
+            return self.captured if rows is self.split.held_out else self.aim.outputs(rows)
+        derivatives = self.aim.parts(self.aim.outputs(rows))[1:] if self.aim.names else ()
+        return torch.cat([self.network.answers.flat(rows), *derivatives], dim=1)
 
     def served_errors(self, program: Program) -> dict[str, OutputError]:
         """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
@@ -90,6 +128,7 @@ def output_certificate(
 ) -> Certificate:
     """What can be said of `best` as a stand-in for `original`. served: errors of the backends within the tolerance."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
+    difference = original.capture_difference
     dense, view = DenseView(original.program), DenseView(best)  # for everything that multiplies in float64
     outputs = aim.outputs(rows, view.constants)
     exact = aim.error(reference, outputs)
@@ -98,6 +137,7 @@ def output_certificate(
     value, compressed_value = aim.parts(reference)[0], aim.parts(outputs)[0]
     rms = value.square().mean(0).sqrt()
     worst = (value - compressed_value).abs().amax(0)
+    worst_captured = (aim.parts(original.captured)[0] - compressed_value).abs().amax(0)
     bound = output_bound(dense, view, original.boxes)
     drift, ntk_points, no_drift = affordable_drift(dense, view, rows)
     limits = served_limits(original, best) if request.target == "cuda" else {}
@@ -114,6 +154,7 @@ def output_certificate(
             "per_output": list(error.per_output),
             "output_rms": rms.tolist(),
             "max_abs_error": worst.tolist(),
+            **({} if difference is None else {"capture_difference": difference}),
             **({} if drift is None else {"ntk_drift": drift}),
             **derived["measured"],
         },
@@ -125,7 +166,7 @@ def output_certificate(
             **derived["estimated"],
         },
         guaranteed={} if bound.per_output is None else {BOX_BOUND: list(bound.per_output)},
-        statements=() if bound.per_output is None else (box_statement(bound.per_output, worst, rms),),
+        statements=() if bound.per_output is None else (box_statement(bound.per_output, worst_captured, rms),),
         context={
             **{f"{name}_rows": rows[0].shape[0] for name, rows in vars(original.split).items()},
             "seed": request.seed,
@@ -146,6 +187,8 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     rows, distinct_rows = original.given[0].shape[0], original.samples[0].shape[0]
     out = [f"{rows - distinct_rows} of {rows} rows repeat another and were left out"] if rows > distinct_rows else []
     out += remarks
+    if original.rounding:
+        out.append(f"{original.rounding}: errors are against its own answers, derivatives' against those in float64")
     if distinct_rows < FEW_ROWS:
         out.append(f"only {distinct_rows} distinct calibration rows; the confidence limit is wide")
     constant = [i for i, x in enumerate(original.given) if bool((x == x[:1]).all())]

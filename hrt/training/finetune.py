@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from hrt.calibration.moments import evaluate
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
-from hrt.capture.network import program_of_network
+from hrt.capture.network import captured_network
 from hrt.errors import InputError, ToleranceError
 from hrt.matrix_compression.request import check_whole
 from hrt.model.model import CompressedModel
@@ -95,16 +95,17 @@ def finetune(
         True
     """
     steps, batch = check_whole(steps, "steps", 1), check_whole(batch, "batch", 1)
-    request = CompressionRequest(model.certificate.tol if tol is None else tol, target=model.target, seed=seed)
-    given = as_samples(inputs, request.seed)
     each = "per_output_upper_99" in model.certificate.estimated
-    original = Original.of(program_of_network(teacher, given), given, request.seed, as_boxes(inputs), (), each)
+    tol = model.certificate.tol if tol is None else tol
+    request = CompressionRequest(tol, target=model.target, seed=seed, per_output=each)
+    given = as_samples(inputs, request.seed)
+    original = Original.of(captured_network(teacher, given), given, request, as_boxes(inputs))
     if set(original.program.weights) != set(model.program.weights):
         names = " and ".join(f"{sorted(p.weights)}" for p in (original.program, model.program))
         raise InputError(f"The teacher's weights and the model's are {names}. Expected the network it was made from.")
     split = original.split
     known = tuple(torch.cat(pair) for pair in zip(split.calibration, split.search, strict=True))
-    answers = evaluate(original.program, known)
+    answers = original.answers(known)
     loss = Loss(known, answers, residual, points, teacher_weight, residual_weight)
     with track("finetune", progress) as advance:
         start = with_exact_floats(model.program) if exact else model.program

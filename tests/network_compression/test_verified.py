@@ -10,7 +10,7 @@ from torch import nn
 
 import hrt
 from hrt.calibration.samples import Split
-from hrt.capture.network import program_of_network
+from hrt.capture.network import captured_network
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.verified import in_sixteen_bits, verified
 from hrt.network_compression.verify import Original
@@ -28,9 +28,9 @@ def rows(count, width, seed=0):
 
 def split_by(net, calibration, search, held_out):
     """A network with rows chosen for each purpose, and its dense bytes."""
-    program = program_of_network(net, (calibration,))
-    original = Original.of(program, (torch.cat([calibration, search, held_out]),), seed=0)
-    return replace(original, split=Split((calibration,), (search,), (held_out,))), program_nbytes(program)
+    network, given = captured_network(net, (calibration,)), (torch.cat([calibration, search, held_out]),)
+    original = Original.of(network, given, CompressionRequest(TOL))
+    return replace(original, split=Split((calibration,), (search,), (held_out,))), program_nbytes(network.program)
 
 
 def outcome(original, dense, tol=TOL, **options):
