@@ -30,6 +30,7 @@ from hrt.tangent_kernel.ntk import affordable_drift
 Boxes = tuple[Box, ...] | None
 UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its program before that counts as error
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
+WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
 SHOWN = 5  # output columns that one remark names
 CALLER = 4  # frames up from a certificate to whoever called `hrt.compress`
 
@@ -180,7 +181,7 @@ def output_certificate(
             "torch": torch.__version__,
             "target": request.target,
             "runtimes": list(served),
-            "remarks": [*_remarks(original, remarks), *over],
+            "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
@@ -202,6 +203,17 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     if constant:
         out.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
     return out
+
+
+def too_few_rows(error: OutputError, rows: int) -> list[str]:
+    """A remark where the limit is so much larger than the error that more rows would pay; or nothing."""
+    wide = error.upper_99 / error.value if 0 < error.value < math.inf else 1.0
+    if not WIDE < wide < math.inf:
+        return []
+    return [
+        f"{rows} held-out rows are too few: the 99 % limit is {wide:.1f} times the measured error; more rows would "
+        "allow a smaller network"
+    ]
 
 
 def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) -> list[str]:
