@@ -1,6 +1,7 @@
 """CompressedModel: what compress returns and load gives back."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from hrt.certificate.derivative_outputs import with_derivatives
 from hrt.derivatives.differentiate import Differentiated, differentiate
-from hrt.errors import InputError, shown
+from hrt.errors import HrtError, InputError, shown
 from hrt.model.artifact import write
 from hrt.model.contents import Contents
 from hrt.model.rows import Rows
@@ -22,6 +23,7 @@ from hrt.schedule.precision import default_precision
 from hrt.support.torch_state import guarded, has_usual_values, usual_state, usual_values
 from hrt.support.types import Array, Kind, Numbers
 
+PREPARED = 64  # orders of all certified derivatives together that are prepared when a model is made
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
 
 
@@ -272,3 +274,14 @@ class CompressedModel(Contents):
             f"CompressedModel({len(self.program.weights)} weight matrices, {self.nbytes:,} bytes, "
             f"{self.compression_ratio:.2f}x smaller than float32, tol {self.certificate.tol:g})"
         )
+
+
+def prepare(model: CompressedModel) -> CompressedModel:
+    """The model with its certified derivatives' session open and run once: the first call takes no longer than others.
+    Nothing is done where no derivatives were certified, or so many that a file may ask for them to take up time.
+    """
+    names = model.certificate.derivatives
+    if 0 < sum(name.count("d") for name in names) <= PREPARED:
+        with suppress(HrtError):  # is raised again by whoever asks for them
+            model.predict(tuple(torch.zeros(1, *v.shape) for v in model.program.inputs), derivatives=names)
+    return model

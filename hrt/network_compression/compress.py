@@ -1,7 +1,7 @@
 """`hrt.network_compression.compress`: a network in, the smallest network found that keeps the promised error out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -9,21 +9,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hrt.calibration.moments import Moments
-from hrt.calibration.output_error import OutputError
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.answers import Answers
-from hrt.capture.network import Captured, captured_network, unwrapped
+from hrt.capture.network import Captured, captured_network, rounding_places, unwrapped
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.errors import InputError, ToleranceError, shown
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
-from hrt.model.model import CompressedModel
+from hrt.model.model import CompressedModel, prepare
 from hrt.model.trainable import TrainableNetwork, densified, partitions
-from hrt.network_compression.allocator import Allocator
 from hrt.network_compression.request import CompressionRequest, Network
+from hrt.network_compression.verified import verified
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.dense_view import DenseView, stored, to_float64
 from hrt.program.program import Program, program_nbytes
@@ -34,8 +32,6 @@ from hrt.support.torch_state import guarded
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 FEWEST_SAMPLES = 4  # rows in all, so that those for the search are others than the held-out ones
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
-VERIFICATIONS = 4  # tries to pass on the held-out rows before the network stays dense
-TIGHTEN, CLEARANCE = 0.95, 0.98  # of the search's tolerance, at least and beyond the measured ratio, for the next try
 
 
 @guarded
@@ -113,12 +109,13 @@ def compress(
         program = network.program
         request = replace(request, partitions=structures, advance=part(advance, 0.02, 1.0))
         if inputs is None or samples is None:
-            best, certificate = by_layers(program, request)
+            best, certificate = by_layers(network, request)
         else:
             names = () if derivatives is None else derivatives
             original = Original.of(network, samples, request, as_boxes(inputs), names)
             best, certificate = by_output(original, request)
-        return CompressedModel(best, certificate, request.target, dense_nbytes=program_nbytes(stored(program)))
+        dense_nbytes = program_nbytes(stored(program))
+        return prepare(CompressedModel(best, certificate, request.target, dense_nbytes=dense_nbytes))
 
 
 def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:
@@ -136,8 +133,9 @@ def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured
     return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 
-def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, Certificate]:
+def by_layers(network: Captured, request: CompressionRequest) -> tuple[Program, Certificate]:
     """Every weight within the tolerance in relative Frobenius norm, by construction."""
+    program, places = network.program, rounding_places(network.roundings)
     sizes = {name: math.prod(program.constants[name].shape) for name in program.weights}
     changed = {k: compress_alone(program.constants[k], request.of_weight(k)) for k in request.partitions}
     small = [name for name, size in sizes.items() if size < PANELS_FROM and name not in changed]
@@ -163,8 +161,9 @@ def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, C
             "torch": torch.__version__,
             "target": request.target,
             "no_output_bound": "no inputs were given: nothing says where the network is used",
+            **({"remarks": [f"{places}: what that rounding does to its answers was not measured"]} if places else {}),
         },
-    )
+    ).brief()
     return result, certificate
 
 
@@ -199,26 +198,3 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
         remarks = [f"{count} distinct rows are too few to verify anything: the network stays dense"]
     request.advance("certify", 0.96)
     return best, output_certificate(original, best, served, moments, request, remarks)
-
-
-def verified(
-    original: Original, moments: Mapping[str, Moments], request: CompressionRequest, nbytes: int
-) -> tuple[Program, dict[str, OutputError]] | None:
-    """The smallest network within the tolerance on the held-out rows too, with the errors of the backends that keep it.
-
-    None where none is smaller than `nbytes`.
-    """
-    tol = goal = request.tol
-    setting = None
-    for _ in range(VERIFICATIONS):
-        allocator = Allocator(original, moments, replace(request.between(0.05, 0.95), tol=goal))
-        candidate = allocator.search(setting)
-        if candidate is None or candidate.nbytes >= nbytes:
-            return None
-        request.advance("verify", 0.95)
-        errors = original.served_errors(candidate.program)
-        if errors["torch"].limit <= tol:
-            return candidate.program, {name: e for name, e in errors.items() if e.limit <= tol}
-        goal *= min(TIGHTEN, CLEARANCE * tol / errors["torch"].limit)
-        setting = candidate.network.setting  # what was best at a looser tolerance is tried first
-    return None

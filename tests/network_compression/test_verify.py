@@ -66,6 +66,7 @@ def test_the_reference_is_the_network_as_its_author_evaluates_it(autocast: bool,
     given = torch.export.export(net, (rows[:3],), dynamic_shapes=(batch,), strict=False) if traced else net
     with pytest.raises(hrt.ToleranceError, match=r"rounding allows.*bfloat16 in (a|l|its forward)"):
         hrt.compress(given, inputs=rows, tol=1e-4, progress=False)
+    assert "bfloat16" in hrt.compress(given, tol=1e-4, progress=False).certificate.context["remarks"][0]
     tol = 8e-3
     model = hrt.compress(given, inputs=rows, tol=tol, progress=False)
     with torch.no_grad():
