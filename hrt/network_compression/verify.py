@@ -92,10 +92,13 @@ class Original:
 
     @cached_property
     def capture_difference(self) -> float | None:
-        """How far the network's own answers on the held-out rows are from its program's; None if it has only that."""
+        """How far the network's own answers on the held-out rows are from its program's, in the worst column where each
+        is held to the tolerance; None if it has only its program.
+        """
         if self.network.answers is None:
             return None
-        return output_error(self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]).value
+        answers, captured = self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]
+        return output_error(answers, captured, self.aim.each).largest
 
     @property
     def rounding(self) -> str:
