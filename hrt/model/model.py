@@ -18,6 +18,7 @@ from hrt.model.contents import Contents
 from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
+from hrt.support.atomic_files import warn_of_suffix
 from hrt.support.devices import on_the_cpu
 from hrt.support.types import Array, Kind
 
@@ -217,12 +218,13 @@ class CompressedModel(Contents):
 
         Args:
             path: The file, in a folder that exists.
-            force: Replace a file that exists.
+            force: Replace a file that exists. Without it one of several writers succeeds.
 
         Raises:
             ArtifactError: The file cannot be written. What was there before stays.
         """
         write(self, path, force=force)
+        warn_of_suffix(path, ".hrt")
 
     def report(self) -> str:
         """A table of every layer (structure, bytes, errors, reason) and of the whole model.
