@@ -4,13 +4,10 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from hrt.cli import entry
 
 SLOW = """
 import time
@@ -113,8 +110,3 @@ def test_an_interruption_at_any_moment_is_one_line(delay, lab):
         assert Path("out.hrt").exists() and err == ""
     else:
         assert (process.returncode, out, err) == (130, "", "hrt: interrupted; nothing was written\n")
-
-
-def test_the_installed_command_begins_where_interruptions_are_caught():
-    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
-    assert project["scripts"] == {"hrt": "hrt.cli.entry:main"} and callable(entry.main)
