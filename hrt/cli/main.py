@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from hrt import __version__
-from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch
+from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch, arrays_in
 from hrt.cli.compress import compress
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
@@ -102,7 +102,7 @@ def predict(
     ```
     """
     import hrt
-    from hrt.calibration.input_files import as_csv, check_outputs, read_array, write_arrays
+    from hrt.calibration.input_files import as_csv, check_outputs, write_arrays
     from hrt.support.atomic_files import check_writable
 
     if out is not None:
@@ -110,7 +110,8 @@ def predict(
         check_writable(out, force)
     model = hrt.load(artifact, backend=backend, device=device, max_batch=max_batch)
     model = model.differentiated(derivatives) if derivatives else model
-    result = model.predict(tuple(read_array(p) for p in inputs))
+    with arrays_in(inputs) as x:
+        result = model.predict(x)
     outputs = result if isinstance(result, tuple) else (result,)
     if out is None:
         sys.stdout.write(as_csv(outputs))

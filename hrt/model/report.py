@@ -109,6 +109,9 @@ def _output_figures(c: Certificate) -> list[str]:
         lines.append(f"measured: {_figure(measured['runtime_error'])} on {rows} held-out rows, in float32 arithmetic")
     if "output_error" in measured:
         lines.append(f"measured: {_figure(measured['output_error'])} on the same rows, in float64 arithmetic")
+    if "capture_difference" in measured:
+        difference = _figure(measured["capture_difference"])
+        lines.append(f"measured: the network's own answers differ by {difference} from those in float64")
     if "ntk_drift" in measured:
         drift = _figure(measured["ntk_drift"])
         lines.append(f"measured: the neural tangent kernel drifts by {drift} on {context['ntk_points']} of these rows")

@@ -54,7 +54,7 @@ def warn_of_suffix(path: str | PathLike[str], expected: str) -> None:
     suffix = Path(os.fsdecode(path)).suffix
     if suffix not in ("", expected):
         message = f"{path} ends with {suffix}, and what is written to it is a {expected} file. Expected {expected}."
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warnings.warn(message, UserWarning, stacklevel=4)  # of a public function, which is guarded
 
 
 @contextmanager
