@@ -35,7 +35,8 @@ class Aim:
     """The value (no names) or the value and derivatives, which are judged one by one.
 
     graph: the original network with all of them as outputs, by the same constants, none folded: they may be replaced.
-    kinks: ops whose derivatives jump somewhere ("relu (layers.1)").  each: every column of these is judged by itself, too.
+    kinks: ops whose derivatives jump somewhere ("relu (layers.1)").
+    each: every column of these is judged by itself, too.
     """
 
     names: tuple[str, ...]

@@ -45,7 +45,8 @@ def output_error(reference: Tensor, actual: Tensor, each: bool = False) -> Outpu
     A reference of zeros has error 0 where it is met exactly and infinity elsewhere. NaN counts as infinite. One row
     gives no confidence: its limit is infinite unless it is met exactly.
 
-    each: hold every column to the tolerance, too. A column of zeros has no relative error and counts in the whole alone.
+    each: hold every column to the tolerance, too. A column of zeros has no relative error and counts in the whole
+    alone.
     """
     reference, lost = _near_one(reference, reference - actual)
     e2, y2 = lost.square(), reference.square()

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from hrt.capture.answers import Answers
 from hrt.capture.torch_export import exported, guess_example
 from hrt.capture.torch_graph import program_of, roundings
-from hrt.capture.weights import check_weights, floating_types
+from hrt.capture.weights import check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
@@ -68,14 +68,15 @@ def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captur
     if not isinstance(net, (nn.Module, ExportedProgram)):
         raise CaptureError(f"Found {type(net).__name__}. Expected an nn.Module, an ExportedProgram or a path to .onnx.")
     if isinstance(net, nn.Module):
-        check_weights(net)
+        check_weights(net := without_inference(net))
     example = _points(guess_example(net)) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
         _check_runs(net, example)
     graph = exported(net, [x[:2] for x in example])
     program, answers, narrow = program_of(graph), Answers(net), roundings(graph)
     if isinstance(net, nn.Module):
-        narrow = narrow or {"": str(t).removeprefix("torch.") for t in floating_types(net) if t.itemsize < 4}
+        types = [str(t).removeprefix("torch.") for t in floating_types(net) if t.itemsize < 4]
+        narrow = narrow or dict.fromkeys([""] if types else [], ", ".join(types))
     program.check_inputs(example)
     _check_capture(Captured(program, answers, narrow), [x[:CHECKED_ROWS] for x in example])
     return Captured(program, answers, narrow)

@@ -2,6 +2,7 @@
 line on stderr. What needs torch is imported inside the commands, so that help comes at once.
 """
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inp
 from hrt.cli.compress import compress
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
-from hrt.errors import HrtError, InputError
+from hrt.errors import HrtError, InputError, printable
 
 INTERRUPTED = 130
 DERIVATIVES = "--derivatives"
@@ -61,7 +62,8 @@ def info(
     if as_json:
         header = read_header(artifact)
         chosen = {k: header.get(k) for k in ("version", "target", "dense_nbytes", "certificate")}
-        typer.echo(msgspec.json.format(msgspec.json.encode(chosen), indent=2))  # figures that are not finite: null
+        plain = json.loads(msgspec.json.encode(chosen))  # figures that are not finite: null
+        typer.echo(json.dumps(plain, indent=2))  # ASCII: no character of a stranger's reaches the terminal
         return
     model = hrt.load(artifact, backend="torch")
     program = model.program
@@ -72,7 +74,7 @@ def info(
         typer.echo(f"resident on the CPU in {name}: {open_session(program, name).resident_bytes:,} bytes")
     for what, names in (("input", [v.name for v in program.inputs]), ("output", program.outputs)):
         for name in names:
-            typer.echo(f"{what} {name}: (batch, {', '.join(map(str, program.shape_of(name)))})")
+            typer.echo(f"{what} {printable(name)}: (batch, {', '.join(map(str, program.shape_of(name)))})")
 
 
 @app.command()

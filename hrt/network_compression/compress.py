@@ -1,7 +1,7 @@
 """`hrt.network_compression.compress`: a network in, the smallest network found that keeps the promised error out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -9,8 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hrt.calibration.moments import Moments
-from hrt.calibration.output_error import OutputError
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.answers import Answers
 from hrt.capture.network import Captured, captured_network, unwrapped
@@ -21,23 +19,23 @@ from hrt.errors import InputError, ToleranceError, shown
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
 from hrt.matrix_compression.request import check_tol
-from hrt.model.model import CompressedModel
+from hrt.model.model import CompressedModel, prepare
 from hrt.model.trainable import TrainableNetwork, densified, partitions
-from hrt.network_compression.allocator import Allocator
 from hrt.network_compression.request import CompressionRequest, Network
+from hrt.network_compression.verified import verified
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.dense_view import DenseView, stored, to_float64
 from hrt.program.program import Program, program_nbytes
 from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
+from hrt.support.torch_state import guarded
 
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 FEWEST_SAMPLES = 4  # rows in all, so that those for the search are others than the held-out ones
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
-VERIFICATIONS = 4  # tries to pass on the held-out rows before the network stays dense
-TIGHTEN, CLEARANCE = 0.95, 0.98  # of the search's tolerance, at least and beyond the measured ratio, for the next try
 
 
+@guarded
 def compress(
     net: Network,
     *,
@@ -117,7 +115,8 @@ def compress(
             names = () if derivatives is None else derivatives
             original = Original.of(network, samples, request, as_boxes(inputs), names)
             best, certificate = by_output(original, request)
-        return CompressedModel(best, certificate, request.target, dense_nbytes=program_nbytes(stored(program)))
+        dense_nbytes = program_nbytes(stored(program))
+        return prepare(CompressedModel(best, certificate, request.target, dense_nbytes=dense_nbytes))
 
 
 def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:
@@ -163,7 +162,7 @@ def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, C
             "target": request.target,
             "no_output_bound": "no inputs were given: nothing says where the network is used",
         },
-    )
+    ).brief()
     return result, certificate
 
 
@@ -198,26 +197,3 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
         remarks = [f"{count} distinct rows are too few to verify anything: the network stays dense"]
     request.advance("certify", 0.96)
     return best, output_certificate(original, best, served, moments, request, remarks)
-
-
-def verified(
-    original: Original, moments: Mapping[str, Moments], request: CompressionRequest, nbytes: int
-) -> tuple[Program, dict[str, OutputError]] | None:
-    """The smallest network within the tolerance on the held-out rows too, with the errors of the backends that keep it.
-
-    None where none is smaller than `nbytes`.
-    """
-    tol = goal = request.tol
-    setting = None
-    for _ in range(VERIFICATIONS):
-        allocator = Allocator(original, moments, replace(request.between(0.05, 0.95), tol=goal))
-        candidate = allocator.search(setting)
-        if candidate is None or candidate.nbytes >= nbytes:
-            return None
-        request.advance("verify", 0.95)
-        errors = original.served_errors(candidate.program)
-        if errors["torch"].limit <= tol:
-            return candidate.program, {name: e for name, e in errors.items() if e.limit <= tol}
-        goal *= min(TIGHTEN, CLEARANCE * tol / errors["torch"].limit)
-        setting = candidate.network.setting  # what was best at a looser tolerance is tried first
-    return None

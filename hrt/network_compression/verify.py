@@ -2,9 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
 from hrt.calibration.output_error import OutputError, output_error
+from hrt.calibration.replay import Replay
 from hrt.calibration.samples import Box, Split, distinct
 from hrt.capture.network import Captured, rounding_places
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate
@@ -28,6 +30,7 @@ from hrt.tangent_kernel.ntk import affordable_drift
 Boxes = tuple[Box, ...] | None
 UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its program before that counts as error
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
+WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
 SHOWN = 5  # output columns that one remark names
 CALLER = 4  # frames up from a certificate to whoever called `hrt.compress`
 
@@ -46,6 +49,7 @@ class Original:
     split: Split
     tol: float
     boxes: Boxes = None
+    planned: dict[Hashable, Any] = field(default_factory=dict)  # layers, by how: a tighter search takes them over
 
     @staticmethod
     def of(
@@ -70,6 +74,11 @@ class Original:
     def search_reference(self) -> Tensor:
         """What it answers on the search rows: (rows, features) float64, derivatives behind the value."""
         return self.answers(self.split.search)
+
+    @cached_property
+    def replay(self) -> Replay:
+        """Value and derivatives on the search rows, for the constants of one candidate after the other."""
+        return Replay(self.aim.graph, self.split.search)
 
     @cached_property
     def reference(self) -> Tensor:
@@ -172,13 +181,13 @@ def output_certificate(
             "torch": torch.__version__,
             "target": request.target,
             "runtimes": list(served),
-            "remarks": [*_remarks(original, remarks), *over],
+            "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
             **derived["context"],
         },
-    )
+    ).brief()
 
 
 def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
@@ -194,6 +203,17 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     if constant:
         out.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
     return out
+
+
+def too_few_rows(error: OutputError, rows: int) -> list[str]:
+    """A remark where the limit is so much larger than the error that more rows would pay; or nothing."""
+    wide = error.upper_99 / error.value if 0 < error.value < math.inf else 1.0
+    if not WIDE < wide < math.inf:
+        return []
+    return [
+        f"{rows} held-out rows are too few: the 99 % limit is {wide:.1f} times the measured error; more rows would "
+        "allow a smaller network"
+    ]
 
 
 def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) -> list[str]:
@@ -212,8 +232,8 @@ def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) ->
     over.sort(reverse=True)
     named = ", ".join(f"{where} by {e:.2g}" for e, where in over[:SHOWN]) + (", ..." if len(over) > SHOWN else "")
     return [
-        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by larger "
-        f"ones: {named}. per_output=True holds every column to tol"
+        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by "
+        f"larger ones: {named}. per_output=True holds every column to tol"
     ]
 
 

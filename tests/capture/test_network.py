@@ -133,7 +133,7 @@ def test_operators_of_others_are_not_carried_out() -> None:
     graph = exported(net, (ROWS,))
     CALLS.clear()
     with pytest.raises(
-        hrt.CaptureError, match="Op doubled in .* cannot be captured: it is no operator of ATen"
+        hrt.CaptureError, match=r"Op doubled in .* cannot be captured: it is no operator of ATen"
     ) as caught:
         program_of(graph)
     assert type(caught.value) is hrt.CaptureError and not CALLS

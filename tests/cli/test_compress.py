@@ -14,12 +14,21 @@ from hrt.cli.main import main
 def test_is_hrt_compress_with_the_same_options(lab, capsys):
     """The same bytes, so that every option has arrived, and the same seed gave the same bytes."""
     options = ["--tol", "1e-2", "--storage", "float32", "--seed", "3", "--target", "bytes", "--derivatives", "d0"]
+    options.append("--per-output")
     assert main(["compress", "net.py:build", "--box", "-1,0 : 1,1", "-o", "out.hrt", *options]) == 0
     out, err = capsys.readouterr()
     assert "measured:" in out and "wrote out.hrt" in out and err == ""
     net, box = read_network("net.py:build"), hrt.Box([-1, 0], [1, 1])
     expected = hrt.compress(
-        net, inputs=box, tol=1e-2, storage="float32", seed=3, target="bytes", derivatives=["d0"], progress=False
+        net,
+        inputs=box,
+        tol=1e-2,
+        storage="float32",
+        seed=3,
+        target="bytes",
+        derivatives=["d0"],
+        per_output=True,
+        progress=False,
     )
     expected.save("expected.hrt")
     assert Path("out.hrt").read_bytes() == Path("expected.hrt").read_bytes()

@@ -34,7 +34,7 @@ class TestInfo:
 
         header = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
         assert header["certificate"]["tol"] == 1e-3 and header["certificate"]["measured"]["runtime_error"] is None
-        assert header["version"] == 1 and header["dense_nbytes"] == 12345
+        assert header["version"] == 2 and header["dense_nbytes"] == 12345
 
     @pytest.mark.parametrize("options", [[], ["--json"]])
     def test_mistakes(self, options, lab, mistake):

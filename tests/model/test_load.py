@@ -25,7 +25,6 @@ from hrt.model.artifact import DIGEST, FORMAT_VERSION, MAX_TEXT, read_header
 from forked import forked, limit_memory
 from models import file_bytes, linear_model, mixed_bytes, parts_of, resealed, sealed, small_bytes
 
-
 VERSION_1 = Path(__file__).with_name("version1.hrt").read_bytes()
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import hrt
-
 from hrt.calibration.moments import evaluate, layer_moments
 from hrt.calibration.output_error import output_error
 from hrt.capture.network import captured_network
