@@ -18,6 +18,7 @@ from hrt.certificate.layer_records import layer_records
 from hrt.errors import InputError, ToleranceError, shown
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
+from hrt.matrix_compression.request import check_tol
 from hrt.model.model import CompressedModel, prepare
 from hrt.model.trainable import TrainableNetwork, densified, partitions
 from hrt.network_compression.request import CompressionRequest, Network
@@ -92,7 +93,7 @@ def compress(
         >>> model.predict(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
     """
-    request = CompressionRequest(tol, storage, target, seed, executor, bool(per_output))
+    request = CompressionRequest(check_tol(tol), storage, target, seed, executor, bool(per_output))
     if derivatives is not None and inputs is None:
         raise InputError(
             f"Found derivatives={shown(derivatives)} and no inputs. Expected inputs too: without them only the weights "
