@@ -43,10 +43,10 @@ def output_error(reference: Tensor, actual: Tensor) -> OutputError:
     size = float(reference.abs().max()) if reference.numel() else 0.0
     if 0 < size < math.inf:  # squares of very small or very large outputs would leave the range of float64
         reference, actual = reference / size, actual / size
-    e2 = ((reference - actual) ** 2).sum(1)
-    y2 = (reference**2).sum(1)
+    lost, seen = (reference - actual).square_(), reference.square()  # once: outputs may be thousands
+    e2, y2 = lost.sum(1), seen.sum(1)
     e2 = torch.where(torch.isfinite(e2), e2, torch.inf)
-    columns = _ratio(((reference - actual) ** 2).sum(0), (reference**2).sum(0))
+    columns = _ratio(lost.sum(0), seen.sum(0))
     rows, total, scale = len(e2), float(e2.sum()), float(y2.sum())
     per_output = tuple(float(v) for v in columns)
     if total == 0:

@@ -57,7 +57,9 @@ class Replay:
             else:
                 values[node.name] = self._values[start, names[node.name]] = value
         for node in reversed(missing):
-            arguments = (values[k] if k in values else _constant(node, i, constants[k]) for i, k in enumerate(node.inputs))
+            arguments = (
+                values[k] if k in values else _constant(node, i, constants[k]) for i, k in enumerate(node.inputs)
+            )
             value = values[node.name] = node.row.torch(tuple(arguments), node.attrs)
             if value.nbytes <= KEPT // len(self.program.nodes):
                 self._values[start, names[node.name]] = value

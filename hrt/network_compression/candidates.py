@@ -32,7 +32,7 @@ class LayerTask:
     name: str
     matrix: Tensor
     right: Tensor
-    left: Tensor
+    left: Tensor | None
     mean: Tensor | None
     bias: str | None
     budget2: float
@@ -40,8 +40,8 @@ class LayerTask:
 
     def source(self, rows: Tensor | None, cols: Tensor | None) -> BlockSource:
         """In tree order. Copies: BLAS may round differently where memory is aligned as another process sends it."""
-        pairs = (self.matrix, rows, cols), (self.right, cols, cols), (self.left, rows, rows)
-        matrix, right, left = (permute(*p).clone() for p in pairs)
+        left = None if self.left is None else permute(self.left, rows, rows).clone()
+        matrix, right = (permute(*p).clone() for p in ((self.matrix, rows, cols), (self.right, cols, cols)))
         return BlockSource(matrix, right, left, self.request.seed)
 
 

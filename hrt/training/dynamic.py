@@ -18,11 +18,11 @@ from hrt.calibration.moments import ridge
 from hrt.calibration.samples import Inputs, as_samples
 from hrt.errors import InputError, TrainingError
 from hrt.hmatrix.hmatrix import HMatrix, Leaf, relative_difference
-from hrt.matrix_compression.span_weight import cholesky_psd
 from hrt.matrix_compression.compress_matrix import compress_matrix
 from hrt.matrix_compression.hlinear import HLinear, merged
 from hrt.matrix_compression.orderings import ORDERING_SIDE
 from hrt.matrix_compression.request import check_tol, check_whole
+from hrt.matrix_compression.span_weight import cholesky_psd
 from hrt.training.rank_penalty import second_moments
 
 # Of the mean eigenvalue of the inputs' second moment: directions that the samples hardly show count a little. With 1e-6

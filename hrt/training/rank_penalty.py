@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.span_weight import cholesky_psd
 from hrt.matrix_compression.hlinear import HLinear
 from hrt.matrix_compression.request import check_whole
+from hrt.matrix_compression.span_weight import cholesky_psd
 
 CRUMB = 1e-6  # singular values below this share of the largest (float32's rounding) have no direction of their own
 
