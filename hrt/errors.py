@@ -1,16 +1,39 @@
 """Typed errors. Every message says what was found, what was expected and what to do about it."""
 
+import reprlib
+from typing import Any
+
 MAX_REASON = 300  # characters of a foreign error that are worth a line
+MAX_MESSAGE = 2000  # characters of any message; its ends say what was found and what to do
+
+
+def printable(text: str) -> str:
+    """`text` on one line, safe on a terminal: control characters, also those that turn the direction of writing, line
+    ends and what is no valid text are written as escapes.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class HrtError(Exception):
-    """Base class of everything hrt raises on purpose.
+    """Base class of everything hrt raises on purpose. Its message is cut in the middle where it is very long.
 
     Example:
         >>> import hrt
         >>> all(issubclass(error, hrt.HrtError) for error in (hrt.ArtifactError, hrt.InputError, hrt.CaptureError))
         True
     """
+
+    def __init__(self, *args: Any):
+        super().__init__(*(_cut(a) if isinstance(a, str) else a for a in args))
+
+    def __str__(self) -> str:
+        """The message. Names in it may come from a stranger's file: they do not reach a terminal as they are."""
+        return "\n".join(map(printable, super().__str__().split("\n")))
+
+
+def _cut(text: str) -> str:
+    half = MAX_MESSAGE // 2
+    return text if len(text) <= MAX_MESSAGE else f"{text[:half]} [... {len(text):,} characters ...] {text[-half:]}"
 
 
 class CaptureError(HrtError):
@@ -87,6 +110,25 @@ class DerivativeError(HrtError):
         Traceback (most recent call last):
         hrt.errors.DerivativeError: ...
     """
+
+
+class _Short(reprlib.Repr):
+    """Arrays by type and shape, everything else in a few words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+
+    def repr1(self, x: Any, level: int) -> str:
+        shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+        if isinstance(shape, tuple) and shape and dtype is not None:
+            return f"<{type(x).__name__} of {dtype} {tuple(shape)}>"
+        return super().repr1(x, level)
+
+
+def shown(value: Any) -> str:
+    """A caller's value as messages show it: arrays by type and shape, anything long cut."""
+    return _Short().repr(value)
 
 
 def reason(error: BaseException) -> str:

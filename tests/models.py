@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -128,23 +129,42 @@ def mixed_model(seed: int = 0) -> CompressedModel:
     return CompressedModel(program, certificate, target="bytes", dense_nbytes=12345)
 
 
+def parts_of(data: bytes) -> tuple[dict, dict, bytes]:
+    """A file taken apart: the table of its tensors, its header, its numbers."""
+    length = int.from_bytes(data[:8], "little")
+    outer, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    cut = outer["numbers"]["shape"][0]
+    header = {**json.loads(outer["__metadata__"]["hrt"]), **json.loads(zlib.decompress(body[cut:]))}
+    return header.pop("tensors"), header, body[:cut]
+
+
+def sealed(metadata: str, header: bytes, numbers: bytes) -> bytes:
+    """A file with these parts, written as they are, and a digest that is right: what a careful forger would write."""
+    cut, end = len(numbers), len(numbers) + len(header)
+    outer = {
+        "__metadata__": {"sha256": "0" * 64, "hrt": metadata},
+        "numbers": {"dtype": "U8", "shape": [cut], "data_offsets": [0, cut]},
+        "header": {"dtype": "U8", "shape": [len(header)], "data_offsets": [cut, end]},
+    }
+    text = json.dumps(outer, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    out = bytearray(len(text).to_bytes(8, "little") + text + numbers + header)
+    out[DIGEST] = hashlib.sha256(out).hexdigest().encode()
+    return bytes(out)
+
+
 def resealed(
     data: bytes, change: Callable[[dict, dict], Any], payload: Callable[[bytearray], Any] | None = None
 ) -> bytes:
-    """The file `data` with its table (first argument of `change`), header (second) and numbers changed and a digest
-    that is right again: what a careful forger would write."""
-    length = int.from_bytes(data[:8], "little")
-    table, numbers = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
-    header = json.loads(table["__metadata__"]["hrt"])
+    """The file `data` with its table (first argument of `change`), header (second) and numbers changed, and sealed."""
+    table, header, raw = parts_of(data)
+    numbers = bytearray(raw)
     change(table, header)
     if payload:
         payload(numbers)
-    table["__metadata__"] = {"sha256": "0" * 64, "hrt": json.dumps(header)}
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    out = bytearray(len(text).to_bytes(8, "little") + text + numbers)
-    out[DIGEST] = hashlib.sha256(out).hexdigest().encode()
-    return bytes(out)
+    opening = {key: header.pop(key) for key in ("format", "version") if key in header}
+    text = json.dumps({**header, "tensors": table}, separators=(",", ":")).encode()
+    return sealed(json.dumps(opening, separators=(",", ":")), zlib.compress(text, 9), bytes(numbers))
 
 
 def file_bytes(model: CompressedModel) -> bytes:
@@ -162,8 +182,3 @@ def mixed_bytes() -> bytes:
 @cache
 def small_bytes() -> bytes:
     return file_bytes(linear_model(any_hmatrix(5, 6, 5, depth=2, ordered=True)))
-
-
-def table_of(data: bytes) -> dict:
-    """The JSON of a file: its tensors and the metadata."""
-    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

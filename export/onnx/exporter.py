@@ -25,6 +25,7 @@ from hrt.model.model import CompressedModel
 from hrt.program.program import Node, Program
 from hrt.runtime.onnx_costs import ANY_BATCH, choose_forms
 from hrt.support.atomic_files import check_writable, replacing
+from hrt.support.torch_state import guarded
 
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
@@ -32,6 +33,7 @@ IR_VERSION = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}  # the oldest that go
 EXTERNAL_FROM, ALIGNMENT = 1024, 4096  # bytes; tensors in a second file begin where a page does
 
 
+@guarded
 def export_onnx(
     model_or_path: CompressedModel | str | PathLike[str],
     path: str | PathLike[str],

@@ -14,6 +14,7 @@ from hrt.export.servers.folders import check_target, replace_folder
 from hrt.export.servers.open_inference import Signature, Tensor
 from hrt.export.servers.server_files import BACKENDS, Settings, mlserver_files, ray_files, triton_files
 from hrt.model.model import CompressedModel
+from hrt.support.torch_state import guarded
 
 Files = Callable[[Signature, Settings, Mapping[str, str]], Mapping[str, str]]  # names to texts
 
@@ -25,6 +26,7 @@ SERVERS: Mapping[str, tuple[Files, str]] = {
 }
 
 
+@guarded
 def export_repository(
     model_or_path: CompressedModel | str | PathLike[str],
     folder: str | PathLike[str],

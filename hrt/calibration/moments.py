@@ -38,8 +38,10 @@ class Moments:
         return not torch.allclose(self.focused.second, self.second, rtol=0, atol=1e-9 * float(self.second.norm()))
 
 
-def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
-    """Moments of every weight of `program`, in float64. Tied weights pool their uses.
+def layer_moments(
+    program: Program, inputs: Sequence[Tensor], seed: int = 0, scales: Tensor | None = None
+) -> dict[str, Moments]:
+    """Moments of every weight of `program`, in float64. Tied weights pool their uses. scales: see `observed_uses`.
 
     One backward pass with random signs v over outputs and rows (Hutchinson): E (J^T v)(J^T v)^T = J^T J.
     """
@@ -48,7 +50,7 @@ def layer_moments(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> 
     total_rows = inputs[0].shape[0]
     for start in range(0, total_rows, CHUNK):
         chunk = [x[start : start + CHUNK] for x in inputs]
-        for use in observed_uses(program, chunk, generator):
+        for use in observed_uses(program, chunk, generator, scales):
             name, x, g = use.weight, use.x.flatten(0, -2), use.slope.flatten(0, -2)
             weight = (g * g).sum(1, keepdim=True)
             xw = x * weight
@@ -84,12 +86,15 @@ class Use:
 
 
 def observed_uses(
-    program: Program, chunk: Sequence[Tensor], generator: torch.Generator, scales: Sequence[float] = ()
+    program: Program, chunk: Sequence[Tensor], generator: torch.Generator, scales: Tensor | None = None
 ) -> list[Use]:
-    """Every linear node on the rows of `chunk`, in order. scales: factors of the outputs, by default 1."""
+    """Every linear node on the rows of `chunk`, in order. scales: factors (features,) of all outputs, by default 1."""
     seen: list[tuple[Node, Tensor, Tensor]] = []
     probed = _with_probes(program, chunk, seen)
-    scaled = [y * s for y, s in zip(probed, scales, strict=True)] if scales else probed
+    scaled = probed
+    if scales is not None:
+        parts = scales.split([y.shape[1:].numel() for y in probed])
+        scaled = [y * part.reshape(y.shape[1:]) for y, part in zip(probed, parts, strict=True)]
     loss = sum((y * _signs(y, generator)).sum() for y in scaled)
     probes = [probe for _, _, probe in seen]
     grads = torch.autograd.grad(loss, probes, allow_unused=True) if isinstance(loss, Tensor) and probes else []

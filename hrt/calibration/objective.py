@@ -36,19 +36,21 @@ class Aim:
 
     graph: the original network with all of them as outputs, by the same constants, none folded: they may be replaced.
     kinks: ops whose derivatives jump somewhere ("relu (layers.1)").
+    each: every column of these is judged by itself, too.
     """
 
     names: tuple[str, ...]
     graph: Program
     kinks: tuple[str, ...] = ()
+    each: bool = False
 
     @staticmethod
-    def of(program: Program, names: Sequence[str] = ()) -> "Aim":
+    def of(program: Program, names: Sequence[str] = (), each: bool = False) -> "Aim":
         """Raises InputError and DerivativeError as `hrt.derivatives.differentiate.differentiate` does."""
         if not isinstance(names, str) and not names:
-            return Aim((), program)
+            return Aim((), program, each=each)
         whole = differentiate(program, names, folded=False)
-        return Aim(whole.derivatives, whole.program, whole.kinks)
+        return Aim(whole.derivatives, whole.program, whole.kinks, each)
 
     def served(self, program: Program) -> Program:
         """What a runtime is given of `program`, the original or a compressed form of it."""
@@ -67,17 +69,43 @@ class Aim:
 
     def error(self, reference: Tensor, actual: Tensor) -> OutputError:
         """The value's error with those of the derivatives."""
-        value, *rest = map(output_error, self.parts(reference), self.parts(actual))
+        pairs = zip(self.parts(reference), self.parts(actual), strict=True)
+        value, *rest = (output_error(*pair, self.each) for pair in pairs)
         return replace(value, derivatives=tuple(rest)) if rest else value
 
     def where(self, error: OutputError) -> str:
-        """In words, which derivative has the largest error; nothing for the value."""
-        worst = [n for n, e in zip(self.names, error.derivatives, strict=True) if e.value == error.largest]
-        return f" in {worst[0]}" if worst else ""
+        """In words, which derivative, or output column, has the largest error; nothing for the whole value."""
+        for name, part in zip(("", *self.names), (error, *error.derivatives), strict=True):
+            derivative = f" in {name}" if name else ""
+            if part.value == error.largest:
+                return derivative
+            if self.each and error.largest in part.per_output:
+                return f" in output {part.per_output.index(error.largest)}{derivative}"
+        return ""
+
+    def scales(self, inputs: Sequence[Tensor]) -> Tensor | None:
+        """Factors (features,) that make the outputs comparable: of every part or column 1 over its rms, 0 for zeros."""
+        if not self.names and not self.each:
+            return None
+        factors = []
+        for part in self.parts(self.outputs(inputs)):
+            power = part.square().mean(0) if self.each else part.square().sum(1).mean().expand(part.shape[1])
+            factors.append(torch.where(power > 0, 1 / power.sqrt(), 0.0))
+        return torch.cat(factors)
+
+    def allowed2(self, tol: float, reference: Tensor) -> float:
+        """The mean squared error that the moments may predict, of relative errors where these are what is judged."""
+        if self.names and not self.each:
+            return tol**2
+        if self.each:
+            return tol**2 * max(1, int(reference.any(0).sum()))
+        return tol**2 * float(reference.square().sum()) / max(1, reference.shape[0])
 
     def moments(self, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
         """What every weight sees and what the outputs feel of it: for the value alone as `layer_moments` has it."""
-        return sobolev_moments(self, inputs, seed) if self.names else layer_moments(self.graph, inputs, seed)
+        if self.names:
+            return sobolev_moments(self, inputs, seed)
+        return layer_moments(self.graph, inputs, seed, self.scales(inputs))
 
 
 def _sums(x: Tensor, g: Tensor, biased: Tensor) -> list[Any]:
@@ -112,19 +140,14 @@ def _moments(sums: list[Any], samples: int) -> Moments:
 
 def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[str, Moments]:
     """Moments over value and derivatives: tr(left E second E^T) is the sum of their squared relative errors."""
-    scales = [
-        1 / float(part.square().sum(1).mean().sqrt()) if bool(part.any()) else 0.0
-        for part in aim.parts(aim.outputs(inputs))
-    ]
-    each = len(aim.graph.outputs) // len(scales)
-    weights = [scale for scale in scales for _ in range(each)]
+    scales = aim.scales(inputs)
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, list[Any]] = {}
     samples = inputs[0].shape[0]
     for start in range(0, samples, ROWS):
         chunk = [x[start : start + ROWS] for x in inputs]
         uses: dict[str, list[Use]] = {}
-        for use in observed_uses(aim.graph, chunk, generator, weights):
+        for use in observed_uses(aim.graph, chunk, generator, scales):
             uses.setdefault(use.weight, []).append(use)
         for name, together in uses.items():
             x, g, biased = _stacked(together)

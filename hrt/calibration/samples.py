@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hrt.calibration.datasets import rows_of
 from hrt.errors import InputError
+from hrt.support.arrays import as_parts, as_tensor
 
 BOX_SAMPLES = 16384
+BOX_NUMBERS = 1 << 26  # float64 that a sample of boxes takes at most: half a gigabyte
 
 
 @dataclass(frozen=True)
 class Box:
     """Inputs anywhere in low <= x <= high, sampled by a scrambled Sobol sequence.
 
-    A network of several inputs takes a tuple of boxes.
+    A network of several inputs takes a tuple of boxes. Sobol sequences end at 21,201 features; those beyond are sampled
+    by a Latin hypercube. More than 4,096 features in all are sampled at fewer than 16,384 points.
 
     Args:
         low: the least value of each input feature.
@@ -51,13 +55,24 @@ class Box:
 
 
 # What a user may hand in: rows (rows, *shape) of one input, a box, a data set, or a tuple of rows or boxes for several.
-Inputs = Tensor | np.ndarray | Box | Dataset | Sequence[Tensor | np.ndarray | Box] | Sequence[Sequence[float]]
+Inputs = (
+    Tensor | np.ndarray | Box | Dataset | DataLoader | Sequence[Tensor | np.ndarray | Box] | Sequence[Sequence[float]]
+)
 
 
 def sample_boxes(boxes: Sequence[Box], count: int, seed: int) -> tuple[Tensor, ...]:
-    """`count` points per box, float64 (count, width), from one Sobol sequence over all features together."""
-    engine = torch.quasirandom.SobolEngine(sum(b.width for b in boxes), scramble=True, seed=seed)
-    unit = engine.draw(count, dtype=torch.float64)
+    """Up to `count` points per box, float64 (count, width), from one sequence over all features together: Sobol's,
+    and a Latin hypercube for the features beyond its last.
+    """
+    width = sum(b.width for b in boxes)
+    if width * count > BOX_NUMBERS:
+        count = 1 << ((BOX_NUMBERS // width).bit_length() - 1)  # powers of two fill a box evenly
+    sobol = min(width, torch.quasirandom.SobolEngine.MAXDIM)
+    unit = torch.quasirandom.SobolEngine(sobol, scramble=True, seed=seed).draw(count, dtype=torch.float64)
+    if width > sobol:
+        random = np.random.default_rng(seed)
+        strata = random.permuted(np.tile(np.arange(count), (width - sobol, 1)), axis=1).T
+        unit = torch.cat([unit, torch.from_numpy((strata + random.random(strata.shape)) / count)], dim=1)
     out = []
     for part, box in zip(unit.split([b.width for b in boxes], dim=1), boxes, strict=True):
         low, high = torch.tensor(box.low, dtype=torch.float64), torch.tensor(box.high, dtype=torch.float64)
@@ -66,48 +81,40 @@ def sample_boxes(boxes: Sequence[Box], count: int, seed: int) -> tuple[Tensor, .
 
 
 def as_samples(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> tuple[Tensor, ...]:
-    """User inputs as float64 (rows, *shape) per network input; of a dataset's tuples, the first. Raises InputError."""
-    parts: Sequence[Any]
-    if isinstance(inputs, DataLoader):
-        raise InputError("Found a DataLoader. Expected its dataset (loader.dataset), or the inputs as one tensor.")
-    if isinstance(inputs, Dataset):
-        items = [inputs[k] for k in range(len(inputs))]  # type: ignore[arg-type]
-        first = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
-        parts = [torch.stack([torch.as_tensor(np.asarray(x)) for x in first])] if first else [torch.zeros(0, 1)]
-    else:
-        parts = inputs if isinstance(inputs, (tuple, list)) and not _is_numbers(inputs) else [inputs]
+    """User inputs as float64 (rows, *shape) per network input, on the CPU; numbers (rows,) become one feature. Of a
+    data set's pairs, the first. Raises InputError.
+    """
+    parts = rows_of(inputs, seed) if isinstance(inputs, (Dataset, DataLoader)) else as_parts(inputs)
     boxes = [p for p in parts if isinstance(p, Box)]
     if boxes and len(boxes) < len(parts):
         raise InputError("Found boxes beside arrays. Expected one kind for all inputs.")
     if boxes:
         return sample_boxes(boxes, count, seed)
-    out = tuple(_as_rows(p) for p in parts)
-    rows = {int(x.shape[0]) for x in out}
+    return tuple(x.cpu().to(torch.float64) for x in as_rows(parts, "calibration input"))
+
+
+def as_rows(parts: Sequence[Any], what: str) -> tuple[Tensor, ...]:
+    """One array per input as tensors (rows, *shape), finite and of equally many rows. Raises InputError."""
+    tensors = [as_tensor(p, what) for p in parts]
+    tensors = [x[:, None] if x.ndim == 1 else x for x in tensors]
+    if not tensors or any(x.ndim < 2 for x in tensors):
+        shapes = [tuple(x.shape) for x in tensors]
+        raise InputError(f"Found {what}s of shapes {shapes}. Expected (rows, features), one array per input.")
+    rows = {int(x.shape[0]) for x in tensors}
     if len(rows) > 1:
-        raise InputError(f"Calibration inputs have different numbers of rows: {sorted(rows)}. Expected one.")
+        raise InputError(f"Found {what}s of different numbers of rows: {sorted(rows)}. Expected one number.")
     if rows == {0}:
-        raise InputError("The calibration inputs have no rows. Pass at least one sample, or inputs=None.")
-    return out
-
-
-def _is_numbers(inputs: Sequence[Any]) -> bool:
-    return bool(inputs) and isinstance(inputs, list) and not isinstance(inputs[0], (Box, Tensor, np.ndarray))
-
-
-def _as_rows(x: Any) -> Tensor:
-    if isinstance(x, Tensor) and x.device.type == "meta":
-        raise InputError("Calibration inputs: found a tensor on the meta device, which holds no numbers.")
-    if not isinstance(x, Tensor) and np.asarray(x).dtype.kind not in "fiub":
-        raise InputError(f"Calibration inputs: found {type(x).__name__} of {np.asarray(x).dtype}. Expected numbers.")
-    t = x.detach().cpu() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
-    if t.ndim < 2 or t.is_complex() or t.dtype == torch.bool:
-        raise InputError(f"Calibration inputs: found {t.dtype} of shape {tuple(t.shape)}. Expected (rows, features).")
-    t = t.to(torch.float64)
-    bad = ~torch.isfinite(t).flatten(1).all(1)
-    if bool(bad.any()):
-        where = torch.nonzero(bad).flatten()[:5].tolist()
-        raise InputError(f"Calibration inputs: {int(bad.sum())} rows hold NaN or infinity (rows {where} ...).")
-    return t
+        raise InputError(f"Found a {what} that has no rows. Expected at least one sample.")
+    for k, x in enumerate(tensors):
+        flat = x.flatten(1)
+        bad = torch.nonzero(~torch.isfinite(flat))
+        if len(bad):
+            row, column = bad[0].tolist()
+            raise InputError(
+                f"Found {len(bad):,} NaN or infinite numbers in {what} {k}, the first ({flat[row, column]}) in "
+                f"row {row}, column {column}, counted from 0. Expected finite numbers: leave such rows out."
+            )
+    return tuple(tensors)
 
 
 def distinct(samples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -4,8 +4,19 @@ Knows nothing of compression; what cannot be said in the op table is a CaptureEr
 """
 
 from hrt.capture.checkpoints import load_weights, read_network
-from hrt.capture.network import Network, program_of_network
+from hrt.capture.network import Captured, Network, captured_network, program_of_network, rounding_places
 from hrt.capture.torch_export import capture, guess_example
 from hrt.capture.weights import check_weights
 
-__all__ = ["Network", "capture", "check_weights", "guess_example", "load_weights", "program_of_network", "read_network"]
+__all__ = [
+    "Captured",
+    "Network",
+    "capture",
+    "captured_network",
+    "check_weights",
+    "guess_example",
+    "load_weights",
+    "program_of_network",
+    "read_network",
+    "rounding_places",
+]

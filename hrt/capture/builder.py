@@ -154,6 +154,11 @@ def schema_name(target: Any) -> str:
     return schema.name.split("::")[-1] if schema is not None else getattr(target, "__name__", str(target))
 
 
+def module_path(node: Any) -> str:
+    """The path of the innermost module that a node came from, "" for the network itself."""
+    return _innermost(node)[0]
+
+
 def _innermost(node: Any) -> tuple[str, Any]:
     """Path and class of the innermost module; a repeated call's mark "@1" is no part of the path."""
     stack = [(path, kind) for path, kind in (node.meta.get("nn_module_stack") or {}).values() if "_hook" not in path]

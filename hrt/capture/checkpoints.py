@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from hrt.capture.exported_file import read_exported
 from hrt.errors import InputError, reason
 from hrt.support.atomic_files import usable
 
@@ -29,7 +30,7 @@ def read_network(source: str, weights: Path | None = None) -> str | nn.Module | 
     if source.endswith((".onnx", ".pt2")):
         if weights is not None:
             raise InputError(f"Found --weights beside {source}, which holds its own. Expected one of them.")
-        return source if source.endswith(".onnx") else _exported(Path(source))
+        return source if source.endswith(".onnx") else read_exported(Path(source))
     if source.endswith(PICKLES):
         raise InputError(
             f"{source} is a pickle and may run code when read. Expected net.pt2 (torch.export.save), or file.py:name "
@@ -67,15 +68,6 @@ def load_weights(net: nn.Module, path: Path) -> None:
         net.load_state_dict(nested[0] if nested else state)
     except Exception as error:  # readers of damaged files raise nearly anything
         raise InputError(f"The weights {path} do not fit: {reason(error)}.") from error
-
-
-def _exported(path: Path) -> ExportedProgram:
-    if not usable(path).is_file():
-        raise InputError(f"{path} does not exist.")
-    try:
-        return torch.export.load(path)
-    except Exception as error:  # readers of damaged files raise nearly anything
-        raise InputError(f"{path} cannot be read as a torch.export.save file: {reason(error)}.") from error
 
 
 def _module(where: str) -> ModuleType:

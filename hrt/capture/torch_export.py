@@ -17,9 +17,10 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from hrt.capture.torch_graph import program_of
-from hrt.capture.weights import check_weights, computing_tensor
+from hrt.capture.weights import check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
+from hrt.support.torch_state import as_called
 
 BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
 
@@ -32,16 +33,14 @@ def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Prog
     """
     if not isinstance(net, (ExportedProgram, nn.Module)):
         raise CaptureError(f"Found {type(net).__name__}. Expected an nn.Module, an ExportedProgram or a path to .onnx.")
-    return program_of(_export(net, example) if isinstance(net, nn.Module) else net)
+    return program_of(exported(net, example))
 
 
 def guess_example(net: nn.Module | ExportedProgram) -> tuple[Tensor, ...]:
     """Two rows, as wide as a weight, of which the network reads every column. Raises InputError where no width runs."""
     if isinstance(net, ExportedProgram):
-        placeholders = {n.name: n.meta["val"] for n in net.graph.nodes if n.op == "placeholder"}
-        fakes = [placeholders[name] for name in net.graph_signature.user_inputs if name in placeholders]
-        return tuple(torch.zeros(2, *map(int, f.shape[1:])) for f in fakes)
-    check_weights(net)
+        return tuple(torch.zeros(2, *map(int, f.shape[1:])) for f in fakes_of_inputs(net))
+    check_weights(net := without_inference(net))
     widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
     for tensors in (net.buffers(), net.parameters()):  # input normalisation and Fourier features are buffers
         widths += sorted({n for t in tensors if t.ndim == 2 for n in t.shape})
@@ -63,6 +62,26 @@ def guess_example(net: nn.Module | ExportedProgram) -> tuple[Tensor, ...]:
     )
 
 
+def fakes_of_inputs(net: ExportedProgram) -> list[Tensor]:
+    """Tensors without numbers, of the type and the shape of every input."""
+    placeholders = {n.name: n.meta["val"] for n in net.graph.nodes if n.op == "placeholder"}
+    values = [placeholders[name] for name in net.graph_signature.user_inputs if name in placeholders]
+    return [v for v in values if isinstance(v, Tensor)]
+
+
+def in_its_type(net: nn.Module, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Rows on the network's device, in the widest floating type of its numbers that it runs with."""
+    device, types = computing_tensor(net).device, floating_types(net)
+    for dtype in types[:-1]:
+        try:
+            with inference(net):
+                net(*(x[:2].to(device, dtype) for x in rows))
+        except Exception:  # in whatever way the network fails
+            continue
+        return tuple(x.to(device, dtype) for x in rows)
+    return tuple(x.to(device, types[-1]) for x in rows)
+
+
 def _reads_all(net: nn.Module, example: Tensor) -> bool:
     """Run `net` on numbers of the example's shape; whether its answer has a slope in every column."""
     x = torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example).requires_grad_()
@@ -79,13 +98,15 @@ def _reads_all(net: nn.Module, example: Tensor) -> bool:
 
 @contextmanager
 def inference(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients. Modules are restored: tracing assigns to computed weights."""
+    """Evaluation mode without gradients, in the caller's torch state. Modules are restored: tracing assigns to computed
+    weights.
+    """
     before = [
         (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if isinstance(v, dict)])
         for m in net.modules()
     ]
     try:
-        with torch.no_grad():
+        with as_called(), torch.no_grad():
             net.eval()
             yield
     finally:
@@ -96,7 +117,7 @@ def inference(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps what torch.export logs, warns and prints off the terminal: its exceptions say it again."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -108,15 +129,17 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _export(net: nn.Module, example: Sequence[Tensor]) -> ExportedProgram:
-    check_weights(net)
+def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> ExportedProgram:
+    """The network's graph, traced where it is none yet. Raises as `capture` does."""
+    if isinstance(net, ExportedProgram):
+        return net
+    check_weights(net := without_inference(net))
     if any(x.ndim == 0 for x in example):
         raise InputError("Found an input without dimensions. Expected (batch, ...).")
-    reference = computing_tensor(net)
-    rows = tuple(torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]).to(reference) for x in example)
+    rows = in_its_type(net, [torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]) for x in example])
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
     try:
-        with inference(net), _quiet():
+        with inference(net), quiet():
             return torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
     except Exception as error:
         lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]

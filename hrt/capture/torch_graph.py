@@ -1,7 +1,11 @@
-"""From an exported graph to a Program: every ATen call said in the closed op table, constants folded in float64."""
+"""From an exported graph to a Program: every ATen call said in the closed op table, constants folded in float64.
+
+A graph may call whatever its author wrote. Only functional ATen operators are ever carried out, and on constants alone.
+"""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -9,13 +13,16 @@ from torch import Tensor
 from torch.export.graph_signature import OutputKind
 
 from hrt.capture.aten import LOWERINGS
-from hrt.capture.builder import Builder, Ref, schema_name
+from hrt.capture.builder import Builder, Ref, module_path, schema_name
 from hrt.capture.weights import check_numbers
 from hrt.errors import CaptureError
 from hrt.program.program import Program, Value
 
 RETURNED = (OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION)
 PLACEMENT = {"dtype", "device", "layout", "pin_memory", "memory_format", "copy", "non_blocking", "implicit"}
+# Calls of a graph inside the graph that change no number but by rounding: the place of that graph among the arguments.
+REGIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+READS_FILES = "from_file"  # the one functional ATen operator that touches more than its arguments
 
 
 class _OutsideError(CaptureError):
@@ -27,15 +34,28 @@ def program_of(exported: torch.export.ExportedProgram) -> Program:
     advice = "" if exported.dialect == "TRAINING" else " Do not call run_decompositions before: it splits operators."
     try:
         return _Walk(exported, advice).program()
-    except _OutsideError as outside:
-        try:
-            simpler = _decomposed(exported)
-        except Exception:  # torch's passes have limits of their own
-            raise outside from None
-        try:
-            return _Walk(simpler, advice).program()
-        except _OutsideError:
-            raise outside from None  # it names what the user wrote; any other reason is better than this one
+    except _OutsideError as error:
+        outside = CaptureError(str(error))  # it names what the user wrote
+    try:
+        simpler = _decomposed(exported)
+    except Exception:  # torch's passes have limits of their own
+        raise outside from None
+    try:
+        return _Walk(simpler, advice).program()
+    except _OutsideError:
+        raise outside from None  # any other reason is better than this one
+
+
+def roundings(exported: torch.export.ExportedProgram) -> dict[str, str]:
+    """Where a network computes in less than float32: the type by the path of the module, "" for the network itself."""
+    places: dict[str, str] = {}
+    for graph in _graphs(exported.graph_module):
+        for node in graph.nodes:
+            fakes = _flatten([node.meta.get("val")]) if node.op == "call_function" else []
+            for dtype in (f.dtype for f in fakes if isinstance(f, Tensor)):
+                if dtype.is_floating_point and dtype.itemsize < torch.float32.itemsize:
+                    places.setdefault(module_path(node), str(dtype).removeprefix("torch."))
+    return places
 
 
 class _Walk(Builder):
@@ -55,8 +75,8 @@ class _Walk(Builder):
             self.current = node
             if node.op == "placeholder":
                 self.values[node] = self._state(state[node.name]) if node.name in state else self._input(node)
-            elif node.op == "call_function":
-                self.values[node] = self._call(node)
+            elif node.op in ("call_function", "get_attr"):
+                self.values[node] = self._value(node)
             elif node.op == "output":
                 specs = list(zip(node.args[0], signature.output_specs, strict=True))
                 changed = [spec.target for _, spec in specs if spec.kind not in RETURNED]
@@ -66,9 +86,33 @@ class _Walk(Builder):
         constants = {k: c.clone(memory_format=torch.contiguous_format) for k, c in self.constants.items()}
         return Program(tuple(self.inputs), tuple(self.nodes), tuple(r.name for r in outputs), constants).simplified()
 
-    def _state(self, target: str) -> Tensor:
+    def _value(self, node: Any) -> Any:
+        """What a call gives, or the graph or tensor that a node names."""
+        if node.op == "call_function":
+            return self._call(node)
+        attribute = attrgetter(node.target)(node.graph.owning_module)
+        return attribute if isinstance(attribute, torch.fx.GraphModule) else self._state(node.target, attribute)
+
+    def _region(self, graph: Any, arguments: Sequence[Any]) -> list[Any]:
+        """The results of a graph inside the graph, as if it stood in the place of its call."""
+        if not isinstance(graph, torch.fx.GraphModule):
+            raise self.fail("the graph that it calls is not in the network", _OutsideError)
+        given, results = iter(arguments), []
+        for node in graph.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = next(given)
+                continue
+            self.current = node
+            if node.op == "output":
+                results = [self._read(v) for v in node.args[0]]
+            else:
+                self.values[node] = self._value(node)
+        return results
+
+    def _state(self, target: str, tensor: Any = None) -> Tensor:
         """A parameter, a buffer or a tensor of the network, whole numbers and masks as they are."""
-        tensor = self.exported.state_dict.get(target, self.exported.constants.get(target))
+        if tensor is None:
+            tensor = self.exported.state_dict.get(target, self.exported.constants.get(target))
         if not isinstance(tensor, Tensor):
             raise CaptureError(f"{target!r} is a {type(tensor).__name__}. Expected networks of tensors only.")
         check_numbers(target, tensor)
@@ -112,10 +156,14 @@ class _Walk(Builder):
         arguments = [self._read(a) for a in node.args]
         if name == "getitem":
             return arguments[0][arguments[1]]
+        if name in REGIONS:
+            return self._region(arguments[REGIONS[name]], arguments[REGIONS[name] + 1 :])
         keywords = {k: self._read(v) for k, v in node.kwargs.items()}
         schema = getattr(node.target, "_schema", None)
+        if name == "detach_":
+            return arguments[0]
         # Never carried out, not even on constants: they may be the user's.
-        if schema is not None and schema.is_mutable and name != "detach_":
+        if schema is not None and schema.is_mutable:
             raise self.fail("it works in place", _OutsideError)
         dynamic = any(isinstance(f, Tensor) and not all(isinstance(n, int) for n in f.shape) for f in fakes)
         if not dynamic and not any(isinstance(a, Ref) for a in _flatten([*arguments, *keywords.values()])):
@@ -136,6 +184,8 @@ class _Walk(Builder):
 
     def _fold(self, node: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         """Evaluate what does not depend on the input, in float64."""
+        if getattr(node.target, "namespace", "") != "aten" or schema_name(node.target) == READS_FILES:
+            raise self.fail("it is no operator of ATen, and nothing else is carried out here", _OutsideError)
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise self.fail("it draws random numbers")
         try:
@@ -171,6 +221,11 @@ def _flatten(values: Sequence[Any]) -> list[Any]:
     for v in values:
         out += _flatten(v) if isinstance(v, (list, tuple)) else [v]
     return out
+
+
+def _graphs(module: torch.nn.Module) -> Iterator[torch.fx.Graph]:
+    """The graph of an exported network and the graphs inside it."""
+    return (m.graph for m in module.modules() if isinstance(m, torch.fx.GraphModule))
 
 
 def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

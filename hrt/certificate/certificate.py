@@ -2,8 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context
+from typing import Any, Literal
 
+import msgspec
+
+from hrt.certificate.figures import IN_PRECISION as IN_PRECISION
+from hrt.certificate.figures import Count, check_figures
+
+DIGITS, LONG, DIGITS_OF_LONG = 6, 64, 2  # significant digits of a layer's figures; in a list longer than LONG
+UPWARDS = {"bound", "spectral_upper", "spectral_bound"}  # limits
 HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
 
 
@@ -48,10 +56,10 @@ class LayerRecord:
     """
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[Count, Count]
     structure: str
-    nbytes: int
-    dense_nbytes: int
+    nbytes: Count
+    dense_nbytes: Count
     frobenius: float
     weighted: float | None
     spectral_estimate: float | None
@@ -76,12 +84,16 @@ class Certificate:
         layers: A record of every weight.
         measured: Figures computed on the stored numbers, on the held-out rows: `output_error` (float64 arithmetic),
             `runtime_error` (float32, the worst of the CPU backends in `runtimes`), and `per_output`, `output_rms` and
-            `max_abs_error` of each output column. `ntk_drift`, ||Theta - Theta_H||_F / ||Theta||_F of the value's
-            neural tangent kernel on the first `ntk_points` rows; `no_ntk_drift` says why it is missing. Where
-            derivatives were asked for, by name: `derivative_error`, `derivative_runtime_error`, `derivative_rms`.
+            `max_abs_error` of each output column. `capture_difference`, of the network's own answers (its types, casts
+            and autocast) from those in float64: beyond a tenth of `tol` the errors are against its own answers, and a
+            remark says so; missing for .onnx files, which are read in float64. `ntk_drift`,
+            ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel on the first `ntk_points` rows;
+            `no_ntk_drift` says why it is missing. Where derivatives were asked for, by name: `derivative_error`,
+            `derivative_runtime_error`, `derivative_rms`.
         estimated: `unseen_probability_99`, 1 - 0.01^(1/rows): of kinds of input that are rarer the certificate says
             nothing. `output_error_upper_99`, the one-sided 99 % upper confidence limit for new inputs of the same
-            distribution, and `derivative_error_upper_99`, by name. For the target "cuda" also
+            distribution, and `derivative_error_upper_99`, by name; `per_output_upper_99` of each output column, where
+            each was held to `tol`. For the target "cuda" also
             `output_error_upper_99_in_bf16`, `_in_fp16` and `_in_tf32`, with the rounding of that arithmetic emulated.
         guaranteed: What holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output
             column over the whole hrt.Box, for the stored numbers in exact arithmetic, without a runtime's rounding.
@@ -99,7 +111,7 @@ class Certificate:
     """
 
     tol: float
-    kind: str
+    kind: Literal["output", "layers"]
     layers: tuple[LayerRecord, ...]
     measured: Mapping[str, Any] = field(default_factory=dict)
     estimated: Mapping[str, Any] = field(default_factory=dict)
@@ -125,6 +137,19 @@ class Certificate:
         """The arithmetic for GPU tensor cores that was found to keep `tol`; None where none was worked out."""
         return self.context.get("precision")
 
+    def brief(self) -> "Certificate":
+        """With 6 significant digits in the records of layers, and 2 in lists of more than 64 figures: a file needs no
+        more. Limits and bounds are rounded up. A figure keeps all its digits where fewer would take it across `tol`.
+
+        Returns:
+            The certificate.
+        """
+        header = self.to_header()
+        records = {k: _rounded(header[k], self.tol, DIGITS) for k in ("layers", "statements")}
+        figures = {k: _rounded(header[k], self.tol) for k in ("measured", "estimated")}
+        guaranteed = _rounded(header["guaranteed"], self.tol, up=True)
+        return Certificate.from_header({**header, **records, **figures, "guaranteed": guaranteed})
+
     def to_header(self) -> dict[str, Any]:
         """The certificate as JSON.
 
@@ -145,14 +170,31 @@ class Certificate:
 
         Raises:
             TypeError: There are unknown fields; msgspec would ignore those of a dataclass.
+            ValueError: A field that something reads has another type than was written.
         """
         records = ({**r, "shape": tuple(r["shape"]), "statements": _statements(r)} for r in header["layers"])
         layers = tuple(LayerRecord(**r) for r in records)
-        return Certificate(**{**header, "layers": layers, "statements": _statements(header)})
+        certificate = Certificate(**{**header, "layers": layers, "statements": _statements(header)})
+        plain = msgspec.convert(asdict(certificate), Certificate)
+        check_figures(plain.measured, plain.estimated, plain.guaranteed, plain.context)
+        return certificate
 
 
 BOX_BOUND = "max_abs_error_over_box_exact_arithmetic"
-IN_PRECISION = "output_error_upper_99_in_"  # and the name of the arithmetic
+
+
+def _rounded(value: Any, tol: float, digits: int | None = None, up: bool = False) -> Any:
+    """Every float in `value` with so many significant digits, None: all. It keeps all where it would cross `tol`."""
+    if isinstance(value, Mapping):
+        return {k: _rounded(v, tol, digits, up or k in UPWARDS) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        digits = DIGITS_OF_LONG if len(value) > LONG and isinstance(value[0], float) else digits
+        return [_rounded(v, tol, digits, up) for v in value]
+    if not isinstance(value, float) or digits is None:
+        return value
+    context = Context(digits, ROUND_CEILING if up else ROUND_HALF_EVEN)
+    shorter = float(context.create_decimal(repr(value)))
+    return shorter if (shorter <= tol) == (value <= tol) else value
 
 
 def _statements(header: Mapping[str, Any]) -> tuple[Statement, ...]:

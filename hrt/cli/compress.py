@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hrt.cli.arguments import Force
+from hrt.cli.arguments import Force, arrays_in
 from hrt.errors import InputError
 
 Source = Annotated[
@@ -13,13 +13,14 @@ Source = Annotated[
     typer.Argument(
         metavar="SRC",
         help="`net.pt2` (torch.export.save with a dynamic batch), `file.py:name` or `package.module:name`, where "
-        "name is an nn.Module or a function without arguments that returns one. Code in SRC is run.",
+        "name is an nn.Module or a function without arguments that returns one. A `.py` or module is run; a `.pt2` "
+        "that asks for pickle or other code is refused.",
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="A state_dict to load first (`.safetensors` or `.pt`).")]
 Samples = Annotated[
     list[Path] | None,
-    typer.Option("--inputs", "-i", help="Inputs (`.npy`, `.npz`, `.csv`), one row a sample; repeat for several."),
+    typer.Option("--inputs", "-i", help="Inputs (`.npy`, `.npz`, `.csv`), a row a sample; repeat for several."),
 ]
 Boxes = Annotated[list[str] | None, typer.Option(help="Or a box they fill, `low,low : high,high`; repeatable.")]
 Tolerance = Annotated[float, typer.Option(help="Relative error of the output, given inputs; else of every weight.")]
@@ -40,6 +41,7 @@ def compress(
     storage: Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or int8.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     derivatives: BoundedDerivatives = None,
+    per_output: Annotated[bool, typer.Option("--per-output", help="Hold every output column to `--tol`.")] = False,
     force: Force = False,
     progress: Annotated[bool, typer.Option(help="Show on the terminal what is being done.")] = True,
 ) -> None:
@@ -55,24 +57,26 @@ def compress(
     ```
     """
     import hrt
-    from hrt.calibration.input_files import parse_box, read_array
+    from hrt.calibration.input_files import parse_box
     from hrt.capture.checkpoints import read_network
     from hrt.support.atomic_files import check_writable
 
     check_writable(out, force)
     if inputs and box:
         raise InputError("Found --inputs and --box. Expected one of them.")
-    samples = [read_array(path) for path in inputs or ()] or [parse_box(text) for text in box or ()]
-    model = hrt.compress(
-        read_network(source, weights),
-        inputs=tuple(samples) or None,
-        tol=tol,
-        derivatives=derivatives or None,
-        target=target,
-        storage=storage,
-        seed=seed,
-        progress=progress,
-    )
+    boxes = tuple(parse_box(text) for text in box or ())
+    with arrays_in(inputs or ()) as arrays:
+        model = hrt.compress(
+            read_network(source, weights),
+            inputs=arrays or boxes or None,
+            tol=tol,
+            derivatives=derivatives or None,
+            target=target,
+            storage=storage,
+            per_output=per_output,
+            seed=seed,
+            progress=progress,
+        )
     model.save(out, force=force)
     typer.echo(model.report().rstrip())
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes on disk")

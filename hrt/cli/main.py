@@ -2,6 +2,7 @@
 line on stderr. What needs torch is imported inside the commands, so that help comes at once.
 """
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,11 @@ from typing import Annotated
 import typer
 
 from hrt import __version__
-from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch
+from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch, arrays_in
 from hrt.cli.compress import compress
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
-from hrt.errors import HrtError, InputError
+from hrt.errors import HrtError, InputError, printable
 
 INTERRUPTED = 130
 DERIVATIVES = "--derivatives"
@@ -61,7 +62,8 @@ def info(
     if as_json:
         header = read_header(artifact)
         chosen = {k: header.get(k) for k in ("version", "target", "dense_nbytes", "certificate")}
-        typer.echo(msgspec.json.format(msgspec.json.encode(chosen), indent=2))  # figures that are not finite: null
+        plain = json.loads(msgspec.json.encode(chosen))  # figures that are not finite: null
+        typer.echo(json.dumps(plain, indent=2))  # ASCII: no character of a stranger's reaches the terminal
         return
     model = hrt.load(artifact, backend="torch")
     program = model.program
@@ -72,7 +74,7 @@ def info(
         typer.echo(f"resident on the CPU in {name}: {open_session(program, name).resident_bytes:,} bytes")
     for what, names in (("input", [v.name for v in program.inputs]), ("output", program.outputs)):
         for name in names:
-            typer.echo(f"{what} {name}: (batch, {', '.join(map(str, program.shape_of(name)))})")
+            typer.echo(f"{what} {printable(name)}: (batch, {', '.join(map(str, program.shape_of(name)))})")
 
 
 @app.command()
@@ -99,7 +101,7 @@ def predict(
     ```
     """
     import hrt
-    from hrt.calibration.input_files import as_csv, check_outputs, read_array, write_arrays
+    from hrt.calibration.input_files import as_csv, check_outputs, write_arrays
     from hrt.support.atomic_files import check_writable
 
     if out is not None:
@@ -107,7 +109,8 @@ def predict(
         check_writable(out, force)
     model = hrt.load(artifact, backend=backend, device=device, max_batch=max_batch)
     model = model.differentiated(derivatives) if derivatives else model
-    result = model.predict(tuple(read_array(p) for p in inputs))
+    with arrays_in(inputs) as x:
+        result = model.predict(x)
     outputs = result if isinstance(result, tuple) else (result,)
     if out is None:
         sys.stdout.write(as_csv(outputs))

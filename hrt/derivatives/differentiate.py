@@ -15,7 +15,7 @@ import torch
 from hrt.derivatives.jet_rules import RULES, Step
 from hrt.derivatives.jets import Index, Jet, Part
 from hrt.derivatives.symbols import Symbol, Writer
-from hrt.errors import InputError
+from hrt.errors import InputError, shown
 from hrt.program.program import Node, Program
 
 HIGHEST = 8  # order: the derivatives below it are many; most ops have rules to the third
@@ -67,7 +67,7 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
     known = f"Expected a list of names such as ['d0', 'd0d0'] by the input coordinates 0 to {count - 1}"
     listed = isinstance(derivatives, Iterable) and not isinstance(derivatives, str) and getattr(derivatives, "ndim", 1)
     if not listed or not all(isinstance(text, str) for text in derivatives):
-        raise InputError(f"Found derivatives={derivatives!r}. {known}.")
+        raise InputError(f"Found derivatives={shown(derivatives)}. {known}.")
     indices: list[Index] = []
     for text in derivatives:
         if not re.fullmatch(r"(d(0|[1-9][0-9]{0,17}))+", text):

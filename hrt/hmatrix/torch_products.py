@@ -63,6 +63,11 @@ class Product:
         return LowRank(matrix.leaves, device) if is_low_rank(matrix) else Product(matrix, device)
 
     @property
+    def row_numbers(self) -> int:
+        """Numbers that a row takes while it is multiplied."""
+        return self.height + 2 * self.out_height + self.shape[0]
+
+    @property
     def nbytes(self) -> int:
         """Bytes held, decoded."""
         steps = (*self.first, *self.second)
@@ -107,6 +112,7 @@ class LowRank:
         self.u, self.vt = torch.cat(us, dim=1).to(device), torch.cat(vts).to(device)
         self.shape: tuple[int, int] = (leaves[0].rows, leaves[0].cols)
         self.nbytes: int = self.u.nbytes + self.vt.nbytes
+        self.row_numbers: int = self.vt.shape[0]
 
     def apply(self, x: Tensor) -> Tensor:
         """x (batch, n) to (batch, m)."""

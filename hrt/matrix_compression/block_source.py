@@ -176,9 +176,13 @@ def plain_factors(blocks: Tensor, rank: int, seed: int, fast: bool = False) -> t
 
 
 def balanced(u: Tensor, vt: Tensor) -> tuple[Tensor, Tensor]:
-    """Each direction with ||u_k|| = ||vt_k||, so that narrow storage types lose as little as they can."""
+    """Each direction with ||u_k|| = ||vt_k||, so that narrow storage types lose as little as they can.
+
+    To a power of two: the digits of the numbers are the same whatever the scale of the matrix.
+    """
     tiny = torch.finfo(torch.float64).tiny
-    balance = ((vt.norm(dim=-1) + tiny) / (u.norm(dim=-2) + tiny)).sqrt()
+    ratio = (vt.norm(dim=-1) + tiny) / (u.norm(dim=-2) + tiny)
+    balance = torch.exp2((torch.frexp(ratio).exponent // 2).to(u.dtype))
     balance = torch.where(vt.norm(dim=-1) > 0, balance, torch.ones_like(balance))
     return u * balance[..., None, :], vt / balance[..., None]
 

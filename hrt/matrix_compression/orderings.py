@@ -10,7 +10,8 @@ from torch import Tensor
 from hrt.errors import InputError
 from hrt.matrix_compression.block_source import STRIP, range_basis
 from hrt.matrix_compression.cluster_tree import coordinate_order, gram_order
-from hrt.matrix_compression.request import Problem, as_tensor
+from hrt.matrix_compression.request import Problem
+from hrt.support.arrays import as_tensor
 
 ORDERING_SIDE = 256  # of a layer of a network; below this it is one or few leaves and its order hardly matters
 GRAM_SIDE = 64  # of a matrix on its own; smaller ones are not worth another try
@@ -24,7 +25,7 @@ Order = tuple[Tensor | None, Tensor | None]  # of rows and of columns; None is t
 
 def orders(problem: Problem) -> list[Order]:
     """The pairs of orders that `ordering` stands for, or the partition's; of a large matrix the one estimated best."""
-    request, matrix = problem.request, problem.matrix
+    request, matrix = problem.request, problem.near
     if request.partition is not None:
         return [(request.partition.row_order, request.partition.col_order)]
     ordering, seed = request.ordering, request.seed
@@ -85,7 +86,7 @@ def permute(matrix: Tensor, rows: Tensor | None, cols: Tensor | None, dtype: tor
 def _as_points(points: Any, count: int, what: str) -> Tensor | None:
     if points is None:
         return None
-    p = as_tensor(points, what).to(torch.float64)
+    p = as_tensor(points, what).cpu().to(torch.float64)
     p = p.reshape(p.shape[0], -1) if p.ndim else p.reshape(1, 1)
     if p.shape[0] != count or not bool(torch.isfinite(p).all()):
         raise InputError(f"Expected {what} as {count} finite points (count, d). Found shape {tuple(p.shape)}.")

@@ -4,7 +4,6 @@ Every refusal says what was given, what was expected and what to do.
 """
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +12,16 @@ import psutil
 import torch
 from torch import Tensor
 
-from hrt.errors import InputError, ToleranceError
+from hrt.errors import InputError, ToleranceError, shown
 from hrt.hmatrix.hmatrix import STORAGE, HMatrix
 from hrt.matrix_compression.block_choices import LEAF_OVERHEAD
 from hrt.matrix_compression.block_source import STRIP, BlockSource
+from hrt.support.arrays import as_tensor
 
 WORKING_COPIES = 2.5  # of the matrix (measured for 16384 x 16384: a float32 copy in order, spectra of all blocks)
+PLAIN_RANGE = 2.0**-18, 2.0**14  # of the largest entry; numbers outside are brought near 1 by a power of two first
+# Of the largest entry: beyond it numbers of that type, or scales, would vanish or overflow as they are stored.
+USABLE_RANGE = {"float16": PLAIN_RANGE, "int8": (2.0**-80, 2.0**120)}
 ORDERINGS = ("auto", "natural", "coordinates", "gram")
 
 
@@ -46,7 +49,7 @@ class MatrixRequest:
         object.__setattr__(self, "seed", check_whole(self.seed, "seed", 0))
         object.__setattr__(self, "storages", storages_of(self.storage))
         if self.ordering not in ORDERINGS:
-            raise InputError(f"Found ordering {self.ordering!r}. Expected one of {', '.join(ORDERINGS)}.")
+            raise InputError(f"Found ordering {shown(self.ordering)}. Expected one of {', '.join(ORDERINGS)}.")
         if self.min_leaf is not None:
             object.__setattr__(self, "min_leaf", check_whole(self.min_leaf, "min_leaf", 1))
         check_target(self.target)
@@ -54,20 +57,31 @@ class MatrixRequest:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A checked matrix (m, n), its inputs' second moment or None, its squared norm by that, its largest magnitude."""
+    """A checked matrix (m, n), its inputs' second moment or None, its squared norm by that, its largest magnitude.
+
+    near, exponent: matrix = near * 2^exponent. All planning sees `near`, so that no scale changes a choice.
+    """
 
     matrix: Tensor
     moment: Tensor | None
     request: MatrixRequest
     norm2: float
     largest: float
+    near: Tensor
+    exponent: int
 
     @staticmethod
     def of(w: Any, request: MatrixRequest) -> "Problem":
         """Raises InputError for what is no finite matrix, and for a second moment that does not fit."""
         matrix = as_matrix(w)
         moment = as_second_moment(request.second_moment, matrix.shape[1])
-        return Problem(matrix, moment, request, BlockSource(matrix, moment).norm2(), largest_entry(matrix))
+        if moment is not None and (mean := float(moment.diagonal().abs().mean())) > 0:
+            moment = times_power(moment, -math.frexp(mean)[1])
+        largest = largest_entry(matrix)
+        is_plain = not largest or PLAIN_RANGE[0] < largest < PLAIN_RANGE[1]
+        exponent = 0 if is_plain else math.frexp(largest)[1]
+        near = matrix if is_plain else times_power(matrix, -exponent)
+        return Problem(matrix, moment, request, BlockSource(matrix, moment).norm2(), largest, near, exponent)
 
     @property
     def allowed2(self) -> float:
@@ -78,14 +92,18 @@ class Problem:
 def check_target(target: str) -> str:
     """One of the names that price a leaf's time. Raises InputError."""
     if target not in LEAF_OVERHEAD:
-        raise InputError(f"Found target {target!r}. Expected one of {', '.join(LEAF_OVERHEAD)}.")
+        raise InputError(f"Found target {shown(target)}. Expected one of {', '.join(LEAF_OVERHEAD)}.")
     return target
 
 
 def as_matrix(w: Any, what: str = "matrix") -> Tensor:
     """`w` as a finite (m, n) tensor on the CPU: float32 where it is, else float64, without a copy if possible."""
-    w = as_tensor(w, what)
-    if w.ndim != 2 or w.is_complex() or w.dtype == torch.bool:
+    shape = getattr(w, "shape", ())
+    if len(shape) == 2:
+        name = str(getattr(w, "dtype", "")).rpartition(".")[2]  # of torch's and numpy's types alike
+        check_memory(shape[0], shape[1], getattr(torch, name or "float64", torch.float64))
+    w = as_tensor(w, what).cpu()
+    if w.ndim != 2:
         raise InputError(f"Expected a real {what} (rows, columns). Found {w.dtype} of shape {tuple(w.shape)}.")
     w = w if w.dtype == torch.float32 else w.to(torch.float64)
     bad = sum(int((~torch.isfinite(part)).sum()) for part in w.split(STRIP))
@@ -94,44 +112,22 @@ def as_matrix(w: Any, what: str = "matrix") -> Tensor:
     return w
 
 
-def as_tensor(w: Any, what: str) -> Tensor:
-    """A tensor or array of numbers as a dense tensor on the CPU, not copied if it need not be. Raises InputError."""
-    if isinstance(w, Tensor):
-        if w.device.type == "meta":
-            raise InputError(f"The {what} is on the meta device and holds no numbers. Load the weights first.")
-        if w.layout != torch.strided or w.is_quantized:
-            kind = "quantized" if w.is_quantized else str(w.layout)
-            raise InputError(f"Found a {kind} {what}. Expected a dense one: call .to_dense() or .dequantize() first.")
-        if w.ndim == 2:
-            check_memory(w.shape[0], w.shape[1], w.dtype)
-        return w.detach().cpu()
-    if isinstance(w, np.ma.MaskedArray):
-        raise InputError(f"Found a masked {what}: hidden entries have no value. Fill them first, with .filled(0) say.")
-    if hasattr(w, "toarray"):
-        raise InputError(f"Found a sparse {what} ({type(w).__name__}). Expected a dense one: call .toarray() first.")
-    try:
-        array = np.asarray(w)
-        wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
-        if array.dtype.kind not in "biufc":
-            raise TypeError(f"its dtype is {array.dtype}")
-        if array.ndim == 2:
-            check_memory(array.shape[0], array.shape[1], torch.float32 if array.dtype == np.float32 else torch.float64)
-        # torch knows neither foreign byte orders, extended precision, nor negative strides
-        array = array.astype(np.float64 if wide else array.dtype.newbyteorder("="), copy=False)
-        if any(stride < 0 for stride in array.strides):
-            array = array.copy()
-        with warnings.catch_warnings():  # read-only arrays, memory maps say, are fine: nothing is written
-            warnings.filterwarnings("ignore", message=".*not writable")
-            return torch.as_tensor(array)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"Expected a {what} of numbers. Found {type(w).__name__}: {error}.") from error
-
-
 def largest_entry(matrix: Tensor) -> float:
     """The largest magnitude of a matrix, 0 of an empty one, without a copy."""
     return max(abs(float(v)) for v in torch.aminmax(matrix)) if matrix.numel() else 0.0
+
+
+def times_power(values: Tensor, exponent: int) -> Tensor:
+    """values * 2^exponent, exact but for what leaves the range of their type; in two steps, each within float32's."""
+    half = exponent // 2
+    return values * 2.0**half * 2.0 ** (exponent - half)
+
+
+def usable_storages(storages: tuple[str, ...], largest: float) -> tuple[str, ...]:
+    """Those of `storages` that hold a matrix with this largest entry, or float32."""
+    everything = 0.0, math.inf
+    within = (s for s in storages if (r := USABLE_RANGE.get(s, everything))[0] <= largest <= r[1])
+    return tuple(within) or ("float32",)
 
 
 def check_memory(m: int, n: int, dtype: torch.dtype) -> None:
@@ -162,24 +158,27 @@ def as_second_moment(c: Any, n: int) -> Tensor | None:
     return c
 
 
-LARGEST_TOL = 1e6  # a relative error above it says nothing, and its square must stay a number
+LARGEST_TOL = 1.0  # the relative error of a network that answers zero
 
 
 def check_tol(tol: Any) -> float:
-    """A usable tolerance. Raises ToleranceError for anything not a positive finite number."""
+    """A usable tolerance. Raises ToleranceError for anything but a number above 0 and up to 1."""
     try:
         value = math.nan if isinstance(tol, (str, bytes)) else float(tol)
     except (TypeError, ValueError):
         value = math.nan
-    if not 0 < value < LARGEST_TOL:
-        raise ToleranceError(f"Found tol = {tol!r}. Expected a positive number such as 1e-3 (a relative error).")
+    if not 0 < value <= LARGEST_TOL:
+        raise ToleranceError(
+            f"Found tol = {shown(tol)}. Expected a positive number up to 1, such as 1e-3 (a relative error; zero in "
+            "the place of everything has 1)."
+        )
     return value
 
 
 def check_whole(value: Any, what: str, low: int, high: int = 2**63 - 1) -> int:
     """A whole number from `low` to `high`. Raises InputError."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise InputError(f"Found {what} {value!r}. Expected a whole number from {low} to {high}.")
+        raise InputError(f"Found {what} {shown(value)}. Expected a whole number from {low} to {high}.")
     return int(value)
 
 
@@ -188,5 +187,5 @@ def storages_of(storage: str) -> tuple[str, ...]:
     if storage == "auto":
         return ("float32", "float16", "bfloat16", "int8")  # most exact first
     if not isinstance(storage, str) or storage not in STORAGE:
-        raise InputError(f"Found storage {storage!r}. Expected one of auto, {', '.join(STORAGE)}.")
+        raise InputError(f"Found storage {shown(storage)}. Expected one of auto, {', '.join(STORAGE)}.")
     return (storage,)

@@ -1,11 +1,15 @@
-"""One `.hrt` file: a safetensors file whose metadata holds the JSON header. No pickle.
+"""One `.hrt` file: a safetensors file with a JSON header. No pickle.
 
-The metadata is `sha256`, the digest of the whole file with its own 64 digits taken as zeros, and `hrt`, the header:
-format version, program, certificate, target, and how every constant is kept. A plain constant NAME is the tensor
-`NAME/value`. An H-matrix is `NAME/<storage>` (one flat buffer per storage type, the leaves in order, each its dense
-block or u then vt, row-major), `NAME/scales` (bfloat16, of the int8 leaves in order), `NAME/leaves` (int table: row,
-rows, col, cols, rank; -1 is dense), `NAME/codes` (uint8 storage type per leaf) and, where there are any, `NAME/rows`
-and `NAME/cols` (orderings). Schedules are not stored: they follow from the leaf tables.
+The metadata is `sha256`, the digest of the whole file with its own 64 digits taken as zeros, and `hrt`, the format and
+its version. There are two tensors of bytes: `numbers`, and `header`, JSON deflated by zlib: program, certificate,
+target, how every constant is kept, and `tensors`, the table of what stands in `numbers`, written as safetensors writes
+its own. (Version 1 had the header as metadata and the tensors as tensors, in five times the bytes.)
+
+A plain constant NAME is the tensor `NAME/value`. An H-matrix is `NAME/<storage>` (one flat buffer per storage type, the
+leaves in order, each its dense block or u then vt, row-major), `NAME/scales` (bfloat16, of the int8 leaves in order),
+`NAME/leaves` (int table: row, rows, col, cols, rank; -1 is dense), `NAME/codes` (uint8 storage type per leaf) and,
+where there are any, `NAME/rows` and `NAME/cols` (orderings). Schedules are not stored: they follow from the leaf
+tables.
 """
 
 import hashlib
@@ -13,12 +17,13 @@ import json
 import math
 import os
 import stat
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -26,15 +31,19 @@ from torch import Tensor
 
 from hrt.certificate.certificate import Certificate
 from hrt.errors import ArtifactError
+from hrt.hmatrix.hmatrix import LEAF_FIELDS
 from hrt.model.contents import Contents
-from hrt.model.packing import Spec, pack, unpack
+from hrt.model.packing import Spec, check_leaves, pack, unpack
 from hrt.program.check_program import check_program
 from hrt.program.program import Extent, Program
 from hrt.support.atomic_files import check_writable, replacing, usable
 from hrt.support.devices import on_the_cpu
 
-FORMAT_VERSION = 1
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
+FORMAT_VERSION = 2
+DEFLATED = 2  # the first version whose header is
+NUMBERS, HEADER = "numbers", "header"  # the tensors of such a file, in this order
+MAX_TEXT = 1 << 25  # bytes of an inflated header, beside an eighth of the file: JSON takes up to 25 times that to parse
+MAX_HEADER = 1 << 24  # bytes of JSON as they stand; parsed it may take thirty times as much
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 DTYPES = {**FLOATS, **INTEGERS, "BOOL": torch.bool}
@@ -62,38 +71,38 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     program: dict[str, Any]
     constants: dict[str, Spec | None]
     certificate: dict[str, Any]
-    target: str
-    dense_nbytes: int
+    target: Literal["cpu", "cuda", "bytes"]
+    dense_nbytes: Extent
 
 
 def write(contents: Contents, path: str | PathLike[str], *, force: bool = True) -> None:
     """Write `contents` to `path`, or raise ArtifactError and leave the folder as it was. The same contents give the
-    same bytes; json, not msgspec, writes them: it spells floats otherwise.
+    same bytes, as far as zlib does; json, not msgspec, writes them: it spells floats otherwise.
     """
     check_writable(path, force, ArtifactError)
     try:
         with on_the_cpu():
+            check_program(contents.program)
             tensors, constants = pack(contents.program.constants)
         header = {
-            "format": "hrt",
-            "version": FORMAT_VERSION,
             "program": contents.program.to_header(),
             "constants": msgspec.to_builtins(constants),
             "certificate": contents.certificate.to_header(),
             "target": contents.target,
             "dense_nbytes": contents.dense_nbytes,
         }
-        head = _head(_json(_plain(header)), tensors)
-    except (TypeError, ValueError, KeyError) as error:
+        text, end = _text(header, tensors)
+        head = _head(end, len(text))
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise ArtifactError(f"{path} was not written, the model cannot be stored: {error}.") from error
+    parts = [*map(_bytes, tensors.values()), text]
     digest = hashlib.sha256(head)
-    for tensor in tensors.values():
-        digest.update(_bytes(tensor))
+    for content in parts:
+        digest.update(content)
     head[DIGEST] = digest.hexdigest().encode()
     with replacing(path, force=force, failure=ArtifactError) as file:
-        file.write(head)
-        for tensor in tensors.values():
-            file.write(_bytes(tensor))
+        for content in (head, *parts):
+            file.write(content)
 
 
 def read_header(path: str | PathLike[str]) -> dict[str, Any]:
@@ -110,6 +119,7 @@ def read(path: str | PathLike[str]) -> Contents:
         raw, table = _verified(path, file)
         try:
             header = msgspec.convert(raw, Header)
+            check_leaves(math.prod(e.shape) // LEAF_FIELDS for name, e in table.items() if name.endswith("/leaves"))
             tensors = {name: _read(file, entry) for name, entry in table.items()}
             constants = {name: unpack(name, spec, tensors) for name, spec in header.constants.items()}
             program = Program.from_header(header.program, constants)
@@ -156,6 +166,12 @@ def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str
     if not head[8:].startswith(OPENING):
         raise _bad(path, "it has no hrt header")
     digest = bytes(head[DIGEST])
+    head[DIGEST] = b"0" * 64
+    checksum = hashlib.sha256(head)
+    while block := file.read(BLOCK):
+        checksum.update(block)
+    if checksum.hexdigest().encode() != digest:
+        raise _bad(path, "its checksum is wrong: it was altered, truncated, or has bytes appended")
     try:
         table = json.loads(head[8:])
         header = json.loads(table.pop("__metadata__")["hrt"], object_hook=_restored)
@@ -172,14 +188,14 @@ def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str
         raise _bad(path, f"its tensor table is malformed ({error})") from error
     if size != 8 + length + end:
         raise _bad(path, f"found {size} bytes, expected {8 + length + end}; it is truncated or has bytes appended")
-    head[DIGEST] = b"0" * 64
-    checksum = hashlib.sha256(head)
-    while block := file.read(BLOCK):
-        checksum.update(block)
-    if checksum.hexdigest().encode() != digest:
-        raise _bad(path, "it was altered (checksum)")
     file.seek(8 + length)
-    return header, entries
+    if version < DEFLATED:
+        return header, entries
+    try:
+        inflated, tensors = _inflated(file, entries)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+        raise _bad(path, f"its header is malformed ({error})") from error
+    return {**inflated, **header}, tensors
 
 
 def _layout(table: Mapping[str, Entry]) -> tuple[dict[str, Entry], int]:
@@ -192,19 +208,51 @@ def _layout(table: Mapping[str, Entry]) -> tuple[dict[str, Entry], int]:
     return ordered, end
 
 
-def _head(header: str, tensors: Mapping[str, Tensor]) -> bytearray:
-    """Everything before the numbers, with zeros for the digest."""
-    table: dict[str, Any] = {"__metadata__": {"sha256": "0" * 64, "hrt": header}}
+def _text(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
+    """The deflated header, with the places of `tensors` among the numbers, and where the last ends."""
+    table: dict[str, Any] = {}
     end = 0
     for name, t in tensors.items():
         name.encode()  # a name that is no valid text is an error here, not in other readers
         start, end = end, end + t.numel() * t.element_size()
         table[name] = {"dtype": DTYPE_NAME[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
+    text = _json(_plain({**header, "tensors": table})).encode()
+    if len(text) > MAX_TEXT + end // 8:
+        raise ValueError(f"its header takes {len(text)} bytes, the format allows {MAX_TEXT} and an eighth of its size")
+    return zlib.compress(text, 9), end
+
+
+def _head(numbers: int, header: int) -> bytearray:
+    """Everything before the numbers, with zeros for the digest. They begin at a multiple of their size."""
+    end = numbers + header
+    table = {
+        "__metadata__": {"sha256": "0" * 64, "hrt": _json({"format": "hrt", "version": FORMAT_VERSION})},
+        NUMBERS: {"dtype": "U8", "shape": [numbers], "data_offsets": [0, numbers]},
+        HEADER: {"dtype": "U8", "shape": [header], "data_offsets": [numbers, end]},
+    }
     text = _json(table).encode()
-    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of their size
-    if len(text) > MAX_HEADER:
-        raise ValueError(f"its header takes {len(text)} bytes, the format allows {MAX_HEADER}")
+    text += b" " * (-len(text) % 8)
     return bytearray(len(text).to_bytes(8, "little") + text)
+
+
+def _inflated(file: BufferedReader, entries: Mapping[str, Entry]) -> tuple[dict[str, Any], dict[str, Entry]]:
+    """The header and the tensors of a file from version 2 on; `file` stands where its numbers begin, and stays there.
+    Raises ValueError, KeyError or TypeError.
+    """
+    if list(entries) != [NUMBERS, HEADER]:
+        raise ValueError(f"it has the tensors {list(entries)}, expected {[NUMBERS, HEADER]}")
+    begin, (numbers, end) = file.tell(), entries[HEADER].data_offsets
+    file.seek(begin + numbers)
+    inflate = zlib.decompressobj()
+    text = inflate.decompress(file.read(end - numbers), MAX_TEXT + end // 8)
+    if not inflate.eof or inflate.unused_data:
+        raise ValueError(f"more than {len(text)} bytes of JSON, or none")
+    header = json.loads(text, object_hook=_restored)
+    tensors, last = _layout(msgspec.convert(header.pop("tensors"), dict[str, Entry]))
+    if last != numbers:
+        raise ValueError(f"its tensors take {last} bytes, it holds {numbers}")
+    file.seek(begin)
+    return header, tensors
 
 
 _json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode

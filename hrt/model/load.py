@@ -7,8 +7,10 @@ import torch
 
 from hrt.model.artifact import read
 from hrt.model.model import CompressedModel, prepare
+from hrt.support.torch_state import guarded
 
 
+@guarded
 def load(
     path: str | PathLike[str],
     *,

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from hrt.certificate.derivative_outputs import with_derivatives
 from hrt.derivatives.differentiate import Differentiated, differentiate
-from hrt.errors import HrtError, InputError
+from hrt.errors import HrtError, InputError, shown
 from hrt.model.artifact import write
 from hrt.model.contents import Contents
+from hrt.model.rows import Rows
 from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
-from hrt.support.devices import on_the_cpu
-from hrt.support.types import Array, Kind
+from hrt.support.torch_state import guarded, has_usual_values, usual_state, usual_values
+from hrt.support.types import Array, Kind, Numbers
 
 PREPARED = 64  # orders of all certified derivatives together that are prepared when a model is made
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
@@ -64,13 +65,14 @@ class CompressedModel(Contents):
 
     def __post_init__(self) -> None:
         if self.max_batch is not None and (not isinstance(self.max_batch, int) or self.max_batch < 1):
-            raise InputError(f"Found max_batch {self.max_batch!r}. Expected a positive whole number, or None.")
+            raise InputError(f"Found max_batch {shown(self.max_batch)}. Expected a positive whole number, or None.")
 
     @cached_property
     def session(self) -> Session:
         """The backend's session, made on first use."""
         return self.open()
 
+    @guarded
     def open(self) -> Session:
         """A new session on the backend, whatever torch's default device is.
 
@@ -80,16 +82,15 @@ class CompressedModel(Contents):
         Raises:
             BackendError: The backend cannot run here.
         """
-        with on_the_cpu():
-            return open_session(
-                self.program,
-                self.backend,
-                self.device,
-                target=self.target,
-                precision=self.precision,
-                certified=self.certificate.runtimes,
-                differentiated=self.origin if self.origin and self.origin.program is self.program else None,
-            )
+        return open_session(
+            self.program,
+            self.backend,
+            self.device,
+            target=self.target,
+            precision=self.precision,
+            certified=self.certificate.runtimes,
+            differentiated=self.origin if self.origin and self.origin.program is self.program else None,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the sessions, which belong to this process."""
@@ -106,22 +107,32 @@ class CompressedModel(Contents):
         return self.certificate.precision or default_precision(self.certificate.tol)
 
     @overload
-    def predict(self, x: Kind | Sequence[Kind], derivatives: None = None) -> Kind | tuple[Kind, ...]: ...
+    def predict(self, x: Kind | Sequence[Kind], *, derivatives: None = None) -> Kind | tuple[Kind, ...]: ...
     @overload
-    def predict(self, x: Kind | Sequence[Kind], derivatives: Sequence[str]) -> tuple[Kind | tuple[Kind, ...], ...]: ...
-    def predict(self, x: Any, derivatives: Sequence[str] | None = None) -> Any:
+    def predict(
+        self, x: Kind | Sequence[Kind], *, derivatives: Sequence[str]
+    ) -> tuple[Kind | tuple[Kind, ...], ...]: ...
+    @overload
+    def predict(self, x: Numbers, *, derivatives: None = None) -> np.ndarray | tuple[np.ndarray, ...]: ...
+    @overload
+    def predict(self, x: Numbers, *, derivatives: Sequence[str]) -> tuple[np.ndarray | tuple[np.ndarray, ...], ...]: ...
+    def predict(self, x: Any, *more: Any, derivatives: Sequence[str] | None = None) -> Any:
         """Evaluate the network. `model(x)` is the same.
 
         Args:
-            x: numpy array or torch tensor (batch, *shape) of any floating dtype; a tuple of them for several inputs.
+            x: numpy array or torch tensor (batch, *shape), floating or whole numbers, or lists of numbers; a tuple of
+                them for several inputs. Other axes before `shape`, or none, are those of the answer too; (batch,) does
+                for one feature.
+            more: Nothing. Several inputs are one tuple.
             derivatives: Names by input coordinates, such as ["d0", "d1", "d0d0"].
 
         Returns:
-            The output, of the kind and dtype of the (first) input, new, contiguous and without gradients; a tuple for
-            several. With derivatives a tuple: the value, then every derivative as asked. Arithmetic is float32.
+            The output, of the kind and floating dtype of the (first) input, new, contiguous and without gradients; a
+            tuple for several. With derivatives a tuple: the value, then every derivative as asked. Arithmetic is
+            float32, and so is the answer to whole numbers and lists.
 
         Raises:
-            InputError: `x` does not fit, or a name is no derivative.
+            InputError: `x` does not fit, requires a gradient where those are on, or a name is no derivative.
             DerivativeError: An op has no rule for the order asked.
 
         Example:
@@ -132,6 +143,11 @@ class CompressedModel(Contents):
             >>> u.shape, u_x.shape
             (torch.Size([5, 1]), torch.Size([5, 1]))
         """
+        if more:
+            raise InputError(
+                f"Found {1 + len(more)} positional arguments, the second {shown(more[0])}. Expected one: several "
+                "inputs are a tuple: predict((x0, x1)); derivatives have a name: predict(x, derivatives=['d0'])."
+            )
         if derivatives is not None:
             answer = self.differentiated(derivatives).predict(x)
             flat, outputs = answer if isinstance(answer, tuple) else (answer,), len(self.program.outputs)
@@ -140,7 +156,11 @@ class CompressedModel(Contents):
         answer = self._run_as_given(x)
         if answer is not None:
             return answer
-        answers = self._checked_and_run(tuple(x) if isinstance(x, (tuple, list)) else (x,))
+        if has_usual_values():
+            answers = self._checked_and_run(x)
+        else:
+            with usual_values():
+                answers = self._checked_and_run(x)
         return answers[0] if len(answers) == 1 else answers
 
     __call__ = predict
@@ -165,7 +185,7 @@ class CompressedModel(Contents):
         except TypeError:  # no list, or not of names: `differentiate` says so
             key, model = derivatives, None
         if model is None:
-            with on_the_cpu():
+            with usual_state():
                 origin = differentiate(self.program, key)
             certificate = with_derivatives(self.certificate, self.program, origin)
             while len(self._differentiated) >= DIFFERENTIATED:
@@ -178,21 +198,17 @@ class CompressedModel(Contents):
     def _differentiated(self) -> dict[Any, "CompressedModel"]:
         return {}
 
-    def _checked_and_run(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        inputs = [_as_floats(v) for v in given]
-        self.program.check_inputs(inputs)
+    def _checked_and_run(self, x: Any) -> tuple[Any, ...]:
+        given = Rows.of(self.program, x)
         if self.strict:
-            self._check_devices(inputs)
-        rows = inputs[0].shape[0]
+            self._check_devices(given.arrays)
+        rows = given.arrays[0].shape[0]
         step = max(1, self.max_batch or rows)
         parts = []
         for start in range(0, max(rows, 1), step):
-            outputs = self.session.run([_as_float32(v[start : start + step]) for v in inputs])
-            parts.append([_like(y, inputs[0]) for y in outputs])
-        if len(parts) == 1:
-            return tuple(parts[0])
-        join = torch.cat if isinstance(inputs[0], Tensor) else np.concatenate
-        return tuple(join(pieces) for pieces in zip(*parts, strict=True))
+            outputs = self.session.run(given.part(start, start + step))
+            parts.append([given.like_given(y) for y in outputs])
+        return tuple(given.joined(pieces) for pieces in zip(*parts, strict=True))
 
     def _check_devices(self, inputs: Sequence[Array]) -> None:
         device = self.session.device
@@ -200,6 +216,7 @@ class CompressedModel(Contents):
             if isinstance(v, Tensor) and v.device != device:
                 raise InputError(f"Input {k} is on {v.device}. Expected {device}; move it, or load with strict=False.")
 
+    @guarded
     def module(self, key: str | None = None) -> torch.nn.Module:
         """This network as a torch module whose forward is one operator, for torch.compile, torch.export and larger
         networks. Inference only.
@@ -214,6 +231,7 @@ class CompressedModel(Contents):
 
         return OperatorModule(self, key)
 
+    @guarded
     def save(self, path: str | PathLike[str], *, force: bool = True) -> None:
         """Write one `.hrt` file, atomically.
 
@@ -226,6 +244,7 @@ class CompressedModel(Contents):
         """
         write(self, path, force=force)
 
+    @guarded
     def report(self) -> str:
         """A table of every layer (structure, bytes, errors, reason) and of the whole model.
 
@@ -236,6 +255,7 @@ class CompressedModel(Contents):
 
         return render(self)
 
+    @guarded
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw every layer's block structure and singular values.
 
@@ -265,35 +285,3 @@ def prepare(model: CompressedModel) -> CompressedModel:
         with suppress(HrtError):  # is raised again by whoever asks for them
             model.predict(tuple(torch.zeros(1, *v.shape) for v in model.program.inputs), derivatives=names)
     return model
-
-
-def _as_floats(v: Any) -> Array:
-    """`v` as a tensor or an array of some floating type, without a copy where possible."""
-    expected = "Expected a numpy array or torch tensor of floating-point numbers, or a tuple of them"
-    if isinstance(v, Tensor):
-        if not v.is_floating_point() or v.layout != torch.strided:
-            raise InputError(f"Found an input of dtype {v.dtype} ({v.layout}). {expected}; convert it first.")
-        return v.detach()
-    try:
-        array = np.asarray(v)
-    except ValueError as error:
-        raise InputError(f"Found an input that is no array: {error}. {expected}.") from error
-    if array.dtype.kind != "f":
-        raise InputError(f"Found an input of dtype {array.dtype}. {expected}; convert it first.")
-    return array
-
-
-def _as_float32(v: Array) -> Array:
-    """Numbers as a session takes them."""
-    if isinstance(v, Tensor):
-        return v.to(torch.float32)
-    with np.errstate(over="ignore"):  # beyond float32 the answer is infinite or NaN, as it is for tensors
-        return np.ascontiguousarray(v, dtype=np.float32)
-
-
-def _like(y: Array, first: Array) -> Array:
-    """An output of the dtype, and for tensors on the device, of the first input."""
-    if isinstance(first, Tensor):
-        return torch.as_tensor(y).to(first)
-    with np.errstate(over="ignore"):
-        return np.asarray(y).astype(first.dtype, copy=False)

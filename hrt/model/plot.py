@@ -15,6 +15,7 @@ from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.contents import Contents
 from hrt.support.atomic_files import check_writable, replacing
 
+LARGEST_DRAWN = 1 << 27  # entries that are written out for singular values: half a gigabyte
 SKETCH_SIDE, SKETCH = 2048, 256  # beyond this side the leading singular values come from a random sketch
 PANEL, SMALL_PANEL = 5.2, 2.9  # inches, height of a layer's row; small where one leaf is all there is to see
 MAX_PANELS = 40  # a taller picture than this many rows would be refused by every format
@@ -153,6 +154,10 @@ def draw_decay(axes: Any, h: HMatrix) -> None:
     if not math.prod(h.shape):
         axes.set_axis_off()
         _write(axes, (0.5, 0.5), "no entries")
+        return
+    if math.prod(h.shape) > LARGEST_DRAWN:
+        axes.set_axis_off()
+        _write(axes, (0.5, 0.5), "too large to draw")
         return
     _curve(axes, singular_values(h.to_dense(torch.float32)), "whole matrix", CURVES[0], linewidth=1.8)
     blocks = Block.all_of(h)

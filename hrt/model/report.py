@@ -8,6 +8,7 @@ from rich.table import Table
 
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, VACUOUS, Certificate, LayerRecord
 from hrt.certificate.derivative_outputs import UNBOUNDED, held_as
+from hrt.errors import printable
 from hrt.model.contents import Contents
 
 
@@ -34,8 +35,8 @@ def render(model: Contents, width: int = 140) -> str:
     if any(r.statements for r in layers):
         console.print(_statements(layers))
     for line in summary(model):
-        console.print(line, soft_wrap=True)
-    return out.getvalue()
+        console.print(printable(line), soft_wrap=True)
+    return "\n".join(map(printable, out.getvalue().split("\n")))  # names may be a stranger's
 
 
 def _table(caption: str, names: Sequence[str], numbers: Sequence[str], words: Sequence[str]) -> Table:
@@ -108,6 +109,9 @@ def _output_figures(c: Certificate) -> list[str]:
         lines.append(f"measured: {_figure(measured['runtime_error'])} on {rows} held-out rows, in float32 arithmetic")
     if "output_error" in measured:
         lines.append(f"measured: {_figure(measured['output_error'])} on the same rows, in float64 arithmetic")
+    if "capture_difference" in measured:
+        difference = _figure(measured["capture_difference"])
+        lines.append(f"measured: the network's own answers differ by {difference} from those in float64")
     if "ntk_drift" in measured:
         drift = _figure(measured["ntk_drift"])
         lines.append(f"measured: the neural tangent kernel drifts by {drift} on {context['ntk_points']} of these rows")

@@ -15,9 +15,13 @@ from torch import Tensor
 from hrt.derivatives.expressions import Names, Term, Values, parse_expression
 from hrt.errors import InputError
 from hrt.model.contents import Predictor
-from hrt.support.types import Inputs, Kind
+from hrt.model.rows import Rows
+from hrt.support.arrays import as_tensor
+from hrt.support.torch_state import guarded_values
+from hrt.support.types import Kind
 
 
+@guarded_values
 def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Callable[..., Any]) -> Kind:
     """The residual of a differential equation at every row of `x`.
 
@@ -31,7 +35,7 @@ def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Calla
             the kind of `x`, (rows,) or (components, rows) where the network has several, and returns (rows,) or one.
 
     Returns:
-        (rows,) in float64, numpy or torch as `x` is.
+        (rows,) in float64, numpy or torch as `x` is; of a grid of samples, its axes.
 
     Raises:
         InputError: `x` or the expression does not fit.
@@ -45,7 +49,8 @@ def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Calla
         torch.Size([5])
     """
     names = Names.of(model.program)
-    arrays = _is_array(x)
+    given = Rows.of(model.program, x)
+    arrays = not isinstance(given.arrays[0], Tensor)
     if isinstance(expression, str):
         parsed = parse_expression(expression, names)
         derivatives, evaluate = parsed.derivatives, parsed.evaluate
@@ -53,12 +58,12 @@ def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Calla
         derivatives, evaluate = _of_function(expression, names, arrays)
     else:
         raise InputError(f"Found {type(expression).__name__}. Expected an expression as text, or a function.")
-    values = _values(model, x, derivatives)
+    values = _values(model, given, derivatives)
     rows = values["u"].shape[1]
     result = evaluate(values).to(values["u"])
     if result.shape not in ((), (rows,)):
         raise InputError(f"Found a residual of shape {tuple(result.shape)}. Expected ({rows},), one number a row.")
-    result = result.expand(rows).clone()
+    result = result.expand(rows).clone().reshape(given.lead)
     answer: Any = result.numpy() if arrays else result
     return answer
 
@@ -122,32 +127,16 @@ def _of_function(function: Callable[..., Any], names: Names, arrays: bool) -> tu
     return tuple(dict.fromkeys(key for key in keys.values() if key[0] == "d")), evaluate
 
 
-def _is_array(x: Inputs) -> bool:
-    first = x[0] if isinstance(x, (tuple, list)) and x else x
-    return not isinstance(first, Tensor)
+def _values(model: Predictor, given: Rows, derivatives: tuple[str, ...]) -> Values:
+    """What is named, computed by the network in float32 and handed on in float64."""
+    rows, count = given.arrays[0].shape[0], len(model.program.outputs)
+    answer = (model.differentiated(derivatives) if derivatives else model).predict(tuple(given.part(0, rows)))
+    outputs = answer if isinstance(answer, tuple) else (answer,)
 
-
-def _values(model: Predictor, x: Inputs, derivatives: tuple[str, ...]) -> Values:
-    """What is named, computed by the network."""
-    given = tuple(_wide(v) for v in (x if isinstance(x, (tuple, list)) else (x,)))
-    answer = (model.differentiated(derivatives) if derivatives else model).predict(given)
-    outputs = [torch.as_tensor(y) for y in (answer if isinstance(answer, tuple) else (answer,))]
-    rows, count = outputs[0].shape[0], len(model.program.outputs)
-
-    def flat(parts: Any) -> Tensor:  # (features, rows)
-        return torch.cat([torch.as_tensor(p).reshape(rows, math.prod(p.shape[1:])).to(outputs[0]) for p in parts], 1).T
+    def flat(parts: Sequence[Any]) -> Tensor:  # (features, rows)
+        columns = [as_tensor(p, "value").reshape(rows, math.prod(p.shape[1:])).double() for p in parts]
+        return torch.cat([c.to(columns[0].device) for c in columns], 1).T
 
     groups = [flat(outputs[k : k + count]) for k in range(0, len(outputs), count)]
-    coordinates = {f"x{k}": row for k, row in enumerate(flat(given))}
+    coordinates = {f"x{k}": row for k, row in enumerate(flat(given.arrays))}
     return dict(zip(("u", *derivatives), groups, strict=True)) | coordinates
-
-
-def _wide(v: Any) -> Any:
-    """Numbers in float64, so that `predict` answers in no less than float32. `predict` refuses the rest."""
-    if isinstance(v, Tensor):
-        return v.detach().double() if v.is_floating_point() and v.layout == torch.strided else v
-    try:
-        array = np.asarray(v)
-    except ValueError:
-        return v
-    return array.astype(np.float64) if array.dtype.kind == "f" else v

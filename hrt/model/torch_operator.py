@@ -35,7 +35,7 @@ def _model(key: str) -> Predictor:
 @torch.library.custom_op("hrt::predict", mutates_args=())
 def predict(inputs: Sequence[Tensor], key: str) -> list[Tensor]:
     """`CompressedModel.predict` of the network registered as `key`: inputs (batch, *shape) to a list of outputs."""
-    answer = _model(key).predict(tuple(inputs))
+    answer = _model(key).predict(tuple(x.detach() for x in inputs))
     return list(answer) if isinstance(answer, tuple) else [answer]
 
 

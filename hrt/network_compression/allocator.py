@@ -28,7 +28,7 @@ from hrt.network_compression.candidates import (
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.verify import Original
 from hrt.program.dense_view import stored
-from hrt.support.progress import Advance, part
+from hrt.support.progress import Advance, part, silent
 
 FINE_GRID = 64  # multipliers per factor of two
 NOTHING = 1e-300  # in the place of zero where something is divided by it
@@ -42,7 +42,6 @@ WIDER, TIGHTER = 4.0, 0.1  # steps where the proportional one leads back beyond 
 SAME_BUDGET = 1.02  # budgets this near give the same plans
 BUDGETS = 1e-20, 1e12  # over what is allowed; beyond them no plan changes any more
 
-SAME_PLANNERS = 0.25  # of the squared error that planners were made for; for less, blocks are factored anew
 PREDICTED = 3.0  # measured over predicted squared error; below it another regularisation finds nothing better
 POLISH_TRIALS = 48
 POLISH_LEAVES = 16  # layers of more leaves are close to their budget already: many small steps
@@ -81,16 +80,13 @@ class Allocator:
 
     @cached_property
     def allowed2(self) -> float:
-        """The mean squared error that the moments may predict; those with derivatives are of relative errors."""
-        tol2, reference = self.request.tol**2, self.original.search_reference
-        if self.original.aim.names:
-            return tol2
-        return tol2 * float((reference**2).sum()) / max(1, reference.shape[0])
+        """The mean squared error that the moments may predict."""
+        return self.original.aim.allowed2(self.request.tol, self.original.search_reference)
 
-    def search(self, first: Setting | None = None) -> Candidate | None:
-        """The smallest candidate that holds, over rising ridges. first: a setting to try before all."""
+    def search(self, planned: PlannedNetwork | None = None) -> Candidate | None:
+        """The smallest candidate that holds, over rising ridges; of `planned` alone where one of it holds."""
         narrow = self._narrow_biases()
-        best = self._smallest([[first]], narrow) if first else None
+        best = self._smaller(None, self._search(replace(planned, narrow=narrow), 0, silent)) if planned else None
         every = [[Setting(ridges, False)] for ridges in RIDGES]
         weights = () if self.original.aim.names else self.original.program.weights
         if any(self.moments[n].is_focusable for n in weights):  # those with derivatives are focused as they are
@@ -111,13 +107,16 @@ class Allocator:
                 result = self._search(self._planned(setting, narrow, advance), step, advance)
                 gaps.append(result.gap)
                 step = result.step
-                repaired = self._repair(result.missed) if result.missed is not None else None
-                for candidate in (result.best, repaired):
-                    if candidate is not None and (best is None or candidate.nbytes < best.nbytes):
-                        best = candidate
+                best = self._smaller(best, result)
             if best is not None and (min(gaps) < PREDICTED or best is before):
                 break
         return best
+
+    def _smaller(self, best: Candidate | None, result: Searched) -> Candidate | None:
+        """The smallest of `best` and of what a search gave, its miss repaired."""
+        repaired = None if result.missed is None else self._repair(result.missed)
+        candidates = [c for c in (best, result.best, repaired) if c is not None]
+        return min(candidates, key=lambda c: c.nbytes, default=None)
 
     def _narrow_biases(self) -> frozenset[str]:
         """The biases to keep in float16: all of them, where that alone costs little of the tolerance."""
@@ -129,10 +128,7 @@ class Allocator:
         return biases if error.limit <= BIAS_SHARE * self.request.tol else frozenset()
 
     def _planned(self, setting: Setting, narrow: frozenset[str], advance: Advance) -> PlannedNetwork:
-        """Every layer with its planner; the first half of a setting's work, unless another search has done it."""
-        planned = self.original.planned.get((setting, id(self.moments)))
-        if planned is not None and SAME_PLANNERS * planned.allowed2 <= self.allowed2 <= planned.allowed2:
-            return replace(planned, narrow=narrow)
+        """Every layer with its planner; the first half of a setting's work."""
         weights, moments = self.original.program.weights, self.moments
         names = [n for n in weights if moments[n].left.numel() and moments[n].second.numel()]
         tasks = [self._task(name, setting) for name in names]
@@ -142,9 +138,7 @@ class Allocator:
             behind += layer.matrix.numel() + LEAST_LAYER
             advance(f"factored {layer.name}", PLANNED_SHARE * behind / work)
             layers.append(layer)
-        network = PlannedNetwork(setting, tuple(layers), narrow, self.allowed2, self.moments)
-        self.original.planned[setting, id(self.moments)] = network
-        return network
+        return PlannedNetwork(setting, tuple(layers), narrow)
 
     def _search(self, network: PlannedNetwork, step: int, advance: Advance) -> Searched:
         """The budget that just holds, by proportional steps and bisection from `step` of the grid of multipliers."""
@@ -265,7 +259,7 @@ class Allocator:
             for old in plan.leaves:
                 options = layer.planner.options[old.place[0]]
                 nbytes, error2 = options.price(old)
-                for new in neighbours(old, self.request.storages, up):
+                for new in neighbours(old, layer.planner.storages, up):
                     if new.rank > options.known(new):
                         continue
                     more, less = (a - b for a, b in zip(options.price(new), (nbytes, error2), strict=True))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from hrt.calibration.moments import Moments
 from hrt.calibration.output_error import OutputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.block_choices import Choice
@@ -15,7 +14,7 @@ from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.cluster_tree import gram_order
 from hrt.matrix_compression.orderings import ORDERING_SIDE, Order, permute
 from hrt.matrix_compression.planner import Plan, Planner, planner_for
-from hrt.matrix_compression.request import MatrixRequest
+from hrt.matrix_compression.request import MatrixRequest, largest_entry, usable_storages
 from hrt.network_compression.verify import Original
 from hrt.program.dense_view import stored
 from hrt.program.program import Constant, Program, program_nbytes
@@ -77,13 +76,13 @@ class PlannedLayer:
 def plan_layer(task: LayerTask) -> PlannedLayer:
     """The planner of one layer in the better of its orderings."""
     matrix, choices = task.matrix, []
-    partition = task.request.partition
+    partition, storages = task.request.partition, usable_storages(task.request.storages, largest_entry(matrix))
     orders: list[Order] = [(None, None) if partition is None else (partition.row_order, partition.col_order)]
     with one_blas_thread():  # in a forked worker the threads that BLAS had are gone, and it would wait for them
         if partition is None and min(matrix.shape) >= ORDERING_SIDE:
             orders.append((gram_order(matrix), gram_order(matrix.T)))
         for rows, cols in orders:
-            planner = planner_for(task.source(rows, cols), task.request, task.budget2)
+            planner = planner_for(task.source(rows, cols), task.request, task.budget2, storages)
             cost = planner.solve_budget(task.budget2).cost + (0 if rows is None else 4 * sum(matrix.shape))
             choices.append((cost, PlannedLayer(task.name, matrix, planner, rows, cols, task.mean, task.bias)))
     return min(choices, key=lambda pair: pair[0])[1]
@@ -131,15 +130,11 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class PlannedNetwork:
-    """What candidates are built from: layers planned under one setting, and the biases kept in float16. allowed2: the
-    squared error that the planners expect, of these moments.
-    """
+    """What candidates are built from: layers planned under one setting, and the biases kept in float16."""
 
     setting: Setting
     layers: tuple[PlannedLayer, ...]
     narrow: frozenset[str]
-    allowed2: float
-    moments: Mapping[str, Moments]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """`hrt.network_compression.compress`: a network in, the smallest network found that keeps the promised error out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -9,34 +9,33 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hrt.calibration.moments import Moments
-from hrt.calibration.output_error import OutputError
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
-from hrt.capture.network import program_of_network
+from hrt.capture.answers import Answers
+from hrt.capture.network import Captured, captured_network, unwrapped
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
-from hrt.errors import InputError, ToleranceError
+from hrt.errors import InputError, ToleranceError, shown
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
 from hrt.model.model import CompressedModel, prepare
 from hrt.model.trainable import TrainableNetwork, densified, partitions
-from hrt.network_compression.allocator import Allocator
 from hrt.network_compression.request import CompressionRequest, Network
+from hrt.network_compression.verified import verified
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.dense_view import DenseView, stored, to_float64
 from hrt.program.program import Program, program_nbytes
 from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
+from hrt.support.torch_state import guarded
 
 CAPTURED = 0.08  # share of the time that capture takes; later ones count from there
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 FEWEST_SAMPLES = 4  # rows in all, so that those for the search are others than the held-out ones
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
-VERIFICATIONS = 4  # tries to pass on the held-out rows before the network stays dense
-TIGHTEN, CLEARANCE = 0.95, 0.98  # of the search's tolerance, at least and beyond the measured ratio, for the next try
 
 
+@guarded
 def compress(
     net: Network,
     *,
@@ -45,6 +44,7 @@ def compress(
     target: str = "cpu",
     derivatives: Sequence[str] | None = None,
     storage: str = "auto",
+    per_output: bool = False,
     seed: int = 0,
     progress: bool = True,
     executor: Executor | None = None,
@@ -54,16 +54,24 @@ def compress(
     A layer that would not get smaller stays dense, and the report says so.
 
     Args:
-        net: nn.Module, torch.export.ExportedProgram, or the path of an .onnx file; it is not changed. The partitions
-            of every HLinear, and of what `hrt.to_trainable` made, stay.
-        inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. None: see tol.
-        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit.
+        net: nn.Module, also inside torch.compile, DataParallel or DistributedDataParallel, an ExportedProgram of
+            torch.export, or the path of an .onnx file; it is not changed. The partitions of every HLinear, and of what
+            `hrt.to_trainable` made, stay.
+        inputs: rows (rows, features) or (rows,) for one, as any array, data frame or list of numbers; a tuple for
+            several inputs; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
+            dictionaries with the inputs as "x", "input" or "inputs" or alone (16,384 of a stream without length); or
+            hrt.Box(low, high). Integers become floats. Masked entries are refused. None: see tol.
+        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit, and
+            against what `net` itself answers in evaluation mode: its casts and autocast regions count.
             Without, ||W - H||_F <= tol ||W||_F for every weight.
         target: "cpu" and "cuda" price a leaf's time beside its bytes, "bytes" counts bytes alone. For "cuda" the
             certificate names the fastest arithmetic that keeps the bound (see `hrt.schedule.precision`).
         derivatives: such as ["d0", "d1", "d0d0"]: the relative L2 error of each is held to `tol` too. The network
             alone is stored; `predict(x, derivatives=...)` differentiates it.
         storage: "float32", "float16", "bfloat16", "int8", or "auto": per leaf, under the bound.
+        per_output: hold every output column (of every derivative, too) to tol by itself. The 99 % limits are of one
+            column each: of a thousand at the limit ten may exceed tol on new rows. A column of zeros counts in the
+            whole output alone. False: a UserWarning and a remark name the columns whose own error exceeds tol.
         seed: same seed, same bytes.
         progress: show a bar on stderr.
         executor: spreads layers, and panels of large matrices, over processes; the bytes are the same as without.
@@ -74,7 +82,7 @@ def compress(
     Raises:
         CaptureError: the network cannot be captured.
         InputError: an argument, or the inputs, do not fit.
-        ToleranceError: tol is not positive, or below what float32 holds.
+        ToleranceError: tol is not positive, above 1, or below what float32, or the network's own rounding, holds.
         DerivativeError: an op has no rule for a derivative.
         BackendError: the executor fails half-way; nothing is written then.
 
@@ -85,38 +93,45 @@ def compress(
         >>> model.predict(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
     """
-    request = CompressionRequest(tol, storage, target, seed, executor)
+    request = CompressionRequest(tol, storage, target, seed, executor, bool(per_output))
     if derivatives is not None and inputs is None:
         raise InputError(
-            f"Found derivatives={derivatives!r} and no inputs. Expected inputs too: without them only the weights are "
-            "held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
+            f"Found derivatives={shown(derivatives)} and no inputs. Expected inputs too: without them only the weights "
+            "are held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
+        )
+    if per_output and inputs is None:
+        raise InputError(
+            "Found per_output=True and no inputs. Expected rows or hrt.Box(low, high) to measure outputs on."
         )
     with track("compress", progress) as advance:
         samples = None if inputs is None else as_samples(inputs, request.seed)
         advance("capture", 0.0)
-        program, structures = captured(net, samples)
+        network, structures = captured(net, samples)
+        program = network.program
         request = replace(request, partitions=structures, advance=part(advance, CAPTURED, 1.0))
         if inputs is None or samples is None:
             best, certificate = by_layers(program, request)
         else:
             names = () if derivatives is None else derivatives
-            original = Original.of(program, samples, request.seed, as_boxes(inputs), names)
+            original = Original.of(network, samples, request, as_boxes(inputs), names)
             best, certificate = by_output(original, request)
         dense_nbytes = program_nbytes(stored(program))
         return prepare(CompressedModel(best, certificate, request.target, dense_nbytes=dense_nbytes))
 
 
-def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Program, dict[str, HMatrix]]:
+def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:
     """The network with dense weights, and the partitions of those whose structure it brought along."""
+    net = unwrapped(net)
     if isinstance(net, TrainableNetwork):
         check_weights(net)
         program = net.to_program()
-        return program.with_constants(DenseView(program).constants), partitions(program.constants)
-    structures: dict[str, HMatrix] = {}
-    if isinstance(net, nn.Module):
-        net, structures = densified(net)
-    program = program_of_network(net, samples)
-    return program, {name: h for name, h in structures.items() if name in program.weights}
+        dense = program.with_constants(DenseView(program).constants)
+        return Captured(dense, Answers(net)), partitions(program.constants)
+    if not isinstance(net, nn.Module):
+        return captured_network(net, samples), {}
+    dense_net, structures = densified(net)
+    network = replace(captured_network(dense_net, samples), answers=Answers(net))
+    return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 
 def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, Certificate]:
@@ -147,7 +162,7 @@ def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, C
             "target": request.target,
             "no_output_bound": "no inputs were given: nothing says where the network is used",
         },
-    )
+    ).brief()
     return result, certificate
 
 
@@ -163,6 +178,11 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
     dense = stored(program.with_constants(plain))
     served = original.served_errors(dense)
     floor = served["torch"]
+    if (original.capture_difference or 0.0) > tol:
+        raise ToleranceError(
+            f"tol = {tol:.3g} is below what the network's own rounding allows: {original.rounding}. Ask for a larger "
+            "tol, or give the network in a wider type."
+        )
     if floor.largest > tol:
         raise ToleranceError(
             f"tol = {tol:.3g} is below what float32 can hold for this network: the dense float32 network already "
@@ -177,26 +197,3 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
         remarks = [f"{count} distinct rows are too few to verify anything: the network stays dense"]
     request.advance("certify", 0.96)
     return best, output_certificate(original, best, served, moments, request, remarks)
-
-
-def verified(
-    original: Original, moments: Mapping[str, Moments], request: CompressionRequest, nbytes: int
-) -> tuple[Program, dict[str, OutputError]] | None:
-    """The smallest network within the tolerance on the held-out rows too, with the errors of the backends that keep it.
-
-    None where none is smaller than `nbytes`.
-    """
-    tol = goal = request.tol
-    setting = None
-    for _ in range(VERIFICATIONS):
-        allocator = Allocator(original, moments, replace(request.between(0.05, 0.95), tol=goal))
-        candidate = allocator.search(setting)
-        if candidate is None or candidate.nbytes >= nbytes:
-            return None
-        request.advance("verify", 0.95)
-        errors = original.served_errors(candidate.program)
-        if errors["torch"].limit <= tol:
-            return candidate.program, {name: e for name, e in errors.items() if e.limit <= tol}
-        goal *= min(TIGHTEN, CLEARANCE * tol / errors["torch"].limit)
-        setting = candidate.network.setting  # what was best at a looser tolerance is tried first
-    return None

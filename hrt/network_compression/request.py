@@ -8,7 +8,7 @@ from os import PathLike
 from torch import nn
 from torch.export import ExportedProgram
 
-from hrt.errors import InputError
+from hrt.errors import InputError, shown
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.request import MatrixRequest, check_target, check_tol, check_whole, storages_of
 from hrt.support.progress import Advance, part, silent
@@ -25,6 +25,7 @@ class CompressionRequest:
     target: str = "cpu"
     seed: int = 0
     executor: Executor | None = None
+    per_output: bool = False
     partitions: Mapping[str, HMatrix] = field(default_factory=dict)
     advance: Advance = silent
     storages: tuple[str, ...] = field(init=False)  # that `storage` stands for, most exact first
@@ -36,7 +37,7 @@ class CompressionRequest:
         check_target(self.target)
         executor = self.executor
         if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
-            raise InputError(f"Found executor {executor!r}. Expected a concurrent.futures.Executor or None.")
+            raise InputError(f"Found executor {shown(executor)}. Expected a concurrent.futures.Executor or None.")
 
     def between(self, low: float, high: float) -> "CompressionRequest":
         """The same for a piece of the work that takes it from share `low` to share `high`."""

@@ -1,10 +1,10 @@
 """What a compressed network is held to: its error on held-out rows in every backend, and the certificate of that."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from hrt.calibration.objective import Aim, derivative_figures
 from hrt.calibration.output_error import OutputError, output_error
 from hrt.calibration.replay import Replay
 from hrt.calibration.samples import Box, Split, distinct
+from hrt.capture.network import Captured, rounding_places
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
@@ -26,34 +27,51 @@ from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
 Boxes = tuple[Box, ...] | None
+UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its program before that counts as error
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
+WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
+SHOWN = 5  # output columns that one remark names
+CALLER = 4  # frames up from a certificate to whoever called `hrt.compress`
 
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The network as given (float64), and the distinct rows, of `boxes` or not, that judge its compressed forms."""
+    """The network as given, its program in float64, and the distinct rows, of `boxes` or not, that judge its
+    compressed forms. Errors of the value are against the network's own answers where those differ from the program's
+    by more than a tenth of the request's tolerance; derivatives are always the program's.
+    """
 
-    program: Program
+    network: Captured
     aim: Aim
     given: tuple[Tensor, ...]
     samples: tuple[Tensor, ...]
     split: Split
+    tol: float
     boxes: Boxes = None
-    planned: dict[Hashable, Any] = field(default_factory=dict)  # layers, by how: a tighter search takes them over
 
     @staticmethod
     def of(
-        program: Program, given: tuple[Tensor, ...], seed: int, boxes: Boxes = None, derivatives: Sequence[str] = ()
+        network: Captured,
+        given: tuple[Tensor, ...],
+        request: CompressionRequest,
+        boxes: Boxes = None,
+        derivatives: Sequence[str] = (),
     ) -> "Original":
         """Raises InputError for rows that do not fit, and what `differentiate` raises for `derivatives`."""
+        program, samples = network.program, distinct(given)
         program.check_inputs(given)
-        samples = distinct(given)
-        return Original(program, Aim.of(program, derivatives), given, samples, Split.make(samples, seed), boxes)
+        aim, split = Aim.of(program, derivatives, request.per_output), Split.make(samples, request.seed)
+        return Original(network, aim, given, samples, split, request.tol, boxes)
+
+    @property
+    def program(self) -> Program:
+        """The network in float64."""
+        return self.network.program
 
     @cached_property
     def search_reference(self) -> Tensor:
         """What it answers on the search rows: (rows, features) float64, derivatives behind the value."""
-        return self.aim.outputs(self.split.search)
+        return self.answers(self.split.search)
 
     @cached_property
     def replay(self) -> Replay:
@@ -63,7 +81,34 @@ class Original:
     @cached_property
     def reference(self) -> Tensor:
         """What it answers on the held-out rows."""
+        return self.answers(self.split.held_out)
+
+    @cached_property
+    def captured(self) -> Tensor:
+        """What its program answers on the held-out rows."""
         return self.aim.outputs(self.split.held_out)
+
+    @cached_property
+    def capture_difference(self) -> float | None:
+        """How far the network's own answers on the held-out rows are from its program's; None if it has only that."""
+        if self.network.answers is None:
+            return None
+        return output_error(self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]).value
+
+    @property
+    def rounding(self) -> str:
+        """In words, why errors are against the network's own answers; nothing where they are not."""
+        if self.capture_difference is None or self.capture_difference <= UNCOUNTED * self.tol:
+            return ""
+        places = rounding_places(self.network.roundings) or "it computes in float32"
+        return f"the network's answers differ from those in float64 by {self.capture_difference:.2g} ({places})"
+
+    def answers(self, rows: tuple[Tensor, ...]) -> Tensor:
+        """The network's own where they count, else those of its program, derivatives behind the value."""
+        if not self.rounding or self.network.answers is None:
+            return self.captured if rows is self.split.held_out else self.aim.outputs(rows)
+        derivatives = self.aim.parts(self.aim.outputs(rows))[1:] if self.aim.names else ()
+        return torch.cat([self.network.answers.flat(rows), *derivatives], dim=1)
 
     def served_errors(self, program: Program) -> dict[str, OutputError]:
         """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
@@ -71,8 +116,10 @@ class Original:
         for backend in on_cpu():
             error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows))
             if self.aim.names:
-                alone = output_error(self.aim.parts(self.reference)[0], _outputs_of(backend, program, rows))
-                error = replace(max(alone, error, key=lambda e: e.upper_99), derivatives=error.derivatives)
+                value = self.aim.parts(self.reference)[0]
+                alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each)
+                among = replace(error, derivatives=())
+                error = replace(max(alone, among, key=lambda e: e.limit), derivatives=error.derivatives)
             errors[backend] = error
         return errors
 
@@ -87,6 +134,7 @@ def output_certificate(
 ) -> Certificate:
     """What can be said of `best` as a stand-in for `original`. served: errors of the backends within the tolerance."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
+    difference = original.capture_difference
     dense, view = DenseView(original.program), DenseView(best)  # for everything that multiplies in float64
     outputs = aim.outputs(rows, view.constants)
     exact = aim.error(reference, outputs)
@@ -95,9 +143,13 @@ def output_certificate(
     value, compressed_value = aim.parts(reference)[0], aim.parts(outputs)[0]
     rms = value.square().mean(0).sqrt()
     worst = (value - compressed_value).abs().amax(0)
+    worst_captured = (aim.parts(original.captured)[0] - compressed_value).abs().amax(0)
     bound = output_bound(dense, view, original.boxes)
     drift, ntk_points, no_drift = affordable_drift(dense, view, rows)
     limits = served_limits(original, best) if request.target == "cuda" else {}
+    over = columns_over(aim, error, reference, request.tol)
+    for remark in over:
+        warnings.warn(remark, UserWarning, stacklevel=CALLER)
     return Certificate(
         tol=request.tol,
         kind="output",
@@ -108,30 +160,32 @@ def output_certificate(
             "per_output": list(error.per_output),
             "output_rms": rms.tolist(),
             "max_abs_error": worst.tolist(),
+            **({} if difference is None else {"capture_difference": difference}),
             **({} if drift is None else {"ntk_drift": drift}),
             **derived["measured"],
         },
         estimated={
             "output_error_upper_99": error.upper_99,
+            **({"per_output_upper_99": list(error.columns)} if aim.each else {}),
             "unseen_probability_99": 1 - 0.01 ** (1 / rows[0].shape[0]),
             **{IN_PRECISION + name: limit for name, limit in limits.items() if math.isfinite(limit)},
             **derived["estimated"],
         },
         guaranteed={} if bound.per_output is None else {BOX_BOUND: list(bound.per_output)},
-        statements=() if bound.per_output is None else (box_statement(bound.per_output, worst, rms),),
+        statements=() if bound.per_output is None else (box_statement(bound.per_output, worst_captured, rms),),
         context={
             **{f"{name}_rows": rows[0].shape[0] for name, rows in vars(original.split).items()},
             "seed": request.seed,
             "torch": torch.__version__,
             "target": request.target,
             "runtimes": list(served),
-            "remarks": _remarks(original, remarks),
+            "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
             **derived["context"],
         },
-    )
+    ).brief()
 
 
 def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
@@ -139,6 +193,8 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     rows, distinct_rows = original.given[0].shape[0], original.samples[0].shape[0]
     out = [f"{rows - distinct_rows} of {rows} rows repeat another and were left out"] if rows > distinct_rows else []
     out += remarks
+    if original.rounding:
+        out.append(f"{original.rounding}: errors are against its own answers, derivatives' against those in float64")
     if distinct_rows < FEW_ROWS:
         out.append(f"only {distinct_rows} distinct calibration rows; the confidence limit is wide")
     constant = [i for i, x in enumerate(original.given) if bool((x == x[:1]).all())]
@@ -147,10 +203,43 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     return out
 
 
+def too_few_rows(error: OutputError, rows: int) -> list[str]:
+    """A remark where the limit is so much larger than the error that more rows would pay; or nothing."""
+    wide = error.upper_99 / error.value if 0 < error.value < math.inf else 1.0
+    if not WIDE < wide < math.inf:
+        return []
+    return [
+        f"{rows} held-out rows are too few: the 99 % limit is {wide:.1f} times the measured error; more rows would "
+        "allow a smaller network"
+    ]
+
+
+def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) -> list[str]:
+    """A remark on the output columns whose own error exceeds `tol`, which those of larger numbers hide; or nothing."""
+    over, count = [], 0
+    parts = zip(("", *aim.names), (error, *error.derivatives), aim.parts(reference), strict=True)
+    for name, part, y in parts:
+        sizes = y.abs().amax(0).tolist()
+        count += len(sizes)
+        where = f" of {name}" if name else ""
+        over += [
+            (e, f"{k}{where}") for k, (e, s) in enumerate(zip(part.per_output, sizes, strict=True)) if s and e > tol
+        ]
+    if aim.each or not over:
+        return []
+    over.sort(reverse=True)
+    named = ", ".join(f"{where} by {e:.2g}" for e, where in over[:SHOWN]) + (", ..." if len(over) > SHOWN else "")
+    return [
+        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by "
+        f"larger ones: {named}. per_output=True holds every column to tol"
+    ]
+
+
 def served_limits(original: Original, program: Program) -> dict[str, float]:
     """The largest 99 % limit in every emulated arithmetic of a GPU: of the network alone, and with its derivatives."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
-    limits = precision_limits(program, rows, aim.parts(reference)[0])
+    value = partial(output_error, each=aim.each)
+    limits = precision_limits(program, rows, aim.parts(reference)[0], value)
     if not aim.names:
         return limits
     others = precision_limits(aim.served(program), rows, reference, aim.error)

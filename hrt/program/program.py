@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Annotated, Any
 
 import msgspec
@@ -60,7 +61,7 @@ class Program:
         names = [*(v.name for v in self.inputs), *self.constants]
         known = set(names)
         if len(known) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
             raise CaptureError(f"The program's inputs and constants share the names {twice}. Expected distinct names.")
         for node in self.nodes:
             op = TABLE.get(node.op)
@@ -174,7 +175,13 @@ class Program:
         for v, x in zip(self.inputs, inputs, strict=True):
             if tuple(x.shape[1:]) != v.shape or x.ndim != 1 + len(v.shape):
                 expected = ", ".join(("batch", *map(str, v.shape)))
-                raise InputError(f"Input {v.name!r}: found shape {tuple(x.shape)}. Expected ({expected}).")
+                axes = ", ".join(("-1", *map(str, v.shape)))
+                size, row = prod(x.shape), prod(v.shape)
+                remedy = f" If its numbers are rows one after the other: x.reshape({axes})."
+                raise InputError(
+                    f"Input {v.name!r}: found shape {tuple(x.shape)}. Expected ({expected})."
+                    f"{remedy if size and row and size % row == 0 else ''}"
+                )
         if len({int(x.shape[0]) for x in inputs}) > 1:
             raise InputError(f"Inputs of different batch sizes: {[int(x.shape[0]) for x in inputs]}. Expected one.")
 

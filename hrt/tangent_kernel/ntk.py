@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.utils._pytree import tree_leaves
 
+from hrt.calibration.samples import as_rows
 from hrt.capture.torch_export import capture
 from hrt.errors import HrtError, InputError
 from hrt.hmatrix.hmatrix import relative_difference
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
+from hrt.support.arrays import as_parts
+from hrt.support.torch_state import guarded
 from hrt.support.types import Inputs
 from hrt.tangent_kernel.kernel_drift import LEADING, Drift, drift
 
@@ -47,6 +49,7 @@ class HoldsProgram(Protocol):
 Network = nn.Module | Program | HoldsProgram
 
 
+@guarded
 def ntk(
     net: Network,
     points: Inputs,
@@ -88,6 +91,7 @@ def ntk(
         return _kernel(function, parameters, tensors, memory, dtype)
 
 
+@guarded
 def compare_ntk(
     net: Network,
     compressed: Network,
@@ -168,20 +172,7 @@ def kernel_work(components: int, parameters: int) -> int:
 
 def as_points(points: Inputs, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Points as tensors (rows, ...) of `dtype`. Raises InputError for none, unequal numbers, and NaN or infinity."""
-    parts = points if isinstance(points, (tuple, list)) else (points,)
-    try:
-        tensors = tuple((p if isinstance(p, Tensor) else torch.as_tensor(np.asarray(p))).detach() for p in parts)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"The points are no numbers: {error}. Expected a tensor or array (rows, features).") from error
-    rows = {x.shape[0] if x.ndim else 0 for x in tensors}
-    if len(rows) != 1 or any(x.ndim < 2 or x.is_complex() for x in tensors):
-        shapes = [f"{x.dtype} {tuple(x.shape)}" for x in tensors]
-        raise InputError(f"Found points {shapes}. Expected real numbers, (rows, features), as many rows of each input.")
-    if rows == {0}:
-        raise InputError("The points have no rows. Expected at least one point.")
-    if not all(bool(torch.isfinite(x).all()) for x in tensors):
-        raise InputError("The points hold NaN or infinity. Expected finite numbers.")
-    return tuple(x.to(dtype) for x in tensors)
+    return tuple(x.to(dtype) for x in as_rows(as_parts(points), "point array"))
 
 
 Function = Callable[..., Tensor]  # (parameters, *points of one row) -> (components,)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from hrt.calibration.moments import evaluate, layer_moments
+from hrt.calibration.moments import evaluate
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
-from hrt.capture.network import program_of_network
+from hrt.capture.network import captured_network
 from hrt.errors import InputError, ToleranceError
 from hrt.matrix_compression.request import check_whole
 from hrt.model.model import CompressedModel
@@ -23,6 +23,7 @@ from hrt.network_compression.request import CompressionRequest, Network
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.program import Constant, Program
 from hrt.support.progress import Advance, part, track
+from hrt.support.torch_state import guarded
 from hrt.training.gauss_newton import GaussNewton, Term
 from hrt.training.storage_grid import Grid, load_numbers, numbers_of
 
@@ -38,6 +39,7 @@ Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
 Points = Callable[[int, torch.Generator], Tensor]
 
 
+@guarded
 def finetune(
     model: CompressedModel,
     *,
@@ -59,7 +61,8 @@ def finetune(
     Structure, ranks, storage types and so the bytes stay. What is minimised is
     teacher_weight^2 mean |f - teacher|^2 / mean |teacher|^2 + residual_weight^2 mean |residual|^2.
     Without a residual a result further from the teacher than `model` is dropped for the numbers of `model`, and a
-    remark of the certificate says so. Only the value is certified, no derivatives.
+    remark of the certificate says so. Only the value is certified, no derivatives; every output column, where `model`
+    was compressed with per_output=True.
 
     Args:
         model: is never changed.
@@ -94,15 +97,17 @@ def finetune(
         True
     """
     steps, batch = check_whole(steps, "steps", 1), check_whole(batch, "batch", 1)
-    request = CompressionRequest(model.certificate.tol if tol is None else tol, target=model.target, seed=seed)
+    each = "per_output_upper_99" in model.certificate.estimated
+    tol = model.certificate.tol if tol is None else tol
+    request = CompressionRequest(tol, target=model.target, seed=seed, per_output=each)
     given = as_samples(inputs, request.seed)
-    original = Original.of(program_of_network(teacher, given), given, request.seed, as_boxes(inputs))
+    original = Original.of(captured_network(teacher, given), given, request, as_boxes(inputs))
     if set(original.program.weights) != set(model.program.weights):
         names = " and ".join(f"{sorted(p.weights)}" for p in (original.program, model.program))
         raise InputError(f"The teacher's weights and the model's are {names}. Expected the network it was made from.")
     split = original.split
     known = tuple(torch.cat(pair) for pair in zip(split.calibration, split.search, strict=True))
-    answers = evaluate(original.program, known)
+    answers = original.answers(known)
     loss = Loss(known, answers, residual, points, teacher_weight, residual_weight)
     with track("finetune", progress) as advance:
         start = with_exact_floats(model.program) if exact else model.program
@@ -113,7 +118,7 @@ def finetune(
         improved = residual is not None or after < before  # with a residual the teacher is not what is aimed at
         program = trained if improved else start
         served = original.served_errors(program)
-        limit = served["torch"].upper_99
+        limit = served["torch"].limit
         if limit > request.tol:
             raise ToleranceError(
                 f"After {steps} steps the error against the teacher is at most {limit:.3g} with 99 % confidence. "
@@ -124,8 +129,8 @@ def finetune(
             remarks = [f"fine-tuned by {steps} steps; the layers' errors are against the original's weights"]
         if lost := model.certificate.derivatives:
             remarks.append(f"no longer verified: the derivatives {', '.join(lost)}")
-        served = {name: e for name, e in served.items() if e.upper_99 <= request.tol}
-        moments = layer_moments(original.program, split.calibration, request.seed)
+        served = {name: e for name, e in served.items() if e.limit <= request.tol}
+        moments = original.aim.moments(split.calibration, request.seed)
         certificate = output_certificate(original, program, served, moments, request, remarks)
     return CompressedModel(program, certificate, model.target, dense_nbytes=model.dense_nbytes)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hrt.errors import InputError
-from hrt.model.artifact import read_header
+from hrt.model import artifact
 from hrt.perf.bench.runner import Plan, run
 from hrt.perf.bench.tables import show
 from hrt.perf.measuring.results import FAILED, Results, check_results, disagreement, read
@@ -65,7 +65,7 @@ def bench(
     if path.suffix not in SUFFIXES:
         raise InputError(f"Found {path}. Expected a .hrt, .onnx or .pt2 file.")
     if not tols and path.suffix == ".hrt" and usable(path).is_file():
-        tols = (float(read_header(path)["certificate"]["tol"]),)
+        tols = (artifact.read(path).certificate.tol,)
     plan = Plan(
         workloads=(str(path),),
         tols=tuple(tols) or Plan.tols,

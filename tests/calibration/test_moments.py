@@ -35,9 +35,9 @@ def test_kinds_of_inputs():
     ("inputs", "words"),
     [
         (torch.zeros(0, 2), "no rows"),
-        (torch.ones(3), "shape"),
+        (torch.ones(()), "shape"),
         (torch.tensor([[1.0, float("nan")]]), "NaN"),
-        ((torch.ones(3, 1), torch.ones(4, 1)), "different numbers of rows"),
+        ((torch.ones(3, 1), torch.ones(4, 1)), "different numbers of rows: .3, 4."),
         ((hrt.Box([0], [1]), torch.ones(4, 1)), "boxes beside arrays"),
         (torch.ones(2, 2, dtype=torch.bool), "bool"),
     ],

@@ -11,6 +11,7 @@ import pytest
 import hrt
 from hrt.calibration.input_files import read_array
 from hrt.cli.main import app, main
+from hrt.model.rows import say_float32
 from hrt.runtime.backends import on_cpu
 
 from helpers import random_hmatrix
@@ -33,7 +34,7 @@ class TestInfo:
 
         header = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
         assert header["certificate"]["tol"] == 1e-3 and header["certificate"]["measured"]["runtime_error"] is None
-        assert header["version"] == 1 and header["dense_nbytes"] == 12345
+        assert header["version"] == 2 and header["dense_nbytes"] == 12345
 
     @pytest.mark.parametrize("options", [[], ["--json"]])
     def test_mistakes(self, options, lab, mistake):
@@ -61,6 +62,24 @@ class TestPredict:
         y = read_array(Path(target))
         expected = hrt.load("net.hrt").predict(x)
         assert np.array_equal(y.astype(np.float32), expected) and "(5, 3)" in capsys.readouterr().out
+
+    def test_a_table_with_names_says_which_columns_it_took(self, lab, capsys, mistake):
+        x = np.load("x.npy")
+        np.savetxt("x.csv", x, delimiter=",", fmt="%.9g", header="position,time", comments="")
+        assert main(["predict", "net.hrt", "x.csv"]) == 0
+        out, err = capsys.readouterr()
+        assert err == "x.csv has the columns 'position', 'time'\n"
+        assert main(["predict", "net.hrt", "x.npy"]) == 0 and capsys.readouterr().out == out
+        assert main(["residual", "net.hrt", "x.csv", "--expr", "u[0] - x0"]) == 0
+        assert "'position', 'time'" in capsys.readouterr().err
+        np.savetxt("wide.csv", np.c_[x, x[:, :1]], delimiter=",", header="x,t,u", comments="")
+        assert "columns 'x', 't', 'u'" in mistake("predict", "net.hrt", "wide.csv")
+
+    @pytest.mark.filterwarnings("error")
+    def test_nothing_is_said_about_the_float64_that_text_becomes(self, lab, capsys):
+        say_float32.cache_clear()
+        np.savetxt("x.csv", np.load("x.npy"), delimiter=",")
+        assert main(["predict", "net.hrt", "x.csv"]) == 0 and capsys.readouterr().err == ""
 
     def test_arrays_of_an_npz_are_called_as_the_outputs_in_their_order(self, lab):
         mixed_model().save("m.hrt")

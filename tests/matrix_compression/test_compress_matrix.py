@@ -178,7 +178,7 @@ def test_arrays_of_every_layout_and_byte_order():
         (np.ma.masked_greater(np.eye(3), 0.5), "masked"),
         (torch.ones(3), "Expected a real"),
         (torch.ones(2, 2, 2), "Expected a real"),
-        (torch.ones(2, 2, dtype=torch.complex64), "Expected a real"),
+        (torch.ones(2, 2, dtype=torch.complex64), "Expected real"),
         (torch.ones(3, 3, device="meta"), "meta"),
         (torch.tensor([[1.0, math.nan], [2.0, 3.0]]), "1 NaN or infinite"),
         (torch.tensor([[1.0, 2.0], [-math.inf, 3.0]]), "1 NaN or infinite"),

@@ -1,11 +1,13 @@
 """A .hrt file is refused when anything at all is wrong with it, and loaded whatever torch's default device is."""
 
+import hashlib
 import json
 import os
 import pickle
 import re
 import struct
 import tracemalloc
+import zlib
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -18,10 +20,12 @@ from safetensors.torch import save
 
 import hrt
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.model.artifact import FORMAT_VERSION, read_header
+from hrt.model.artifact import DIGEST, FORMAT_VERSION, MAX_TEXT, read_header
 
 from forked import forked, limit_memory
-from models import file_bytes, linear_model, mixed_bytes, resealed, small_bytes, table_of
+from models import file_bytes, linear_model, mixed_bytes, parts_of, resealed, sealed, small_bytes
+
+VERSION_1 = Path(__file__).with_name("version1.hrt").read_bytes()
 
 
 @pytest.fixture
@@ -51,9 +55,10 @@ def versioned(version) -> bytes:
 
 class TestDamage:
     @settings(max_examples=200, deadline=None)
-    @given(at=st.integers(0, len(mixed_bytes()) - 1), flip=st.integers(0, 255))
-    def test_any_changed_byte_and_any_truncation_is_refused(self, at, flip, tmp_path_factory):
-        data = bytearray(mixed_bytes())
+    @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(0, 255), old=st.booleans())
+    def test_any_changed_byte_and_any_truncation_is_refused(self, place, flip, old, tmp_path_factory):
+        data = bytearray(VERSION_1 if old else mixed_bytes())
+        at = int(place * len(data))
         data[at] ^= flip
         path = tmp_path_factory.mktemp("damaged") / "m.hrt"
         path.write_bytes(data if flip else data[:at])
@@ -117,7 +122,7 @@ class TestDamage:
     )
     def test_a_table_that_claims_too_much_allocates_nothing(self, shape, end, tmp_path):
         data, path = small_bytes(), tmp_path / "m.hrt"
-        size = len(data) - 8 - int.from_bytes(data[:8], "little")
+        size = len(parts_of(data)[2])
         entry = {"dtype": "F32", "shape": shape, "data_offsets": [size, size + end]}
         path.write_bytes(resealed(data, lambda table, header: table.update({"more/value": entry})))
 
@@ -132,11 +137,20 @@ class TestDamage:
 
 def numbers_changed(data: bytes, name: str, change) -> bytes:
     """`data` with the numbers of the tensor `name`, as bytes, changed in place by `change`."""
-    place = slice(*table_of(data)[name]["data_offsets"])
+    place = slice(*parts_of(data)[0][name]["data_offsets"])
     return resealed(data, lambda *_: None, lambda numbers: change(np.frombuffer(numbers, np.uint8)[place]))
 
 
+def renamed(data: bytes, old: str) -> bytes:
+    """`data` with one of its two tensors under a name as long, sealed."""
+    out = bytearray(data.replace(f'"{old}":'.encode(), f'"{old.swapcase()}":'.encode(), 1))
+    out[DIGEST] = b"0" * 64
+    out[DIGEST] = hashlib.sha256(out).hexdigest().encode()
+    return bytes(out)
+
+
 GONE = object()
+OPENING = json.dumps({"format": "hrt", "version": FORMAT_VERSION})
 
 
 def set_header(path, value):
@@ -177,7 +191,7 @@ HEADERS = {
     "dense_nbytes": ["many"],
     "unknown": [1],
 }
-TOP = list(json.loads(table_of(small_bytes())["__metadata__"]["hrt"]))
+TOP = list(parts_of(small_bytes())[1])
 EVERY = slice(None)
 
 
@@ -230,10 +244,25 @@ class TestForgery:
 
     @pytest.mark.parametrize("header", ["[]", "null", "5", '"hrt"', "{", "[" * 100_000, "1" * 5000, ""])
     def test_of_the_whole_header(self, header, refused):
-        length, table = int.from_bytes(small_bytes()[:8], "little"), table_of(small_bytes())
-        table["__metadata__"]["hrt"] = header
-        text = json.dumps(table, separators=(",", ":")).encode()
-        refused(len(text).to_bytes(8, "little") + text + small_bytes()[8 + length :])
+        numbers = parts_of(small_bytes())[2]
+        refused(sealed(header, zlib.compress(b"{}"), numbers))
+        refused(sealed(OPENING, zlib.compress(header.encode()), numbers))
+
+    @pytest.mark.parametrize(
+        "header", [b"", b"{}", zlib.compress(b"{}")[:-1], zlib.compress(b"{}") + b"x", zlib.compress(b" " * 2**26)]
+    )
+    def test_of_what_is_deflated(self, header, refused):
+        tracemalloc.start()
+        try:
+            assert "its header is malformed" in refused(sealed(OPENING, header, b""))
+            assert tracemalloc.get_traced_memory()[1] < 3 * MAX_TEXT
+        finally:
+            tracemalloc.stop()
+
+    def test_of_the_tensors_of_the_file_itself(self, refused):
+        data = small_bytes()
+        for old in ("numbers", "header"):
+            assert "expected" in refused(renamed(data, old))
 
     def test_of_an_attribute(self, refused):
         clamp = 1  # the place of a node with attributes in mixed_model

@@ -13,6 +13,7 @@ import torch
 import hrt
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.model.model import CompressedModel
+from hrt.model.rows import say_float32
 from hrt.program.program import Node, Program, Value
 
 from models import allowed, any_hmatrix, linear_model, linear_program, mixed_model
@@ -117,8 +118,20 @@ class TestTorch:
     )
     def test_any_layout(self, arrange, model):
         x = arrange(torch.from_numpy(samples(6)))
-        y = model.predict(x)
+        with torch.no_grad():
+            y = model.predict(x)
         assert torch.equal(y, model.predict(x.detach().clone())) and not y.requires_grad
+
+    @pytest.mark.parametrize("derivatives", [None, ["d0"]])
+    def test_a_gradient_that_would_be_lost_is_refused(self, derivatives, model):
+        x = torch.from_numpy(samples(6)).requires_grad_()
+        for given in (x, (x,), x * 1):
+            with pytest.raises(hrt.InputError, match=r"(?s)derivatives=.*to_trainable.*no_grad"):
+                model.predict(given, derivatives=derivatives)
+        with pytest.raises(hrt.InputError, match="to_trainable"):
+            hrt.residual(linear_model(torch.ones(1, 20)), x, "u + d0")
+        with torch.inference_mode():
+            assert model.predict(x).shape == (6, 30)
 
 
 class TestAnswers:
@@ -208,10 +221,15 @@ class TestMistakes:
     @pytest.mark.parametrize(
         "x, found, expected",
         [
-            *((np.zeros(shape), re.escape(str(shape)), BATCH) for shape in ((3, 19), (20,), (2, 2, 20), ())),
+            *((np.zeros(shape), re.escape(str(shape)), BATCH) for shape in ((3, 19), (19,), (2, 20, 2), ())),
             *((torch.zeros(shape), re.escape(str(shape)), BATCH) for shape in ((3, 21), ())),
-            *((np.zeros((3, 20), kind), kind, FLOATS) for kind in ("int64", "bool", "uint16", "complex128", "object")),
-            *((torch.zeros(3, 20, dtype=getattr(torch, kind)), kind, FLOATS) for kind in ("int32", "complex64")),
+            *(
+                (np.zeros(shape), re.escape(str(shape)), r"x.reshape\(-1, 20\)")
+                for shape in ((40,), (20, 3), (2, 20, 2))
+            ),
+            *((np.zeros((3, 20), kind), kind, FLOATS) for kind in ("bool", "complex128", "object")),
+            *((torch.zeros(3, 20, dtype=getattr(torch, kind)), kind, FLOATS) for kind in ("bool", "complex64")),
+            (np.ma.masked_less(np.ones((3, 20)), 2), "masked", "no value"),
             (torch.zeros(3, 20).to_sparse(), "sparse", FLOATS),
             *((x, "<U1|<U5|object", FLOATS) for x in (np.full((3, 20), "a"), "x.npy", None, {"x": 1})),
             *(((np.zeros((3, 20)),) * count, rf"{count} input\(s\)", ONE) for count in (0, 2)),
@@ -225,6 +243,72 @@ class TestMistakes:
     def test_an_unknown_backend_is_an_error_on_first_use(self, h):
         with pytest.raises(hrt.BackendError):
             linear_model(h, backend="none").predict(samples(1))
+
+
+class TestHabits:
+    """What people pass, and mean, though it is not (batch, features)."""
+
+    def test_lists_and_whole_numbers_are_answered_in_float32(self, model):
+        whole = np.random.default_rng(0).integers(-9, 9, (5, 20))
+        expected = model.predict(whole.astype(np.float32))
+        for x in (whole, whole.tolist(), whole.astype(np.uint8).astype(np.int8), whole.astype(float).tolist()):
+            y = model.predict(x)
+            assert y.dtype == np.float32 and np.array_equal(y, expected)
+        y = model.predict(torch.from_numpy(whole))
+        assert y.dtype == torch.float32 and np.array_equal(y.numpy(), expected)
+
+    @pytest.mark.parametrize("lead", [(), (1,), (4, 3), (2, 1, 3), (0, 2)])
+    @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+    def test_one_sample_and_grids_of_samples_keep_their_axes(self, lead, kind, model):
+        x = samples(max(1, int(np.prod(lead))))[: int(np.prod(lead))]
+        rows, y = model.predict(kind(x)), model.predict(kind(x.reshape(*lead, 20)))
+        assert type(y) is type(rows) and tuple(y.shape) == (*lead, 30)
+        assert np.array_equal(np.asarray(y).reshape(-1, 30), np.asarray(rows))
+
+    def test_also_of_several_inputs_and_derivatives(self):
+        model = mixed_model()
+        a, b = samples(6, 7), samples(6, 5)
+        whole, grid = (model(x, derivatives=["d0"]) for x in ((a, b), (a.reshape(2, 3, 7), b.reshape(2, 3, 5))))
+        for one, other in zip(whole, grid, strict=True):
+            for y, z in zip(one, other, strict=True):
+                assert z.shape[:2] == (2, 3) and np.array_equal(z.reshape(y.shape), y)
+        with pytest.raises(hrt.InputError, match="samples"):
+            model.predict((a.reshape(2, 3, 7), b.reshape(3, 2, 5)))
+
+    def test_times_are_one_feature(self):
+        model = linear_model(torch.ones(2, 1))
+        for rows in (0, 1, 5):
+            t = samples(rows, 1)
+            assert np.array_equal(model.predict(t[:, 0]), model.predict(t)) and model.predict(t[:, 0]).shape == (
+                rows,
+                2,
+            )
+
+    def test_a_residual_on_a_grid(self):
+        model = linear_model(torch.ones(1, 20))
+        x = samples(6)
+        flat, grid = (hrt.residual(model, v, "u - x0 + d1") for v in (x, x.reshape(3, 2, 20)))
+        assert flat.dtype == np.float64 and grid.shape == (3, 2) and np.array_equal(grid.reshape(-1), flat)
+
+    @pytest.mark.parametrize("second", [samples(300), ["d0"], torch.zeros(500, 20)])
+    def test_a_second_positional_argument_is_an_error_of_a_few_words(self, second, model):
+        for call in (model.predict, model):
+            with pytest.raises(hrt.InputError, match=r"predict\(\(x0, x1\)\).*derivatives=") as error:
+                call(samples(300), second)
+            assert len(str(error.value)) < 400
+
+    def test_values_in_messages_are_cut(self, model):
+        for wrong in (samples(300), torch.zeros(300, 20), ["d0"] * 9999, "d" * 9999):
+            with pytest.raises(hrt.InputError, match=r"Found.*derivative") as error:
+                model.predict(samples(3), derivatives=wrong)
+            assert len(str(error.value)) < 500
+
+    def test_float64_is_warned_about_once(self, model):
+        say_float32.cache_clear()
+        with pytest.warns(UserWarning, match="float32") as caught:
+            for x in (samples(3), samples(3).tolist(), samples(3).astype(np.float64), torch.zeros(3, 20).double()):
+                model.predict(x)
+        assert len(caught) == 1 and caught[0].filename == __file__
 
 
 class TestFigures:

@@ -1,11 +1,17 @@
 """The certificate of an output says what was measured on the rows that were held back, and what to mind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
+import hrt
 from hrt.calibration.moments import evaluate, layer_moments
 from hrt.calibration.output_error import output_error
-from hrt.capture.network import program_of_network
+from hrt.capture.network import captured_network
+from hrt.model.packing import pack
+from hrt.network_compression.compress import by_output
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.dense_view import stored
@@ -15,13 +21,14 @@ from trained import inputs, made
 
 def test_figures_are_those_of_the_held_out_rows() -> None:
     rows = torch.cat([inputs(100), inputs(100)[:20]]).double()
-    original = Original.of(program_of_network(made(), (rows,)), (rows,), seed=0)
+    request = CompressionRequest(0.1)
+    original = Original.of(captured_network(made(), (rows,)), (rows,), request)
     program, split = original.program, original.split
     worse = {k: c * 1.01 if k == "last.weight" else c for k, c in program.constants.items()}
     best = stored(program.with_constants(worse))
     served = original.served_errors(best)
     moments = layer_moments(program, split.calibration)
-    found = output_certificate(original, best, served, moments, CompressionRequest(0.1), ["mind"])
+    found = output_certificate(original, best, served, moments, request, ["mind"])
     expected = output_error(evaluate(program, split.held_out), evaluate(best, split.held_out))
     assert found.measured["output_error"] == pytest.approx(expected.value, rel=1e-12) and 0 < expected.value < 0.1
     limits = [e.upper_99 for e in served.values()]
@@ -30,3 +37,53 @@ def test_figures_are_those_of_the_held_out_rows() -> None:
     assert "mind" in remarks and "20 of 120 rows repeat another and were left out" in remarks
     assert any("only 100 distinct" in r for r in remarks)
     assert found.runtimes == tuple(served)
+
+
+class Cast(nn.Module):
+    """A bfloat16 layer inside a float32 network, by casts or by autocast."""
+
+    def __init__(self, autocast: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.autocast = nn.Linear(3, 32), nn.Linear(32, 2), autocast
+        if not autocast:
+            self.a.bfloat16()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.autocast:
+            return self.b(torch.tanh(self.a(x.bfloat16())).float())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inner = self.a(x)
+        return self.b(torch.tanh(inner).float())
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_reference_is_the_network_as_its_author_evaluates_it(autocast: bool, traced: bool) -> None:
+    net = Cast(autocast).eval()
+    rows, fresh = (torch.rand(1000, 3, generator=torch.Generator().manual_seed(k)) for k in range(2))
+    batch = {0: torch.export.Dim("batch", min=1)}
+    given = torch.export.export(net, (rows[:3],), dynamic_shapes=(batch,), strict=False) if traced else net
+    with pytest.raises(hrt.ToleranceError, match=r"rounding allows.*bfloat16 in (a|l|its forward)"):
+        hrt.compress(given, inputs=rows, tol=1e-4, progress=False)
+    tol = 8e-3
+    model = hrt.compress(given, inputs=rows, tol=tol, progress=False)
+    with torch.no_grad():
+        theirs = net(fresh).double()
+    assert float((model.predict(fresh) - theirs).norm() / theirs.norm()) <= tol
+    difference = model.certificate.measured["capture_difference"]
+    assert 1e-3 < difference <= model.certificate.measured["runtime_error"] * 1.5
+    assert any("bfloat16" in remark for remark in model.certificate.context["remarks"])
+    assert "own answers differ by" in model.report()
+
+
+def test_a_float32_network_is_met_in_float64_and_its_bytes_stay() -> None:
+    rows = inputs(300).double()
+    request = CompressionRequest(1e-2)
+    network = captured_network(made(), (rows,))
+    alone = replace(network, answers=None)
+    programs = [by_output(Original.of(n, (rows,), request), request) for n in (network, alone)]
+    assert programs[0][1].measured["capture_difference"] < 1e-6 and not programs[0][1].context["remarks"][1:]
+    assert "capture_difference" not in programs[1][1].measured
+    first, second = (pack(program.constants)[0] for program, _ in programs)
+    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)

@@ -172,10 +172,10 @@ class TestRefused:
             (torch.zeros(0, 2), "no rows"),
             (np.zeros((0, 2)), "no rows"),
             (torch.tensor([[0.0, float("nan")]]), "NaN"),
-            (torch.tensor([[0.0, float("inf")]]), "infinity"),
-            (torch.zeros(3), "rows, features"),
+            (torch.tensor([[0.0, float("inf")]]), "infinite"),
+            (torch.zeros(()), "rows, features"),
             (torch.zeros(3, 2, dtype=torch.complex64), "real"),
-            ("points", "points"),
+            ("points", "point array of <U6"),
             (torch.zeros(3, 5), "fails on the first point"),
         ],
     )

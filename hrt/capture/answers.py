@@ -1,0 +1,75 @@
+"""What a network answers as its author evaluates it, and what it would answer if nothing in it were rounded."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from hrt.capture.torch_export import fakes_of_inputs, in_its_type, inference
+
+ROWS = 4096  # evaluated at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A network on rows, in evaluation mode: its own types, casts and autocast, on its own device."""
+
+    net: nn.Module | ExportedProgram
+
+    def outputs(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Every output on the CPU in float64, (batch, *shape)."""
+        with self._evaluating():
+            y = self._module(*self._placed(rows))
+        return tuple(v.detach().cpu().to(torch.float64) for v in tree_leaves(y) if isinstance(v, Tensor))
+
+    def flat(self, rows: Sequence[Tensor]) -> Tensor:
+        """All outputs in float64, (rows, features)."""
+        parts = []
+        for start in range(0, rows[0].shape[0], ROWS):
+            outputs = self.outputs([x[start : start + ROWS] for x in rows])
+            parts.append(torch.cat([y.reshape(y.shape[0], -1) for y in outputs], dim=1))
+        return torch.cat(parts)
+
+    def unrounded(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """`outputs` with weights, casts and arithmetic in float64; None where the network does not run so."""
+        tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        wide = {k: t.detach().double() if t.is_floating_point() else t.detach().clone() for k, t in tensors.items()}
+        try:
+            with self._evaluating(), _InFloat64():
+                inputs = tuple(x.double() for x in self._placed(rows))
+                y = torch.func.functional_call(self._module, wide, inputs)
+        except Exception:  # a kernel of its own, a type that it asks for: in whatever way the network fails
+            return None
+        return tuple(v.detach().cpu() for v in tree_leaves(y) if isinstance(v, Tensor))
+
+    @cached_property
+    def _module(self) -> nn.Module:
+        return self.net if isinstance(self.net, nn.Module) else self.net.module(check_guards=False)
+
+    def _evaluating(self) -> AbstractContextManager[None]:
+        """Exported programs have no modes."""
+        return inference(self.net) if isinstance(self.net, nn.Module) else torch.no_grad()
+
+    def _placed(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if isinstance(self.net, nn.Module):
+            return in_its_type(self.net, rows)
+        return tuple(x.to(f.device, f.dtype) for x, f in zip(rows, fakes_of_inputs(self.net), strict=True))
+
+
+class _InFloat64(TorchDispatchMode):
+    """Every operation that names a floating type gets float64, so that casts round nothing."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map(_widened, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _widened(v: Any) -> Any:
+    return torch.float64 if isinstance(v, torch.dtype) and v.is_floating_point else v

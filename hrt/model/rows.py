@@ -1,0 +1,121 @@
+"""What `predict` is given, as rows of a network's inputs, and the answers in the form of what was given."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt.errors import InputError
+from hrt.program.program import Program
+from hrt.support.arrays import as_array, as_parts
+from hrt.support.types import Array
+
+FLOAT32 = np.dtype(np.float32)
+LOSES_GRADIENT = (
+    "Input {} requires a gradient, and predict gives none. For derivatives of the outputs call predict(x, "
+    "derivatives=['d0', ...]); to train on use hrt.to_trainable(model); for values alone pass x.detach(), or call "
+    "under torch.no_grad()."
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """arrays: (rows, *shape) for each input of a network. lead: the axes that stand in the place of the rows' in what
+    was given, () for one sample, two for a grid. dtype: of the answers.
+    """
+
+    arrays: tuple[Array, ...]
+    lead: tuple[int, ...]
+    dtype: Any
+
+    @staticmethod
+    def of(program: Program, x: Any) -> "Rows":
+        """Raises InputError for what does not fit, and for a tensor whose gradient would be lost."""
+        parts = (x,) if isinstance(x, (np.ndarray, Tensor)) else as_parts(x)
+        arrays = [as_array(v, "input") for v in parts]
+        for k, v in enumerate(parts):
+            if isinstance(v, Tensor):
+                if v.requires_grad and torch.is_grad_enabled():
+                    raise InputError(LOSES_GRADIENT.format(k))
+                if v.dtype is torch.float64:
+                    say_float32()
+            elif isinstance(v, np.ndarray) and v.dtype.kind == "f" and v.dtype.itemsize >= 8:
+                say_float32()
+        if len(arrays) != len(program.inputs):
+            program.check_inputs(arrays)
+        fitted = [_fitted(v, value.shape) for v, value in zip(arrays, program.inputs, strict=True)]
+        rows, leads = [v for v, _ in fitted], [lead for _, lead in fitted]
+        program.check_inputs(rows)
+        if leads.count(leads[0]) < len(leads):
+            raise InputError(f"Found inputs of {', '.join(map(str, leads))} samples. Expected the same of every input.")
+        return Rows(tuple(rows), leads[0], _answered(parts[0], arrays[0]))
+
+    def part(self, start: int, stop: int) -> list[Array]:
+        """Rows from `start` up to `stop` as a session takes them."""
+        whole = start == 0 and stop >= self.arrays[0].shape[0]
+        return [_as_float32(v if whole else v[start:stop]) for v in self.arrays]
+
+    def like_given(self, y: Array) -> Array:
+        """Rows of an output, of the dtype, and for tensors on the device, of what was given."""
+        first = self.arrays[0]
+        if isinstance(first, Tensor):
+            return torch.as_tensor(y).to(first.device, self.dtype)
+        if self.dtype is FLOAT32:
+            return np.asarray(y)
+        with np.errstate(over="ignore"):
+            return np.asarray(y).astype(self.dtype, copy=False)
+
+    def joined(self, parts: Sequence[Any]) -> Array:
+        """All rows of an output, in the form of what was given."""
+        y = parts[0]
+        if len(parts) > 1:
+            y = torch.cat(list(parts)) if isinstance(y, Tensor) else np.concatenate(parts)
+        return y if len(self.lead) == 1 else y.reshape(self.lead + tuple(y.shape[1:]))
+
+
+def _answered(given: Any, array: Array) -> Any:
+    """The dtype of answers: that of an array of floats, else float32."""
+    if isinstance(array, Tensor):
+        return array.dtype if array.is_floating_point() else torch.float32
+    return array.dtype if array.dtype.kind == "f" and isinstance(given, np.ndarray) else FLOAT32
+
+
+def _fitted(x: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    """`x` as (rows, *shape), and its axes before `shape`. One sample has none, numbers (rows,) are one feature each.
+    What does not fit comes back as it is.
+    """
+    given = x.shape
+    cut = len(given) - len(shape)
+    if cut == 1:
+        return x, given[:1]
+    if cut == 0 and shape == (1,):
+        return x.reshape(-1, 1), given
+    if cut < 0 or given[cut:] != shape:
+        return x, given[:1]
+    return x.reshape(math.prod(given[:cut]), *shape), given[:cut]
+
+
+def _as_float32(v: Array) -> Array:
+    """Numbers as a session takes them."""
+    if isinstance(v, Tensor):
+        return v.to(torch.float32)
+    if v.dtype is FLOAT32:
+        return np.ascontiguousarray(v)
+    with np.errstate(over="ignore"):  # beyond float32 the answer is infinite or NaN, as it is for tensors
+        return np.ascontiguousarray(v, dtype=np.float32)
+
+
+@cache
+def say_float32() -> None:
+    """Warn, once in a process, that float64 brings no more digits."""
+    warnings.warn(
+        "Found float64 inputs. hrt computes in float32 and answers in float64: expect about 7 digits. Pass float32 to "
+        "save the conversion; this is said once.",
+        stacklevel=5,
+    )

@@ -1,0 +1,156 @@
+"""A program gives the network's own answers, closely and in every column, or it is refused."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hrt
+from hrt.capture import network as network_module
+from hrt.capture.network import captured_network, unwrapped
+from hrt.capture.torch_export import exported
+from hrt.capture.torch_graph import program_of, roundings
+
+ROWS = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+CALLS: list[str] = []
+
+
+@torch.library.custom_op("hrt_tests::doubled", mutates_args=())
+def doubled(x: Tensor) -> Tensor:
+    """An operator of a user's, which must not be carried out while a network is read."""
+    CALLS.append("doubled")
+    return 2 * x
+
+
+doubled.register_fake(lambda x: torch.empty_like(x))
+
+
+def distributed(net: nn.Module) -> nn.Module:
+    """The net as one of a group of one process."""
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    return nn.parallel.DistributedDataParallel(net)
+
+
+@pytest.fixture
+def no_group_afterwards():
+    """Ends the group that a test may have made."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+class Net(nn.Module):
+    """A small network around a function of its first layer, its outputs scaled column by column."""
+
+    def __init__(self, between=torch.tanh, scales=(1.0, 1.0)) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.between = nn.Linear(3, 16), nn.Linear(16, 2), between
+        self.register_buffer("scales", torch.tensor(scales))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.between(self.a(x))) * self.scales
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [torch.compile, nn.DataParallel, distributed, lambda net: torch.compile(distributed(net)), lambda net: net],
+    ids=["compiled", "data parallel", "distributed", "compiled distributed", "plain"],
+)
+def test_a_wrapped_network_is_the_network_inside(wrap, no_group_afterwards):
+    net = Net()
+    captured = captured_network(wrap(net), (ROWS,))
+    assert unwrapped(wrap(net)) is net and sorted(captured.program.weights) == ["a.weight", "b.weight"]
+    assert sorted(hrt.compress(wrap(net), progress=False).program.weights) == ["a.weight", "b.weight"]
+
+
+def under(context):
+    """`tanh` inside a region of the graph."""
+
+    def between(x: Tensor) -> Tensor:
+        with context():
+            return torch.tanh(x)
+
+    return between
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (1e-4, 1e-4), (1.0, 1e-4)])
+@pytest.mark.parametrize("inputs", [True, False])
+def test_a_wrong_program_is_refused_however_small_its_outputs_and_whatever_its_type(dtype, scales, inputs, monkeypatch):
+    net, rows = Net(scales=scales).to(dtype), (ROWS,) if inputs else None
+    right = captured_network(net, rows).program
+
+    def wrong(graph) -> hrt.program.program.Program:
+        program = program_of(graph)
+        column = torch.tensor([1.0, 1.005])  # one column is off by half a per cent
+        return program.with_constants({"scales": program.constants["scales"] * column})
+
+    monkeypatch.setattr(network_module, "program_of", wrong)
+    assert right.weights
+    with pytest.raises(hrt.CaptureError, match="disagrees with the network on output 0"):
+        captured_network(net, rows)
+
+
+def test_rounding_that_changes_the_answers_is_named() -> None:
+    net = Net(lambda x: torch.tanh((1e-7 * x).half().float() * 1e7))
+    with pytest.raises(hrt.CaptureError, match="rounds too much: it computes in float16 in its forward"):
+        captured_network(net, (ROWS,))
+
+
+@pytest.mark.parametrize(
+    "context",
+    [torch.enable_grad, torch.no_grad, lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
+    ids=["enable_grad", "no_grad", "autocast"],
+)
+def test_regions_are_read_as_if_they_stood_in_the_graph(context) -> None:
+    net, plain = Net(under(context)), Net()
+    program = captured_network(net, (ROWS,)).program
+    expected = captured_network(plain, (ROWS,)).program
+    assert [n.op for n in program.nodes] == [n.op for n in expected.nodes]
+    assert torch.equal(program.run([ROWS])[0], expected.run([ROWS])[0])
+
+
+def test_modules_that_compute_in_less_than_float32_are_named() -> None:
+    net = Net(under(lambda: torch.autocast("cpu", dtype=torch.bfloat16)))
+    assert roundings(exported(Net(), (ROWS,))) == {}
+    assert roundings(exported(net.half(), (ROWS,))) == {"a": "float16", "": "float16", "b": "float16"}
+
+
+def test_a_vmap_leaves_torch_as_it_was() -> None:
+    weights = torch.randn(4, 3, 16)
+    net = Net(lambda x: torch.func.vmap(lambda w: torch.tanh(x[:, :3] @ w))(weights).mean(0))
+    with pytest.raises(hrt.CaptureError, match="cannot be captured") as caught:
+        captured_network(net, (ROWS,))
+    assert type(caught.value) is hrt.CaptureError
+    assert torch._C._functorch.maybe_current_level() is None
+    torch.rand(2)
+
+
+def test_operators_of_others_are_not_carried_out() -> None:
+    net = Net(lambda x: torch.tanh(x) * doubled(net.b.weight[0]))
+    graph = exported(net, (ROWS,))
+    CALLS.clear()
+    with pytest.raises(
+        hrt.CaptureError, match=r"Op doubled in .* cannot be captured: it is no operator of ATen"
+    ) as caught:
+        program_of(graph)
+    assert type(caught.value) is hrt.CaptureError and not CALLS
+
+
+def test_no_file_is_touched_for_a_constant(tmp_path) -> None:
+    graph, path = exported(Net(lambda x: torch.tanh(x) + torch.arange(16.0)), (ROWS,)), tmp_path / "numbers"
+    node = next(n for n in graph.graph.nodes if "arange" in str(n.target))
+    node.target, node.args, node.kwargs = torch.ops.aten.from_file.default, (str(path), True, 16), {}  # makes a file
+    with pytest.raises(hrt.CaptureError, match="from_file"):
+        program_of(graph)
+    assert not path.exists()
+
+
+def test_a_network_gets_inputs_of_the_type_that_it_runs_with() -> None:
+    net = Net(lambda x: torch.tanh(x.float()))
+    net.a.bfloat16()  # takes bfloat16 rows alone
+    captured = captured_network(net, (ROWS,))
+    assert captured.answers is not None and captured.answers.unrounded([ROWS]) is not None
+    assert captured.roundings["a"] == "bfloat16"
