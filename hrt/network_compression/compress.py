@@ -30,6 +30,7 @@ from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
 from hrt.support.torch_state import guarded
 
+CAPTURED = 0.08  # share of the time that capture takes; later ones count from there
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 FEWEST_SAMPLES = 4  # rows in all, so that those for the search are others than the held-out ones
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
@@ -108,7 +109,7 @@ def compress(
         advance("capture", 0.0)
         network, structures = captured(net, samples)
         program = network.program
-        request = replace(request, partitions=structures, advance=part(advance, 0.02, 1.0))
+        request = replace(request, partitions=structures, advance=part(advance, CAPTURED, 1.0))
         if inputs is None or samples is None:
             best, certificate = by_layers(network, request)
         else:

@@ -2,10 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +48,6 @@ class Original:
     split: Split
     tol: float
     boxes: Boxes = None
-    planned: dict[Hashable, Any] = field(default_factory=dict)  # layers, by how: a tighter search takes them over
 
     @staticmethod
     def of(
