@@ -237,7 +237,7 @@ class TestCertificate:
         assert "neural tangent kernel drifts" in model.report()
 
     def test_what_is_too_large_is_left_out_and_says_why(self, monkeypatch):
-        monkeypatch.setitem(ntk.__globals__, "MEMORY", 100_000)
+        monkeypatch.setitem(affordable_drift.__globals__, "MEMORY", 100_000)
         c = hrt.compress(mlp(2, 24, 24, 1), inputs=points(400), tol=1e-2, progress=False).certificate
         assert "ntk_drift" not in c.measured and "fewer than 8" in c.context["no_ntk_drift"]
 
