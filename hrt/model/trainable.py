@@ -102,7 +102,8 @@ class TrainableNetwork(nn.Module):
         return self._run(inputs)
 
     def _run(self, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
-        if torch.is_grad_enabled():  # what was made in inference mode cannot be kept for a backward pass
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # what was made in inference mode cannot be kept for a backward pass; torch.compile cannot ask
             inputs = [x.clone() if x.is_inference() else x for x in inputs]
         values: dict[str, Any] = {name: self.constant(name) for name in self._keys}
         values.update({v.name: x for v, x in zip(self.program.inputs, inputs, strict=True)})
