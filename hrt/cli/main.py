@@ -43,36 +43,40 @@ app.command()(compress)
 
 @app.command()
 def info(
-    artifact: Artifact, as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False
+    artifact: Artifact,
+    as_json: Annotated[bool, typer.Option("--json", help="Print sizes and the certificate as JSON.")] = False,
+    verbose: Annotated[bool, typer.Option(help="Also what the paper says of this network.")] = False,
 ) -> None:
-    """Show what a compressed network (`.hrt`) is made of, and what is certified of it.
+    """Show what is certified of a compressed network (`.hrt`), how large it is, and what it is made of.
 
     ```
     hrt info net.hrt
     hrt info net.hrt --json
     ```
     """
+    from dataclasses import asdict
+
     import msgspec
 
     import hrt
     from hrt.model.artifact import read_header
-    from hrt.runtime.backends import choose, on_cpu, open_session
+    from hrt.model.report import render
+    from hrt.model.sizes import Sizes
+    from hrt.runtime.backends import on_cpu, open_session
+    from hrt.support.text import printable
 
+    model = hrt.load(artifact)
+    program, session = model.program, model.session
+    sizes = Sizes.of(model, session, *(open_session(program, name) for name in on_cpu() if name != session.backend))
     if as_json:
         header = read_header(artifact)
-        chosen = {k: header.get(k) for k in ("version", "target", "dense_nbytes", "certificate")}
+        chosen = {"sizes": asdict(sizes), **{k: header.get(k) for k in ("version", "target", "certificate")}}
         typer.echo(msgspec.json.format(msgspec.json.encode(chosen), indent=2))  # figures that are not finite: null
         return
-    model = hrt.load(artifact, backend="torch")
-    program = model.program
-    typer.echo(model.report().rstrip())
-    backend = choose("auto", None, model.target, model.certificate.runtimes)
-    typer.echo(f"on disk {artifact.stat().st_size:,} bytes; on this machine predict takes the backend {backend}")
-    for name in on_cpu():
-        typer.echo(f"resident on the CPU in {name}: {open_session(program, name).resident_bytes:,} bytes")
+    typer.echo(render(model, sizes, verbose=verbose).rstrip())
     for what, names in (("input", [v.name for v in program.inputs]), ("output", program.outputs)):
         for name in names:
-            typer.echo(f"{what} {name}: (batch, {', '.join(map(str, program.shape_of(name)))})")
+            typer.echo(f"{what} {printable(name)}: (batch, {', '.join(map(str, program.shape_of(name)))})")
 
 
 @app.command()

@@ -51,6 +51,7 @@ DTYPE_NAME = {dtype: name for name, dtype in DTYPES.items()}
 OPENING = b'{"__metadata__":{"sha256":"'
 DIGEST = slice(8 + len(OPENING), 8 + len(OPENING) + 64)
 NOT_FINITE = "not finite"  # JSON has no infinity: {"not finite": "inf"}
+NOT_STORABLE = (TypeError, ValueError, KeyError)  # raised by what the format does not know
 BLOCK = 1 << 20  # bytes read at a time for the checksum
 
 
@@ -80,20 +81,9 @@ def write(contents: Contents, path: str | PathLike[str], *, force: bool = True) 
     """
     check_writable(path, force, ArtifactError)
     try:
-        with on_the_cpu():
-            tensors, constants = pack(contents.program.constants)
-        header = {
-            "program": contents.program.to_header(),
-            "constants": msgspec.to_builtins(constants),
-            "certificate": contents.certificate.to_header(),
-            "target": contents.target,
-            "dense_nbytes": contents.dense_nbytes,
-        }
-        text, end = _text(header, tensors)
-        head = _head(end, len(text))
-    except (TypeError, ValueError, KeyError) as error:
+        head, parts = _encoded(contents)
+    except NOT_STORABLE as error:
         raise ArtifactError(f"{path} was not written, the model cannot be stored: {error}.") from error
-    parts = [*map(_bytes, tensors.values()), text]
     digest = hashlib.sha256(head)
     for content in parts:
         digest.update(content)
@@ -101,6 +91,30 @@ def write(contents: Contents, path: str | PathLike[str], *, force: bool = True) 
     with replacing(path, force=force, failure=ArtifactError) as file:
         for content in (head, *parts):
             file.write(content)
+
+
+def file_nbytes(contents: Contents) -> int:
+    """The bytes of the file that `write` makes. Raises ArtifactError where it can make none."""
+    try:
+        head, parts = _encoded(contents)
+    except NOT_STORABLE as error:
+        raise ArtifactError(f"The model cannot be stored: {error}.") from error
+    return len(head) + sum(map(len, parts))
+
+
+def _encoded(contents: Contents) -> tuple[bytearray, list[Any]]:
+    """What stands before the numbers, with zeros for the digest, and all that follows."""
+    with on_the_cpu():
+        tensors, constants = pack(contents.program.constants)
+    header = {
+        "program": contents.program.to_header(),
+        "constants": msgspec.to_builtins(constants),
+        "certificate": contents.certificate.to_header(),
+        "target": contents.target,
+        "dense_nbytes": contents.dense_nbytes,
+    }
+    text, end = _text(header, tensors)
+    return _head(end, len(text)), [*map(_bytes, tensors.values()), text]
 
 
 def read_header(path: str | PathLike[str]) -> dict[str, Any]:

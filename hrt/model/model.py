@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hrt.certificate.derivative_outputs import with_derivatives
 from hrt.derivatives.differentiate import Differentiated, differentiate
-from hrt.errors import InputError, shown
+from hrt.errors import BackendError, InputError, shown
 from hrt.model.artifact import write
 from hrt.model.contents import Contents
 from hrt.model.rows import Rows
+from hrt.model.sizes import Sizes
 from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
@@ -231,15 +232,30 @@ class CompressedModel(Contents):
         """
         write(self, path, force=force)
 
-    def report(self) -> str:
-        """A table of every layer (structure, bytes, errors, reason) and of the whole model.
+    def report(self, *, verbose: bool = False) -> str:
+        """The verdict first: the error that is held, the sizes, the speed to expect; then a table of every layer.
+
+        Args:
+            verbose: Also what the paper says, beside what was measured: condition numbers, the neural tangent kernel,
+                the bound over the whole box.
 
         Returns:
-            Plain text.
+            Plain text of at most 100 columns.
         """
         from hrt.model.report import render
 
-        return render(self)
+        return render(self, self.sizes(), verbose=verbose)
+
+    def sizes(self) -> Sizes:
+        """Bytes as stored, in a file, resident in the session, and dense.
+
+        Returns:
+            The sizes. Nothing is resident where the backend cannot run here.
+        """
+        try:
+            return Sizes.of(self, self.session)
+        except BackendError:
+            return Sizes.of(self)
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw every layer's block structure and singular values.
