@@ -1,7 +1,8 @@
 """The command that makes the artifacts which all others take: `hrt compress`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,17 +58,13 @@ def compress(
     ```
     """
     import hrt
-    from hrt.calibration.input_files import parse_box, read_array
     from hrt.capture.checkpoints import read_network
     from hrt.support.atomic_files import check_writable
 
     check_writable(out, force)
-    if inputs and box:
-        raise InputError("Found --inputs and --box. Expected one of them.")
-    samples = [read_array(path) for path in inputs or ()] or [parse_box(text) for text in box or ()]
     model = hrt.compress(
         read_network(source, weights),
-        inputs=tuple(samples) or None,
+        inputs=read_samples(inputs, box),
         tol=tol,
         derivatives=derivatives or None,
         target=target,
@@ -79,3 +76,13 @@ def compress(
     model.save(out, force=force)
     typer.echo(model.report().rstrip())
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes on disk")
+
+
+def read_samples(inputs: Sequence[Path] | None, boxes: Sequence[str] | None) -> tuple[Any, ...] | None:
+    """What `--inputs` or `--box` name, one per input of the network; None for neither."""
+    from hrt.calibration.input_files import parse_box, read_array
+
+    if inputs and boxes:
+        raise InputError("Found --inputs and --box. Expected one of them.")
+    samples = [read_array(path) for path in inputs or ()] or [parse_box(text) for text in boxes or ()]
+    return tuple(samples) or None

@@ -12,7 +12,7 @@ import typer
 
 from hrt import __version__
 from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch
-from hrt.cli.compress import compress
+from hrt.cli.compress import Boxes, Samples, Weights, compress, read_samples
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
 from hrt.errors import HrtError, InputError
@@ -220,19 +220,34 @@ def bench(
 def plot(
     artifact: Artifact,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.png", help="Image file (`.png`, `.pdf`, `.svg`).")],
+    *,
+    reference: Annotated[
+        str | None, typer.Option(metavar="SRC", help="The network that was compressed, as `hrt compress` takes it.")
+    ] = None,
+    weights: Weights = None,
+    inputs: Samples = None,
+    box: Boxes = None,
     force: Force = False,
 ) -> None:
     """Draw every layer (`.png`, `.pdf`, `.svg`): its blocks with their ranks, and how fast its singular values fall.
 
+    A `.hrt` file holds neither the original network nor its inputs. Given them, the original's singular values stand
+    beside the kept ones, and for inputs of one or two numbers the outputs are drawn as fields.
+
     ```
     hrt plot net.hrt -o net.png
+    hrt plot net.hrt -o net.png --reference net.py:build --weights net.safetensors --box "-1,0 : 1,1"
     ```
     """
     import hrt
+    from hrt.capture.checkpoints import read_network
     from hrt.support.atomic_files import check_writable
 
     check_writable(out, force)
-    hrt.load(artifact).plot(out)
+    if weights is not None and reference is None:
+        raise InputError("Found --weights and no --reference. Expected the network that they belong to.")
+    known = None if reference is None else read_network(reference, weights)
+    hrt.load(artifact).plot(out, reference=known, inputs=read_samples(inputs, box))
     typer.echo(f"wrote {out}")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
 from hrt.support.devices import on_the_cpu
 from hrt.support.types import Array, Kind
+
+if TYPE_CHECKING:
+    from hrt.calibration.samples import Inputs
+    from hrt.capture.network import Network
 
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
 
@@ -257,18 +261,25 @@ class CompressedModel(Contents):
         except BackendError:
             return Sizes.of(self)
 
-    def plot(self, path: str | PathLike[str]) -> None:
-        """Draw every layer's block structure and singular values.
+    def plot(
+        self, path: str | PathLike[str], *, reference: "Network | None" = None, inputs: "Inputs | None" = None
+    ) -> None:
+        """Draw every layer's block structure and singular values. A file holds neither the original network nor inputs:
+        given here, they are drawn too.
 
         Args:
             path: An image file: .png, .pdf or .svg.
+            reference: The network that was compressed, as `hrt.compress` takes it: its spectra stand beside the kept.
+            inputs: Rows or `hrt.Box(low, high)`, as `hrt.compress` takes them: spectra are drawn as these inputs see
+                them, and for inputs of one or two numbers the outputs as fields, with the reference's and their
+                difference.
 
         Raises:
-            InputError: The file cannot be written, or its format is unknown.
+            InputError: The file cannot be written, its format is none of these, or `reference` is another network.
         """
         from hrt.model.plot import plot_model
 
-        plot_model(self, path)
+        plot_model(self, path, reference=reference, inputs=inputs)
 
     def __repr__(self) -> str:
         return (
