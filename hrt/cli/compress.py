@@ -13,9 +13,9 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SRC",
-        help="`net.pt2` (torch.export.save with a dynamic batch), `file.py:name` or `package.module:name`, where "
-        "name is an nn.Module or a function without arguments that returns one. A `.py` or module is run; a `.pt2` "
-        "that asks for pickle or other code is refused.",
+        help="`net.onnx`, `net.pt2` (torch.export.save with a dynamic batch), `mynets.py:build` or "
+        "`package.module:build`, where build is an nn.Module or a function without arguments that returns one. A `.py` "
+        "or module is run; a `.pt2` that asks for pickle or other code is refused.",
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="A state_dict to load first (`.safetensors` or `.pt`).")]
