@@ -7,6 +7,13 @@ MAX_REASON = 300  # characters of a foreign error that are worth a line
 MAX_MESSAGE = 2000  # characters of any message; its ends say what was found and what to do
 
 
+def printable(text: str) -> str:
+    """`text` on one line, safe on a terminal: control characters, also those that turn the direction of writing, line
+    ends and what is no valid text are written as escapes.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class HrtError(Exception):
     """Base class of everything hrt raises on purpose. Its message is cut in the middle where it is very long.
 
@@ -18,6 +25,10 @@ class HrtError(Exception):
 
     def __init__(self, *args: Any):
         super().__init__(*(_cut(a) if isinstance(a, str) else a for a in args))
+
+    def __str__(self) -> str:
+        """The message. Names in it may come from a stranger's file: they do not reach a terminal as they are."""
+        return "\n".join(map(printable, super().__str__().split("\n")))
 
 
 def _cut(text: str) -> str:

@@ -1,33 +1,47 @@
 """Arrays and boxes that a command line names: .npy, .npz and .csv, read and written. Every mistake is an InputError."""
 
+import csv
 import io
 import math
 import warnings
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hrt.calibration.samples import Box
-from hrt.errors import HrtError, InputError, reason
+from hrt.errors import HrtError, InputError, reason, shown
 from hrt.program.names import unique_name
 from hrt.support.atomic_files import replacing, usable
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".csv")
 
 
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Numbers (rows, ...), and the names of the columns where the file has any."""
+
+    numbers: np.ndarray
+    columns: tuple[str, ...] = ()
+
+
 def read_array(path: Path) -> np.ndarray:
-    """Numbers from .npy, .npz (its only array) or .csv (one row a sample, no header), (rows, ...)."""
+    """The numbers of `read_table`."""
+    return read_table(path).numbers
+
+
+def read_table(path: Path) -> Table:
+    """Numbers from .npy, .npz (its only array) or .csv (one row a sample, below names or not), (rows, ...)."""
+    columns: tuple[str, ...] = ()
     if path.suffix not in ARRAY_SUFFIXES:
         raise InputError(f"{path}: found the suffix {path.suffix!r}. Expected one of {', '.join(ARRAY_SUFFIXES)}.")
     if not usable(path).is_file():
         raise InputError(f"{path} does not exist.")
     try:
         if path.suffix == ".csv":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # an empty file: said below
-                data = np.loadtxt(path, delimiter=",", dtype=np.float64, ndmin=2)
+            columns, data = _read_csv(path)
         else:
             data = np.load(path, allow_pickle=False)
         if isinstance(data, np.lib.npyio.NpzFile):
@@ -41,7 +55,42 @@ def read_array(path: Path) -> np.ndarray:
         raise InputError(f"{path} cannot be read as numbers: {reason(error)}.") from error
     if data.ndim < 2 or data.dtype.kind not in "fiu":
         raise InputError(f"{path}: found {data.dtype} of shape {data.shape}. Expected numbers, one row a sample.")
-    return data if data.dtype.kind == "f" else data.astype(np.float64)
+    return Table(data if data.dtype.kind == "f" else data.astype(np.float64), columns)
+
+
+def _read_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names in the first line, where no field of it is a number, and the numbers below. # begins a comment."""
+    names, skip = (), 0
+    with open(path, newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
+        for k, line in enumerate(file):
+            if line.strip() and not line.startswith("#"):
+                fields = next(csv.reader([line], skipinitialspace=True))
+                numbers = [_is_number(text) for text in fields]
+                if any(numbers) and not all(numbers):
+                    raise InputError(
+                        f"{path}: found {shown(fields[numbers.index(False)])} beside numbers in line {k + 1}. Expected "
+                        "numbers in every column, under a line of names or none."
+                    )
+                names, skip = ((), k) if any(numbers) else (tuple(fields), k + 1)
+                break
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # no rows: said where they are used
+        data = np.loadtxt(
+            path, delimiter=",", dtype=np.float64, ndmin=2, skiprows=skip, quotechar='"', encoding="utf-8-sig"
+        )
+    if names and len(data) and data.shape[1] != len(names):
+        raise InputError(
+            f"{path}: found {len(names)} names of columns above {data.shape[1]} columns. Expected as many."
+        )
+    return names, data
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_outputs(path: Path, count: int = 1) -> None:
@@ -88,6 +137,8 @@ def parse_box(text: str) -> Box:
     try:
         return Box([float(v) for v in low.split(",")], [float(v) for v in high.split(",")])
     except HrtError as error:
-        raise InputError(f"Found box {text!r}. {error}") from error
+        raise InputError(f"Found box {shown(text)}. {error}") from error
     except ValueError as error:
-        raise InputError(f"Found box {text!r}. Expected 'low,low : high,high' with one number per feature.") from error
+        raise InputError(
+            f"Found box {shown(text)}. Expected 'low,low : high,high' with one number per feature."
+        ) from error

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.export import ExportedProgram
 from hrt.capture.answers import Answers
 from hrt.capture.torch_export import exported, guess_example
 from hrt.capture.torch_graph import program_of, roundings
-from hrt.capture.weights import check_weights, floating_types
+from hrt.capture.weights import check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
@@ -39,6 +40,17 @@ class Captured:
     roundings: Mapping[str, str] = field(default_factory=dict)
 
 
+def unwrapped(net: Any) -> Any:
+    """The network inside what torch.compile, DataParallel and DistributedDataParallel made of it."""
+    while isinstance(net, nn.Module):
+        several = isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = net.module if several else getattr(net, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            break
+        net = inner
+    return net
+
+
 def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Program:
     """The program of `captured_network`."""
     return captured_network(net, samples).program
@@ -46,6 +58,7 @@ def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Prog
 
 def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
     """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
+    net = unwrapped(net)
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
             raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")
@@ -55,7 +68,7 @@ def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captur
     if not isinstance(net, (nn.Module, ExportedProgram)):
         raise CaptureError(f"Found {type(net).__name__}. Expected an nn.Module, an ExportedProgram or a path to .onnx.")
     if isinstance(net, nn.Module):
-        check_weights(net)
+        check_weights(net := without_inference(net))
     example = _points(guess_example(net)) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
         _check_runs(net, example)
@@ -73,7 +86,7 @@ def rounding_places(places: Mapping[str, str]) -> str:
     """In words, where a network computes in less than float32; nothing where it does not."""
     named = [f"{dtype} in {path or 'its forward'}" for path, dtype in places.items()]
     rest = f" and {len(named) - SHOWN} more modules" if len(named) > SHOWN else ""
-    return f"it computes in {', '.join(named[:SHOWN])}{rest}" if named else ""
+    return f"the network computes in {', '.join(named[:SHOWN])}{rest}" if named else ""
 
 
 def _points(example: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -119,7 +132,7 @@ def _check_capture(network: Captured, rows: Sequence[Tensor]) -> None:
             raise CaptureError(
                 f"The captured program disagrees with the network on output {k}: relative difference {error:.3g}, "
                 f"expected at most {allowed:.3g}. "
-                + (f"The network rounds too much: {narrow}." if exact and narrow else cause)
+                + (f"That is its own rounding: {narrow}." if exact and narrow else cause)
             )
 
 

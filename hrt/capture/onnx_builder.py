@@ -1,5 +1,6 @@
 """What the lowerings of `hrt.capture.onnx_operators` work with: values by name, and the nodes that they write."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor
 
 from hrt.capture.builder import ALONG_THE_BATCH
+from hrt.capture.onnx_budgets import EXAMPLE_BYTES, EXAMPLE_PRODUCTS
+from hrt.capture.weights import check_numbers
 from hrt.errors import CaptureError, first_line
+from hrt.program.check_program import without_numbers, work
 from hrt.program.names import unique_name
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Value
@@ -29,11 +33,19 @@ class OnnxBuilder:
         self.nodes: list[Node] = []
         self.constants: dict[str, Tensor] = {}
         self.at: onnx.NodeProto = onnx.NodeProto()
+        self.room, self.products = EXAMPLE_BYTES, EXAMPLE_PRODUCTS  # that are left for the examples
 
     def add_input(self, name: str, shape: Sequence[int]) -> None:
+        self._spend(name, ROWS + 1, math.prod(shape))
         self.inputs.append(Value(name, tuple(shape)))
         self.example[name] = torch.rand(ROWS, *shape, dtype=torch.float64)
         self.alone[name] = self.example[name][:1]
+
+    def _spend(self, name: str, rows: int, numbers: int, products: int = 0) -> None:
+        """Raise CaptureError where so many numbers and products a row are more than is left for the examples."""
+        self.room, self.products = self.room - 8 * rows * numbers, self.products - rows * products
+        if min(self.room, self.products) < 0:
+            raise self.fail(f"the values up to {name!r} take more than {EXAMPLE_BYTES >> 20} MB or too many products")
 
     def fail(self, why: str) -> CaptureError:
         where = self.at.name or (self.at.output[0] if self.at.output else "")
@@ -51,6 +63,7 @@ class OnnxBuilder:
     def constant(self, wanted: str, numbers: np.ndarray) -> str:
         """The name of a constant: `wanted` where that is free or holds the same numbers (tied weights stay tied)."""
         value = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
+        check_numbers(wanted, value)
 
         def is_taken(name: str) -> bool:
             return name in self.values or (name in self.constants and not torch.equal(self.constants[name], value))
@@ -61,11 +74,15 @@ class OnnxBuilder:
 
     def emit(self, op: str, inputs: Sequence[str], wanted: str | None = None, **attrs: Any) -> str:
         """A node of the program; its example says its shape. Raises CaptureError where rows would mix."""
-        taken = {*self.values, *self.constants, *self.example}
-        name = wanted or unique_name(f"{self.out}.{len(self.nodes)}", taken)
+
+        def is_taken(name: str) -> bool:
+            return name in self.values or name in self.constants or name in self.example
+
+        name = wanted or unique_name(f"{self.out}.{len(self.nodes)}", is_taken)
         arguments = [self.example[n] if n in self.example else self.constants[n] for n in inputs]
         first = [self.alone[n] if n in self.alone else self.constants[n] for n in inputs]
         try:
+            self._check_room(op, name, inputs, attrs)
             value = TABLE[op].torch(arguments, attrs)
         except RuntimeError as error:
             raise self.fail(f"its operands do not fit: {first_line(error)}") from error
@@ -82,6 +99,14 @@ class OnnxBuilder:
         self.example[name], self.alone[name] = value, alone
         self.nodes.append(Node(name, op, tuple(inputs), tuple(value.shape[1:]), attrs, self.at.name))
         return name
+
+    def _check_room(self, op: str, name: str, inputs: Sequence[str], attrs: dict[str, Any]) -> None:
+        """Raise CaptureError where the value of an op is more than is left for the examples. Nothing is allocated."""
+        arguments = [(self.alone[n] if n in self.alone else self.constants[n]).to("meta") for n in inputs]
+        shape = without_numbers(Node(name, op, tuple(inputs), (), attrs), arguments).shape
+        node = Node(name, op, tuple(inputs), tuple(shape[1:]), attrs)
+        intermediate, products = work(node, [tuple(a.shape) for a in arguments], self.constants)
+        self._spend(name, ROWS + 1, shape.numel() + intermediate, products)
 
     @property
     def out(self) -> str:

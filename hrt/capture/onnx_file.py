@@ -2,6 +2,7 @@
 
 Every value is followed as an example of three rows, and of the first alone: a node that fixes the batch or mixes
 samples is found where it stands. Constants are computed by onnx's reference. Casts between floating types are left out.
+A file may be a stranger's: what it makes of few bytes meets a budget before it is computed.
 """
 
 import os
@@ -13,11 +14,14 @@ import numpy as np
 import onnx
 import onnx.inliner
 from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo
 from onnx.reference import ReferenceEvaluator
 
+from hrt.capture.onnx_budgets import FOLDED, WORK, check_expansion
 from hrt.capture.onnx_builder import OnnxBuilder
 from hrt.capture.onnx_operators import LOWERINGS
-from hrt.errors import CaptureError, first_line
+from hrt.errors import CaptureError, first_line, reason
+from hrt.program.check_program import check_program
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
@@ -30,17 +34,32 @@ FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProt
 def read_onnx(path: str | os.PathLike[str]) -> Program:
     """The network in a `.onnx` file as a Program with float64 constants, inputs and outputs under their own names.
 
-    Raises CaptureError for a file that is missing, malformed or older than opset 11, or a node outside the op table.
+    Raises CaptureError for a file that is missing, malformed, older than opset 11 or asks for too much, or a node
+    outside the op table.
     """
     proto = _load(usable(path, CaptureError))
-    return _Reader(proto).program()
+    try:
+        program = _Reader(proto).program()
+        check_program(program)
+    except (CaptureError, MemoryError):
+        raise
+    except Exception as error:  # what the file holds is not what its types and shapes say
+        raise CaptureError(f"{path} cannot be read as a network: {reason(error)}.") from error
+    return program
 
 
 def _load(path: Path) -> onnx.ModelProto:
+    _check_file(path)
     try:
         proto = onnx.load(os.fspath(path), load_external_data=False)
+        check_expansion(proto)
+        for tensor in proto.graph.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                _check_file(path.parent / ExternalDataInfo(tensor).location)
         onnx.load_external_data_for_model(proto, os.fspath(path.parent))  # refuses names that leave the folder
         onnx.checker.check_model(proto)
+    except CaptureError:
+        raise
     except Exception as error:  # protobuf, the system and onnx each have their own
         raise CaptureError(f"{path} cannot be read as ONNX: {first_line(error)}") from error
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
@@ -50,7 +69,16 @@ def _load(path: Path) -> onnx.ModelProto:
         )
     if proto.graph.sparse_initializer:
         raise CaptureError(f"{path} holds sparse initializers. Expected dense ones; write them out first.")
-    return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    try:
+        return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    except Exception as error:  # as above
+        raise CaptureError(f"{path} has functions that cannot be written out: {first_line(error)}") from error
+
+
+def _check_file(path: Path) -> None:
+    """Raise CaptureError for what is there and no file: a pipe would be waited for, a device has no end."""
+    if path.exists() and not path.is_file():
+        raise CaptureError(f"{path} is a {'folder' if path.is_dir() else 'device'}. Expected a file.")
 
 
 class _Reader:
@@ -60,6 +88,7 @@ class _Reader:
         values = {n for node in self.graph.node for n in node.output} | {v.name for v in self.graph.input}
         self.builder = OnnxBuilder(known, values)
         self.alias: dict[str, str] = {}
+        self.room = FOLDED + 2 * sum(v.size for v in known.values())  # numbers that constants may still become
 
     def program(self) -> Program:
         for v in self.graph.input:
@@ -67,7 +96,12 @@ class _Reader:
                 self._input(v)
         for node in self.graph.node:
             self.builder.at = node
-            self._node(node)
+            try:
+                self._node(node)
+            except (CaptureError, MemoryError):
+                raise
+            except Exception as error:  # its inputs and attributes are not what the operator takes
+                raise self.builder.fail(f"it cannot be read: {reason(error)}") from error
         outputs = tuple(self.alias.get(o.name, o.name) for o in self.graph.output)
         lost = [o for o in outputs if o not in self.builder.example]
         if lost or not outputs:
@@ -113,6 +147,11 @@ class _Reader:
         self.alias[node.output[0]] = names[0]
 
     def _fold(self, node: onnx.NodeProto) -> None:
+        if node.op_type not in WORK:
+            raise self.builder.fail("it works on constants alone, and is none of the operators that are computed here")
+        self.room -= WORK[node.op_type]([self.builder.known[n] for n in node.input if n])
+        if self.room < 0:
+            raise self.builder.fail("its constants take more numbers than a file of this size may ask for")
         feed = {n: self.builder.known[n] for n in node.input if n}
         types = {n: onnx.helper.np_dtype_to_tensor_dtype(v.dtype) for n, v in feed.items()}
         inputs = [onnx.helper.make_tensor_value_info(n, types[n], v.shape) for n, v in feed.items()]

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
+
+from hrt.certificate.figures import IN_PRECISION as IN_PRECISION
+from hrt.certificate.figures import Count, check_figures
 
 DIGITS, LONG, DIGITS_OF_LONG = 6, 64, 2  # significant digits of a layer's figures; in a list longer than LONG
 UPWARDS = {"bound", "spectral_upper", "spectral_bound"}  # limits
@@ -51,10 +56,10 @@ class LayerRecord:
     """
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[Count, Count]
     structure: str
-    nbytes: int
-    dense_nbytes: int
+    nbytes: Count
+    dense_nbytes: Count
     frobenius: float
     weighted: float | None
     spectral_estimate: float | None
@@ -106,7 +111,7 @@ class Certificate:
     """
 
     tol: float
-    kind: str
+    kind: Literal["output", "layers"]
     layers: tuple[LayerRecord, ...]
     measured: Mapping[str, Any] = field(default_factory=dict)
     estimated: Mapping[str, Any] = field(default_factory=dict)
@@ -165,14 +170,17 @@ class Certificate:
 
         Raises:
             TypeError: There are unknown fields; msgspec would ignore those of a dataclass.
+            ValueError: A field that something reads has another type than was written.
         """
         records = ({**r, "shape": tuple(r["shape"]), "statements": _statements(r)} for r in header["layers"])
         layers = tuple(LayerRecord(**r) for r in records)
-        return Certificate(**{**header, "layers": layers, "statements": _statements(header)})
+        certificate = Certificate(**{**header, "layers": layers, "statements": _statements(header)})
+        plain = msgspec.convert(asdict(certificate), Certificate)
+        check_figures(plain.measured, plain.estimated, plain.guaranteed, plain.context)
+        return certificate
 
 
 BOX_BOUND = "max_abs_error_over_box_exact_arithmetic"
-IN_PRECISION = "output_error_upper_99_in_"  # and the name of the arithmetic
 
 
 def _rounded(value: Any, tol: float, digits: int | None = None, up: bool = False) -> Any:

@@ -1,12 +1,13 @@
 """The command that makes the artifacts which all others take: `hrt compress`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hrt.cli.arguments import Force
+from hrt.cli.arguments import Force, arrays_in
 from hrt.errors import InputError
 
 Source = Annotated[
@@ -21,7 +22,7 @@ Source = Annotated[
 Weights = Annotated[Path | None, typer.Option(help="A state_dict to load first (`.safetensors` or `.pt`).")]
 Samples = Annotated[
     list[Path] | None,
-    typer.Option("--inputs", "-i", help="Inputs (`.npy`, `.npz`, `.csv`), one row a sample; repeat for several."),
+    typer.Option("--inputs", "-i", help="Inputs (`.npy`, `.npz`, `.csv`), a row a sample; repeat for several."),
 ]
 Boxes = Annotated[list[str] | None, typer.Option(help="Or a box they fill, `low,low : high,high`; repeatable.")]
 Tolerance = Annotated[float, typer.Option(help="Relative error of the output, given inputs; else of every weight.")]
@@ -62,27 +63,29 @@ def compress(
     from hrt.support.atomic_files import check_writable
 
     check_writable(out, force)
-    model = hrt.compress(
-        read_network(source, weights),
-        inputs=read_samples(inputs, box),
-        tol=tol,
-        derivatives=derivatives or None,
-        target=target,
-        storage=storage,
-        per_output=per_output,
-        seed=seed,
-        progress=progress,
-    )
+    with samples_in(inputs, box) as samples:
+        model = hrt.compress(
+            read_network(source, weights),
+            inputs=samples,
+            tol=tol,
+            derivatives=derivatives or None,
+            target=target,
+            storage=storage,
+            per_output=per_output,
+            seed=seed,
+            progress=progress,
+        )
     model.save(out, force=force)
     typer.echo(model.report().rstrip())
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes on disk")
 
 
-def read_samples(inputs: Sequence[Path] | None, boxes: Sequence[str] | None) -> tuple[Any, ...] | None:
+@contextmanager
+def samples_in(inputs: Sequence[Path] | None, boxes: Sequence[str] | None) -> Iterator[tuple[Any, ...] | None]:
     """What `--inputs` or `--box` name, one per input of the network; None for neither."""
-    from hrt.calibration.input_files import parse_box, read_array
+    from hrt.calibration.input_files import parse_box
 
     if inputs and boxes:
         raise InputError("Found --inputs and --box. Expected one of them.")
-    samples = [read_array(path) for path in inputs or ()] or [parse_box(text) for text in boxes or ()]
-    return tuple(samples) or None
+    with arrays_in(inputs or ()) as arrays:
+        yield arrays or tuple(parse_box(text) for text in boxes or ()) or None

@@ -2,8 +2,10 @@
 line on stderr. What needs torch is imported inside the commands, so that help comes at once.
 """
 
+import json
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +13,11 @@ from typing import Annotated
 import typer
 
 from hrt import __version__
-from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch
-from hrt.cli.compress import Boxes, Samples, Weights, compress, read_samples
+from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch, arrays_in
+from hrt.cli.compress import Boxes, Samples, Weights, compress, samples_in
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
-from hrt.errors import HrtError, InputError
+from hrt.errors import HrtError, InputError, printable
 
 INTERRUPTED = 130
 DERIVATIVES = "--derivatives"
@@ -63,7 +65,6 @@ def info(
     from hrt.model.report import render
     from hrt.model.sizes import Sizes
     from hrt.runtime.backends import on_cpu, open_session
-    from hrt.support.text import printable
 
     model = hrt.load(artifact)
     program, session = model.program, model.session
@@ -71,7 +72,8 @@ def info(
     if as_json:
         header = read_header(artifact)
         chosen = {"sizes": asdict(sizes), **{k: header.get(k) for k in ("version", "target", "certificate")}}
-        typer.echo(msgspec.json.format(msgspec.json.encode(chosen), indent=2))  # figures that are not finite: null
+        plain = json.loads(msgspec.json.encode(chosen))  # figures that are not finite: null
+        typer.echo(json.dumps(plain, indent=2))  # ASCII: no character of a stranger's reaches the terminal
         return
     typer.echo(render(model, sizes, verbose=verbose).rstrip())
     for what, names in (("input", [v.name for v in program.inputs]), ("output", program.outputs)):
@@ -103,7 +105,7 @@ def predict(
     ```
     """
     import hrt
-    from hrt.calibration.input_files import as_csv, check_outputs, read_array, write_arrays
+    from hrt.calibration.input_files import as_csv, check_outputs, write_arrays
     from hrt.support.atomic_files import check_writable
 
     if out is not None:
@@ -111,7 +113,8 @@ def predict(
         check_writable(out, force)
     model = hrt.load(artifact, backend=backend, device=device, max_batch=max_batch)
     model = model.differentiated(derivatives) if derivatives else model
-    result = model.predict(tuple(read_array(p) for p in inputs))
+    with arrays_in(inputs) as x:
+        result = model.predict(x)
     outputs = result if isinstance(result, tuple) else (result,)
     if out is None:
         sys.stdout.write(as_csv(outputs))
@@ -147,9 +150,11 @@ def export(
     from hrt.export.onnx.exporter import export_onnx
     from hrt.support.atomic_files import check_writable
 
+    if out.suffix != ".onnx":
+        raise InputError(f"Found -o {out}. Expected a name that ends with .onnx.")
     check_writable(out, force)
     options = {"opset": opset, "external": external, "functions": functions, "check": check}
-    export_onnx(artifact, out, derivatives=derivatives or None, **options)
+    export_onnx(artifact, out, derivatives=derivatives or None, force=force, **options)
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes{', checked by ONNX Runtime' if check else ''}")
 
 
@@ -247,7 +252,8 @@ def plot(
     if weights is not None and reference is None:
         raise InputError("Found --weights and no --reference. Expected the network that they belong to.")
     known = None if reference is None else read_network(reference, weights)
-    hrt.load(artifact).plot(out, reference=known, inputs=read_samples(inputs, box))
+    with samples_in(inputs, box) as samples:
+        hrt.load(artifact).plot(out, reference=known, inputs=samples)
     typer.echo(f"wrote {out}")
 
 
@@ -261,7 +267,10 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `hrt`: runs the command line, returns the exit status and raises nothing for a user's mistake."""
     try:
-        code = app(one_each(sys.argv[1:] if arguments is None else arguments), prog_name="hrt", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"hrt: {printable(str(message))}", file=sys.stderr)
+            words = one_each(sys.argv[1:] if arguments is None else arguments)
+            code = app(words, prog_name="hrt", standalone_mode=False)
     except HrtError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

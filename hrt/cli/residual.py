@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hrt.cli.arguments import Artifact, Backend, Device, Force, Inputs, MaxBatch
+from hrt.cli.arguments import Artifact, Backend, Device, Force, Inputs, MaxBatch, arrays_in
 
 COORDINATES = 6  # that a line still shows
 
@@ -41,7 +41,7 @@ def residual(
     import numpy as np
 
     import hrt
-    from hrt.calibration.input_files import check_outputs, read_array, write_arrays
+    from hrt.calibration.input_files import check_outputs, write_arrays
     from hrt.model.residual import summarize
     from hrt.support.atomic_files import check_writable
 
@@ -49,8 +49,8 @@ def residual(
         check_outputs(out)
         check_writable(out, force)
     model = hrt.load(artifact, backend=backend, device=device, max_batch=max_batch)
-    x = tuple(read_array(p) for p in inputs)
-    values = hrt.residual(model, x, expression)
+    with arrays_in(inputs) as x:
+        values = hrt.residual(model, x, expression)
     figures = summarize(values)
     row = np.concatenate([v[figures.row].reshape(-1) for v in x])
     place = ", ".join(f"x{k} = {v:.6g}" for k, v in enumerate(row[:COORDINATES])) + (", ..." * (len(row) > COORDINATES))

@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,15 +15,14 @@ from hrt.matrix_compression.block_choices import ITEM, SCALE_BYTES
 from hrt.matrix_compression.block_source import STRIP, BlockSource
 from hrt.matrix_compression.orderings import Order, orders, permute
 from hrt.matrix_compression.planner import planner_for
-from hrt.matrix_compression.request import MatrixRequest, Problem
+from hrt.matrix_compression.request import MatrixRequest, Problem, times_power, usable_storages
 from hrt.matrix_compression.rounding import round_rows
 from hrt.support.parallel import one_blas_thread
 from hrt.support.progress import Advance, part, silent
+from hrt.support.torch_state import guarded
 
-FLOAT16_RANGE = 2.0**-18, 2.0**14  # of the largest entry; outside it bfloat16 serves in its place
 SURE_TOL, SURE_RANGE = 1e-6, (2.0**-100, 2.0**127)
 ROW_RANGE = 2.0**16  # of the rows' largest entries
-SAFE_RANGE = 2.0**-90, 2.0**100  # of the largest entry: factors and their products stay normal in float32
 MANY_TRIES_ENTRIES = 1 << 18
 TINY = 1024  # bytes; of results so small every byte of bookkeeping counts
 SQUARABLE = 1e-150  # squares of smaller numbers may vanish in float64
@@ -34,6 +34,7 @@ SAME_BUDGET = 0.01  # relative; a budget this near one that was measured would g
 SPENT = 0.9  # of the squared tolerance; a smaller rest is not worth another trial
 
 
+@guarded
 def compress_matrix(
     w: Tensor | ArrayLike,
     *,
@@ -67,7 +68,7 @@ def compress_matrix(
 
     Raises:
         InputError: no matrix, NaN or infinite entries, or a second moment or points that do not fit.
-        ToleranceError: tol is not positive, or below what the storage can hold.
+        ToleranceError: tol is not positive, above 1, or below what the storage can hold.
 
     Example:
         >>> x = torch.linspace(0, 1, 64)
@@ -95,7 +96,7 @@ def compress_for(
         return min(_dense(matrix, name, problem.moment), zero, key=lambda h: h.nbytes)
     best, fewest = None, ITEM[name] * m * n + (SCALE_BYTES * m if name == "int8" else 0)
     pairs = orders(problem)
-    sets = storage_sets(matrix, storages, largest)
+    sets = storage_sets(problem)
     attempts = [(kinds, order) for kinds in sets for order in pairs]
     for k, (kinds, order) in enumerate(attempts):
         here = part(advance, k / len(attempts), (k + 1) / len(attempts))
@@ -107,19 +108,18 @@ def compress_for(
     return _dense(matrix, name, problem.moment) if best is None else best
 
 
-def storage_sets(matrix: Tensor, storages: tuple[str, ...], largest: float) -> list[tuple[str, ...]]:
-    """Which storage types to allow together: usually all, and one try for a large matrix.
+def storage_sets(problem: Problem) -> list[tuple[str, ...]]:
+    """Which storage types to allow together: usually all that hold the matrix, and one try for a large one.
 
-    Where types overflow or underflow the plan's model of rounding fails; then fewer, or each alone, are tried too.
+    Where rows differ too much in size the plan's model of rounding fails; then fewer, or each alone, are tried too.
     """
-    without = tuple(s for s in storages if s != "float16")
-    usual = FLOAT16_RANGE[0] < largest < FLOAT16_RANGE[1]
-    if len(storages) == 1 or matrix.numel() > MANY_TRIES_ENTRIES:
-        return [storages if usual or len(storages) == 1 else without]
-    peaks = matrix.abs().amax(1)
-    if not SAFE_RANGE[0] < largest < SAFE_RANGE[1] or largest > ROW_RANGE * float(peaks[peaks > 0].min()):
-        return [storages, without, *((s,) for s in storages)]
-    return [storages] if usual else [storages, without]
+    storages = usable_storages(problem.request.storages, problem.largest)
+    if len(storages) == 1 or problem.matrix.numel() > MANY_TRIES_ENTRIES:
+        return [storages]
+    peaks = problem.near.abs().amax(1)
+    if float(problem.near.abs().max()) > ROW_RANGE * float(peaks[peaks > 0].min()):
+        return [storages, tuple(s for s in storages if s != "float16"), *((s,) for s in storages)]
+    return [storages]
 
 
 def compress_alone(w: Any, request: MatrixRequest) -> HMatrix:
@@ -136,7 +136,8 @@ def compress_ordered(
     executor: Executor | None = None,
 ) -> HMatrix | None:
     """Compress in one given ordering; None where no partition meets the tolerance with these storages."""
-    matrix, c, request, allowed2 = problem.matrix, problem.moment, problem.request, problem.allowed2
+    matrix, c, request, exponent = problem.near, problem.moment, problem.request, problem.exponent
+    allowed2 = math.ldexp(problem.allowed2, -2 * exponent)
     rows, cols = order
     fast = c is None and request.tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
     ordered = permute(matrix, rows, cols, torch.float32 if fast else matrix.dtype)
@@ -146,8 +147,8 @@ def compress_ordered(
     measured: dict[float, float] = {}  # squared errors, by what was planned
     for trial in range(TRIALS):
         advance(f"factors, trial {trial + 1}", 0.8 + 0.2 * trial / TRIALS)
-        h = planner.build(planner.solve_budget(budget2), rows, cols)
-        error2 = measured[budget2] = squared_error(matrix, h, c)
+        h = scaled(planner.build(planner.solve_budget(budget2), rows, cols), exponent)
+        error2 = measured[budget2] = math.ldexp(squared_error(problem.matrix, h, c), -2 * exponent)
         if error2 <= allowed2 and (best is None or h.nbytes < best.nbytes):
             best = h
         if SPENT * allowed2 <= error2 <= allowed2:
@@ -156,6 +157,21 @@ def compress_ordered(
         if budget2 <= 0 or any(abs(budget2 - b) < SAME_BUDGET * b for b in measured):
             break
     return best
+
+
+def scaled(h: HMatrix, exponent: int) -> HMatrix:
+    """h * 2^exponent, in the same storage types."""
+
+    def of_leaf(leaf: Leaf) -> Leaf:
+        if leaf.scale is not None:
+            return replace(leaf, scale=times_power(leaf.scale, exponent))
+        if leaf.dense is not None:
+            return replace(leaf, dense=times_power(leaf.dense, exponent))
+        half = exponent // 2
+        u, vt = (None if t is None else times_power(t, k) for t, k in ((leaf.u, half), (leaf.vt, exponent - half)))
+        return replace(leaf, u=u, vt=vt)
+
+    return replace(h, leaves=tuple(map(of_leaf, h.leaves))) if exponent else h
 
 
 def next_budget(measured: dict[float, float], allowed2: float) -> float:

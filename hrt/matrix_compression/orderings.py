@@ -25,7 +25,7 @@ Order = tuple[Tensor | None, Tensor | None]  # of rows and of columns; None is t
 
 def orders(problem: Problem) -> list[Order]:
     """The pairs of orders that `ordering` stands for, or the partition's; of a large matrix the one estimated best."""
-    request, matrix = problem.request, problem.matrix
+    request, matrix = problem.request, problem.near
     if request.partition is not None:
         return [(request.partition.row_order, request.partition.col_order)]
     ordering, seed = request.ordering, request.seed

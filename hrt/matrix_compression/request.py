@@ -19,6 +19,9 @@ from hrt.matrix_compression.block_source import STRIP, BlockSource
 from hrt.support.arrays import as_tensor
 
 WORKING_COPIES = 2.5  # of the matrix (measured for 16384 x 16384: a float32 copy in order, spectra of all blocks)
+PLAIN_RANGE = 2.0**-18, 2.0**14  # of the largest entry; numbers outside are brought near 1 by a power of two first
+# Of the largest entry: beyond it numbers of that type, or scales, would vanish or overflow as they are stored.
+USABLE_RANGE = {"float16": PLAIN_RANGE, "int8": (2.0**-80, 2.0**120)}
 ORDERINGS = ("auto", "natural", "coordinates", "gram")
 
 
@@ -54,20 +57,31 @@ class MatrixRequest:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A checked matrix (m, n), its inputs' second moment or None, its squared norm by that, its largest magnitude."""
+    """A checked matrix (m, n), its inputs' second moment or None, its squared norm by that, its largest magnitude.
+
+    near, exponent: matrix = near * 2^exponent. All planning sees `near`, so that no scale changes a choice.
+    """
 
     matrix: Tensor
     moment: Tensor | None
     request: MatrixRequest
     norm2: float
     largest: float
+    near: Tensor
+    exponent: int
 
     @staticmethod
     def of(w: Any, request: MatrixRequest) -> "Problem":
         """Raises InputError for what is no finite matrix, and for a second moment that does not fit."""
         matrix = as_matrix(w)
         moment = as_second_moment(request.second_moment, matrix.shape[1])
-        return Problem(matrix, moment, request, BlockSource(matrix, moment).norm2(), largest_entry(matrix))
+        if moment is not None and (mean := float(moment.diagonal().abs().mean())) > 0:
+            moment = times_power(moment, -math.frexp(mean)[1])
+        largest = largest_entry(matrix)
+        is_plain = not largest or PLAIN_RANGE[0] < largest < PLAIN_RANGE[1]
+        exponent = 0 if is_plain else math.frexp(largest)[1]
+        near = matrix if is_plain else times_power(matrix, -exponent)
+        return Problem(matrix, moment, request, BlockSource(matrix, moment).norm2(), largest, near, exponent)
 
     @property
     def allowed2(self) -> float:
@@ -103,6 +117,19 @@ def largest_entry(matrix: Tensor) -> float:
     return max(abs(float(v)) for v in torch.aminmax(matrix)) if matrix.numel() else 0.0
 
 
+def times_power(values: Tensor, exponent: int) -> Tensor:
+    """values * 2^exponent, exact but for what leaves the range of their type; in two steps, each within float32's."""
+    half = exponent // 2
+    return values * 2.0**half * 2.0 ** (exponent - half)
+
+
+def usable_storages(storages: tuple[str, ...], largest: float) -> tuple[str, ...]:
+    """Those of `storages` that hold a matrix with this largest entry, or float32."""
+    everything = 0.0, math.inf
+    within = (s for s in storages if (r := USABLE_RANGE.get(s, everything))[0] <= largest <= r[1])
+    return tuple(within) or ("float32",)
+
+
 def check_memory(m: int, n: int, dtype: torch.dtype) -> None:
     """Raise InputError where compressing an (m, n) matrix of `dtype` cannot fit into memory."""
     item = 4 if dtype == torch.float32 else 8
@@ -131,19 +158,20 @@ def as_second_moment(c: Any, n: int) -> Tensor | None:
     return c
 
 
-LARGEST_TOL = 1.0  # the relative error of a network that answers zero
+NOTHING_LEFT = 1.0  # the relative error of zero in the place of everything: no larger tolerance says more
+LARGEST_TOL = 1e6  # of a network that is trained towards something else than its original; its square stays a number
 
 
-def check_tol(tol: Any) -> float:
-    """A usable tolerance. Raises ToleranceError for anything but a number above 0 and up to 1."""
+def check_tol(tol: Any, largest: float = NOTHING_LEFT) -> float:
+    """A usable tolerance. Raises ToleranceError for anything but a number above 0 and up to `largest`."""
     try:
         value = math.nan if isinstance(tol, (str, bytes)) else float(tol)
     except (TypeError, ValueError):
         value = math.nan
-    if not 0 < value <= LARGEST_TOL:
+    if not 0 < value <= largest:
         raise ToleranceError(
-            f"Found tol = {shown(tol)}. Expected a positive number up to 1, such as 1e-3 (a relative error; zero in "
-            "the place of everything has 1)."
+            f"Found tol = {shown(tol)}. Expected a positive number up to {largest:g}, such as 1e-3: a relative error. "
+            "Zero in the place of everything has 1."
         )
     return value
 

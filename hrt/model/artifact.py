@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -31,8 +31,9 @@ from torch import Tensor
 
 from hrt.certificate.certificate import Certificate
 from hrt.errors import ArtifactError
+from hrt.hmatrix.hmatrix import LEAF_FIELDS
 from hrt.model.contents import Contents
-from hrt.model.packing import Spec, pack, unpack
+from hrt.model.packing import Spec, check_leaves, pack, unpack
 from hrt.program.check_program import check_program
 from hrt.program.program import Extent, Program
 from hrt.support.atomic_files import check_writable, replacing, usable
@@ -42,7 +43,7 @@ FORMAT_VERSION = 2
 DEFLATED = 2  # the first version whose header is
 NUMBERS, HEADER = "numbers", "header"  # the tensors of such a file, in this order
 MAX_TEXT = 1 << 25  # bytes of an inflated header, beside an eighth of the file: JSON takes up to 25 times that to parse
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
+MAX_HEADER = 1 << 24  # bytes of JSON as they stand; parsed it may take thirty times as much
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 DTYPES = {**FLOATS, **INTEGERS, "BOOL": torch.bool}
@@ -51,7 +52,7 @@ DTYPE_NAME = {dtype: name for name, dtype in DTYPES.items()}
 OPENING = b'{"__metadata__":{"sha256":"'
 DIGEST = slice(8 + len(OPENING), 8 + len(OPENING) + 64)
 NOT_FINITE = "not finite"  # JSON has no infinity: {"not finite": "inf"}
-NOT_STORABLE = (TypeError, ValueError, KeyError)  # raised by what the format does not know
+NOT_STORABLE = (TypeError, ValueError, KeyError, RuntimeError)  # raised by what the format does not know
 BLOCK = 1 << 20  # bytes read at a time for the checksum
 
 
@@ -71,8 +72,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     program: dict[str, Any]
     constants: dict[str, Spec | None]
     certificate: dict[str, Any]
-    target: str
-    dense_nbytes: int
+    target: Literal["cpu", "cuda", "bytes"]
+    dense_nbytes: Extent
 
 
 def write(contents: Contents, path: str | PathLike[str], *, force: bool = True) -> None:
@@ -105,6 +106,7 @@ def file_nbytes(contents: Contents) -> int:
 def _encoded(contents: Contents) -> tuple[bytearray, list[Any]]:
     """What stands before the numbers, with zeros for the digest, and all that follows."""
     with on_the_cpu():
+        check_program(contents.program)
         tensors, constants = pack(contents.program.constants)
     header = {
         "program": contents.program.to_header(),
@@ -131,6 +133,7 @@ def read(path: str | PathLike[str]) -> Contents:
         raw, table = _verified(path, file)
         try:
             header = msgspec.convert(raw, Header)
+            check_leaves(math.prod(e.shape) // LEAF_FIELDS for name, e in table.items() if name.endswith("/leaves"))
             tensors = {name: _read(file, entry) for name, entry in table.items()}
             constants = {name: unpack(name, spec, tensors) for name, spec in header.constants.items()}
             program = Program.from_header(header.program, constants)
@@ -177,6 +180,12 @@ def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str
     if not head[8:].startswith(OPENING):
         raise _bad(path, "it has no hrt header")
     digest = bytes(head[DIGEST])
+    head[DIGEST] = b"0" * 64
+    checksum = hashlib.sha256(head)
+    while block := file.read(BLOCK):
+        checksum.update(block)
+    if checksum.hexdigest().encode() != digest:
+        raise _bad(path, "its checksum is wrong: it was altered, truncated, or has bytes appended")
     try:
         table = json.loads(head[8:])
         header = json.loads(table.pop("__metadata__")["hrt"], object_hook=_restored)
@@ -193,12 +202,6 @@ def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str
         raise _bad(path, f"its tensor table is malformed ({error})") from error
     if size != 8 + length + end:
         raise _bad(path, f"found {size} bytes, expected {8 + length + end}; it is truncated or has bytes appended")
-    head[DIGEST] = b"0" * 64
-    checksum = hashlib.sha256(head)
-    while block := file.read(BLOCK):
-        checksum.update(block)
-    if checksum.hexdigest().encode() != digest:
-        raise _bad(path, "it was altered (checksum)")
     file.seek(8 + length)
     if version < DEFLATED:
         return header, entries

@@ -1,7 +1,7 @@
 """Constants as the tensors of a `.hrt` file, and back. `hrt.model.artifact` says how they are called."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from hrt.hmatrix.hmatrix import LEAF_FIELDS, STORAGE, STORAGE_NAME, HMatrix, Leaf
 from hrt.program.program import Constant, Extent
 
+MAX_LEAVES = 1 << 17  # of a file; each takes two kilobytes once it is read, and a tenth of a millisecond
 CODES = tuple(STORAGE)  # uint8 code of a storage type is its place here
 
 
@@ -22,6 +23,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def pack(constants: Mapping[str, Constant]) -> tuple[dict[str, Tensor], dict[str, Spec | None]]:
     """Tensors by name, widest numbers first so that all are aligned, and what `unpack` must know of each constant."""
+    check_leaves(len(c.leaves) for c in constants.values() if isinstance(c, HMatrix))
     tensors: dict[str, Tensor] = {}
     specs: dict[str, Spec | None] = {}
     for name, value in constants.items():
@@ -47,6 +49,12 @@ def pack(constants: Mapping[str, Constant]) -> tuple[dict[str, Tensor], dict[str
         specs[name] = Spec(value.shape, tuple(buffers))
     ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     return dict(sorted(ready.items(), key=lambda item: (-item[1].element_size(), item[0]))), specs
+
+
+def check_leaves(counts: Iterable[int]) -> None:
+    """Raise ValueError where the matrices of a file have too many leaves together."""
+    if (total := sum(counts)) > MAX_LEAVES:
+        raise ValueError(f"its matrices have {total} leaves; expected at most {MAX_LEAVES}")
 
 
 def unpack(name: str, spec: Spec | None, tensors: Mapping[str, Tensor]) -> Constant:

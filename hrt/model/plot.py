@@ -4,7 +4,6 @@ import math
 import warnings
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from hrt.calibration.samples import Inputs
 from hrt.capture.network import Network
-from hrt.errors import InputError
+from hrt.errors import InputError, printable
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.contents import Contents
 from hrt.model.plot_fields import FIELDS, Reference, draw_fields
-from hrt.support.atomic_files import check_writable, replacing
-from hrt.support.text import printable
+from hrt.support.atomic_files import check_writable, replacing, usable
 
+LARGEST_DRAWN = 1 << 27  # entries that are written out for singular values: half a gigabyte
 SKETCH_SIDE, SKETCH = 2048, 256  # beyond this side the leading singular values come from a random sketch
 PANEL, SMALL_PANEL = 5.2, 2.9  # inches, height of a layer's row; small where one leaf is all there is to see
 MAX_PANELS = 40  # a taller picture than this many rows would be refused by every format
@@ -45,10 +44,10 @@ def plot_model(
     """
     from matplotlib.figure import Figure
 
-    suffix = Path(path).suffix.removeprefix(".").lower()
+    suffix = usable(path).suffix.removeprefix(".").lower()
     if suffix not in FORMATS:
         expected = ", ".join(f".{name}" for name in FORMATS)
-        raise InputError(f"Cannot draw {Path(path).name}: found the format {suffix!r}. Expected one of {expected}.")
+        raise InputError(f"Cannot draw {usable(path).name}: found the format {suffix!r}. Expected one of {expected}.")
     check_writable(path, force=True)
     weights = [(name, model.program.constants[name]) for name in model.program.weights]
     if not weights:
@@ -176,6 +175,10 @@ def draw_decay(
     if not math.prod(h.shape):
         axes.set_axis_off()
         _write(axes, (0.5, 0.5), "no entries")
+        return
+    if math.prod(h.shape) > LARGEST_DRAWN:
+        axes.set_axis_off()
+        _write(axes, (0.5, 0.5), "too large to draw")
         return
     spectra = []
     for matrix, label in ((original, ORIGINAL), (h.to_dense(torch.float32), COMPRESSED)):

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hrt.certificate.certificate import LayerRecord
+from hrt.errors import printable
 from hrt.model.contents import Contents
 from hrt.model.sizes import Sizes
 from hrt.model.verdict import details, head
 from hrt.program.program import Program
 from hrt.runtime.onnx_costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
-from hrt.support.text import printable
 
 WIDTH = 100
 

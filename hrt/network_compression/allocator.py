@@ -28,7 +28,7 @@ from hrt.network_compression.candidates import (
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.verify import Original
 from hrt.program.dense_view import stored
-from hrt.support.progress import Advance, part
+from hrt.support.progress import Advance, part, silent
 
 FINE_GRID = 64  # multipliers per factor of two
 NOTHING = 1e-300  # in the place of zero where something is divided by it
@@ -50,6 +50,12 @@ REPAIR_TRIALS, REPAIR_WIDTH = 10, 4
 REPAIRABLE = 1.5  # times the tolerance; a candidate further off would take more bytes than the next plan does
 BIAS_SHARE = 0.3  # of the tolerance; squared, it takes a tenth of the budget
 RIDGES = ((1e-9, 1e-3), (1e-6, 1e-2), (1e-4, 1e-1), (1e-2, 1.0))  # (inputs, sensitivity), relative to the mean
+
+# How a search's time divides, measured on PINNs and surrogates: it says how far the bar has come, nothing else.
+SETTINGS_SHARE = 0.88  # of all settings; the rest is the polish's
+PLANNED_SHARE = 0.5  # of a setting's own time: factoring blocks, before the search
+USUAL_TRIALS, USUAL_POLISH = 6, 16
+LEAST_LAYER = 2048  # entries that take as long to factor as a small layer's calls
 
 Change = tuple[float, int, Choice, Choice]  # score, layer, old leaf, new leaf
 
@@ -77,10 +83,10 @@ class Allocator:
         """The mean squared error that the moments may predict."""
         return self.original.aim.allowed2(self.request.tol, self.original.search_reference)
 
-    def search(self, first: Setting | None = None) -> Candidate | None:
-        """The smallest candidate that holds, over rising ridges. first: a setting to try before all."""
+    def search(self, planned: PlannedNetwork | None = None) -> Candidate | None:
+        """The smallest candidate that holds, over rising ridges; of `planned` alone where one of it holds."""
         narrow = self._narrow_biases()
-        best = self._smallest([[first]], narrow) if first else None
+        best = self._smaller(None, self._search(replace(planned, narrow=narrow), 0, silent)) if planned else None
         every = [[Setting(ridges, False)] for ridges in RIDGES]
         weights = () if self.original.aim.names else self.original.program.weights
         if any(self.moments[n].is_focusable for n in weights):  # those with derivatives are focused as they are
@@ -95,18 +101,22 @@ class Allocator:
         for settings in rounds:
             gaps, before = [], best
             for setting in settings:
-                low, done = min(0.35 * done, 0.7), done + 1  # two settings are the rule
-                advance = part(self.request.advance, low, min(low + 0.35, 0.75))
+                width = SETTINGS_SHARE / len(rounds[0])  # further rounds are the exception
+                low, done = min(width * done, SETTINGS_SHARE - width), done + 1
+                advance = part(self.request.advance, low, low + width)
                 result = self._search(self._planned(setting, narrow, advance), step, advance)
                 gaps.append(result.gap)
                 step = result.step
-                repaired = self._repair(result.missed) if result.missed is not None else None
-                for candidate in (result.best, repaired):
-                    if candidate is not None and (best is None or candidate.nbytes < best.nbytes):
-                        best = candidate
+                best = self._smaller(best, result)
             if best is not None and (min(gaps) < PREDICTED or best is before):
                 break
         return best
+
+    def _smaller(self, best: Candidate | None, result: Searched) -> Candidate | None:
+        """The smallest of `best` and of what a search gave, its miss repaired."""
+        repaired = None if result.missed is None else self._repair(result.missed)
+        candidates = [c for c in (best, result.best, repaired) if c is not None]
+        return min(candidates, key=lambda c: c.nbytes, default=None)
 
     def _narrow_biases(self) -> frozenset[str]:
         """The biases to keep in float16: all of them, where that alone costs little of the tolerance."""
@@ -118,15 +128,15 @@ class Allocator:
         return biases if error.limit <= BIAS_SHARE * self.request.tol else frozenset()
 
     def _planned(self, setting: Setting, narrow: frozenset[str], advance: Advance) -> PlannedNetwork:
-        """Every layer with its planner; the first 60 % of a setting's work."""
+        """Every layer with its planner; the first half of a setting's work."""
         weights, moments = self.original.program.weights, self.moments
         names = [n for n in weights if moments[n].left.numel() and moments[n].second.numel()]
         tasks = [self._task(name, setting) for name in names]
-        entries, behind, layers = sum(t.matrix.numel() for t in tasks), 0, []
+        work, behind, layers = sum(t.matrix.numel() + LEAST_LAYER for t in tasks), 0, []
         advance(f"factor {names[0]}" if names else "factor", 0.0)
         for layer in plan_layers(tasks, self.request.executor):
-            behind += layer.matrix.numel()
-            advance(f"factored {layer.name}", 0.6 * behind / entries)
+            behind += layer.matrix.numel() + LEAST_LAYER
+            advance(f"factored {layer.name}", PLANNED_SHARE * behind / work)
             layers.append(layer)
         return PlannedNetwork(setting, tuple(layers), narrow)
 
@@ -137,7 +147,7 @@ class Allocator:
         best: Candidate | None = None
         missed: Candidate | None = None
         for trial in range(TRIALS):
-            advance(f"search, trial {trial + 1}", 0.6 + 0.4 * trial / TRIALS)
+            advance(f"search, trial {trial + 1}", PLANNED_SHARE + (1 - PLANNED_SHARE) * likely(trial, USUAL_TRIALS))
             plans, step = self._plans(network.layers, budget, step)
             candidate = build(self.original, network, plans)
             upper2 = (candidate.error.limit / self.request.tol) ** 2 * allowed2
@@ -165,7 +175,11 @@ class Allocator:
         moments = moments.focused if setting.focused and moments.focused is not None else moments
         bias = self._absorbing_bias(name)
         right = ridge(moments.covariance if bias else moments.second, setting.ridges[0])
-        left, mean = ridge(moments.left, setting.ridges[1]), moments.mean if bias else None
+        mean, left, felt = moments.mean if bias else None, None, moments.left.diagonal()
+        if bool((felt == felt[0]).all()) and moments.left.count_nonzero() == len(felt):  # all outputs count alike
+            right = right * felt[0]
+        else:
+            left = ridge(moments.left, setting.ridges[1])
         return LayerTask(name, matrix, right, left, mean, bias, self.allowed2, self.request.of_weight(name))
 
     def _absorbing_bias(self, weight: str) -> str | None:
@@ -198,7 +212,8 @@ class Allocator:
             changes = [c for c in self._changes(best) if c[1:] not in refused]
             if not changes:
                 break
-            self.request.advance(f"polish, trial {trial + 1}", 0.75 + 0.25 * trial / POLISH_TRIALS)
+            behind = likely(trial, USUAL_POLISH)
+            self.request.advance(f"polish, trial {trial + 1}", SETTINGS_SHARE + (1 - SETTINGS_SHARE) * behind)
             candidate = build(self.original, best.network, _changed(best, changes[0]))
             if candidate.error.limit <= self.request.tol and candidate.nbytes < best.nbytes:
                 best = candidate
@@ -244,7 +259,7 @@ class Allocator:
             for old in plan.leaves:
                 options = layer.planner.options[old.place[0]]
                 nbytes, error2 = options.price(old)
-                for new in neighbours(old, self.request.storages, up):
+                for new in neighbours(old, layer.planner.storages, up):
                     if new.rank > options.known(new):
                         continue
                     more, less = (a - b for a, b in zip(options.price(new), (nbytes, error2), strict=True))
@@ -253,6 +268,11 @@ class Allocator:
                     elif not up and more < 0:
                         out.append((-more / max(less, LEAST_LOSS * self.allowed2), k, old, new))
         return sorted(out, key=lambda change: -change[0])
+
+
+def likely(trial: int, usual: int) -> float:
+    """The share that is probably behind after so many trials of a search that ends after about `usual`."""
+    return 1 - 2 ** (-2 * trial / usual)
 
 
 def next_budget(budget: float, factor: float, low: float, high: float) -> float:

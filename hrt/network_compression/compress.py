@@ -1,7 +1,7 @@
 """`hrt.network_compression.compress`: a network in, the smallest network found that keeps the promised error out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -9,34 +9,34 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hrt.calibration.moments import Moments
-from hrt.calibration.output_error import OutputError
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.answers import Answers
-from hrt.capture.network import Captured, captured_network
+from hrt.capture.network import Captured, captured_network, rounding_places, unwrapped
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
-from hrt.errors import InputError, ToleranceError
+from hrt.errors import InputError, ToleranceError, shown
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
-from hrt.model.model import CompressedModel
+from hrt.matrix_compression.request import check_tol
+from hrt.model.model import CompressedModel, prepare
 from hrt.model.trainable import TrainableNetwork, densified, partitions
-from hrt.network_compression.allocator import Allocator
 from hrt.network_compression.request import CompressionRequest, Network
+from hrt.network_compression.verified import verified
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.dense_view import DenseView, stored, to_float64
 from hrt.program.program import Program, program_nbytes
 from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
+from hrt.support.torch_state import guarded
 
+CAPTURED = 0.08  # share of the time that capture takes; later ones count from there
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 FEWEST_SAMPLES = 4  # rows in all, so that those for the search are others than the held-out ones
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
-VERIFICATIONS = 4  # tries to pass on the held-out rows before the network stays dense
-TIGHTEN, CLEARANCE = 0.95, 0.98  # of the search's tolerance, at least and beyond the measured ratio, for the next try
 
 
+@guarded
 def compress(
     net: Network,
     *,
@@ -55,9 +55,13 @@ def compress(
     A layer that would not get smaller stays dense, and the report says so.
 
     Args:
-        net: nn.Module, torch.export.ExportedProgram, or the path of an .onnx file; it is not changed. The partitions
-            of every HLinear, and of what `hrt.to_trainable` made, stay.
-        inputs: rows (rows, features), a dataset, or hrt.Box(low, high); a tuple for several inputs. None: see tol.
+        net: nn.Module, also inside torch.compile, DataParallel or DistributedDataParallel, an ExportedProgram of
+            torch.export, or the path of an .onnx file; it is not changed. The partitions of every HLinear, and of what
+            `hrt.to_trainable` made, stay.
+        inputs: rows (rows, features) or (rows,) for one, as any array, data frame or list of numbers; a tuple for
+            several inputs; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
+            dictionaries with the inputs as "x", "input" or "inputs" or alone (16,384 of a stream without length); or
+            hrt.Box(low, high). Integers become floats. Masked entries are refused. None: see tol.
         tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit, and
             against what `net` itself answers in evaluation mode: its casts and autocast regions count.
             Without, ||W - H||_F <= tol ||W||_F for every weight.
@@ -79,7 +83,7 @@ def compress(
     Raises:
         CaptureError: the network cannot be captured.
         InputError: an argument, or the inputs, do not fit.
-        ToleranceError: tol is not positive, or below what float32, or the network's own rounding, holds.
+        ToleranceError: tol is not positive, above 1, or below what float32, or the network's own rounding, holds.
         DerivativeError: an op has no rule for a derivative.
         BackendError: the executor fails half-way; nothing is written then.
 
@@ -90,11 +94,11 @@ def compress(
         >>> model.predict(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
     """
-    request = CompressionRequest(tol, storage, target, seed, executor, bool(per_output))
+    request = CompressionRequest(check_tol(tol), storage, target, seed, executor, bool(per_output))
     if derivatives is not None and inputs is None:
         raise InputError(
-            f"Found derivatives={derivatives!r} and no inputs. Expected inputs too: without them only the weights are "
-            "held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
+            f"Found derivatives={shown(derivatives)} and no inputs. Expected inputs too: without them only the weights "
+            "are held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
         )
     if per_output and inputs is None:
         raise InputError(
@@ -105,18 +109,20 @@ def compress(
         advance("capture", 0.0)
         network, structures = captured(net, samples)
         program = network.program
-        request = replace(request, partitions=structures, advance=part(advance, 0.02, 1.0))
+        request = replace(request, partitions=structures, advance=part(advance, CAPTURED, 1.0))
         if inputs is None or samples is None:
-            best, certificate = by_layers(program, request)
+            best, certificate = by_layers(network, request)
         else:
             names = () if derivatives is None else derivatives
             original = Original.of(network, samples, request, as_boxes(inputs), names)
             best, certificate = by_output(original, request)
-        return CompressedModel(best, certificate, request.target, dense_nbytes=program_nbytes(stored(program)))
+        dense_nbytes = program_nbytes(stored(program))
+        return prepare(CompressedModel(best, certificate, request.target, dense_nbytes=dense_nbytes))
 
 
 def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:
     """The network with dense weights, and the partitions of those whose structure it brought along."""
+    net = unwrapped(net)
     if isinstance(net, TrainableNetwork):
         check_weights(net)
         program = net.to_program()
@@ -129,8 +135,9 @@ def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured
     return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 
-def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, Certificate]:
+def by_layers(network: Captured, request: CompressionRequest) -> tuple[Program, Certificate]:
     """Every weight within the tolerance in relative Frobenius norm, by construction."""
+    program, places = network.program, rounding_places(network.roundings)
     sizes = {name: math.prod(program.constants[name].shape) for name in program.weights}
     changed = {k: compress_alone(program.constants[k], request.of_weight(k)) for k in request.partitions}
     small = [name for name, size in sizes.items() if size < PANELS_FROM and name not in changed]
@@ -156,6 +163,7 @@ def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, C
             "torch": torch.__version__,
             "target": request.target,
             "no_output_bound": "no inputs were given: nothing says where the network is used",
+            **({"remarks": [f"{places}: what that rounding does to its answers was not measured"]} if places else {}),
         },
     ).brief()
     return result, certificate
@@ -192,26 +200,3 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
         remarks = [f"{count} distinct rows are too few to verify anything: the network stays dense"]
     request.advance("certify", 0.96)
     return best, output_certificate(original, best, served, moments, request, remarks)
-
-
-def verified(
-    original: Original, moments: Mapping[str, Moments], request: CompressionRequest, nbytes: int
-) -> tuple[Program, dict[str, OutputError]] | None:
-    """The smallest network within the tolerance on the held-out rows too, with the errors of the backends that keep it.
-
-    None where none is smaller than `nbytes`.
-    """
-    tol = goal = request.tol
-    setting = None
-    for _ in range(VERIFICATIONS):
-        allocator = Allocator(original, moments, replace(request.between(0.05, 0.95), tol=goal))
-        candidate = allocator.search(setting)
-        if candidate is None or candidate.nbytes >= nbytes:
-            return None
-        request.advance("verify", 0.95)
-        errors = original.served_errors(candidate.program)
-        if errors["torch"].limit <= tol:
-            return candidate.program, {name: e for name, e in errors.items() if e.limit <= tol}
-        goal *= min(TIGHTEN, CLEARANCE * tol / errors["torch"].limit)
-        setting = candidate.network.setting  # what was best at a looser tolerance is tried first
-    return None

@@ -12,6 +12,7 @@ from torch import Tensor
 from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
 from hrt.calibration.output_error import OutputError, output_error
+from hrt.calibration.replay import Replay
 from hrt.calibration.samples import Box, Split, distinct
 from hrt.capture.network import Captured, rounding_places
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate
@@ -28,6 +29,7 @@ from hrt.tangent_kernel.ntk import affordable_drift
 Boxes = tuple[Box, ...] | None
 UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its program before that counts as error
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
+WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
 SHOWN = 5  # output columns that one remark names
 CALLER = 4  # frames up from a certificate to whoever called `hrt.compress`
 
@@ -72,6 +74,11 @@ class Original:
         return self.answers(self.split.search)
 
     @cached_property
+    def replay(self) -> Replay:
+        """Value and derivatives on the search rows, for the constants of one candidate after the other."""
+        return Replay(self.aim.graph, self.split.search)
+
+    @cached_property
     def reference(self) -> Tensor:
         """What it answers on the held-out rows."""
         return self.answers(self.split.held_out)
@@ -83,17 +90,20 @@ class Original:
 
     @cached_property
     def capture_difference(self) -> float | None:
-        """How far the network's own answers on the held-out rows are from its program's; None if it has only that."""
+        """How far the network's own answers on the held-out rows are from its program's, in the worst column where each
+        is held to the tolerance; None if it has only its program.
+        """
         if self.network.answers is None:
             return None
-        return output_error(self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]).value
+        answers, captured = self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]
+        return output_error(answers, captured, self.aim.each).largest
 
     @property
     def rounding(self) -> str:
         """In words, why errors are against the network's own answers; nothing where they are not."""
         if self.capture_difference is None or self.capture_difference <= UNCOUNTED * self.tol:
             return ""
-        places = rounding_places(self.network.roundings) or "it computes in float32"
+        places = rounding_places(self.network.roundings) or "the network computes in float32"
         return f"the network's answers differ from those in float64 by {self.capture_difference:.2g} ({places})"
 
     def answers(self, rows: tuple[Tensor, ...]) -> Tensor:
@@ -172,7 +182,7 @@ def output_certificate(
             "torch": torch.__version__,
             "target": request.target,
             "runtimes": list(served),
-            "remarks": [*_remarks(original, remarks), *over],
+            "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
@@ -194,6 +204,17 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     if constant:
         out.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
     return out
+
+
+def too_few_rows(error: OutputError, rows: int) -> list[str]:
+    """A remark where the limit is so much larger than the error that more rows would pay; or nothing."""
+    wide = error.upper_99 / error.value if 0 < error.value < math.inf else 1.0
+    if not WIDE < wide < math.inf:
+        return []
+    return [
+        f"{rows} held-out rows are too few: the 99 % limit is {wide:.1f} times the measured error; more rows would "
+        "allow a smaller network"
+    ]
 
 
 def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) -> list[str]:

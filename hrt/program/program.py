@@ -61,7 +61,7 @@ class Program:
         names = [*(v.name for v in self.inputs), *self.constants]
         known = set(names)
         if len(known) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
             raise CaptureError(f"The program's inputs and constants share the names {twice}. Expected distinct names.")
         for node in self.nodes:
             op = TABLE.get(node.op)

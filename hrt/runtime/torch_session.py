@@ -1,6 +1,7 @@
 """The reference backend: a program in torch, hierarchical layers as a few batched products."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -11,20 +12,24 @@ from hrt.hmatrix.torch_products import prepare
 from hrt.program.program import Program
 from hrt.runtime.backends import Request
 from hrt.runtime.session import Session, as_tensors, of_kind
+from hrt.support.torch_state import is_autocasting
 
 ALIGNMENT = 64  # bytes, of what torch allocates
+WORKSPACE = 1 << 27  # bytes that the values of a part of a batch take at most, about
+PART_MULTIPLE = 16  # rows: parts of contiguous float32 inputs then begin at aligned addresses
 
 
 class TorchSession(Session):
     """The reference on the CPU (or any torch device): float32 arithmetic, narrow storage decoded once at loading.
 
+    Batches whose values would take more than `workspace` bytes are computed in parts of one size.
     resident_bytes: what this session holds; more than the artifact's `nbytes` where narrow types were decoded.
     Raises BackendError for a device that is unknown or absent.
     """
 
     backend = "torch"
 
-    def __init__(self, program: Program, device: Any = None):
+    def __init__(self, program: Program, device: Any = None, *, workspace: int = WORKSPACE):
         try:
             self.device = torch.device("cpu" if device is None else device)
             probe = torch.zeros((), device=self.device)
@@ -44,18 +49,34 @@ class TorchSession(Session):
             for n in program.nodes
         ]
         self._outputs = [slot[name] for name in program.outputs]
+        rows = workspace // (4 * row_numbers(program, constants))
+        self.part: int = max(1, rows // PART_MULTIPLE) * PART_MULTIPLE
 
     def run(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """See `Session.run`. Without gradients and whatever autocast is set to around the call."""
         with torch.no_grad():
-            tensors = [_placed(x, self.device) for x in as_tensors(inputs)]
-            if torch.is_autocast_enabled(self.device.type):
+            tensors = as_tensors(inputs)
+            if is_autocasting():
                 with torch.autocast(self.device.type, enabled=False):
-                    outputs = self._run(tensors)
+                    outputs = self._in_parts(tensors)
             else:
-                outputs = self._run(tensors)
-            # always a copy: an output may be a view of an input or of a constant, or another output
-            return of_kind([y.clone(memory_format=torch.contiguous_format) for y in outputs], inputs[0])
+                outputs = self._in_parts(tensors)
+            return of_kind(outputs, inputs[0])
+
+    def _in_parts(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """New outputs, never views of inputs, of constants or of each other."""
+        rows = tensors[0].shape[0]
+        if rows <= self.part:
+            outputs = self._run([_placed(x, self.device) for x in tensors])
+            return [y.clone(memory_format=torch.contiguous_format) for y in outputs]
+        whole: list[Tensor] = []
+        for first in range(0, rows, self.part):
+            here = slice(start := min(first, rows - self.part), start + self.part)  # a short rest may get other bits
+            part = self._run([_placed(x[here], self.device) for x in tensors])
+            whole = whole or [y.new_empty(rows, *y.shape[1:]) for y in part]
+            for out, y in zip(whole, part, strict=True):
+                out[here] = y
+        return whole
 
     def _run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """`Program.run` with names resolved beforehand: at batch 1 the look-ups would cost more than the arithmetic."""
@@ -65,6 +86,17 @@ class TorchSession(Session):
             for k in dead:
                 values[k] = None
         return [values[k] for k in self._outputs]
+
+
+def row_numbers(program: Program, constants: Mapping[str, Any]) -> int:
+    """Numbers that a row takes at most at a time: of the values that are still read, and in the products at work."""
+    sizes = {v.name: prod(v.shape) for v in (*program.inputs, *program.nodes)}
+    held = most = sum(sizes[v.name] for v in program.inputs)
+    for node in program.nodes:
+        held += sizes[node.name]
+        most = max(most, held + sum(getattr(constants.get(name), "row_numbers", 0) for name in node.inputs))
+        held -= sum(sizes[name] for name in program.last_use.get(node.name, ()))
+    return max(1, most)
 
 
 def _placed(x: Tensor, device: torch.device) -> Tensor:

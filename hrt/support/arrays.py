@@ -103,13 +103,14 @@ def _plain(x: Any) -> Any:
     array = x.to_numpy()
     if array.dtype.kind in "fiu":
         return array
-    try:
-        if any(isinstance(v, str) for v in array.flat):
-            raise ValueError("it holds text")
+    if array.dtype == object and all(_is_number_or_missing(v) for v in array.flat):
         return x.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        columns = [str(name) for name in getattr(x, "columns", ())]
-        raise InputError(
-            f"Found a {type(x).__name__} that is not of numbers alone (columns {', '.join(columns) or 'unnamed'}): "
-            f"{reason(error)}. Expected numeric columns: select or convert them first."
-        ) from error
+    columns = [str(name) for name in getattr(x, "columns", ())]
+    raise InputError(
+        f"Found a {type(x).__name__} that is not of numbers alone (columns {', '.join(columns) or 'unnamed'}). "
+        "Expected numeric columns: select or convert them first."
+    )
+
+
+def _is_number_or_missing(v: Any) -> bool:
+    return (isinstance(v, NUMBERS) and not isinstance(v, bool)) or type(v).__name__ in ("NAType", "NoneType")

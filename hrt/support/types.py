@@ -9,3 +9,4 @@ from torch import Tensor
 Array = np.ndarray | Tensor
 Kind = TypeVar("Kind", np.ndarray, Tensor)  # what goes in as one kind comes out as that kind
 Inputs = Array | Sequence[Array]  # one array (batch, *shape), or one per input of the network
+Numbers = Sequence[float] | Sequence[Sequence[float]]  # one array in lists

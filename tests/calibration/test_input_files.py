@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrt.calibration.input_files import check_outputs, distinct, parse_box, read_array, write_arrays
+from hrt.calibration.input_files import check_outputs, distinct, parse_box, read_array, read_table, write_arrays
 from hrt.errors import InputError
 
 
@@ -16,6 +16,27 @@ def test_every_format_is_read_back(suffix, dtype, tmp_path):
     write_arrays(tmp_path / f"x{suffix}", [x], ["u"])
     read = read_array(tmp_path / f"x{suffix}")
     assert read.dtype.kind == "f" and np.array_equal(read.astype(dtype), x)
+
+
+@pytest.mark.parametrize(
+    "text, columns",
+    [
+        ("1,2\n3,4e0\n", ()),
+        ("x,t\n1,2\n3,4\n", ("x", "t")),
+        ('\ufeff"x [m]"; ,t\r\n1,2\r\n3,4\r\n', ("x [m]; ", "t")),
+        ('# made by hand\n\nx, "t, s"\n1,2\n# rest\n"3","4"\n', ("x", "t, s")),
+        ("# x,t\n1,2\n3,4\n", ()),
+    ],
+)
+def test_a_line_of_names_is_not_a_row(text, columns, tmp_path):
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8")
+    table = read_table(tmp_path / "x.csv")
+    assert table.columns == columns and np.array_equal(table.numbers, [[1, 2], [3, 4]])
+
+
+def test_numbers_that_are_none_are_no_names(tmp_path):
+    (tmp_path / "x.csv").write_text("nan,inf\n1,2\n")
+    assert read_table(tmp_path / "x.csv").columns == () and read_array(tmp_path / "x.csv").shape == (2, 2)
 
 
 def test_no_name_is_lost(tmp_path):
@@ -38,7 +59,10 @@ def test_no_name_is_lost(tmp_path):
         ("cut.npz", "cannot be read as numbers"),
         ("two.npz", "holds 2 arrays"),
         ("objects.npy", "cannot be read as numbers"),
-        ("text.csv", "cannot be read as numbers"),
+        ("text.csv", "'t' beside numbers in line 1"),
+        ("index.csv", "'' beside numbers in line 1"),
+        ("names.csv", "3 names of columns above 2 columns"),
+        ("below.csv", "cannot be read as numbers"),
         ("ragged.csv", "cannot be read as numbers"),
         ("x.txt", "'.txt'"),
         ("a\0b.npy", "NUL character"),
@@ -52,7 +76,10 @@ def test_an_array_that_cannot_be_read(name, words, tmp_path, monkeypatch):
     np.savez("two.npz", a=np.ones(2), b=np.ones(2))
     Path("cut.npy").write_bytes(Path("flat.npy").read_bytes()[:-3])
     Path("cut.npz").write_bytes(Path("two.npz").read_bytes()[:-40])
-    Path("text.csv").write_text("x,t\n1,2\n")
+    Path("text.csv").write_text("1,t\n1,2\n")
+    Path("index.csv").write_text(",0,1\n0,1,2\n")
+    Path("names.csv").write_text("x,t,u\n1,2\n")
+    Path("below.csv").write_text("x,t\n1,2\na,b\n")
     Path("ragged.csv").write_text("1,2\n3\n")
     Path("x.txt").write_text("1,2\n")
     with pytest.raises(InputError) as caught:

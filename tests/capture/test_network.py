@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import hrt
 from hrt.capture import network as network_module
-from hrt.capture.network import captured_network
+from hrt.capture.network import captured_network, unwrapped
 from hrt.capture.torch_export import exported
 from hrt.capture.torch_graph import program_of, roundings
 
@@ -24,6 +24,22 @@ def doubled(x: Tensor) -> Tensor:
 doubled.register_fake(lambda x: torch.empty_like(x))
 
 
+def distributed(net: nn.Module) -> nn.Module:
+    """The net as one of a group of one process."""
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    return nn.parallel.DistributedDataParallel(net)
+
+
+@pytest.fixture
+def no_group_afterwards():
+    """Ends the group that a test may have made."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class Net(nn.Module):
     """A small network around a function of its first layer, its outputs scaled column by column."""
 
@@ -35,6 +51,18 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(self.between(self.a(x))) * self.scales
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [torch.compile, nn.DataParallel, distributed, lambda net: torch.compile(distributed(net)), lambda net: net],
+    ids=["compiled", "data parallel", "distributed", "compiled distributed", "plain"],
+)
+def test_a_wrapped_network_is_the_network_inside(wrap, no_group_afterwards):
+    net = Net()
+    captured = captured_network(wrap(net), (ROWS,))
+    assert unwrapped(wrap(net)) is net and sorted(captured.program.weights) == ["a.weight", "b.weight"]
+    assert sorted(hrt.compress(wrap(net), progress=False).program.weights) == ["a.weight", "b.weight"]
 
 
 def under(context):
@@ -67,7 +95,7 @@ def test_a_wrong_program_is_refused_however_small_its_outputs_and_whatever_its_t
 
 def test_rounding_that_changes_the_answers_is_named() -> None:
     net = Net(lambda x: torch.tanh((1e-7 * x).half().float() * 1e7))
-    with pytest.raises(hrt.CaptureError, match="rounds too much: it computes in float16 in its forward"):
+    with pytest.raises(hrt.CaptureError, match="own rounding: the network computes in float16 in its forward"):
         captured_network(net, (ROWS,))
 
 
@@ -105,7 +133,7 @@ def test_operators_of_others_are_not_carried_out() -> None:
     graph = exported(net, (ROWS,))
     CALLS.clear()
     with pytest.raises(
-        hrt.CaptureError, match="Op doubled in .* cannot be captured: it is no operator of ATen"
+        hrt.CaptureError, match=r"Op doubled in .* cannot be captured: it is no operator of ATen"
     ) as caught:
         program_of(graph)
     assert type(caught.value) is hrt.CaptureError and not CALLS

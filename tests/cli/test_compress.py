@@ -14,12 +14,21 @@ from hrt.cli.main import main
 def test_is_hrt_compress_with_the_same_options(lab, capsys):
     """The same bytes, so that every option has arrived, and the same seed gave the same bytes."""
     options = ["--tol", "1e-2", "--storage", "float32", "--seed", "3", "--target", "bytes", "--derivatives", "d0"]
+    options.append("--per-output")
     assert main(["compress", "net.py:build", "--box", "-1,0 : 1,1", "-o", "out.hrt", *options]) == 0
     out, err = capsys.readouterr()
     assert "measured:" in out and "wrote out.hrt" in out and err == ""
     net, box = read_network("net.py:build"), hrt.Box([-1, 0], [1, 1])
     expected = hrt.compress(
-        net, inputs=box, tol=1e-2, storage="float32", seed=3, target="bytes", derivatives=["d0"], progress=False
+        net,
+        inputs=box,
+        tol=1e-2,
+        storage="float32",
+        seed=3,
+        target="bytes",
+        derivatives=["d0"],
+        per_output=True,
+        progress=False,
     )
     expected.save("expected.hrt")
     assert Path("out.hrt").read_bytes() == Path("expected.hrt").read_bytes()
@@ -45,6 +54,16 @@ def test_with_weights(lab):
     net.load_state_dict(state)
     x = torch.rand(50, 2)
     assert torch.allclose(hrt.load("out.hrt").predict(x), net(x).detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_with_a_table_that_has_names(lab, capsys, mistake):
+    g = np.random.default_rng(0)
+    np.savetxt("x.csv", g.standard_normal((300, 2)), delimiter=",", header="x,t", comments="")
+    arguments = ["compress", "net.py:build", "--tol", "1e-2", "--target", "bytes", "-i"]
+    assert main([*arguments, "x.csv", "-o", "out.hrt"]) == 0
+    assert "x.csv has the columns 'x', 't'" in capsys.readouterr().err
+    np.savetxt("wide.csv", g.standard_normal((300, 3)), delimiter=",", header="x,t,u", comments="")
+    assert "wide.csv has the columns 'x', 't', 'u'" in mistake(*arguments, "wide.csv", "-o", "no.hrt")
 
 
 def test_with_inputs_for_several_arguments(lab):

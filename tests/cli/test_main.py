@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -11,6 +12,7 @@ import pytest
 import hrt
 from hrt.calibration.input_files import read_array
 from hrt.cli.main import app, main
+from hrt.model.rows import say_float32
 from hrt.runtime.backends import on_cpu, open_session
 
 from helpers import random_hmatrix
@@ -73,6 +75,24 @@ class TestPredict:
         y = read_array(Path(target))
         expected = hrt.load("net.hrt").predict(x)
         assert np.array_equal(y.astype(np.float32), expected) and "(5, 3)" in capsys.readouterr().out
+
+    def test_a_table_with_names_says_which_columns_it_took(self, lab, capsys, mistake):
+        x = np.load("x.npy")
+        np.savetxt("x.csv", x, delimiter=",", fmt="%.9g", header="position,time", comments="")
+        assert main(["predict", "net.hrt", "x.csv"]) == 0
+        out, err = capsys.readouterr()
+        assert err == "x.csv has the columns 'position', 'time'\n"
+        assert main(["predict", "net.hrt", "x.npy"]) == 0 and capsys.readouterr().out == out
+        assert main(["residual", "net.hrt", "x.csv", "--expr", "u[0] - x0"]) == 0
+        assert "'position', 'time'" in capsys.readouterr().err
+        np.savetxt("wide.csv", np.c_[x, x[:, :1]], delimiter=",", header="x,t,u", comments="")
+        assert "columns 'x', 't', 'u'" in mistake("predict", "net.hrt", "wide.csv")
+
+    @pytest.mark.filterwarnings("error")
+    def test_nothing_is_said_about_the_float64_that_text_becomes(self, lab, capsys):
+        say_float32.cache_clear()
+        np.savetxt("x.csv", np.load("x.npy"), delimiter=",")
+        assert main(["predict", "net.hrt", "x.csv"]) == 0 and capsys.readouterr().err == ""
 
     def test_arrays_of_an_npz_are_called_as_the_outputs_in_their_order(self, lab):
         mixed_model().save("m.hrt")
@@ -199,7 +219,7 @@ class TestHelp:
         "command, words",
         [
             ("", ["compress info predict plot", "hrt compress net.py:build"]),
-            ("compress", [".pt2 file.py:name package.module:name .npy .npz .csv .safetensors", "hrt compress"]),
+            ("compress", [".onnx .pt2 mynets.py:build package.module:build .npy .npz .csv .safetensors", "hrt compress"]),
             ("info", [".hrt --json", "hrt info net.hrt"]),
             ("predict", [".npy .npz .csv", "hrt predict net.hrt x.npy"]),
             ("plot", [".png .pdf .svg", "hrt plot net.hrt -o net.png"]),
@@ -228,3 +248,54 @@ class TestHelp:
     )
     def test_usage_errors_are_one_line(self, arguments, mistake):
         assert "--help" in mistake(*arguments)
+
+
+class TestFilesToWrite:
+    """One rule: what is there stays, but for --force, and a name says of what kind the file is."""
+
+    def test_a_name_of_another_kind_is_warned_of(self, lab, capsys):
+        assert main(["compress", "net.py:build", "-o", "net.txt", "--no-progress"]) == 0
+        assert capsys.readouterr().err == (
+            "hrt: net.txt ends with .txt, and what is written to it is a .hrt file. Expected .hrt.\n"
+        )
+        model = hrt.load("net.hrt")
+        with pytest.warns(UserWarning, match=r"a \.hrt file") as saved:
+            model.save("net.onnx")
+        with pytest.warns(UserWarning, match=r"a \.onnx file") as exported:
+            hrt.export_onnx(model, "other.hrt", check=False)
+        assert {w.filename for w in (*saved, *exported)} == {__file__}  # the caller's line
+
+    def test_an_export_is_an_onnx_file(self, lab, mistake):
+        assert "Expected a name that ends with .onnx" in mistake("export", "net.hrt", "-o", "e.txt")
+
+    @pytest.mark.parametrize(
+        "write", [lambda m, p, f: m.save(p, force=f), lambda m, p, f: hrt.export_onnx(m, p, force=f)]
+    )
+    def test_python_replaces_unless_it_is_told_not_to(self, write, lab):
+        model = hrt.load("net.hrt")
+        Path("there.hrt").write_bytes(b"old")
+        with pytest.raises(hrt.HrtError, match="was kept"):
+            write(model, "there.hrt", False)
+        assert Path("there.hrt").read_bytes() == b"old"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            write(model, "there.hrt", True)
+        assert Path("there.hrt").read_bytes() != b"old"
+
+
+class TestLeftovers:
+    @pytest.mark.parametrize("name", ["garbage.onnx", "garbage.hrt", "garbage.pt2"])
+    def test_bench_of_what_is_no_network(self, name, lab, mistake):
+        Path(name).write_text("garbage")
+        assert name in mistake("bench", name)
+
+    @pytest.mark.parametrize("folder", ["", "absent", "net.hrt"])
+    def test_a_backend_goes_into_a_folder_that_is_there(self, folder, lab, mistake):
+        assert "Expected the server's folder of backends" in mistake("triton-backend", folder)
+
+    @pytest.mark.parametrize("path", [None, 5, ["net.hrt"]])
+    def test_what_is_no_path(self, path, lab):
+        model = hrt.load("net.hrt")
+        for call in (hrt.load, model.save, model.plot, lambda p: hrt.export_onnx(model, p, check=False)):
+            with pytest.raises(hrt.HrtError, match=r"Found (NoneType|int|list) where the name of a file is expected"):
+                call(path)

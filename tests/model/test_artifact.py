@@ -98,7 +98,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize(
         "constant",
         [
-            *(HMatrix.from_dense(torch.full((2, 3), special)) for special in (float("nan"), float("inf"), -0.0, 1e-45)),
+            *(HMatrix.from_dense(torch.full((2, 3), special)) for special in (-0.0, 1e-45)),
             *(torch.tensor([0, 1, 1], dtype=dtype) for dtype in (torch.float64, torch.int64, torch.int16, torch.int8)),
             *(torch.tensor([0, 1, 1], dtype=dtype) for dtype in (torch.uint8, torch.bool)),
         ],
@@ -251,6 +251,8 @@ class TestAtomicity:
         [
             (torch.ones(3, dtype=torch.complex64), "more"),
             (HMatrix.from_dense(torch.ones(3, 3), torch.float64), "more"),
+            *((HMatrix.from_dense(torch.full((2, 3), bad)), "more") for bad in (float("nan"), float("inf"))),
+            *((torch.full((3,), bad), "more") for bad in (float("nan"), float("-inf"))),
             pytest.param(torch.ones(3), "\udc80", id="no text"),
         ],
     )

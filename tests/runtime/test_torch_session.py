@@ -1,6 +1,7 @@
 """The reference backend: torch multiplies as the matrices say, in few products; what every session keeps to."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.hmatrix.torch_products import LowRank, Product
 from hrt.perf.networks.operators import log_kernel
+from hrt.program.program import Node, Program, Value
 from hrt.runtime import TorchSession, open_session
+from hrt.runtime.torch_session import WORKSPACE
 
+from forked import forked
 from helpers import random_hmatrix
 from models import allowed, any_hmatrix, as_int8, linear_program, mixed_model
 
@@ -186,6 +190,42 @@ class TestTorchSession:
     def test_counts_what_it_holds(self):
         h = HMatrix.from_dense(torch.ones(10, 20), torch.float16)
         assert TorchSession(linear_program(h, torch.ones(10))).resident_bytes == 4 * (200 + 10)
+
+    @pytest.mark.parametrize("rows", [33, 48, 1000])
+    def test_large_batches_are_computed_in_parts_of_one_size(self, rows):
+        h = any_hmatrix(0, 30, 20, depth=4, ordered=True)
+        session, x = TorchSession(linear_program(h), workspace=32 * 4 * 150), torch.randn(rows, 20)
+        assert session.part in (16, 32)
+        (y,) = session.run([x])
+        starts = [min(start, rows - session.part) for start in range(0, rows, session.part)]
+        for start in starts:
+            here = slice(start, start + session.part)
+            assert torch.equal(y[here], session.run([x[here]])[0])
+        assert bool(((y.double() - x.double() @ h.to_dense().T).abs() <= allowed(x, h)).all())
+        (z,) = session.run([x.numpy()])
+        assert np.array_equal(z, y.numpy())
+
+    def test_the_memory_of_a_large_batch_is_bounded(self):
+        nodes = (
+            Node("wide", "linear", ("x", "w"), (512,), {}),
+            Node("bent", "tanh", ("wide",), (512,), {}),
+            Node("y", "linear", ("bent", "v"), (1,), {}),
+        )
+        constants = {"w": HMatrix.from_dense(torch.ones(512, 1)), "v": HMatrix.from_dense(torch.ones(1, 512))}
+        session = TorchSession(Program((Value("x", (1,)),), nodes, ("y",), constants))
+
+        def peak_bytes() -> int:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+
+        def grown() -> str:
+            session.run([torch.zeros(session.part, 1)])
+            before = peak_bytes()
+            session.run([torch.zeros(6 * session.part, 1)])
+            return str(peak_bytes() - before)
+
+        text, _ = forked(grown)
+        assert session.part * 2 * 512 * 4 <= WORKSPACE and int(text) < WORKSPACE / 2
 
     def test_may_be_shared_by_threads(self):
         session = TorchSession(linear_program(weak_kernel(128)))

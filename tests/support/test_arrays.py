@@ -98,6 +98,8 @@ def test_numbers_missing_in_a_frame_are_nan():
         ([[1.0], [1.0, 2.0]], "no array"),
         (Frame([[1.0, "a"]]), "columns x, t"),
         (Frame([["1.0", "2.0"]], dtype="U3"), "columns x, t"),
+        (Frame([[1.0, True]]), "columns x, t"),
+        (Frame([["2020-01-01", "2020-01-02"]], dtype="M8[ns]"), "columns x, t"),
     ],
 )
 def test_what_holds_no_real_numbers_is_refused(wrong, words):

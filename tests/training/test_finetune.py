@@ -64,7 +64,7 @@ def test_same_seed_same_numbers(rough: hrt.CompressedModel) -> None:
 
 
 def test_residual_is_driven_down(rough: hrt.CompressedModel) -> None:
-    """A residual that only another function has as its zero: where it weighs more than the teacher the network goes there."""
+    """A residual that only another function has as its zero: where it outweighs the teacher the network goes there."""
 
     def residual(network, row):
         along = torch.eye(3, dtype=row.dtype)[0]

@@ -1,0 +1,90 @@
+"""The last word: which of the networks that the search proposes holds on rows that no choice has seen.
+
+The search's goal orders what it proposes: a tighter goal gives a more accurate network. Whoever looks along such a
+family for the loosest member that holds keeps the confidence of a single test, if the error falls with the goal and
+all tighter members hold as well (Bates, Angelopoulos, Lei, Malik, Jordan, Distribution-free, risk-controlling
+prediction sets, J. ACM 68, 2021, theorem 1). So the goal may move both ways. It moves rarely, and never back beyond a
+goal that failed, because real families are monotone only nearly.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from hrt.calibration.moments import Moments
+from hrt.calibration.output_error import OutputError
+from hrt.hmatrix.hmatrix import STORAGE, HMatrix
+from hrt.network_compression.allocator import NOTHING, Allocator
+from hrt.network_compression.candidates import PlannedNetwork, halves
+from hrt.network_compression.request import CompressionRequest
+from hrt.network_compression.verify import Original
+from hrt.program.dense_view import stored, to_float64
+from hrt.program.program import Program, program_nbytes
+
+TRIALS = 12  # goals below the first, until one holds; from a miss by 2 on they end below a thousandth
+MORE_TRIALS = 3  # from the first that holds on, where it leaves much to spare
+SLACK = 0.93  # of the tolerance; what holds with more to spare is worth another search
+TIGHTEN, TIGHTEN_MOST, LOOSEN_MOST = 0.95, 0.5, 1.5  # of a goal at once
+CLEARANCE = 0.98  # of the tolerance: aimed at from a measured limit
+CLOSE = 1.05  # goals this near give the same network
+REUSED = 0.5  # of the goal that layers were planned for; below it their spectra are not known far enough
+
+Held = tuple[Program, dict[str, OutputError]]  # a network and its errors by backend, for those that keep the tolerance
+
+
+def verified(
+    original: Original, moments: Mapping[str, Moments], request: CompressionRequest, nbytes: int
+) -> Held | None:
+    """The smallest network within the tolerance on the held-out rows too; None where none is smaller than `nbytes`."""
+    tol = goal = planned_for = request.tol
+    planned: PlannedNetwork | None = None
+    best: Held | None = None
+    tried, low, high, trials = 0, 0.0, math.inf, TRIALS  # the loosest goal that held, the tightest that did not
+    while trials:
+        start, end = (behind(k) for k in (tried, tried + 1))
+        allocator = Allocator(original, moments, replace(request.between(start, end), tol=goal))
+        near = planned is not None and goal >= REUSED * planned_for
+        candidate = allocator.search(planned if near else None)
+        if candidate is None or candidate.nbytes >= nbytes:
+            break
+        planned, planned_for = candidate.network, planned_for if near else goal
+        request.advance("verify", end)
+        tried += 1
+        errors = original.served_errors(candidate.program)
+        limit = errors["torch"].limit
+        if limit <= tol:
+            best, nbytes = (candidate.program, {k: e for k, e in errors.items() if e.limit <= tol}), candidate.nbytes
+            low, trials = goal, min(trials, MORE_TRIALS + 1)
+            if limit > SLACK * tol:
+                break
+            goal *= min(LOOSEN_MOST, CLEARANCE * tol / max(limit, NOTHING))
+        else:
+            high = min(goal, candidate.error.limit)
+            goal = high * max(TIGHTEN_MOST, min(TIGHTEN, CLEARANCE * tol / limit))
+        trials -= 1
+        if not low < goal < high:
+            goal = math.sqrt(low * high)
+        if high < CLOSE * low:
+            break
+    return best or in_sixteen_bits(original, request, nbytes)
+
+
+def behind(tried: int) -> float:
+    """The share of the work that is probably behind after so many goals: the first one factors all layers."""
+    return 0.95 - 0.15 / 2 ** (tried - 1) if tried else 0.05
+
+
+def in_sixteen_bits(original: Original, request: CompressionRequest, nbytes: int) -> Held | None:
+    """The network with every weight, and if possible every bias, in a 16-bit type that keeps the tolerance, or None."""
+    program = original.program
+    biases = [n.inputs[2] for n in program.linear_nodes if len(n.inputs) == 3]
+    for storage, narrow in (("float16", biases), ("float16", ()), ("bfloat16", ())):
+        if storage not in request.storages:
+            continue
+        weights = {k: to_float64(program.constants[k]) for k in program.weights}
+        changed = {k: HMatrix.from_dense(w, STORAGE[storage]) for k, w in weights.items()}
+        result = stored(program.with_constants({**changed, **halves(program.constants, frozenset(narrow))}))
+        errors = original.served_errors(result)
+        if errors["torch"].limit <= request.tol and program_nbytes(result) < nbytes:
+            return result, {name: e for name, e in errors.items() if e.limit <= request.tol}
+    return None
