@@ -42,7 +42,7 @@ from hrt.support.devices import on_the_cpu
 FORMAT_VERSION = 2
 DEFLATED = 2  # the first version whose header is
 NUMBERS, HEADER = "numbers", "header"  # the tensors of such a file, in this order
-MAX_TEXT = 1 << 25  # bytes of an inflated header, beside an eighth of the file: JSON takes up to 25 times that to parse
+MAX_TEXT = 1 << 24  # bytes of an inflated header, beside an eighth of the file: parsed it may take thirty times that
 MAX_HEADER = 1 << 24  # bytes of JSON as they stand; parsed it may take thirty times as much
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
