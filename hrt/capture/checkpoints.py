@@ -14,9 +14,9 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from hrt.capture.exported_file import read_exported
-from hrt.capture.foreign_files import Foreign
 from hrt.errors import InputError, reason
 from hrt.support.atomic_files import usable
+from hrt.support.foreign_files import Foreign
 
 NESTED = ("state_dict", "model_state_dict")  # where checkpoints keep the weights beside other things
 

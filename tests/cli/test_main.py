@@ -219,7 +219,10 @@ class TestHelp:
         "command, words",
         [
             ("", ["compress info predict plot", "hrt compress net.py:build"]),
-            ("compress", [".onnx .pt2 mynets.py:build package.module:build .npy .npz .csv .safetensors", "hrt compress"]),
+            (
+                "compress",
+                [".onnx .pt2 mynets.py:build package.module:build .npy .npz .csv .safetensors", "hrt compress"],
+            ),
             ("info", [".hrt --json", "hrt info net.hrt"]),
             ("predict", [".npy .npz .csv", "hrt predict net.hrt x.npy"]),
             ("plot", [".png .pdf .svg", "hrt plot net.hrt -o net.png"]),

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hrt.capture.checkpoints import load_weights, read_network
-from hrt.capture.foreign_files import WHAT_IT_IS, Foreign
 from hrt.errors import InputError
+from hrt.support.foreign_files import WHAT_IT_IS, Foreign
 
 from models import mixed_bytes
 
