@@ -234,7 +234,7 @@ class TestCertificate:
         held_out = Split.make(distinct(as_samples(x, 0)), 0).held_out
         expected = compare_ntk(net, model, tuple(v[:32] for v in held_out)).relative
         assert c.context["ntk_points"] == 32 and c.measured["ntk_drift"] == pytest.approx(expected, rel=1e-9)
-        assert "neural tangent kernel drifts" in model.report()
+        assert "neural tangent kernel drifts" in model.report(verbose=True)
 
     def test_what_is_too_large_is_left_out_and_says_why(self, monkeypatch):
         monkeypatch.setitem(ntk.__globals__, "MEMORY", 100_000)
