@@ -20,6 +20,7 @@ from hrt.network_compression.candidates import (
     PlannedNetwork,
     Setting,
     build,
+    halvable,
     halves,
     plan_layers,
     search_error,
@@ -112,10 +113,10 @@ class Allocator:
         return min(candidates, key=lambda c: c.nbytes, default=None)
 
     def _narrow_biases(self) -> frozenset[str]:
-        """The biases to keep in float16: all of them, where that alone costs little of the tolerance."""
+        """The biases to keep in float16: all that it holds, where that alone costs little of the tolerance."""
         program = self.original.program
-        biases = frozenset(n.inputs[2] for n in program.linear_nodes if len(n.inputs) == 3)
-        if "float16" not in self.request.storages or not biases:
+        biases = halvable(program, self.request.storages)
+        if not biases:
             return frozenset()
         error = search_error(self.original, stored(program.with_constants(halves(program.constants, biases))))
         return biases if error.limit <= BIAS_SHARE * self.request.tol else frozenset()
