@@ -153,7 +153,8 @@ def summary(outcomes: list[Outcome]) -> str:
     return (
         f"{len(outcomes)} networks: {len(over)} beyond tol on fresh inputs {over} (expected of a 99 % limit: at most "
         f"{(1 - CONFIDENCE) * len(outcomes):.0f}), {sum(o.ratio < 1 for o in outcomes)} larger than dense, "
-        f"{len(won)} smaller: median error / tol {middle:.3f}, of rich ones {rich:.3f}, geometric mean of ratios {ratio:.2f}; "
+        f"{len(won)} smaller: median error / tol {middle:.3f}, of rich ones {rich:.3f}, "
+        f"geometric mean of ratios {ratio:.2f}; "
         f"{sum(o.seconds for o in outcomes):.0f} s in all"
     )
 

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from hrt.capture.answers import Answers
 from hrt.capture.torch_export import exported, guess_example
 from hrt.capture.torch_graph import program_of, roundings
-from hrt.capture.weights import check_weights, floating_types
+from hrt.capture.weights import check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
@@ -68,7 +68,7 @@ def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captur
     if not isinstance(net, (nn.Module, ExportedProgram)):
         raise CaptureError(f"Found {type(net).__name__}. Expected an nn.Module, an ExportedProgram or a path to .onnx.")
     if isinstance(net, nn.Module):
-        check_weights(net)
+        check_weights(net := without_inference(net))
     example = _points(guess_example(net)) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
         _check_runs(net, example)
@@ -86,7 +86,7 @@ def rounding_places(places: Mapping[str, str]) -> str:
     """In words, where a network computes in less than float32; nothing where it does not."""
     named = [f"{dtype} in {path or 'its forward'}" for path, dtype in places.items()]
     rest = f" and {len(named) - SHOWN} more modules" if len(named) > SHOWN else ""
-    return f"it computes in {', '.join(named[:SHOWN])}{rest}" if named else ""
+    return f"the network computes in {', '.join(named[:SHOWN])}{rest}" if named else ""
 
 
 def _points(example: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -132,7 +132,7 @@ def _check_capture(network: Captured, rows: Sequence[Tensor]) -> None:
             raise CaptureError(
                 f"The captured program disagrees with the network on output {k}: relative difference {error:.3g}, "
                 f"expected at most {allowed:.3g}. "
-                + (f"The network rounds too much: {narrow}." if exact and narrow else cause)
+                + (f"That is its own rounding: {narrow}." if exact and narrow else cause)
             )
 
 

@@ -17,9 +17,10 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from hrt.capture.torch_graph import program_of
-from hrt.capture.weights import check_weights, computing_tensor, floating_types
+from hrt.capture.weights import check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
+from hrt.support.torch_state import as_called
 
 BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
 
@@ -39,7 +40,7 @@ def guess_example(net: nn.Module | ExportedProgram) -> tuple[Tensor, ...]:
     """Two rows, as wide as a weight, of which the network reads every column. Raises InputError where no width runs."""
     if isinstance(net, ExportedProgram):
         return tuple(torch.zeros(2, *map(int, f.shape[1:])) for f in fakes_of_inputs(net))
-    check_weights(net)
+    check_weights(net := without_inference(net))
     widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
     for tensors in (net.buffers(), net.parameters()):  # input normalisation and Fourier features are buffers
         widths += sorted({n for t in tensors if t.ndim == 2 for n in t.shape})
@@ -97,13 +98,15 @@ def _reads_all(net: nn.Module, example: Tensor) -> bool:
 
 @contextmanager
 def inference(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients. Modules are restored: tracing assigns to computed weights."""
+    """Evaluation mode without gradients, in the caller's torch state. Modules are restored: tracing assigns to computed
+    weights.
+    """
     before = [
         (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if isinstance(v, dict)])
         for m in net.modules()
     ]
     try:
-        with torch.no_grad():
+        with as_called(), torch.no_grad():
             net.eval()
             yield
     finally:
@@ -130,7 +133,7 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Exp
     """The network's graph, traced where it is none yet. Raises as `capture` does."""
     if isinstance(net, ExportedProgram):
         return net
-    check_weights(net)
+    check_weights(net := without_inference(net))
     if any(x.ndim == 0 for x in example):
         raise InputError("Found an input without dimensions. Expected (batch, ...).")
     rows = in_its_type(net, [torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]) for x in example])

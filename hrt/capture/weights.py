@@ -1,5 +1,7 @@
 """The numbers that a torch network holds: whether they are there, finite, and of which type."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -39,3 +41,13 @@ def floating_types(net: nn.Module) -> list[torch.dtype]:
     first = computing_tensor(net).dtype
     types = {t.dtype for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()} | {first}
     return sorted(types, key=lambda t: (-t.itemsize, t == first, str(t)))
+
+
+def without_inference(net: nn.Module) -> nn.Module:
+    """The network, or a copy where its numbers were made in inference mode: these can be neither traced nor trained."""
+    held = {id(t): t for t in (*net.parameters(), *net.buffers()) if t.is_inference()}
+    if not held:
+        return net
+    plain = {k: t.detach().clone() for k, t in held.items()}
+    memo = {k: nn.Parameter(c) if isinstance(held[k], nn.Parameter) else c for k, c in plain.items()}
+    return copy.deepcopy(net, dict(memo))

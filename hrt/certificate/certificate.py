@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context
 from typing import Any, Literal
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from hrt.certificate.figures import IN_PRECISION as IN_PRECISION
 from hrt.certificate.figures import Count, check_figures
 
+DIGITS, LONG, DIGITS_OF_LONG = 6, 64, 2  # significant digits of a layer's figures; in a list longer than LONG
+UPWARDS = {"bound", "spectral_upper", "spectral_bound"}  # limits
 HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
 
 
@@ -134,6 +137,19 @@ class Certificate:
         """The arithmetic for GPU tensor cores that was found to keep `tol`; None where none was worked out."""
         return self.context.get("precision")
 
+    def brief(self) -> "Certificate":
+        """With 6 significant digits in the records of layers, and 2 in lists of more than 64 figures: a file needs no
+        more. Limits and bounds are rounded up. A figure keeps all its digits where fewer would take it across `tol`.
+
+        Returns:
+            The certificate.
+        """
+        header = self.to_header()
+        records = {k: _rounded(header[k], self.tol, DIGITS) for k in ("layers", "statements")}
+        figures = {k: _rounded(header[k], self.tol) for k in ("measured", "estimated")}
+        guaranteed = _rounded(header["guaranteed"], self.tol, up=True)
+        return Certificate.from_header({**header, **records, **figures, "guaranteed": guaranteed})
+
     def to_header(self) -> dict[str, Any]:
         """The certificate as JSON.
 
@@ -165,6 +181,20 @@ class Certificate:
 
 
 BOX_BOUND = "max_abs_error_over_box_exact_arithmetic"
+
+
+def _rounded(value: Any, tol: float, digits: int | None = None, up: bool = False) -> Any:
+    """Every float in `value` with so many significant digits, None: all. It keeps all where it would cross `tol`."""
+    if isinstance(value, Mapping):
+        return {k: _rounded(v, tol, digits, up or k in UPWARDS) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        digits = DIGITS_OF_LONG if len(value) > LONG and isinstance(value[0], float) else digits
+        return [_rounded(v, tol, digits, up) for v in value]
+    if not isinstance(value, float) or digits is None:
+        return value
+    context = Context(digits, ROUND_CEILING if up else ROUND_HALF_EVEN)
+    shorter = float(context.create_decimal(repr(value)))
+    return shorter if (shorter <= tol) == (value <= tol) else value
 
 
 def _statements(header: Mapping[str, Any]) -> tuple[Statement, ...]:

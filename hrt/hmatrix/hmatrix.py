@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hrt.errors import InputError
 from hrt.support.arrays import as_tensor
+from hrt.support.torch_state import guarded_values
 
 STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 STORAGE_NAME = {dtype: name for name, dtype in STORAGE.items()}
@@ -168,13 +169,14 @@ class HMatrix:
     row_order: Tensor | None = None
     col_order: Tensor | None = None
 
+    @guarded_values
     def __post_init__(self) -> None:
         m, n = self.shape
         object.__setattr__(self, "leaves", tuple(self.leaves))
         object.__setattr__(self, "row_order", _as_order(self.row_order, m, "row"))
         object.__setattr__(self, "col_order", _as_order(self.col_order, n, "column"))
-        low = {e.place for e in self.leaves if not e.is_dense}
-        check_cover(self.shape, [*low, *(e.place for e in self.leaves if e.is_dense)])
+        dense = (e.place for e in self.leaves if e.is_dense)
+        check_cover(self.shape, [*{e.place for e in self.leaves if not e.is_dense}, *dense])
 
     @staticmethod
     def from_dense(matrix: Tensor, dtype: torch.dtype = torch.float32) -> "HMatrix":
@@ -196,12 +198,12 @@ class HMatrix:
         return all(leaf.is_dense and (leaf.rows, leaf.cols) == self.shape for leaf in self.leaves)
 
     @cached_property
+    @guarded_values
     def table(self) -> Tensor:
         """(leaves, 5): row, rows, col, cols, rank (-1: dense). Empty for an ordinary matrix."""
         if self.is_dense:
             return torch.zeros((0, LEAF_FIELDS), dtype=torch.int16)
-        rows = [(*e.place, e.rank) for e in self.leaves]
-        return torch.tensor(rows, dtype=torch.int64).to(index_dtype(max(self.shape)))
+        return torch.tensor([(*e.place, e.rank) for e in self.leaves]).to(index_dtype(max(self.shape)))
 
     def blocks(self) -> dict[Place, tuple[Leaf, ...]]:
         """The leaves block by block.
@@ -220,6 +222,7 @@ class HMatrix:
         stored = (*self.leaves, self.table, self.row_order, self.col_order)
         return sum(part.nbytes for part in stored if part is not None) + len(self.table)
 
+    @guarded_values
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix that is represented.
 
@@ -236,6 +239,7 @@ class HMatrix:
             out = out if order is None else torch.empty_like(out).index_copy_(dim, order.long(), out)
         return out
 
+    @guarded_values
     def apply(self, x: Array) -> Array:
         """Multiply: y = x W^T.
 
@@ -260,11 +264,10 @@ class HMatrix:
             for t in reversed(e.decoded(work.dtype)):
                 part = part @ t.T
             y[:, e.row : e.row + e.rows] += part
-        if self.row_order is not None:
-            y = torch.empty_like(y).index_copy_(1, self.row_order.long(), y)
-        y = y.to(xt.dtype)
-        return y.numpy() if is_numpy else y  # type: ignore[return-value]
+        y = y if self.row_order is None else torch.empty_like(y).index_copy_(1, self.row_order.long(), y)
+        return y.to(xt.dtype).numpy() if is_numpy else y.to(xt.dtype)  # type: ignore[return-value]
 
+    @guarded_values
     def error(self, w: Tensor | np.ndarray, second_moment: Tensor | np.ndarray | None = None) -> float:
         """Relative error of the stored numbers, in float64.
 
@@ -290,10 +293,10 @@ class HMatrix:
         return relative(squared_norm(e, c), squared_norm(w, c))
 
     def __repr__(self) -> str:
-        m, n = self.shape
         low = [e.rank for e in self.leaves if not e.is_dense]
         what = f"{len(self.leaves)} leaves ({len(self.leaves) - len(low)} dense"
         what += f", ranks {min(low)} to {max(low)})" if low else ")"
+        m, n = self.shape
         ratio = 4 * m * n / self.nbytes if self.nbytes else 1.0
         return f"HMatrix({m} x {n}, {what}, {self.nbytes:,} bytes, {ratio:.2f}x smaller than float32)"
 
@@ -317,8 +320,7 @@ def squared_error(matrix: Tensor, h: "HMatrix", c: Tensor | None) -> float:
         for e in active:
             rows = slice(max(a, e.row) - e.row, min(b, e.row + e.rows) - e.row)
             out[e.row + rows.start - a : e.row + rows.stop - a, e.col : e.col + e.cols] += e.to_dense(rows=rows)
-        if h.col_order is not None:
-            out = torch.empty_like(out).index_copy_(1, h.col_order.long(), out)
+        out = out if h.col_order is None else torch.empty_like(out).index_copy_(1, h.col_order.long(), out)
         e = out.sub_(matrix[a:b] if h.row_order is None else matrix[h.row_order[a:b].long()])
         total += float((e * e).sum() if c is None else ((e @ c) * e).sum())
     return total if math.isnan(total) else max(total, 0.0)
@@ -326,9 +328,7 @@ def squared_error(matrix: Tensor, h: "HMatrix", c: Tensor | None) -> float:
 
 def relative(error2: float, norm2: float) -> float:
     """sqrt(error2 / norm2), with 0/0 = 0 and x/0 = infinity."""
-    if norm2 > 0:
-        return float(np.sqrt(error2 / norm2))
-    return 0.0 if error2 == 0 else float("inf")
+    return float(np.sqrt(error2 / norm2)) if norm2 > 0 else 0.0 if error2 == 0 else float("inf")
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:

@@ -60,10 +60,7 @@ class Product:
     @staticmethod
     def of(matrix: HMatrix, device: torch.device) -> "Product | LowRank":
         """The cheapest executor: two plain products where the whole matrix is one low-rank block."""
-        kinds = {(leaf.rows, leaf.cols, leaf.is_dense) for leaf in matrix.leaves}
-        if kinds == {(*matrix.shape, False)} and matrix.row_order is None and matrix.col_order is None:
-            return LowRank(matrix.leaves, device)
-        return Product(matrix, device)
+        return LowRank(matrix.leaves, device) if is_low_rank(matrix) else Product(matrix, device)
 
     @property
     def row_numbers(self) -> int:
@@ -98,21 +95,27 @@ class Product:
         return y.T
 
 
+def is_low_rank(matrix: HMatrix) -> bool:
+    """Whether the whole matrix is one low-rank block in natural order."""
+    kinds = {(leaf.rows, leaf.cols, leaf.is_dense) for leaf in matrix.leaves}
+    return kinds == {(*matrix.shape, False)} and matrix.row_order is None and matrix.col_order is None
+
+
 class LowRank:
     """y = (x V) U^T: the whole matrix is one low-rank block, the sum of `leaves`."""
 
     u: Tensor
     vt: Tensor
 
-    def __init__(self, leaves: Sequence[Leaf], device: torch.device):
-        us, vts = zip(*(leaf.decoded(torch.float32) for leaf in leaves), strict=True)
+    def __init__(self, leaves: Sequence[Leaf], device: torch.device, dtype: torch.dtype = torch.float32):
+        us, vts = zip(*(leaf.decoded(dtype) for leaf in leaves), strict=True)
         self.u, self.vt = torch.cat(us, dim=1).to(device), torch.cat(vts).to(device)
         self.shape: tuple[int, int] = (leaves[0].rows, leaves[0].cols)
         self.nbytes: int = self.u.nbytes + self.vt.nbytes
         self.row_numbers: int = self.vt.shape[0]
 
     def apply(self, x: Tensor) -> Tensor:
-        """x (batch, n) to (batch, m), float32."""
+        """x (batch, n) to (batch, m)."""
         return self.affine(x, None)
 
     def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -65,9 +65,10 @@ class LevelOptions:
     sigma2: np.ndarray
     noise: np.ndarray
     tail: np.ndarray
-    direction_bytes: list[np.ndarray]
-    dense_bytes: list[np.ndarray]
-    dense_error2: list[np.ndarray]
+    noise_until: np.ndarray  # (B, K + 1): of the directions before
+    direction_bytes: np.ndarray  # (S, B), like the two below
+    dense_bytes: np.ndarray
+    dense_error2: np.ndarray
 
     def __init__(self, spectra: LevelSpectra, storages: tuple[str, ...], overhead: float):
         self.grid, self.storages, self.overhead = spectra.level.grid, storages, overhead
@@ -83,11 +84,12 @@ class LevelOptions:
         norm2 = spectra.norm2.numpy().reshape(-1, 1)
         self.tail = np.maximum(norm2 - np.pad(np.cumsum(self.sigma2, axis=1), ((0, 0), (1, 0))), 0.0)
         scaled = {s: SCALE_BYTES if s == "int8" else 0 for s in storages}
-        self.direction_bytes = [ITEM[s] * (h + w).astype(float) + extra for s, extra in scaled.items()]
-        self.dense_bytes = [ITEM[s] * (h * w).astype(float) + extra * h for s, extra in scaled.items()]
+        self.noise_until = np.pad(np.cumsum(self.noise, axis=1), ((0, 0), (1, 0)))
+        self.direction_bytes = np.stack([ITEM[s] * (h + w).astype(float) + extra for s, extra in scaled.items()])
+        self.dense_bytes = np.stack([ITEM[s] * (h * w).astype(float) + extra * h for s, extra in scaled.items()])
         lost = {s: error2.numpy().ravel() for s, error2 in spectra.rounding2.items()}
-        self.dense_error2 = [lost.get(s, np.full(len(norm2), np.inf)) for s in storages]
-        self.rho2: list[float] = [ROUNDING_RMS[s] ** 2 for s in storages]
+        self.dense_error2 = np.stack([lost.get(s, np.full(len(norm2), np.inf)) for s in storages])
+        self.rho2: np.ndarray = np.array([ROUNDING_RMS[s] for s in storages]) ** 2
         self._values: OrderedDict[float, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
@@ -116,56 +118,40 @@ class LevelOptions:
         return Best(*(np.concatenate([getattr(p, f) for p in pieces])[back] for f in FIELDS))
 
     def _best(self, lam: float, blocks: np.ndarray) -> Best:
-        count, kinds = len(blocks), len(self.storages)
-        none = np.full(count, -1)
-        out = Best(np.full(count, np.inf), none * 0.0, none * 0.0, none, np.zeros((count, kinds), int))
+        count = len(blocks)
+        rows, none = np.arange(count), np.full(count, -1)
         longest = max(1, int(self.ranks[blocks].max(initial=0)))
         sigma2, noise = (v[blocks, :longest] for v in (self.sigma2, self.noise))
-        tail, noise = self.tail[blocks, : longest + 1], lam * noise
-        prices = [b[blocks, None] + r * noise for b, r in zip(self.direction_bytes, self.rho2, strict=True)]
-        empty = np.zeros((count, kinds), int)
-        for k in range(kinds):
-            cost = self.dense_bytes[k][blocks] + self.overhead
-            out = _offer(out, lam, cost, self.dense_error2[k][blocks], none * 0 + k, empty)
-        price, pick = prices[0].copy(), np.zeros(noise.shape, np.int8)
-        for k in range(1, kinds):
-            cheaper = prices[k] < price
-            pick[cheaper] = k
-            np.copyto(price, prices[k], where=cheaper)
+        cost, error2 = (v[:, blocks] for v in (self.dense_bytes + self.overhead, self.dense_error2))
+        kind = (cost + lam * error2).argmin(axis=0)
+        cost, error2 = cost[kind, rows], error2[kind, rows]
+        out = Best(cost + lam * error2, cost, error2, kind, np.zeros((count, len(self.storages)), int))
+        prices = self.direction_bytes[:, blocks, None] + self.rho2[:, None, None] * (lam * noise)
         # Directions get weaker, so their storage may only get coarser: groups stay contiguous.
-        coarser = np.maximum.accumulate(pick, axis=1)
-        for k in range(1, kinds):
-            np.copyto(price, prices[k], where=(coarser == k) & (pick != k))
-        mixed = self._low_rank(lam, blocks, sigma2, tail, price, coarser)
-        out = _offer(out, lam, mixed.cost, mixed.error2, none, mixed.counts)
-        several = np.flatnonzero((mixed.counts > 0).sum(axis=1) > 1)  # a mixture costs table rows: is one type better?
-        for k in range(kinds) if len(several) else ():
-            alike = np.full((len(several), longest), k, np.int8)
-            one = self._low_rank(lam, blocks[several], sigma2[several], tail[several], prices[k][several], alike)
+        coarser = np.maximum.accumulate(prices.argmin(axis=0), axis=1)
+        rank = _best_rank(np.take_along_axis(prices, coarser[None], axis=0)[0] - lam * sigma2)
+        until = [np.minimum((coarser <= s).sum(axis=1), rank) for s in range(len(self.storages))]
+        counts = np.diff(np.stack(until, axis=1), axis=1, prepend=0)
+        mixed = self._low_rank(lam, blocks, counts)
+        out = _offer(out, lam, mixed.cost, mixed.error2, none, counts)
+        several = np.flatnonzero((counts > 0).sum(axis=1) > 1)  # a mixture costs table rows: is one type better?
+        for k in range(len(self.storages)) if len(several) else ():
+            alike = np.zeros((len(several), len(self.storages)), int)
+            alike[:, k] = _best_rank(prices[k, several] - lam * sigma2[several])
+            one = self._low_rank(lam, blocks[several], alike)
             chosen = one.objective < out.objective[several]
             for name in FIELDS:
                 getattr(out, name)[several[chosen]] = getattr(one, name)[chosen]
         return out
 
-    def _low_rank(self, lam: float, blocks, sigma2, tail, price, pick) -> Best:
-        """Low rank of the best rank, with direction k stored as pick[:, k] at price[:, k]."""
-        gain = np.cumsum(price - lam * sigma2, axis=1)
-        best = gain.argmin(axis=1)
-        rank = np.where(np.take_along_axis(gain, best[:, None], axis=1)[:, 0] < 0, best + 1, 0)
-        is_kept = np.arange(pick.shape[1]) < rank[:, None]
-        error2 = np.take_along_axis(tail, rank[:, None], axis=1)[:, 0]
-        cost = np.zeros(len(rank))
-        counts = np.zeros((len(rank), len(self.storages)), int)
-        for s in range(len(self.storages)):
-            stored_so = is_kept & (pick == s)
-            if not stored_so.any():
-                continue
-            counts[:, s] = stored_so.sum(axis=1)
-            cost += counts[:, s] * self.direction_bytes[s][blocks]
-            error2 = error2 + self.rho2[s] * (self.noise[blocks, : pick.shape[1]] * stored_so).sum(axis=1)
-        groups = np.maximum((counts > 0).sum(axis=1), 1)
-        cost += self.overhead + TABLE_ROW * (groups - 1)
-        return Best(cost + lam * error2, cost, error2, np.full(len(rank), -1), counts)
+    def _low_rank(self, lam: float, blocks: np.ndarray, counts: np.ndarray) -> Best:
+        """Low rank with so many directions per storage (B, S)."""
+        until = counts.cumsum(axis=1)
+        noise = np.diff(self.noise_until[blocks[:, None], until], axis=1, prepend=0.0)
+        error2 = self.tail[blocks, until[:, -1]] + noise @ self.rho2
+        cost = (counts * self.direction_bytes[:, blocks].T).sum(axis=1) + self.overhead
+        cost += TABLE_ROW * (np.maximum((counts > 0).sum(axis=1), 1) - 1)
+        return Best(cost + lam * error2, cost, error2, np.full(len(blocks), -1), counts)
 
     def _index(self, choice: Choice) -> int:
         _, i, j = choice.place
@@ -180,12 +166,12 @@ class LevelOptions:
         index = self._index(choice)
         if choice.dense is not None:
             s = self.storages.index(choice.dense)
-            return float(self.dense_bytes[s][index]), float(self.dense_error2[s][index])
+            return float(self.dense_bytes[s, index]), float(self.dense_error2[s, index])
         error2 = float(self.tail[index, choice.rank])
         cost = TABLE_ROW * max(0, sum(c > 0 for c in choice.counts) - 1)
         start = 0
         for s, count in enumerate(choice.counts):
-            cost += count * float(self.direction_bytes[s][index])
+            cost += count * float(self.direction_bytes[s, index])
             error2 += self.rho2[s] * float(self.noise[index, start : start + count].sum())
             start += count
         return cost, error2
@@ -196,7 +182,13 @@ class LevelOptions:
         s = max(k for k, c in enumerate(choice.counts) if c)
         k = choice.rank - 1
         loss = float(self.sigma2[index, k]) - self.rho2[s] * float(self.noise[index, k])
-        return float(self.direction_bytes[s][index]), loss
+        return float(self.direction_bytes[s, index]), loss
+
+
+def _best_rank(price: np.ndarray) -> np.ndarray:
+    """(B,): how many leading directions (B, K) to keep, at these prices less what they are worth."""
+    gain = np.cumsum(price, axis=1)
+    return np.where(gain.min(axis=1) < 0, gain.argmin(axis=1) + 1, 0)
 
 
 def _offer(out: Best, lam: float, cost, error2, dense, counts) -> Best:

@@ -5,10 +5,17 @@ is ||K^T E L||_F. Its best rank-r approximation is K^-T P P^T K^T A with P the l
 second moment is ever inverted.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from hrt.matrix_compression.span_weight import SpanWeight
+
+Made = TypeVar("Made")
 
 LARGE_BLOCK = 1 << 18  # entries; such blocks are worked on one by one, in place
 STRIP = 512  # rows of a large matrix converted or copied at a time
@@ -27,6 +34,7 @@ class BlockSource:
     left: Tensor | None = None
     seed: int = 0
     fast: bool = False
+    memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)  # see `once`
 
     @property
     def weighted(self) -> bool:
@@ -37,13 +45,24 @@ class BlockSource:
         """One block in float64 (a view where the matrix is float64)."""
         return self.matrix[rows[0] : rows[1], cols[0] : cols[1]].to(torch.float64)
 
-    def right_factor(self, a: int, b: int) -> Tensor | None:
-        """Lower L with L L^T = right[a:b, a:b] (regularised at rounding level)."""
-        return None if self.right is None else cholesky_psd(self.right[a:b, a:b])
+    def right_weight(self, a: int, b: int) -> SpanWeight | None:
+        """Of columns a to b; None where these count alike."""
+        return self._weight("right", self.right, a, b)
 
-    def left_factor(self, a: int, b: int) -> Tensor | None:
-        """Lower K with K K^T = left[a:b, a:b]."""
-        return None if self.left is None else cholesky_psd(self.left[a:b, a:b])
+    def left_weight(self, a: int, b: int) -> SpanWeight | None:
+        """Of rows a to b; None where these count alike."""
+        return self._weight("left", self.left, a, b)
+
+    def _weight(self, side: str, moment: Tensor | None, a: int, b: int) -> SpanWeight | None:
+        if moment is None:
+            return None
+        return self.once((side, a, b), lambda: SpanWeight(moment[a:b, a:b].clone()))
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` gave when `key` was first asked for: blocks of a row share its weight, plans share factors."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
 
     def norm2(self) -> float:
         """The whole matrix's squared weighted norm, tr(left A right A^T), a strip of rows at a time."""
@@ -67,25 +86,21 @@ def squared_frobenius(matrix: Tensor) -> float:
     return sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in matrix.split(STRIP))
 
 
-def cholesky_psd(c: Tensor) -> Tensor:
-    """Cholesky factors of semidefinite (..., n, n), each with the smallest diagonal shift that makes it succeed."""
-    tiny = torch.finfo(torch.float64).tiny
-    scale = c.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(tiny) if c.numel() else c.new_ones(c.shape[:-2])
-    eye = torch.eye(c.shape[-1], dtype=c.dtype)
-    shift = torch.full_like(scale, 1e-14)
-    while True:
-        factor, info = torch.linalg.cholesky_ex(c + (shift * scale)[..., None, None] * eye)
-        failed = (info != 0) | ~torch.isfinite(factor).flatten(-2).all(-1)
-        if not bool(failed.any()):
-            return factor
-        shift = torch.where(failed, 10 * shift, shift)
-
-
-def weigh(block: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
-    """K^T A L, for one block (h, w) or a batch of them."""
+def weigh(block: Tensor, left: SpanWeight | None, right: SpanWeight | None) -> Tensor:
+    """K^T A L of one block (h, w)."""
     if right is not None:
-        block = block @ right
-    return block if left is None else left.mT @ block
+        block = block @ right.factor
+    return block if left is None else left.factor.mT @ block
+
+
+def weigh_all(source: BlockSource, strip: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """`weigh` for all blocks (C, h, w) of a strip of rows, zeros behind the narrower ones."""
+    left, rights = source.left_weight(0, strip.shape[1]), [source.right_weight(*span) for span in spans]
+    factors = [r.factor for r in rights if r is not None]
+    if factors:
+        missing = [strip.shape[2] - len(f) for f in factors]
+        strip = strip @ torch.stack([pad(f, (0, k, 0, k)) for f, k in zip(factors, missing, strict=True)])
+    return strip if left is None else left.factor.mT @ strip
 
 
 def times(block: Tensor, x: Tensor, fast: bool = False) -> Tensor:
@@ -110,9 +125,14 @@ def range_basis(block: Tensor, k: int, seed: int, fast: bool = False, power: boo
     return torch.linalg.qr(times(block, torch.linalg.qr(times(block.mT, basis, fast)).Q, fast)).Q
 
 
+def is_sketched(shape: tuple[int, int], rank: int) -> bool:
+    """Whether `leading_basis` of a block of this shape comes from a sketch."""
+    return 3 * (rank + 8) < min(shape)
+
+
 def leading_basis(block: Tensor, rank: int, seed: int) -> Tensor:
     """Orthonormal (h, rank): the leading left singular vectors of a block (h, w), sketched where it is wide."""
-    if 3 * (rank + 8) >= min(block.shape):
+    if not is_sketched((block.shape[0], block.shape[1]), rank):
         return torch.linalg.svd(block, full_matrices=False).U[:, :rank]
     rough = range_basis(block, rank + 8, seed)
     return rough @ torch.linalg.svd(rough.mT @ block, full_matrices=False).U[:, :rank]
@@ -125,8 +145,17 @@ def low_rank_factors(
     if not source.weighted:
         u, vt = plain_factors(source.matrix[None, rows[0] : rows[1], cols[0] : cols[1]], rank, source.seed)
         return u[0], vt[0]
-    weighted = weigh(source.block(rows, cols), source.left_factor(*rows), source.right_factor(*cols))
-    return factors_of_basis(source, rows, cols, leading_basis(weighted, rank, source.seed))
+
+    def weighted() -> Tensor:
+        return weigh(source.block(rows, cols), source.left_weight(*rows), source.right_weight(*cols))
+
+    shape = rows[1] - rows[0], cols[1] - cols[0]
+    if is_sketched(shape, rank):
+        basis = leading_basis(weighted(), rank, source.seed)
+    else:
+        every = source.once(("singular vectors", rows, cols), lambda: leading_basis(weighted(), min(shape), 0))
+        basis = every[:, :rank]
+    return factors_of_basis(source, rows, cols, basis)
 
 
 def plain_factors(blocks: Tensor, rank: int, seed: int, fast: bool = False) -> tuple[Tensor, Tensor]:
@@ -164,20 +193,11 @@ def factors_of_basis(
     """u (h, r) and vt (r, w) of a block from the left singular vectors `basis` (h, r) of its weighted form: u = K^-T P
     and vt = P^T K^T A. Components of vt that no input excites, and of u that no output feels, are left out.
     """
-    (a, b), (c, d) = rows, cols
+    left, right = source.left_weight(*rows), source.right_weight(*cols)
     u, vt = basis, basis.mT @ source.block(rows, cols)
-    left = source.left_factor(a, b)
-    if left is not None and source.left is not None:
-        vt = basis.mT @ (left.mT @ source.block(rows, cols))
-        u = least_squares(source.left[a:b, a:b], left @ basis)
-    if source.right is not None:
-        moment = source.right[c:d, c:d]
-        vt = least_squares(moment, moment @ vt.mT).mT
+    if left is not None:
+        vt = basis.mT @ (left.factor.mT @ source.block(rows, cols))
+        u = left.solve(left.factor @ basis)
+    if right is not None:
+        vt = right.solve(right.moment @ vt.mT).mT
     return balanced(u, vt)
-
-
-def least_squares(moment: Tensor, right_hand_side: Tensor) -> Tensor:
-    """M^-1 B for a positive semidefinite M that may be singular, regularised at rounding level."""
-    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    eye = torch.eye(moment.shape[0], dtype=moment.dtype)
-    return torch.cholesky_solve(right_hand_side, cholesky_psd(moment + 1e-13 * mean * eye))

@@ -21,10 +21,10 @@ from hrt.matrix_compression.block_source import (
     range_basis,
     squared_frobenius,
     times,
-    weigh,
+    weigh_all,
 )
 from hrt.matrix_compression.cluster_tree import Level, sum_children
-from hrt.matrix_compression.rounding import INT8_LEVELS, compensated_weights, int8_scale
+from hrt.matrix_compression.rounding import INT8_LEVELS, int8_scale
 from hrt.support.parallel import one_blas_thread, parallel_map
 
 EXACT_SIDE = 32  # up to this side a LAPACK SVD is cheaper than a sketch
@@ -85,11 +85,14 @@ def level_spectra(
     detailed = source.weighted and perimeters.numel() <= DETAILED_BLOCKS
     summed = finer is not None and not source.weighted  # squared Frobenius errors of rounding add up
 
+    spans = pairwise(cols) if source.right is not None else ()
+    shared = {("right", *span): source.right_weight(*span) for span in spans}  # every strip has the same columns
+
     def strip(i: int) -> _Strip:
         a, b = rows[i], rows[i + 1]
         matrix = source.matrix[a:b] if executor is None else source.matrix[a:b].clone()  # a view would travel whole
         left = None if source.left is None else source.left[a:b, a:b].clone()
-        part = BlockSource(matrix, source.right, left, source.seed, source.fast)
+        part = BlockSource(matrix, source.right, left, source.seed, source.fast, dict(shared))
         return _Strip(part, cols, floors[i].clone(), limits[i].clone(), () if summed else storages, detailed)
 
     strips = parallel_map(_strip_spectra, (strip(i) for i in range(len(rows) - 1)), executor)
@@ -126,14 +129,8 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
             ]
             sigma2 = _stacked([s[0] for s, _ in large])
             return sigma2, 2 * sigma2, torch.cat([n for _, n in large]), sigma2[:, :0], {}
-        left = source.left_factor(0, height)
-        rights = [source.right_factor(a, b) for a, b in spans]
         given = cut_columns(source.matrix, strip.cols)
-        plain = blocks = given.to(torch.float64)
-        if source.weighted:
-            blocks = torch.zeros_like(plain)
-            for j, (a, b) in enumerate(spans):
-                blocks[j, :, : b - a] = weigh(plain[j, :, : b - a], left, rights[j])
+        blocks = weigh_all(source, given.to(torch.float64), spans)
         sigma2, norm2 = batch_spectra(blocks, strip.floors, strip.limits, source.seed)
         noise = 2 * sigma2
         if strip.detailed:
@@ -146,12 +143,8 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
                 rounding2[storage] = torch.zeros(len(spans), dtype=torch.float64)
                 continue
             lost = rounding_error(given, storage, compensated=source.weighted)
-            if source.weighted:
-                lost = [
-                    weigh(e[:, : b - a].to(torch.float64), left, right)
-                    for e, (a, b), right in zip(lost, spans, rights, strict=True)
-                ]
-                lost = _stacked(lost)
+            if source.weighted and bool(lost.any()):  # float32 loses nothing of most networks
+                lost = weigh_all(source, lost.to(torch.float64), spans)
             if bool(torch.isfinite(lost).all()):
                 rounding2[storage] = (lost * lost).sum((1, 2), dtype=torch.float64)
         peaks = (
@@ -185,13 +178,12 @@ def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int,
 
     sum_i G_ii u_ik^2 * vt_k C vt_k^T + u_k^T G u_k * sum_j C_jj vt_kj^2, with compensated weights for G_ii and C_jj.
     """
-    (a, b), (c, d) = rows, cols
     u, vt = factors_of_basis(source, rows, cols, basis)
-    g = torch.eye(b - a, dtype=u.dtype) if source.left is None else source.left[a:b, a:b]
-    m = torch.eye(d - c, dtype=u.dtype) if source.right is None else source.right[c:d, c:d]
-    felt, excited = compensated_weights(g), compensated_weights(m)
-    u2, u_noise = ((g @ u) * u).sum(0), (felt[:, None] * u * u).sum(0)
-    v2, v_noise = ((vt @ m) * vt).sum(1), (excited * vt * vt).sum(1)
+    left, right = source.left_weight(*rows), source.right_weight(*cols)
+    felt, gu = (1.0, u) if left is None else (left.compensated[:, None], left.moment @ u)
+    excited, vm = (1.0, vt) if right is None else (right.compensated, vt @ right.moment)
+    u2, u_noise = (gu * u).sum(0), (felt * u * u).sum(0)
+    v2, v_noise = (vm * vt).sum(1), (excited * vt * vt).sum(1)
     return u_noise * v2.clamp_min(0) + u2.clamp_min(0) * v_noise
 
 

@@ -1,18 +1,29 @@
 """From choices to stored leaves: factor the blocks, round their directions, each group into its storage type."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hrt.hmatrix.hmatrix import Leaf
 from hrt.matrix_compression.block_choices import Choice
-from hrt.matrix_compression.block_source import LARGE_BLOCK, BlockSource, low_rank_factors, plain_factors, times
+from hrt.matrix_compression.block_source import (
+    LARGE_BLOCK,
+    BlockSource,
+    is_sketched,
+    low_rank_factors,
+    plain_factors,
+    times,
+)
 from hrt.matrix_compression.rounding import Rounded, round_columns, round_rows
+from hrt.matrix_compression.span_weight import SpanWeight
 from hrt.support.parallel import parallel_map
 
+SHARED_RANKS = 16  # directions are factored in multiples of it, where all are known anyway
+RECENT = 3  # ranks whose factors a block keeps
 BATCH_ENTRIES = 1 << 19  # of the blocks that are factored together
 
 
@@ -25,10 +36,9 @@ class _Batch:
     choices: list[Choice]
 
     @property
-    def moment(self) -> Tensor | None:
-        """Second moments (b, w, w) of the blocks' inputs."""
-        right = self.source.right
-        return None if right is None else torch.stack([right[c:d, c:d] for c, d in (x.cols for x in self.choices)])
+    def right(self) -> SpanWeight | None:
+        """The weight of the columns: blocks of a weighted matrix come one by one."""
+        return self.source.right_weight(*self.choices[0].cols)
 
     @property
     def blocks(self) -> Tensor:
@@ -62,7 +72,7 @@ def build_all(source: BlockSource, choices: Sequence[Choice], storages: tuple[st
 def _build(batch: _Batch, storages: tuple[str, ...]) -> list[list[Leaf]]:
     kind = batch.choices[0]
     if kind.dense is not None:
-        part = round_rows(batch.blocks.to(torch.float64), kind.dense, batch.moment if kind.dense == "int8" else None)
+        part = round_rows(batch.blocks.to(torch.float64), kind.dense, batch.right if kind.dense == "int8" else None)
         scales = [None] * len(batch.choices) if part.scale is None else part.scale
         return [
             [_leaf(choice, dense=numbers, scale=scale)]
@@ -99,31 +109,86 @@ def _leaf(choice: Choice, u: Tensor | None = None, vt: Tensor | None = None, den
 def _low_rank(batch: _Batch, groups: list[tuple[str, int]]) -> list[tuple[Rounded, Rounded]]:
     """(u, vt) per group, rounded: vt along the inputs' moment, u fitted to that and rounded along the output's."""
     source, choices = batch.source, batch.choices
-    rank = choices[0].rank
-    blocks, moment = batch.blocks, batch.moment
-    if source.weighted:
-        pairs = [low_rank_factors(source, c.rows, c.cols, rank) for c in choices]
-        u, vt = (torch.stack([p[k] for p in pairs]) for k in (0, 1))
-    else:
-        u, vt = plain_factors(blocks, rank, source.seed, source.fast)
+    rank, left = choices[0].rank, source.left_weight(*choices[0].rows)
     cuts = [0, *accumulate(n for _, n in groups)]
-    rows = [round_rows(vt[:, i:j], s, moment) for (i, j), (s, _) in zip(pairwise(cuts), groups, strict=True)]
+    spans = [(storage, i, j) for (storage, _), (i, j) in zip(groups, pairwise(cuts), strict=True)]
+    if source.weighted:
+        shared = _shared_factors(source, choices[0], rank)
+        u, parts = shared.u[None, :, :rank], [shared.rounded(s).part(i, j) for s, i, j in spans]
+    else:
+        blocks = batch.blocks
+        u, vt = plain_factors(blocks, rank, source.seed, source.fast)
+        parts = [_Rows.of(round_rows(vt[:, i:j], s, None), None, blocks, source.fast) for s, i, j in spans]
+    rows = [part.stored for part in parts]
     if groups == [("float32", rank)]:
         return [(Rounded(u.to(torch.float32), None), rows[0])]
-    stored = torch.cat([r.decoded(-2) for r in rows], dim=1)
-    overflow = ~torch.isfinite(stored).all(2).all(1)
-    fitted = torch.where(overflow[:, None, None], torch.zeros(()), stored)
-    image = fitted if moment is None else fitted @ moment
+    fitted, image, product = (torch.cat([getattr(p, f) for p in parts], dim=d) for f, d in _Rows.FITTED)
     inner = image @ fitted.mT
-    u = _fit(times(blocks, image.mT, source.fast), inner)
-    spans = [c.rows for c in choices]
-    left = None if source.left is None else torch.stack([source.left[a:b, a:b] for a, b in spans])
     scales = [
-        torch.ones(vt.shape[0], n, dtype=torch.float64) if r.scale is None else r.scale.to(torch.float64)
+        torch.ones(fitted.shape[0], n, dtype=torch.float64) if r.scale is None else r.scale.to(torch.float64)
         for r, (_, n) in zip(rows, groups, strict=True)
     ]
-    columns = round_columns(u, [s for s, n in groups for _ in range(n)], inner, torch.cat(scales, dim=1), left)
+    partner = torch.cat(scales, dim=1)
+    columns = round_columns(_fit(product, inner), [s for s, n in groups for _ in range(n)], inner, partner, left)
     return list(zip(columns, rows, strict=True))
+
+
+class _Rows(NamedTuple):
+    """Rows of vt of blocks A (b, h, w) as they are stored, as numbers (b, k, w), times the inputs' moment C, and the
+    products A C vt^T (b, h, k). Rows that overflow are zeros.
+    """
+
+    stored: Rounded
+    fitted: Tensor
+    image: Tensor
+    product: Tensor
+
+    FITTED = ("fitted", 1), ("image", 1), ("product", 2)
+
+    @staticmethod
+    def of(stored: Rounded, right: SpanWeight | None, blocks: Tensor, fast: bool) -> "_Rows":
+        numbers = stored.decoded(-2)
+        overflow = ~torch.isfinite(numbers).all(2, keepdim=True)
+        fitted = torch.where(overflow, torch.zeros(()), numbers)
+        image = fitted if right is None else fitted @ right.moment
+        return _Rows(stored, fitted, image, times(blocks, image.mT, fast))
+
+    def part(self, i: int, j: int) -> "_Rows":
+        """The rows from i to j."""
+        scale = None if self.stored.scale is None else self.stored.scale[:, i:j]
+        stored = Rounded(self.stored.numbers[:, i:j], scale)
+        return _Rows(stored, self.fitted[:, i:j], self.image[:, i:j], self.product[:, :, i:j])
+
+
+@dataclass(frozen=True, eq=False)
+class _SharedFactors:
+    """The weighted factors of a block, u (h, k) and vt (k, w), best first: directions are rounded independently."""
+
+    block: Tensor
+    right: SpanWeight | None
+    u: Tensor
+    vt: Tensor
+    memo: dict[str, _Rows] = field(default_factory=dict)
+
+    def rounded(self, storage: str) -> _Rows:
+        """All rows of vt in one storage type."""
+        if storage not in self.memo:
+            stored = round_rows(self.vt[None], storage, self.right)
+            self.memo[storage] = _Rows.of(stored, self.right, self.block[None], False)
+        return self.memo[storage]
+
+
+def _shared_factors(source: BlockSource, choice: Choice, rank: int) -> _SharedFactors:
+    """Of `rank` directions or more: plans that differ by a few, or in storage types alone, share them."""
+    key, (a, b), (c, d) = ("factors", choice.rows, choice.cols), choice.rows, choice.cols
+    wide = rank if is_sketched((b - a, d - c), rank) else min(-(-rank // SHARED_RANKS) * SHARED_RANKS, b - a, d - c)
+    recent: tuple[_SharedFactors, ...] = source.memo.get(key, ())
+    factors = next((f for f in recent if f.u.shape[1] == wide), None)
+    if factors is None:
+        u, vt = low_rank_factors(source, choice.rows, choice.cols, wide)
+        factors = _SharedFactors(source.block(choice.rows, choice.cols), source.right_weight(c, d), u, vt)
+    source.memo[key] = (factors, *(f for f in recent if f is not factors))[:RECENT]
+    return factors
 
 
 def _fit(product: Tensor, inner: Tensor) -> Tensor:

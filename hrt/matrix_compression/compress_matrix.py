@@ -19,6 +19,7 @@ from hrt.matrix_compression.request import MatrixRequest, Problem, times_power, 
 from hrt.matrix_compression.rounding import round_rows
 from hrt.support.parallel import one_blas_thread
 from hrt.support.progress import Advance, part, silent
+from hrt.support.torch_state import guarded
 
 SURE_TOL, SURE_RANGE = 1e-6, (2.0**-100, 2.0**127)
 ROW_RANGE = 2.0**16  # of the rows' largest entries
@@ -33,6 +34,7 @@ SAME_BUDGET = 0.01  # relative; a budget this near one that was measured would g
 SPENT = 0.9  # of the squared tolerance; a smaller rest is not worth another trial
 
 
+@guarded
 def compress_matrix(
     w: Tensor | ArrayLike,
     *,
@@ -66,7 +68,7 @@ def compress_matrix(
 
     Raises:
         InputError: no matrix, NaN or infinite entries, or a second moment or points that do not fit.
-        ToleranceError: tol is not positive, or below what the storage can hold.
+        ToleranceError: tol is not positive, above 1, or below what the storage can hold.
 
     Example:
         >>> x = torch.linspace(0, 1, 64)

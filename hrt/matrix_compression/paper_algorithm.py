@@ -5,8 +5,10 @@ from torch import Tensor
 
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.matrix_compression.cluster_tree import block_levels, children_of
+from hrt.support.torch_state import guarded
 
 
+@guarded
 def adaptive_partition(matrix: Tensor, tol: float, *, max_rank: int = 16, min_leaf: int = 32) -> HMatrix:
     """Partition by the paper's algorithm, as a reference: refine every block whose error is above its share.
 

@@ -67,8 +67,9 @@ class Planner:
         self.levels: list[Level] = []
         self.options: list[LevelOptions] = []  # of every level
         self._guess = round(GRID * math.log2(1 + norm2 / max(budget2, NOTHING)))  # where the multiplier was last
-        self._built: list[dict[Choice, list[Leaf]]] = [{}, {}]
+        self._built: dict[Choice, list[Leaf]] = {}  # used last
         self._factor(request, budget2, advance, executor)
+        source.memo.clear()  # few of all these blocks will be built
 
     def _factor(self, request: MatrixRequest, budget2: float, advance: Advance, executor: Executor | None) -> None:
         finer: LevelSpectra | None = None
@@ -84,7 +85,7 @@ class Planner:
 
     def __getstate__(self) -> dict[str, object]:
         """Without the matrix: whoever sent it has it."""
-        return {**self.__dict__, "source": None, "_built": [{}, {}]}
+        return {**self.__dict__, "source": None, "_built": {}}
 
     def multiplier(self, step: int) -> float:
         """Lagrange multipliers on a geometric grid, so that values worked out once can be used again."""
@@ -188,13 +189,19 @@ class Planner:
         return Plan(tuple(leaves), plan.cost - saved, error2 - spare)
 
     def build(self, plan: Plan, row_order: Tensor | None = None, col_order: Tensor | None = None) -> HMatrix:
-        """Factor and round the chosen leaves, unless the last two plans had them; a single block needs no orderings."""
+        """Factor and round the chosen leaves, unless they were lately; a single block needs no orderings."""
         m, n = self.source.matrix.shape
-        before = {**self._built[0], **self._built[1]}
-        new = [choice for choice in plan.leaves if choice not in before]
-        before.update(zip(new, build_all(self.source, new, self.storages), strict=True))
-        self._built = [self._built[1], {choice: before[choice] for choice in plan.leaves}]
-        leaves = tuple(leaf for choice in plan.leaves for leaf in before[choice])
+        new = [choice for choice in plan.leaves if choice not in self._built]
+        here = dict(zip(new, build_all(self.source, new, self.storages), strict=True))
+        here = {choice: here.get(choice) or self._built.pop(choice) for choice in plan.leaves}
+        spare = 4 * m * n - sum(leaf.nbytes for block in here.values() for leaf in block)
+        for choice, block in reversed(self._built.items()):  # as many of the others as a dense matrix would take
+            spare -= sum(leaf.nbytes for leaf in block)
+            if spare < 0:
+                break
+            here = {choice: block, **here}
+        self._built = here
+        leaves = tuple(leaf for choice in plan.leaves for leaf in here[choice])
         if all(not leaf.is_dense and (leaf.rows, leaf.cols) == (m, n) for leaf in leaves):
             leaves = tuple(_reordered(leaf, row_order, col_order) for leaf in leaves)
             row_order = col_order = None

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 
 from hrt.model.artifact import read
-from hrt.model.model import CompressedModel
+from hrt.model.model import CompressedModel, prepare
+from hrt.support.torch_state import guarded
 
 
+@guarded
 def load(
     path: str | PathLike[str],
     *,
@@ -28,7 +30,7 @@ def load(
         strict: Refuse tensors on another device instead of moving them.
 
     Returns:
-        The model, its session opened.
+        The model, its session opened; that of certified derivatives, too.
 
     Raises:
         ArtifactError: The file is missing, truncated, altered, oversized or newer than this version.
@@ -45,4 +47,4 @@ def load(
     options: dict[str, Any] = {"backend": backend, "device": device, "max_batch": max_batch, "strict": strict}
     model = CompressedModel(**vars(read(path)), **options)
     _ = model.session  # opened now: a backend that cannot run here is an error of loading
-    return model
+    return prepare(model)

@@ -1,6 +1,7 @@
 """CompressedModel: what compress returns and load gives back."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -12,16 +13,18 @@ from torch import Tensor
 
 from hrt.certificate.derivative_outputs import with_derivatives
 from hrt.derivatives.differentiate import Differentiated, differentiate
-from hrt.errors import InputError, shown
+from hrt.errors import HrtError, InputError, shown
 from hrt.model.artifact import write
 from hrt.model.contents import Contents
 from hrt.model.rows import Rows
 from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
-from hrt.support.devices import on_the_cpu
+from hrt.support.atomic_files import warn_of_suffix
+from hrt.support.torch_state import guarded, has_usual_values, usual_state, usual_values
 from hrt.support.types import Array, Kind, Numbers
 
+PREPARED = 64  # orders of all certified derivatives together that are prepared when a model is made
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
 
 
@@ -70,6 +73,7 @@ class CompressedModel(Contents):
         """The backend's session, made on first use."""
         return self.open()
 
+    @guarded
     def open(self) -> Session:
         """A new session on the backend, whatever torch's default device is.
 
@@ -79,16 +83,15 @@ class CompressedModel(Contents):
         Raises:
             BackendError: The backend cannot run here.
         """
-        with on_the_cpu():
-            return open_session(
-                self.program,
-                self.backend,
-                self.device,
-                target=self.target,
-                precision=self.precision,
-                certified=self.certificate.runtimes,
-                differentiated=self.origin if self.origin and self.origin.program is self.program else None,
-            )
+        return open_session(
+            self.program,
+            self.backend,
+            self.device,
+            target=self.target,
+            precision=self.precision,
+            certified=self.certificate.runtimes,
+            differentiated=self.origin if self.origin and self.origin.program is self.program else None,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the sessions, which belong to this process."""
@@ -154,7 +157,11 @@ class CompressedModel(Contents):
         answer = self._run_as_given(x)
         if answer is not None:
             return answer
-        answers = self._checked_and_run(x)
+        if has_usual_values():
+            answers = self._checked_and_run(x)
+        else:
+            with usual_values():
+                answers = self._checked_and_run(x)
         return answers[0] if len(answers) == 1 else answers
 
     __call__ = predict
@@ -179,7 +186,7 @@ class CompressedModel(Contents):
         except TypeError:  # no list, or not of names: `differentiate` says so
             key, model = derivatives, None
         if model is None:
-            with on_the_cpu():
+            with usual_state():
                 origin = differentiate(self.program, key)
             certificate = with_derivatives(self.certificate, self.program, origin)
             while len(self._differentiated) >= DIFFERENTIATED:
@@ -210,6 +217,7 @@ class CompressedModel(Contents):
             if isinstance(v, Tensor) and v.device != device:
                 raise InputError(f"Input {k} is on {v.device}. Expected {device}; move it, or load with strict=False.")
 
+    @guarded
     def module(self, key: str | None = None) -> torch.nn.Module:
         """This network as a torch module whose forward is one operator, for torch.compile, torch.export and larger
         networks. Inference only.
@@ -224,18 +232,21 @@ class CompressedModel(Contents):
 
         return OperatorModule(self, key)
 
+    @guarded
     def save(self, path: str | PathLike[str], *, force: bool = True) -> None:
         """Write one `.hrt` file, atomically.
 
         Args:
             path: The file, in a folder that exists.
-            force: Replace a file that exists.
+            force: Replace a file that exists. Without it one of several writers succeeds.
 
         Raises:
             ArtifactError: The file cannot be written. What was there before stays.
         """
         write(self, path, force=force)
+        warn_of_suffix(path, ".hrt")
 
+    @guarded
     def report(self) -> str:
         """A table of every layer (structure, bytes, errors, reason) and of the whole model.
 
@@ -246,6 +257,7 @@ class CompressedModel(Contents):
 
         return render(self)
 
+    @guarded
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw every layer's block structure and singular values.
 
@@ -264,3 +276,14 @@ class CompressedModel(Contents):
             f"CompressedModel({len(self.program.weights)} weight matrices, {self.nbytes:,} bytes, "
             f"{self.compression_ratio:.2f}x smaller than float32, tol {self.certificate.tol:g})"
         )
+
+
+def prepare(model: CompressedModel) -> CompressedModel:
+    """The model with its certified derivatives' session open and run once: the first call takes no longer than others.
+    Nothing is done where no derivatives were certified, or so many that a file may ask for them to take up time.
+    """
+    names = model.certificate.derivatives
+    if 0 < sum(name.count("d") for name in names) <= PREPARED:
+        with suppress(HrtError):  # is raised again by whoever asks for them
+            model.predict(tuple(torch.zeros(1, *v.shape) for v in model.program.inputs), derivatives=names)
+    return model

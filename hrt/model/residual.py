@@ -17,9 +17,11 @@ from hrt.errors import InputError
 from hrt.model.contents import Predictor
 from hrt.model.rows import Rows
 from hrt.support.arrays import as_tensor
+from hrt.support.torch_state import guarded_values
 from hrt.support.types import Kind
 
 
+@guarded_values
 def residual(model: Predictor, x: Kind | Sequence[Kind], expression: str | Callable[..., Any]) -> Kind:
     """The residual of a differential equation at every row of `x`.
 

@@ -1,7 +1,7 @@
 """`to_trainable`: a compressed network as an nn.Module that is trained on, its H-matrices in the place of weights."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from hrt.matrix_compression.hlinear import HLinear
 from hrt.model.contents import Contents
 from hrt.program.names import unique_name
 from hrt.program.program import Constant, Program
+from hrt.support.torch_state import guarded
 
 
 class TrainableNetwork(nn.Module):
@@ -86,7 +87,7 @@ class TrainableNetwork(nn.Module):
         return {name: self.constant(name) for name, key in self._keys.items() if key in self.weights}
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The network's output.
+        """The network's output. The arithmetic is that of the parameters, autocast plays no part.
 
         Args:
             inputs: One tensor (batch, *shape) per input.
@@ -95,6 +96,14 @@ class TrainableNetwork(nn.Module):
             A tensor, or a tuple for several outputs.
         """
         self.program.check_inputs(inputs)
+        if torch.is_autocast_enabled(inputs[0].device.type):
+            with torch.autocast(inputs[0].device.type, enabled=False):
+                return self._run(inputs)
+        return self._run(inputs)
+
+    def _run(self, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        if torch.is_grad_enabled():  # what was made in inference mode cannot be kept for a backward pass
+            inputs = [x.clone() if x.is_inference() else x for x in inputs]
         values: dict[str, Any] = {name: self.constant(name) for name in self._keys}
         values.update({v.name: x for v, x in zip(self.program.inputs, inputs, strict=True)})
         for name, function, arguments, attrs in self._steps:
@@ -129,6 +138,7 @@ class TrainableNetwork(nn.Module):
         return self.program.with_constants(self.constants(dtype))
 
 
+@guarded
 def to_trainable(model: Contents | Program, *, dtype: torch.dtype = torch.float32) -> TrainableNetwork:
     """A module with the function of `model`. Its partitions stay while its numbers are trained.
 

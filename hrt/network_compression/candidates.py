@@ -3,22 +3,25 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from hrt.calibration.output_error import OutputError
 from hrt.hmatrix.hmatrix import HMatrix
+from hrt.matrix_compression.block_choices import Choice
 from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.cluster_tree import gram_order
 from hrt.matrix_compression.orderings import ORDERING_SIDE, Order, permute
 from hrt.matrix_compression.planner import Plan, Planner, planner_for
 from hrt.matrix_compression.request import MatrixRequest, largest_entry, usable_storages
 from hrt.network_compression.verify import Original
-from hrt.program.dense_view import DenseView, stored
+from hrt.program.dense_view import stored
 from hrt.program.program import Constant, Program, program_nbytes
 from hrt.runtime.onnx_costs import ANY_BATCH, compressed_form, layer_us
 from hrt.support.parallel import executor_map, one_blas_thread
+
+KEPT_PLANS = 16  # of a layer; the search goes back to few
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class LayerTask:
     name: str
     matrix: Tensor
     right: Tensor
-    left: Tensor
+    left: Tensor | None
     mean: Tensor | None
     bias: str | None
     budget2: float
@@ -36,8 +39,8 @@ class LayerTask:
 
     def source(self, rows: Tensor | None, cols: Tensor | None) -> BlockSource:
         """In tree order. Copies: BLAS may round differently where memory is aligned as another process sends it."""
-        pairs = (self.matrix, rows, cols), (self.right, cols, cols), (self.left, rows, rows)
-        matrix, right, left = (permute(*p).clone() for p in pairs)
+        left = None if self.left is None else permute(self.left, rows, rows).clone()
+        matrix, right = (permute(*p).clone() for p in ((self.matrix, rows, cols), (self.right, cols, cols)))
         return BlockSource(matrix, right, left, self.request.seed)
 
 
@@ -52,6 +55,22 @@ class PlannedLayer:
     cols: Tensor | None
     mean: Tensor | None
     bias: str | None
+    memo: dict[tuple[Choice, ...], tuple[HMatrix, Tensor | None]] = field(default_factory=dict)  # plans used last
+
+    def built(self, plan: Plan) -> tuple[HMatrix, Tensor | None]:
+        """The stored weight, dense where that is smaller, and the mean of the error that a bias can absorb."""
+        result = self.memo.pop(plan.leaves, None) or self._built(plan)
+        self.memo[plan.leaves] = result
+        if len(self.memo) > KEPT_PLANS:
+            del self.memo[next(iter(self.memo))]
+        return result
+
+    def _built(self, plan: Plan) -> tuple[HMatrix, Tensor | None]:
+        h = self.planner.build(plan, self.rows, self.cols)
+        if h.nbytes >= 4 * self.matrix.numel():
+            h = HMatrix.from_dense(self.matrix)
+        moves = self.bias and self.mean is not None and not h.is_dense
+        return h, (self.matrix - h.to_dense()) @ self.mean if moves and self.mean is not None else None
 
 
 def plan_layer(task: LayerTask) -> PlannedLayer:
@@ -133,22 +152,17 @@ def build(original: Original, network: PlannedNetwork, plans: Sequence[Plan]) ->
     """The network that `plans` of its layers give: dense where that is smaller, errors' means absorbed by biases."""
     constants: dict[str, Constant] = dict(original.program.constants)
     for layer, plan in zip(network.layers, plans, strict=True):
-        h = layer.planner.build(plan, layer.rows, layer.cols)
-        if h.nbytes >= 4 * layer.matrix.numel():
-            h = HMatrix.from_dense(layer.matrix)
-        constants[layer.name] = h
-        if layer.bias and layer.mean is not None and not h.is_dense:
-            bias = original.program.constants[layer.bias]
-            if isinstance(bias, Tensor):
-                constants[layer.bias] = bias + (layer.matrix - h.to_dense()) @ layer.mean
+        constants[layer.name], moved = layer.built(plan)
+        bias = original.program.constants[layer.bias] if layer.bias else None
+        if layer.bias and moved is not None and isinstance(bias, Tensor):
+            constants[layer.bias] = bias + moved
     program = stored(original.program.with_constants(constants | halves(constants, network.narrow)))
     return Candidate(program, search_error(original, program), program_nbytes(program), network, tuple(plans))
 
 
 def search_error(original: Original, program: Program) -> OutputError:
     """Of a stored program on the search rows, in float64 arithmetic."""
-    outputs = original.aim.outputs(original.split.search, DenseView(program).constants)
-    return original.aim.error(original.search_reference, outputs)
+    return original.aim.error(original.search_reference, original.replay.outputs(program.constants))
 
 
 def halvable(program: Program, storages: tuple[str, ...]) -> frozenset[str]:

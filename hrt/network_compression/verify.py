@@ -12,6 +12,7 @@ from torch import Tensor
 from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
 from hrt.calibration.output_error import OutputError, output_error
+from hrt.calibration.replay import Replay
 from hrt.calibration.samples import Box, Split, distinct
 from hrt.capture.network import Captured, rounding_places
 from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate
@@ -30,7 +31,7 @@ UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its 
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
 WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
 SHOWN = 5  # output columns that one remark names
-CALLER = 4  # frames up from a certificate to whoever called `hrt.compress`
+CALLER = 5  # frames up from a certificate to whoever called `hrt.compress`
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,11 @@ class Original:
         return self.answers(self.split.search)
 
     @cached_property
+    def replay(self) -> Replay:
+        """Value and derivatives on the search rows, for the constants of one candidate after the other."""
+        return Replay(self.aim.graph, self.split.search)
+
+    @cached_property
     def reference(self) -> Tensor:
         """What it answers on the held-out rows."""
         return self.answers(self.split.held_out)
@@ -84,17 +90,20 @@ class Original:
 
     @cached_property
     def capture_difference(self) -> float | None:
-        """How far the network's own answers on the held-out rows are from its program's; None if it has only that."""
+        """How far the network's own answers on the held-out rows are from its program's, in the worst column where each
+        is held to the tolerance; None if it has only its program.
+        """
         if self.network.answers is None:
             return None
-        return output_error(self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]).value
+        answers, captured = self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]
+        return output_error(answers, captured, self.aim.each).largest
 
     @property
     def rounding(self) -> str:
         """In words, why errors are against the network's own answers; nothing where they are not."""
         if self.capture_difference is None or self.capture_difference <= UNCOUNTED * self.tol:
             return ""
-        places = rounding_places(self.network.roundings) or "it computes in float32"
+        places = rounding_places(self.network.roundings) or "the network computes in float32"
         return f"the network's answers differ from those in float64 by {self.capture_difference:.2g} ({places})"
 
     def answers(self, rows: tuple[Tensor, ...]) -> Tensor:
@@ -179,7 +188,7 @@ def output_certificate(
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
             **derived["context"],
         },
-    )
+    ).brief()
 
 
 def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:

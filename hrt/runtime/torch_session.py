@@ -12,6 +12,7 @@ from hrt.hmatrix.torch_products import prepare
 from hrt.program.program import Program
 from hrt.runtime.backends import Request
 from hrt.runtime.session import Session, as_tensors, of_kind
+from hrt.support.torch_state import is_autocasting
 
 ALIGNMENT = 64  # bytes, of what torch allocates
 WORKSPACE = 1 << 27  # bytes that the values of a part of a batch take at most, about
@@ -53,7 +54,7 @@ class TorchSession(Session):
         """See `Session.run`. Without gradients and whatever autocast is set to around the call."""
         with torch.no_grad():
             tensors = as_tensors(inputs)
-            if torch.is_autocast_enabled(self.device.type):
+            if is_autocasting():
                 with torch.autocast(self.device.type, enabled=False):
                     outputs = self._in_parts(tensors)
             else:

@@ -18,9 +18,11 @@ from torch.utils._pytree import tree_leaves
 from hrt.calibration.samples import as_rows
 from hrt.capture.torch_export import capture
 from hrt.errors import HrtError, InputError
+from hrt.hmatrix.hmatrix import relative_difference
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
 from hrt.support.arrays import as_parts
+from hrt.support.torch_state import guarded
 from hrt.support.types import Inputs
 from hrt.tangent_kernel.kernel_drift import LEADING, Drift, drift
 
@@ -30,6 +32,9 @@ MEMORY = 1 << 30  # bytes
 COPIES = 6  # blocks of the Jacobian alive at once: two, and what the uses of a weight add up to (5.2 measured for u_xx)
 KERNELS = 3  # the same of Theta, where one block is all of it
 FEWEST_ROWS, MOST_ROWS = 8, 32  # points of the kernel in a certificate
+EVALUATIONS = 32  # of the network on as many rows as verify it: no search takes less, and the drift may take no more
+LEAST_WORK = 10**9  # multiplications, a fraction of a second
+BACKWARD = 16  # of one component's derivatives, in multiplications per parameter
 DTYPES = (torch.float64, torch.float32)
 
 
@@ -44,6 +49,7 @@ class HoldsProgram(Protocol):
 Network = nn.Module | Program | HoldsProgram
 
 
+@guarded
 def ntk(
     net: Network,
     points: Inputs,
@@ -85,6 +91,7 @@ def ntk(
         return _kernel(function, parameters, tensors, memory, dtype)
 
 
+@guarded
 def compare_ntk(
     net: Network,
     compressed: Network,
@@ -135,22 +142,32 @@ def compare_ntk(
 def affordable_drift(
     original: DenseView, compressed: DenseView, rows: Sequence[Tensor]
 ) -> tuple[float | None, int, str]:
-    """The drift of the value's kernel on the first few `rows` (one tensor per input), how many, and why there is none.
-    Rows are counted, not timed: the same network has the same certificate on every machine.
+    """The relative drift of the value's kernel on the first few `rows` (one tensor per input), how many, and why there
+    is none. Work is counted, not timed: the same network has the same certificate on every machine.
     """
     program = original.program
     names = {name for node in program.linear_nodes for name in node.inputs[1:]}
     count = sum(math.prod(program.constants[name].shape) for name in names)
     shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
-    width = sum(math.prod(shapes.get(name, ())) for name in program.outputs)
-    each = torch.float64.itemsize * COPIES * max(1, width * count)
-    size = min(MOST_ROWS, len(rows[0]), MEMORY // 2 // each)
+    width = max(1, sum(math.prod(shapes.get(name, ())) for name in program.outputs))
+    each = torch.float64.itemsize * COPIES * width * count
+    most = min(MOST_ROWS, len(rows[0]), MEMORY // 2 // max(1, each))
+    budget = max(LEAST_WORK, EVALUATIONS * 2 * count * len(rows[0]))
+    size = max((n for n in range(most + 1) if kernel_work(n * width, count) <= budget), default=0)
     if size < FEWEST_ROWS:
         return None, 0, f"{width} output(s) times {count:,} parameters allow {size} point(s), fewer than {FEWEST_ROWS}"
     try:
-        return compare_ntk(original, compressed, tuple(x[:size] for x in rows)).relative, size, ""
+        before, after = (ntk(n, tuple(x[:size] for x in rows)) for n in (original, compressed))
+        if not float(before.norm()):
+            raise InputError("The kernel is zero: nothing is relative to it.")
+        return relative_difference(after, before), size, ""
     except InputError as error:
         return None, 0, str(error)
+
+
+def kernel_work(components: int, parameters: int) -> int:
+    """Multiplications, about, for two kernels of so many points times outputs."""
+    return 2 * parameters * components * (components + BACKWARD)
 
 
 def as_points(points: Inputs, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -18,11 +18,12 @@ from hrt.calibration.moments import ridge
 from hrt.calibration.samples import Inputs, as_samples
 from hrt.errors import InputError, TrainingError
 from hrt.hmatrix.hmatrix import HMatrix, Leaf, relative_difference
-from hrt.matrix_compression.block_source import cholesky_psd
 from hrt.matrix_compression.compress_matrix import compress_matrix
 from hrt.matrix_compression.hlinear import HLinear, merged
 from hrt.matrix_compression.orderings import ORDERING_SIDE
 from hrt.matrix_compression.request import check_tol, check_whole
+from hrt.matrix_compression.span_weight import cholesky_psd
+from hrt.support.torch_state import as_called, guarded
 from hrt.training.rank_penalty import second_moments
 
 # Of the mean eigenvalue of the inputs' second moment: directions that the samples hardly show count a little. With 1e-6
@@ -82,6 +83,7 @@ class DynamicCompression:
     finest: float
     schedule: Callable[[float], float] | None
 
+    @guarded
     def __init__(
         self,
         net: nn.Module,
@@ -100,6 +102,9 @@ class DynamicCompression:
         self.start, self.finest, self.schedule = check_tol(tol), check_tol(finest), schedule
         if finest > tol:
             raise InputError(f"Found tol {tol:g} and finest {finest:g}. Expected finest <= tol: it may not rise.")
+        frozen = [name for name, p in net.named_parameters() if p.is_inference()]
+        if frozen:
+            raise InputError(f"Found {frozen[0]!r} made in inference mode, which cannot be trained. Make it outside.")
         self.samples: tuple[Tensor, ...] = as_samples(inputs, seed, count=2048)
         if not self._paths():
             raise InputError("Found no linear layers to follow. Expected nn.Linear or HLinear, trained, none tied.")
@@ -117,6 +122,7 @@ class DynamicCompression:
         self._dense = self._total(dense=True)
         self._good: tuple[Any, dict[str, nn.Module], dict[str, Tensor]] = self._state("the start")
 
+    @guarded
     def step(self, epoch: int, loss: Tensor | float) -> bool:
         """To be called after every epoch.
 
@@ -160,6 +166,7 @@ class DynamicCompression:
             raise InputError(f"Found tolerances {values}. Expected a schedule that does not rise as the loss falls.")
         self.tol = wanted
 
+    @guarded
     @torch.no_grad()
     def adapt(self) -> float:
         """Compress every layer at the present tolerance.
@@ -171,7 +178,7 @@ class DynamicCompression:
             self.tol: float = self.start
         reference = next(p for p in self.net.parameters() if p.is_floating_point())
         x = tuple(s.to(reference) for s in self.samples)
-        before, moments = _flat(self.net(*x)), second_moments(self.net, *x)
+        before, moments = self._outputs(x), second_moments(self.net, *x)
         for path in self._paths():
             layer, c = self.net.get_submodule(path), moments.get(path)
             if isinstance(layer, HLinear):
@@ -188,8 +195,12 @@ class DynamicCompression:
             new = HLinear(h, bias, dtype=reference.dtype).to(reference.device)
             new.train(layer.training)
             self._exchange(path, new)
-        after = _flat(self.net(*x))
+        after = self._outputs(x)
         return relative_difference(after, before)
+
+    def _outputs(self, x: tuple[Tensor, ...]) -> Tensor:
+        with as_called():
+            return _flat(self.net(*x))
 
     @property
     def ratio(self) -> float:

@@ -23,6 +23,7 @@ from hrt.network_compression.request import CompressionRequest, Network
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.program import Constant, Program
 from hrt.support.progress import Advance, part, track
+from hrt.support.torch_state import guarded
 from hrt.training.gauss_newton import GaussNewton, Term
 from hrt.training.storage_grid import Grid, load_numbers, numbers_of
 
@@ -38,6 +39,7 @@ Residual = Callable[[Callable[..., Tensor], Tensor], Tensor]
 Points = Callable[[int, torch.Generator], Tensor]
 
 
+@guarded
 def finetune(
     model: CompressedModel,
     *,

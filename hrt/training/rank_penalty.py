@@ -7,6 +7,7 @@ need no differentiated decomposition; second derivatives are not those of the no
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.block_source import cholesky_psd
 from hrt.matrix_compression.hlinear import HLinear
 from hrt.matrix_compression.request import check_whole
+from hrt.matrix_compression.span_weight import cholesky_psd
+from hrt.support.torch_state import as_called, guarded, guarded_values
 
 CRUMB = 1e-6  # singular values below this share of the largest (float32's rounding) have no direction of their own
 
@@ -35,6 +37,7 @@ class _Block:
     number: int = 0
 
 
+@guarded_values
 def rank_penalty(
     net: nn.Module,
     *,
@@ -78,6 +81,7 @@ def rank_penalty(
     return total / max(1, sizes)
 
 
+@guarded
 @torch.no_grad()
 def proximal_step(
     net: nn.Module, threshold: float, *, second_moments: Mapping[str, Tensor] | None = None
@@ -120,13 +124,15 @@ def proximal_step(
         keep = p * (shrunk / s.clamp_min(torch.finfo(s.dtype).tiny))  # P diag(.) P^T A: exact with any L
         ranks[block.module] = ranks.get(block.module, 0) + int((shrunk > 0).sum())
         u = keep @ (p.mT @ block.u)
-        if block.layer is None:
-            net.get_submodule(block.module).weight.copy_(u)  # type: ignore[union-attr, operator]
-        else:
-            block.layer.assign(block.number, *(t for t in (u, block.vt) if t is not None))
+        with torch.inference_mode() if block.u.is_inference() else nullcontext():  # these change nowhere else
+            if block.layer is None:
+                net.get_submodule(block.module).weight.copy_(u)  # type: ignore[union-attr, operator]
+            else:
+                block.layer.assign(block.number, *(t for t in (u, block.vt) if t is not None))
     return ranks
 
 
+@guarded
 @torch.no_grad()
 def second_moments(net: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
     """Second moments of what every nn.Linear and HLinear sees.
@@ -154,7 +160,8 @@ def second_moments(net: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
 
     handles = [module.register_forward_pre_hook(observe(name)) for name, module in _layers(net)]
     try:
-        net(*inputs)
+        with as_called():
+            net(*inputs)
     finally:
         for handle in handles:
             handle.remove()

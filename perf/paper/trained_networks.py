@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import hrt
-from hrt.matrix_compression.block_source import cholesky_psd
+from hrt.matrix_compression.span_weight import cholesky_psd
 from hrt.perf.networks.allen_cahn import ALLEN_CAHN
 from hrt.perf.networks.burgers import BURGERS, burgers_points
 from hrt.perf.networks.pinn_training import Course, Equation, fit

@@ -54,6 +54,20 @@ def test_headers_of_older_versions_still_load():
     assert found.layers[0].spectral is None and found.layers[0].statements == () == found.statements
 
 
+def test_brief_figures_keep_their_side_of_tol_and_limits_their_truth():
+    tol, third = 1.23456789e-3, 1 / 3
+    layer = replace(RECORD, frobenius=third, weighted=tol * (1 - 1e-9), spectral=third, spectral_bound=third)
+    statement = replace(STATEMENT, bound=third, measured=third)
+    figures = {"output_error": third, "few": [third] * 64, "many": [third, 1.23567e-3, math.inf, *[1.0] * 62]}
+    c = Certificate(tol, "output", (layer,), figures, {}, {"g": [third] * 65}, statements=(statement,)).brief()
+    assert (c.layers[0].frobenius, c.layers[0].spectral_bound) == (0.333333, 0.333334)
+    assert c.layers[0].weighted == tol * (1 - 1e-9)  # 0.00123457 would be above tol
+    assert (c.statements[0].bound, c.statements[0].measured) == (0.333334, 0.333333)
+    assert c.measured["output_error"] == third and c.measured["few"] == [third] * 64
+    assert c.measured["many"][:3] == [0.33, 1.23567e-3, math.inf] and c.guaranteed["g"] == [0.34] * 65
+    assert c.tol == tol and c.brief() == c
+
+
 @pytest.mark.parametrize("sigma, least", [(0.0, 0.99), (1.0, 0.985), (2.0, 0.96)])
 def test_the_limit_is_rarely_exceeded_even_where_few_rows_hold_the_error(sigma, least):
     """Log-normal squared errors, whose mean is known; at sigma = 2 the largest 1 % of the rows hold 40 % of it."""

@@ -5,7 +5,8 @@ import torch
 
 import hrt
 from hrt.hmatrix.hmatrix import Leaf
-from hrt.matrix_compression.rounding import compensated_weights, int8_scale, round_columns, round_rows
+from hrt.matrix_compression.rounding import int8_scale, round_columns, round_rows
+from hrt.matrix_compression.span_weight import compensated_weights
 from hrt.perf.networks.operators import log_kernel
 
 

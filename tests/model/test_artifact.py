@@ -19,13 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hrt
-from hrt.certificate.certificate import Certificate
+from hrt.certificate.certificate import BOX_BOUND, Certificate
+from hrt.certificate.layer_records import layer_records
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.artifact import DIGEST, FORMAT_VERSION, read_header
 from hrt.model.model import CompressedModel
+from hrt.program.dense_view import DenseView
 
 from forked import forked
-from models import any_hmatrix, linear_model, mixed_bytes, mixed_model
+from models import any_hmatrix, linear_model, linear_program, mixed_bytes, mixed_model
 from zoo import ZOO, captured
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +139,27 @@ class TestRoundTrip:
         assert same_numbers(
             read("__metadata__/bfloat16", torch.bfloat16), constants["__metadata__"].leaves[0].dense.view(-1)
         )
+
+    @pytest.mark.parametrize("name", sorted(ZOO))
+    def test_takes_little_more_than_what_is_stored(self, name, tmp_path):
+        """1.1 times that and 4 KB, whatever the network; its weights rounded, as the records do not depend on how."""
+        program = captured(name)
+        view, tol = DenseView(program), 1e-2
+        changed = {k: HMatrix.from_dense(view.constants[k], torch.float16) for k in program.weights}
+        small = program.with_constants(changed)
+        certificate = Certificate(tol, "layers", layer_records(view, DenseView(small), {}, tol)).brief()
+        model = CompressedModel(small, certificate)
+        model.save(tmp_path / "m.hrt")
+        assert (tmp_path / "m.hrt").stat().st_size <= 1.1 * model.nbytes + 4096
+
+    def test_of_many_outputs_takes_little_more_than_what_is_stored(self, tmp_path):
+        """Each column has four figures in the certificate."""
+        figures = np.exp(np.random.default_rng(0).normal(-6, 0.4, (4, 600))).tolist()
+        measured = dict(zip(("per_output", "output_rms", "max_abs_error"), figures, strict=False))
+        certificate = Certificate(1e-2, "output", (), measured, {}, {BOX_BOUND: figures[3]}).brief()
+        model = CompressedModel(linear_program(torch.ones(600, 2), torch.zeros(600)), certificate)
+        model.save(tmp_path / "m.hrt")
+        assert (tmp_path / "m.hrt").stat().st_size <= 1.1 * model.nbytes + 4096
 
     def test_of_version_1_still_loads(self, tmp_path):
         """The file of mixed_model as the first format had it."""

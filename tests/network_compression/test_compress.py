@@ -57,7 +57,7 @@ def test_burgers_pinn_holds_where_it_was_never_seen_and_is_six_times_smaller(bur
 def test_certificate_keeps_kinds_of_figures_apart(burgers):
     _, model = burgers
     c = model.certificate
-    assert c.kind == "output"
+    assert c.kind == "output" and c.brief() == c
     assert 0 < c.measured["runtime_error"] <= c.estimated["output_error_upper_99"] <= 1e-3
     assert c.guaranteed == {}, "nothing was proven for every input, so nothing may stand here"
     assert len(c.layers) == 5

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from random_networks import drawn, median, outcome, summary
 
 import hrt
 from hrt.calibration.output_error import output_error
 
-from random_networks import drawn, median, outcome, summary
 from zoo import mlp
 
 LADDER = (3e-2, 1e-2, 1e-3)
