@@ -99,7 +99,9 @@ def observed_uses(
     probes = [probe for _, _, probe in seen]
     grads = torch.autograd.grad(loss, probes, allow_unused=True) if isinstance(loss, Tensor) and probes else []
     read = {name for node in program.nodes for name in node.inputs}
-    plain = {name for name in program.outputs if not scales and name not in read and program.outputs.count(name) == 1}
+    plain = {
+        name for name in program.outputs if scales is None and name not in read and program.outputs.count(name) == 1
+    }
     return [
         Use(node.inputs[1], x, torch.zeros_like(probe) if g is None else g, len(node.inputs) == 3, node.name in plain)
         for (node, x, probe), g in zip(seen, grads, strict=True)
