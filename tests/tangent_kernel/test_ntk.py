@@ -1,5 +1,6 @@
 """The kernel against explicit Jacobians in float64, in blocks and at once; memory counted; bad input refused."""
 
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -237,7 +238,7 @@ class TestCertificate:
         assert "neural tangent kernel drifts" in model.report()
 
     def test_what_is_too_large_is_left_out_and_says_why(self, monkeypatch):
-        monkeypatch.setitem(ntk.__globals__, "MEMORY", 100_000)
+        monkeypatch.setattr(import_module("hrt.tangent_kernel.ntk"), "MEMORY", 100_000)
         c = hrt.compress(mlp(2, 24, 24, 1), inputs=points(400), tol=1e-2, progress=False).certificate
         assert "ntk_drift" not in c.measured and "fewer than 8" in c.context["no_ntk_drift"]
 
