@@ -33,6 +33,7 @@ from hrt.perf.methods.catalogue import METHODS, USUAL
 from hrt.perf.networks.registry import QUICK, REGISTRY, check
 from hrt.perf.paper.command import app as paper
 from hrt.perf.realtime.command import realtime, serving
+from hrt.support.atomic_files import check_writable
 from hrt.support.progress import track
 
 QUICK_BURST_S, QUICK_TOLS = 0.01, (1e-2,)
@@ -101,6 +102,8 @@ def draw(
     """One page, without network, and pictures."""
     if html is None and png is None:
         raise InputError("Found nothing to write. Expected --html FILE, --png FOLDER, or both.")
+    if html is not None:
+        check_writable(html, force=True)
     result = read(results)
     if html is not None:
         report.write_page(result, html)

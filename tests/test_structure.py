@@ -143,5 +143,5 @@ class TestImports:
 
 def test_distribution_and_import_name() -> None:
     assert PYPROJECT["project"]["name"] == "hmatrix-runtime"
-    assert PYPROJECT["project"]["scripts"] == {"hrt": "hrt.cli.main:main"}
+    assert PYPROJECT["project"]["scripts"] == {"hrt": "hrt.cli.entry:main"}
     assert Path(ROOT / "hrt" / "py.typed").is_file()

@@ -24,7 +24,7 @@ from hrt.model.load import load
 from hrt.model.model import CompressedModel
 from hrt.program.program import Node, Program
 from hrt.runtime.onnx_costs import ANY_BATCH, choose_forms
-from hrt.support.atomic_files import check_writable, replacing
+from hrt.support.atomic_files import check_writable, replacing, warn_of_suffix
 from hrt.support.torch_state import guarded
 
 OPSETS = range(18, 24)
@@ -44,6 +44,7 @@ def export_onnx(
     external: bool = False,
     functions: bool = False,
     inputs: Any = None,
+    force: bool = True,
 ) -> None:
     """Write a network as an ONNX file of standard operators: float32 inputs and outputs (batch, *shape), any batch.
 
@@ -52,7 +53,7 @@ def export_onnx(
 
     Args:
         model_or_path: A compressed network, or the path of its .hrt file.
-        path: The file to write; one that exists is replaced.
+        path: The file to write.
         derivatives: More outputs behind the network's own, by input coordinates as `predict` takes them. "d0" and
             "d0d1" of an output u are called "d0_u" and "d0d1_u" and shaped like u.
         opset: 18 to 23 (default 20).
@@ -60,6 +61,7 @@ def export_onnx(
         external: Whether weights go into a second file, `path` + ".data". They always do above 2 GB.
         functions: Whether every linear layer is one node of the domain "hrt" with a body of standard operators.
         inputs: Rows to check on, as `predict` takes them. Random ones by default.
+        force: Replace a file that exists.
 
     Raises:
         InputError: An opset, path or input that cannot be used.
@@ -76,11 +78,13 @@ def export_onnx(
         >>> [len(v.type.tensor_type.shape.dim) for v in graph.output]
         [2, 2]
     """
+    check_writable(path, force)
+    warn_of_suffix(path, ".onnx")
     model, values = opened(model_or_path, derivatives)
     proto = to_onnx(model, opset, functions=functions)
     if check:
         check_onnx(proto, model, inputs, values=values)
-    write_graph(proto, path, external=external)
+    write_graph(proto, path, external=external, force=force)
 
 
 def opened(
@@ -136,16 +140,18 @@ def graph_of(
     return helper.make_model(graph, functions=layers.made if layers else [], **facts)
 
 
-def write_graph(proto: onnx.ModelProto, path: str | PathLike[str], *, external: bool = False) -> None:
+def write_graph(
+    proto: onnx.ModelProto, path: str | PathLike[str], *, external: bool = False, force: bool = True
+) -> None:
     """Write a graph whole or not at all. external: weights go into a second file; `proto` then loses its own."""
     if not external and fits_one_message(proto):
-        with replacing(path) as file:
+        with replacing(path, force=force) as file:
             file.write(proto.SerializeToString())
         return
     # Both files are complete on the disk before either takes its name.
-    target = check_writable(path, force=True)  # links followed: the second file goes where the first does
+    target = check_writable(path, force)  # links followed: the second file goes where the first does
     data = target.with_name(target.name + ".data")
-    with replacing(data) as numbers, replacing(target) as file:
+    with replacing(data, force=force) as numbers, replacing(target, force=force) as file:
         _move_weights(proto, data.name, numbers)
         numbers.flush()
         os.fsync(numbers.fileno())

@@ -1,5 +1,6 @@
 """`export_repository`: the folder from which an inference server serves a compressed network."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -14,6 +15,7 @@ from hrt.export.servers.folders import check_target, replace_folder
 from hrt.export.servers.open_inference import Signature, Tensor
 from hrt.export.servers.server_files import BACKENDS, Settings, mlserver_files, ray_files, triton_files
 from hrt.model.model import CompressedModel
+from hrt.support.atomic_files import usable
 from hrt.support.torch_state import guarded
 
 Files = Callable[[Signature, Settings, Mapping[str, str]], Mapping[str, str]]  # names to texts
@@ -39,7 +41,7 @@ def export_repository(
     device: str | None = None,
     accelerator: str | None = None,
     derivatives: Sequence[str] | None = None,
-    force: bool = False,
+    force: bool = True,
     check: bool = True,
 ) -> Path:
     """Write `<folder>/<name>`, from which an inference server serves the network.
@@ -60,7 +62,7 @@ def export_repository(
         device: "cpu" or "gpu", of Triton's instances. By default what the network was compressed for.
         accelerator: "tensorrt" for Triton's ONNX Runtime backend on GPUs, in float32.
         derivatives: More outputs, as in `export_onnx`, whatever is served.
-        force: Whether to replace what an earlier call wrote there.
+        force: Replace what an earlier call wrote there; never what hrt did not write.
         check: As in `export_onnx`.
 
     Returns:
@@ -120,7 +122,8 @@ def install_triton_backend(folder: str | PathLike[str], name: str = "hrt", *, fo
         The path of `model.py`.
 
     Raises:
-        InputError: Another name, or a backend that is there already (with `force`: one that is not hrt's).
+        InputError: Another name, a folder that is not there, or a backend that is there already (with `force`: one
+            that is not hrt's).
 
     Example:
         >>> import tempfile, hrt
@@ -131,6 +134,8 @@ def install_triton_backend(folder: str | PathLike[str], name: str = "hrt", *, fo
     """
     if name not in BACKENDS["triton"]:
         raise InputError(f"Found backend {name!r}. Expected one of {', '.join(BACKENDS['triton'])}.")
+    if not os.fspath(folder) or not usable(folder).is_dir():
+        raise InputError(f"Found {os.fspath(folder)!r}. Expected the server's folder of backends, which exists.")
     target = Path(folder) / name
     check_target(target, force)
     replace_folder(target, lambda new: shutil.copyfile(triton_backend.__file__, new / "model.py"), force)

@@ -2,6 +2,6 @@
 
 import sys
 
-from hrt.cli.main import main
+from hrt.cli.entry import main
 
 sys.exit(main())

@@ -5,6 +5,7 @@ line on stderr. What needs torch is imported inside the commands, so that help c
 import json
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -146,9 +147,11 @@ def export(
     from hrt.export.onnx.exporter import export_onnx
     from hrt.support.atomic_files import check_writable
 
+    if out.suffix != ".onnx":
+        raise InputError(f"Found -o {out}. Expected a name that ends with .onnx.")
     check_writable(out, force)
     options = {"opset": opset, "external": external, "functions": functions, "check": check}
-    export_onnx(artifact, out, derivatives=derivatives or None, **options)
+    export_onnx(artifact, out, derivatives=derivatives or None, force=force, **options)
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes{', checked by ONNX Runtime' if check else ''}")
 
 
@@ -245,7 +248,10 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `hrt`: runs the command line, returns the exit status and raises nothing for a user's mistake."""
     try:
-        code = app(one_each(sys.argv[1:] if arguments is None else arguments), prog_name="hrt", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"hrt: {printable(str(message))}", file=sys.stderr)
+            words = one_each(sys.argv[1:] if arguments is None else arguments)
+            code = app(words, prog_name="hrt", standalone_mode=False)
     except HrtError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

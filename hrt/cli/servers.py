@@ -43,7 +43,7 @@ def repository(
 
 def triton_backend(
     folder: Annotated[
-        Path, typer.Argument(metavar="BACKENDS", help="The server's backends, such as /opt/tritonserver/backends.")
+        str, typer.Argument(metavar="BACKENDS", help="The server's backends, such as /opt/tritonserver/backends.")
     ],
     name: Annotated[
         str, typer.Option(help="hrt, or onnxruntime for a server that lacks NVIDIA's own backend of that name.")

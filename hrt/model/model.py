@@ -20,6 +20,7 @@ from hrt.model.rows import Rows
 from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
+from hrt.support.atomic_files import warn_of_suffix
 from hrt.support.torch_state import guarded, has_usual_values, usual_state, usual_values
 from hrt.support.types import Array, Kind, Numbers
 
@@ -237,12 +238,13 @@ class CompressedModel(Contents):
 
         Args:
             path: The file, in a folder that exists.
-            force: Replace a file that exists.
+            force: Replace a file that exists. Without it one of several writers succeeds.
 
         Raises:
             ArtifactError: The file cannot be written. What was there before stays.
         """
         write(self, path, force=force)
+        warn_of_suffix(path, ".hrt")
 
     @guarded
     def report(self) -> str:

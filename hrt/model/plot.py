@@ -4,7 +4,6 @@ import math
 import warnings
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from hrt.errors import InputError
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.contents import Contents
-from hrt.support.atomic_files import check_writable, replacing
+from hrt.support.atomic_files import check_writable, replacing, usable
 
 LARGEST_DRAWN = 1 << 27  # entries that are written out for singular values: half a gigabyte
 SKETCH_SIDE, SKETCH = 2048, 256  # beyond this side the leading singular values come from a random sketch
@@ -33,10 +32,10 @@ def plot_model(model: Contents, path: str | PathLike[str]) -> None:
     """
     from matplotlib.figure import Figure
 
-    suffix = Path(path).suffix.removeprefix(".").lower()
+    suffix = usable(path).suffix.removeprefix(".").lower()
     known = Figure().canvas.get_supported_filetypes()
     if suffix not in known:
-        raise InputError(f"Cannot draw {Path(path).name}: found the format {suffix!r}. Expected .png, .pdf or .svg.")
+        raise InputError(f"Cannot draw {usable(path).name}: found the format {suffix!r}. Expected .png, .pdf or .svg.")
     check_writable(path, force=True)
     weights = [(name, model.program.constants[name]) for name in model.program.weights]
     if not weights:

@@ -4,7 +4,7 @@ Knows nothing of matrices, programs or models. What needs no torch is handed on 
 modules do need it.
 """
 
-from hrt.support.atomic_files import check_writable, replacing, usable
+from hrt.support.atomic_files import check_writable, replacing, usable, warn_of_suffix
 from hrt.support.progress import Advance, part, silent, track
 
-__all__ = ["Advance", "check_writable", "part", "replacing", "silent", "track", "usable"]
+__all__ = ["Advance", "check_writable", "part", "replacing", "silent", "track", "usable", "warn_of_suffix"]

@@ -11,7 +11,7 @@ from hrt.model import artifact
 from hrt.perf.bench.runner import Plan, run
 from hrt.perf.bench.tables import show
 from hrt.perf.measuring.results import FAILED, Results, check_results, disagreement, read
-from hrt.perf.networks.registry import SUFFIXES
+from hrt.perf.networks.registry import SUFFIXES, from_file
 from hrt.support.atomic_files import usable
 from hrt.support.progress import track
 
@@ -60,12 +60,13 @@ def bench(
     json: Path | None = None,
 ) -> int:
     """One network of a user's beside every method; returns as `measure`. tols: by default what a `.hrt` file was made
-    for, else 1e-2, 1e-3 and 1e-4. Raises InputError for a file of another kind.
+    for, else 1e-2, 1e-3 and 1e-4. Raises HrtError for a file of another kind, or one that cannot be read.
     """
     if path.suffix not in SUFFIXES:
         raise InputError(f"Found {path}. Expected a .hrt, .onnx or .pt2 file.")
     if not tols and path.suffix == ".hrt" and usable(path).is_file():
         tols = (artifact.read(path).certificate.tol,)
+    from_file(path, tuple(inputs))  # a file that cannot be read is a mistake, and no row of a table
     plan = Plan(
         workloads=(str(path),),
         tols=tuple(tols) or Plan.tols,

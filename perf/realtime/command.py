@@ -104,6 +104,8 @@ def serving(
     json_tensors: Tensors = False,
 ) -> None:
     """Ask servers many things at once, compare every answer with `predict` and print a line for each server."""
+    if not (http or grpc):
+        raise InputError("Found no server to ask. Expected --http HOST:PORT, --grpc HOST:PORT, or both.")
     asked = server_load.questions(hrt.load(artifact, backend="torch"))
     print(server_load.HEADER)
     bad = 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -235,3 +236,54 @@ class TestHelp:
     )
     def test_usage_errors_are_one_line(self, arguments, mistake):
         assert "--help" in mistake(*arguments)
+
+
+class TestFilesToWrite:
+    """One rule: what is there stays, but for --force, and a name says of what kind the file is."""
+
+    def test_a_name_of_another_kind_is_warned_of(self, lab, capsys):
+        assert main(["compress", "net.py:build", "-o", "net.txt", "--no-progress"]) == 0
+        assert capsys.readouterr().err == (
+            "hrt: net.txt ends with .txt, and what is written to it is a .hrt file. Expected .hrt.\n"
+        )
+        model = hrt.load("net.hrt")
+        with pytest.warns(UserWarning, match=r"a \.hrt file") as saved:
+            model.save("net.onnx")
+        with pytest.warns(UserWarning, match=r"a \.onnx file") as exported:
+            hrt.export_onnx(model, "other.hrt", check=False)
+        assert {w.filename for w in (*saved, *exported)} == {__file__}  # the caller's line
+
+    def test_an_export_is_an_onnx_file(self, lab, mistake):
+        assert "Expected a name that ends with .onnx" in mistake("export", "net.hrt", "-o", "e.txt")
+
+    @pytest.mark.parametrize(
+        "write", [lambda m, p, f: m.save(p, force=f), lambda m, p, f: hrt.export_onnx(m, p, force=f)]
+    )
+    def test_python_replaces_unless_it_is_told_not_to(self, write, lab):
+        model = hrt.load("net.hrt")
+        Path("there.hrt").write_bytes(b"old")
+        with pytest.raises(hrt.HrtError, match="was kept"):
+            write(model, "there.hrt", False)
+        assert Path("there.hrt").read_bytes() == b"old"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            write(model, "there.hrt", True)
+        assert Path("there.hrt").read_bytes() != b"old"
+
+
+class TestLeftovers:
+    @pytest.mark.parametrize("name", ["garbage.onnx", "garbage.hrt", "garbage.pt2"])
+    def test_bench_of_what_is_no_network(self, name, lab, mistake):
+        Path(name).write_text("garbage")
+        assert name in mistake("bench", name)
+
+    @pytest.mark.parametrize("folder", ["", "absent", "net.hrt"])
+    def test_a_backend_goes_into_a_folder_that_is_there(self, folder, lab, mistake):
+        assert "Expected the server's folder of backends" in mistake("triton-backend", folder)
+
+    @pytest.mark.parametrize("path", [None, 5, ["net.hrt"]])
+    def test_what_is_no_path(self, path, lab):
+        model = hrt.load("net.hrt")
+        for call in (hrt.load, model.save, model.plot, lambda p: hrt.export_onnx(model, p, check=False)):
+            with pytest.raises(hrt.HrtError, match=r"Found (NoneType|int|list) where the name of a file is expected"):
+                call(path)

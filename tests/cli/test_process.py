@@ -4,13 +4,10 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from hrt.cli.main import main
 
 SLOW = """
 import time
@@ -60,9 +57,18 @@ def test_a_reader_that_stops_reading_is_no_error_of_ours(lab):
     process.stderr.close()
 
 
-@pytest.mark.parametrize("while_it", ["builds", "compresses"])
+IMPORTED = """
+import time
+from pathlib import Path
+
+Path("started").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("while_it", ["imports", "builds", "compresses"])
 def test_an_interruption_leaves_nothing(while_it, lab, contents):
-    Path("slow.py").write_text(SLOW)
+    Path("slow.py").write_text(IMPORTED if while_it == "imports" else SLOW)
     np.save("x.npy", np.random.default_rng(0).standard_normal((4000, 300)).astype(np.float32))
     before = contents()
     command = [sys.executable, "-m", "hrt.cli", "compress", f"slow.py:{while_it}", "-o", "out.hrt"]
@@ -86,6 +92,21 @@ def test_an_interruption_leaves_nothing(while_it, lab, contents):
     assert contents() == before
 
 
-def test_the_installed_command_is_main():
-    (command,) = entry_points(group="console_scripts", name="hrt")
-    assert command.load() is main
+@pytest.mark.parametrize("delay", [0.25, *(pytest.param(0.4 + 0.1 * k, marks=pytest.mark.slow) for k in range(30))])
+def test_an_interruption_at_any_moment_is_one_line(delay, lab):
+    """From torch's import, whose C++ makes errors of its own of an exception, to the end."""
+    command = [sys.executable, "-m", "hrt.cli", "compress", "net.py:build", "--box", "-1,-1:1,1", "-o", "out.hrt"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    if process.returncode == 0:  # it was done
+        assert Path("out.hrt").exists() and err == ""
+    else:
+        assert (process.returncode, out, err) == (130, "", "hrt: interrupted; nothing was written\n")

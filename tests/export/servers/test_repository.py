@@ -254,11 +254,11 @@ class TestWhatIsRefused:
     def test_a_folder_that_is_there(self, model, tmp_path):
         export_repository(model, tmp_path, name="m", server="ray")
         before = contents(tmp_path)
-        for options, message in (({}, "exists and was kept"), ({"force": True, "max_batch": 0}, "max_batch 0")):
+        for options, message in (({"force": False}, "exists and was kept"), ({"max_batch": 0}, "max_batch 0")):
             with pytest.raises(hrt.InputError, match=message):
                 export_repository(model, tmp_path, name="m", **options)
         assert contents(tmp_path) == before
-        export_repository(linear_model(torch.randn(3, 2)), tmp_path, name="m", force=True)
+        export_repository(linear_model(torch.randn(3, 2)), tmp_path, name="m")
         assert sorted(contents(tmp_path)) == ["m", "m/.hrt-files", "m/1", "m/1/model.onnx", "m/config.pbtxt"]
 
     def test_an_empty_tensor(self, tmp_path):

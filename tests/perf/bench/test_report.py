@@ -9,6 +9,7 @@ import pytest
 from bench_cases import row
 
 from hrt.errors import InputError
+from hrt.perf.__main__ import main
 from hrt.perf.bench.charts import shortly
 from hrt.perf.bench.report import distinct, page, sections, slug, write_page, write_pictures
 from hrt.perf.measuring.results import FAILED, MISSING, UNREACHABLE, Results
@@ -175,3 +176,8 @@ def test_names_of_files_and_ids():
     assert distinct('<a id="m"/><use xlink:href="#m" clip-path="url(#p)"/>', "f1") == (
         '<a id="f1-m"/><use xlink:href="#f1-m" clip-path="url(#f1-p)"/>'
     )
+
+
+def test_a_page_into_a_folder_that_is_not_there_is_refused_before_anything_is_read(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "none.json"), "--html", str(tmp_path / "no" / "page.html")]) == 2
+    assert "page.html cannot be written: the folder" in capsys.readouterr().err

@@ -167,3 +167,8 @@ def test_collections_are_counted_and_can_be_kept_off():
     with CollectorWatch(off=True):
         assert not gc.isenabled()
     assert gc.isenabled() and not any(getattr(c, "__self__", None) is seen for c in gc.callbacks)
+
+
+def test_no_server_to_ask_is_a_mistake(tmp_path, capsys):
+    assert harness(["serving", str(tmp_path / "net.hrt"), "--name", "m"]) == 2
+    assert "Found no server to ask. Expected --http" in capsys.readouterr().err
