@@ -32,7 +32,7 @@ WHAT_IT_IS = {
     ),
     "module": (
         "a pickled object ({names}), which runs code when read",
-        "hrt compress mynets.py:build, where build() returns what torch.load reads with weights_only=False, if you trust it",
+        "hrt compress mynets.py:build, where build() returns torch.load(..., weights_only=False), if you trust it",
     ),
     "pickle": (
         "a pickle, which may run code when read",
