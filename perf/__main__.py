@@ -6,6 +6,7 @@ python -m hrt.perf --workload mine.onnx --inputs x.npy --json build/results/mine
 python -m hrt.perf report build/results/mine.json --html page.html
 python -m hrt.perf table build/results/mine.json --why
 python -m hrt.perf compare before.json after.json
+python -m hrt.perf compress-time
 
 `run` is what happens where no command is named. Every method sets its knob on search rows until the error is kept by
 hrt's own rule, is judged on fresh rows, and then timed beside all others in short bursts in random order. What cannot
@@ -19,19 +20,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from hrt.errors import InputError
-from hrt.perf.bench import command, compare, report, tables
+from hrt.perf.bench import command, compare, compress_time, report, tables
 from hrt.perf.bench.candidates import Timing
 from hrt.perf.bench.runner import Plan
 from hrt.perf.measuring import command_line
 from hrt.perf.measuring.results import read
 from hrt.perf.methods.catalogue import METHODS, USUAL
-from hrt.perf.networks.registry import QUICK, REGISTRY
+from hrt.perf.networks.registry import QUICK, REGISTRY, check
 from hrt.perf.paper.command import app as paper
 from hrt.perf.realtime.command import realtime, serving
 from hrt.support.atomic_files import check_writable
+from hrt.support.progress import track
 
 QUICK_BURST_S, QUICK_TOLS = 0.01, (1e-2,)
 KNOWN = f"{', '.join(REGISTRY)} (operators take a size: log-1d:4096), or your .pt2, .onnx or .hrt file."
@@ -139,6 +142,22 @@ def judge(
     comparison = compare.compare(before, after, threshold=threshold, judge_all=judge_all)
     compare.show(comparison, command.console())
     return comparison.status
+
+
+@app.command("compress-time")
+def seconds(
+    workload: Annotated[list[str] | None, typer.Option(metavar="NAME", help=KNOWN)] = None,
+    tol: Annotated[list[float] | None, typer.Option(help="Relative errors (1e-2).")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of everything.")] = 2,
+) -> None:
+    """How long compressing takes, beside torchao's `quantize_` and one SVD of every layer."""
+    cases = [(name, t) for name in workload for t in tol or QUICK_TOLS] if workload else compress_time.CASES
+    for name, _ in cases:
+        check(name)
+    torch.set_num_threads(threads)
+    with track("compress-time", True) as advance:
+        table = compress_time.compress_time(cases, advance)
+    command.console().print(table.rich())
 
 
 @app.command("gpu", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hrt.program.program import Node, Program
 
+WIDE = 1024  # outputs; of so many the random signs of as many rows say too little, and what is known is taken
 CHUNK = 4096  # rows evaluated at a time, so that memory does not grow with the calibration set
 
 
@@ -53,7 +54,8 @@ def layer_moments(
             name, x, g = use.weight, use.x.flatten(0, -2), use.slope.flatten(0, -2)
             weight = (g * g).sum(1, keepdim=True)
             xw = x * weight
-            entry = [x.sum(0), x.T @ x, g.T @ g, x.shape[0], xw.sum(0), xw.T @ x, weight.sum()]
+            felt = torch.eye(g.shape[1], dtype=g.dtype) * len(g) if use.is_output and g.shape[1] >= WIDE else g.T @ g
+            entry = [x.sum(0), x.T @ x, felt, x.shape[0], xw.sum(0), xw.T @ x, weight.sum()]
             old = sums.get(name)
             sums[name] = entry if old is None else [a + b for a, b in zip(old, entry, strict=True)]
     out = {}
@@ -72,12 +74,15 @@ def _moments(mean: Tensor, second: Tensor, left: Tensor, rows: int) -> Moments:
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """One linear node at work. x: (rows, ..., n).  slope: (rows, ..., m) of the signed outputs by its product."""
+    """One linear node at work. x: (rows, ..., n).  slope: (rows, ..., m) of the signed outputs by its product.
+    is_output: it is an output of the network and nothing else, so that the outputs' derivative by it is 1.
+    """
 
     weight: str
     x: Tensor
     slope: Tensor
     biased: bool
+    is_output: bool = False
 
 
 def observed_uses(
@@ -93,8 +98,10 @@ def observed_uses(
     loss = sum((y * _signs(y, generator)).sum() for y in scaled)
     probes = [probe for _, _, probe in seen]
     grads = torch.autograd.grad(loss, probes, allow_unused=True) if isinstance(loss, Tensor) and probes else []
+    read = {name for node in program.nodes for name in node.inputs}
+    plain = {name for name in program.outputs if not scales and name not in read and program.outputs.count(name) == 1}
     return [
-        Use(node.inputs[1], x, torch.zeros_like(probe) if g is None else g, len(node.inputs) == 3)
+        Use(node.inputs[1], x, torch.zeros_like(probe) if g is None else g, len(node.inputs) == 3, node.name in plain)
         for (node, x, probe), g in zip(seen, grads, strict=True)
     ]
 

@@ -86,7 +86,7 @@ def rounding_places(places: Mapping[str, str]) -> str:
     """In words, where a network computes in less than float32; nothing where it does not."""
     named = [f"{dtype} in {path or 'its forward'}" for path, dtype in places.items()]
     rest = f" and {len(named) - SHOWN} more modules" if len(named) > SHOWN else ""
-    return f"it computes in {', '.join(named[:SHOWN])}{rest}" if named else ""
+    return f"the network computes in {', '.join(named[:SHOWN])}{rest}" if named else ""
 
 
 def _points(example: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -132,7 +132,7 @@ def _check_capture(network: Captured, rows: Sequence[Tensor]) -> None:
             raise CaptureError(
                 f"The captured program disagrees with the network on output {k}: relative difference {error:.3g}, "
                 f"expected at most {allowed:.3g}. "
-                + (f"The network rounds too much: {narrow}." if exact and narrow else cause)
+                + (f"That is its own rounding: {narrow}." if exact and narrow else cause)
             )
 
 

@@ -68,7 +68,7 @@ def compress_matrix(
 
     Raises:
         InputError: no matrix, NaN or infinite entries, or a second moment or points that do not fit.
-        ToleranceError: tol is not positive, or below what the storage can hold.
+        ToleranceError: tol is not positive, above 1, or below what the storage can hold.
 
     Example:
         >>> x = torch.linspace(0, 1, 64)

@@ -158,19 +158,20 @@ def as_second_moment(c: Any, n: int) -> Tensor | None:
     return c
 
 
-LARGEST_TOL = 1.0  # the relative error of a network that answers zero
+NOTHING_LEFT = 1.0  # the relative error of zero in the place of everything: no larger tolerance says more
+LARGEST_TOL = 1e6  # of a network that is trained towards something else than its original; its square stays a number
 
 
-def check_tol(tol: Any) -> float:
-    """A usable tolerance. Raises ToleranceError for anything but a number above 0 and up to 1."""
+def check_tol(tol: Any, largest: float = NOTHING_LEFT) -> float:
+    """A usable tolerance. Raises ToleranceError for anything but a number above 0 and up to `largest`."""
     try:
         value = math.nan if isinstance(tol, (str, bytes)) else float(tol)
     except (TypeError, ValueError):
         value = math.nan
-    if not 0 < value <= LARGEST_TOL:
+    if not 0 < value <= largest:
         raise ToleranceError(
-            f"Found tol = {shown(tol)}. Expected a positive number up to 1, such as 1e-3 (a relative error; zero in "
-            "the place of everything has 1)."
+            f"Found tol = {shown(tol)}. Expected a positive number up to {largest:g}, such as 1e-3: a relative error. "
+            "Zero in the place of everything has 1."
         )
     return value
 

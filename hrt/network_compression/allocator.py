@@ -42,7 +42,6 @@ WIDER, TIGHTER = 4.0, 0.1  # steps where the proportional one leads back beyond 
 SAME_BUDGET = 1.02  # budgets this near give the same plans
 BUDGETS = 1e-20, 1e12  # over what is allowed; beyond them no plan changes any more
 
-SAME_PLANNERS = 0.25  # of the squared error that planners were made for; for less, blocks are factored anew
 PREDICTED = 3.0  # measured over predicted squared error; below it another regularisation finds nothing better
 POLISH_TRIALS = 48
 POLISH_LEAVES = 16  # layers of more leaves are close to their budget already: many small steps
@@ -51,6 +50,12 @@ REPAIR_TRIALS, REPAIR_WIDTH = 10, 4
 REPAIRABLE = 1.5  # times the tolerance; a candidate further off would take more bytes than the next plan does
 BIAS_SHARE = 0.3  # of the tolerance; squared, it takes a tenth of the budget
 RIDGES = ((1e-9, 1e-3), (1e-6, 1e-2), (1e-4, 1e-1), (1e-2, 1.0))  # (inputs, sensitivity), relative to the mean
+
+# How a search's time divides, measured on PINNs and surrogates: it says how far the bar has come, nothing else.
+SETTINGS_SHARE = 0.88  # of all settings; the rest is the polish's
+PLANNED_SHARE = 0.5  # of a setting's own time: factoring blocks, before the search
+USUAL_TRIALS, USUAL_POLISH = 6, 16
+LEAST_LAYER = 2048  # entries that take as long to factor as a small layer's calls
 
 Change = tuple[float, int, Choice, Choice]  # score, layer, old leaf, new leaf
 
@@ -96,8 +101,9 @@ class Allocator:
         for settings in rounds:
             gaps, before = [], best
             for setting in settings:
-                low, done = min(0.35 * done, 0.7), done + 1  # two settings are the rule
-                advance = part(self.request.advance, low, min(low + 0.35, 0.75))
+                width = SETTINGS_SHARE / len(rounds[0])  # further rounds are the exception
+                low, done = min(width * done, SETTINGS_SHARE - width), done + 1
+                advance = part(self.request.advance, low, low + width)
                 result = self._search(self._planned(setting, narrow, advance), step, advance)
                 gaps.append(result.gap)
                 step = result.step
@@ -122,22 +128,17 @@ class Allocator:
         return biases if error.limit <= BIAS_SHARE * self.request.tol else frozenset()
 
     def _planned(self, setting: Setting, narrow: frozenset[str], advance: Advance) -> PlannedNetwork:
-        """Every layer with its planner; the first 60 % of a setting's work, unless another search has done it."""
-        planned = self.original.planned.get((setting, id(self.moments)))
-        if planned is not None and SAME_PLANNERS * planned.allowed2 <= self.allowed2 <= planned.allowed2:
-            return replace(planned, narrow=narrow)
+        """Every layer with its planner; the first half of a setting's work."""
         weights, moments = self.original.program.weights, self.moments
         names = [n for n in weights if moments[n].left.numel() and moments[n].second.numel()]
         tasks = [self._task(name, setting) for name in names]
-        entries, behind, layers = sum(t.matrix.numel() for t in tasks), 0, []
+        work, behind, layers = sum(t.matrix.numel() + LEAST_LAYER for t in tasks), 0, []
         advance(f"factor {names[0]}" if names else "factor", 0.0)
         for layer in plan_layers(tasks, self.request.executor):
-            behind += layer.matrix.numel()
-            advance(f"factored {layer.name}", 0.6 * behind / entries)
+            behind += layer.matrix.numel() + LEAST_LAYER
+            advance(f"factored {layer.name}", PLANNED_SHARE * behind / work)
             layers.append(layer)
-        network = PlannedNetwork(setting, tuple(layers), narrow, self.allowed2, self.moments)
-        self.original.planned[setting, id(self.moments)] = network
-        return network
+        return PlannedNetwork(setting, tuple(layers), narrow)
 
     def _search(self, network: PlannedNetwork, step: int, advance: Advance) -> Searched:
         """The budget that just holds, by proportional steps and bisection from `step` of the grid of multipliers."""
@@ -146,7 +147,7 @@ class Allocator:
         best: Candidate | None = None
         missed: Candidate | None = None
         for trial in range(TRIALS):
-            advance(f"search, trial {trial + 1}", 0.6 + 0.4 * trial / TRIALS)
+            advance(f"search, trial {trial + 1}", PLANNED_SHARE + (1 - PLANNED_SHARE) * likely(trial, USUAL_TRIALS))
             plans, step = self._plans(network.layers, budget, step)
             candidate = build(self.original, network, plans)
             upper2 = (candidate.error.limit / self.request.tol) ** 2 * allowed2
@@ -174,7 +175,11 @@ class Allocator:
         moments = moments.focused if setting.focused and moments.focused is not None else moments
         bias = self._absorbing_bias(name)
         right = ridge(moments.covariance if bias else moments.second, setting.ridges[0])
-        left, mean = ridge(moments.left, setting.ridges[1]), moments.mean if bias else None
+        mean, left, felt = moments.mean if bias else None, None, moments.left.diagonal()
+        if bool((felt == felt[0]).all()) and moments.left.count_nonzero() == len(felt):  # all outputs count alike
+            right = right * felt[0]
+        else:
+            left = ridge(moments.left, setting.ridges[1])
         return LayerTask(name, matrix, right, left, mean, bias, self.allowed2, self.request.of_weight(name))
 
     def _absorbing_bias(self, weight: str) -> str | None:
@@ -207,7 +212,8 @@ class Allocator:
             changes = [c for c in self._changes(best) if c[1:] not in refused]
             if not changes:
                 break
-            self.request.advance(f"polish, trial {trial + 1}", 0.75 + 0.25 * trial / POLISH_TRIALS)
+            behind = likely(trial, USUAL_POLISH)
+            self.request.advance(f"polish, trial {trial + 1}", SETTINGS_SHARE + (1 - SETTINGS_SHARE) * behind)
             candidate = build(self.original, best.network, _changed(best, changes[0]))
             if candidate.error.limit <= self.request.tol and candidate.nbytes < best.nbytes:
                 best = candidate
@@ -262,6 +268,11 @@ class Allocator:
                     elif not up and more < 0:
                         out.append((-more / max(less, LEAST_LOSS * self.allowed2), k, old, new))
         return sorted(out, key=lambda change: -change[0])
+
+
+def likely(trial: int, usual: int) -> float:
+    """The share that is probably behind after so many trials of a search that ends after about `usual`."""
+    return 1 - 2 ** (-2 * trial / usual)
 
 
 def next_budget(budget: float, factor: float, low: float, high: float) -> float:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from hrt.calibration.moments import Moments
 from hrt.calibration.output_error import OutputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.block_choices import Choice
@@ -32,7 +31,7 @@ class LayerTask:
     name: str
     matrix: Tensor
     right: Tensor
-    left: Tensor
+    left: Tensor | None
     mean: Tensor | None
     bias: str | None
     budget2: float
@@ -40,8 +39,8 @@ class LayerTask:
 
     def source(self, rows: Tensor | None, cols: Tensor | None) -> BlockSource:
         """In tree order. Copies: BLAS may round differently where memory is aligned as another process sends it."""
-        pairs = (self.matrix, rows, cols), (self.right, cols, cols), (self.left, rows, rows)
-        matrix, right, left = (permute(*p).clone() for p in pairs)
+        left = None if self.left is None else permute(self.left, rows, rows).clone()
+        matrix, right = (permute(*p).clone() for p in ((self.matrix, rows, cols), (self.right, cols, cols)))
         return BlockSource(matrix, right, left, self.request.seed)
 
 
@@ -131,15 +130,11 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class PlannedNetwork:
-    """What candidates are built from: layers planned under one setting, and the biases kept in float16. allowed2: the
-    squared error that the planners expect, of these moments.
-    """
+    """What candidates are built from: layers planned under one setting, and the biases kept in float16."""
 
     setting: Setting
     layers: tuple[PlannedLayer, ...]
     narrow: frozenset[str]
-    allowed2: float
-    moments: Mapping[str, Moments]
 
 
 @dataclass(frozen=True, eq=False)

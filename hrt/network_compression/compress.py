@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.answers import Answers
-from hrt.capture.network import Captured, captured_network, unwrapped
+from hrt.capture.network import Captured, captured_network, rounding_places, unwrapped
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.errors import InputError, ToleranceError, shown
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_alone, compress_for
+from hrt.matrix_compression.request import check_tol
 from hrt.model.model import CompressedModel, prepare
 from hrt.model.trainable import TrainableNetwork, densified, partitions
 from hrt.network_compression.request import CompressionRequest, Network
@@ -29,6 +30,7 @@ from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
 from hrt.support.torch_state import guarded
 
+CAPTURED = 0.08  # share of the time that capture takes; later ones count from there
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 FEWEST_SAMPLES = 4  # rows in all, so that those for the search are others than the held-out ones
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
@@ -92,7 +94,7 @@ def compress(
         >>> model.predict(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
     """
-    request = CompressionRequest(tol, storage, target, seed, executor, bool(per_output))
+    request = CompressionRequest(check_tol(tol), storage, target, seed, executor, bool(per_output))
     if derivatives is not None and inputs is None:
         raise InputError(
             f"Found derivatives={shown(derivatives)} and no inputs. Expected inputs too: without them only the weights "
@@ -107,9 +109,9 @@ def compress(
         advance("capture", 0.0)
         network, structures = captured(net, samples)
         program = network.program
-        request = replace(request, partitions=structures, advance=part(advance, 0.02, 1.0))
+        request = replace(request, partitions=structures, advance=part(advance, CAPTURED, 1.0))
         if inputs is None or samples is None:
-            best, certificate = by_layers(program, request)
+            best, certificate = by_layers(network, request)
         else:
             names = () if derivatives is None else derivatives
             original = Original.of(network, samples, request, as_boxes(inputs), names)
@@ -133,8 +135,9 @@ def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured
     return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 
-def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, Certificate]:
+def by_layers(network: Captured, request: CompressionRequest) -> tuple[Program, Certificate]:
     """Every weight within the tolerance in relative Frobenius norm, by construction."""
+    program, places = network.program, rounding_places(network.roundings)
     sizes = {name: math.prod(program.constants[name].shape) for name in program.weights}
     changed = {k: compress_alone(program.constants[k], request.of_weight(k)) for k in request.partitions}
     small = [name for name, size in sizes.items() if size < PANELS_FROM and name not in changed]
@@ -160,6 +163,7 @@ def by_layers(program: Program, request: CompressionRequest) -> tuple[Program, C
             "torch": torch.__version__,
             "target": request.target,
             "no_output_bound": "no inputs were given: nothing says where the network is used",
+            **({"remarks": [f"{places}: what that rounding does to its answers was not measured"]} if places else {}),
         },
     ).brief()
     return result, certificate

@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 
 from hrt.errors import InputError, shown
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.request import MatrixRequest, check_target, check_tol, check_whole, storages_of
+from hrt.matrix_compression.request import LARGEST_TOL, MatrixRequest, check_target, check_tol, check_whole, storages_of
 from hrt.support.progress import Advance, part, silent
 
 Network = nn.Module | ExportedProgram | str | PathLike[str]  # what is captured, or the path of an .onnx file
@@ -31,7 +31,7 @@ class CompressionRequest:
     storages: tuple[str, ...] = field(init=False)  # that `storage` stands for, most exact first
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tol", check_tol(self.tol))
+        object.__setattr__(self, "tol", check_tol(self.tol, LARGEST_TOL))
         object.__setattr__(self, "storages", storages_of(self.storage))
         object.__setattr__(self, "seed", check_whole(self.seed, "seed", 0))
         check_target(self.target)

@@ -2,10 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +48,6 @@ class Original:
     split: Split
     tol: float
     boxes: Boxes = None
-    planned: dict[Hashable, Any] = field(default_factory=dict)  # layers, by how: a tighter search takes them over
 
     @staticmethod
     def of(
@@ -92,17 +90,20 @@ class Original:
 
     @cached_property
     def capture_difference(self) -> float | None:
-        """How far the network's own answers on the held-out rows are from its program's; None if it has only that."""
+        """How far the network's own answers on the held-out rows are from its program's, in the worst column where each
+        is held to the tolerance; None if it has only its program.
+        """
         if self.network.answers is None:
             return None
-        return output_error(self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]).value
+        answers, captured = self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]
+        return output_error(answers, captured, self.aim.each).largest
 
     @property
     def rounding(self) -> str:
         """In words, why errors are against the network's own answers; nothing where they are not."""
         if self.capture_difference is None or self.capture_difference <= UNCOUNTED * self.tol:
             return ""
-        places = rounding_places(self.network.roundings) or "it computes in float32"
+        places = rounding_places(self.network.roundings) or "the network computes in float32"
         return f"the network's answers differ from those in float64 by {self.capture_difference:.2g} ({places})"
 
     def answers(self, rows: tuple[Tensor, ...]) -> Tensor:

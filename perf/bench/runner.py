@@ -21,7 +21,7 @@ from hrt.perf.bench.ranking import REFERENCE, Contender, why
 from hrt.perf.measuring.bursts import Latency, compared
 from hrt.perf.measuring.provenance import commit, thread_facts, versions
 from hrt.perf.measuring.results import FAILED, MEASURED, MISSING, NOISY, UNREACHABLE, Results, Row
-from hrt.perf.methods.catalogue import METHODS, USUAL, offered
+from hrt.perf.methods.catalogue import METHODS, USUAL, made_s, offered
 from hrt.perf.methods.matched_error import Method, Offer, Refusal
 from hrt.perf.methods.runtimes import BOUND
 from hrt.perf.networks import registry as workloads
@@ -118,11 +118,16 @@ class Measured:
             if isinstance(offer, Refusal):
                 rows.append((Row(*head, "-", tol, offer.status, note=offer.note), None))
                 continue
-            as_run = offer.at(self.batch)
+            as_run, made = offer.at(self.batch), made_s(self.workload, offer)
             for i, c in enumerate(self.candidates[id(offer)]):
                 latency = reaching.get((method, i))
                 known = self._times(as_run, latency, best) if latency else _missed(method, as_run, c)
-                row = Row(*head, c.execution.backend, tol, **{"error": c.error, "nbytes": offer.nbytes, **known})
+                row = Row(
+                    *head,
+                    c.execution.backend,
+                    tol,
+                    **{"error": c.error, "nbytes": offer.nbytes, "made_s": made, **known},
+                )
                 rows.append((row, latency))
                 if latency is not None and row.status in MEASURED:
                     contenders.append(Contender(row, as_run, latency))

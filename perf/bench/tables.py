@@ -92,6 +92,7 @@ COLUMNS: Mapping[str, Callable[[Row], str | Cell]] = {
     "target": lambda r: f"{r.target:g}",
     "error": lambda r: figure(r.error, ".1e"),
     "bytes": lambda r: figure(r.nbytes, ","),
+    "made in s": lambda r: figure(r.made_s, ",.2f"),
     "p50 us": lambda r: figure(r.p50_us),
     "p95": lambda r: figure(r.p95_us),
     "p99": lambda r: figure(r.p99_us),

@@ -33,8 +33,9 @@ class Row:
     must be resident to predict.  p50_us to p999_us: microseconds of one call.  cold_us: of a call after other work has
     used the caches.  ratio_vs_best_dense: the fastest dense method over this one at the same batch (`Latency.ratio`),
     above 1 it is faster; ratio_low, ratio_high: its 95 % bootstrap interval.  noise: by how much, relative, one network
-    differed from itself in this group.  note: why, or what the reader should know. Raises ValueError for a ratio
-    without its interval.
+    differed from itself in this group.  made_s: seconds in which the method was set up for this error on search rows;
+    what methods share counts where it was made first.  note: why, or what the reader should know. Raises ValueError
+    for a ratio without its interval.
     """
 
     workload: str
@@ -55,6 +56,7 @@ class Row:
     ratio_low: Number | None = None
     ratio_high: Number | None = None
     noise: Number | None = None
+    made_s: Number | None = None
     note: str = ""
 
     def __post_init__(self) -> None:

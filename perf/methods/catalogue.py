@@ -6,6 +6,7 @@ when it loads is said in the note.
 """
 
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -168,7 +169,7 @@ def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
             return Refusal(UNREACHABLE, f"{made} and is judged at no smaller one")
         if served and target != served.target:
             return Refusal(UNREACHABLE, f"the file holds a network for target {served.target}")
-        model = served or _compress(workload, tol, target)
+        model = served or compressed(workload, tol, target)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.hrt"
             model.save(path)
@@ -201,7 +202,8 @@ def as_run(model: hrt.CompressedModel, batch: int) -> tuple[str, int, dict[str, 
     return f"{leaves} leaves in {facts['layers']} layers{also}", work, facts
 
 
-def _compress(workload: Workload, tol: float, target: str) -> hrt.CompressedModel:
+def compressed(workload: Workload, tol: float, target: str) -> hrt.CompressedModel:
+    """The workload's network, compressed for the errors that it is judged by."""
     data = None
     if workload.by_weights:
         tol *= WEIGHTS_MARGIN
@@ -265,15 +267,23 @@ def _largest(w: Tensor, count: int) -> Tensor:
 
 
 def offered(method: Method, workload: Workload, tol: float) -> Offer | Refusal:
-    """What a method offers; every way to fail is a refusal."""
+    """What a method offers; every way to fail is a refusal. How long it took is kept by `made_s`."""
+    start = time.perf_counter()
     try:
-        return method(workload, tol)
+        offer = method(workload, tol)
+        workload.once(("made", id(offer)), lambda: time.perf_counter() - start)
+        return offer
     except MissingError as error:
         return Refusal(MISSING, str(error))
     except MemoryError as error:
         return Refusal(FAILED, f"ran out of memory {error}".strip())
     except Exception as error:  # other libraries raise whatever they like; a method that fails is a row
         return Refusal(FAILED, f"{type(error).__name__}: {first_line(error)}")
+
+
+def made_s(workload: Workload, offer: Offer) -> float | None:
+    """Seconds in which `offered` set the method up, when it first did."""
+    return workload.memo.get(("made", id(offer)))
 
 
 def _checked(method: Method) -> Method:

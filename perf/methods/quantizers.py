@@ -164,6 +164,14 @@ def module_nbytes(net: nn.Module) -> int:
     return sum(map(tensor_nbytes, {id(t): t for t in (*net.parameters(), *net.buffers())}.values()))
 
 
+def all_int8(workload: Workload) -> nn.Module:
+    """The network after torchao's `quantize_` of every layer. Raises MissingError."""
+    library, net = _imported("torchao.quantization"), module_of(workload.program)
+    with quiet():
+        library.quantize_(net, library.Int8WeightOnlyConfig())
+    return net
+
+
 def torchao(config: str, arithmetic: str = "float32", decode: bool = False) -> Method:
     """`quantize_` with the configuration of that name, run by torch and torch.compile. decode: weights are multiplied
     out to float32 when the network is loaded, and ONNX Runtime runs it: for weights only quantized the same numbers.

@@ -24,7 +24,7 @@ from hrt.capture.onnx_file import read_onnx
 from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
-from hrt.perf.networks import burgers, burgers_derivatives, deeponet, neuralfoil, operators, pinns, qlknn
+from hrt.perf.networks import burgers, burgers_derivatives, deeponet, emulator, neuralfoil, operators, pinns, qlknn
 from hrt.perf.networks.as_torch_module import written_out
 from hrt.perf.networks.pinn_training import one_thread
 from hrt.program.program import Program
@@ -207,6 +207,11 @@ def _deeponet(name: str, size: int) -> tuple[nn.Module, Rows]:
         return deeponet.train_deeponet()[0], deeponet.deeponet_inputs
 
 
+def _emulator(name: str, size: int) -> tuple[nn.Module, Rows]:
+    with one_thread():
+        return emulator.train_emulator(), emulator.parameters
+
+
 def _laplace(size: int) -> np.ndarray:
     return operators.laplace_2d(round(size**0.5) ** 2)[0]
 
@@ -222,6 +227,7 @@ REGISTRY: Mapping[str, Entry] = {
     "deeponet": Entry(
         "DeepONet of the log-kernel operator, 128 sensors, 192 wide, trained for seconds", _of(_deeponet)
     ),
+    "emulator": Entry("emulator of a spectrum, 6 -> 4 x 512 SiLU -> 2507, trained for seconds", _of(_emulator)),
     "neuralfoil-xlarge": Entry("NeuralFoil xlarge, an airfoil surrogate that others trained", _neuralfoil),
     "neuralfoil-xxxlarge": Entry("NeuralFoil xxxlarge, 6 x 512 swish, trained by others", _neuralfoil),
     "qlknn": Entry("QLKNN 7_11, a tokamak turbulence surrogate, 5 x 133 tanh, an ONNX file of others", _qlknn),

@@ -95,7 +95,7 @@ def test_a_wrong_program_is_refused_however_small_its_outputs_and_whatever_its_t
 
 def test_rounding_that_changes_the_answers_is_named() -> None:
     net = Net(lambda x: torch.tanh((1e-7 * x).half().float() * 1e7))
-    with pytest.raises(hrt.CaptureError, match="rounds too much: it computes in float16 in its forward"):
+    with pytest.raises(hrt.CaptureError, match="own rounding: the network computes in float16 in its forward"):
         captured_network(net, (ROWS,))
 
 

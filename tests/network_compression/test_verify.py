@@ -66,6 +66,7 @@ def test_the_reference_is_the_network_as_its_author_evaluates_it(autocast: bool,
     given = torch.export.export(net, (rows[:3],), dynamic_shapes=(batch,), strict=False) if traced else net
     with pytest.raises(hrt.ToleranceError, match=r"rounding allows.*bfloat16 in (a|l|its forward)"):
         hrt.compress(given, inputs=rows, tol=1e-4, progress=False)
+    assert "bfloat16" in hrt.compress(given, tol=1e-4, progress=False).certificate.context["remarks"][0]
     tol = 8e-3
     model = hrt.compress(given, inputs=rows, tol=tol, progress=False)
     with torch.no_grad():
@@ -87,3 +88,29 @@ def test_a_float32_network_is_met_in_float64_and_its_bytes_stay() -> None:
     assert "capture_difference" not in programs[1][1].measured
     first, second = (pack(program.constants)[0] for program, _ in programs)
     assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+class SmallColumn(nn.Module):
+    """A large output beside a small one that is rounded to float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.net(x)
+        return torch.cat([1e4 * y[:, :1], y[:, 1:].half().float()], dim=1)
+
+
+def test_the_rounding_of_a_small_column_counts_where_each_is_held_to_the_tolerance() -> None:
+    net, rows = SmallColumn(), torch.rand(1000, 3, generator=torch.Generator().manual_seed(0))
+    request = CompressionRequest(1e-3)
+    together, each = (
+        Original.of(captured_network(net, (rows.double(),)), (rows.double(),), replace(request, per_output=value))
+        for value in (False, True)
+    )
+    assert (together.capture_difference or 0.0) < 1e-6 and not together.rounding
+    assert 1e-4 < (each.capture_difference or 0.0) < 1e-3 and "float16" in each.rounding
+    with torch.no_grad():
+        assert torch.equal(each.reference, net(each.split.held_out[0].float()).double())
