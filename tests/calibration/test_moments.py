@@ -1,5 +1,7 @@
 """Sampling, the split, and layer moments against their definitions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ import hrt
 from hrt.calibration.moments import layer_moments
 from hrt.calibration.samples import Split, as_samples
 from hrt.capture.torch_export import capture
+
+from models import linear_program
 
 
 def test_box_fills_its_bounds_evenly_and_repeats():
@@ -108,3 +112,12 @@ def test_moments_are_focusable_only_where_sensitivity_depends_on_the_input():
     for net, expected in ((linear, [False]), (curved, [True, False])):
         moments = layer_moments(capture(net.double(), [x]), [x])
         assert [m.is_focusable for m in moments.values()] == expected
+
+
+def test_what_cannot_fit_into_memory_is_refused_beforehand(monkeypatch):
+    program = linear_program(torch.ones(2, 3000))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * 8 * 3000**2 - 1))
+    with pytest.raises(hrt.InputError, match=r"up to 3,000 inputs.*0\.4 GiB are free"):
+        layer_moments(program, [torch.rand(2, 3000)])
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * 8 * 3000**2))
+    assert set(layer_moments(program, [torch.rand(2, 3000, dtype=torch.float64)])) == {"w"}
