@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
+from hrt.errors import InputError
 from hrt.program.program import Node, Program
 
 WIDE = 1024  # outputs; of so many the random signs of as many rows say too little, and what is known is taken
+HELD = 6  # matrices (n, n) of every weight, when its moments are made: two sums and four of `Moments`
 CHUNK = 4096  # rows evaluated at a time, so that memory does not grow with the calibration set
 
 
@@ -44,7 +47,16 @@ def layer_moments(
     """Moments of every weight of `program`, in float64. Tied weights pool their uses. scales: see `observed_uses`.
 
     One backward pass with random signs v over outputs and rows (Hutchinson): E (J^T v)(J^T v)^T = J^T J.
+    Raises InputError where they cannot fit into memory.
     """
+    widths = [program.constants[name].shape[1] for name in program.weights]
+    needed, free = HELD * 8 * sum(n * n for n in widths), psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"Found layers of up to {max(widths):,} inputs: how these vary together takes {needed / 2**30:,.1f} GiB, "
+            f"and {free / 2**30:,.1f} GiB are free. Nothing was allocated for it. Use a machine with more memory, or "
+            "compress with inputs=None, which bounds the weights alone."
+        )
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, list[Any]] = {}
     total_rows = inputs[0].shape[0]
