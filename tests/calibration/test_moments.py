@@ -108,3 +108,25 @@ def test_moments_are_focusable_only_where_sensitivity_depends_on_the_input():
     for net, expected in ((linear, [False]), (curved, [True, False])):
         moments = layer_moments(capture(net.double(), [x]), [x])
         assert [m.is_focusable for m in moments.values()] == expected
+
+
+def test_of_very_many_outputs_the_last_layer_feels_each_alike():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1100))
+    first, last = layer_moments(capture(net, (torch.rand(3, 2),)), (torch.rand(30, 2, dtype=torch.float64),)).values()
+    assert torch.equal(last.left, torch.eye(1100, dtype=torch.float64)), "signs of 30 rows span 30 directions"
+    assert first.left.count_nonzero() == 16
+
+
+def test_outputs_that_are_read_again_are_no_outputs_alone():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.sum = nn.Linear(2, 1100), nn.Linear(1100, 1)
+
+        def forward(self, x):
+            y = self.wide(x)
+            return y, self.sum(y)
+
+    moments = layer_moments(capture(Twice(), (torch.rand(3, 2),)), (torch.rand(30, 2, dtype=torch.float64),))
+    assert max(m.left.count_nonzero() for m in moments.values()) > 1100
