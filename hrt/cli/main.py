@@ -56,7 +56,7 @@ def info(
     hrt info net.hrt --json
     ```
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import msgspec
 
@@ -68,7 +68,8 @@ def info(
 
     model = hrt.load(artifact)
     program, session = model.program, model.session
-    sizes = Sizes.of(model, session, *(open_session(program, name) for name in on_cpu() if name != session.backend))
+    others = (open_session(program, name) for name in on_cpu() if name != session.backend)
+    sizes = replace(Sizes.of(model, session, *others), file=artifact.stat().st_size)
     if as_json:
         header = read_header(artifact)
         chosen = {"sizes": asdict(sizes), **{k: header.get(k) for k in ("version", "target", "certificate")}}

@@ -11,7 +11,17 @@ from pathlib import Path
 
 MOST = 1 << 24  # bytes of a pickle that are listed
 # what weights are made of, as "module name"
-PLAIN = ("torch ", "torch._", "torch.storage", "torch.serialization", "collections", "_codecs", "numpy", "builtins set")
+PLAIN = (
+    "torch ",
+    "torch._",
+    "torch.storage",
+    "torch.serialization",
+    "collections",
+    "_codecs",
+    "numpy",
+    "builtins set",
+    "__builtin__ set",
+)
 BUILD = "hrt compress mynets.py:build --weights {path}, where build() returns {net}"
 WHAT_IT_IS = {
     "state_dict": ("a state_dict, weights without their network", BUILD, "the nn.Module that they belong to"),
@@ -32,7 +42,7 @@ WHAT_IT_IS = {
     ),
     "module": (
         "a pickled object ({names}), which runs code when read",
-        "hrt compress mynets.py:build, where build() returns torch.load(..., weights_only=False), if you trust it",
+        "hrt compress mynets.py:build, where build() returns it (torch.load, weights_only=False: if you trust it)",
     ),
     "pickle": (
         "a pickle, which may run code when read",

@@ -33,6 +33,10 @@ class TestInfo:
         assert set(model.report().splitlines()) <= set(out.splitlines())
         assert "input x: (batch, 7)" in out and "output y2: (batch, 3)" in out
 
+    def test_the_size_of_an_older_file_is_that_on_disk(self, lab, capsys):
+        old = Path(__file__).parents[1] / "model/version1.hrt"
+        assert main(["info", str(old)]) == 0 and f"file: {old.stat().st_size:,} bytes\n" in capsys.readouterr().out
+
     def test_verbose_adds_what_the_paper_says(self, lab, capsys):
         mixed_model().save("m.hrt")
         assert main(["info", "m.hrt"]) == 0 and "κ(W)" not in capsys.readouterr().out
