@@ -34,7 +34,11 @@ class Scaled(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network with rows to compress it by and fresh rows of the same distribution to judge it by."""
+    """A network with rows to compress it by and fresh rows of the same distribution to judge it by.
+
+    is_rich: three or more hidden layers and many rows. Of fewer layers each is at int8 or rank 1 soon, where the next
+    step is beyond the tolerance; of fewer rows the confidence limit takes much of it.
+    """
 
     seed: int
     net: nn.Module
@@ -42,6 +46,7 @@ class Case:
     fresh: Tensor
     tol: float
     words: str
+    is_rich: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Outcome:
     ratio: float
     seconds: float
     words: str
+    is_rich: bool
 
 
 def drawn(seed: int) -> Case:
@@ -95,7 +101,8 @@ def drawn(seed: int) -> Case:
 
     tol = TOLS[whole(0, len(TOLS) - 1)]
     words = f"{sizes} {activation.__name__} scales {scales} heavy {heavy} rows {count} tol {tol:g}"
-    return Case(seed, net.eval(), sample(count), sample(FRESH), tol, words)
+    is_rich = len(widths) >= 3 and count >= 400
+    return Case(seed, net.eval(), sample(count), sample(FRESH), tol, words, is_rich)
 
 
 def outcome(case: Case, **options) -> Outcome:
@@ -111,7 +118,9 @@ def outcome(case: Case, **options) -> Outcome:
     size = exact.abs().max()
     error = float(((answers - exact) / size).norm() / (exact / size).norm())
     limit = model.certificate.estimated["output_error_upper_99"] / case.tol
-    return Outcome(case.seed, error / case.tol, limit, model.dense_nbytes / model.nbytes, seconds, case.words)
+    return Outcome(
+        case.seed, error / case.tol, limit, model.dense_nbytes / model.nbytes, seconds, case.words, case.is_rich
+    )
 
 
 def main(count: int, first: int = 0) -> None:
@@ -130,16 +139,22 @@ def main(count: int, first: int = 0) -> None:
     print(summary(outcomes))
 
 
+def median(outcomes: list[Outcome]) -> float:
+    """Of the error over tol."""
+    return float(torch.tensor([o.error for o in outcomes]).quantile(0.5)) if outcomes else math.nan
+
+
 def summary(outcomes: list[Outcome]) -> str:
     """The counts and medians in words."""
     won = [o for o in outcomes if o.ratio > 1]
     over = [o.seed for o in outcomes if o.error > 1]
-    middle = torch.tensor([o.error for o in won]).quantile(0.5) if won else math.nan
+    middle, rich = median(won), median([o for o in won if o.is_rich])
     ratio = torch.tensor([o.ratio for o in won]).log().mean().exp() if won else math.nan
     return (
         f"{len(outcomes)} networks: {len(over)} beyond tol on fresh inputs {over} (expected of a 99 % limit: at most "
         f"{(1 - CONFIDENCE) * len(outcomes):.0f}), {sum(o.ratio < 1 for o in outcomes)} larger than dense, "
-        f"{len(won)} smaller: median error / tol {middle:.3f}, geometric mean of ratios {ratio:.2f}; "
+        f"{len(won)} smaller: median error / tol {middle:.3f}, of rich ones {rich:.3f}, "
+        f"geometric mean of ratios {ratio:.2f}; "
         f"{sum(o.seconds for o in outcomes):.0f} s in all"
     )
 

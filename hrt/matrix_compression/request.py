@@ -126,7 +126,7 @@ def times_power(values: Tensor, exponent: int) -> Tensor:
 def usable_storages(storages: tuple[str, ...], largest: float) -> tuple[str, ...]:
     """Those of `storages` that hold a matrix with this largest entry, or float32."""
     everything = 0.0, math.inf
-    within = (s for s in storages if (r := USABLE_RANGE.get(s, everything))[0] <= largest <= r[1])
+    within = (s for s in storages if not largest or (r := USABLE_RANGE.get(s, everything))[0] <= largest <= r[1])
     return tuple(within) or ("float32",)
 
 

@@ -20,6 +20,7 @@ from hrt.network_compression.candidates import (
     PlannedNetwork,
     Setting,
     build,
+    halvable,
     halves,
     plan_layers,
     search_error,
@@ -44,6 +45,7 @@ BUDGETS = 1e-20, 1e12  # over what is allowed; beyond them no plan changes any m
 
 PREDICTED = 3.0  # measured over predicted squared error; below it another regularisation finds nothing better
 POLISH_TRIALS = 48
+RIVAL, RIVAL_TRIALS = 1.15, 12  # times the smallest: other ends of the search, polished a little
 POLISH_LEAVES = 16  # layers of more leaves are close to their budget already: many small steps
 LEAST_LOSS = 1e-6  # of the allowed squared error: smaller predicted losses are alike
 REPAIR_TRIALS, REPAIR_WIDTH = 10, 4
@@ -86,20 +88,25 @@ class Allocator:
     def search(self, planned: PlannedNetwork | None = None) -> Candidate | None:
         """The smallest candidate that holds, over rising ridges; of `planned` alone where one of it holds."""
         narrow = self._narrow_biases()
-        best = self._smaller(None, self._search(replace(planned, narrow=narrow), 0, silent)) if planned else None
+        result = None if planned is None else self._search(replace(planned, narrow=narrow), 0, silent)
+        ends = [] if result is None else self._ends(result)
         every = [[Setting(ridges, False)] for ridges in RIDGES]
         weights = () if self.original.aim.names else self.original.program.weights
         if any(self.moments[n].is_focusable for n in weights):  # those with derivatives are focused as they are
             every[0].append(Setting(RIDGES[0], True))
-        best = best or self._smallest(every, narrow)
-        return best and self._fewer_leaves(self._polish(best))
+        ends = ends or self._smallest(every, narrow)
+        if not ends:
+            return None
+        few = (c for c in ends[1:] if c.nbytes <= RIVAL * ends[0].nbytes)
+        polished = [self._polish(ends[0]), *(self._polish(c, RIVAL_TRIALS) for c in few)]
+        return self._fewer_leaves(min(polished, key=lambda c: c.nbytes))
 
-    def _smallest(self, rounds: Sequence[Sequence[Setting]], narrow: frozenset[str]) -> Candidate | None:
-        """The smallest candidate over rounds of settings, until the error was predicted well or none is smaller."""
-        best: Candidate | None = None
+    def _smallest(self, rounds: Sequence[Sequence[Setting]], narrow: frozenset[str]) -> list[Candidate]:
+        """The smallest candidates, best first, over rounds of settings, until the error was predicted well."""
+        ends: list[Candidate] = []
         done = step = 0
         for settings in rounds:
-            gaps, before = [], best
+            gaps, before = [], ends[:1]
             for setting in settings:
                 width = SETTINGS_SHARE / len(rounds[0])  # further rounds are the exception
                 low, done = min(width * done, SETTINGS_SHARE - width), done + 1
@@ -107,22 +114,21 @@ class Allocator:
                 result = self._search(self._planned(setting, narrow, advance), step, advance)
                 gaps.append(result.gap)
                 step = result.step
-                best = self._smaller(best, result)
-            if best is not None and (min(gaps) < PREDICTED or best is before):
+                ends = sorted([*ends, *self._ends(result)], key=lambda c: c.nbytes)
+            if ends and (min(gaps) < PREDICTED or ends[:1] == before):
                 break
-        return best
+        return ends
 
-    def _smaller(self, best: Candidate | None, result: Searched) -> Candidate | None:
-        """The smallest of `best` and of what a search gave, its miss repaired."""
+    def _ends(self, result: Searched) -> list[Candidate]:
+        """What a search gave and its miss, repaired, smallest first."""
         repaired = None if result.missed is None else self._repair(result.missed)
-        candidates = [c for c in (best, result.best, repaired) if c is not None]
-        return min(candidates, key=lambda c: c.nbytes, default=None)
+        return sorted((c for c in (result.best, repaired) if c is not None), key=lambda c: c.nbytes)
 
     def _narrow_biases(self) -> frozenset[str]:
-        """The biases to keep in float16: all of them, where that alone costs little of the tolerance."""
+        """The biases to keep in float16: all that it holds, where that alone costs little of the tolerance."""
         program = self.original.program
-        biases = frozenset(n.inputs[2] for n in program.linear_nodes if len(n.inputs) == 3)
-        if "float16" not in self.request.storages or not biases:
+        biases = halvable(program, self.request.storages)
+        if not biases:
             return frozenset()
         error = search_error(self.original, stored(program.with_constants(halves(program.constants, biases))))
         return biases if error.limit <= BIAS_SHARE * self.request.tol else frozenset()
@@ -205,10 +211,10 @@ class Allocator:
         )
         return [x.planner.solve(lam(step)) for x in layers], step
 
-    def _polish(self, best: Candidate) -> Candidate:
+    def _polish(self, best: Candidate, trials: int = POLISH_TRIALS) -> Candidate:
         """Spend what is left of the tolerance by single changes, largest saving first, each measured end to end."""
         refused: set[tuple[int, Choice, Choice]] = set()
-        for trial in range(POLISH_TRIALS):
+        for trial in range(trials):
             changes = [c for c in self._changes(best) if c[1:] not in refused]
             if not changes:
                 break

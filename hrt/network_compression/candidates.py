@@ -165,6 +165,14 @@ def search_error(original: Original, program: Program) -> OutputError:
     return original.aim.error(original.search_reference, original.replay.outputs(program.constants))
 
 
+def halvable(program: Program, storages: tuple[str, ...]) -> frozenset[str]:
+    """The biases that float16, if it is one of `storages`, can hold."""
+    biases = {n.inputs[2]: program.constants[n.inputs[2]] for n in program.linear_nodes if len(n.inputs) == 3}
+    sizes = {name: largest_entry(c) for name, c in biases.items() if isinstance(c, Tensor)}
+    wide = ("float32",)
+    return frozenset(k for k, s in sizes.items() if "float16" in storages and usable_storages(("float16",), s) != wide)
+
+
 def halves(constants: Mapping[str, Constant], names: frozenset[str]) -> dict[str, Constant]:
     """The tensors among `constants` with these names, in float16."""
     return {k: c.half() for k, c in constants.items() if k in names and isinstance(c, Tensor)}

@@ -14,8 +14,9 @@ from dataclasses import replace
 from hrt.calibration.moments import Moments
 from hrt.calibration.output_error import OutputError
 from hrt.hmatrix.hmatrix import STORAGE, HMatrix
+from hrt.matrix_compression.request import largest_entry, usable_storages
 from hrt.network_compression.allocator import NOTHING, Allocator
-from hrt.network_compression.candidates import PlannedNetwork, halves
+from hrt.network_compression.candidates import PlannedNetwork, halvable, halves
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.verify import Original
 from hrt.program.dense_view import stored, to_float64
@@ -24,10 +25,11 @@ from hrt.program.program import Program, program_nbytes
 TRIALS = 12  # goals below the first, until one holds; from a miss by 2 on they end below a thousandth
 MORE_TRIALS = 3  # from the first that holds on, where it leaves much to spare
 SLACK = 0.93  # of the tolerance; what holds with more to spare is worth another search
-TIGHTEN, TIGHTEN_MOST, LOOSEN_MOST = 0.95, 0.5, 1.5  # of a goal at once
+TIGHTEN, TIGHTEN_MOST, LOOSEN_MOST = 0.95, 0.5, 1.5  # of a goal at once, where none is known beyond the next
 CLEARANCE = 0.98  # of the tolerance: aimed at from a measured limit
 CLOSE = 1.05  # goals this near give the same network
 REUSED = 0.5  # of the goal that layers were planned for; below it their spectra are not known far enough
+SIXTEEN_BITS = ("float16", "bfloat16")
 
 Held = tuple[Program, dict[str, OutputError]]  # a network and its errors by backend, for those that keep the tolerance
 
@@ -57,7 +59,7 @@ def verified(
             low, trials = goal, min(trials, MORE_TRIALS + 1)
             if limit > SLACK * tol:
                 break
-            goal *= min(LOOSEN_MOST, CLEARANCE * tol / max(limit, NOTHING))
+            goal *= min(LOOSEN_MOST if high == math.inf else math.inf, CLEARANCE * tol / max(limit, NOTHING))
         else:
             high = min(goal, candidate.error.limit)
             goal = high * max(TIGHTEN_MOST, min(TIGHTEN, CLEARANCE * tol / limit))
@@ -76,14 +78,14 @@ def behind(tried: int) -> float:
 
 def in_sixteen_bits(original: Original, request: CompressionRequest, nbytes: int) -> Held | None:
     """The network with every weight, and if possible every bias, in a 16-bit type that keeps the tolerance, or None."""
-    program = original.program
-    biases = [n.inputs[2] for n in program.linear_nodes if len(n.inputs) == 3]
-    for storage, narrow in (("float16", biases), ("float16", ()), ("bfloat16", ())):
-        if storage not in request.storages:
-            continue
-        weights = {k: to_float64(program.constants[k]) for k in program.weights}
-        changed = {k: HMatrix.from_dense(w, STORAGE[storage]) for k, w in weights.items()}
-        result = stored(program.with_constants({**changed, **halves(program.constants, frozenset(narrow))}))
+    program, types = original.program, tuple(s for s in request.storages if s in SIXTEEN_BITS)
+    if not types:
+        return None
+    weights = {k: to_float64(program.constants[k]) for k in program.weights}
+    chosen = {k: usable_storages(types, largest_entry(w))[0] for k, w in weights.items()}
+    changed = {k: HMatrix.from_dense(w, STORAGE[chosen[k]]) for k, w in weights.items()}
+    for biases in (halvable(program, types), frozenset()):
+        result = stored(program.with_constants({**changed, **halves(program.constants, biases)}))
         errors = original.served_errors(result)
         if errors["torch"].limit <= request.tol and program_nbytes(result) < nbytes:
             return result, {name: e for name, e in errors.items() if e.limit <= request.tol}

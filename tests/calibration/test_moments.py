@@ -121,3 +121,25 @@ def test_what_cannot_fit_into_memory_is_refused_beforehand(monkeypatch):
         layer_moments(program, [torch.rand(2, 3000)])
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * 8 * 3000**2))
     assert set(layer_moments(program, [torch.rand(2, 3000, dtype=torch.float64)])) == {"w"}
+
+
+def test_of_very_many_outputs_the_last_layer_feels_each_alike():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1100))
+    first, last = layer_moments(capture(net, (torch.rand(3, 2),)), (torch.rand(30, 2, dtype=torch.float64),)).values()
+    assert torch.equal(last.left, torch.eye(1100, dtype=torch.float64)), "signs of 30 rows span 30 directions"
+    assert first.left.count_nonzero() == 16
+
+
+def test_outputs_that_are_read_again_are_no_outputs_alone():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.sum = nn.Linear(2, 1100), nn.Linear(1100, 1)
+
+        def forward(self, x):
+            y = self.wide(x)
+            return y, self.sum(y)
+
+    moments = layer_moments(capture(Twice(), (torch.rand(3, 2),)), (torch.rand(30, 2, dtype=torch.float64),))
+    assert max(m.left.count_nonzero() for m in moments.values()) > 1100

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from random_networks import drawn, median, outcome, summary
 
 import hrt
 from hrt.calibration.output_error import output_error
@@ -12,6 +13,8 @@ from zoo import mlp
 LADDER = (3e-2, 1e-2, 1e-3)
 SLACK = 0.01  # share by which bytes may rise when the tolerance is loosened
 FRESH = 20_000
+FEW, MANY = 10, 300  # random networks
+EXCEEDED = {FEW: 1, MANY: 9}  # of a 99 % limit, with a confidence of 99.5 % and more (binomial)
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +47,13 @@ def test_the_limit_covers_the_truth_in_nearly_all_draws(net):
     picks = [torch.randint(0, FRESH, (750,), generator=g) for _ in range(200)]
     limits = np.array([output_error(exact[i], answers[i]).upper_99 for i in picks])
     assert np.mean(limits < truth) <= 0.1 and 1 <= limits.mean() / truth < 3
+
+
+@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_random_networks_hold_on_fresh_rows_and_are_never_larger_than_dense(count):
+    outcomes = [outcome(drawn(seed)) for seed in range(count)]
+    print(summary(outcomes))
+    assert sum(o.error > 1 for o in outcomes) <= EXCEEDED[count]
+    assert min(o.ratio for o in outcomes) >= 1
+    if count == MANY:
+        assert median([o for o in outcomes if o.ratio > 1 and o.is_rich]) >= 0.7

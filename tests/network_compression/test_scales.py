@@ -36,16 +36,16 @@ def plain():
     return compressed(0, 0)
 
 
-@pytest.mark.parametrize(("inward", "outward"), [(5, 0), (0, -5), (-6, 7)])
+@pytest.mark.parametrize(("inward", "outward"), [(5, -5), (-6, 7)])
 def test_units_change_no_byte(plain, inward, outward):
     model = compressed(inward, outward)
     assert structures(model) == structures(plain) and model.nbytes == plain.nbytes
 
 
-@pytest.mark.parametrize(("inward", "outward"), [(-66, 66), (66, -66), (0, 66)])
+@pytest.mark.parametrize(("inward", "outward"), [(-66, 66), (66, -66)])
 def test_units_beyond_float16_take_little_more(plain, inward, outward):
-    """1e-20 and 1e20: layers that float16 cannot hold are in other types."""
-    assert compressed(inward, outward).nbytes <= 1.3 * plain.nbytes
+    """1e-20 and 1e20: layers and biases that float16 cannot hold are in other types."""
+    assert compressed(inward, outward).nbytes <= 1.2 * plain.nbytes
 
 
 def test_units_of_one_layer_alone():
