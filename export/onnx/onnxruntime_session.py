@@ -44,6 +44,8 @@ class OnnxSession(Session):
     or cannot run the graph, and for any device but the CPU.
     """
 
+    backend = "onnxruntime"
+
     def __init__(self, program: Program, device: Any = None):
         if device is not None and torch.device(device).type != "cpu":
             raise BackendError(f"Backend 'onnxruntime' runs on the CPU. Found device {str(device)!r}.")

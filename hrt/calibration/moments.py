@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
+from hrt.errors import InputError
 from hrt.program.program import Node, Program
 
 WIDE = 1024  # outputs; of so many the random signs of as many rows say too little, and what is known is taken
+HELD = 6  # matrices (n, n) of every weight, when its moments are made: two sums and four of `Moments`
 CHUNK = 4096  # rows evaluated at a time, so that memory does not grow with the calibration set
 
 
@@ -44,7 +47,16 @@ def layer_moments(
     """Moments of every weight of `program`, in float64. Tied weights pool their uses. scales: see `observed_uses`.
 
     One backward pass with random signs v over outputs and rows (Hutchinson): E (J^T v)(J^T v)^T = J^T J.
+    Raises InputError where they cannot fit into memory.
     """
+    widths = [program.constants[name].shape[1] for name in program.weights]
+    needed, free = HELD * 8 * sum(n * n for n in widths), psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"Found layers of up to {max(widths):,} inputs: how these vary together takes {needed / 2**30:,.1f} GiB, "
+            f"and {free / 2**30:,.1f} GiB are free. Nothing was allocated for it. Use a machine with more memory, or "
+            "compress with inputs=None, which bounds the weights alone."
+        )
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, list[Any]] = {}
     total_rows = inputs[0].shape[0]
@@ -54,7 +66,7 @@ def layer_moments(
             name, x, g = use.weight, use.x.flatten(0, -2), use.slope.flatten(0, -2)
             weight = (g * g).sum(1, keepdim=True)
             xw = x * weight
-            felt = torch.eye(g.shape[1], dtype=g.dtype) * len(g) if use.is_output and g.shape[1] >= WIDE else g.T @ g
+            felt = g.T @ g if use.exact is None or len(use.exact) < WIDE else torch.diag(use.exact * len(g))
             entry = [x.sum(0), x.T @ x, felt, x.shape[0], xw.sum(0), xw.T @ x, weight.sum()]
             old = sums.get(name)
             sums[name] = entry if old is None else [a + b for a, b in zip(old, entry, strict=True)]
@@ -75,14 +87,14 @@ def _moments(mean: Tensor, second: Tensor, left: Tensor, rows: int) -> Moments:
 @dataclass(frozen=True, eq=False)
 class Use:
     """One linear node at work. x: (rows, ..., n).  slope: (rows, ..., m) of the signed outputs by its product.
-    is_output: it is an output of the network and nothing else, so that the outputs' derivative by it is 1.
+    exact: (m,) the slopes' mean squares, uncorrelated, where the node is an output of the network and nothing else.
     """
 
     weight: str
     x: Tensor
     slope: Tensor
     biased: bool
-    is_output: bool = False
+    exact: Tensor | None = None
 
 
 def observed_uses(
@@ -99,11 +111,16 @@ def observed_uses(
     probes = [probe for _, _, probe in seen]
     grads = torch.autograd.grad(loss, probes, allow_unused=True) if isinstance(loss, Tensor) and probes else []
     read = {name for node in program.nodes for name in node.inputs}
-    plain = {
-        name for name in program.outputs if scales is None and name not in read and program.outputs.count(name) == 1
+    alone = [name not in read and program.outputs.count(name) == 1 for name in program.outputs]
+    ones = [torch.ones(y.shape[1:], dtype=y.dtype) for y in probed]
+    factors = ones if scales is None else [p.reshape(y.shape) for p, y in zip(parts, ones, strict=True)]
+    exact = {
+        name: f.square().reshape(-1, f.shape[-1]).mean(0)
+        for name, f, is_alone in zip(program.outputs, factors, alone, strict=True)
+        if is_alone and f.ndim
     }
     return [
-        Use(node.inputs[1], x, torch.zeros_like(probe) if g is None else g, len(node.inputs) == 3, node.name in plain)
+        Use(node.inputs[1], x, torch.zeros_like(probe) if g is None else g, len(node.inputs) == 3, exact.get(node.name))
         for (node, x, probe), g in zip(seen, grads, strict=True)
     ]
 

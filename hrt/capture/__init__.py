@@ -4,7 +4,7 @@ Knows nothing of compression; what cannot be said in the op table is a CaptureEr
 """
 
 from hrt.capture.checkpoints import load_weights, read_network
-from hrt.capture.network import Captured, Network, captured_network, program_of_network, rounding_places
+from hrt.capture.network import Captured, Network, captured_network, rounding_places
 from hrt.capture.torch_export import capture, guess_example
 from hrt.capture.weights import check_weights
 
@@ -16,7 +16,6 @@ __all__ = [
     "check_weights",
     "guess_example",
     "load_weights",
-    "program_of_network",
     "read_network",
     "rounding_places",
 ]

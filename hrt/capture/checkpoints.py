@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 from hrt.capture.exported_file import read_exported
 from hrt.errors import InputError, reason
 from hrt.support.atomic_files import usable
+from hrt.support.foreign_files import Foreign
 
-PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 NESTED = ("state_dict", "model_state_dict")  # where checkpoints keep the weights beside other things
 
 
@@ -31,11 +31,10 @@ def read_network(source: str, weights: Path | None = None) -> str | nn.Module | 
         if weights is not None:
             raise InputError(f"Found --weights beside {source}, which holds its own. Expected one of them.")
         return source if source.endswith(".onnx") else read_exported(Path(source))
-    if source.endswith(PICKLES):
-        raise InputError(
-            f"{source} is a pickle and may run code when read. Expected net.pt2 (torch.export.save), or file.py:name "
-            f"with --weights {source}."
-        )
+    if not source.endswith(".py") and usable(source).is_file():
+        foreign = Foreign.of(Path(source))
+        if foreign.kind:
+            raise InputError(foreign.advice(source))
     where, _, name = source.rpartition(":")
     if not where or not name:
         raise InputError(f"Found {source!r}. Expected net.pt2, net.onnx, file.py:name or package.module:name.")
@@ -67,6 +66,11 @@ def load_weights(net: nn.Module, path: Path) -> None:
         nested = [state[key] for key in NESTED if isinstance(state.get(key), dict)]
         net.load_state_dict(nested[0] if nested else state)
     except Exception as error:  # readers of damaged files raise nearly anything
+        if names := Foreign.of(path).names:
+            raise InputError(
+                f"The weights {path} hold more than tensors ({', '.join(names[:3])}), and would run code when read. "
+                "Expected a state_dict: torch.save(net.state_dict(), path), or a .safetensors file."
+            ) from error
         raise InputError(f"The weights {path} do not fit: {reason(error)}.") from error
 
 

@@ -20,7 +20,7 @@ from hrt.support.atomic_files import usable
 Network = nn.Module | ExportedProgram | str | os.PathLike[str]  # a path is that of a .onnx file
 
 CHECKED_ROWS = 16
-# Largest differences, relative to a column's root mean square and a small share of that of all columns together.
+# Largest differences, relative to a column's root mean square or, if larger, a small share of that of all columns.
 UNROUNDED = 1e-5  # without rounding: constants that were made in float32, and the jump of softplus
 ROUNDED = 1e4 * torch.finfo(torch.float32).eps
 NARROW = 0.1  # of networks that compute in less than float32; what is below is measured where inputs are given
@@ -49,11 +49,6 @@ def unwrapped(net: Any) -> Any:
             break
         net = inner
     return net
-
-
-def program_of_network(net: Network, samples: tuple[Tensor, ...] | None) -> Program:
-    """The program of `captured_network`."""
-    return captured_network(net, samples).program
 
 
 def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
@@ -137,14 +132,14 @@ def _check_capture(network: Captured, rows: Sequence[Tensor]) -> None:
 
 
 def _difference(expected: Tensor, actual: Tensor, share: float = CANCELLED) -> float:
-    """The largest root mean square error of a column over its size and `share` of that of all columns together;
-    infinite where the shapes differ, or only one of two numbers is finite.
+    """The largest root mean square error of a column over its size or, if larger, `share` of that of all columns
+    together; infinite where the shapes differ, or only one of two numbers is finite.
     """
     if expected.shape != actual.shape or not bool((torch.isfinite(expected) == torch.isfinite(actual)).all()):
         return float("inf")
     expected, actual = _finite(expected), _finite(actual)
     error, size = (y.square().mean(0).sqrt() for y in (actual - expected, expected))
-    ratios = torch.where(error > 0, error / (size + share * size.square().mean().sqrt()), 0.0)
+    ratios = torch.where(error > 0, error / size.clamp_min(share * float(size.square().mean().sqrt())), 0.0)
     return float(ratios.max()) if ratios.numel() else 0.0
 
 

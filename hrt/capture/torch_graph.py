@@ -22,6 +22,7 @@ RETURNED = (OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION)
 PLACEMENT = {"dtype", "device", "layout", "pin_memory", "memory_format", "copy", "non_blocking", "implicit"}
 # Calls of a graph inside the graph that change no number but by rounding: the place of that graph among the arguments.
 REGIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+FOLDED = 1 << 27  # numbers that all constants together may become: a gigabyte
 READS_FILES = "from_file"  # the one functional ATen operator that touches more than its arguments
 
 
@@ -66,6 +67,7 @@ class _Walk(Builder):
         self.exported = exported
         self.tied: dict[tuple, Tensor] = {}
         self.values: dict[Any, Any] = {}
+        self.room = FOLDED + 4 * sum(t.numel() for t in exported.state_dict.values())
 
     def program(self) -> Program:
         signature = self.exported.graph_signature
@@ -188,6 +190,7 @@ class _Walk(Builder):
             raise self.fail("it is no operator of ATen, and nothing else is carried out here", _OutsideError)
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise self.fail("it draws random numbers")
+        self._check_room(node, arguments, keywords)
         try:
             value = node.target(*arguments, **keywords)
         except Exception as error:
@@ -198,6 +201,19 @@ class _Walk(Builder):
             if len({name for _, name in sources}) == 1:
                 self.named(value, "", sources[0][0])
         return value
+
+    def _check_room(self, node: Any, arguments: list[Any], keywords: dict[str, Any]) -> None:
+        """Raise CaptureError where a constant is too large. It is asked of tensors without numbers: what a stranger's
+        file says of the shape need not be true.
+        """
+        places = {a.name: torch.device("meta") for a in node.target._schema.arguments if a.name == "device"}
+        try:
+            values = node.target(*_on_meta(arguments), **{k: _on_meta(v) for k, v in keywords.items()} | places)
+        except Exception:  # it depends on numbers, and makes no more than there are; or it fails, and says so later
+            return
+        self.room -= sum(v.numel() for v in _flatten([values]) if isinstance(v, Tensor))
+        if self.room < 0:
+            raise self.fail(f"its constants take more than {FOLDED} numbers, and four times those of the network")
 
     def _read(self, argument: Any) -> Any:
         """A node's argument as its value; constants live on the CPU, in float64 where they are floats."""
@@ -214,6 +230,15 @@ class _Walk(Builder):
         if not isinstance(value, Ref):
             raise CaptureError(f"Output {node} of the network does not depend on its input.")
         return value
+
+
+def _on_meta(value: Any) -> Any:
+    """Tensors, also in lists, without their numbers, and their place with them."""
+    if isinstance(value, (list, tuple)):
+        return [_on_meta(v) for v in value]
+    if isinstance(value, torch.device):
+        return torch.device("meta")
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def _flatten(values: Sequence[Any]) -> list[Any]:

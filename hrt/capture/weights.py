@@ -45,7 +45,7 @@ def floating_types(net: nn.Module) -> list[torch.dtype]:
 
 def without_inference(net: nn.Module) -> nn.Module:
     """The network, or a copy where its numbers were made in inference mode: these can be neither traced nor trained."""
-    held = {id(t): t for t in (*net.parameters(), *net.buffers()) if t.is_inference()}
+    held = {id(t): t for t in (*net.parameters(), *net.buffers()) if not is_lazy(t) and t.is_inference()}
     if not held:
         return net
     plain = {k: t.detach().clone() for k, t in held.items()}

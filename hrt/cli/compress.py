@@ -1,7 +1,9 @@
 """The command that makes the artifacts which all others take: `hrt compress`."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +14,9 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SRC",
-        help="`net.pt2` (torch.export.save with a dynamic batch), `file.py:name` or `package.module:name`, where "
-        "name is an nn.Module or a function without arguments that returns one. A `.py` or module is run; a `.pt2` "
-        "that asks for pickle or other code is refused.",
+        help="`net.onnx`, `net.pt2` (torch.export.save with a dynamic batch), `mynets.py:build` or "
+        "`package.module:build`, where build is an nn.Module or a function without arguments that returns one. A `.py` "
+        "or module is run; a `.pt2` that asks for pickle or other code is refused.",
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="A state_dict to load first (`.safetensors` or `.pt`).")]
@@ -57,18 +59,14 @@ def compress(
     ```
     """
     import hrt
-    from hrt.calibration.input_files import parse_box
     from hrt.capture.checkpoints import read_network
     from hrt.support.atomic_files import check_writable
 
     check_writable(out, force)
-    if inputs and box:
-        raise InputError("Found --inputs and --box. Expected one of them.")
-    boxes = tuple(parse_box(text) for text in box or ())
-    with arrays_in(inputs or ()) as arrays:
+    with samples_in(inputs, box) as samples:
         model = hrt.compress(
             read_network(source, weights),
-            inputs=arrays or boxes or None,
+            inputs=samples,
             tol=tol,
             derivatives=derivatives or None,
             target=target,
@@ -80,3 +78,14 @@ def compress(
     model.save(out, force=force)
     typer.echo(model.report().rstrip())
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes on disk")
+
+
+@contextmanager
+def samples_in(inputs: Sequence[Path] | None, boxes: Sequence[str] | None) -> Iterator[tuple[Any, ...] | None]:
+    """What `--inputs` or `--box` name, one per input of the network; None for neither."""
+    from hrt.calibration.input_files import parse_box
+
+    if inputs and boxes:
+        raise InputError("Found --inputs and --box. Expected one of them.")
+    with arrays_in(inputs or ()) as arrays:
+        yield arrays or tuple(parse_box(text) for text in boxes or ()) or None

@@ -14,7 +14,7 @@ import typer
 
 from hrt import __version__
 from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch, arrays_in
-from hrt.cli.compress import compress
+from hrt.cli.compress import Boxes, Samples, Weights, compress, samples_in
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
 from hrt.errors import HrtError, InputError, printable
@@ -45,34 +45,38 @@ app.command()(compress)
 
 @app.command()
 def info(
-    artifact: Artifact, as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False
+    artifact: Artifact,
+    as_json: Annotated[bool, typer.Option("--json", help="Print sizes and the certificate as JSON.")] = False,
+    verbose: Annotated[bool, typer.Option(help="Also what the paper says of this network.")] = False,
 ) -> None:
-    """Show what a compressed network (`.hrt`) is made of, and what is certified of it.
+    """Show what is certified of a compressed network (`.hrt`), how large it is, and what it is made of.
 
     ```
     hrt info net.hrt
     hrt info net.hrt --json
     ```
     """
+    from dataclasses import asdict, replace
+
     import msgspec
 
     import hrt
     from hrt.model.artifact import read_header
-    from hrt.runtime.backends import choose, on_cpu, open_session
+    from hrt.model.report import render
+    from hrt.model.sizes import Sizes
+    from hrt.runtime.backends import on_cpu, open_session
 
+    model = hrt.load(artifact)
+    program, session = model.program, model.session
+    others = (open_session(program, name) for name in on_cpu() if name != session.backend)
+    sizes = replace(Sizes.of(model, session, *others), file=artifact.stat().st_size)
     if as_json:
         header = read_header(artifact)
-        chosen = {k: header.get(k) for k in ("version", "target", "dense_nbytes", "certificate")}
+        chosen = {"sizes": asdict(sizes), **{k: header.get(k) for k in ("version", "target", "certificate")}}
         plain = json.loads(msgspec.json.encode(chosen))  # figures that are not finite: null
         typer.echo(json.dumps(plain, indent=2))  # ASCII: no character of a stranger's reaches the terminal
         return
-    model = hrt.load(artifact, backend="torch")
-    program = model.program
-    typer.echo(model.report().rstrip())
-    backend = choose("auto", None, model.target, model.certificate.runtimes)
-    typer.echo(f"on disk {artifact.stat().st_size:,} bytes; on this machine predict takes the backend {backend}")
-    for name in on_cpu():
-        typer.echo(f"resident on the CPU in {name}: {open_session(program, name).resident_bytes:,} bytes")
+    typer.echo(render(model, sizes, verbose=verbose).rstrip())
     for what, names in (("input", [v.name for v in program.inputs]), ("output", program.outputs)):
         for name in names:
             typer.echo(f"{what} {printable(name)}: (batch, {', '.join(map(str, program.shape_of(name)))})")
@@ -222,19 +226,35 @@ def bench(
 def plot(
     artifact: Artifact,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.png", help="Image file (`.png`, `.pdf`, `.svg`).")],
+    *,
+    reference: Annotated[
+        str | None, typer.Option(metavar="SRC", help="The network that was compressed, as `hrt compress` takes it.")
+    ] = None,
+    weights: Weights = None,
+    inputs: Samples = None,
+    box: Boxes = None,
     force: Force = False,
 ) -> None:
     """Draw every layer (`.png`, `.pdf`, `.svg`): its blocks with their ranks, and how fast its singular values fall.
 
+    A `.hrt` file holds neither the original network nor its inputs. Given them, the original's singular values stand
+    beside the kept ones, and for inputs of one or two numbers the outputs are drawn as fields.
+
     ```
     hrt plot net.hrt -o net.png
+    hrt plot net.hrt -o net.png --reference net.py:build --weights net.safetensors --box "-1,0 : 1,1"
     ```
     """
     import hrt
+    from hrt.capture.checkpoints import read_network
     from hrt.support.atomic_files import check_writable
 
     check_writable(out, force)
-    hrt.load(artifact).plot(out)
+    if weights is not None and reference is None:
+        raise InputError("Found --weights and no --reference. Expected the network that they belong to.")
+    known = None if reference is None else read_network(reference, weights)
+    with samples_in(inputs, box) as samples:
+        hrt.load(artifact).plot(out, reference=known, inputs=samples)
     typer.echo(f"wrote {out}")
 
 

@@ -131,23 +131,25 @@ class LevelOptions:
         coarser = np.maximum.accumulate(prices.argmin(axis=0), axis=1)
         rank = _best_rank(np.take_along_axis(prices, coarser[None], axis=0)[0] - lam * sigma2)
         until = [np.minimum((coarser <= s).sum(axis=1), rank) for s in range(len(self.storages))]
-        counts = np.diff(np.stack(until, axis=1), axis=1, prepend=0)
+        counts = _steps(np.stack(until, axis=1))
         mixed = self._low_rank(lam, blocks, counts)
         out = _offer(out, lam, mixed.cost, mixed.error2, none, counts)
         several = np.flatnonzero((counts > 0).sum(axis=1) > 1)  # a mixture costs table rows: is one type better?
-        for k in range(len(self.storages)) if len(several) else ():
-            alike = np.zeros((len(several), len(self.storages)), int)
-            alike[:, k] = _best_rank(prices[k, several] - lam * sigma2[several])
-            one = self._low_rank(lam, blocks[several], alike)
-            chosen = one.objective < out.objective[several]
+        if len(several):
+            kinds, count = len(self.storages), len(several)
+            ranks = _best_rank(prices[:, several] - lam * sigma2[several])  # (S, B), of every type alone
+            alike = (np.eye(kinds, dtype=int)[:, None, :] * ranks[..., None]).reshape(kinds * count, kinds)
+            every = self._low_rank(lam, np.tile(blocks[several], kinds), alike)
+            first = every.objective.reshape(kinds, count).argmin(axis=0) * count + np.arange(count)
+            better = every.objective[first] < out.objective[several]
             for name in FIELDS:
-                getattr(out, name)[several[chosen]] = getattr(one, name)[chosen]
+                getattr(out, name)[several[better]] = getattr(every, name)[first[better]]
         return out
 
     def _low_rank(self, lam: float, blocks: np.ndarray, counts: np.ndarray) -> Best:
         """Low rank with so many directions per storage (B, S)."""
         until = counts.cumsum(axis=1)
-        noise = np.diff(self.noise_until[blocks[:, None], until], axis=1, prepend=0.0)
+        noise = _steps(self.noise_until[blocks[:, None], until])
         error2 = self.tail[blocks, until[:, -1]] + noise @ self.rho2
         cost = (counts * self.direction_bytes[:, blocks].T).sum(axis=1) + self.overhead
         cost += TABLE_ROW * (np.maximum((counts > 0).sum(axis=1), 1) - 1)
@@ -186,9 +188,16 @@ class LevelOptions:
 
 
 def _best_rank(price: np.ndarray) -> np.ndarray:
-    """(B,): how many leading directions (B, K) to keep, at these prices less what they are worth."""
-    gain = np.cumsum(price, axis=1)
-    return np.where(gain.min(axis=1) < 0, gain.argmin(axis=1) + 1, 0)
+    """(..., B): how many leading directions (..., B, K) to keep, at these prices less what they are worth."""
+    gain = np.cumsum(price, axis=-1)
+    return np.where(gain.min(axis=-1) < 0, gain.argmin(axis=-1) + 1, 0)
+
+
+def _steps(sums: np.ndarray) -> np.ndarray:
+    """What was summed along the rows: np.diff from 0 on, in a quarter of the time."""
+    out = sums.copy()
+    out[:, 1:] -= sums[:, :-1]
+    return out
 
 
 def _offer(out: Best, lam: float, cost, error2, dense, counts) -> Best:

@@ -3,10 +3,11 @@
 Large blocks get a randomized range finder (Halko, Martinsson, Tropp, SIAM Review 53, 2011, algorithms 4.1 and 4.4).
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,9 @@ def level_spectra(
     summed = finer is not None and not source.weighted  # squared Frobenius errors of rounding add up
 
     spans = pairwise(cols) if source.right is not None else ()
-    shared = {("right", *span): source.right_weight(*span) for span in spans}  # every strip has the same columns
+    shared: dict[Hashable, Any] = {
+        ("right", *span): source.right_weight(*span) for span in spans
+    }  # every strip has the same columns
 
     def strip(i: int) -> _Strip:
         a, b = rows[i], rows[i + 1]

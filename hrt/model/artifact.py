@@ -42,7 +42,7 @@ from hrt.support.devices import on_the_cpu
 FORMAT_VERSION = 2
 DEFLATED = 2  # the first version whose header is
 NUMBERS, HEADER = "numbers", "header"  # the tensors of such a file, in this order
-MAX_TEXT = 1 << 25  # bytes of an inflated header, beside an eighth of the file: JSON takes up to 25 times that to parse
+MAX_TEXT = 1 << 24  # bytes of an inflated header, beside an eighth of the file: parsed it may take thirty times that
 MAX_HEADER = 1 << 24  # bytes of JSON as they stand; parsed it may take thirty times as much
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
@@ -52,6 +52,7 @@ DTYPE_NAME = {dtype: name for name, dtype in DTYPES.items()}
 OPENING = b'{"__metadata__":{"sha256":"'
 DIGEST = slice(8 + len(OPENING), 8 + len(OPENING) + 64)
 NOT_FINITE = "not finite"  # JSON has no infinity: {"not finite": "inf"}
+NOT_STORABLE = (TypeError, ValueError, KeyError, RuntimeError)  # raised by what the format does not know
 BLOCK = 1 << 20  # bytes read at a time for the checksum
 
 
@@ -81,21 +82,9 @@ def write(contents: Contents, path: str | PathLike[str], *, force: bool = True) 
     """
     check_writable(path, force, ArtifactError)
     try:
-        with on_the_cpu():
-            check_program(contents.program)
-            tensors, constants = pack(contents.program.constants)
-        header = {
-            "program": contents.program.to_header(),
-            "constants": msgspec.to_builtins(constants),
-            "certificate": contents.certificate.to_header(),
-            "target": contents.target,
-            "dense_nbytes": contents.dense_nbytes,
-        }
-        text, end = _text(header, tensors)
-        head = _head(end, len(text))
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        head, parts = _encoded(contents)
+    except NOT_STORABLE as error:
         raise ArtifactError(f"{path} was not written, the model cannot be stored: {error}.") from error
-    parts = [*map(_bytes, tensors.values()), text]
     digest = hashlib.sha256(head)
     for content in parts:
         digest.update(content)
@@ -103,6 +92,31 @@ def write(contents: Contents, path: str | PathLike[str], *, force: bool = True) 
     with replacing(path, force=force, failure=ArtifactError) as file:
         for content in (head, *parts):
             file.write(content)
+
+
+def file_nbytes(contents: Contents) -> int:
+    """The bytes of the file that `write` makes. Raises ArtifactError where it can make none."""
+    try:
+        head, parts = _encoded(contents)
+    except NOT_STORABLE as error:
+        raise ArtifactError(f"The model cannot be stored: {error}.") from error
+    return len(head) + sum(map(len, parts))
+
+
+def _encoded(contents: Contents) -> tuple[bytearray, list[Any]]:
+    """What stands before the numbers, with zeros for the digest, and all that follows."""
+    with on_the_cpu():
+        check_program(contents.program)
+        tensors, constants = pack(contents.program.constants)
+    header = {
+        "program": contents.program.to_header(),
+        "constants": msgspec.to_builtins(constants),
+        "certificate": contents.certificate.to_header(),
+        "target": contents.target,
+        "dense_nbytes": contents.dense_nbytes,
+    }
+    text, end = _text(header, tensors)
+    return _head(end, len(text)), [*map(_bytes, tensors.values()), text]
 
 
 def read_header(path: str | PathLike[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -13,16 +13,21 @@ from torch import Tensor
 
 from hrt.certificate.derivative_outputs import with_derivatives
 from hrt.derivatives.differentiate import Differentiated, differentiate
-from hrt.errors import HrtError, InputError, shown
+from hrt.errors import BackendError, HrtError, InputError, shown
 from hrt.model.artifact import write
 from hrt.model.contents import Contents
 from hrt.model.rows import Rows
+from hrt.model.sizes import Sizes
 from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
 from hrt.support.atomic_files import warn_of_suffix
 from hrt.support.torch_state import guarded, has_usual_values, usual_state, usual_values
 from hrt.support.types import Array, Kind, Numbers
+
+if TYPE_CHECKING:
+    from hrt.calibration.samples import Inputs
+    from hrt.capture.network import Network
 
 PREPARED = 64  # orders of all certified derivatives together that are prepared when a model is made
 DIFFERENTIATED = 16  # sets of derivatives for which a model keeps a program and a session
@@ -247,29 +252,52 @@ class CompressedModel(Contents):
         warn_of_suffix(path, ".hrt")
 
     @guarded
-    def report(self) -> str:
-        """A table of every layer (structure, bytes, errors, reason) and of the whole model.
+    def report(self, *, verbose: bool = False) -> str:
+        """The verdict first: the error that is held, the sizes, the speed to expect; then a table of every layer.
+
+        Args:
+            verbose: Also what the paper says, beside what was measured: condition numbers, the neural tangent kernel,
+                the bound over the whole box.
 
         Returns:
-            Plain text.
+            Plain text of at most 100 columns.
         """
         from hrt.model.report import render
 
-        return render(self)
+        return render(self, self.sizes(), verbose=verbose)
 
     @guarded
-    def plot(self, path: str | PathLike[str]) -> None:
-        """Draw every layer's block structure and singular values.
+    def sizes(self) -> Sizes:
+        """Bytes as stored, in a file, resident in the session, and dense.
+
+        Returns:
+            The sizes. Nothing is resident where the backend cannot run here.
+        """
+        try:
+            return Sizes.of(self, self.session)
+        except BackendError:
+            return Sizes.of(self)
+
+    @guarded
+    def plot(
+        self, path: str | PathLike[str], *, reference: "Network | None" = None, inputs: "Inputs | None" = None
+    ) -> None:
+        """Draw every layer's block structure and singular values. A file holds neither the original network nor inputs:
+        given here, they are drawn too.
 
         Args:
             path: An image file: .png, .pdf or .svg.
+            reference: The network that was compressed, as `hrt.compress` takes it: its spectra stand beside the kept.
+            inputs: Rows or `hrt.Box(low, high)`, as `hrt.compress` takes them: spectra are drawn as these inputs see
+                them, and for inputs of one or two numbers the outputs as fields, with the reference's and their
+                difference.
 
         Raises:
-            InputError: The file cannot be written, or its format is unknown.
+            InputError: The file cannot be written, its format is none of these, or `reference` is another network.
         """
         from hrt.model.plot import plot_model
 
-        plot_model(self, path)
+        plot_model(self, path, reference=reference, inputs=inputs)
 
     def __repr__(self) -> str:
         return (

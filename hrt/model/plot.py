@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.errors import InputError
+from hrt.calibration.samples import Inputs
+from hrt.capture.network import Network
+from hrt.errors import InputError, printable
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.contents import Contents
+from hrt.model.plot_fields import FIELDS, Reference, draw_fields
 from hrt.support.atomic_files import check_writable, replacing, usable
 
 LARGEST_DRAWN = 1 << 27  # entries that are written out for singular values: half a gigabyte
@@ -21,53 +24,71 @@ MAX_PANELS = 40  # a taller picture than this many rows would be refused by ever
 FEW = 24  # singular values that are drawn one by one
 SMALLEST_TEXT = 3.2  # points; smaller ranks are left out
 DENSE, ZERO, EDGE, INK, GRID = "#33314f", "#ffffff", "#ffffff", "#22223b", "#d8d8e0"
-CURVES = ("#22223b", "#c8553d", "#3d7ea6", "#588157")
+ORIGINAL, COMPRESSED = "original W", "compressed H"
+CURVES = {ORIGINAL: ("#22223b", 2.4), COMPRESSED: ("#c8553d", 1.2)}  # colour and width
+TOLERANCE = "#3d7ea6"
+SHADES = 64  # of the colour bar
+HEAD, FOOT, FIELD_PANEL = 0.5, 1.1, 3.2  # inches, height of the title, of the legend, of a row of fields
+FORMATS = ("png", "pdf", "svg")
 
 
-def plot_model(model: Contents, path: str | PathLike[str]) -> None:
+def plot_model(
+    model: Contents, path: str | PathLike[str], *, reference: Network | None = None, inputs: Inputs | None = None
+) -> None:
     """Draw every weight matrix of `model`, one row each (the first 40), into an image file (.png, .pdf, .svg).
 
     Left: leaves at their place (tree order), coloured by their share of the dense bytes, ranks written in. Right:
-    singular values. Raises InputError for a file that cannot be written or a format matplotlib does not know.
+    singular values, the original's too where `reference` gives it, and as the inputs see them where there are `inputs`.
+    Below, for inputs of one or two numbers, the first outputs as fields. Raises InputError for a file that cannot be
+    written, another format, and a reference that is not the original.
     """
     from matplotlib.figure import Figure
 
     suffix = usable(path).suffix.removeprefix(".").lower()
-    known = Figure().canvas.get_supported_filetypes()
-    if suffix not in known:
-        raise InputError(f"Cannot draw {usable(path).name}: found the format {suffix!r}. Expected .png, .pdf or .svg.")
+    if suffix not in FORMATS:
+        expected = ", ".join(f".{name}" for name in FORMATS)
+        raise InputError(f"Cannot draw {usable(path).name}: found the format {suffix!r}. Expected one of {expected}.")
     check_writable(path, force=True)
     weights = [(name, model.program.constants[name]) for name in model.program.weights]
     if not weights:
         raise InputError("The network has no weight matrix to draw.")
+    known = Reference.of(model, reference, inputs)
     shown = weights[:MAX_PANELS]
     matrices = [value if isinstance(value, HMatrix) else HMatrix.from_dense(value) for _, value in shown]
     heights = [PANEL if len(Block.all_of(h)) > 1 else SMALL_PANEL for h in matrices]
-    figure = Figure(figsize=(11.5, sum(heights) + 0.9), layout="constrained")
+    columns = range(min(FIELDS, known.fields[1].shape[1])) if known.has_fields else range(0)
+    figure = Figure(figsize=(11.5, sum(heights) + HEAD + FOOT + FIELD_PANEL * len(columns)), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)  # type: ignore[union-attr, call-arg]
     title = f"{model.nbytes:,} bytes, {model.compression_ratio:.1f}x smaller than float32"
     more = f" (the first {len(shown)} of {len(weights)} layers)" if len(shown) < len(weights) else ""
     figure.suptitle(f"{title}, tol {model.certificate.tol:g}{more}", fontsize=13, color=INK)
-    axes = figure.subplots(len(shown), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=heights)
+    parts = figure.subfigures(
+        1 + len(columns), 1, squeeze=False, height_ratios=[sum(heights)] + [FIELD_PANEL] * len(columns)
+    )
+    axes = parts[0, 0].subplots(len(shown), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=heights)
     for (name, _), h, height, (left, right) in zip(shown, matrices, heights, axes, strict=True):
-        draw_blocks(left, h, name, height)
-        draw_decay(right, h)
-    legend(figure)
+        draw_blocks(left, h, printable(name), height)
+        draw_decay(right, h, known.weights.get(name), known.roots.get(name), model.certificate.tol)
+    legend(parts[0, 0], axes[:, 0])
+    for column in columns:
+        draw_fields(parts[1 + column, 0], known, column)
     with replacing(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a letter that the font lacks is drawn as a box
         figure.savefig(file, dpi=140, format=suffix)
 
 
-def legend(figure: Any) -> None:
+def legend(figure: Any, axes: Any) -> None:
     """What the colours of the blocks mean, under all panels."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    marks = [
-        Patch(facecolor=DENSE, label="dense"),
-        *(Patch(facecolor=shade(s), label=f"low-rank, {s:.0%} of dense") for s in (0.75, 0.25, 0.05)),
-        Patch(facecolor=ZERO, edgecolor=GRID, label="zero"),
-    ]
-    figure.legend(handles=marks, loc="outside lower left", ncols=len(marks), fontsize=9, frameon=False)
+    colours = ListedColormap([shade((k + 0.5) / SHADES) for k in range(SHADES)])
+    bar = figure.colorbar(ScalarMappable(cmap=colours), ax=list(axes), location="bottom", aspect=40, pad=0.01)
+    bar.set_label("low-rank block: its share of the dense bytes", fontsize=9, color=INK)
+    bar.ax.tick_params(colors=INK, labelsize=8)
+    marks = [Patch(facecolor=DENSE, label="dense block"), Patch(facecolor=ZERO, edgecolor=GRID, label="zero block")]
+    figure.legend(handles=marks, loc="outside lower right", ncols=len(marks), fontsize=9, frameon=False)
 
 
 def shade(share: float) -> Any:
@@ -104,11 +125,6 @@ class Block:
         if self.rank <= 0:
             return DENSE if self.rank < 0 else ZERO
         return shade(sum(leaf.nbytes for leaf in self.leaves) / (4 * math.prod(self.size)))
-
-    @property
-    def values(self) -> Tensor:
-        """Its singular values, as many as the rank says."""
-        return singular_values(sum((e.to_dense(torch.float32) for e in self.leaves), torch.zeros(())))[: self.rank]
 
 
 def draw_blocks(axes: Any, h: HMatrix, name: str, height: float = PANEL) -> None:
@@ -147,9 +163,15 @@ def draw_blocks(axes: Any, h: HMatrix, name: str, height: float = PANEL) -> None
     axes.tick_params(colors=INK, labelsize=8)
 
 
-def draw_decay(axes: Any, h: HMatrix) -> None:
-    """Singular values of the whole compressed matrix, and of its largest low-rank blocks, each over its largest."""
-    axes.set_title("singular-value decay", fontsize=10, color=INK)
+def draw_decay(
+    axes: Any, h: HMatrix, original: Tensor | None = None, root: Tensor | None = None, tol: float | None = None
+) -> None:
+    """Singular values of the compressed matrix and, where it is known, of the original, over the original's largest.
+
+    root: R, to show those of W R and H R, which is what inputs of the second moment R R^T see.  tol: drawn as a line.
+    """
+    seen = " as the inputs see it" if root is not None else ""
+    axes.set_title(f"singular values of the weight{seen}", fontsize=10, color=INK)
     if not math.prod(h.shape):
         axes.set_axis_off()
         _write(axes, (0.5, 0.5), "no entries")
@@ -158,23 +180,24 @@ def draw_decay(axes: Any, h: HMatrix) -> None:
         axes.set_axis_off()
         _write(axes, (0.5, 0.5), "too large to draw")
         return
-    _curve(axes, singular_values(h.to_dense(torch.float32)), "whole matrix", CURVES[0], linewidth=1.8)
-    blocks = Block.all_of(h)
-    shapes = {b.size: b for b in reversed(blocks) if b.rank > 1 and len(blocks) > 1}
-    for ((m, n), block), colour in zip(reversed(shapes.items()), CURVES[1:], strict=False):
-        _curve(axes, block.values, f"a block {m} x {n}, rank {block.rank}", colour, linewidth=1.2)
-    axes.set(xlabel="index", ylabel="singular value / largest")
+    spectra = []
+    for matrix, label in ((original, ORIGINAL), (h.to_dense(torch.float32), COMPRESSED)):
+        if matrix is not None:
+            matrix = matrix.to(torch.float32)
+            spectra.append((singular_values(matrix if root is None else matrix @ root.to(torch.float32)), label))
+    top = float(spectra[0][0].max())
+    for values, label in spectra:
+        colour, width = CURVES[label]
+        _curve(axes, values, top, label, colour, linewidth=width)
     if not axes.lines:
         _write(axes, (0.5, 0.5), "all zero")
         return
-    longest = max(len(line.get_xdata()) for line in axes.lines)
-    if longest > FEW:
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
-    else:
-        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
-        axes.set_xlim(0.5, longest + 0.5)
-    axes.set_ylim(bottom=min(0.08, axes.get_ylim()[0]), top=1.6)
+    if tol:
+        axes.axhline(tol, color=TOLERANCE, linewidth=1.0, linestyle="--", label=f"tol {tol:g}")
+    axes.set(xlabel="index", ylabel="singular value / largest", yscale="log")
+    axes.set_xlim(0.5, max(len(line.get_xdata()) for line in axes.lines) + 0.5)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    axes.set_ylim(bottom=min(0.08, axes.get_ylim()[0]), top=max(1.6, axes.get_ylim()[1]))
     axes.grid(color=GRID, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=8)
@@ -197,10 +220,9 @@ def _write(axes: Any, at: tuple[float, float], text: str, colour: str = INK, **s
     axes.text(*at, text, ha="center", va="center", color=colour, **style)
 
 
-def _curve(axes: Any, values: Tensor, label: str, colour: str, **style: Any) -> None:
-    """Down to float32's own rounding, below which the values are noise; single points where there are few."""
-    top = float(values.max())
+def _curve(axes: Any, values: Tensor, top: float, label: str, colour: str, **style: Any) -> None:
+    """Over `top`, down to float32's own rounding, below which the values are noise; single points where few."""
     if top > 0:
         above = (values / top)[values > torch.finfo(torch.float32).eps * len(values) * top].tolist()
         style |= {"marker": "o", "markersize": 4} if len(above) <= FEW else {}
-        axes.semilogy(range(1, len(above) + 1), above, label=label, color=colour, **style)
+        axes.plot(range(1, len(above) + 1), above, label=label, color=colour, **style)

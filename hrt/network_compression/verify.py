@@ -31,7 +31,7 @@ UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its 
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
 WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
 SHOWN = 5  # output columns that one remark names
-CALLER = 5  # frames up from a certificate to whoever called `hrt.compress`
+CALLER = 5  # frames up from a certificate to whoever called `hrt.compress`, which is guarded
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,8 @@ class CudaSession(Session):
     without workspaces. Raises what `CudaProgram` does, and BackendError for a largest below 1.
     """
 
+    backend = "cuda"
+
     def __init__(
         self,
         program: Program,

@@ -12,9 +12,11 @@ from hrt.support.types import Array
 class Session(Protocol):
     """A network made ready on one backend. Thread-safe: a call keeps no state that another could see.
 
-    Sessions derive from this class. device: where the arithmetic is done. resident_bytes: what is held between calls.
+    Sessions derive from this class. backend: its name. device: where the arithmetic is done. resident_bytes: what is
+    held between calls.
     """
 
+    backend: str
     device: torch.device
     resident_bytes: int
 

@@ -27,6 +27,8 @@ class TorchSession(Session):
     Raises BackendError for a device that is unknown or absent.
     """
 
+    backend = "torch"
+
     def __init__(self, program: Program, device: Any = None, *, workspace: int = WORKSPACE):
         try:
             self.device = torch.device("cpu" if device is None else device)

@@ -1,9 +1,13 @@
-"""One progress bar for long work, on stderr, silent when it is not wanted or nobody watches."""
+"""One progress bar for long work, on stderr, silent when it is not wanted; nobody watches: silent, or plain lines."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
+from typing import TextIO
 
+LINE_S = 2.0
 Advance = Callable[[str, float], None]  # what is being done now, and the share of the whole that is behind it
 
 
@@ -17,8 +21,13 @@ def part(advance: Advance, low: float, high: float) -> Advance:
 
 
 @contextmanager
-def track(title: str, enabled: bool) -> Iterator[Advance]:
-    """Yields `advance(text, done)`, `done` from 0 to 1. Nothing is written where stderr is no terminal."""
+def track(title: str, enabled: bool, piped: bool = False) -> Iterator[Advance]:
+    """Yields `advance(text, done)`, `done` from 0 to 1. Where stderr is no terminal nothing is written, or with `piped`
+    plain lines: for work of minutes, which people log.
+    """
+    if enabled and piped and sys.stderr is not None and not sys.stderr.isatty():
+        yield _lines(title, sys.stderr)
+        return
     if not enabled or sys.stderr is None or not sys.stderr.isatty():
         yield silent
         return
@@ -37,3 +46,16 @@ def track(title: str, enabled: bool) -> Iterator[Advance]:
             bar.update(task, description=text, completed=max(done, bar.tasks[task].completed))
 
         yield advance
+
+
+def _lines(title: str, stream: TextIO) -> Advance:
+    """An `Advance` that writes a line for every piece of work, not more often than once in `LINE_S` seconds."""
+    start, last = monotonic(), -math.inf
+
+    def advance(text: str, done: float) -> None:
+        nonlocal last
+        if monotonic() - last >= LINE_S:
+            last = monotonic()
+            print(f"{title}: {done:4.0%} after {last - start:.0f} s: {text}", file=stream, flush=True)
+
+    return advance

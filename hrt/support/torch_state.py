@@ -7,7 +7,7 @@ The default dtype belongs to the whole process: the first call that changes it a
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -131,8 +131,10 @@ def _float32_by_default() -> Iterator[None]:
 
 @contextmanager
 def _cpu_by_default() -> Iterator[None]:
-    before = _here.callers_device
-    _here.callers_device = torch.get_default_device() if _modes() else None
+    before, _here.callers_device = _here.callers_device, None
+    if _modes():
+        with suppress(RuntimeError, AssertionError):  # a default device that is not there
+            _here.callers_device = torch.get_default_device()
     try:
         with on_the_cpu():
             yield

@@ -30,7 +30,7 @@ def measure(plan: Plan, json: Path | None = None, every: bool = False) -> int:
     """
     if json is not None:
         check_results(json)  # before the work
-    with track("perf", True) as advance:
+    with track("perf", True, piped=True) as advance:
         results = run(plan, advance, keep=lambda so_far: _keep(so_far, json))
     out = console()
     show(results, out, every)

@@ -184,7 +184,8 @@ def verdict(results: Results, rows: Sequence[Row]) -> list[str]:
     """hrt's places in one line, and why in another where it is not first in both."""
     small, fast = standing(rows, nbytes), standing(rows, latency)
     if small.best is None or fast.best is None or not small.place or not fast.place:
-        return ["hrt: no row that keeps the error"] if any(r.method == OURS for r in rows) else []
+        notes = [r.note for r in rows if r.method == OURS]
+        return [f"hrt: no row that keeps the error{f': {notes[0]}' if notes[0] else ''}"] if notes else []
     in_time = "latency: the machine was too noisy to rank"
     if not fast.noisy:
         in_time = f"number {fast.text} in latency (first: {fast.best.method})"

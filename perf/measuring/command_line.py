@@ -41,7 +41,12 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
         words_of = getattr(error, "format_message", None)
         if words_of is None:
             raise
-        message = words_of() and f"{words_of().rstrip('.')}. Try --help."  # nothing where the help was printed
+        text = words_of()  # a group that was named without a command says its whole help, or has printed it
+        message, status = "", MISTAKE
+        if text.startswith("Usage: "):
+            print(text, file=sys.stderr)
+        elif text:
+            message = f"{text.rstrip('.')}. Try --help."
     if status == INTERRUPTED:
         message = "interrupted; what was written so far is kept"
     if message:

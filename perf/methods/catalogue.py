@@ -209,7 +209,7 @@ def compressed(workload: Workload, tol: float, target: str) -> hrt.CompressedMod
         tol *= WEIGHTS_MARGIN
     else:
         data = _one_or_all(tuple(torch.cat(pair) for pair in zip(workload.calibration, workload.search, strict=True)))
-    derivatives = workload.derivatives
+    derivatives = workload.derivatives or None
     return hrt.compress(workload.net, inputs=data, tol=tol, target=target, derivatives=derivatives, progress=False)
 
 

@@ -1,5 +1,7 @@
 """Sampling, the split, and layer moments against their definitions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ import hrt
 from hrt.calibration.moments import layer_moments
 from hrt.calibration.samples import Split, as_samples
 from hrt.capture.torch_export import capture
+
+from models import linear_program
 
 
 def test_box_fills_its_bounds_evenly_and_repeats():
@@ -108,3 +112,34 @@ def test_moments_are_focusable_only_where_sensitivity_depends_on_the_input():
     for net, expected in ((linear, [False]), (curved, [True, False])):
         moments = layer_moments(capture(net.double(), [x]), [x])
         assert [m.is_focusable for m in moments.values()] == expected
+
+
+def test_of_very_many_outputs_the_last_layer_feels_each_alike():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1100))
+    first, last = layer_moments(capture(net, (torch.rand(3, 2),)), (torch.rand(30, 2, dtype=torch.float64),)).values()
+    assert torch.equal(last.left, torch.eye(1100, dtype=torch.float64)), "signs of 30 rows span 30 directions"
+    assert first.left.count_nonzero() == 16
+
+
+def test_outputs_that_are_read_again_are_no_outputs_alone():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.sum = nn.Linear(2, 1100), nn.Linear(1100, 1)
+
+        def forward(self, x):
+            y = self.wide(x)
+            return y, self.sum(y)
+
+    moments = layer_moments(capture(Twice(), (torch.rand(3, 2),)), (torch.rand(30, 2, dtype=torch.float64),))
+    assert max(m.left.count_nonzero() for m in moments.values()) > 1100
+
+
+def test_what_cannot_fit_into_memory_is_refused_beforehand(monkeypatch):
+    program = linear_program(torch.ones(2, 3000))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * 8 * 3000**2 - 1))
+    with pytest.raises(hrt.InputError, match=r"up to 3,000 inputs.*0\.4 GiB are free"):
+        layer_moments(program, [torch.rand(2, 3000)])
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * 8 * 3000**2))
+    assert set(layer_moments(program, [torch.rand(2, 3000, dtype=torch.float64)])) == {"w"}

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import hrt
 from hrt.calibration.datasets import STREAMED
 from hrt.calibration.samples import BOX_NUMBERS, as_samples, sample_boxes
+from hrt.tangent_kernel.ntk import as_points
 
 X = torch.rand(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -100,6 +101,24 @@ class TestDataSets:
 
 
 class TestArrays:
+    @pytest.mark.parametrize(
+        "same",
+        [
+            X.numpy().astype(">f8"),
+            X.numpy()[::-1].copy()[::-1],
+            X.numpy().astype(np.longdouble),
+            np.asfortranarray(X.numpy()),
+            np.ma.masked_less(X.numpy(), -1),
+            X.clone().requires_grad_(),
+        ],
+        ids=["big-endian", "negative strides", "long double", "Fortran order", "masked nowhere", "with a gradient"],
+    )
+    def test_every_layout_is_the_same_rows(self, same):
+        assert torch.equal(as_samples(same)[0], X)
+        assert torch.equal(as_points(same, torch.float64)[0], X)
+        for given in ([same, same], (same, same)):  # lists of arrays, as DeepXDE has them
+            assert len(as_samples(given)) == 2
+
     def test_times_become_one_feature(self):
         for times in (X[:, 0], X[:, 0].numpy(), X[:, 0].tolist()):
             assert torch.equal(as_samples(times)[0], X[:, :1])
@@ -119,18 +138,20 @@ class TestArrays:
 
 
 class TestWideBoxes:
-    def test_beyond_the_last_sobol_sequence_every_feature_is_spread_evenly(self):
-        limit = torch.quasirandom.SobolEngine.MAXDIM
-        box = hrt.Box([-1.0] * (limit + 9), [3.0] * (limit + 9))
+    def test_beyond_the_last_sobol_sequence_every_feature_is_spread_evenly(self, monkeypatch):
+        whole = sample_boxes([hrt.Box([-1.0] * 6, [3.0] * 6)], 64, seed=3)[0]
+        monkeypatch.setattr(torch.quasirandom.SobolEngine, "MAXDIM", 6)
+        box = hrt.Box([-1.0] * 15, [3.0] * 15)
         (x,) = sample_boxes([box], 64, seed=3)
-        assert x.shape == (64, limit + 9) and torch.equal(x, sample_boxes([box], 64, seed=3)[0])
-        assert not torch.equal(x[:, limit:], sample_boxes([box], 64, seed=4)[0][:, limit:])
+        assert torch.equal(x[:, :6], whole) and torch.equal(x, sample_boxes([box], 64, seed=3)[0])
+        assert not torch.equal(x[:, 6:], sample_boxes([box], 64, seed=4)[0][:, 6:])
         strata = ((x + 1) / 4 * 64).floor().sort(dim=0).values
-        assert torch.equal(strata[:, limit:], torch.arange(64.0, dtype=torch.float64)[:, None].expand(64, 9))
-        assert len({tuple(column) for column in x[:, limit:].T.tolist()}) == 9
-        assert torch.equal(
-            x[:, :5], 4 * torch.quasirandom.SobolEngine(limit, True, 3).draw(64, dtype=x.dtype)[:, :5] - 1
-        )
+        assert torch.equal(strata, torch.arange(64.0, dtype=torch.float64)[:, None].expand(64, 15))
+        assert len({tuple(column) for column in x.T.tolist()}) == 15
+
+    def test_torch_ends_where_it_is_said_to(self):
+        (x,) = sample_boxes([hrt.Box([0.0] * 21205, [1.0] * 21205)], 4, seed=0)
+        assert x.shape == (4, 21205) and torch.quasirandom.SobolEngine.MAXDIM == 21201
 
     def test_memory_is_bounded(self, monkeypatch):
         drawn = []

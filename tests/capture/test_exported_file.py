@@ -15,7 +15,7 @@ from torch import nn
 from hrt.capture.checkpoints import read_network
 from hrt.capture.exported_file import MAX_JSON, read_exported
 from hrt.capture.torch_export import capture
-from hrt.errors import InputError
+from hrt.errors import CaptureError, InputError
 
 from zoo import ZOO
 
@@ -180,6 +180,21 @@ def test_example_inputs_are_left_out(lab):
     Path("net.pt2").write_bytes(archived(members(plain()) | {EXAMPLES: pickled(Runs())}))
     program = read_exported(Path("net.pt2"))
     assert program.example_inputs is None and not Path("owned").exists()
+
+
+class Claims(nn.Module):
+    def forward(self, x):
+        return x + torch.zeros(2, 3).sum()
+
+
+def test_a_constant_of_many_numbers_is_refused_whatever_the_file_says_of_its_shape(lab):
+    parts = members(exported(Claims(), torch.zeros(3, 2)))
+    graph = json.loads(parts[GRAPH])
+    (zeros,) = (node for node in graph["graph_module"]["graph"]["nodes"] if "zeros" in node["target"])
+    zeros["inputs"] = [zeros["inputs"][0] | {"arg": {"as_ints": [200_000, 300_000]}}]  # and nothing of a device
+    Path("net.pt2").write_bytes(archived({**parts, GRAPH: json.dumps(graph).encode()}))
+    with pytest.raises(CaptureError, match="its constants take more than"):
+        capture(read_exported(Path("net.pt2")), ())
 
 
 @pytest.mark.parametrize("cut", [10, 1000, -200, -1])

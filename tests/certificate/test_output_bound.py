@@ -270,7 +270,7 @@ class TestCompress:
         assert len(limit) == 2 and all(0 < b <= a for a, b in zip(limit, found, strict=True))
         (statement,) = c.statements
         assert statement.bound == pytest.approx(math.hypot(*limit)) and statement.verdict == "holds"
-        assert "no_output_bound" not in c.context and "guaranteed: every output within" in model.report()
+        assert "no_output_bound" not in c.context and "guaranteed: every output within" in model.report(verbose=True)
         program = captured(net, 2)
         assert bool((worst(program, model.program, [hrt.Box([0, 0], [0.5, 0.5])]) <= torch.tensor(limit)).all())
 
@@ -280,9 +280,9 @@ class TestCompress:
         model = hrt.compress(net, inputs=hrt.Box([-9] * 4, [9] * 4), tol=5e-2, progress=False)
         (statement,) = model.certificate.statements
         assert statement.verdict == "vacuous" and statement.bound >= model.certificate.measured["output_rms"][0]
-        assert "vacuous" in model.report()
+        assert "vacuous" in model.report(verbose=True)
 
     def test_says_why_there_is_none_for_samples(self):
         model = hrt.compress(mlp(2, 12, 1), inputs=torch.rand(400, 2), tol=1e-1, progress=False)
         assert model.certificate.guaranteed == {} and "samples" in model.certificate.context["no_output_bound"]
-        assert "guaranteed over a box of inputs: nothing (the inputs are samples" in model.report()
+        assert "guaranteed over a box of inputs: nothing (the inputs are samples" in model.report(verbose=True)

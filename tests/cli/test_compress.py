@@ -88,7 +88,7 @@ def test_an_existing_output_is_replaced_with_force_alone(lab, mistake):
     "arguments, words",
     [
         (["missing.py:build"], "missing.py does not exist"),
-        (["net.pt"], "pickle"),
+        (["net.pt"], "net.pt2, net.onnx"),
         (["net.onnx"], "net.onnx cannot be read as ONNX"),
         (["net.py:broken"], "RuntimeError: the lab is closed (line 19 of net.py)"),
         (["net.py:build", "--weights", "x.npy"], "do not fit"),

@@ -13,21 +13,34 @@ import hrt
 from hrt.calibration.input_files import read_array
 from hrt.cli.main import app, main
 from hrt.model.rows import say_float32
-from hrt.runtime.backends import on_cpu
+from hrt.runtime.backends import on_cpu, open_session
 
 from helpers import random_hmatrix
 from models import linear_model, mixed_model
 
 
 class TestInfo:
-    def test_shows_layers_certificate_and_shapes(self, lab, capsys):
+    def test_shows_sizes_first_then_layers_certificate_and_shapes(self, lab, capsys):
         mixed_model().save("m.hrt")
         assert main(["info", "m.hrt"]) == 0
         out = capsys.readouterr().out
-        assert hrt.load("m.hrt").report().rstrip() in out
+        model, top = hrt.load("m.hrt"), out.splitlines()[:10]
+        assert f"stored: {model.nbytes:,} bytes, {model.compression_ratio:.2f}x smaller than dense" in "\n".join(top)
+        assert f"file: {Path('m.hrt').stat().st_size:,} bytes" in top
+        for name in on_cpu():
+            resident = open_session(model.program, name).resident_bytes
+            assert any(line.startswith(f"resident: {resident:,} bytes in {name}") for line in top)
+        assert set(model.report().splitlines()) <= set(out.splitlines())
         assert "input x: (batch, 7)" in out and "output y2: (batch, 3)" in out
-        assert f"on disk {Path('m.hrt').stat().st_size:,} bytes; on this machine predict takes the backend " in out
-        assert all(f"resident on the CPU in {name}: " in out for name in on_cpu())
+
+    def test_the_size_of_an_older_file_is_that_on_disk(self, lab, capsys):
+        old = Path(__file__).parents[1] / "model/version1.hrt"
+        assert main(["info", str(old)]) == 0 and f"file: {old.stat().st_size:,} bytes\n" in capsys.readouterr().out
+
+    def test_verbose_adds_what_the_paper_says(self, lab, capsys):
+        mixed_model().save("m.hrt")
+        assert main(["info", "m.hrt"]) == 0 and "κ(W)" not in capsys.readouterr().out
+        assert main(["info", "m.hrt", "--verbose"]) == 0 and "κ(W)" in capsys.readouterr().out
 
     def test_json_is_json_also_where_figures_are_not_finite(self, lab, capsys):
         mixed_model().save("m.hrt")
@@ -35,7 +48,10 @@ class TestInfo:
 
         header = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
         assert header["certificate"]["tol"] == 1e-3 and header["certificate"]["measured"]["runtime_error"] is None
-        assert header["version"] == 2 and header["dense_nbytes"] == 12345
+        sizes = header["sizes"]
+        assert next(iter(header)) == "sizes" and header["version"] == 2 and sizes["dense"] == 12345
+        assert sizes["stored"] == mixed_model().nbytes and sizes["file"] == Path("m.hrt").stat().st_size
+        assert sorted(sizes["resident"]) == sorted(on_cpu()) and all(sizes["resident"].values())
 
     @pytest.mark.parametrize("options", [[], ["--json"]])
     def test_mistakes(self, options, lab, mistake):
@@ -207,7 +223,10 @@ class TestHelp:
         "command, words",
         [
             ("", ["compress info predict plot", "hrt compress net.py:build"]),
-            ("compress", [".pt2 file.py:name package.module:name .npy .npz .csv .safetensors", "hrt compress"]),
+            (
+                "compress",
+                [".onnx .pt2 mynets.py:build package.module:build .npy .npz .csv .safetensors", "hrt compress"],
+            ),
             ("info", [".hrt --json", "hrt info net.hrt"]),
             ("predict", [".npy .npz .csv", "hrt predict net.hrt x.npy"]),
             ("plot", [".png .pdf .svg", "hrt plot net.hrt -o net.png"]),

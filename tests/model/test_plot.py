@@ -9,7 +9,8 @@ import torch
 
 import hrt
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.model.plot import DENSE, SKETCH_SIDE, draw_blocks, draw_decay, singular_values
+from hrt.model.plot import COMPRESSED, DENSE, ORIGINAL, SKETCH_SIDE, draw_blocks, draw_decay, singular_values
+from hrt.model.plot_fields import Reference
 from hrt.program.program import Node, Program, Value
 
 from helpers import random_hmatrix
@@ -79,13 +80,13 @@ class TestPicture:
         program = Program((Value("h0", (2,)),), nodes, ("h7",), {f"w{k}": torch.ones(2, 2) for k in range(7)})
         model = hrt.CompressedModel(program, hrt.Certificate(1e-3, "layers", ()))
         model.plot(tmp_path / "p.svg")
-        assert (tmp_path / "p.svg").read_text().count("<!-- singular-value decay -->") == 4
+        assert (tmp_path / "p.svg").read_text().count("<!-- singular values of the weight -->") == 4
 
 
 class TestMistakes:
-    @pytest.mark.parametrize("name", ["p.foo", "p", "p.hrt", ".png"])
+    @pytest.mark.parametrize("name", ["p.foo", "p", "p.hrt", ".png", "p.jpg", "p.eps"])
     def test_an_unknown_format(self, name, tmp_path):
-        with pytest.raises(hrt.InputError, match=r"\.png, \.pdf or \.svg"):
+        with pytest.raises(hrt.InputError, match=r"one of \.png, \.pdf, \.svg"):
             linear_model(low_rank(8, 8, 2)).plot(tmp_path / name)
         assert not list(tmp_path.iterdir())
 
@@ -93,6 +94,57 @@ class TestMistakes:
         program = Program((Value("x", (2,)),), (Node("y", "tanh", ("x",), (2,), {}),), ("y",), {})
         with pytest.raises(hrt.InputError, match="no weight matrix"):
             hrt.CompressedModel(program, hrt.Certificate(1e-3, "layers", ())).plot(tmp_path / "p.png")
+
+
+class Squares(torch.nn.Module):
+    """Of one or two numbers, with weights called as a compressed one's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(width, 16), torch.nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.tanh(self.first(x)))
+
+
+class TestFields:
+    @pytest.mark.parametrize("width", [1, 2])
+    @pytest.mark.parametrize("boxed", [True, False])
+    def test_of_the_original_and_the_compressed_network(self, width, boxed, tmp_path):
+        torch.manual_seed(0)
+        net = Squares(width)
+        model = hrt.compress(net, tol=1e-1, progress=False)
+        inputs = hrt.Box([-1] * width, [1] * width) if boxed else torch.rand(50, width)
+        model.plot(tmp_path / "p.svg", reference=net, inputs=inputs)
+        text = (tmp_path / "p.svg").read_text()
+        for k in range(2):
+            assert f"<!-- output column {k}: original u, compressed u_h; relative L2 difference" in text
+        assert "<!-- compressed H -->" in text and "<!-- original W -->" in text and "<!-- tol 0.1 -->" in text
+        model.plot(tmp_path / "alone.svg", inputs=inputs)
+        assert "(the original is not known)" in (tmp_path / "alone.svg").read_text()
+        model.plot(tmp_path / "none.svg")
+        assert "output column" not in (tmp_path / "none.svg").read_text()
+
+    def test_are_what_both_networks_answer(self):
+        net = Squares(2)
+        model = hrt.compress(net, tol=1e-1, progress=False)
+        reference = Reference.of(model, net, hrt.Box([0, 1], [2, 3]))
+        points, (u, u_h) = reference.points, reference.fields
+        assert points.amin(0).tolist() == [0, 1] and points.amax(0).tolist() == [2, 3]
+        assert torch.allclose(u.float(), net(points.float()), atol=1e-5)
+        assert torch.allclose(u_h.float(), model.predict(points.float()), atol=1e-5)
+
+    def test_of_three_numbers_are_not_drawn(self, tmp_path):
+        model = hrt.compress(Squares(3), tol=1e-1, progress=False)
+        model.plot(tmp_path / "p.svg", inputs=torch.rand(50, 3))
+        assert "output column" not in (tmp_path / "p.svg").read_text()
+
+    def test_another_network_is_no_reference(self, tmp_path):
+        model = hrt.compress(Squares(2), tol=1e-1, progress=False)
+        for other in (Squares(1), torch.nn.Linear(2, 2)):
+            with pytest.raises(hrt.InputError, match="Expected the original"):
+                model.plot(tmp_path / "p.png", reference=other)
+        assert not list(tmp_path.iterdir())
 
 
 class TestPanels:
@@ -125,13 +177,24 @@ class TestPanels:
     def test_singular_values_end_with_the_rank(self, axes):
         draw_decay(axes, low_rank(60, 50, 7))
         (curve,) = axes.lines
+        assert axes.get_xscale() == "linear" and axes.get_yscale() == "log"
         assert len(curve.get_xdata()) == 7 and curve.get_ydata()[0] == pytest.approx(1.0)
 
-    def test_a_leaf_of_every_large_shape_has_a_curve(self, axes):
-        h = random_hmatrix(4, 128, 128, depth=4, max_rank=6)
-        draw_decay(axes, h)
-        labels = [line.get_label() for line in axes.lines]
-        assert labels[0] == "whole matrix" and 2 <= len(labels) <= 4 and len(set(labels)) == len(labels)
+    def test_the_originals_singular_values_stand_beside_the_kept_ones_and_the_tolerance(self, axes):
+        w = torch.diag(torch.logspace(0, -3, 40, dtype=torch.float64))
+        vt = torch.linalg.svd(w).Vh
+        kept = HMatrix((40, 40), (Leaf(0, 40, 0, 40, u=(w @ vt.T)[:, :5].float(), vt=vt[:5].float()),))
+        draw_decay(axes, kept, w, tol=1e-2)
+        original, compressed, tolerance = axes.lines
+        assert [line.get_label() for line in axes.lines] == [ORIGINAL, COMPRESSED, "tol 0.01"]
+        assert np.allclose(original.get_ydata(), w.diagonal().numpy(), rtol=1e-4)
+        assert np.allclose(compressed.get_ydata(), original.get_ydata()[:5], rtol=1e-4)
+        assert set(tolerance.get_ydata()) == {1e-2} and axes.get_xscale() == "linear"
+
+    def test_as_inputs_see_them(self, axes):
+        w, root = torch.eye(3, dtype=torch.float64), torch.diag(torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64))
+        draw_decay(axes, HMatrix.from_dense(w), w, root)
+        assert np.allclose(axes.lines[0].get_ydata(), [1.0, 0.5, 0.25]) and "inputs see it" in axes.get_title()
 
     def test_leading_singular_values_of_a_large_matrix_come_from_a_sketch(self):
         n = SKETCH_SIDE + 52

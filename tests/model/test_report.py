@@ -4,20 +4,22 @@ import pytest
 import torch
 
 import hrt
+from hrt.errors import printable
 from hrt.hmatrix.hmatrix import HMatrix
+from hrt.model.artifact import file_nbytes
 from hrt.model.model import CompressedModel
-from hrt.model.report import summary
 
 from helpers import random_hmatrix
 from models import linear_program, mixed_model, record
 
-WIDTH = 140
+WIDTH = 100
 
 
-def report(*records, kind="layers", measured=None, estimated=None, context=None, weight=None, dense_nbytes=0) -> str:
+def report(*records, kind="layers", measured=None, estimated=None, context=None, weight=None, **options) -> str:
+    verbose = options.pop("verbose", False)
     weight = HMatrix.from_dense(torch.ones(4, 4)) if weight is None else weight
     certificate = hrt.Certificate(1e-3, kind, records, measured or {}, estimated or {}, {}, context or {})
-    return CompressedModel(linear_program(weight), certificate, dense_nbytes=dense_nbytes).report()
+    return CompressedModel(linear_program(weight), certificate, **options).report(verbose=verbose)
 
 
 def lines_with(text: str, word: str) -> list[str]:
@@ -39,7 +41,9 @@ class TestFigures:
         assert any("1.10e-04" in line for line in lines_with(text, "measured:"))
         assert lines_with(text, "estimated:") and all("1.30e-04" in line for line in lines_with(text, "estimated:"))
         assert lines_with(text, "measured per output:") == ["measured per output: 1.00e-05 to 3.00e-04"]
-        assert "asked: relative L2 error of the output at most 0.001" in text
+        (verdict,) = lines_with(text, "verdict:")
+        assert verdict == text.splitlines()[0] and "held; the output is off by 1.20e-04" in verdict
+        assert "asked: relative L2 error of at most 0.001" in verdict
         assert "remark: only 50 calibration rows" in text
 
     def test_guaranteed_and_measured_are_not_mixed_without_inputs(self):
@@ -54,12 +58,47 @@ class TestFigures:
         text = report(**{**OUTPUT, "measured": measured, "estimated": {}, "context": {}})
         assert "asked:" in text and "measured: inf" in text
 
-    def test_bytes_add_up(self):
+    @pytest.mark.parametrize(
+        "error, limit, verdict",
+        [
+            (1e-3, 1e-3, "held;"),
+            (9e-4, 1.1e-3, "held on the rows held out, not at 99 % confidence;"),
+            (1.1e-3, 1.2e-3, "NOT held;"),
+            (float("inf"), float("inf"), "NOT held;"),
+            (float("nan"), float("nan"), "NOT held;"),
+        ],
+    )
+    def test_the_verdict_is_what_the_figures_say(self, error, limit, verdict):
+        figures = {"measured": {"runtime_error": error}, "estimated": {"output_error_upper_99": limit}}
+        assert report(kind="output", **figures).startswith(f"verdict: {verdict}")
+
+    def test_output_columns_over_tol_are_named_in_the_head(self):
+        weight = HMatrix.from_dense(torch.ones(4, 4))
+        measured = {"runtime_error": 1e-4, "per_output": [2e-3, 1e-4, float("inf"), 0.25], "output_rms": [1, 1, 0, 1]}
+        text = report(record("w", weight), kind="output", measured=measured)
+        (line,) = lines_with(text, "over tol")
+        assert line.endswith("2 of 4 output columns: y[3] 2.50e-01, y[0] 2.00e-03")
+        assert text.index(line) < text.index("layer")
+        fine = report(kind="output", measured={**measured, "per_output": [1e-3] * 4})
+        assert not lines_with(fine, "over tol")
+
+    def test_stored_file_and_resident_stand_side_by_side_before_the_layers(self):
         h = random_hmatrix(0, 20, 20)
         program = linear_program(h, torch.zeros(20))
         certificate = hrt.Certificate(1e-3, "layers", (record("w", h),))
-        first = summary(CompressedModel(program, certificate, dense_nbytes=4 * 420))[0]
-        assert f"{h.nbytes + 80:,} bytes (80 of them" in first and "1,680" in first
+        model = CompressedModel(program, certificate, dense_nbytes=4 * 420, backend="torch")
+        text, stored = model.report(), h.nbytes + 80
+        lines = text[: text.index("layer ")].splitlines()
+        assert f"stored: {stored:,} bytes, {1680 / stored:.2f}x smaller than dense float32 (1,680 bytes)" in lines
+        assert f"file: {file_nbytes(model):,} bytes" in lines
+        assert lines_with(text, "besides") == ["besides the layers: 80 bytes of biases and other constants"]
+        more = ", more than dense" if model.session.resident_bytes > 1680 else ""
+        assert f"resident: {model.session.resident_bytes:,} bytes in torch{more}" in lines
+
+    def test_speed_is_marked_as_predicted(self):
+        text = report(weight=random_hmatrix(0, 60, 60))
+        (line,) = lines_with(text, "speed")
+        assert line.startswith("speed, predicted") and "dense" in text[text.index(line) :][:200]
 
     def test_a_model_that_did_not_shrink_says_so(self):
         h = HMatrix.from_dense(torch.ones(4, 4))
@@ -74,22 +113,36 @@ class TestTable:
         text = report(*records)
         for k in range(9):
             (row,) = [line for line in text.splitlines() if f"net.{k} " in line]
-            assert f"reason {k}" in row and "30 x 20" in row and f"{k * 1e-3:.1e}" in row and "2.0e-02" in row
+            assert f"reason {k}" in row and "30 x 20" in row and "2.0e-02" in row
+        more = report(*records, verbose=True).removeprefix(text)
+        for k in range(9):
+            (row,) = [line for line in more.splitlines() if f"net.{k} " in line]
+            assert f"{k * 1e-3:.1e}" in row and "2.0e-02" in row
 
     def test_without_inputs_there_is_no_weighted_error_and_without_entries_no_error(self):
-        (row,) = [line for line in report(record("net.0", random_hmatrix(0, 9, 9))).splitlines() if "net.0" in line]
-        assert " - " in row and "0 x 5" in report(record("empty", HMatrix((0, 5), ())))
+        text = report(record("net.0", random_hmatrix(0, 9, 9)), verbose=True)
+        first, second = [line for line in text.splitlines() if "net.0" in line]
+        assert "1.0e-04 F" in first and " - " in second and "0 x 5" in report(record("empty", HMatrix((0, 5), ())))
 
     @pytest.mark.parametrize(
         "name", ["w", "a." * 60 + "weight", "[bold]x[/bold]", "blocks[0]", ":smile:", "雪" * 30, ""]
     )
     def test_fits_the_width_and_loses_nothing(self, name):
-        text = report(record(name, random_hmatrix(0, 3000, 7), structure="H 382 leaves, " * 5, reason="because " * 20))
+        layer = record(name, random_hmatrix(0, 3000, 7), structure="H 382 leaves, " * 5, reason="because " * 20)
+        assert all(len(line) <= WIDTH for line in report(layer, **OUTPUT, verbose=True).splitlines())
+        text = report(layer)
         table = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
         assert len(table) >= 5 and all(len(line) <= WIDTH for line in table)
         cells = "".join(line.split("│")[1].strip() for line in table if line.startswith("│"))
         assert cells == name
         assert text.count("because") == 20 and "…" not in text
+
+    def test_what_a_stranger_wrote_cannot_move_the_cursor(self):
+        evil = "a\x1b[2J\nb\r\x9bc\u202ed"
+        layer = record(evil, random_hmatrix(0, 9, 9), structure=evil, reason=evil)
+        text = report(layer, **{**OUTPUT, "context": {"remarks": [evil], "held_out_rows": evil}}, verbose=True)
+        assert printable(text.replace("\n", "")) == text.replace("\n", "") and "\\x1b[2J" in text
+        assert f"remark: {printable(evil)}" in text.splitlines()
 
     @pytest.mark.parametrize(
         "variable, value", [("FORCE_COLOR", "1"), ("COLUMNS", "40"), ("TERM", "dumb"), ("NO_COLOR", "1")]

@@ -46,3 +46,16 @@ def test_works_without_stderr(monkeypatch):
     monkeypatch.setattr("sys.stderr", None)
     with track("compress", True) as advance:
         advance("layer 1", 0.1)
+
+
+def test_writes_plain_lines_where_work_of_minutes_is_piped(monkeypatch):
+    pipe, now = io.StringIO(), [0.0]
+    monkeypatch.setattr("sys.stderr", pipe)
+    monkeypatch.setattr("hrt.support.progress.monotonic", lambda: now[0])
+    with track("perf", True, piped=True) as advance:
+        for now[0], done in ((1.0, 0.25), (1.5, 0.3), (4.0, 0.5)):
+            advance(f"svd [{done}]", done)
+    assert pipe.getvalue() == "perf:  25% after 1 s: svd [0.25]\nperf:  50% after 4 s: svd [0.5]\n"
+    with track("perf", False, piped=True) as advance:
+        advance("svd", 0.9)
+    assert "svd\n" not in pipe.getvalue()

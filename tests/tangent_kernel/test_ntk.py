@@ -1,5 +1,6 @@
 """The kernel against explicit Jacobians in float64, in blocks and at once; memory counted; bad input refused."""
 
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hrt.capture.torch_export import capture
 from hrt.errors import InputError
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
-from hrt.tangent_kernel.ntk import affordable_drift, compare_ntk, ntk
+from hrt.tangent_kernel.ntk import LEAST_WORK, MOST_ROWS, affordable_drift, compare_ntk, kernel_work, ntk
 
 from forked import forked
 from helpers import hierarchical
@@ -234,12 +235,28 @@ class TestCertificate:
         held_out = Split.make(distinct(as_samples(x, 0)), 0).held_out
         expected = compare_ntk(net, model, tuple(v[:32] for v in held_out)).relative
         assert c.context["ntk_points"] == 32 and c.measured["ntk_drift"] == pytest.approx(expected, rel=1e-9)
-        assert "neural tangent kernel drifts" in model.report()
+        assert "neural tangent kernel drifts" in model.report(verbose=True)
 
     def test_what_is_too_large_is_left_out_and_says_why(self, monkeypatch):
-        monkeypatch.setitem(ntk.__globals__, "MEMORY", 100_000)
+        monkeypatch.setattr(import_module("hrt.tangent_kernel.ntk"), "MEMORY", 100_000)
         c = hrt.compress(mlp(2, 24, 24, 1), inputs=points(400), tol=1e-2, progress=False).certificate
         assert "ntk_drift" not in c.measured and "fewer than 8" in c.context["no_ntk_drift"]
+
+    @pytest.mark.parametrize("outputs", [1, 64, 200])
+    def test_its_work_is_bounded_beforehand(self, outputs):
+        programs = [capture(nn.Linear(3, outputs), [torch.rand(2, 3)]) for _ in range(2)]
+        rows = (torch.rand(500, 3, generator=torch.Generator().manual_seed(0)),)
+        before, after = map(DenseView, programs)
+        drift, count, why = affordable_drift(before, after, rows)
+        work = kernel_work(MOST_ROWS * outputs, 4 * outputs)
+        if work <= LEAST_WORK:
+            assert count == MOST_ROWS
+        else:
+            assert count < MOST_ROWS and kernel_work(count * outputs, 4 * outputs) <= LEAST_WORK
+        if count:
+            assert drift == pytest.approx(compare_ntk(*programs, (rows[0][:count],)).relative, rel=1e-9)
+        else:
+            assert drift is None and "fewer than 8" in why
 
     def test_a_network_without_a_kernel_says_so(self):
         net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1, bias=False))

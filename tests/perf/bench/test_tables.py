@@ -65,6 +65,11 @@ class TestStanding:
         assert "too noisy" in verdict(Results(tuple(rows)), rows)[0]
 
 
+def test_where_hrt_keeps_no_error_the_reason_stands_beside_the_table():
+    rows = [row("dense", 9, 30.0), replace(row("hrt", status=UNREACHABLE), note="3 rows are too few")]
+    assert verdict(Results(tuple(rows)), rows) == ["hrt: no row that keeps the error: 3 rows are too few"]
+
+
 def test_a_front_is_undercut_by_nothing():
     rows = [row(nbytes=n, error=e) for n, e in ((10, 1e-2), (20, 1e-3), (20, 2e-3), (30, 1e-3), (40, 1e-5))]
     rows += [row(nbytes=5, error=None), row(), row(nbytes=1, status=FAILED)]

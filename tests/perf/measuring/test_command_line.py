@@ -37,3 +37,15 @@ def test_an_option_takes_several_values(capsys) -> None:
 
     assert run(app, "hrt.perf.x", ["--seeds", "1", "2", "--seeds", "4"]) == 0
     assert capsys.readouterr().out == "7\n"
+
+
+@pytest.mark.parametrize("words", [[], ["inner"]])
+def test_a_group_without_a_command_shows_its_help_as_it_stands(words, capsys) -> None:
+    app, inner = new_app("About.\n\nline one\nline two"), new_app("Inside.\n\nline one\nline two")
+    for part in (app, inner):
+        part.command("first")(lambda: None)
+        part.command("second")(lambda: None)
+    app.add_typer(inner, name="inner")
+    assert run(app, "hrt.perf.x", words) == 2
+    out, err = capsys.readouterr()
+    assert "line one\n  line two\n" in out + err and (out + err).count("\n") > 8

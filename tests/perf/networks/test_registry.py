@@ -20,6 +20,7 @@ class TestRegistry:
             "green-1d",
             "laplace-2d",
             "deeponet",
+            "emulator",
             "qlknn",
         }
         assert wanted | {"neuralfoil-xlarge", "neuralfoil-xxxlarge", "random"} == set(workloads.REGISTRY)
