@@ -58,13 +58,13 @@ def compress(
     hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 --derivatives d0 d1 d0d0 -o net.hrt
     ```
     """
-    import hrt
     from hrt.capture.checkpoints import read_network
+    from hrt.network_compression.compress import compress as compress_network
     from hrt.support.atomic_files import check_writable
 
     check_writable(out, force)
     with samples_in(inputs, box) as samples:
-        model = hrt.compress(
+        model = compress_network(
             read_network(source, weights),
             inputs=samples,
             tol=tol,
