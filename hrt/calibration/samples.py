@@ -107,12 +107,13 @@ def as_rows(parts: Sequence[Any], what: str) -> tuple[Tensor, ...]:
         raise InputError(f"Found a {what} that has no rows. Expected at least one sample.")
     for k, x in enumerate(tensors):
         flat = x.flatten(1)
-        bad = torch.nonzero(~torch.isfinite(flat))
+        bad = torch.nonzero(~torch.isfinite(flat.to(torch.float32)))  # networks are served in float32
         if len(bad):
             row, column = bad[0].tolist()
             raise InputError(
-                f"Found {len(bad):,} NaN or infinite numbers in {what} {k}, the first ({flat[row, column]}) in "
-                f"row {row}, column {column}, counted from 0. Expected finite numbers: leave such rows out."
+                f"Found {len(bad):,} numbers in {what} {k} that are NaN, infinite or beyond float32, the first "
+                f"({flat[row, column]}) in row {row}, column {column}, counted from 0. Expected finite numbers: leave "
+                "such rows out."
             )
     return tuple(tensors)
 

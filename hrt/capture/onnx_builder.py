@@ -32,13 +32,14 @@ class OnnxBuilder:
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.constants: dict[str, Tensor] = {}
+        self.generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
         self.at: onnx.NodeProto = onnx.NodeProto()
         self.room, self.products = EXAMPLE_BYTES, EXAMPLE_PRODUCTS  # that are left for the examples
 
     def add_input(self, name: str, shape: Sequence[int]) -> None:
         self._spend(name, ROWS + 1, math.prod(shape))
         self.inputs.append(Value(name, tuple(shape)))
-        self.example[name] = torch.rand(ROWS, *shape, dtype=torch.float64)
+        self.example[name] = torch.rand(ROWS, *shape, dtype=torch.float64, generator=self.generator)
         self.alone[name] = self.example[name][:1]
 
     def _spend(self, name: str, rows: int, numbers: int, products: int = 0) -> None:

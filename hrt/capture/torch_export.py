@@ -5,6 +5,7 @@ import io
 import linecache
 import logging
 import os
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 from hrt.support.torch_state import as_called
 
+_one_at_a_time = threading.RLock()
 BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
 
 
@@ -99,16 +101,21 @@ def _reads_all(net: nn.Module, example: Tensor) -> bool:
 @contextmanager
 def inference(net: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, in the caller's torch state. Modules are restored: tracing assigns to computed
-    weights.
+    weights. One thread at a time: torch.export patches what the whole process shares.
     """
+    with _one_at_a_time, _restored(net), as_called(), torch.no_grad():
+        net.eval()
+        yield
+
+
+@contextmanager
+def _restored(net: nn.Module) -> Iterator[None]:
     before = [
         (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if isinstance(v, dict)])
         for m in net.modules()
     ]
     try:
-        with as_called(), torch.no_grad():
-            net.eval()
-            yield
+        yield
     finally:
         for attributes, values, tables in before:
             for current, old in ((attributes, values), *tables):

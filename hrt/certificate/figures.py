@@ -6,34 +6,38 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Size = Annotated[float, msgspec.Meta(ge=0)]  # of errors, limits and outputs
+Text = Annotated[str, msgspec.Meta(max_length=5_000)]
 IN_PRECISION = "output_error_upper_99_in_"  # and the name of the arithmetic
 
 
 class Measured(msgspec.Struct, frozen=True):
     """What is read of `Certificate.measured`, where it is there; the defaults mark what is not."""
 
-    output_error: float = 0.0
-    runtime_error: float = 0.0
-    ntk_drift: float | None = None
-    per_output: tuple[float, ...] = ()
-    output_rms: tuple[float, ...] = ()
-    max_abs_error: tuple[float, ...] = ()
-    derivative_error: dict[str, float] = {}
-    derivative_runtime_error: dict[str, float] = {}
+    output_error: Size = 0.0
+    runtime_error: Size = 0.0
+    capture_difference: Size = 0.0
+    ntk_drift: Size | None = None
+    per_output: tuple[Size, ...] = ()
+    output_rms: tuple[Size, ...] = ()
+    max_abs_error: tuple[Size, ...] = ()
+    derivative_error: dict[str, Size] = {}
+    derivative_runtime_error: dict[str, Size] = {}
 
 
 class Estimated(msgspec.Struct, frozen=True):
     """What is read of `Certificate.estimated`; limits in narrow arithmetic besides."""
 
-    output_error_upper_99: float = 0.0
-    unseen_probability_99: float = 0.0
-    derivative_error_upper_99: dict[str, float] = {}
+    output_error_upper_99: Size = 0.0
+    unseen_probability_99: Size = 0.0
+    derivative_error_upper_99: dict[str, Size] = {}
+    per_output_upper_99: tuple[Size, ...] = ()
 
 
 class Guaranteed(msgspec.Struct, frozen=True):
     """What is read of `Certificate.guaranteed`."""
 
-    max_abs_error_over_box_exact_arithmetic: tuple[float, ...] = ()
+    max_abs_error_over_box_exact_arithmetic: tuple[Size, ...] = ()
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -41,14 +45,14 @@ class Context(msgspec.Struct, frozen=True):
 
     held_out_rows: Count = 0
     ntk_points: Count | None = None
-    remarks: tuple[str, ...] = ()
-    runtimes: tuple[str, ...] = ()
-    derivatives: tuple[str, ...] = ()
-    kinks: tuple[str, ...] = ()
+    remarks: tuple[Text, ...] = ()
+    runtimes: tuple[Text, ...] = ()
+    derivatives: tuple[Text, ...] = ()
+    kinks: tuple[Text, ...] = ()
     outputs: dict[str, str] = {}
     precision: Literal["bf16", "fp16", "tf32", "tf32x3", "ieee"] = "ieee"
-    no_output_bound: str = ""
-    no_ntk_drift: str = ""
+    no_output_bound: Text = ""
+    no_ntk_drift: Text = ""
 
 
 def check_figures(

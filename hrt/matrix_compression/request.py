@@ -165,7 +165,7 @@ LARGEST_TOL = 1e6  # of a network that is trained towards something else than it
 def check_tol(tol: Any, largest: float = NOTHING_LEFT) -> float:
     """A usable tolerance. Raises ToleranceError for anything but a number above 0 and up to `largest`."""
     try:
-        value = math.nan if isinstance(tol, (str, bytes)) else float(tol)
+        value = math.nan if isinstance(tol, (str, bytes, bool)) else float(tol)
     except (TypeError, ValueError):
         value = math.nan
     if not 0 < value <= largest:

@@ -163,7 +163,7 @@ def _opened(path: str | PathLike[str]) -> Iterator[BufferedReader]:
     usable(path, ArtifactError)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise _bad(path, f"it is a {'folder' if Path(path).is_dir() else 'device'}")
+            raise _bad(path, f"it is a {'folder' if Path(path).is_dir() else 'pipe or device'}")
         with open(path, "rb") as file:
             yield file
     except OSError as error:

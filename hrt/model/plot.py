@@ -68,7 +68,9 @@ def plot_model(
     axes = parts[0, 0].subplots(len(shown), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=heights)
     for (name, _), h, height, (left, right) in zip(shown, matrices, heights, axes, strict=True):
         draw_blocks(left, h, printable(name), height)
-        draw_decay(right, h, known.weights.get(name), known.roots.get(name), model.certificate.tol)
+        root, tol = known.roots.get(name), model.certificate.tol
+        of_weights = model.certificate.kind == "layers" or root is not None  # else tol is of the output alone
+        draw_decay(right, h, known.weights.get(name), root, tol if of_weights else None)
     legend(parts[0, 0], axes[:, 0])
     for column in columns:
         draw_fields(parts[1 + column, 0], known, column)

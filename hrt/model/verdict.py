@@ -7,6 +7,7 @@ from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, VACUOUS, Certif
 from hrt.certificate.derivative_outputs import UNBOUNDED, held_as
 
 SHOWN = 8  # output columns that are named
+FEWEST = 8  # held-out rows; a confidence limit of fewer is worth nothing, and the network stays dense then
 Outputs = Sequence[tuple[str, tuple[int, ...]]]  # names and shapes of one sample
 
 
@@ -30,7 +31,9 @@ def head(c: Certificate, outputs: Outputs) -> list[str]:
     if "runtime_error" in measured:
         rows, runtimes = c.context.get("held_out_rows", "the"), ", ".join(c.runtimes)
         lines.append(f"measured: {_figure(measured['runtime_error'])} on {rows} held-out rows, in float32 ({runtimes})")
-    if "output_error_upper_99" in estimated:
+    if c.context.get("held_out_rows", FEWEST) < FEWEST:
+        lines.append(f"estimated: nothing; fewer than {FEWEST} held-out rows say too little of others")
+    elif "output_error_upper_99" in estimated:
         limit = _figure(estimated["output_error_upper_99"])
         lines.append(f"estimated: at most {limit} on new inputs of this distribution, at 99 % confidence")
     for name in c.derivatives:

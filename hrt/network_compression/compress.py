@@ -100,6 +100,8 @@ def compress(
             f"Found derivatives={shown(derivatives)} and no inputs. Expected inputs too: without them only the weights "
             "are held to tol, and from that nothing follows for a derivative. Pass inputs=hrt.Box(low, high) or rows."
         )
+    if not isinstance(per_output, bool):
+        raise InputError(f"Found per_output={shown(per_output)}. Expected True or False.")
     if per_output and inputs is None:
         raise InputError(
             "Found per_output=True and no inputs. Expected rows or hrt.Box(low, high) to measure outputs on."

@@ -82,7 +82,7 @@ def as_tensor(x: Any, what: str) -> Tensor:
 
 def _checked_tensor(x: Tensor, what: str) -> Tensor:
     if x.layout is torch.strided and x.is_floating_point() and not (x.is_meta or x.is_nested):
-        return x.detach()
+        return x.detach().resolve_neg()
     if x.is_meta:
         raise InputError(f"Found a {what} on the meta device, which holds no numbers. Expected one with numbers.")
     if x.layout != torch.strided or x.is_quantized or x.is_nested:

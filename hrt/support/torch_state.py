@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+import numpy as np
 import torch
 
 from hrt.support.devices import on_the_cpu
@@ -62,6 +63,7 @@ def usual_state() -> Iterator[None]:
     with ExitStack() as stack:
         if not has_usual_values():
             stack.enter_context(usual_values())
+        stack.enter_context(np.errstate(all="ignore"))  # numbers that vanish or overflow are looked for, not raised
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         if not torch.is_grad_enabled():

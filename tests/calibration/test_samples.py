@@ -129,7 +129,7 @@ class TestArrays:
     def test_a_number_that_is_none_is_named(self):
         x = X.clone()
         x[7, 2], x[9, 0] = torch.nan, torch.inf
-        with pytest.raises(hrt.InputError, match=r"2 NaN or infinite .*input 1, .*\(nan\) in row 7, column 2"):
+        with pytest.raises(hrt.InputError, match=r"2 numbers in .*input 1 that are NaN.*\(nan\) in row 7, column 2"):
             as_samples((X, x))
 
     def test_hidden_numbers_are_not_used(self):

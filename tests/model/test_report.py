@@ -140,7 +140,7 @@ class TestTable:
     def test_what_a_stranger_wrote_cannot_move_the_cursor(self):
         evil = "a\x1b[2J\nb\r\x9bc\u202ed"
         layer = record(evil, random_hmatrix(0, 9, 9), structure=evil, reason=evil)
-        text = report(layer, **{**OUTPUT, "context": {"remarks": [evil], "held_out_rows": evil}}, verbose=True)
+        text = report(layer, **{**OUTPUT, "context": {"remarks": [evil], "no_ntk_drift": evil}}, verbose=True)
         assert printable(text.replace("\n", "")) == text.replace("\n", "") and "\\x1b[2J" in text
         assert f"remark: {printable(evil)}" in text.splitlines()
 

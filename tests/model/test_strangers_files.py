@@ -220,7 +220,15 @@ WRONG = [(section, key, value) for section, fields in FIELDS.items() for key, va
 
 
 @pytest.mark.parametrize(
-    "section, key, value", [*WRONG, ("measured", "ntk_drift", 0.1), ("estimated", "output_error_upper_99_in_bf16", "x")]
+    "section, key, value",
+    [
+        *WRONG,
+        ("measured", "ntk_drift", 0.1),
+        ("measured", "capture_difference", None),
+        ("estimated", "output_error_upper_99", -1.0),
+        ("estimated", "output_error_upper_99_in_bf16", "x"),
+        ("context", "runtimes", ["x" * 100_000]),
+    ],
 )
 def test_a_certificate_that_its_readers_could_not_read_is_refused(section, key, value, refused):
     assert "malformed" in refused(
