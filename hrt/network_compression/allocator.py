@@ -271,7 +271,8 @@ class Allocator:
             for old in plan.leaves:
                 options = layer.planner.options[old.place[0]]
                 nbytes, error2 = options.price(old)
-                for new in neighbours(old, layer.planner.storages, up):
+                near = neighbours(old, layer.planner.storages, up)
+                for new in (*near, *options.crossings(old, up)):
                     if new.rank > options.known(new):
                         continue
                     more, less = (a - b for a, b in zip(options.price(new), (nbytes, error2), strict=True))
