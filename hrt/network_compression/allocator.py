@@ -240,7 +240,11 @@ class Allocator:
         plans = whole_where_faster(layers, best.plans, built) if self.request.target == "cpu" else best.plans
         if tuple(plans) == best.plans:
             return best
+        smaller = self.front.members[:]
+        self.front.members.clear()  # of more leaves, which are slower
         repaired = self._repair(self._build(best.network, plans))
+        if repaired is None:
+            self.front.members[:] = smaller
         return best if repaired is None else self._polish(repaired)
 
     def _repair(self, candidate: Candidate) -> Candidate | None:
