@@ -179,11 +179,14 @@ class LevelOptions:
         return cost, error2
 
     def crossings(self, choice: Choice, up: bool) -> list[Choice]:
-        """The block low-rank instead of dense, of one storage type and next fewer bytes (`up`: more), or the reverse."""
+        """The block low-rank instead of dense, of one storage type and next fewer bytes (`up`: more), or the reverse.
+
+        No rank is beyond the last one known.
+        """
         if choice.dense is None:
             return [replace(choice, dense=s, counts=()) for s in self.storages]
         nbytes, one = self.price(choice)[0], self.direction_bytes[:, self._index(choice)]
-        ranks = nbytes // one + 1 if up else np.ceil(nbytes / one) - 1
+        ranks = np.minimum(nbytes // one + 1 if up else np.ceil(nbytes / one) - 1, self.known(choice))
         kinds = range(len(self.storages))
         counts = [tuple(int(rank) * (k == s) for k in kinds) for s, rank in enumerate(ranks) if rank > 0]
         return [replace(choice, dense=None, counts=c) for c in counts]
