@@ -4,7 +4,8 @@ The search's goal orders what it proposes: a tighter goal gives a more accurate 
 family for the loosest member that holds keeps the confidence of a single test, if the error falls with the goal and
 all tighter members hold as well (Bates, Angelopoulos, Lei, Malik, Jordan, Distribution-free, risk-controlling
 prediction sets, J. ACM 68, 2021, theorem 1). So the goal may move both ways. It moves rarely, and never back beyond a
-goal that failed, because real families are monotone only nearly.
+goal that failed, because real families are monotone only nearly. At last come the candidates that the searches met on
+their way and that are smaller than what holds.
 """
 
 import math
@@ -75,8 +76,8 @@ def verified(
 def down_the_front(original: Original, front: Front, request: CompressionRequest, nbytes: int) -> Held | None:
     """The last of the candidates below `nbytes`, from large to small, before the first that does not hold, or None.
 
-    Search rows alone order them, and the first miss ends it: with 99 % confidence none that fails is taken (fixed
-    sequence testing, Bauer, Statistics in Medicine 10, 1991).
+    Search rows alone order them, and the first miss ends it, so that all these tests together keep the confidence of
+    one (fixed sequence testing, Maurer, Hothorn, Lehmacher, 1995). They come on top of those of the goals.
     """
     last: Held | None = None
     for member in (m for m in front.members if m.nbytes < nbytes):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ SIZES = {9: 2950, 36: 900}  # bytes of random networks; without the front 3,002,
 def test_the_front_holds_what_nothing_beats_largest_first(pairs):
     front = Front()
     for nbytes, limit in pairs:
-        front.noted(SimpleNamespace(nbytes=nbytes, error=SimpleNamespace(limit=limit), network=None, plans=()))
+        candidate: Any = SimpleNamespace(nbytes=nbytes, error=SimpleNamespace(limit=limit), network=None, plans=())
+        front.noted(candidate)
     finite = {p for p in pairs if p[1] < float("inf")}
     best = {p for p in finite if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in finite)}
     assert [(m.nbytes, m.limit) for m in front.members] == sorted(best, reverse=True)
@@ -39,7 +41,7 @@ def searched():
     """A network whose held-out rows are those of the search, and the front of its search."""
     torch.manual_seed(0)
     x = 2 * torch.rand(600, 2, dtype=torch.float64) - 1
-    network, request = captured_network(mlp(2, 32, 32, 1), (x,)), CompressionRequest(TOL, target="bytes")
+    network, request = captured_network(mlp(2, 24, 16, 1), (x,)), CompressionRequest(TOL, target="bytes")
     original = Original.of(network, (x,), request)
     original = replace(original, split=Split((x[:400],), (x[400:],), (x[400:],)))
     front = Front()
@@ -50,7 +52,9 @@ def searched():
 def test_the_last_before_the_first_miss_is_taken(searched):
     original, request, front = searched
     sizes = [m.nbytes for m in front.members]
-    program, errors = down_the_front(original, front, request, sizes[0] + 1)
+    held = down_the_front(original, front, request, sizes[0] + 1)
+    assert held is not None
+    program, errors = held
     below = sizes.index(program_nbytes(program)) + 1
     assert errors["torch"].limit <= TOL < front.members[below].limit * 1.001
     limits = [original.served_errors(build(original, m.network, m.plans).program)["torch"].limit for m in front.members]
