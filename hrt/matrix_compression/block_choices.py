@@ -178,6 +178,19 @@ class LevelOptions:
             start += count
         return cost, error2
 
+    def crossings(self, choice: Choice, up: bool) -> list[Choice]:
+        """The block low-rank instead of dense, of one storage type and next fewer bytes (`up`: more), or the reverse.
+
+        No rank is beyond the last one known.
+        """
+        if choice.dense is None:
+            return [replace(choice, dense=s, counts=()) for s in self.storages]
+        nbytes, one = self.price(choice)[0], self.direction_bytes[:, self._index(choice)]
+        ranks = np.minimum(nbytes // one + 1 if up else np.ceil(nbytes / one) - 1, self.known(choice))
+        kinds = range(len(self.storages))
+        counts = [tuple(int(rank) * (k == s) for k in kinds) for s, rank in enumerate(ranks) if rank > 0]
+        return [replace(choice, dense=None, counts=c) for c in counts]
+
     def last_direction(self, choice: Choice) -> tuple[float, float]:
         """(bytes, squared error added) of dropping the weakest direction of a low-rank block."""
         index = self._index(choice)

@@ -5,7 +5,7 @@ proposal counts once the stored network meets the tolerance on inputs that calib
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from hrt.matrix_compression.block_choices import Choice, neighbours
 from hrt.matrix_compression.planner import Plan, least_step
 from hrt.network_compression.candidates import (
     Candidate,
+    Front,
     LayerTask,
     PlannedLayer,
     PlannedNetwork,
@@ -79,6 +80,7 @@ class Allocator:
     original: Original
     moments: Mapping[str, Moments]
     request: CompressionRequest
+    front: Front = field(default_factory=Front)
 
     @cached_property
     def allowed2(self) -> float:
@@ -155,7 +157,7 @@ class Allocator:
         for trial in range(TRIALS):
             advance(f"search, trial {trial + 1}", PLANNED_SHARE + (1 - PLANNED_SHARE) * likely(trial, USUAL_TRIALS))
             plans, step = self._plans(network.layers, budget, step)
-            candidate = build(self.original, network, plans)
+            candidate = self._build(network, plans)
             upper2 = (candidate.error.limit / self.request.tol) ** 2 * allowed2
             gap = upper2 / max(sum(p.error2 for p in plans), NOTHING)
             if upper2 <= allowed2:
@@ -173,6 +175,10 @@ class Allocator:
             if closed or not BUDGETS[0] * allowed2 <= budget <= BUDGETS[1] * allowed2:
                 break
         return Searched(best, missed, gap, step)
+
+    def _build(self, network: PlannedNetwork, plans: Sequence[Plan]) -> Candidate:
+        """`build`, noted in the front."""
+        return self.front.noted(build(self.original, network, plans))
 
     def _task(self, name: str, setting: Setting) -> LayerTask:
         matrix, moments = self.original.program.constants[name], self.moments[name]
@@ -220,7 +226,7 @@ class Allocator:
                 break
             behind = likely(trial, USUAL_POLISH)
             self.request.advance(f"polish, trial {trial + 1}", SETTINGS_SHARE + (1 - SETTINGS_SHARE) * behind)
-            candidate = build(self.original, best.network, _changed(best, changes[0]))
+            candidate = self._build(best.network, _changed(best, changes[0]))
             if candidate.error.limit <= self.request.tol and candidate.nbytes < best.nbytes:
                 best = candidate
             else:
@@ -234,7 +240,11 @@ class Allocator:
         plans = whole_where_faster(layers, best.plans, built) if self.request.target == "cpu" else best.plans
         if tuple(plans) == best.plans:
             return best
-        repaired = self._repair(build(self.original, best.network, plans))
+        smaller = self.front.members[:]
+        self.front.members.clear()  # of more leaves, which are slower
+        repaired = self._repair(self._build(best.network, plans))
+        if repaired is None:
+            self.front.members[:] = smaller
         return best if repaired is None else self._polish(repaired)
 
     def _repair(self, candidate: Candidate) -> Candidate | None:
@@ -250,7 +260,7 @@ class Allocator:
             if candidate.error.limit > REPAIRABLE * tol or not changes:
                 return None
             self.request.advance(f"repair, trial {trial + 1}", 0.0)
-            options = [build(self.original, candidate.network, _changed(candidate, c)) for c in changes[:REPAIR_WIDTH]]
+            options = [self._build(candidate.network, _changed(candidate, c)) for c in changes[:REPAIR_WIDTH]]
             limit, nbytes = candidate.error.limit, candidate.nbytes
             gains = [(limit**2 - max(c.error.limit, tol) ** 2) / max(1, c.nbytes - nbytes) for c in options]
             candidate = options[gains.index(max(gains))]
@@ -265,7 +275,8 @@ class Allocator:
             for old in plan.leaves:
                 options = layer.planner.options[old.place[0]]
                 nbytes, error2 = options.price(old)
-                for new in neighbours(old, layer.planner.storages, up):
+                near = neighbours(old, layer.planner.storages, up)
+                for new in (*near, *options.crossings(old, up)):
                     if new.rank > options.known(new):
                         continue
                     more, less = (a - b for a, b in zip(options.price(new), (nbytes, error2), strict=True))

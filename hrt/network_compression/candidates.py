@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -135,6 +136,7 @@ class PlannedNetwork:
     setting: Setting
     layers: tuple[PlannedLayer, ...]
     narrow: frozenset[str]
+    memo: dict[Any, "Candidate"] = field(default_factory=dict)  # candidates built last, by narrow biases and plans
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +152,15 @@ class Candidate:
 
 def build(original: Original, network: PlannedNetwork, plans: Sequence[Plan]) -> Candidate:
     """The network that `plans` of its layers give: dense where that is smaller, errors' means absorbed by biases."""
+    key = (network.narrow, *(p.leaves for p in plans))
+    result = network.memo.pop(key, None) or _built(original, network, plans)
+    network.memo[key] = result
+    if len(network.memo) > KEPT_PLANS:
+        del network.memo[next(iter(network.memo))]
+    return result
+
+
+def _built(original: Original, network: PlannedNetwork, plans: Sequence[Plan]) -> Candidate:
     constants: dict[str, Constant] = dict(original.program.constants)
     for layer, plan in zip(network.layers, plans, strict=True):
         constants[layer.name], moved = layer.built(plan)
@@ -158,6 +169,31 @@ def build(original: Original, network: PlannedNetwork, plans: Sequence[Plan]) ->
             constants[layer.bias] = bias + moved
     program = stored(original.program.with_constants(constants | halves(constants, network.narrow)))
     return Candidate(program, search_error(original, program), program_nbytes(program), network, tuple(plans))
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A candidate without what it built: its bytes, its limit on the search rows, and the plans that give it again."""
+
+    nbytes: int
+    limit: float
+    network: PlannedNetwork
+    plans: tuple[Plan, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """Of all candidates so far those than which none is both smaller and more accurate, largest first."""
+
+    members: list[Member] = field(default_factory=list)
+
+    def noted(self, candidate: Candidate) -> Candidate:
+        """The candidate itself, kept in mind where it belongs to the front."""
+        new = Member(candidate.nbytes, candidate.error.limit, candidate.network, candidate.plans)
+        if math.isfinite(new.limit) and not any(m.nbytes <= new.nbytes and m.limit <= new.limit for m in self.members):
+            others = (m for m in self.members if m.nbytes < new.nbytes or m.limit < new.limit)
+            self.members[:] = sorted([*others, new], key=lambda m: -m.nbytes)
+        return candidate
 
 
 def search_error(original: Original, program: Program) -> OutputError:

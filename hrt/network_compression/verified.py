@@ -4,7 +4,8 @@ The search's goal orders what it proposes: a tighter goal gives a more accurate 
 family for the loosest member that holds keeps the confidence of a single test, if the error falls with the goal and
 all tighter members hold as well (Bates, Angelopoulos, Lei, Malik, Jordan, Distribution-free, risk-controlling
 prediction sets, J. ACM 68, 2021, theorem 1). So the goal may move both ways. It moves rarely, and never back beyond a
-goal that failed, because real families are monotone only nearly.
+goal that failed, because real families are monotone only nearly. At last come the candidates that the searches met on
+their way and that are smaller than what holds.
 """
 
 import math
@@ -16,7 +17,7 @@ from hrt.calibration.output_error import OutputError
 from hrt.hmatrix.hmatrix import STORAGE, HMatrix
 from hrt.matrix_compression.request import largest_entry, usable_storages
 from hrt.network_compression.allocator import NOTHING, Allocator
-from hrt.network_compression.candidates import PlannedNetwork, halvable, halves
+from hrt.network_compression.candidates import Front, PlannedNetwork, build, halvable, halves
 from hrt.network_compression.request import CompressionRequest
 from hrt.network_compression.verify import Original
 from hrt.program.dense_view import stored, to_float64
@@ -41,10 +42,11 @@ def verified(
     tol = goal = planned_for = request.tol
     planned: PlannedNetwork | None = None
     best: Held | None = None
+    front = Front()
     tried, low, high, trials = 0, 0.0, math.inf, TRIALS  # the loosest goal that held, the tightest that did not
     while trials:
         start, end = (behind(k) for k in (tried, tried + 1))
-        allocator = Allocator(original, moments, replace(request.between(start, end), tol=goal))
+        allocator = Allocator(original, moments, replace(request.between(start, end), tol=goal), front)
         near = planned is not None and goal >= REUSED * planned_for
         candidate = allocator.search(planned if near else None)
         if candidate is None or candidate.nbytes >= nbytes:
@@ -55,7 +57,7 @@ def verified(
         errors = original.served_errors(candidate.program)
         limit = errors["torch"].limit
         if limit <= tol:
-            best, nbytes = (candidate.program, {k: e for k, e in errors.items() if e.limit <= tol}), candidate.nbytes
+            best, nbytes = (candidate.program, within(errors, tol)), candidate.nbytes
             low, trials = goal, min(trials, MORE_TRIALS + 1)
             if limit > SLACK * tol:
                 break
@@ -68,7 +70,28 @@ def verified(
             goal = math.sqrt(low * high)
         if high < CLOSE * low:
             break
-    return best or in_sixteen_bits(original, request, nbytes)
+    return down_the_front(original, front, request, nbytes) or best or in_sixteen_bits(original, request, nbytes)
+
+
+def down_the_front(original: Original, front: Front, request: CompressionRequest, nbytes: int) -> Held | None:
+    """The last of the candidates below `nbytes`, from large to small, before the first that does not hold, or None.
+
+    Search rows alone order them, and the first miss ends it, so that all these tests together keep the confidence of
+    one (fixed sequence testing, Maurer, Hothorn, Lehmacher, 1995). They come on top of those of the goals.
+    """
+    last: Held | None = None
+    for member in (m for m in front.members if m.nbytes < nbytes):
+        program = build(original, member.network, member.plans).program
+        errors = within(original.served_errors(program), request.tol)
+        if "torch" not in errors:
+            break
+        last = program, errors
+    return last
+
+
+def within(errors: dict[str, OutputError], tol: float) -> dict[str, OutputError]:
+    """Of the backends whose limit is within the tolerance."""
+    return {name: e for name, e in errors.items() if e.limit <= tol}
 
 
 def behind(tried: int) -> float:
@@ -88,5 +111,5 @@ def in_sixteen_bits(original: Original, request: CompressionRequest, nbytes: int
         result = stored(program.with_constants({**changed, **halves(program.constants, biases)}))
         errors = original.served_errors(result)
         if errors["torch"].limit <= request.tol and program_nbytes(result) < nbytes:
-            return result, {name: e for name, e in errors.items() if e.limit <= request.tol}
+            return result, within(errors, request.tol)
     return None

@@ -7,7 +7,7 @@ import torch
 
 import hrt
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.matrix_compression.block_choices import LEAF_OVERHEAD
+from hrt.matrix_compression.block_choices import LEAF_OVERHEAD, Choice
 from hrt.matrix_compression.block_source import BlockSource, leading_basis, low_rank_factors
 from hrt.matrix_compression.block_spectra import batch_spectra
 from hrt.matrix_compression.cluster_tree import block_levels
@@ -137,3 +137,18 @@ def test_kept_blocks_stay_and_the_bound_holds(seed: int, weighted: bool) -> None
         assert found.nbytes <= HMatrix.from_dense(w).nbytes
         if not found.is_dense:
             assert found.blocks().keys() == h.blocks().keys()
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_a_dense_block_crosses_to_the_nearest_low_rank_of_every_type_and_back(up):
+    g = torch.Generator().manual_seed(5)
+    storages = ("float32", "float16", "int8")
+    options = planner(torch.randn(24, 10, generator=g, dtype=torch.float64), None, storages).options[0]
+    dense = Choice((0, 0, 0), (0, 24), (0, 10), "float16")
+    nbytes = options.price(dense)[0]
+    crossed = options.crossings(dense, up)
+    ranks = [4, 8, 10] if up else [3, 7, 10]  # 136, 68 and 36 bytes each, of 480; rank 10 is all there is
+    assert [c.counts for c in crossed] == [tuple(r * (k == s) for k in range(3)) for s, r in enumerate(ranks)]
+    assert all(c.dense is None for c in crossed)
+    assert [options.price(c)[0] > nbytes for c in crossed] == ([True, True, False] if up else [False] * 3)
+    assert [c.dense for c in options.crossings(crossed[0], up)] == list(storages)
