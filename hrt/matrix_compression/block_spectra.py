@@ -32,7 +32,8 @@ EXACT_SIDE = 32  # up to this side a LAPACK SVD is cheaper than a sketch
 DETAILED_BLOCKS = 64  # up to this many weighted blocks the rounding noise of every direction is worked out
 INT8_VARIANCE = ((1 + 2.0**-8) / INT8_LEVELS) ** 2 / 12  # of rounding uniformly, over the row's largest entry squared
 CRUMBS = 0.01  # share of a floor that is not worth a direction
-SKETCH = 16  # first width of a sketch
+GLANCE = 4  # directions; most blocks of a smooth matrix have no more, and show it for a quarter of an SVD's time
+SKETCH = 16  # width of the next sketch
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +161,8 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
 
 def cut_columns(strip: Tensor, cols: tuple[int, ...]) -> Tensor:
     """The blocks of a strip (h, n) between column cuts, as (C, h, w); narrower ones get zero columns."""
+    if cols == tuple(range(0, strip.shape[1] + 1, max(1, cols[1]))):  # all alike, as where a side is a power of two
+        return strip.reshape(strip.shape[0], -1, cols[1]).transpose(0, 1).contiguous()
     starts, ends = torch.tensor(cols[:-1]), torch.tensor(cols[1:])
     places = starts[:, None] + torch.arange(int((ends - starts).max()))
     inside = places < ends[:, None]
@@ -209,10 +212,10 @@ def batch_spectra(
     limits = limits.clamp_max(h * w / (h + w))
     sigma2 = torch.zeros(count, min(h, w), dtype=torch.float64)
     pending = torch.nonzero(norm2 > 0).flatten()
-    k, used, power = SKETCH, 1, False
+    k, used, power = SKETCH if large or 2 * GLANCE >= min(h, w) else GLANCE, 1, False
     while len(pending) and not (large and 4 * k > min(h, w)):
-        exact = not large and (3 * k > min(h, w) or min(h, w) <= EXACT_SIDE)
-        part = blocks[0] if large else blocks[pending]
+        exact = not large and k > GLANCE and (3 * k > min(h, w) or min(h, w) <= EXACT_SIDE)
+        part = blocks[0] if large else blocks if len(pending) == count else blocks[pending]
         if exact:
             values = torch.linalg.svdvals(part) ** 2
         else:
@@ -229,8 +232,8 @@ def batch_spectra(
         if power:
             needed = k + (missed - floors[pending]) / (2.0 * values[:, k // 2] + 1e-300)
             going &= (needed <= 1.5 * limits[pending]) & (k < limits[pending])
-            k *= 2
-        power = True  # a plain sketch shows what is of low rank at a glance; the rest gets the care that decisions need
+        # Plain sketches show what is of low rank at a glance; the rest gets the care that decisions need.
+        k, power = (SKETCH, False) if k == GLANCE else (2 * k if power else k, True)
         pending = pending[going]
     known_to = torch.float32 if large else torch.float64  # what large blocks have always been cut by
     return without_crumbs(sigma2[:, :used], norm2.to(known_to), floors.to(known_to)), norm2
