@@ -209,9 +209,10 @@ def batch_spectra(
         else (blocks * blocks).sum((1, 2))
     )
     floors = torch.maximum(floors, 1e-14 * norm2)
+    worth = limits > 0
     limits = limits.clamp_max(h * w / (h + w))
     sigma2 = torch.zeros(count, min(h, w), dtype=torch.float64)
-    pending = torch.nonzero(norm2 > 0).flatten()
+    pending = torch.nonzero((norm2 > 0) & worth).flatten()
     k, used, power = SKETCH if large or 2 * GLANCE >= min(h, w) else GLANCE, 1, False
     while len(pending) and not (large and 4 * k > min(h, w)):
         exact = not large and k > GLANCE and (3 * k > min(h, w) or min(h, w) <= EXACT_SIDE)
