@@ -66,7 +66,7 @@ def layer_moments(
             name, x, g = use.weight, use.x.flatten(0, -2), use.slope.flatten(0, -2)
             weight = (g * g).sum(1, keepdim=True)
             xw = x * weight
-            felt = g.T @ g if use.exact is None or len(use.exact) < WIDE else torch.diag(use.exact * len(g))
+            felt = g.T @ g if use.exact is None else torch.diag(use.exact * len(g))
             entry = [x.sum(0), x.T @ x, felt, x.shape[0], xw.sum(0), xw.T @ x, weight.sum()]
             old = sums.get(name)
             sums[name] = entry if old is None else [a + b for a, b in zip(old, entry, strict=True)]
@@ -87,7 +87,7 @@ def _moments(mean: Tensor, second: Tensor, left: Tensor, rows: int) -> Moments:
 @dataclass(frozen=True, eq=False)
 class Use:
     """One linear node at work. x: (rows, ..., n).  slope: (rows, ..., m) of the signed outputs by its product.
-    exact: (m,) the slopes' mean squares, uncorrelated, where the node is an output of the network and nothing else.
+    exact: (m,) the slopes' mean squares, uncorrelated, where the node is a WIDE output of the network and nothing else.
     """
 
     weight: str
@@ -117,7 +117,7 @@ def observed_uses(
     exact = {
         name: f.square().reshape(-1, f.shape[-1]).mean(0)
         for name, f, is_alone in zip(program.outputs, factors, alone, strict=True)
-        if is_alone and f.ndim
+        if is_alone and f.ndim and f.shape[-1] >= WIDE
     }
     return [
         Use(node.inputs[1], x, torch.zeros_like(probe) if g is None else g, len(node.inputs) == 3, exact.get(node.name))

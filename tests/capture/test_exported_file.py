@@ -15,6 +15,7 @@ from torch import nn
 from hrt.capture.checkpoints import read_network
 from hrt.capture.exported_file import MAX_JSON, read_exported
 from hrt.capture.torch_export import capture
+from hrt.capture.torch_export import exported as exported_program
 from hrt.errors import CaptureError, InputError
 
 from zoo import ZOO
@@ -209,7 +210,7 @@ def test_a_damaged_file_is_a_typed_error(cut, lab):
 )
 def test_a_network_comes_back_as_it_was(name, lab):
     net, inputs = (Scaled(), (torch.zeros(3, 2),)) if name == "scaled" else (ZOO[name].build(), ZOO[name].inputs(3))
-    Path("net.pt2").write_bytes(exported(net, *inputs))
+    torch.export.save(exported_program(net, inputs), "net.pt2")
     expected, program = capture(net, inputs), capture(read_exported(Path("net.pt2")), ())
     rows = [torch.rand(7, *x.shape[1:], dtype=torch.float64) for x in inputs]
     assert all(torch.equal(a, b) for a, b in zip(expected.run(rows), program.run(rows), strict=True))
