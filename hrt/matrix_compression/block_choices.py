@@ -110,6 +110,8 @@ class LevelOptions:
     def best(self, lam: float, blocks: np.ndarray | None = None) -> Best:
         """The cheapest option by bytes + lam * squared error of all blocks, or of those with flat indices `blocks`."""
         blocks = np.arange(len(self.tail)) if blocks is None else blocks
+        if len(blocks) <= PIECE:
+            return self._best(min(lam, LARGEST_LAMBDA), blocks)
         order = np.argsort(self.ranks[blocks], kind="stable")  # together with those that need as many directions
         parts = np.split(blocks[order], range(PIECE, len(blocks), PIECE))
         pieces = [self._best(min(lam, LARGEST_LAMBDA), part) for part in parts]

@@ -7,17 +7,18 @@ second moment is ever inverted.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from hrt.matrix_compression.span_weight import SpanWeight
 
 Made = TypeVar("Made")
 
 LARGE_BLOCK = 1 << 18  # entries; such blocks are worked on one by one, in place
+SMALL_SKETCH = 1 << 13  # entries of a sketch that is kept
 STRIP = 512  # rows of a large matrix converted or copied at a time
 
 
@@ -53,6 +54,26 @@ class BlockSource:
         """Of rows a to b; None where these count alike."""
         return self._weight("left", self.left, a, b)
 
+    def right_weights(self, spans: tuple[tuple[int, int], ...]) -> SpanWeight | None:
+        """Of several spans of columns of one length, together."""
+        moment = self.right
+        if moment is None:
+            return None
+        return self.once(("rights", spans), lambda: SpanWeight(torch.stack([moment[a:b, a:b] for a, b in spans])))
+
+    def right_factors(self, spans: tuple[tuple[int, int], ...]) -> Tensor:
+        """The factors L (C, w, w) of the weights of spans, zeros behind the smaller ones."""
+        return self.once(("factors", spans), lambda: self._right_factors(spans))
+
+    def _right_factors(self, spans: tuple[tuple[int, int], ...]) -> Tensor:
+        width = max(b - a for a, b in spans)
+        out = torch.zeros(len(spans), width, width, dtype=torch.float64)
+        for w, members in of_one_length(spans).items():
+            weights = self.right_weights(tuple(spans[j] for j in members))
+            if weights is not None:
+                out[members, :w, :w] = weights.factor
+        return out
+
     def _weight(self, side: str, moment: Tensor | None, a: int, b: int) -> SpanWeight | None:
         if moment is None:
             return None
@@ -81,6 +102,14 @@ class BlockSource:
         return max(total, 0.0)
 
 
+def of_one_length(spans: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    """The indices of spans, by their length."""
+    out: dict[int, list[int]] = {}
+    for j, (a, b) in enumerate(spans):
+        out.setdefault(b - a, []).append(j)
+    return out
+
+
 def squared_frobenius(matrix: Tensor) -> float:
     """||A||_F^2, summed in float64 a strip of rows at a time."""
     return sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in matrix.split(STRIP))
@@ -95,11 +124,9 @@ def weigh(block: Tensor, left: SpanWeight | None, right: SpanWeight | None) -> T
 
 def weigh_all(source: BlockSource, strip: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
     """`weigh` for all blocks (C, h, w) of a strip of rows, zeros behind the narrower ones."""
-    left, rights = source.left_weight(0, strip.shape[1]), [source.right_weight(*span) for span in spans]
-    factors = [r.factor for r in rights if r is not None]
-    if factors:
-        missing = [strip.shape[2] - len(f) for f in factors]
-        strip = strip @ torch.stack([pad(f, (0, k, 0, k)) for f, k in zip(factors, missing, strict=True)])
+    left = source.left_weight(0, strip.shape[1])
+    if source.right is not None:
+        strip = strip @ source.right_factors(tuple(spans))
     return strip if left is None else left.factor.mT @ strip
 
 
@@ -115,10 +142,18 @@ def times(block: Tensor, x: Tensor, fast: bool = False) -> Tensor:
     return sum((part.to(torch.float64) @ y for part, y in parts), torch.zeros(()))
 
 
+def gaussian(width: int, k: int, seed: int) -> Tensor:
+    """Independent normal numbers (width, k), always the same."""
+    return torch.randn(width, k, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+small_sketch = lru_cache(maxsize=64)(gaussian)  # drawing one takes as long as using it on a strip of small blocks
+
+
 def range_basis(block: Tensor, k: int, seed: int, fast: bool = False, power: bool = True) -> Tensor:
     """Orthonormal (..., h, k), nearly the leading left singular vectors: a sketch, then a step of power iteration."""
-    generator = torch.Generator().manual_seed(seed)
-    sketch = torch.randn(block.shape[-1], k, dtype=torch.float64, generator=generator)
+    width = block.shape[-1]
+    sketch = (small_sketch if width * k <= SMALL_SKETCH else gaussian)(width, k, seed)
     basis = torch.linalg.qr(times(block, sketch, fast)).Q
     if not power:
         return basis
@@ -131,11 +166,11 @@ def is_sketched(shape: tuple[int, int], rank: int) -> bool:
 
 
 def leading_basis(block: Tensor, rank: int, seed: int) -> Tensor:
-    """Orthonormal (h, rank): the leading left singular vectors of a block (h, w), sketched where it is wide."""
-    if not is_sketched((block.shape[0], block.shape[1]), rank):
-        return torch.linalg.svd(block, full_matrices=False).U[:, :rank]
+    """Orthonormal (..., h, rank): leading left singular vectors of blocks (..., h, w), sketched where they are wide."""
+    if not is_sketched((block.shape[-2], block.shape[-1]), rank):
+        return torch.linalg.svd(block, full_matrices=False).U[..., :rank]
     rough = range_basis(block, rank + 8, seed)
-    return rough @ torch.linalg.svd(rough.mT @ block, full_matrices=False).U[:, :rank]
+    return rough @ torch.linalg.svd(rough.mT @ block, full_matrices=False).U[..., :rank]
 
 
 def low_rank_factors(
@@ -155,7 +190,7 @@ def low_rank_factors(
     else:
         every = source.once(("singular vectors", rows, cols), lambda: leading_basis(weighted(), min(shape), 0))
         basis = every[:, :rank]
-    return factors_of_basis(source, rows, cols, basis)
+    return factors_of_basis(source.block(rows, cols), source.left_weight(*rows), source.right_weight(*cols), basis)
 
 
 def plain_factors(blocks: Tensor, rank: int, seed: int, fast: bool = False) -> tuple[Tensor, Tensor]:
@@ -188,15 +223,15 @@ def balanced(u: Tensor, vt: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def factors_of_basis(
-    source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor
+    block: Tensor, left: SpanWeight | None, right: SpanWeight | None, basis: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """u (h, r) and vt (r, w) of a block from the left singular vectors `basis` (h, r) of its weighted form: u = K^-T P
-    and vt = P^T K^T A. Components of vt that no input excites, and of u that no output feels, are left out.
+    """u (..., h, r) and vt (..., r, w) of blocks from the left singular vectors `basis` (..., h, r) of their weighted
+    form: u = K^-T P and vt = P^T K^T A. Components of vt that no input excites, and of u that no output feels, are left
+    out.
     """
-    left, right = source.left_weight(*rows), source.right_weight(*cols)
-    u, vt = basis, basis.mT @ source.block(rows, cols)
+    u, vt = basis, basis.mT @ block
     if left is not None:
-        vt = basis.mT @ (left.factor.mT @ source.block(rows, cols))
+        vt = basis.mT @ (left.factor.mT @ block)
         u = left.solve(left.factor @ basis)
     if right is not None:
         vt = right.solve(right.moment @ vt.mT).mT

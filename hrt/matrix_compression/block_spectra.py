@@ -7,7 +7,6 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from hrt.matrix_compression.block_source import (
     BlockSource,
     factors_of_basis,
     leading_basis,
+    of_one_length,
     range_basis,
     squared_frobenius,
     times,
@@ -32,7 +32,8 @@ EXACT_SIDE = 32  # up to this side a LAPACK SVD is cheaper than a sketch
 DETAILED_BLOCKS = 64  # up to this many weighted blocks the rounding noise of every direction is worked out
 INT8_VARIANCE = ((1 + 2.0**-8) / INT8_LEVELS) ** 2 / 12  # of rounding uniformly, over the row's largest entry squared
 CRUMBS = 0.01  # share of a floor that is not worth a direction
-SKETCH = 16  # first width of a sketch
+GLANCE = 4  # directions; most blocks of a smooth matrix have no more, and show it for a quarter of an SVD's time
+SKETCH = 16  # width of the next sketch
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,7 @@ class _Strip:
     limits: Tensor
     storages: tuple[str, ...]
     detailed: bool
+    norm2: Tensor | None  # of the blocks of an unweighted matrix, where their parts' are known
 
 
 def level_spectra(
@@ -86,17 +88,19 @@ def level_spectra(
     detailed = source.weighted and perimeters.numel() <= DETAILED_BLOCKS
     summed = finer is not None and not source.weighted  # squared Frobenius errors of rounding add up
 
-    spans = pairwise(cols) if source.right is not None else ()
-    shared: dict[Hashable, Any] = {
-        ("right", *span): source.right_weight(*span) for span in spans
-    }  # every strip has the same columns
+    known2 = sum_children(finer.norm2, level.grid) if summed and finer is not None else [None] * level.grid[0]
+    spans, shared = tuple(pairwise(cols)), list[Hashable]()
+    if source.right is not None:  # every strip has the same columns
+        source.right_factors(spans)
+        groups = [tuple(spans[j] for j in members) for members in of_one_length(spans).values()]
+        shared += [("factors", spans), *(("rights", group) for group in groups)]
 
     def strip(i: int) -> _Strip:
         a, b = rows[i], rows[i + 1]
         matrix = source.matrix[a:b] if executor is None else source.matrix[a:b].clone()  # a view would travel whole
         left = None if source.left is None else source.left[a:b, a:b].clone()
-        part = BlockSource(matrix, source.right, left, source.seed, source.fast, dict(shared))
-        return _Strip(part, cols, floors[i].clone(), limits[i].clone(), () if summed else storages, detailed)
+        part = BlockSource(matrix, source.right, left, source.seed, source.fast, {k: source.memo[k] for k in shared})
+        return _Strip(part, cols, floors[i].clone(), limits[i].clone(), () if summed else storages, detailed, known2[i])
 
     strips = parallel_map(_strip_spectra, (strip(i) for i in range(len(rows) - 1)), executor)
     sigma2, noise = _stacked([s[0] for s in strips]), _stacked([s[1] for s in strips])
@@ -126,9 +130,12 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
     height, width = source.matrix.shape[0], max(b - a for a, b in spans)
     with one_blas_thread():
         if not source.weighted and not strip.storages and height * width >= LARGE_BLOCK:
+            squares = (
+                [squared_frobenius(source.matrix[:, a:b]) for a, b in spans] if strip.norm2 is None else strip.norm2
+            )
             large = [
-                batch_spectra(source.matrix[None, :, a:b], f[None], r[None], source.seed, source.fast, large=True)
-                for (a, b), f, r in zip(spans, strip.floors, strip.limits, strict=True)
+                batch_spectra(source.matrix[None, :, a:b], f[None], r[None], source.seed, source.fast, float(norm2))
+                for (a, b), f, r, norm2 in zip(spans, strip.floors, strip.limits, squares, strict=True)
             ]
             sigma2 = _stacked([s[0] for s, _ in large])
             return sigma2, 2 * sigma2, torch.cat([n for _, n in large]), sigma2[:, :0], {}
@@ -137,9 +144,9 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
         sigma2, norm2 = batch_spectra(blocks, strip.floors, strip.limits, source.seed)
         noise = 2 * sigma2
         if strip.detailed:
-            for j, span in enumerate(spans):
-                basis = leading_basis(blocks[j], sigma2.shape[1], source.seed)
-                noise[j] = direction_noise(source, (0, height), span, basis)
+            for members in of_one_length(spans).values():
+                basis = leading_basis(blocks[members], sigma2.shape[1], source.seed)
+                noise[members] = direction_noise(source, height, tuple(spans[j] for j in members), basis)
         rounding2 = {}
         for storage in strip.storages:
             if STORAGE[storage] == source.matrix.dtype:
@@ -160,6 +167,8 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
 
 def cut_columns(strip: Tensor, cols: tuple[int, ...]) -> Tensor:
     """The blocks of a strip (h, n) between column cuts, as (C, h, w); narrower ones get zero columns."""
+    if cols == tuple(range(0, strip.shape[1] + 1, max(1, cols[1]))):  # all alike, as where a side is a power of two
+        return strip.reshape(strip.shape[0], -1, cols[1]).transpose(0, 1).contiguous()
     starts, ends = torch.tensor(cols[:-1]), torch.tensor(cols[1:])
     places = starts[:, None] + torch.arange(int((ends - starts).max()))
     inside = places < ends[:, None]
@@ -176,43 +185,41 @@ def rounding_error(blocks: Tensor, storage: str, compensated: bool) -> Tensor:
     return 0.5 * lost if compensated else lost
 
 
-def direction_noise(source: BlockSource, rows: tuple[int, int], cols: tuple[int, int], basis: Tensor) -> Tensor:
-    """Expected squared error per direction, over rho^2, when u and vt are stored with relative rounding error rho.
+def direction_noise(source: BlockSource, height: int, spans: tuple[tuple[int, int], ...], basis: Tensor) -> Tensor:
+    """Expected squared error per direction (C, k), over rho^2, when u and vt of the blocks of a strip, of one shape,
+    are stored with relative rounding error rho.
 
     sum_i G_ii u_ik^2 * vt_k C vt_k^T + u_k^T G u_k * sum_j C_jj vt_kj^2, with compensated weights for G_ii and C_jj.
     """
-    u, vt = factors_of_basis(source, rows, cols, basis)
-    left, right = source.left_weight(*rows), source.right_weight(*cols)
+    left, right = source.left_weight(0, height), source.right_weights(spans)
+    u, vt = factors_of_basis(torch.stack([source.block((0, height), span) for span in spans]), left, right, basis)
     felt, gu = (1.0, u) if left is None else (left.compensated[:, None], left.moment @ u)
-    excited, vm = (1.0, vt) if right is None else (right.compensated, vt @ right.moment)
-    u2, u_noise = (gu * u).sum(0), (felt * u * u).sum(0)
-    v2, v_noise = (vm * vt).sum(1), (excited * vt * vt).sum(1)
+    excited, vm = (1.0, vt) if right is None else (right.compensated[:, None, :], vt @ right.moment)
+    u2, u_noise = (gu * u).sum(-2), (felt * u * u).sum(-2)
+    v2, v_noise = (vm * vt).sum(-1), (excited * vt * vt).sum(-1)
     return u_noise * v2.clamp_min(0) + u2.clamp_min(0) * v_noise
 
 
 def batch_spectra(
-    blocks: Tensor, floors: Tensor, limits: Tensor, seed: int, fast: bool = False, large: bool = False
+    blocks: Tensor, floors: Tensor, limits: Tensor, seed: int, fast: bool = False, large2: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Leading squared singular values (b, k) of `blocks` (b, h, w), zero where unknown, and squared norms (b,).
 
     A sketch doubles until it misses less than its floor (b,), or low rank cannot pay: at least missed / sigma_k^2 more
-    directions are needed, since singular values fall. Small blocks are done exactly. large: one block, which is neither
-    copied nor done exactly, since a sketch wider than a quarter of it never pays.
+    directions are needed, since singular values fall. Small blocks are done exactly. large2: the squared norm of one
+    large block, which is neither copied nor done exactly, since a sketch wider than a quarter of it never pays.
     """
-    count, h, w = blocks.shape
-    norm2 = (
-        blocks.new_tensor([squared_frobenius(blocks[0])], dtype=torch.float64)
-        if large
-        else (blocks * blocks).sum((1, 2))
-    )
+    (count, h, w), large = blocks.shape, large2 is not None
+    norm2 = torch.tensor([large2], dtype=torch.float64) if large else (blocks * blocks).sum((1, 2))
     floors = torch.maximum(floors, 1e-14 * norm2)
+    worth = limits > 0
     limits = limits.clamp_max(h * w / (h + w))
     sigma2 = torch.zeros(count, min(h, w), dtype=torch.float64)
-    pending = torch.nonzero(norm2 > 0).flatten()
-    k, used, power = SKETCH, 1, False
+    pending = torch.nonzero((norm2 > 0) & worth).flatten()
+    k, used, power = SKETCH if large or min(h, w) <= 2 * GLANCE else GLANCE, 1, False
     while len(pending) and not (large and 4 * k > min(h, w)):
-        exact = not large and (3 * k > min(h, w) or min(h, w) <= EXACT_SIDE)
-        part = blocks[0] if large else blocks[pending]
+        exact = not large and k > GLANCE and (3 * k > min(h, w) or min(h, w) <= EXACT_SIDE)
+        part = blocks[0] if large else blocks if len(pending) == count else blocks[pending]
         if exact:
             values = torch.linalg.svdvals(part) ** 2
         else:
@@ -229,8 +236,8 @@ def batch_spectra(
         if power:
             needed = k + (missed - floors[pending]) / (2.0 * values[:, k // 2] + 1e-300)
             going &= (needed <= 1.5 * limits[pending]) & (k < limits[pending])
-            k *= 2
-        power = True  # a plain sketch shows what is of low rank at a glance; the rest gets the care that decisions need
+        # Plain sketches show what is of low rank at a glance; the rest gets the care that decisions need.
+        k, power = (SKETCH, False) if k == GLANCE else (2 * k if power else k, True)
         pending = pending[going]
     known_to = torch.float32 if large else torch.float64  # what large blocks have always been cut by
     return without_crumbs(sigma2[:, :used], norm2.to(known_to), floors.to(known_to)), norm2

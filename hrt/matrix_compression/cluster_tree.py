@@ -66,8 +66,8 @@ def children_of(fine: tuple[int, int], coarse: tuple[int, int]) -> tuple[int, in
 
 def sum_children(values: Any, grid: tuple[int, int]) -> Any:
     """Of an array or tensor of numbers of blocks, the sums over those within each block of `grid`."""
-    a, b = children_of(values.shape, grid)
-    return values.reshape(grid[0], a, grid[1], b).sum((1, 3))
+    a, b = children_of(values.shape[:2], grid)
+    return values.reshape(grid[0], a, grid[1], b, *values.shape[2:]).sum((1, 3))
 
 
 def coordinate_order(points: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ ESTIMATED_ENTRIES = 1 << 20  # from here on one ordering is chosen by an estimat
 CLEARLY_LESS = 0.7  # of the natural order's estimate; a sample of blocks says no more
 SAMPLED_PARTS = 16  # of a side; the sample's blocks are that small
 SAMPLED_RANK = 8  # directions of a sampled block that count as captured
+TILE = 128  # of a comparison with the transpose
 
 Order = tuple[Tensor | None, Tensor | None]  # of rows and of columns; None is the natural order
 
@@ -40,10 +41,23 @@ def orders(problem: Problem) -> list[Order]:
         rows, cols = (None if p is None else coordinate_order(p) for p in points)
         pairs.append((rows, cols))
     if ordering == "gram" or (ordering == "auto" and points == [None, None] and min(m, n) >= GRAM_SIDE):
-        pairs.append((gram_order(matrix, seed), gram_order(matrix.T, seed)))
+        rows = gram_order(matrix, seed)
+        pairs.append((rows, rows if is_symmetric(matrix) else gram_order(matrix.T, seed)))
     if len(pairs) > 1 and m * n >= ESTIMATED_ENTRIES:
         pairs = [best_order(matrix, pairs, seed)]
     return pairs
+
+
+def is_symmetric(matrix: Tensor) -> bool:
+    """Whether a matrix is its transpose, by tiles that stay in the cache."""
+    n = matrix.shape[0]
+    cuts = range(0, n, TILE)
+    return n == matrix.shape[1] and all(
+        torch.equal(matrix[i : i + TILE, j : j + TILE], matrix[j : j + TILE, i : i + TILE].mT)
+        for i in cuts
+        for j in cuts
+        if j <= i
+    )
 
 
 def best_order(matrix: Tensor, pairs: Sequence[Order], seed: int) -> Order:

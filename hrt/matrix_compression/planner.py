@@ -29,6 +29,7 @@ FIRST_POWER, LAST_POWER = -60, 120  # of two, where multiplier 1 trades all byte
 FLOOR = 0.01  # of the budget: a sketch that misses less than its share of this need not widen
 LIMIT_SHARE = 1 / 16  # of the budget, for what the finer levels alone would have to keep
 LIMIT_SLACK = 1.2  # of a rank limit, since it comes from an estimate
+OCTAVES = 0, 2, 4, 6  # below the multiplier of a rank limit: where a block must lose to its children to be left out
 NOTHING = 1e-300  # in the place of zero where something is divided by it
 
 
@@ -73,15 +74,19 @@ class Planner:
 
     def _factor(self, request: MatrixRequest, budget2: float, advance: Advance, executor: Executor | None) -> None:
         finer: LevelSpectra | None = None
+        least: np.ndarray | None = None  # see `least_tails`
         m, n = self.source.matrix.shape
         levels = block_levels(m, n, request.min_leaf or default_min_leaf(m, n))
         for k, level in enumerate(reversed(levels)):
             height, width = (max(np.diff(cuts)) for cuts in (level.rows, level.cols))
             advance(f"blocks of {height} x {width}", k / len(levels))
-            limit = self._rank_limit(level, budget2)
+            least = None if least is None else sum_children(least, level.grid)
+            limit = self._rank_limit(level, budget2, least)
             finer = level_spectra(self.source, level, self.storages, FLOOR * budget2, limit, finer, executor)
             self.levels.insert(0, level)
             self.options.insert(0, LevelOptions(finer, self.storages, self.overhead))
+            if not self.source.weighted:
+                least = least_tails(self.options[0], least)
 
     def __getstate__(self) -> dict[str, object]:
         """Without the matrix: whoever sent it has it."""
@@ -91,16 +96,28 @@ class Planner:
         """Lagrange multipliers on a geometric grid, so that values worked out once can be used again."""
         return self.unit * 2.0 ** (step / GRID)
 
-    def _rank_limit(self, level: Level, budget2: float) -> np.ndarray | None:
-        """(R, C): the rank beyond which no block of `level` beats its children; None at the finest level."""
+    def _rank_limit(self, level: Level, budget2: float, least: np.ndarray | None) -> np.ndarray | None:
+        """(R, C): the rank beyond which no block of `level` beats its children; None at the finest level. It is zero
+        where no rank does, since the block errs by what its parts err at the same rank, at `least` (R, C, K).
+        """
         if not self.options:
             return None
         step = least_step(lambda step: self.error2(self.multiplier(step)) <= LIMIT_SHARE * budget2, self._guess, GRID)
         self._guess = step
-        objective = sum_children(self._sweep(self.multiplier(step))[0], level.grid)
         heights, widths = np.diff(level.rows)[:, None], np.diff(level.cols)[None, :]
-        narrowest = min(ITEM[s] for s in self.storages)
-        return LIMIT_SLACK * objective / (narrowest * (heights + widths))
+        direction = min(ITEM[s] for s in self.storages) * (heights + widths)
+
+        def objective(octaves: int) -> np.ndarray:
+            return sum_children(self._sweep(self.multiplier(step - GRID * octaves))[0], level.grid)
+
+        limit = LIMIT_SLACK * objective(0) / direction
+        if least is None:
+            return limit
+        cost = self.overhead + direction[..., None] * np.arange(1, least.shape[2])
+        hopeless = [
+            (cost + self.multiplier(step - GRID * k) * least[..., 1:]).min(axis=2) > objective(k) for k in OCTAVES
+        ]
+        return np.where(np.all(hopeless, axis=0), 0.0, limit)
 
     def _sweep(self, lam: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Bottom-up: objective and squared error of the coarsest level known, and whether to split, per level."""
@@ -243,6 +260,19 @@ def _reordered(leaf: Leaf, row_order: Tensor | None, col_order: Tensor | None) -
     if col_order is not None and vt is not None:
         vt = torch.empty_like(vt).index_copy_(1, col_order.long(), vt)
     return replace(leaf, u=u, vt=vt)
+
+
+def least_tails(options: LevelOptions, finer: np.ndarray | None) -> np.ndarray:
+    """(R, C, K): the least squared error of every block at rank k, of an unweighted matrix, as far as known.
+
+    finer (R, C, K): the sum over the parts of a block, whose restrictions are of rank k too.
+    """
+    known = np.arange(options.tail.shape[1]) < np.maximum(options.ranks, 1)[:, None]
+    least = np.where(known, options.tail, 0.0).reshape(*options.grid, -1)
+    if finer is None:
+        return least
+    width = max(least.shape[2], finer.shape[2])
+    return np.maximum(*(np.pad(v, ((0, 0), (0, 0), (0, width - v.shape[2]))) for v in (least, finer)))
 
 
 def least_step(enough: Callable[[int], bool], guess: int, finest: int = 1, grid: int = GRID) -> int:

@@ -13,7 +13,9 @@ SINGULAR = 1e-13  # likewise, for `SpanWeight.solve`
 
 @dataclass(frozen=True, eq=False)
 class SpanWeight:
-    """A second moment or sensitivity S (n, n), semidefinite float64. The factors are those of the functions below."""
+    """A second moment or sensitivity S (n, n), semidefinite float64, or those of several spans of one length,
+    (..., n, n). The factors are those of the functions below.
+    """
 
     moment: Tensor
 
@@ -24,18 +26,19 @@ class SpanWeight:
 
     @cached_property
     def inverse_factor(self) -> Tensor:
-        """R (n, n), as `inverse_factor` has it."""
+        """R (..., n, n), as `inverse_factor` has it."""
         return inverse_factor(self.moment)
 
     @cached_property
     def compensated(self) -> Tensor:
-        """d (n,), as `compensated_weights` has it."""
+        """d (..., n), as `compensated_weights` has it."""
         return compensated_weights(self.moment, self.inverse_factor)
 
     @cached_property
     def _solver(self) -> Tensor:
-        mean = self.moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-        return cholesky_psd(self.moment + SINGULAR * mean * torch.eye(len(self.moment), dtype=torch.float64))
+        mean = self.moment.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(torch.float64).tiny)
+        eye = torch.eye(self.moment.shape[-1], dtype=torch.float64)
+        return cholesky_psd(self.moment + SINGULAR * mean[..., None, None] * eye)
 
     def solve(self, right_hand_side: Tensor) -> Tensor:
         """S^-1 B for an S that may be singular, regularised at rounding level."""
@@ -67,9 +70,9 @@ def inverse_factor(moment: Tensor) -> Tensor:
 
 
 def compensated_weights(moment: Tensor, factor: Tensor | None = None) -> Tensor:
-    """d (n,): compensated rounding errors e raise tr(E S E^T) by sum_j d_j e_j^2, d_j = mean(S) / R_jj^2."""
+    """d (..., n): compensated rounding errors e raise tr(E S E^T) by sum_j d_j e_j^2, d_j = mean(S) / R_jj^2."""
     diagonal = moment.diagonal(dim1=-2, dim2=-1)
     if not moment.shape[-1]:
         return diagonal
     factor = inverse_factor(moment) if factor is None else factor
-    return diagonal.mean(-1) / factor.diagonal(dim1=-2, dim2=-1) ** 2
+    return diagonal.mean(-1, keepdim=True) / factor.diagonal(dim1=-2, dim2=-1) ** 2

@@ -77,11 +77,12 @@ class PlannedLayer:
 def plan_layer(task: LayerTask) -> PlannedLayer:
     """The planner of one layer in the better of its orderings."""
     matrix, choices = task.matrix, []
-    partition, storages = task.request.partition, usable_storages(task.request.storages, largest_entry(matrix))
+    partition = task.request.partition
     orders: list[Order] = [(None, None) if partition is None else (partition.row_order, partition.col_order)]
     with one_blas_thread():  # in a forked worker the threads that BLAS had are gone, and it would wait for them
         if partition is None and min(matrix.shape) >= ORDERING_SIDE:
             orders.append((gram_order(matrix), gram_order(matrix.T)))
+        storages = usable_storages(task.request.storages, largest_entry(matrix))
         for rows, cols in orders:
             planner = planner_for(task.source(rows, cols), task.request, task.budget2, storages)
             cost = planner.solve_budget(task.budget2).cost + (0 if rows is None else 4 * sum(matrix.shape))

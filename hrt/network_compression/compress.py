@@ -57,7 +57,7 @@ def compress(
     Args:
         net: nn.Module, also inside torch.compile, DataParallel or DistributedDataParallel, an ExportedProgram of
             torch.export, or the path of an .onnx file; it is not changed. The partitions of every HLinear, and of what
-            `hrt.to_trainable` made, stay.
+            `hrt.to_trainable` made, stay. While it is read, no other thread may call it.
         inputs: rows (rows, features) or (rows,) for one, as any array, data frame or list of numbers; a tuple for
             several inputs; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
             dictionaries with the inputs as "x", "input" or "inputs" or alone (16,384 of a stream without length); or

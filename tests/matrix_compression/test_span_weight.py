@@ -63,3 +63,16 @@ def test_numbers_are_rounded_as_torch_rounds_them(storage):
     with np.errstate(over="ignore"):
         rounded = torch.from_numpy(FLOATS[storage](x))
     assert torch.equal(rounded, torch.from_numpy(x).to(STORAGE[storage]).to(torch.float64))
+
+
+@pytest.mark.parametrize("rank", [1, 5, 12])
+def test_spans_together_are_what_they_are_alone(rank):
+    half = torch.randn(3, 12, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
+    half[2] *= 1e-6
+    moments = half @ half.mT
+    together, right = SpanWeight(moments), torch.randn(3, 12, 4, dtype=torch.float64)
+    for k, moment in enumerate(moments):
+        alone = SpanWeight(moment)
+        assert torch.equal(together.factor[k], alone.factor)
+        assert torch.equal(together.compensated[k], alone.compensated)
+        assert torch.equal(together.solve(right)[k], alone.solve(right[k]))
