@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from hrt.capture.answers import Answers
-from hrt.capture.torch_export import exported, guess_example
+from hrt.capture.torch_export import exported, guess_example, one_at_a_time
 from hrt.capture.torch_graph import program_of, roundings
 from hrt.capture.weights import check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
@@ -53,7 +53,11 @@ def unwrapped(net: Any) -> Any:
 
 def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
     """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
-    net = unwrapped(net)
+    with one_at_a_time:
+        return _captured(unwrapped(net), samples)
+
+
+def _captured(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
             raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")

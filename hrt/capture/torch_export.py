@@ -23,7 +23,7 @@ from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 from hrt.support.torch_state import as_called
 
-_one_at_a_time = threading.RLock()
+one_at_a_time = threading.RLock()  # while a network is read: torch.export puts tensors of its own into it
 BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
 
 
@@ -101,9 +101,9 @@ def _reads_all(net: nn.Module, example: Tensor) -> bool:
 @contextmanager
 def inference(net: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, in the caller's torch state. Modules are restored: tracing assigns to computed
-    weights. One thread at a time: torch.export patches what the whole process shares.
+    weights.
     """
-    with _one_at_a_time, _restored(net), as_called(), torch.no_grad():
+    with one_at_a_time, _restored(net), as_called(), torch.no_grad():
         net.eval()
         yield
 

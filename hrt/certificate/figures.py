@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Size = Annotated[float, msgspec.Meta(ge=0)]  # of errors, limits and outputs
+Size = Annotated[float, msgspec.Meta(ge=0)]  # of errors and limits; in lists one may be NaN, that of a column of zeros
 Text = Annotated[str, msgspec.Meta(max_length=5_000)]
 IN_PRECISION = "output_error_upper_99_in_"  # and the name of the arithmetic
 
@@ -18,9 +18,9 @@ class Measured(msgspec.Struct, frozen=True):
     runtime_error: Size = 0.0
     capture_difference: Size = 0.0
     ntk_drift: Size | None = None
-    per_output: tuple[Size, ...] = ()
-    output_rms: tuple[Size, ...] = ()
-    max_abs_error: tuple[Size, ...] = ()
+    per_output: tuple[float, ...] = ()
+    output_rms: tuple[float, ...] = ()
+    max_abs_error: tuple[float, ...] = ()
     derivative_error: dict[str, Size] = {}
     derivative_runtime_error: dict[str, Size] = {}
 
@@ -31,13 +31,13 @@ class Estimated(msgspec.Struct, frozen=True):
     output_error_upper_99: Size = 0.0
     unseen_probability_99: Size = 0.0
     derivative_error_upper_99: dict[str, Size] = {}
-    per_output_upper_99: tuple[Size, ...] = ()
+    per_output_upper_99: tuple[float, ...] = ()
 
 
 class Guaranteed(msgspec.Struct, frozen=True):
     """What is read of `Certificate.guaranteed`."""
 
-    max_abs_error_over_box_exact_arithmetic: tuple[Size, ...] = ()
+    max_abs_error_over_box_exact_arithmetic: tuple[float, ...] = ()
 
 
 class Context(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
 from hrt.capture.answers import Answers
 from hrt.capture.network import Captured, captured_network, rounding_places, unwrapped
+from hrt.capture.torch_export import one_at_a_time
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
 from hrt.certificate.layer_records import layer_records
@@ -109,7 +110,8 @@ def compress(
     with track("compress", progress) as advance:
         samples = None if inputs is None else as_samples(inputs, request.seed)
         advance("capture", 0.0)
-        network, structures = captured(net, samples)
+        with one_at_a_time:
+            network, structures = captured(net, samples)
         program = network.program
         request = replace(request, partitions=structures, advance=part(advance, CAPTURED, 1.0))
         if inputs is None or samples is None:
