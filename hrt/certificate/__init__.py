@@ -3,7 +3,8 @@
 Knows nothing of files, sessions or how the network was compressed.
 """
 
-from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate, LayerRecord, Statement
+from hrt.certificate.certificate import BOX_BOUND, Certificate, LayerRecord, Statement
+from hrt.certificate.figures import IN_PRECISION
 from hrt.certificate.layer_records import layer_records
 
 __all__ = ["BOX_BOUND", "IN_PRECISION", "Certificate", "LayerRecord", "Statement", "layer_records"]

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from hrt.certificate.figures import IN_PRECISION as IN_PRECISION
 from hrt.certificate.figures import Count, check_figures
 
 DIGITS, LONG, DIGITS_OF_LONG = 6, 64, 2  # significant digits of a layer's figures; in a list longer than LONG
-UPWARDS = {"bound", "spectral_upper", "spectral_bound"}  # limits
+UPWARDS = {"bound", "spectral_upper", "spectral_bound", "per_output_upper_99"}  # limits
 HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
 
 

@@ -15,11 +15,11 @@ import typer
 from hrt import __version__
 from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch, arrays_in
 from hrt.cli.compress import Boxes, Samples, Weights, compress, samples_in
+from hrt.cli.entry import INTERRUPTED, MESSAGE
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
 from hrt.errors import HrtError, InputError, printable
 
-INTERRUPTED = 130
 DERIVATIVES = "--derivatives"
 
 app: typer.Typer = typer.Typer(
@@ -56,7 +56,7 @@ def info(
     hrt info net.hrt --json
     ```
     """
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     import msgspec
 
@@ -69,7 +69,7 @@ def info(
     model = hrt.load(artifact)
     program, session = model.program, model.session
     others = (open_session(program, name) for name in on_cpu() if name != session.backend)
-    sizes = replace(Sizes.of(model, session, *others), file=artifact.stat().st_size)
+    sizes = Sizes.of(model, session, *others, file=artifact.stat().st_size)
     if as_json:
         header = read_header(artifact)
         chosen = {"sizes": asdict(sizes), **{k: header.get(k) for k in ("version", "target", "certificate")}}
@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         return _fail(f"{message().rstrip('.')}. Try 'hrt --help', or --help after a command.")
     if code == INTERRUPTED:
-        print("hrt: interrupted; nothing was written", file=sys.stderr)
+        sys.stderr.write(MESSAGE)
     return code if isinstance(code, int) else 0
 
 

@@ -5,12 +5,12 @@ rounding it, rho_s^2 noise_k; dropping it costs lambda sigma_k^2. So a block's b
 taken for all blocks of a level at once.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hrt.matrix_compression.block_spectra import LevelSpectra
+from hrt.support.recent import Recent
 
 ITEM = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 # Root-mean-square relative error of storing one number. Floats: 2^-(bits+1) / sqrt(3) * 0.72 for log-uniform mantissas.
@@ -90,22 +90,22 @@ class LevelOptions:
         lost = {s: error2.numpy().ravel() for s, error2 in spectra.rounding2.items()}
         self.dense_error2 = np.stack([lost.get(s, np.full(len(norm2), np.inf)) for s in storages])
         self.rho2: np.ndarray = np.array([ROUNDING_RMS[s] for s in storages]) ** 2
-        self._values: OrderedDict[float, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._values = self._no_values()
+
+    def _no_values(self) -> Recent[float, tuple[np.ndarray, np.ndarray]]:
+        return Recent(max(8, KEPT_VALUES // max(1, len(self.tail))))
 
     def __getstate__(self) -> dict[str, object]:
         """Without the values worked out so far: another process finds its own."""
-        return {**self.__dict__, "_values": OrderedDict()}
+        return {**self.__dict__, "_values": self._no_values()}
 
     def values(self, lam: float) -> tuple[np.ndarray, np.ndarray]:
         """Objective and squared error of every block's cheapest option (R, C), kept for the multipliers asked last."""
-        values = self._values.get(lam)
-        if values is None:
-            best = self.best(lam)
-            values = best.objective.reshape(self.grid), best.error2.reshape(self.grid)
-            self._values[lam] = values
-            while len(self._values) > max(8, KEPT_VALUES // max(1, len(self.tail))):
-                self._values.popitem(last=False)
-        return values
+        return self._values.get(lam, lambda: self._worked_out(lam))
+
+    def _worked_out(self, lam: float) -> tuple[np.ndarray, np.ndarray]:
+        best = self.best(lam)
+        return best.objective.reshape(self.grid), best.error2.reshape(self.grid)
 
     def best(self, lam: float, blocks: np.ndarray | None = None) -> Best:
         """The cheapest option by bytes + lam * squared error of all blocks, or of those with flat indices `blocks`."""

@@ -21,6 +21,7 @@ from hrt.matrix_compression.block_source import (
 from hrt.matrix_compression.rounding import Rounded, round_columns, round_rows
 from hrt.matrix_compression.span_weight import SpanWeight
 from hrt.support.parallel import parallel_map
+from hrt.support.recent import Recent
 
 SHARED_RANKS = 16  # directions are factored in multiples of it, where all are known anyway
 RECENT = 3  # ranks whose factors a block keeps
@@ -182,13 +183,13 @@ def _shared_factors(source: BlockSource, choice: Choice, rank: int) -> _SharedFa
     """Of `rank` directions or more: plans that differ by a few, or in storage types alone, share them."""
     key, (a, b), (c, d) = ("factors", choice.rows, choice.cols), choice.rows, choice.cols
     wide = rank if is_sketched((b - a, d - c), rank) else min(-(-rank // SHARED_RANKS) * SHARED_RANKS, b - a, d - c)
-    recent: tuple[_SharedFactors, ...] = source.memo.get(key, ())
-    factors = next((f for f in recent if f.u.shape[1] == wide), None)
-    if factors is None:
+
+    def factored() -> _SharedFactors:
         u, vt = low_rank_factors(source, choice.rows, choice.cols, wide)
-        factors = _SharedFactors(source.block(choice.rows, choice.cols), source.right_weight(c, d), u, vt)
-    source.memo[key] = (factors, *(f for f in recent if f is not factors))[:RECENT]
-    return factors
+        return _SharedFactors(source.block(choice.rows, choice.cols), source.right_weight(c, d), u, vt)
+
+    recent: Recent[int, _SharedFactors] = source.once(key, lambda: Recent(RECENT))
+    return recent.get(wide, factored)
 
 
 def _fit(product: Tensor, inner: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class Reference:
     model: Contents
     network: Captured | None
     inputs: Inputs | None
+    samples: tuple[Tensor, ...] | None  # of these
 
     @staticmethod
     def of(model: Contents, network: Network | None, inputs: Inputs | None) -> "Reference":
@@ -40,7 +41,7 @@ class Reference:
         missing = [k for k in model.program.weights if shapes.get(k) != tuple(model.program.constants[k].shape)]
         if captured is not None and missing:
             raise InputError(f"The reference has no such weight {missing[0]!r}. Expected the original network.")
-        return Reference(model, captured, inputs)
+        return Reference(model, captured, inputs, samples)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -52,10 +53,10 @@ class Reference:
     @cached_property
     def roots(self) -> Mapping[str, Tensor]:
         """By weight, R with R R^T = E[x x^T] of what it multiplies; empty without inputs."""
-        if self.inputs is None:
+        if self.samples is None:
             return {}
         program = self.model.program if self.network is None else self.network.program
-        moments = layer_moments(program, as_samples(self.inputs, count=SAMPLES))
+        moments = layer_moments(program, self.samples)
         return {k: _root(moments[k].second) for k in self.model.program.weights if k in moments}
 
     @property
@@ -67,9 +68,11 @@ class Reference:
     @cached_property
     def points(self) -> Tensor:
         """Where fields are drawn, (rows, 1 or 2): a grid over the box, or the rows, along a line in order."""
-        part = as_parts(self.inputs)[0] if self.inputs is not None else None
+        if self.samples is None:
+            return torch.zeros(0, 1, dtype=torch.float64)
+        part = as_parts(self.inputs)[0]
         if not isinstance(part, Box):
-            rows = as_samples(self.inputs)[0]  # type: ignore[arg-type]
+            rows = self.samples[0]
             return rows[rows[:, 0].argsort()] if rows.shape[1] == 1 else rows
         count = ALONG if part.width == 1 else ACROSS
         axes = [torch.linspace(a, b, count, dtype=torch.float64) for a, b in zip(part.low, part.high, strict=True)]

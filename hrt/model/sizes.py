@@ -1,5 +1,6 @@
 """The sizes of a network, which are never mixed: stored, in a file, resident in a session, and dense."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hrt.errors import ArtifactError
@@ -10,8 +11,9 @@ from hrt.runtime.session import Session
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes. dense: of the original in float32. stored: what a compression ratio counts. file: what `save` writes, None
-    where it cannot. resident: what the sessions hold between calls, by backend, the one in use first.
+    """Bytes. dense: of the original in float32. stored: what a compression ratio counts. file: of the file that was
+    read or, without one, what `save` writes, None where it cannot. resident: what the sessions hold between calls, by
+    backend, the one in use first.
     """
 
     dense: int
@@ -20,12 +22,11 @@ class Sizes:
     resident: dict[str, int]
 
     @staticmethod
-    def of(model: Contents, *sessions: Session) -> "Sizes":
-        """Of a model and what runs it."""
-        try:
-            file = file_nbytes(model)
-        except ArtifactError:
-            file = None
+    def of(model: Contents, *sessions: Session, file: int | None = None) -> "Sizes":
+        """Of a model and what runs it. file: the size of the file that it was read from."""
+        if file is None:
+            with suppress(ArtifactError):
+                file = file_nbytes(model)
         return Sizes(model.dense_nbytes, model.nbytes, file, {s.backend: s.resident_bytes for s in sessions})
 
     def lines(self) -> list[str]:

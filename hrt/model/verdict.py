@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, VACUOUS, Certificate
+from hrt.certificate.certificate import BOX_BOUND, VACUOUS, Certificate
 from hrt.certificate.derivative_outputs import UNBOUNDED, held_as
+from hrt.certificate.figures import IN_PRECISION
 
 SHOWN = 8  # output columns that are named
 FEWEST = 8  # held-out rows; a confidence limit of fewer is worth nothing, and the network stays dense then

@@ -21,6 +21,7 @@ from hrt.program.dense_view import stored
 from hrt.program.program import Constant, Program, program_nbytes
 from hrt.runtime.onnx_costs import ANY_BATCH, compressed_form, layer_us
 from hrt.support.parallel import executor_map, one_blas_thread
+from hrt.support.recent import Recent
 
 KEPT_PLANS = 16  # of a layer; the search goes back to few
 
@@ -56,15 +57,11 @@ class PlannedLayer:
     cols: Tensor | None
     mean: Tensor | None
     bias: str | None
-    memo: dict[tuple[Choice, ...], tuple[HMatrix, Tensor | None]] = field(default_factory=dict)  # plans used last
+    memo: Recent[tuple[Choice, ...], tuple[HMatrix, Tensor | None]] = field(default_factory=lambda: Recent(KEPT_PLANS))
 
     def built(self, plan: Plan) -> tuple[HMatrix, Tensor | None]:
         """The stored weight, dense where that is smaller, and the mean of the error that a bias can absorb."""
-        result = self.memo.pop(plan.leaves, None) or self._built(plan)
-        self.memo[plan.leaves] = result
-        if len(self.memo) > KEPT_PLANS:
-            del self.memo[next(iter(self.memo))]
-        return result
+        return self.memo.get(plan.leaves, lambda: self._built(plan))
 
     def _built(self, plan: Plan) -> tuple[HMatrix, Tensor | None]:
         h = self.planner.build(plan, self.rows, self.cols)
@@ -137,7 +134,7 @@ class PlannedNetwork:
     setting: Setting
     layers: tuple[PlannedLayer, ...]
     narrow: frozenset[str]
-    memo: dict[Any, "Candidate"] = field(default_factory=dict)  # candidates built last, by narrow biases and plans
+    memo: Recent[Any, "Candidate"] = field(default_factory=lambda: Recent(KEPT_PLANS))  # by narrow biases and plans
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,11 +151,7 @@ class Candidate:
 def build(original: Original, network: PlannedNetwork, plans: Sequence[Plan]) -> Candidate:
     """The network that `plans` of its layers give: dense where that is smaller, errors' means absorbed by biases."""
     key = (network.narrow, *(p.leaves for p in plans))
-    result = network.memo.pop(key, None) or _built(original, network, plans)
-    network.memo[key] = result
-    if len(network.memo) > KEPT_PLANS:
-        del network.memo[next(iter(network.memo))]
-    return result
+    return network.memo.get(key, lambda: _built(original, network, plans))
 
 
 def _built(original: Original, network: PlannedNetwork, plans: Sequence[Plan]) -> Candidate:

@@ -15,7 +15,8 @@ from hrt.calibration.output_error import OutputError, output_error
 from hrt.calibration.replay import Replay
 from hrt.calibration.samples import Box, Split, distinct
 from hrt.capture.network import Captured, rounding_places
-from hrt.certificate.certificate import BOX_BOUND, IN_PRECISION, Certificate
+from hrt.certificate.certificate import BOX_BOUND, Certificate
+from hrt.certificate.figures import IN_PRECISION
 from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
 from hrt.certificate.paper_statements import box_statement

@@ -1,7 +1,6 @@
 """Arrays, files, processes, progress bars and devices: what every room needs and no network knows of.
 
-Knows nothing of matrices, programs or models. What needs no torch is handed on here; other
-modules do need it.
+Knows nothing of matrices, programs or models. What needs no torch is handed on here.
 """
 
 from hrt.support.atomic_files import check_writable, replacing, usable, warn_of_suffix

@@ -271,7 +271,7 @@ def offered(method: Method, workload: Workload, tol: float) -> Offer | Refusal:
     start = time.perf_counter()
     try:
         offer = method(workload, tol)
-        workload.once(("made", id(offer)), lambda: time.perf_counter() - start)
+        workload.once(("made", id(offer)), lambda: (time.perf_counter() - start, offer))  # which keeps its id
         return offer
     except MissingError as error:
         return Refusal(MISSING, str(error))
@@ -283,7 +283,7 @@ def offered(method: Method, workload: Workload, tol: float) -> Offer | Refusal:
 
 def made_s(workload: Workload, offer: Offer) -> float | None:
     """Seconds in which `offered` set the method up, when it first did."""
-    return workload.memo.get(("made", id(offer)))
+    return workload.memo.get(("made", id(offer)), (None,))[0]
 
 
 def _checked(method: Method) -> Method:

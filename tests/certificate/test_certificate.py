@@ -59,7 +59,9 @@ def test_brief_figures_keep_their_side_of_tol_and_limits_their_truth():
     layer = replace(RECORD, frobenius=third, weighted=tol * (1 - 1e-9), spectral=third, spectral_bound=third)
     statement = replace(STATEMENT, bound=third, measured=third)
     figures = {"output_error": third, "few": [third] * 64, "many": [third, 1.23567e-3, math.inf, *[1.0] * 62]}
-    c = Certificate(tol, "output", (layer,), figures, {}, {"g": [third] * 65}, statements=(statement,)).brief()
+    limits = {"per_output_upper_99": [third] * 65}
+    c = Certificate(tol, "output", (layer,), figures, limits, {"g": [third] * 65}, statements=(statement,)).brief()
+    assert c.estimated["per_output_upper_99"] == [0.34] * 65
     assert (c.layers[0].frobenius, c.layers[0].spectral_bound) == (0.333333, 0.333334)
     assert c.layers[0].weighted == tol * (1 - 1e-9)  # 0.00123457 would be above tol
     assert (c.statements[0].bound, c.statements[0].measured) == (0.333334, 0.333333)
