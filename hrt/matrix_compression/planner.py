@@ -6,7 +6,7 @@ are the two choices at the root, so neither can beat the plan but by rounding.
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +29,7 @@ FIRST_POWER, LAST_POWER = -60, 120  # of two, where multiplier 1 trades all byte
 FLOOR = 0.01  # of the budget: a sketch that misses less than its share of this need not widen
 LIMIT_SHARE = 1 / 16  # of the budget, for what the finer levels alone would have to keep
 LIMIT_SLACK = 1.2  # of a rank limit, since it comes from an estimate
-OCTAVES = 0, 2, 4, 6  # below the multiplier of a rank limit: where a block must lose to its children to be left out
+OCTAVES = 0, 2, 4, 6, 8, 10  # below the multiplier of a rank limit: between them a block must lose to be left out
 NOTHING = 1e-300  # in the place of zero where something is divided by it
 
 
@@ -106,18 +106,16 @@ class Planner:
         self._guess = step
         heights, widths = np.diff(level.rows)[:, None], np.diff(level.cols)[None, :]
         direction = min(ITEM[s] for s in self.storages) * (heights + widths)
-
-        def objective(octaves: int) -> np.ndarray:
-            return sum_children(self._sweep(self.multiplier(step - GRID * octaves))[0], level.grid)
-
-        limit = LIMIT_SLACK * objective(0) / direction
+        lams = [self.multiplier(step - GRID * k) for k in (OCTAVES if least is not None else OCTAVES[:1])]
+        sweeps = [self._sweep(lam) for lam in lams]
+        parts = [(sum_children(total, level.grid), sum_children(error2, level.grid)) for total, error2, _ in sweeps]
+        limit = LIMIT_SLACK * parts[0][0] / direction
         if least is None:
             return limit
-        cost = self.overhead + direction[..., None] * np.arange(1, least.shape[2])
-        hopeless = [
-            (cost + self.multiplier(step - GRID * k) * least[..., 1:]).min(axis=2) > objective(k) for k in OCTAVES
-        ]
-        return np.where(np.all(hopeless, axis=0), 0.0, limit)
+        cost = self.overhead + direction[..., None] * np.arange(1, least.shape[2] + 1)
+        error2 = np.pad(least[..., 1:], ((0, 0), (0, 0), (0, 1)))  # of one direction more than is known, at least 0
+        whole = [(cost + lam * error2).min(axis=2) for lam in lams]
+        return np.where(always_above(lams, whole, parts), 0.0, limit)
 
     def _sweep(self, lam: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Bottom-up: objective and squared error of the coarsest level known, and whether to split, per level."""
@@ -260,6 +258,24 @@ def _reordered(leaf: Leaf, row_order: Tensor | None, col_order: Tensor | None) -
     if col_order is not None and vt is not None:
         vt = torch.empty_like(vt).index_copy_(1, col_order.long(), vt)
     return replace(leaf, u=u, vt=vt)
+
+
+def always_above(
+    lams: Sequence[float], whole: Sequence[np.ndarray], parts: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """(R, C): where one objective is above another for every multiplier between those of `lams`, which fall.
+
+    whole: the values of the one.  parts: of the other with its slopes. Both are minima of lines, and so concave: the
+    one is above its chords, the other below its tangents, which meet where their difference is largest.
+    """
+    above = np.logical_and.reduce([v > u for v, (u, _) in zip(whole, parts, strict=True)])
+    for k in range(len(lams) - 1):
+        (high, slope), (low, steeper), step = parts[k], parts[k + 1], lams[k] - lams[k + 1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            meeting = (high - low - slope * step) / (steeper - slope)  # from the lower multiplier
+        meeting = np.clip(np.where(steeper > slope, meeting, 0.0), 0.0, step)
+        above &= whole[k + 1] + (whole[k] - whole[k + 1]) * meeting / step > low + steeper * meeting
+    return above
 
 
 def least_tails(options: LevelOptions, finer: np.ndarray | None) -> np.ndarray:

@@ -22,7 +22,7 @@ from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
 from hrt.support.atomic_files import warn_of_suffix
-from hrt.support.torch_state import guarded, has_usual_values, usual_state, usual_values
+from hrt.support.torch_state import guarded, has_usual_modes, usual_modes, usual_state
 from hrt.support.types import Array, Kind, Numbers
 
 if TYPE_CHECKING:
@@ -162,10 +162,10 @@ class CompressedModel(Contents):
         answer = self._run_as_given(x)
         if answer is not None:
             return answer
-        if has_usual_values():
+        if has_usual_modes():  # sessions do not ask for the default dtype, which belongs to the whole process
             answers = self._checked_and_run(x)
         else:
-            with usual_values():
+            with usual_modes():
                 answers = self._checked_and_run(x)
         return answers[0] if len(answers) == 1 else answers
 

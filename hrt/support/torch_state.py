@@ -39,21 +39,32 @@ class _Here(threading.local):
 _here = _Here()
 
 
+def has_usual_modes() -> bool:
+    """Whether this thread has no default device and no autocast."""
+    return not _modes() and not is_autocasting()
+
+
 def has_usual_values() -> bool:
     """Whether new tensors and products are what they are after torch's import, and stay so during a call."""
-    usual = not _calls and _dtype() is torch.float32 and not _modes() and not is_autocasting()
+    usual = not _calls and _dtype() is torch.float32 and has_usual_modes()
     return usual or _here.inside  # looked at last: the rest is cheaper
 
 
 @contextmanager
-def usual_values() -> Iterator[None]:
-    """Inside: float32 and the CPU by default, no autocast."""
+def usual_modes() -> Iterator[None]:
+    """Inside: the CPU by default, no autocast. Both are this thread's own: no other notices."""
     with ExitStack() as stack:
-        stack.enter_context(_float32_by_default())
         stack.enter_context(_cpu_by_default())
         for kind in AUTOCAST:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def usual_values() -> Iterator[None]:
+    """Inside: `usual_modes`, and float32 by default."""
+    with _float32_by_default(), usual_modes():
         yield
 
 

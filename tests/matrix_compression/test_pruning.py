@@ -5,14 +5,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hrt.matrix_compression import planner as planner_module
 from hrt.matrix_compression.block_source import BlockSource
 from hrt.matrix_compression.block_spectra import batch_spectra, cut_columns
 from hrt.matrix_compression.orderings import is_symmetric
-from hrt.matrix_compression.planner import Planner
+from hrt.matrix_compression.planner import Planner, always_above
 from hrt.matrix_compression.request import MatrixRequest
 from hrt.perf.networks.operators import log_kernel
 
@@ -33,6 +33,7 @@ def nowhere(options, finer):
     storages=st.sampled_from([("float32",), ALL]),
     seed=st.integers(0, 100),
 )
+@example((128, 128), 1e-3, 2.0, 0.0, 1e-2, ALL, 28)  # a rank that pays between two multipliers
 @settings(max_examples=25, deadline=None)
 def test_blocks_left_out_change_no_plan(shape, width, power, noise, tol, storages, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -48,6 +49,24 @@ def test_blocks_left_out_change_no_plan(shape, width, power, noise, tol, storage
         plan, expected = (p.solve_budget(factor * budget2) for p in (pruned, full))
         assert plan.leaves == expected.leaves
         assert (plan.cost, plan.error2) == pytest.approx((expected.cost, expected.error2), rel=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.5, 2.0))
+@settings(max_examples=100)
+def test_what_is_always_above_is_so_everywhere(seed, raised):
+    """Minima of five lines each, by their values and slopes at four multipliers, beside their values in between."""
+    rng = np.random.default_rng(seed)
+    lams = [8.0, 4.0, 2.0, 1.0]
+    costs, slopes = rng.uniform(0, 10, (2, 200, 5)), rng.uniform(0, 3, (2, 200, 5))
+
+    def lowest(k: int, lam: float) -> tuple[np.ndarray, np.ndarray]:
+        lines = costs[k] + lam * slopes[k]
+        return lines.min(1), slopes[k][np.arange(200), lines.argmin(1)]
+
+    above = always_above(lams, [raised * lowest(0, lam)[0] for lam in lams], [lowest(1, lam) for lam in lams])
+    everywhere = np.all([raised * lowest(0, v)[0] > lowest(1, v)[0] for v in np.linspace(1, 8, 200)], axis=0)
+    assert not (above & ~everywhere).any()
+    assert always_above(lams, [np.full(200, 100.0)] * 4, [lowest(1, lam) for lam in lams]).all()
 
 
 def test_the_whole_of_a_kernel_is_left_out_and_its_corner_is_not():

@@ -5,6 +5,7 @@ import re
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -302,6 +303,19 @@ class TestHabits:
             with pytest.raises(hrt.InputError, match=r"Found.*derivative") as error:
                 model.predict(samples(3), derivatives=wrong)
             assert len(str(error.value)) < 500
+
+    @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+    def test_the_default_dtype_of_other_threads_stays(self, backend, model, monkeypatch):
+        served = replace(model, backend=backend)
+        expected = served.predict(samples(3))
+        torch.set_default_dtype(torch.float64)
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "set_default_dtype", None)  # it belongs to the whole process
+                answers = served.predict(samples(3)), served.predict(torch.from_numpy(samples(3))).numpy()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert all(np.array_equal(y, expected) for y in answers)
 
     def test_float64_is_warned_about_once(self, model):
         say_float32.cache_clear()
