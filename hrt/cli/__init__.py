@@ -2,3 +2,6 @@
 
 The top of hrt: it may import everything, late, so that `hrt --help` needs no torch.
 """
+
+INTERRUPTED = 130  # exit status after Ctrl-C
+INTERRUPTION = "hrt: interrupted; nothing was written\n"

@@ -8,8 +8,7 @@ import signal
 import sys
 from types import FrameType
 
-INTERRUPTED = 130
-MESSAGE = "hrt: interrupted; nothing was written\n"
+from hrt.cli import INTERRUPTED, INTERRUPTION
 
 
 def main() -> int:
@@ -21,7 +20,7 @@ def main() -> int:
 
         status = run()
     except KeyboardInterrupt:  # between two lines of ours
-        sys.stderr.write(MESSAGE)
+        sys.stderr.write(INTERRUPTION)
         status = INTERRUPTED
     if signal.getsignal(signal.SIGINT) is _interrupted:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, and its status known
@@ -34,7 +33,7 @@ def _interrupted(_: int, frame: FrameType | None) -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, MESSAGE.encode())
+            os.write(2, INTERRUPTION.encode())
             os._exit(INTERRUPTED)
         frame = frame.f_back
     raise KeyboardInterrupt

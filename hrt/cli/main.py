@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from hrt import __version__
+from hrt.cli import INTERRUPTED, INTERRUPTION
 from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch, arrays_in
 from hrt.cli.compress import Boxes, Samples, Weights, compress, samples_in
-from hrt.cli.entry import INTERRUPTED, MESSAGE
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
 from hrt.errors import HrtError, InputError, printable
@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         return _fail(f"{message().rstrip('.')}. Try 'hrt --help', or --help after a command.")
     if code == INTERRUPTED:
-        sys.stderr.write(MESSAGE)
+        sys.stderr.write(INTERRUPTION)
     return code if isinstance(code, int) else 0
 
 
