@@ -9,7 +9,7 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair, not the test's
 settings.load_profile("untimed")
 
-if os.environ.get("HRT_ON_CARD") != "1":
+if "HRT_ON_CARD" not in os.environ:
     os.environ["TRITON_INTERPRET"] = "1"
 
 
