@@ -91,6 +91,7 @@ def work(args: argparse.Namespace) -> int:
     """Carry out one step: import what it takes, wait to be told, do it. The status is of `hrt.perf.gpu.workers`."""
     if os.environ.get(STUB):
         import_module("stub_card").install(answers=os.environ[STUB] != SILENT)
+        import_module("hrt.perf.gpu.launchers").install()
     from hrt.perf.gpu.ground import Ground, NotHereError, WrongError
     from hrt.perf.gpu.steps import WORK
 

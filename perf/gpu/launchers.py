@@ -42,17 +42,18 @@ def install() -> None:
 
         compiler.CUDABackend.add_stages = forbid  # what is found in the cache needs none
     if folder := os.environ.get(BUILD):
-        from triton.runtime import driver as active
+        from triton.runtime import driver as current
 
         ctypes.PyDLL(str(Path(folder) / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
         driver.CudaUtils()
-        plain = active.active.launcher_cls
+        active: Any = current.active
+        plain = active.launcher_cls
 
         def built(src: Any, metadata: Any) -> Any:
             driver.CudaLauncher(src, metadata)
             return plain(src, metadata)
 
-        active.active.launcher_cls = built
+        active.launcher_cls = built
 
 
 def pytest_configure(config: Any) -> None:

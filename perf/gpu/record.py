@@ -63,7 +63,7 @@ class Record:
     def _update(self, step: str, entry: Mapping[str, Any]) -> None:
         content = self.read()
         steps = content["steps"]
-        self.replace({**content, "steps": {**steps, step: {**steps.get(step, {}), **entry}}})
+        self.replace({**content, "steps": {**steps, step: {"status": RUNNING, **steps.get(step, {}), **entry}}})
 
 
 def read(path: Path) -> dict[str, Any]:

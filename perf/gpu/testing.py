@@ -10,6 +10,7 @@ from typing import Any
 
 from hrt.perf.gpu.ground import Ground, WrongError
 from hrt.perf.gpu.pack import ROOT
+from hrt.perf.gpu.plan import SILENT
 from hrt.perf.gpu.record import Record
 
 TESTS = "tests/card.py"
@@ -30,8 +31,12 @@ def run(ground: Ground, expression: str, processes: int = 1, most_failures: int 
     command += ["-p", "no:cacheprovider", "--tb=short"]
     command += ["-n", str(processes), "--dist", "worksteal"] if processes > 1 and find_spec("xdist") else []
     command += ["--maxfail", str(most_failures)] if most_failures else []
-    command += ["-p", "stub_card"] if ground.stub else []
-    environment = {**os.environ, "HRT_ON_CARD": "1", RECORD: str(ground.record.path), STEP: ground.step}
+    command += ["-p", "stub_card", "-p", "hrt.perf.gpu.launchers"] if ground.stub else []
+    environment = {**os.environ, RECORD: str(ground.record.path), STEP: ground.step}
+    environment |= {
+        "HRT_ON_CARD": "1" if ground.stub in ("", SILENT) else "stub",
+        "STUB_ANSWERS": str(int(ground.judges)),
+    }
     environment[MODEL] = str(ground.pack.model("card"))
     status = subprocess.run(command, cwd=ROOT, env=environment).returncode
     results = ground.record.read()["steps"].get(ground.step, {}).get("results", {})
