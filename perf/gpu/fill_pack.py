@@ -63,7 +63,7 @@ KEPT_SUFFIXES = (".json", ".cubin", ".so")
 # Small packages that hrt and its tests need and a machine with torch and Triton may lack.
 PACKAGES = (
     "lazy-loader", "msgspec", "platformdirs", "packaging", "psutil", "safetensors", "pytest", "pluggy", "iniconfig",
-    "pytest-xdist", "execnet", "hypothesis", "sortedcontainers",
+    "pytest-xdist", "execnet",
 )  # fmt: skip
 COMPRESSION = ("hrt/capture", "hrt/calibration", "hrt/certificate", "hrt/hmatrix", "hrt/matrix_compression")
 COMPRESSION += ("hrt/network_compression", "hrt/program", "hrt/schedule", "hrt/model", "perf/networks")
@@ -116,10 +116,10 @@ def make_models(folder: Path) -> None:
     if (folder / MADE).is_file() and json.loads((folder / MADE).read_text()) == made:
         return
     for tol in ("1e-2", "1e-3"):
-        _network(folder, f"burgers-{tol}", burgers.load_burgers().float(), burgers.burgers_points, float(tol))
-    _network(folder, "card", card_network(), _box_points, 1e-2)
+        pack_network(folder, f"burgers-{tol}", burgers.load_burgers().float(), burgers.burgers_points, float(tol))
+    pack_network(folder, "card", card_network(), _box_points, 1e-2)
     try:
-        _network(folder, "neuralfoil", neuralfoil.load_neuralfoil("xlarge"), neuralfoil.sample_inputs, 1e-2)
+        pack_network(folder, "neuralfoil", neuralfoil.load_neuralfoil("xlarge"), neuralfoil.sample_inputs, 1e-2)
     except FileNotFoundError as error:
         print(f"neuralfoil is left out: {error}")
     hrt.export_onnx(folder / "burgers-1e-3.hrt", folder / "burgers-1e-3.onnx")
@@ -133,16 +133,20 @@ def _box_points(count: int, seed: int) -> Tensor:
     return torch.rand(count, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def _network(folder: Path, name: str, net: nn.Module, rows: Callable[[int, int], Tensor], tol: float) -> None:
+def pack_network(folder: Path, name: str, net: nn.Module, rows: Callable[[int, int], Tensor], tol: float) -> None:
     """Compress a network for a GPU; its own float64 answers are the reference."""
     begun = time.monotonic()
     model = hrt.compress(net, inputs=rows(*FEW_INPUTS), tol=tol, target="cuda", progress=False)
+    save_network(folder, name, net, model, rows(NETWORK_ROWS, 1))
+    print(f"{name}: {model.nbytes:,} bytes, {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def save_network(folder: Path, name: str, net: nn.Module, model: hrt.CompressedModel, x: Tensor) -> None:
+    """Write a network as an artifact, and what the network that it came from makes of x in float64."""
     model.save(folder / f"{name}.hrt")
-    x = rows(NETWORK_ROWS, 1)
     exact = module_of(capture(net, [x[:2]])).double()
     with torch.no_grad():
         save_file({"x": x, "y": exact(x.double()).contiguous()}, folder / f"{name}.safetensors")
-    print(f"{name}: {model.nbytes:,} bytes, {time.monotonic() - begun:.0f} s", flush=True)
 
 
 def _layer(folder: Path, kernel: str, size: int) -> None:

@@ -42,8 +42,10 @@ def install() -> None:
 
         compiler.CUDABackend.add_stages = forbid  # what is found in the cache needs none
     if folder := os.environ.get(BUILD):
+        from triton import knobs
         from triton.runtime import driver as current
 
+        knobs.nvidia.libcuda_path = folder
         ctypes.PyDLL(str(Path(folder) / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
         driver.CudaUtils()
         active: Any = current.active
@@ -57,5 +59,5 @@ def install() -> None:
 
 
 def pytest_configure(config: Any) -> None:
-    """As a plugin, behind the stub's."""
+    """As a plugin, once the stub's has installed its card."""
     install()

@@ -31,7 +31,7 @@ def run(ground: Ground, expression: str, processes: int = 1, most_failures: int 
     command += ["-p", "no:cacheprovider", "--tb=short"]
     command += ["-n", str(processes), "--dist", "worksteal"] if processes > 1 and find_spec("xdist") else []
     command += ["--maxfail", str(most_failures)] if most_failures else []
-    command += ["-p", "stub_card", "-p", "hrt.perf.gpu.launchers"] if ground.stub else []
+    command += ["-p", "hrt.perf.gpu.launchers", "-p", "stub_card"] if ground.stub else []  # the last is the first
     environment = {**os.environ, RECORD: str(ground.record.path), STEP: ground.step}
     environment |= {
         "HRT_ON_CARD": "1" if ground.stub in ("", SILENT) else "stub",
