@@ -2,12 +2,11 @@
 
 `install()` makes torch.cuda answer as on a machine with one card. Tensors on "cuda" live in the CPU's memory
 (`CardTensor`) and refuse what CUDA refuses: operands on two devices, copies and waits during a capture. Triton compiles
-for the card as it would there; launches are counted, and executed by Triton's interpreter in another process where
-answers are wanted. Graphs record and replay. Times come from a clock that knows what a launch costs the host, and what
-it then takes on the device.
+for the card as it would there; launches are counted, and `stub_answers` executes them where answers are wanted. Graphs
+record and replay. Times come from a clock that knows what a launch costs the host and what it takes on the device.
 
     python tests/stub_card.py MODULE [ARGUMENTS]      runs a module on the card
-    pytest -p stub_card tests/card.py                 runs tests on it (HRT_ON_CARD=1)
+    pytest -p stub_card tests/card.py                 runs tests on it (HRT_ON_CARD=stub)
 
 STUB_ANSWERS=0 leaves answers out: kernels compile and launch, and workspaces keep what they held. STUB_ARCH=80 is
 another card.
@@ -15,13 +14,8 @@ another card.
 
 import ctypes
 import os
-import pickle
 import runpy
-import subprocess
 import sys
-import threading
-import weakref
-from collections.abc import Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -29,9 +23,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from stub_answers import execute
 from stub_cuda import CARD, DEVICE, Card, current_stream, install_cuda
 
-WRITTEN = {"step_kernel": "target", "finish_kernel": "workspace", "network_kernel": "workspace"}
 CAPTURE_COPY = "Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned."
 
 
@@ -176,7 +170,7 @@ class Launcher:
         inner = {k: v.inner if isinstance(v, CardTensor) else v for k, v in values.items()}
         CARD.launches[self.name] += 1
         CARD.grids.append(grid)
-        CARD.enqueue(self.name, lambda: CARD.interpreter and CARD.interpreter.run(self.name, grid, inner))
+        CARD.enqueue(self.name, lambda: CARD.answers and execute(self.name, grid, inner))
 
 
 class Driver:
@@ -220,55 +214,11 @@ class Driver:
         return True
 
 
-class Interpreter:
-    """A process that executes launches with Triton's interpreter, which cannot live beside its compiler."""
-
-    def __init__(self) -> None:
-        paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if not (Path(p) / "triton").is_dir()]
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        command = [sys.executable, os.path.abspath(__file__), "--interpret"]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process: Any = subprocess.Popen(command, env=environment, **pipes)
-        self.lock = threading.Lock()
-        weakref.finalize(self, self.process.kill)
-
-    def run(self, name: str, grid: Sequence[int], values: dict[str, Any]) -> None:
-        """Execute one launch; what it writes is written here."""
-        with self.lock:
-            pickle.dump((name, tuple(grid), values), self.process.stdin)
-            self.process.stdin.flush()
-            values[WRITTEN[name]].copy_(pickle.load(self.process.stdout))
-
-
-def interpret() -> None:
-    """The other side of `Interpreter`: launches come in, what they wrote goes out."""
-    from hrt.kernels.network_kernel import network_kernel
-    from hrt.kernels.step_kernel import finish_kernel, step_kernel
-
-    kernels: dict[str, Any] = {
-        "step_kernel": step_kernel,
-        "finish_kernel": finish_kernel,
-        "network_kernel": network_kernel,
-    }
-    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    while True:
-        try:
-            name, grid, values = pickle.load(source)
-        except EOFError:
-            return
-        if values["workspace"].dtype == torch.bfloat16 and "WIDEN" in values:
-            values["WIDEN"] = True  # the interpreter's bfloat16 products are wrong
-        kernels[name][grid](**values)
-        pickle.dump(values[WRITTEN[name]], target)
-        target.flush()
-
-
 def install(*, arch: int | None = None, answers: bool | None = None) -> Card:
     """Put the card into this process, for good. Returns it."""
     arch = int(os.environ.get("STUB_ARCH", "90")) if arch is None else arch
     answers = os.environ.get("STUB_ANSWERS", "1") != "0" if answers is None else answers
-    CARD.arch, CARD.interpreter = arch, Interpreter() if answers else None
+    CARD.arch, CARD.answers = arch, answers
     _install_torch()
     install_cuda()
     from triton import knobs
@@ -343,10 +293,7 @@ def pytest_configure(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--interpret"]:
-        interpret()
-    else:
-        sys.modules["stub_card"] = sys.modules["__main__"]
-        install()
-        sys.argv = sys.argv[1:]
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    sys.modules["stub_card"] = sys.modules["__main__"]
+    install()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

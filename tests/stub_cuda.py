@@ -26,7 +26,7 @@ class Card:
     """
 
     arch: int = 90
-    interpreter: Any = None
+    answers: bool = True
     memory: int = 80 * 10**9
     seconds: dict[str, float] = field(default_factory=dict)
     refused: dict[str, Exception] = field(default_factory=dict)
