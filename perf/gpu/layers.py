@@ -28,6 +28,8 @@ DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
 UNIT = {"bf16": 2.0**-9, "fp16": 2.0**-12, "tf32": 2.0**-10}  # relative error of one rounded number
 CHECKED_ROWS = 512  # at most; from 128 on all batches have one form
 REPEATS = 30
+COPIED, SIDE = 1 << 30, 8192  # bytes, and the side of a product, that the card's rates are measured with
+END_TO_END = "hrt end to end"
 TIME_IS_OVER = "not measured: the time was over"
 
 Reference = tuple[Tensor, Tensor]  # inputs float32 (rows, n) and float64 answers (rows, m)
@@ -97,7 +99,8 @@ class Report:
 
     def time(self, point: dict[str, Any], methods: Mapping[str, Timed], repeats: int) -> None:
         """Time methods at one point, whose entries begin their rows; print and write these."""
-        times = self.bench.seconds({name: method.call for name, method in methods.items()}, repeats)
+        calls = {name: method.call for name, method in methods.items()}
+        times = self.bench.seconds(calls, repeats, on_host=(END_TO_END,))
         micro = {name: [1e6 * t / methods[name].copies for t in values] for name, values in times.items()}
         best = min((values[0] for name, values in micro.items() if name.startswith("dense")), default=math.nan)
         for name, m in methods.items():
@@ -136,13 +139,12 @@ def stand_in() -> Chip:
 def measured_chip(bench: device.Bench) -> Chip:
     """This card's copy and matmul rates, measured; multiprocessors as the driver says."""
     base = CHIPS["h100"]
-    count = 1 << 30
-    a, b = (torch.empty(count, dtype=torch.uint8, device=bench.device).random_() for _ in range(2))
-    copy = 2 * count / bench.seconds({"copy": lambda: b.copy_(a)}, 10)["copy"][0]
+    a, b = (torch.empty(COPIED, dtype=torch.uint8, device=bench.device).random_() for _ in range(2))
+    copy = 2 * COPIED / bench.seconds({"copy": lambda: b.copy_(a)}, 10)["copy"][0]
     rates = {}
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("tf32", torch.float32)):
-        x, y = (torch.randn(8192, 8192, device=bench.device, dtype=dtype) for _ in range(2))
-        rates[name] = 2 * 8192**3 / bench.seconds({name: lambda x=x, y=y: x @ y}, 10)[name][0]
+        x, y = (torch.randn(SIDE, SIDE, device=bench.device, dtype=dtype) for _ in range(2))
+        rates[name] = 2 * SIDE**3 / bench.seconds({name: lambda x=x, y=y: x @ y}, 10)[name][0]
     rates |= {"tf32x3": rates["tf32"] / 3, "ieee": base.matmul_flops["ieee"]}
     properties = torch.cuda.get_device_properties(bench.device)
     source = "copy and matmul rates measured in this run; tf32x3 taken as a third of tf32, ieee as on an H100"
@@ -174,9 +176,21 @@ def our_calls(program: Program, precision: str, batch: int, bench: device.Bench)
     return run, count, session
 
 
-def dense_calls(shape: tuple[int, int], batch: int, precision: str, bench: device.Bench) -> tuple[dict[str, Call], int]:
+def compiled_or_left_out(report: Report, point: dict[str, Any], function: Any, *operands: Tensor) -> Any:
+    """`function` compiled for these operands; None, and a remark, where that fails or nothing was compiled."""
+    try:
+        return device.compiled(function, *operands)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as problem:  # whatever a compiler raises
+        reason = str(problem).partition("\n")[0]
+        report.leave_out({**point, "method": "dense compiled"}, f"not compiled: {reason}")
+        return None
+
+
+def dense_calls(report: Report, point: dict[str, Any], shape: tuple[int, int]) -> tuple[dict[str, Call], int]:
     """F.linear and its compiled form over rotated copies of random numbers, and how many copies."""
-    dtype, (m, n) = DTYPE[precision], shape
+    bench, batch, dtype, (m, n) = report.bench, point["batch"], DTYPE[point["precision"]], shape
     count = copies_for((m * n + batch * (m + n)) * dtype.itemsize, bench)
     weights = [torch.randn(m, n, device=bench.device, dtype=dtype) for _ in range(count)]
     inputs = [torch.randn(batch, n, device=bench.device, dtype=dtype) for _ in range(count)]
@@ -187,8 +201,9 @@ def dense_calls(shape: tuple[int, int], batch: int, precision: str, bench: devic
             torch.mm(x, w.T, out=y)
 
     calls: dict[str, Call] = {"dense linear": plain}
-    if bench.device.type == "cuda":
-        function = torch.compile(torch.nn.functional.linear, mode="max-autotune-no-cudagraphs", dynamic=False)
+    if bench.on_gpu and (
+        function := compiled_or_left_out(report, point, torch.nn.functional.linear, inputs[0], weights[0])
+    ):
         calls["dense compiled"] = lambda: [function(x, w) for x, w in zip(inputs, weights, strict=True)]
     return calls, count
 
@@ -222,7 +237,7 @@ def one_layer(report: Report, name: str, subject: Layer, batches: Sequence[int])
             ours = bench.captured(run), count, error, session.resident_bytes, work_of(session.program.schedule)
             methods = {"hrt": Timed(*ours)}
             if batch <= report.limits.largest_dense:
-                dense, dense_count = dense_calls((m, n), batch, precision, bench)
+                dense, dense_count = dense_calls(report, point, (m, n))
                 for form, call in dense.items():
                     methods[form] = Timed(bench.captured(call), dense_count, math.nan, nbytes, work)
             report.time(point, methods, REPEATS)
@@ -256,10 +271,9 @@ def network(
             calls[f"hrt {kernel}"] = bench.captured(execute)
         with torch.no_grad():
             calls["dense linear"] = bench.captured(partial(net, x))
-            if bench.on_gpu:
-                compiled: Any = torch.compile(net, mode="max-autotune-no-cudagraphs", dynamic=False)
-                calls["dense compiled"] = bench.captured(partial(compiled, x))
-        calls["hrt end to end"] = partial(session.run, [x])
+            if bench.on_gpu and (function := compiled_or_left_out(report, point, net, x)):
+                calls["dense compiled"] = bench.captured(partial(function, x))
+        calls[END_TO_END] = partial(session.run, [x])
         errors = {n: error if n.startswith("hrt") else math.nan for n in calls}
         methods = {n: Timed(c, 1, errors[n], session.resident_bytes, work, remark) for n, c in calls.items()}
         report.time(point, methods, 10 * REPEATS)

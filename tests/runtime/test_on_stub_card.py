@@ -18,7 +18,7 @@ def on_stub_card(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=600)
 
 
-@pytest.mark.parametrize("file", ["runtime"])
+@pytest.mark.parametrize("file", ["runtime", "perf"])
 def test_branches_that_need_a_card(file):
     done = on_stub_card(os.fspath(TESTS / "on_stub_card" / f"{file}.py"))
     assert done.returncode == 0, done.stdout + done.stderr
