@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrt.errors import BackendError
 from hrt.model.model import CompressedModel
 from hrt.perf.measuring import gpu_timing as device
 from hrt.perf.measuring.gpu_timing import Call
@@ -28,6 +29,8 @@ DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
 UNIT = {"bf16": 2.0**-9, "fp16": 2.0**-12, "tf32": 2.0**-10}  # relative error of one rounded number
 CHECKED_ROWS = 512  # at most; from 128 on all batches have one form
 REPEATS = 30
+# What mode="max-autotune-no-cudagraphs" searches, but for coordinate descent, and not for longer than a point is worth.
+AUTOTUNE: Any = {"max_autotune": True, "test_configs.max_mm_configs": 8}
 TIME_IS_OVER = "not measured: the time was over"
 
 Reference = tuple[Tensor, Tensor]  # inputs float32 (rows, n) and float64 answers (rows, m)
@@ -94,6 +97,12 @@ class Report:
         self.left_out.append({**point, "remark": remark})
         print(f"{_named(point)} {remark}", flush=True)
         self._hand_on()
+
+    def give_up(self, point: dict[str, Any], problem: Exception) -> list[str]:
+        """A point that failed. Returns a line, but for want of memory, which is no fault."""
+        self.leave_out(point, _first_line(problem))
+        is_memory = isinstance(problem, torch.cuda.OutOfMemoryError) or "free memory" in str(problem)
+        return [] if is_memory else [f"{_named(point)}: {_first_line(problem)}"]
 
     def time(self, point: dict[str, Any], methods: Mapping[str, Timed], repeats: int) -> None:
         """Time methods at one point, whose entries begin their rows; print and write these."""
@@ -188,7 +197,7 @@ def dense_calls(shape: tuple[int, int], batch: int, precision: str, bench: devic
 
     calls: dict[str, Call] = {"dense linear": plain}
     if bench.device.type == "cuda":
-        function = torch.compile(torch.nn.functional.linear, mode="max-autotune-no-cudagraphs", dynamic=False)
+        function: Any = torch.compile(torch.nn.functional.linear, options=AUTOTUNE, dynamic=False)
         calls["dense compiled"] = lambda: [function(x, w) for x, w in zip(inputs, weights, strict=True)]
     return calls, count
 
@@ -223,12 +232,12 @@ def one_layer(report: Report, name: str, subject: Layer, batches: Sequence[int])
             methods = {"hrt": Timed(*ours)}
             if batch <= report.limits.largest_dense:
                 dense, dense_count = dense_calls((m, n), batch, precision, bench)
-                for form, call in dense.items():
-                    methods[form] = Timed(bench.captured(call), dense_count, math.nan, nbytes, work)
+                for form, call in _captured(report, point, dense).items():
+                    methods[form] = Timed(call, dense_count, math.nan, nbytes, work)
             report.time(point, methods, REPEATS)
             del run, session, ours, methods
-        except torch.cuda.OutOfMemoryError as problem:
-            report.leave_out(point, f"out of memory: {str(problem).partition(chr(10))[0]}")
+        except (RuntimeError, BackendError) as problem:
+            wrong += report.give_up(point, problem)
         bench.release()
     return wrong
 
@@ -240,30 +249,55 @@ def network(
     line where an answer is wrong.
     """
     bench = report.bench
-    net = module_of(written_out(model.program)).to(bench.device)
+    dtype = DTYPE.get(model.precision, torch.float32)
+    net: Any = module_of(written_out(model.program)).to(bench.device, dtype)
     session = CudaSession(model.program, bench.device, model.precision)
     launched = session.program
     error, tol = error_of(session, reference, CHECKED_ROWS), model.certificate.tol
     remark, work = f"{len(launched.dense_layers)} layers written out", work_of(launched.schedule)
+    # the certificate's limit is for new inputs of the same kind, at 99 %
+    is_wrong = report.limits.judges and not error <= 1.05 * tol
+    wrong = [f"{name}: error {error:.2e} where {tol:g} was certified, in {model.precision}."] if is_wrong else []
     for batch in batches:
         point = {"workload": name, "precision": model.precision, "batch": batch}
         if not report.begin(point):
             continue
         x = reference[0].repeat(-(-batch // len(reference[0])), 1)[:batch].to(bench.device)
-        calls: dict[str, Call] = {}
-        for kernel in launched.kernels:
-            execute = partial(launched.execute, launched.new_workspace(batch), batch, kernel)
-            calls[f"hrt {kernel}"] = bench.captured(execute)
-        with torch.no_grad():
-            calls["dense linear"] = bench.captured(partial(net, x))
+        try:
+            forms: dict[str, Call] = {
+                f"hrt {kernel}": partial(launched.execute, launched.new_workspace(batch), batch, kernel)
+                for kernel in launched.kernels
+            }
+            forms["dense linear"] = partial(net, x.to(dtype))
             if bench.on_gpu:
-                compiled: Any = torch.compile(net, mode="max-autotune-no-cudagraphs", dynamic=False)
-                calls["dense compiled"] = bench.captured(partial(compiled, x))
-        calls["hrt end to end"] = partial(session.run, [x])
-        errors = {n: error if n.startswith("hrt") else math.nan for n in calls}
-        methods = {n: Timed(c, 1, errors[n], session.resident_bytes, work, remark) for n, c in calls.items()}
-        report.time(point, methods, 10 * REPEATS)
+                compiled: Any = torch.compile(net, options=AUTOTUNE, dynamic=False)
+                forms["dense compiled"] = partial(compiled, x.to(dtype))
+            with torch.no_grad():
+                calls = _captured(report, point, forms)
+            calls["hrt end to end"] = partial(session.run, [x])
+            errors = {n: error if n.startswith("hrt") else math.nan for n in calls}
+            methods = {n: Timed(c, 1, errors[n], session.resident_bytes, work, remark) for n, c in calls.items()}
+            report.time(point, methods, 10 * REPEATS)
+        except (RuntimeError, BackendError) as problem:
+            wrong += report.give_up(point, problem)
         bench.release()
-    # the certificate's limit is for new inputs of the same kind, at 99 %
-    is_wrong = report.limits.judges and not error <= 1.05 * tol
-    return [f"{name}: error {error:.2e} where {tol:g} was certified, in {model.precision}."] if is_wrong else []
+    return wrong
+
+
+def _captured(report: Report, point: dict[str, Any], calls: Mapping[str, Call]) -> dict[str, Call]:
+    """Each call in a graph. One of dense that cannot be had here, for want of a C compiler say, is named."""
+    captured: dict[str, Call] = {}
+    for name, call in calls.items():
+        try:
+            captured[name] = report.bench.captured(call)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as problem:
+            if not name.startswith("dense"):
+                raise
+            report.leave_out(point, f"{name}: {_first_line(problem)}")
+    return captured
+
+
+def _first_line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"
