@@ -1,17 +1,8 @@
-"""What the kernels write, computed without a card: in torch, straight from a launch's lists, or where rows are streams
-of derivatives by Triton's interpreter, in a process of its own (it cannot live beside Triton's compiler).
-"""
+"""What the kernels write, computed without a card: in torch, straight from a launch's lists."""
 
-import os
-import pickle
-import subprocess
-import sys
-import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
+from math import factorial, prod
 from typing import Any
 
 import torch
@@ -20,7 +11,6 @@ from torch.nn import functional as F
 
 from hrt.kernels import step_tables as at
 
-WRITTEN = {"step_kernel": "target", "finish_kernel": "workspace", "network_kernel": "workspace"}
 # The kernels' epilogues by name; a and b are their numbers.
 EPILOGUES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "none": lambda v, a, b: v,
@@ -38,9 +28,6 @@ EPILOGUES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 
 def execute(name: str, grid: Sequence[int], values: dict[str, Any]) -> None:
     """One launch, in place. values: the kernel's arguments by name, tensors on the CPU."""
-    if values["JET"]:
-        interpreter().execute(name, grid, values)
-        return
     rows = values["tiles"].tolist()
     if name == "finish_kernel":
         for row in rows[: grid[0]]:
@@ -81,61 +68,41 @@ def _store(v: Mapping[str, Any], row: Sequence[int], total: Tensor) -> None:
     """Bias, epilogue, rescaling and the store, as `finish_tile` does."""
     length, target = row[at.OUT_LENGTH], v["target" if "target" in v else "workspace"]
 
-    def numbers(offset: int, absent: float) -> Any:
-        return absent if offset == at.NONE else v["biases"][offset : offset + length].float()
+    def numbers(offset: int, absent: float) -> Tensor:
+        return v["biases"][offset : offset + length].float() if offset != at.NONE else torch.full((length,), absent)
 
-    total = total[:, :length] + numbers(row[at.LAUNCH_BIAS], 0.0)
+    def function(t: Tensor) -> Tensor:
+        named = EPILOGUES.get(v["EPILOGUE"])
+        return named(t, v["FIRST"], v["SECOND"]) if named else getattr(torch, v["EPILOGUE"])(t)
+
+    streams = v["JET"].split(";")
+    points = total[:, :length].unflatten(0, (-1, 1 << (len(streams) - 1).bit_length()))
+    points[:, 0] += numbers(row[at.LAUNCH_BIAS], 0.0)  # of derivatives, what is constant is none
     if row[at.HAS_EPILOGUE]:
-        plain = v["EPILOGUE"]
-        function = EPILOGUES.get(plain) or (lambda t, a, b: getattr(torch, plain)(t))
-        total = function(total, v["FIRST"], v["SECOND"])
+        points = _jets(points, streams, function)
     if v["RESCALE"]:
-        total = total * numbers(row[at.GAINS], 1.0) + numbers(row[at.SHIFTS], 0.0)
-    target[: v["batch"], row[at.OUT_COLUMN] : row[at.OUT_COLUMN] + length] = total.to(target.dtype)
+        points = points * numbers(row[at.GAINS], 1.0)
+        points[:, 0] += numbers(row[at.SHIFTS], 0.0)
+    columns = slice(row[at.OUT_COLUMN], row[at.OUT_COLUMN] + length)
+    target[: v["batch"], columns] = points.flatten(0, 1).to(target.dtype)
 
 
-class Interpreter:
-    """Triton's interpreter in a process of its own."""
-
-    def __init__(self) -> None:
-        paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if not (Path(p) / "triton").is_dir()]
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process: Any = subprocess.Popen([sys.executable, os.path.abspath(__file__)], env=environment, **pipes)
-        self.lock = threading.Lock()
-        weakref.finalize(self, self.process.kill)
-
-    def execute(self, name: str, grid: Sequence[int], values: Mapping[str, Any]) -> None:
-        with self.lock:
-            pickle.dump((name, tuple(grid), values), self.process.stdin)
-            self.process.stdin.flush()
-            values[WRITTEN[name]].copy_(pickle.load(self.process.stdout))
-
-
-@cache
-def interpreter() -> Interpreter:
-    return Interpreter()
-
-
-def interpret() -> None:
-    """The other side of `Interpreter`: launches come in, what they wrote goes out."""
-    from hrt.kernels.network_kernel import network_kernel
-    from hrt.kernels.step_kernel import finish_kernel, step_kernel
-
-    kernels: Any = {"step_kernel": step_kernel, "finish_kernel": finish_kernel, "network_kernel": network_kernel}
-    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    while True:
-        try:
-            name, grid, values = pickle.load(source)
-        except EOFError:
-            return
-        if values["workspace"].dtype == torch.bfloat16 and "WIDEN" in values:
-            values["WIDEN"] = True  # the interpreter's bfloat16 products are wrong
-        kernels[name][grid](**values)
-        pickle.dump(values[WRITTEN[name]], target)
-        target.flush()
-
-
-if __name__ == "__main__":
-    interpret()
+def _jets(z: Tensor, streams: Sequence[str], function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function of the value and of its derivatives (points, rows, n), by the terms of `Streams.code`."""
+    with torch.enable_grad():
+        value = z[:, 0].double().requires_grad_()
+        orders = [function(value)]
+        for _ in range(3 if len(streams) > 1 else 0):
+            last = orders[-1]
+            orders.append(
+                torch.autograd.grad(last.sum(), value, create_graph=True)[0] if last.requires_grad else 0 * value
+            )
+    made = torch.zeros_like(z)
+    made[:, 0] = function(z[:, 0])
+    for place, terms in enumerate(streams[1:], 1):
+        made[:, place] = orders[1].detach() * z[:, place]
+        for term in filter(None, terms.split("+")):
+            count, *factors = map(int, term.split("."))
+            each = orders[len(factors)].detach() * (count / factorial(len(factors)))
+            made[:, place] += each * prod(z[:, k] for k in factors)
+    return made

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._device import _device_constructors
 
 from stub_answers import execute
 from stub_cuda import CARD, DEVICE, Card, current_stream, install_cuda
@@ -241,6 +242,7 @@ def _install_torch() -> None:
         library.impl(name, lambda *args, op=op, **kwargs: dispatched(op, args, kwargs), "CUDA")
     CARD.__dict__["library"] = library
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    _device_constructors()  # remembers torch.empty as it is, for default devices
     move, empty, compiled = torch.Tensor.to, torch.empty, torch.compile
 
     def numbered(x: Any) -> Any:

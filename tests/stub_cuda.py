@@ -22,7 +22,8 @@ CLOCK_HZ = 1.98e9
 @dataclass
 class Card:
     """What was asked of the card, and how it behaves. seconds: of a kernel or op by name, on the device; else 1 us.
-    refused: kernels that cannot be launched, and what is raised.  lost: captures that something spoilt.
+    refused: kernels that cannot be launched, and what is raised.  captures: the streams that were captured on.  lost:
+    what spoilt captures.
     """
 
     arch: int = 90
@@ -31,6 +32,8 @@ class Card:
     seconds: dict[str, float] = field(default_factory=dict)
     refused: dict[str, Exception] = field(default_factory=dict)
     launches: Counter = field(default_factory=Counter)
+    ops: Counter = field(default_factory=Counter)
+    captures: list[int] = field(default_factory=list)
     grids: list[tuple[int, int, int]] = field(default_factory=list)
     compiled: list[tuple[str, bool]] = field(default_factory=list)
     host: float = 0.0
@@ -42,6 +45,7 @@ class Card:
 
     def enqueue(self, name: str, run: Callable[[], Any], *, replay: Callable[[], Any] | None = None) -> Any:
         """Do one thing on the current stream: at once, or in the graph that is being captured there."""
+        self.ops[name] += 1
         graph = self.capturing.get(current_stream().cuda_stream)
         if graph is not None:
             graph.record.append((name, replay or run))
@@ -146,6 +150,7 @@ class Graph:
         if not self.stream or CARD.capturing:
             raise RuntimeError("CUDA graphs must be captured on a non-default stream, one at a time.")
         CARD.capturing[self.stream] = self
+        CARD.captures.append(self.stream)
 
     def capture_end(self) -> None:
         del CARD.capturing[self.stream]
