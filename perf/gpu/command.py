@@ -13,7 +13,8 @@ from pathlib import Path
 
 from hrt.errors import HrtError, InputError
 from hrt.perf.gpu.budget import DONE, FAILED, SKIPPED, Outcome, Step, run_steps
-from hrt.perf.gpu.pack import FOLDER, ROOT, Pack, refuse, source_digest
+from hrt.perf.gpu.pack import FOLDER, ROOT, Pack, refuse, source_digest, unpack_kernels
+from hrt.perf.gpu.pack import KERNELS as PACKED
 from hrt.perf.gpu.plan import SILENT, STEPS, STUB, TRIAL
 from hrt.perf.gpu.record import NAME, Record
 from hrt.perf.gpu.workers import BROKEN, MISTAKE, NOT_HERE, WRONG_STATUS, RefusedError, Workers, told
@@ -62,7 +63,7 @@ def run_all(args: argparse.Namespace) -> int:
     refuse(mismatches, args.anyway)
     facts = {"budget_s": args.budget, "stub": os.environ.get(STUB, ""), "commit": pack.manifest.commit}
     record = Record.start(args.out, facts | {"other_sources": mismatches})
-    pack.unpack_kernels(KERNELS)
+    unpack_kernels(pack.folder / PACKED, KERNELS)
     os.environ |= {"TRITON_CACHE_DIR": str(KERNELS), "HRT_CACHE": str(TUNED)}
     if os.environ.get(STUB):
         os.environ["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{ROOT / 'tests'}"

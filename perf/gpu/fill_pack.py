@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import pairwise
@@ -43,6 +44,7 @@ from hrt.perf.gpu.pack import (
     digest_of,
     machine,
     source_digest,
+    unpack_kernels,
 )
 from hrt.perf.gpu.plan import SILENT, STEPS, STUB
 from hrt.perf.gpu.record import Record
@@ -55,6 +57,7 @@ from hrt.perf.networks.integral_kernels import SETTINGS, layer
 from hrt.program.program import Program
 
 ARCH = "sm_90"
+CACHE = ROOT / "build" / "card-fill"  # what was compiled for earlier packs is found again
 SIZES = (4096, 8192)
 MIN_LEAF = 128
 ROWS, NETWORK_ROWS = 16, 1024  # of references
@@ -88,13 +91,14 @@ def fill(folder: Path) -> Manifest:
     here = machine(ARCH)
     facts = {"format": FORMAT, "commit": commit(), "sources": source_digest(), "arch": ARCH}
     facts |= {"compiler": here["compiler"], "versions": versions()}
-    shutil.rmtree(folder / KERNELS, ignore_errors=True)
     # a manifest for the steps that now run; their pack is not whole yet
     _write(folder, Manifest(**facts, variants=0, seconds=0.0, files={k: (0, "") for k in _files(folder)}))
     with tempfile.TemporaryDirectory() as scratch:
         launchers.make_libcuda(Path(scratch))
-        carry_out(folder, Path(scratch) / "out", folder / KERNELS, {launchers.BUILD: scratch})
-    prune(folder / KERNELS)
+        carry_out(folder, Path(scratch) / "out", CACHE, {launchers.BUILD: scratch})
+        used = set((Path(scratch) / launchers.USED).read_text().split())
+    pack_kernels(CACHE, folder / KERNELS, used)
+    check_complete(folder)
     variants = len(list((folder / KERNELS).glob("*/*.cubin")))
     files = {k: (p.stat().st_size, digest_of(p)) for k, p in _files(folder).items()}
     manifest = Manifest(**facts, variants=variants, seconds=time.monotonic() - begun, files=files)
@@ -107,6 +111,18 @@ def fill(folder: Path) -> Manifest:
     if total > MOST_BYTES:
         raise HrtError(f"The pack has {total / 2**20:.1f} MiB. Expected at most {MOST_BYTES / 2**20:.0f} MiB.")
     return manifest
+
+
+def check_complete(folder: Path) -> None:
+    """Every step again, with the packed kernels at another place and nothing to compile with. Raises HrtError where
+    something had to be compiled.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        notes, kernels = Path(scratch) / "compiled.txt", Path(scratch) / KERNELS
+        unpack_kernels(folder / KERNELS, kernels)
+        carry_out(folder, Path(scratch) / "out", kernels, {launchers.FORBID: str(notes), "CC": "/bin/false"})
+        if notes.exists():
+            raise HrtError(f"{len(notes.read_text().split())} kernels are missing in {folder / KERNELS}.")
 
 
 def make_models(folder: Path) -> None:
@@ -201,6 +217,7 @@ def carry_out(pack: Path, out: Path, cache: Path, extra: dict[str, str], steps: 
     paths = [os.environ.get("PYTHONPATH", ""), str(ROOT / "tests")]
     environment = {**os.environ, **extra, STUB: SILENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     environment |= {"TRITON_CACHE_DIR": str(cache), "HRT_CACHE": str(out), "OMP_NUM_THREADS": "1"}
+    environment["TORCHDYNAMO_DISABLE"] = "1"  # dense forms are not packed, and its code wants a real device
     statuses: dict[str, int] = {}
     for name in steps or [step.name for step in STEPS]:
         begun = time.monotonic()
@@ -215,14 +232,18 @@ def carry_out(pack: Path, out: Path, cache: Path, extra: dict[str, str], steps: 
     return statuses
 
 
-def prune(cache: Path) -> None:
-    """Keep what a launch needs: metadata, machine code, launchers."""
-    for path in cache.rglob("*"):
-        if path.is_file() and not (path.suffix in KEPT_SUFFIXES or path.name.startswith(GROUP)):
-            path.unlink()
-    for path in sorted(cache.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+def pack_kernels(cache: Path, target: Path, used: AbstractSet[str]) -> None:
+    """Copy what launches of the kernels with these keys need: metadata, machine code, every launcher."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for folder in (p for p in cache.iterdir() if p.is_dir()):
+        groups = list(folder.glob(f"{GROUP}*"))
+        keys = [json.loads((folder / g.name.removeprefix(GROUP)).read_text()).get("hash") for g in groups]
+        if any(folder.glob("*.so")) or not used.isdisjoint(keys):
+            files = [p for p in folder.iterdir() if p.suffix in KEPT_SUFFIXES]
+            (target / folder.name).mkdir(parents=True)
+            for path in files:
+                shutil.copyfile(path, target / folder.name / path.name)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -11,7 +11,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-BUILD, FORBID = "HRT_GPU_BUILD_LAUNCHERS", "HRT_GPU_FORBID_COMPILING"  # environment: a folder for a libcuda; 1
+# Environment: a folder that make_libcuda filled; a file that every attempt to compile is noted in.
+BUILD, FORBID = "HRT_GPU_BUILD_LAUNCHERS", "HRT_GPU_FORBID_COMPILING"
+
+USED = "used.txt"  # in that folder: the keys of the kernels that were launched
 
 
 class CompilingError(Exception):
@@ -35,9 +38,11 @@ def install() -> None:
     """As the environment says: build every launcher, or forbid to compile anything."""
     from triton.backends.nvidia import compiler, driver
 
-    if os.environ.get(FORBID):
+    if notes := os.environ.get(FORBID):
 
         def forbid(*arguments: Any, **options: Any) -> None:
+            with open(notes, "a") as file:
+                file.write("a kernel\n")
             raise CompilingError("this process may not compile, and a kernel was not among the packed ones")
 
         compiler.CUDABackend.add_stages = forbid  # what is found in the cache needs none
@@ -53,6 +58,8 @@ def install() -> None:
 
         def built(src: Any, metadata: Any) -> Any:
             driver.CudaLauncher(src, metadata)
+            with open(Path(folder) / USED, "a") as file:
+                file.write(f"{metadata.hash}\n")
             return plain(src, metadata)
 
         active.launcher_cls = built

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrt.errors import BackendError
 from hrt.model.model import CompressedModel
 from hrt.perf.measuring import gpu_timing as device
 from hrt.perf.measuring.gpu_timing import Call
@@ -30,6 +31,8 @@ CHECKED_ROWS = 512  # at most; from 128 on all batches have one form
 REPEATS = 30
 COPIED, SIDE = 1 << 30, 8192  # bytes, and the side of a product, that the card's rates are measured with
 END_TO_END = "hrt end to end"
+# What mode="max-autotune-no-cudagraphs" searches, but for coordinate descent, and not for longer than a point is worth.
+AUTOTUNE: Any = {"max_autotune": True, "test_configs.max_mm_configs": 8}
 TIME_IS_OVER = "not measured: the time was over"
 
 Reference = tuple[Tensor, Tensor]  # inputs float32 (rows, n) and float64 answers (rows, m)
@@ -96,6 +99,12 @@ class Report:
         self.left_out.append({**point, "remark": remark})
         print(f"{_named(point)} {remark}", flush=True)
         self._hand_on()
+
+    def give_up(self, point: dict[str, Any], problem: Exception) -> list[str]:
+        """A point that failed. Returns a line, but for want of memory, which is no fault."""
+        self.leave_out(point, _first_line(problem))
+        is_memory = isinstance(problem, torch.cuda.OutOfMemoryError) or "free memory" in str(problem)
+        return [] if is_memory else [f"{_named(point)}: {_first_line(problem)}"]
 
     def time(self, point: dict[str, Any], methods: Mapping[str, Timed], repeats: int) -> None:
         """Time methods at one point, whose entries begin their rows; print and write these."""
@@ -176,21 +185,9 @@ def our_calls(program: Program, precision: str, batch: int, bench: device.Bench)
     return run, count, session
 
 
-def compiled_or_left_out(report: Report, point: dict[str, Any], function: Any, *operands: Tensor) -> Any:
-    """`function` compiled for these operands; None, and a remark, where that fails or nothing was compiled."""
-    try:
-        return device.compiled(function, *operands)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as problem:  # whatever a compiler raises
-        reason = str(problem).partition("\n")[0]
-        report.leave_out({**point, "method": "dense compiled"}, f"not compiled: {reason}")
-        return None
-
-
-def dense_calls(report: Report, point: dict[str, Any], shape: tuple[int, int]) -> tuple[dict[str, Call], int]:
+def dense_calls(shape: tuple[int, int], batch: int, precision: str, bench: device.Bench) -> tuple[dict[str, Call], int]:
     """F.linear and its compiled form over rotated copies of random numbers, and how many copies."""
-    bench, batch, dtype, (m, n) = report.bench, point["batch"], DTYPE[point["precision"]], shape
+    dtype, (m, n) = DTYPE[precision], shape
     count = copies_for((m * n + batch * (m + n)) * dtype.itemsize, bench)
     weights = [torch.randn(m, n, device=bench.device, dtype=dtype) for _ in range(count)]
     inputs = [torch.randn(batch, n, device=bench.device, dtype=dtype) for _ in range(count)]
@@ -201,9 +198,8 @@ def dense_calls(report: Report, point: dict[str, Any], shape: tuple[int, int]) -
             torch.mm(x, w.T, out=y)
 
     calls: dict[str, Call] = {"dense linear": plain}
-    if bench.on_gpu and (
-        function := compiled_or_left_out(report, point, torch.nn.functional.linear, inputs[0], weights[0])
-    ):
+    if bench.on_gpu:
+        function = device.compiled(torch.nn.functional.linear, options=AUTOTUNE)
         calls["dense compiled"] = lambda: [function(x, w) for x, w in zip(inputs, weights, strict=True)]
     return calls, count
 
@@ -237,13 +233,13 @@ def one_layer(report: Report, name: str, subject: Layer, batches: Sequence[int])
             ours = bench.captured(run), count, error, session.resident_bytes, work_of(session.program.schedule)
             methods = {"hrt": Timed(*ours)}
             if batch <= report.limits.largest_dense:
-                dense, dense_count = dense_calls(report, point, (m, n))
-                for form, call in dense.items():
-                    methods[form] = Timed(bench.captured(call), dense_count, math.nan, nbytes, work)
+                dense, dense_count = dense_calls((m, n), batch, precision, bench)
+                for form, call in _captured(report, point, dense).items():
+                    methods[form] = Timed(call, dense_count, math.nan, nbytes, work)
             report.time(point, methods, REPEATS)
             del run, session, ours, methods
-        except torch.cuda.OutOfMemoryError as problem:
-            report.leave_out(point, f"out of memory: {str(problem).partition(chr(10))[0]}")
+        except (RuntimeError, BackendError) as problem:
+            wrong += report.give_up(point, problem)
         bench.release()
     return wrong
 
@@ -255,29 +251,54 @@ def network(
     line where an answer is wrong.
     """
     bench = report.bench
-    net = module_of(written_out(model.program)).to(bench.device)
+    dtype = DTYPE.get(model.precision, torch.float32)
+    net: Any = module_of(written_out(model.program)).to(bench.device, dtype)
     session = CudaSession(model.program, bench.device, model.precision)
     launched = session.program
     error, tol = error_of(session, reference, CHECKED_ROWS), model.certificate.tol
     remark, work = f"{len(launched.dense_layers)} layers written out", work_of(launched.schedule)
+    # the certificate's limit is for new inputs of the same kind, at 99 %
+    is_wrong = report.limits.judges and not error <= 1.05 * tol
+    wrong = [f"{name}: error {error:.2e} where {tol:g} was certified, in {model.precision}."] if is_wrong else []
     for batch in batches:
         point = {"workload": name, "precision": model.precision, "batch": batch}
         if not report.begin(point):
             continue
         x = reference[0].repeat(-(-batch // len(reference[0])), 1)[:batch].to(bench.device)
-        calls: dict[str, Call] = {}
-        for kernel in launched.kernels:
-            execute = partial(launched.execute, launched.new_workspace(batch), batch, kernel)
-            calls[f"hrt {kernel}"] = bench.captured(execute)
-        with torch.no_grad():
-            calls["dense linear"] = bench.captured(partial(net, x))
-            if bench.on_gpu and (function := compiled_or_left_out(report, point, net, x)):
-                calls["dense compiled"] = bench.captured(partial(function, x))
-        calls[END_TO_END] = partial(session.run, [x])
-        errors = {n: error if n.startswith("hrt") else math.nan for n in calls}
-        methods = {n: Timed(c, 1, errors[n], session.resident_bytes, work, remark) for n, c in calls.items()}
-        report.time(point, methods, 10 * REPEATS)
+        try:
+            forms: dict[str, Call] = {
+                f"hrt {kernel}": partial(launched.execute, launched.new_workspace(batch), batch, kernel)
+                for kernel in launched.kernels
+            }
+            forms["dense linear"] = partial(net, x.to(dtype))
+            if bench.on_gpu:
+                forms["dense compiled"] = partial(device.compiled(net, options=AUTOTUNE), x.to(dtype))
+            with torch.no_grad():
+                calls = _captured(report, point, forms)
+            calls[END_TO_END] = partial(session.run, [x])
+            errors = {n: error if n.startswith("hrt") else math.nan for n in calls}
+            methods = {n: Timed(c, 1, errors[n], session.resident_bytes, work, remark) for n, c in calls.items()}
+            report.time(point, methods, 10 * REPEATS)
+        except (RuntimeError, BackendError) as problem:
+            wrong += report.give_up(point, problem)
         bench.release()
-    # the certificate's limit is for new inputs of the same kind, at 99 %
-    is_wrong = report.limits.judges and not error <= 1.05 * tol
-    return [f"{name}: error {error:.2e} where {tol:g} was certified, in {model.precision}."] if is_wrong else []
+    return wrong
+
+
+def _captured(report: Report, point: dict[str, Any], calls: Mapping[str, Call]) -> dict[str, Call]:
+    """Each call in a graph. One of dense that cannot be had here, for want of a C compiler say, is named."""
+    captured: dict[str, Call] = {}
+    for name, call in calls.items():
+        try:
+            captured[name] = report.bench.captured(call)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as problem:
+            if not name.startswith("dense"):
+                raise
+            report.leave_out(point, f"{name}: {_first_line(problem)}")
+    return captured
+
+
+def _first_line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"

@@ -87,15 +87,6 @@ class Pack:
         """Inputs x (rows, n) and float64 answers y (rows, m) of an artifact."""
         return self.folder / MODELS / f"{name}.safetensors"
 
-    def unpack_kernels(self, target: Path) -> None:
-        """Copy the compiled kernels into `target`, which is emptied: Triton's cache names files by absolute paths."""
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(self.folder / KERNELS, target)
-        for group in target.glob(f"*/{GROUP}*"):
-            children = json.loads(group.read_text())["child_paths"]
-            there = {name: str(group.parent / name) for name in children}
-            group.write_text(json.dumps({"child_paths": {k: v for k, v in there.items() if os.path.exists(v)}}))
-
     def mismatches(self, machine: Mapping[str, str]) -> list[str]:
         """A line for each of the machine's arch, compiler and sources that is not what the pack was made for."""
         expected = asdict(self.manifest)
@@ -107,6 +98,16 @@ class Pack:
             "another build.",
         }
         return [line for key, line in lines.items() if key in machine and machine[key] != expected[key]]
+
+
+def unpack_kernels(source: Path, target: Path) -> None:
+    """Copy compiled kernels into `target`, which is emptied: Triton's cache names files by absolute paths."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    for group in target.glob(f"*/{GROUP}*"):
+        children = json.loads(group.read_text())["child_paths"]
+        there = {name: str(group.parent / name) for name in children}
+        group.write_text(json.dumps({"child_paths": {k: v for k, v in there.items() if os.path.exists(v)}}))
 
 
 def refuse(mismatches: Iterable[str], anyway: bool) -> None:

@@ -195,7 +195,8 @@ def tuning(ground: Ground) -> None:
         precision = precision or ground.model(name).precision
         launched = CudaSession(program, None, precision, warm=False, densify=not precision).program
         every = candidates(launched.key(bucket))
-        spread = every[1 :: max(1, len(every) // MOST_CANDIDATES)][: MOST_CANDIDATES - 1]
+        most = 2 if ground.trial else MOST_CANDIDATES
+        spread = every[1 :: max(1, len(every) // most)][: most - 1]
         row: dict[str, Any] = {"shape": f"{name}, batch {bucket}", "key": str(launched.key(bucket)), "tried": []}
         rows.append(row)
         for config in (every[0], *spread):

@@ -15,6 +15,7 @@ from hrt.perf.gpu.record import Record
 
 TESTS = "tests/card.py"
 RECORD, STEP, MODEL = "HRT_GPU_RECORD", "HRT_GPU_STEP", "HRT_CARD_MODEL"  # environment of the tests
+TRIED = "both_kernels or nan_stays or strict or threads or memory"  # of them, where only the code is tried out
 EVERY = 0.5  # seconds between two changes of the record, but for a failure
 MOST_LINES = 40
 SOME_FAILED, NOTHING_RUN = 1, 5
@@ -27,10 +28,12 @@ def locations(ground: Ground) -> list[str]:
 
 def run(ground: Ground, expression: str, processes: int = 1, most_failures: int = 0) -> None:
     """The card's tests that `expression` selects, at most so many failures (0: all). Raises WrongError for failures."""
+    expression = f"({expression}) and ({TRIED})" if ground.trial else expression
     command = [sys.executable, "-P", "-m", "pytest", TESTS, "-q", "-k", expression, "-p", "hrt.perf.gpu.testing"]
     command += ["-p", "no:cacheprovider", "--tb=short"]
+    processes = min(processes, os.cpu_count() or 1)
     command += ["-n", str(processes), "--dist", "worksteal"] if processes > 1 and find_spec("xdist") else []
-    command += ["--maxfail", str(most_failures)] if most_failures else []
+    command += ["--maxfail", str(most_failures)] if most_failures and ground.judges else []
     command += ["-p", "hrt.perf.gpu.launchers", "-p", "stub_card"] if ground.stub else []  # the last is the first
     environment = {**os.environ, RECORD: str(ground.record.path), STEP: ground.step}
     environment |= {

@@ -76,44 +76,41 @@ def test_what_the_host_does_is_timed_to_the_answer(card):
 
 def test_dense_is_compiled_at_every_point():
     """After eight shapes in a process torch would run eager, and say nothing."""
-    run, written = report()
-    before = counters["stats"]["unique_graphs"]
+    bench, before = gpu_timing.Bench(), counters["stats"]["unique_graphs"]
     sizes = [16 * k for k in range(1, 12)]
     for size in sizes:
-        point = {"workload": "w", "precision": "tf32", "batch": 2}
-        calls, count = layers.dense_calls(run, point, (size, 32))
+        calls, count = layers.dense_calls((size, 32), 2, "tf32", bench)
         assert set(calls) == {"dense linear", "dense compiled"} and count == 2
         compiled = calls["dense compiled"]()
         assert all(y.shape == (2, size) and y.device == DEVICE for y in compiled)
-    assert counters["stats"]["unique_graphs"] == before + len(sizes) and not written
+    assert counters["stats"]["unique_graphs"] == before + len(sizes)
 
 
-def test_what_was_not_compiled_is_not_timed(monkeypatch):
+def test_what_was_not_compiled_is_not_timed(subject, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     with pytest.raises(HrtError, match=r"nothing compiled for operands of \(3,\)"):
-        gpu_timing.compiled(torch.sin, torch.zeros(3))
+        gpu_timing.compiled(torch.sin)(torch.zeros(3))
     run, written = report()
-    calls, _ = layers.dense_calls(run, {"workload": "w", "precision": "bf16", "batch": 1}, (8, 8))
-    assert list(calls) == ["dense linear"]
+    assert layers.one_layer(run, "log-64", subject, [1]) == []
+    assert [r["method"] for r in written[-1]["rows"]] == ["hrt", "dense linear"]
     (left,) = written[-1]["left_out"]
-    assert left["method"] == "dense compiled" and left["remark"].startswith("not compiled: Found nothing compiled")
-
-    def full(function, **_):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(torch, "compile", full)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        layers.dense_calls(run, {"workload": "w", "precision": "bf16", "batch": 1}, (8, 8))
-
-
-def test_a_layer_beside_dense():
-    matrix, _ = KERNELS["log"].build(64)
-    h = stored_in(
-        compress_for(matrix, MatrixRequest(tol=1e-2, storage="bfloat16", min_leaf=16, target="cuda")), torch.bfloat16
+    assert left["remark"].startswith(
+        "dense compiled: HrtError: Found nothing compiled for operands of (1, 64), (64, 64)"
     )
+
+
+@pytest.fixture(scope="module")
+def subject():
+    matrix, _ = KERNELS["log"].build(64)
+    request = MatrixRequest(tol=1e-2, storage="bfloat16", min_leaf=16, target="cuda")
+    h = stored_in(compress_for(matrix, request), torch.bfloat16)
     x = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    return Layer(layer(h), "bf16", (x, h.apply(x.double())))
+
+
+def test_a_layer_beside_dense(subject):
     run, written = report()
-    assert layers.one_layer(run, "log-64", Layer(layer(h), "bf16", (x, h.apply(x.double()))), [1, 16]) == []
+    assert layers.one_layer(run, "log-64", subject, [1, 16]) == []
     rows = written[-1]["rows"]
     methods = ("hrt", "dense linear", "dense compiled")
     assert [(r["batch"], r["method"]) for r in rows] == [(b, m) for b in (1, 16) for m in methods]

