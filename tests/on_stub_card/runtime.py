@@ -213,6 +213,20 @@ def test_without_the_drivers_library_a_stream_is_the_pools(monkeypatch):
     assert 0 < capturing.private_stream.__wrapped__(0).cuda_stream <= POOL
 
 
+def test_a_capture_that_fails_leaves_the_stream_and_the_collector_as_they_were(card):
+    x = torch.ones(3).to(DEVICE)
+
+    def call():
+        if capturing.is_capturing():
+            x.cpu()
+
+    with pytest.raises(RuntimeError, match="during capture"):
+        capturing.capture(call)
+    assert torch.cuda.current_stream().cuda_stream == 0 and gc.isenabled()
+    assert card.lost == ["_to_copy"]
+    card.lost.clear()
+
+
 def test_the_callers_capture(program):
     session = CudaSession(program, warm=False)
     x = torch.randn(3, 5).to(DEVICE)
