@@ -221,8 +221,7 @@ def install_cuda() -> None:
     }  # fmt: skip
     for key, value in replaced.items():
         setattr(torch.cuda, key, value)
-    if not hasattr(torch._C, "_host_emptyCache"):
-        torch._C._host_emptyCache = lambda: None  # type: ignore[attr-defined]
+    torch._C._host_emptyCache = lambda: None  # type: ignore[attr-defined]
     driver = SimpleNamespace(cuStreamCreate=_create_stream, cuStreamDestroy=lambda handle: 0)
     library = ctypes.CDLL
     handles = ("libcuda.so.1", "libcuda.so")
