@@ -71,7 +71,7 @@ def test_a_network_is_checked_and_timed_in_every_form():
 
 
 def test_one_row_at_a_time_is_judged_by_all_rows_together():
-    """A row by itself is over the limit by chance (3.5 % of them were, log 4096 in bf16): one has three times as much."""
+    """One row is over the limit by chance (3.5 % of them were, log 4096 in bf16): here one has three times as much."""
     x = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
     error = torch.full((16, 1), 0.1)
     error[3] = 0.3
