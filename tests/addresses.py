@@ -10,15 +10,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
-from hrt.kernels import launch
+from hrt.kernels import launch, network_kernel, step_kernel
 from hrt.kernels.launch import MOST_BUFFERS, NetworkList, TileList
 from hrt.kernels.step_tables import (
     BIAS_OFFSET,
@@ -110,9 +112,10 @@ class Watch:
     """All launches so far."""
 
     launches: list[Launch] = field(default_factory=list)
-    only: Program | None = None
+    block: int | None = None
     current: Launch | None = None
     program: Program = (0, 0, 0)
+    axis: int = 1  # of the grid, that blocks of rows are numbered along
 
     @property
     def faults(self) -> list[str]:
@@ -155,9 +158,9 @@ class Watch:
 
 
 @contextmanager
-def watched(only: Program | None = None) -> Iterator[Watch]:
-    """Watch every kernel of the interpreter. only: of each launch this program alone is run."""
-    watch = Watch(only=only)
+def watched(block: int | None = None) -> Iterator[Watch]:
+    """Watch every kernel of the interpreter. block: of each launch only the programs of this block of rows are run."""
+    watch = Watch(block=block)
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
     load, store, call = builder.create_masked_load, builder.create_masked_store, executor.__call__
     names: list[str] = []
@@ -178,8 +181,9 @@ def watched(only: Program | None = None) -> Iterator[Watch]:
     def begun(self: Any, *arguments: Any, **options: Any) -> Any:
         names[:] = [n for n in self.arg_names if n not in self.constexprs]
         watch.begin(self.fn.__name__)
-        if watch.only is not None:
-            self.grid = (1, 1, 1)
+        watch.axis = len(self.grid) - 1
+        if watch.block is not None:
+            self.grid = (*self.grid[:-1], 1)
         return call(self, *arguments, **options)
 
     convert = interpreter._implicit_cvt
@@ -191,7 +195,9 @@ def watched(only: Program | None = None) -> Iterator[Watch]:
         return tensor
 
     def moved(self: Any, *index: int) -> None:
-        self.grid_idx = watch.program = watch.only or index
+        place = list(index)
+        place[watch.axis] += watch.block or 0
+        self.grid_idx = watch.program = (place[0], place[1], place[2])
 
     changes: dict[tuple[Any, str], Callable] = {
         (builder, "create_masked_load"): checked_load,
@@ -206,6 +212,22 @@ def watched(only: Program | None = None) -> Iterator[Watch]:
         for (owner, name), change in changes.items():
             stack.enter_context(patch.object(owner, name, change))
         yield watch
+
+
+def put_fault(text: str, wrong: str, folder: Path, monkeypatch: Any) -> None:
+    """Launch kernels in whose source every `text` is `wrong`. folder: where to write it."""
+    for module in (step_kernel, network_kernel):
+        source = Path(str(module.__file__)).read_text("utf-8")
+        if text in source:
+            path = folder / "mutant.py"
+            path.write_text(source.replace(text, wrong), "utf-8")
+            mutant = ModuleType("mutant")
+            SourceFileLoader("mutant", str(path)).exec_module(mutant)
+            for name in ("step_kernel", "finish_kernel", "network_kernel"):
+                if hasattr(mutant, name):
+                    monkeypatch.setattr(launch, name, getattr(mutant, name))
+            return
+    raise AssertionError(f"no kernel has {text!r} any more")
 
 
 @dataclass(frozen=True)
@@ -234,9 +256,16 @@ class Footprint:
         return out
 
 
-def rows_of(workspace: Tensor, columns: Sequence[int] | np.ndarray, batch: int) -> np.ndarray:
-    """The elements of these columns in every row."""
-    return (np.arange(batch)[:, None] * workspace.stride(0) + np.unique(columns)[None, :]).reshape(-1)
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a workspace, or of partial sums."""
+
+    numbers: np.ndarray
+    pitch: int
+
+    def elements(self, columns: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Of these columns, int64."""
+        return (self.numbers[:, None].astype(np.int64) * self.pitch + np.unique(columns)[None, :]).reshape(-1)
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -245,14 +274,14 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate([np.zeros(0, np.int64), *each]))
 
 
-def sums_of(tables: StepTables, tiles: Sequence[int], workspace: Tensor) -> dict[str, np.ndarray]:
+def sums_of(tables: StepTables, tiles: Sequence[int], rows: Rows) -> dict[str, np.ndarray]:
     """What the sums of these tiles load: columns, weights and scales of their steps."""
     all_tiles, steps = tables.numbers
     numbers = [np.arange(all_tiles[t, FIRST_STEP], all_tiles[t, END_STEP]) for t in tiles]
     steps = steps[np.concatenate([np.zeros(0, np.int64), *numbers])]
     whole = np.full(len(steps), tables.tile_elements)
     columns = ranges(steps[:, COLUMN], np.full(len(steps), tables.step_columns))
-    loads = {"workspace": rows_of(workspace, columns, workspace.shape[0])}
+    loads = {"workspace": rows.elements(columns)}
     for b in range(MOST_BUFFERS):
         here = steps[:, BUFFER] == b
         loads[f"weights{b}"] = ranges(steps[here, WEIGHT_OFFSET], whole[here])
@@ -262,17 +291,16 @@ def sums_of(tables: StepTables, tiles: Sequence[int], workspace: Tensor) -> dict
 
 
 def results_of(
-    tables: StepTables, tiles: Sequence[int], rescaling: Mapping[int, Rescaling], workspace: Tensor
+    tables: StepTables, tiles: Sequence[int], rescaling: Mapping[int, Rescaling], rows: Rows
 ) -> tuple[np.ndarray, np.ndarray]:
     """The biases, gains and shifts that finished tiles load, and the elements of the workspace that they store."""
-    rows = tables.numbers[0]
     offsets, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for t in tiles:
-        length, change = rows[t, OUT_LENGTH], rescaling.get(t)
-        starts = [rows[t, BIAS_OFFSET], *((change.gains, change.shifts) if change else ())]
-        offsets += [np.arange(s, s + length) for s in starts if s != NONE]
-        columns.append((change.column if change else rows[t, OUT_COLUMN]) + np.arange(length))
-    return np.unique(np.concatenate(offsets)), rows_of(workspace, np.concatenate(columns), workspace.shape[0])
+        tile, change = tables.numbers[0][t], rescaling.get(t)
+        starts = [tile[BIAS_OFFSET], *((change.gains, change.shifts) if change else ())]
+        offsets += [np.arange(s, s + tile[OUT_LENGTH]) for s in starts if s != NONE]
+        columns.append((change.column if change else tile[OUT_COLUMN]) + np.arange(tile[OUT_LENGTH]))
+    return np.unique(np.concatenate(offsets)), rows.elements(np.concatenate(columns))
 
 
 Group = tuple[Sequence[int], range | None]  # tiles, and the programs that compute them
@@ -282,36 +310,38 @@ def whole(
     tables: StepTables,
     groups: Sequence[Group],
     rescaling: Mapping[int, Rescaling],
-    workspace: Tensor,
+    rows: Rows,
     target: str = "workspace",
 ) -> Iterator[Footprint]:
     """Of tiles in one pass."""
     for tiles, programs in groups:
-        biases, stored = results_of(tables, tiles, rescaling, workspace)
-        yield Footprint(sums_of(tables, tiles, workspace) | {"biases": biases}, {target: stored}, programs)
+        biases, stored = results_of(tables, tiles, rescaling, rows)
+        yield Footprint(sums_of(tables, tiles, rows) | {"biases": biases}, {target: stored}, programs)
 
 
 def in_parts(
-    listed: TileList, numbers: Sequence[int], rescaling: Mapping[int, Rescaling], workspace: Tensor
+    listed: TileList, numbers: Sequence[int], rescaling: Mapping[int, Rescaling], rows: Rows
 ) -> Iterator[tuple[Footprint, Footprint]]:
     """Of tiles that are cut: of the parts, and of the second pass."""
     assert listed.finish is not None
-    rows, slots = workspace.shape[0], len(listed.lists[0])
-    side = listed.tables.tile_rows
-    partial = torch.empty(rows, slots * side, device="meta")
+    slots, side = len(listed.lists[0]), listed.tables.tile_rows
+    partial = Rows(rows.numbers, slots * side)
     for k, t in enumerate(numbers):
         first, end = listed.finish[k, [FIRST_GROUP, END_GROUP]].tolist()
-        sums = rows_of(partial, np.arange(first * side, min(end, slots) * side), rows)
-        biases, stored = results_of(listed.tables, [t], rescaling, workspace)
+        sums = partial.elements(np.arange(first * side, min(end, slots) * side))
+        biases, stored = results_of(listed.tables, [t], rescaling, rows)
         yield (
-            Footprint(sums_of(listed.tables, [t], workspace), {"target": sums}, range(first, end)),
+            Footprint(sums_of(listed.tables, [t], rows), {"target": sums}, range(first, end)),
             Footprint({"partial": sums, "biases": biases}, {"workspace": stored}, range(k, k + 1)),
         )
 
 
 @contextmanager
-def judged() -> Iterator[Watch]:
-    """Watch, and compare every launch of tile and network lists with its footprint. Faults are in `Watch.faults`."""
+def judged(block: int | None = None, height: int = 16) -> Iterator[Watch]:
+    """Watch, and compare every launch of tile and network lists with its footprint. Faults are in `Watch.faults`.
+
+    block: as `watched` takes it, of so many rows, `height`.
+    """
     origin: dict[int, tuple[list[int], Mapping[int, Rescaling], Any]] = {}
     build, run, run_network = TileList.build, TileList.run, NetworkList.run
 
@@ -322,13 +352,15 @@ def judged() -> Iterator[Watch]:
 
     def judge(tiles: TileList, workspace: Tensor, is_network: bool, launches: list[Launch]) -> None:
         numbers, rescaling, _ = origin[id(tiles)]
+        batch = np.arange(workspace.shape[0])
+        rows = Rows(batch if block is None else batch[block * height : (block + 1) * height], workspace.stride(0))
         if is_network:
-            prints = [list(whole(tiles.tables, [(numbers, None)], rescaling, workspace))]
+            prints = [list(whole(tiles.tables, [(numbers, None)], rescaling, rows))]
         elif tiles.finish is None:
             single = [([t], range(k, k + 1)) for k, t in enumerate(numbers)]
-            prints = [list(whole(tiles.tables, single, rescaling, workspace, "target"))]
+            prints = [list(whole(tiles.tables, single, rescaling, rows, "target"))]
         else:
-            prints = list(zip(*in_parts(tiles, numbers, rescaling, workspace), strict=True))
+            prints = list(zip(*in_parts(tiles, numbers, rescaling, rows), strict=True))
         for each, expected in zip(launches, prints, strict=bool(launches)):
             each.faults += [d for e in expected for d in e.differences(each)] + each.races()
 
@@ -343,7 +375,7 @@ def judged() -> Iterator[Watch]:
         judge(self.tiles, workspace, True, watch.launches[first:])
 
     with ExitStack() as stack:
-        watch = stack.enter_context(watched())
+        watch = stack.enter_context(watched(block))
         for owner, name, change in (
             (launch.TileList, "build", staticmethod(built)),
             (launch.TileList, "run", ran),

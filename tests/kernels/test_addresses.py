@@ -2,18 +2,15 @@
 program what another one stores (`addresses`). Faults put in by hand show that this finds them.
 """
 
-import importlib.util
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from hrt.capture.torch_export import capture
-from hrt.kernels import launch, network_kernel, step_kernel
 from hrt.kernels.derivative_streams import Streams
 from hrt.kernels.launch import Config, NetworkList, TileList
 from hrt.kernels.precisions import NAMES, PRECISIONS, epilogue_of
@@ -24,7 +21,7 @@ from hrt.runtime.cuda_program import CudaProgram
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.schedule import Wave
 
-from addresses import judged
+from addresses import judged, put_fault
 from helpers import MIXED, hierarchical
 from step_cases import NO_EPILOGUE, OPS, random_tables, with_epilogue
 
@@ -173,20 +170,7 @@ def test_without_a_fault_in_them_the_same_lists_are_right():
     ],
 )
 def test_a_fault_in_a_kernel_is_found(text, wrong, run, tmp_path, monkeypatch):
-    for module in (step_kernel, network_kernel):
-        source = Path(module.__file__).read_text("utf-8")
-        if text in source:
-            path = tmp_path / "mutant.py"
-            path.write_text(source.replace(text, wrong), "utf-8")
-            spec = importlib.util.spec_from_file_location("mutant", path)
-            mutant = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(mutant)
-            for name in ("step_kernel", "finish_kernel", "network_kernel"):
-                if hasattr(mutant, name):
-                    monkeypatch.setattr(launch, name, getattr(mutant, name))
-            break
-    else:
-        raise AssertionError(f"no kernel has {text!r} any more")
+    put_fault(text, wrong, tmp_path, monkeypatch)
     with judged() as watch:
         run()
     assert watch.faults
