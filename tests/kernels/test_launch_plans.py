@@ -2,12 +2,16 @@
 addresses of programs at the far end of workspaces and weights that no memory holds (`addresses`).
 """
 
+from dataclasses import replace
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hrt.capture.torch_export import capture
+from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.kernels import launch
 from hrt.kernels.derivative_streams import MOST_ROWS
 from hrt.kernels.launch import Config, NetworkList, TileList
@@ -19,7 +23,8 @@ from hrt.schedule.choose_layout import layouts
 
 from addresses import judged, put_fault
 from helpers import MIXED, hierarchical
-from launch_claims import MOST_BLOCKS, dense_tables, launch_faults, read_faults, recorded
+from launch_claims import MOST_BLOCKS, Call, dense_tables, launch_faults, read_faults, recorded
+from models import linear_program
 from step_cases import NO_EPILOGUE
 
 BUCKETS = [1 << k for k in range(LARGEST_BUCKET.bit_length())]
@@ -113,22 +118,34 @@ def test_more_rows_than_one_grid_has_blocks_for(rows, config):
         assert all(c.arguments["batch"] <= c.rows < c.arguments["batch"] + c.arguments["BLOCK"] for c in parts)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "tf32", "tf32x3"])
-@pytest.mark.parametrize("names", [[], ["d0", "d0d0"]])
-def test_every_bucket_launches_what_was_compiled_when_the_session_opened(precision, names):
+def small_network():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(20, 300), torch.nn.Tanh(), torch.nn.Linear(300, 5))
-    program = hierarchical(capture(net, [torch.zeros(2, 20)]), 0, storages=MIXED, ordered=False)
-    served = CudaProgram(program, None, precision, densify=False, derivatives=names)
+    return hierarchical(capture(net, [torch.zeros(2, 20)]), 0, storages=MIXED, ordered=False)
+
+
+def large_layer():
+    """16,384 x 65,536 in 64 blocks of rank 2."""
+    rows, columns = (n // 8 for n in LARGE)
+    blocks = [(rows * i, rows, columns * j, columns) for i in range(8) for j in range(8)]
+    u, vt = torch.ones(rows, 2), torch.ones(2, columns)
+    return linear_program(HMatrix(LARGE, tuple(Leaf(*place, u=u, vt=vt) for place in blocks)))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32", "tf32x3"])
+@pytest.mark.parametrize(("make", "names"), [(small_network, []), (small_network, ["d0", "d0d0"]), (large_layer, [])])
+def test_every_bucket_launches_what_was_compiled_when_the_session_opened(precision, make, names):
+    served = CudaProgram(make(), None, precision, densify=False, derivatives=names)
     with recorded() as opened:
         served.warm_up(LARGEST_BUCKET)
-    for kernel in served.kernels:
-        for bucket in BUCKETS:
-            workspace = torch.empty(bucket * served.point_rows, served.pitch, dtype=served.dtype, device="meta")
-            with recorded() as calls:
-                served.execute(workspace, bucket, kernel)
-            assert calls and not [f for call in calls for f in launch_faults(call)]
-            assert {c.specialization for c in calls} <= {c.specialization for c in opened}
+    compiled = {c.specialization for c in opened}
+    assert not read_faults(served.plan.tables, served.dtype.itemsize)
+    for kernel, bucket in product(served.kernels, BUCKETS):
+        workspace = torch.empty(bucket * served.point_rows, served.pitch, dtype=served.dtype, device="meta")
+        with recorded() as calls:
+            served.execute(workspace, bucket, kernel)
+        assert calls and not [f for call in calls for f in launch_faults(call)]
+        assert {c.specialization for c in calls} <= compiled
 
 
 FAR_ROWS, FAR_WIDTH, FAR_WEIGHTS = 65_536, 81_920, 1 << 33  # 10 GB of float16 workspace, 16 GB of weights
@@ -176,3 +193,26 @@ def test_addresses_beyond_two_to_the_31(kernel):
 def test_an_offset_in_32_bits_is_found(kernel, text, wrong, tmp_path, monkeypatch):
     put_fault(text, wrong, tmp_path, monkeypatch)
     assert run_far(kernel).faults
+
+
+def test_what_a_gpu_refuses_is_found():
+    numbers = torch.zeros(64, dtype=torch.int16)
+    sound = {"BLOCK": 16, "num_warps": 4, "pitch": 32, "workspace": numbers}
+    assert not launch_faults(Call("step_kernel", (2**31 - 1, 65_535), sound))
+    for grid, change, fault in (
+        ((1, 65_536), {}, "grid y is 65536"),
+        ((2**31, 1), {}, "grid x"),
+        ((0,), {}, "grid x is 0"),
+        ((1,), {"pitch": 24}, "pitch is 24"),
+        ((1,), {"num_warps": 64}, "64 warps"),
+        ((1,), {"workspace": numbers[4:]}, "workspace begins"),
+        ((1,), {"batch": 2**31}, "no int32"),
+        ((2**31 - 1,), {}, "their numbers are int32"),
+    ):
+        assert any(fault in line for line in launch_faults(Call("network_kernel", grid, sound | change))), fault
+    tables = dense_tables(16, 32, (16, 16), torch.int8, 4)
+    assert not read_faults(tables, 4)
+    shifted = tables.steps.clone()
+    shifted[0, 0] = 4
+    assert read_faults(replace(tables, steps=shifted), 2)
+    assert read_faults(dense_tables(16, 32, (16, 8), torch.int8, 4), 4)
