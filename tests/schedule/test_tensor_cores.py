@@ -100,6 +100,27 @@ def test_no_card_errs_more_than_the_certificate_assumes(kind, columns):
         assert max(errors.values()) <= 1.02 * assumed
 
 
+def small_leaves(seed, most):
+    """A random H-matrix of every storage type without orderings, its products within float16's range."""
+    m, n = (int(k) for k in np.random.default_rng(seed).integers(17, most, 2))
+    h = random_hmatrix(seed, m, n, storages=MIXED, ordered=False)
+    for leaf in h.leaves:
+        if leaf.scale is not None:
+            leaf.scale.mul_(0.02)
+    return h
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**16), st.sampled_from(EMULATED), st.sampled_from(tuple(CORES)), st.sampled_from(KINDS))
+def test_hierarchical_layers_err_no_more_than_the_certificate_assumes(seed, precision, card, kind):
+    h = small_leaves(seed, 150)
+    x = operands(kind, h.shape[1], 8)[0]
+    exact = x.double() @ h.to_dense().T
+    ends = [emulate(linear_program(h), [x], precision, loss)[0][0].double() for loss in (0.0, LOSS)]
+    error = float((Sums(CORES[card], precision).layer(x, h) - exact).norm())
+    assert error <= 1.02 * max(float((y - exact).norm()) for y in ends)
+
+
 def check_bound(x, h, precision, core):
     bias = torch.zeros(h.shape[0], dtype=torch.float64)
     expected = x.double() @ h.to_dense().T
@@ -118,13 +139,8 @@ def check_bound(x, h, precision, core):
 )
 def test_the_bound_of_the_card_s_tests_holds(seed, precision, card, exponent, kind):
     """For random H-matrices of every storage type and inputs that are hard to sum, large or hardly numbers at all."""
-    rng = np.random.default_rng(seed)
-    m, n = (int(k) for k in rng.integers(17, 90, 2))
-    h = random_hmatrix(seed, m, n, storages=MIXED, ordered=False)
-    for leaf in h.leaves:
-        if leaf.scale is not None:
-            leaf.scale.mul_(0.02)
-    x = operands(kind, n, 4)[0] * 2.0**exponent
+    h = small_leaves(seed, 90)
+    x = operands(kind, h.shape[1], 4)[0] * 2.0**exponent
     check_bound(x, h, precision, CORES[card])
 
 
