@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,25 @@ def test_a_wrong_number_ends_everything_and_is_kept(ground, card, monkeypatch):
 
     kept = load_file(ground.record.path.with_name("wrong-smoke.safetensors"))
     assert {"x", "expected", "graph", "launches", "tiles", "steps", "weights0"} <= set(kept)
+
+
+def test_int8_again_and_again_finds_a_bit_that_changes(ground, card, monkeypatch):
+    """On the stub's few replays; the third answer of a session is off by an ulp."""
+    monkeypatch.setenv(STUB, "answers")
+    monkeypatch.setattr(steps, "STRESSED", ("burgers-1e-2",))
+    stressed = replace(ground, step="int8-stress")
+    steps.stress(stressed)
+    batches = stressed.record.read()["steps"]["int8-stress"]["results"]["burgers-1e-2"]["batches"]
+    assert batches == {str(b): {"replays": 3, "differing": 0} for b in (16, 64, 256)}
+    run, calls = steps.CudaSession.run, []
+
+    def moved(self, x):
+        calls.append(len(x[0]))
+        return [torch.nextafter(y, y + 1) if calls.count(64) == 3 else y for y in run(self, x)]
+
+    monkeypatch.setattr(steps.CudaSession, "run", moved)
+    with pytest.raises(WrongError, match="1 of 3 replays of 64 rows differ"):
+        steps.stress(stressed)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +206,7 @@ def test_the_whole_script_runs_on_the_stub_card(stub_run, capsys):
     assert {(r["workload"], r["batch"]) for r in rows} == {
         (w, b) for w in ("burgers-1e-3", "log-4096") for b in (1, 16)
     }
-    assert content["steps"]["int8-stress"]["results"]["batches"]["64"]["differing"] == 0
+    assert content["steps"]["int8-stress"]["results"]["card"]["batches"]["64"]["differing"] == 0
     assert main(["report", str(out / "gpu.json")]) == 2, "times without a card are no figures"
     assert "stub card" in capsys.readouterr().err
 
