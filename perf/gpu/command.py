@@ -17,7 +17,7 @@ from hrt.perf.gpu.budget import DONE, FAILED, SKIPPED, Outcome, Step, run_steps
 from hrt.perf.gpu.pack import FOLDER, KERNELS, ROOT, Pack, refuse, source_digest, unpack_kernels
 from hrt.perf.gpu.plan import SILENT, STEPS, STUB, TRIAL
 from hrt.perf.gpu.record import NAME, Record
-from hrt.perf.gpu.workers import BROKEN, MISTAKE, NOT_HERE, WRONG_STATUS, RefusedError, Workers, told
+from hrt.perf.gpu.workers import BROKEN, MISTAKE, NOT_HERE, PROGRAM, WRONG_STATUS, RefusedError, Workers, told
 
 BUDGET = 420.0
 INTERRUPTED = 130
@@ -45,10 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return {"run": run_all, "worker": work, "pack": make_pack, "report": show_report}[args.command](args)
     except (HrtError, RefusedError) as error:
-        print(f"hrt.perf.gpu: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{PROGRAM}{' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    except ModuleNotFoundError as error:
+        print(
+            f"{PROGRAM}{error.name} is not installed. Expected a Python with torch, Triton, NumPy and SciPy.",
+            file=sys.stderr,
+        )
         return MISTAKE
     except KeyboardInterrupt:
-        print("hrt.perf.gpu: interrupted; what was written so far stays", file=sys.stderr)
+        print(f"{PROGRAM}interrupted; what was written so far stays", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -129,9 +129,22 @@ def test_without_a_device_there_is_one_line_and_status_2(small_pack, tmp_path):
     command = [sys.executable, str(ROOT / "perf" / "gpu"), "run", "--pack", str(small_pack.folder), "--out"]
     done = subprocess.run([*command, str(tmp_path)], env=PLAIN, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("hrt.perf.gpu: ") and done.stderr.count("\n") == 1
+    assert done.stderr.count("hrt.perf.gpu: ") == 1 and done.stderr.count("\n") == 1
     assert "CUDA" in done.stderr and "Nothing was measured." in done.stderr
     assert read(tmp_path / "gpu.json")["steps"]["smoke"]["status"] == FAILED
+
+
+def test_a_python_without_torch_is_said(small_pack, tmp_path):
+    """`-S` leaves installed packages out, but for the one that `import hrt` takes, which is packed."""
+    import lazy_loader
+
+    (tmp_path / "lazy_loader").symlink_to(os.path.dirname(lazy_loader.__file__))
+    command = [sys.executable, "-S", str(ROOT / "perf" / "gpu"), "worker", "--step", "smoke", "--out", str(tmp_path)]
+    done = subprocess.run(
+        command, env=PLAIN | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "is not installed. Expected a Python with torch" in done.stderr
 
 
 WORKER = """
