@@ -109,9 +109,8 @@ def test_random_schedules(seed):
     check(matrix(seed, m, n, STORAGES[storage], depth=int(rng.integers(0, 5))), batch, precision, seed, seed % 4 == 0)
 
 
-def network(seed: int = 0):
+def network(seed: int = 0, sizes=(3, 128, 128, 128, 128, 1)):
     torch.manual_seed(seed)
-    sizes = (3, 128, 128, 128, 128, 1)
     layers = [layer for a, b in pairwise(sizes) for layer in (torch.nn.Linear(a, b), torch.nn.Tanh())]
     return torch.nn.Sequential(*layers[:-1])
 
@@ -232,6 +231,53 @@ def test_batches_beyond_the_largest_bucket(model):
     x = torch.rand(200, 3).to(DEVICE)
     parts = torch.cat([session.run([x[k : k + 64]])[0] for k in range(0, 200, 64)])
     assert torch.equal(session.run([x])[0], parts)
+
+
+def test_inputs_on_the_cpu_and_on_the_card():
+    """Either may come first; answers are where the first input is, with the same bits."""
+    model = mixed_model()
+    served = serve(model)
+    g = torch.Generator().manual_seed(3)
+    x = [torch.randn(9, *v.shape, generator=g) for v in model.program.inputs]
+    expected = served.predict(tuple(x))
+    for given in ((x[0].to(DEVICE), x[1]), (x[0], x[1].to(DEVICE))):
+        answers = served.predict(given)
+        assert all(y.device.type == given[0].device.type for y in answers)
+        assert all(torch.equal(y.cpu(), e) for y, e in zip(answers, expected, strict=True))
+
+
+def test_tangents_that_a_layer_overwrites_are_written_again():
+    """A hidden layer as wide as the input takes its columns, in a graph too."""
+    origin = capture(network(sizes=(3, 20, 3, 20, 2)), [torch.zeros(2, 3)])
+    session = CudaSession(origin, DEVICE, "ieee", derivatives=["d0"], warm=False)
+    assert session.program.reseeds
+    derived = differentiate(origin, ["d0"]).program
+    for seed in range(3):
+        x = torch.randn(2, 3, generator=torch.Generator().manual_seed(seed))
+        for y, e, limit in zip(session.run([x.to(DEVICE)]), derived.run([x]), noise(derived, [x]), strict=True):
+            assert float((y.cpu() - e).norm()) <= 16 * limit
+
+
+def test_the_callers_own_graph(model):
+    """predict in a graph of the caller's: right at every replay, and a typed error where it cannot be there."""
+    if not HAS_CARD:
+        pytest.skip("there are no graphs")
+    served = serve(model)
+    x = torch.rand(3, 3).to(DEVICE)
+    served.predict(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = served.predict(x)
+    for seed in range(3):
+        x.copy_(torch.rand(3, 3, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        assert torch.equal(y, served.predict(x))
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        with pytest.raises(hrt.InputError, match="input 0 on the CPU while a CUDA graph is captured"):
+            served.predict(x.new_zeros(3, 3, device="cpu"))
+        with pytest.raises(hrt.BackendError, match="predict once, then capture"):
+            serve(model).predict(x)
+    assert torch.equal(y, served.predict(x))
 
 
 def test_strict_models_refuse_other_devices(model):

@@ -19,6 +19,7 @@ import sys
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils import _pytree as pytree
@@ -261,15 +262,14 @@ def _install_torch() -> None:
         options = {k: v for k, v in options.items() if k not in ("mode", "backend")}
         function: Any = compiled(_on_cpu(model), backend="eager", **options)
 
+        def run(inner: list[Any]) -> Any:
+            with patch.object(torch.cuda, "is_available", lambda: False):  # Dynamo saves the card's random state
+                return function(*inner)
+
         def call(*args: Any) -> Any:
             inner = [x.inner if isinstance(x, CardTensor) else x for x in args]
-            results: list[Any] = []
-            CARD.enqueue(
-                "compiled", lambda: results.append(function(*inner)), replay=lambda: results or results.append(0)
-            )
-            if not results:
-                results.append(function(*inner))
-            return pytree.tree_map(lambda y: CardTensor(y) if isinstance(y, torch.Tensor) else y, results[0])
+            answer: Any = CARD.enqueue("compiled", lambda: run(inner), replay=lambda: answer.copy_(run(inner)))
+            return CardTensor(answer)
 
         return call
 

@@ -29,7 +29,8 @@ def capture(call: Callable[[], Any], warm: int = 1) -> Any:
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with uncollected(), torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+        back = torch.cuda.stream(torch.cuda.current_stream())  # torch stays on `side` where a capture fails at its end
+        with back, uncollected(), torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             call()
     return graph
 

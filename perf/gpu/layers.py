@@ -29,6 +29,8 @@ DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
 UNIT = {"bf16": 2.0**-9, "fp16": 2.0**-12, "tf32": 2.0**-10}  # relative error of one rounded number
 CHECKED_ROWS = 512  # at most; from 128 on all batches have one form
 REPEATS = 30
+COPIED, SIDE = 1 << 30, 8192  # bytes, and the side of a product, that the card's rates are measured with
+END_TO_END = "hrt end to end"
 # What mode="max-autotune-no-cudagraphs" searches, but for coordinate descent, and not for longer than a point is worth.
 AUTOTUNE: Any = {"max_autotune": True, "test_configs.max_mm_configs": 8}
 TIME_IS_OVER = "not measured: the time was over"
@@ -106,7 +108,8 @@ class Report:
 
     def time(self, point: dict[str, Any], methods: Mapping[str, Timed], repeats: int) -> None:
         """Time methods at one point, whose entries begin their rows; print and write these."""
-        times = self.bench.seconds({name: method.call for name, method in methods.items()}, repeats)
+        calls = {name: method.call for name, method in methods.items()}
+        times = self.bench.seconds(calls, repeats, on_host=(END_TO_END,))
         micro = {name: [1e6 * t / methods[name].copies for t in values] for name, values in times.items()}
         best = min((values[0] for name, values in micro.items() if name.startswith("dense")), default=math.nan)
         for name, m in methods.items():
@@ -145,13 +148,12 @@ def stand_in() -> Chip:
 def measured_chip(bench: device.Bench) -> Chip:
     """This card's copy and matmul rates, measured; multiprocessors as the driver says."""
     base = CHIPS["h100"]
-    count = 1 << 30
-    a, b = (torch.empty(count, dtype=torch.uint8, device=bench.device).random_() for _ in range(2))
-    copy = 2 * count / bench.seconds({"copy": lambda: b.copy_(a)}, 10)["copy"][0]
+    a, b = (torch.empty(COPIED, dtype=torch.uint8, device=bench.device).random_() for _ in range(2))
+    copy = 2 * COPIED / bench.seconds({"copy": lambda: b.copy_(a)}, 10)["copy"][0]
     rates = {}
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("tf32", torch.float32)):
-        x, y = (torch.randn(8192, 8192, device=bench.device, dtype=dtype) for _ in range(2))
-        rates[name] = 2 * 8192**3 / bench.seconds({name: lambda x=x, y=y: x @ y}, 10)[name][0]
+        x, y = (torch.randn(SIDE, SIDE, device=bench.device, dtype=dtype) for _ in range(2))
+        rates[name] = 2 * SIDE**3 / bench.seconds({name: lambda x=x, y=y: x @ y}, 10)[name][0]
     rates |= {"tf32x3": rates["tf32"] / 3, "ieee": base.matmul_flops["ieee"]}
     properties = torch.cuda.get_device_properties(bench.device)
     source = "copy and matmul rates measured in this run; tf32x3 taken as a third of tf32, ieee as on an H100"
@@ -196,8 +198,8 @@ def dense_calls(shape: tuple[int, int], batch: int, precision: str, bench: devic
             torch.mm(x, w.T, out=y)
 
     calls: dict[str, Call] = {"dense linear": plain}
-    if bench.device.type == "cuda":
-        function: Any = torch.compile(torch.nn.functional.linear, options=AUTOTUNE, dynamic=False)
+    if bench.on_gpu:
+        function = device.compiled(torch.nn.functional.linear, options=AUTOTUNE)
         calls["dense compiled"] = lambda: [function(x, w) for x, w in zip(inputs, weights, strict=True)]
     return calls, count
 
@@ -270,11 +272,10 @@ def network(
             }
             forms["dense linear"] = partial(net, x.to(dtype))
             if bench.on_gpu:
-                compiled: Any = torch.compile(net, options=AUTOTUNE, dynamic=False)
-                forms["dense compiled"] = partial(compiled, x.to(dtype))
+                forms["dense compiled"] = partial(device.compiled(net, options=AUTOTUNE), x.to(dtype))
             with torch.no_grad():
                 calls = _captured(report, point, forms)
-            calls["hrt end to end"] = partial(session.run, [x])
+            calls[END_TO_END] = partial(session.run, [x])
             errors = {n: error if n.startswith("hrt") else math.nan for n in calls}
             methods = {n: Timed(c, 1, errors[n], session.resident_bytes, work, remark) for n, c in calls.items()}
             report.time(point, methods, 10 * REPEATS)

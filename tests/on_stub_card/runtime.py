@@ -17,7 +17,7 @@ from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
 from hrt.kernels.launch import Config, NetworkList, TileList
 from hrt.kernels.precisions import Epilogue
-from hrt.runtime import capturing, choose, cuda_graphs, open_session, tune_kernels
+from hrt.runtime import capturing, choose, open_session, tune_kernels
 from hrt.runtime.cuda_graphs import Bucket
 from hrt.runtime.cuda_program import CudaProgram
 from hrt.runtime.cuda_session import CudaSession, room_for
@@ -135,30 +135,24 @@ def test_a_session_is_freed_without_garbage_collection(program):
 
 def test_garbage_is_not_collected_during_a_capture(program):
     """A graph in a cycle of the user's that nobody holds any more: destroyed during a capture, it would spoil it."""
-    thresholds = gc.get_threshold()
-    session = CudaSession(program, warm=False)
-    gc.collect()
-    gc.disable()
-    holder = {"graph": Graph()}
-    holder["itself"] = holder
-    watched = weakref.ref(holder["graph"])
-    del holder
-    plain = Graph.capture_begin
+    thresholds, plain, watched = gc.get_threshold(), Graph.capture_begin, []
 
     def capture_begin(graph, *args, **options):
         plain(graph, *args, **options)
+        holder = {"graph": Graph()}
+        holder["itself"] = holder
+        watched.append(weakref.ref(holder["graph"]))
         gc.set_threshold(1)
 
     Graph.capture_begin = capture_begin
-    gc.enable()
     try:
-        session.run([torch.randn(2, 5)])
+        CudaSession(program, warm=False).run([torch.randn(2, 5)])
         assert gc.isenabled()
     finally:
         Graph.capture_begin = plain
         gc.set_threshold(*thresholds)
     gc.collect()
-    assert watched() is None
+    assert watched and all(garbage() is None for garbage in watched)
 
 
 def test_the_faster_kernel_is_taken(program, card):
@@ -217,6 +211,20 @@ def test_without_the_drivers_library_a_stream_is_the_pools(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
     assert 0 < capturing.private_stream.__wrapped__(0).cuda_stream <= POOL
+
+
+def test_a_capture_that_fails_leaves_the_stream_and_the_collector_as_they_were(card):
+    x = torch.ones(3).to(DEVICE)
+
+    def call():
+        if capturing.is_capturing():
+            x.cpu()
+
+    with pytest.raises(RuntimeError, match="during capture"):
+        capturing.capture(call)
+    assert torch.cuda.current_stream().cuda_stream == 0 and gc.isenabled()
+    assert card.lost == ["_to_copy"]
+    card.lost.clear()
 
 
 def test_the_callers_capture(program):
@@ -410,7 +418,3 @@ def test_the_stub_refuses_what_a_card_refuses(card):
             graph.capture_end()
     assert len(card.lost) == 2
     card.lost.clear()
-
-
-def test_one_graph_is_captured_at_a_time():
-    assert cuda_graphs.CAPTURING is capturing.CAPTURING

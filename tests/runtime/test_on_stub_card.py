@@ -18,7 +18,15 @@ def on_stub_card(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=600)
 
 
-@pytest.mark.parametrize("file", ["runtime"])
-def test_branches_that_need_a_card(file):
-    done = on_stub_card(os.fspath(TESTS / "on_stub_card" / f"{file}.py"))
+# Of the card's own tests those of the session; its kernels are compiled ahead of time and interpreted elsewhere.
+OF_A_CARD = "cpu_and_on or tangents or callers or streams or strict or several or memory or largest"
+
+
+RUNS = {"runtime": ["on_stub_card/runtime.py"], "perf": ["on_stub_card/perf.py"], "card": ["card.py", "-k", OF_A_CARD]}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_branches_that_need_a_card(run):
+    file, *options = RUNS[run]
+    done = on_stub_card(os.fspath(TESTS / file), *options)
     assert done.returncode == 0, done.stdout + done.stderr
