@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -13,15 +14,13 @@ from pathlib import Path
 
 from hrt.errors import HrtError, InputError
 from hrt.perf.gpu.budget import DONE, FAILED, SKIPPED, Outcome, Step, run_steps
-from hrt.perf.gpu.pack import FOLDER, ROOT, Pack, refuse, source_digest, unpack_kernels
-from hrt.perf.gpu.pack import KERNELS as PACKED
+from hrt.perf.gpu.pack import FOLDER, KERNELS, ROOT, Pack, refuse, source_digest, unpack_kernels
 from hrt.perf.gpu.plan import SILENT, STEPS, STUB, TRIAL
 from hrt.perf.gpu.record import NAME, Record
-from hrt.perf.gpu.workers import BROKEN, MISTAKE, NOT_HERE, WRONG_STATUS, RefusedError, Workers, told
+from hrt.perf.gpu.workers import BROKEN, MISTAKE, NOT_HERE, PROGRAM, WRONG_STATUS, RefusedError, Workers, told
 
 BUDGET = 420.0
 INTERRUPTED = 130
-KERNELS, TUNED = ROOT / "build" / "card-kernels", ROOT / "build" / "card-tuning"
 LOG = "log.txt"
 
 
@@ -34,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worker = commands.add_parser("worker", help="one step, told on standard input")
     worker.add_argument("--step", help="the step, where nobody tells it")
     for part in (run, worker):
-        part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for gpu.json and log.txt")
-        part.add_argument("--pack", type=Path, default=FOLDER, metavar="FOLDER", help="what `pack` made")
+        part.add_argument("--out", type=absolute, required=True, metavar="FOLDER", help="for gpu.json and log.txt")
+        part.add_argument("--pack", type=absolute, default=FOLDER, metavar="FOLDER", help="what `pack` made")
         part.add_argument("--anyway", action="store_true", help="go on where the pack was made for something else")
     pack = commands.add_parser("pack", help="make what is carried to the machine with the GPU; needs none")
-    pack.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER", help="build/gpu-pack")
+    pack.add_argument("--out", type=absolute, default=FOLDER, metavar="FOLDER", help="build/gpu-pack")
     report = commands.add_parser("report", help="the figures as a table, and the goals")
     report.add_argument("json", type=Path, help="a gpu.json")
     args = parser.parse_args(arguments)
@@ -46,15 +45,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return {"run": run_all, "worker": work, "pack": make_pack, "report": show_report}[args.command](args)
     except (HrtError, RefusedError) as error:
-        print(f"hrt.perf.gpu: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{PROGRAM}{' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    except ModuleNotFoundError as error:
+        print(
+            f"{PROGRAM}{error.name} is not installed. Expected a Python with torch, Triton, NumPy and SciPy.",
+            file=sys.stderr,
+        )
         return MISTAKE
     except KeyboardInterrupt:
-        print("hrt.perf.gpu: interrupted; what was written so far stays", file=sys.stderr)
+        print(f"{PROGRAM}interrupted; what was written so far stays", file=sys.stderr)
         return INTERRUPTED
 
 
+def absolute(path: str) -> Path:
+    """Steps are processes with folders of their own."""
+    return Path(path).absolute()
+
+
 def run_all(args: argparse.Namespace) -> int:
-    """Check the pack, start the record, carry out the steps that fit."""
+    """Check the pack, start the record, unpack the kernels to a place of this run's own, carry out what fits."""
     begun = time.monotonic()
     if not 0 < args.budget < math.inf:
         raise InputError(f"Found a budget of {args.budget:g} s. Expected a positive number of seconds.")
@@ -63,8 +73,14 @@ def run_all(args: argparse.Namespace) -> int:
     refuse(mismatches, args.anyway)
     facts = {"budget_s": args.budget, "stub": os.environ.get(STUB, ""), "commit": pack.manifest.commit}
     record = Record.start(args.out, facts | {"other_sources": mismatches})
-    unpack_kernels(pack.folder / PACKED, KERNELS)
-    os.environ |= {"TRITON_CACHE_DIR": str(KERNELS), "HRT_CACHE": str(TUNED)}
+    with tempfile.TemporaryDirectory(prefix="hrt-gpu-", ignore_cleanup_errors=True) as scratch:
+        unpack_kernels(pack.folder / KERNELS, Path(scratch) / KERNELS)
+        os.environ |= {"TRITON_CACHE_DIR": f"{scratch}/{KERNELS}", "HRT_CACHE": scratch}
+        return carry_out(args, record, begun)
+
+
+def carry_out(args: argparse.Namespace, record: Record, begun: float) -> int:
+    """The steps that fit into the budget, which began at `begun`. Returns the exit status."""
     if os.environ.get(STUB):
         os.environ["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{ROOT / 'tests'}"
     command = [sys.executable, str(ROOT / "perf" / "gpu"), "worker", "--out", str(args.out), "--pack", str(args.pack)]

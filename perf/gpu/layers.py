@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.errors import BackendError
 from hrt.model.model import CompressedModel
 from hrt.perf.measuring import gpu_timing as device
 from hrt.perf.measuring.gpu_timing import Call
@@ -238,7 +237,7 @@ def one_layer(report: Report, name: str, subject: Layer, batches: Sequence[int])
                     methods[form] = Timed(call, dense_count, math.nan, nbytes, work)
             report.time(point, methods, REPEATS)
             del run, session, ours, methods
-        except (RuntimeError, BackendError) as problem:
+        except RuntimeError as problem:
             wrong += report.give_up(point, problem)
         bench.release()
     return wrong
@@ -279,7 +278,7 @@ def network(
             errors = {n: error if n.startswith("hrt") else math.nan for n in calls}
             methods = {n: Timed(c, 1, errors[n], session.resident_bytes, work, remark) for n, c in calls.items()}
             report.time(point, methods, 10 * REPEATS)
-        except (RuntimeError, BackendError) as problem:
+        except RuntimeError as problem:
             wrong += report.give_up(point, problem)
         bench.release()
     return wrong

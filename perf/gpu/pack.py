@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ FOLDER = ROOT / "build" / "gpu-pack"
 MANIFEST = "manifest.json"
 FORMAT = 1
 MOST_BYTES = 48 << 20
-KERNELS, MODELS, SITE = "kernels", "models", "site"
+KERNELS, MODELS = "kernels", "models"
+SITE = f"site-{sys.version_info.major}.{sys.version_info.minor}"  # packages for this Python
 GROUP = "__grp__"  # files of Triton's cache that name others by their absolute paths
 SOURCES = ("hrt", "kernels", "export", "perf")
 REMEDY = "Run `make gpu-pack` again, or go on all the same with --anyway."

@@ -16,6 +16,7 @@ from typing import Any
 from hrt.perf.gpu.budget import DONE, FAILED, SKIPPED, STOPPED, WRONG, Outcome, Step
 
 MISTAKE, WRONG_STATUS, NOT_HERE, BROKEN = 2, 3, 4, 5  # how a step's process ends, but for 0; 1 is Python's
+PROGRAM = "hrt.perf.gpu: "  # before every message
 GRACE = 1.0  # seconds between the end that a step is told and the end that is made
 
 
@@ -49,7 +50,7 @@ class Workers:
             end(process)
         last = self._last_line(begun)
         if status == MISTAKE:
-            raise RefusedError(last)
+            raise RefusedError(last.removeprefix(PROGRAM))
         ended = {0: DONE, WRONG_STATUS: WRONG, NOT_HERE: SKIPPED}.get(status, FAILED)
         return Outcome(ended, "" if ended == DONE else last or f"status {status}")
 

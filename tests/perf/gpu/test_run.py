@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,25 @@ def test_a_wrong_number_ends_everything_and_is_kept(ground, card, monkeypatch):
     assert {"x", "expected", "graph", "launches", "tiles", "steps", "weights0"} <= set(kept)
 
 
+def test_int8_again_and_again_finds_a_bit_that_changes(ground, card, monkeypatch):
+    """On the stub's few replays; the third answer of a session is off by an ulp."""
+    monkeypatch.setenv(STUB, "answers")
+    monkeypatch.setattr(steps, "STRESSED", ("burgers-1e-2",))
+    stressed = replace(ground, step="int8-stress")
+    steps.stress(stressed)
+    batches = stressed.record.read()["steps"]["int8-stress"]["results"]["burgers-1e-2"]["batches"]
+    assert batches == {str(b): {"replays": 3, "differing": 0} for b in (16, 64, 256)}
+    run, calls = steps.CudaSession.run, []
+
+    def moved(self, x):
+        calls.append(len(x[0]))
+        return [torch.nextafter(y, y + 1) if calls.count(64) == 3 else y for y in run(self, x)]
+
+    monkeypatch.setattr(steps.CudaSession, "run", moved)
+    with pytest.raises(WrongError, match="1 of 3 replays of 64 rows differ"):
+        steps.stress(stressed)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -109,9 +129,22 @@ def test_without_a_device_there_is_one_line_and_status_2(small_pack, tmp_path):
     command = [sys.executable, str(ROOT / "perf" / "gpu"), "run", "--pack", str(small_pack.folder), "--out"]
     done = subprocess.run([*command, str(tmp_path)], env=PLAIN, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("hrt.perf.gpu: ") and done.stderr.count("\n") == 1
+    assert done.stderr.count("hrt.perf.gpu: ") == 1 and done.stderr.count("\n") == 1
     assert "CUDA" in done.stderr and "Nothing was measured." in done.stderr
     assert read(tmp_path / "gpu.json")["steps"]["smoke"]["status"] == FAILED
+
+
+def test_a_python_without_torch_is_said(small_pack, tmp_path):
+    """`-S` leaves installed packages out, but for the one that `import hrt` takes, which is packed."""
+    import lazy_loader
+
+    (tmp_path / "lazy_loader").symlink_to(os.path.dirname(lazy_loader.__file__))
+    command = [sys.executable, "-S", str(ROOT / "perf" / "gpu"), "worker", "--step", "smoke", "--out", str(tmp_path)]
+    done = subprocess.run(
+        command, env=PLAIN | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "is not installed. Expected a Python with torch" in done.stderr
 
 
 WORKER = """
@@ -186,7 +219,7 @@ def test_the_whole_script_runs_on_the_stub_card(stub_run, capsys):
     assert {(r["workload"], r["batch"]) for r in rows} == {
         (w, b) for w in ("burgers-1e-3", "log-4096") for b in (1, 16)
     }
-    assert content["steps"]["int8-stress"]["results"]["batches"]["64"]["differing"] == 0
+    assert content["steps"]["int8-stress"]["results"]["card"]["batches"]["64"]["differing"] == 0
     assert main(["report", str(out / "gpu.json")]) == 2, "times without a card are no figures"
     assert "stub card" in capsys.readouterr().err
 
