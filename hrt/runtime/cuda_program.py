@@ -79,7 +79,7 @@ class CudaProgram:
         self.pitch: int = -(-max(1, self.schedule.width) // ALIGNED) * ALIGNED
         tensors = [c for c in (*self.constants.values(), *self.indices.values()) if isinstance(c, Tensor)]
         self.resident_bytes: int = self.plan.tables.nbytes + sum(t.nbytes for t in tensors)
-        self.left_out: dict[str, str] = {}  # kernels that turned out not to run here, and how that showed
+        self.left_out: dict[int, str] = {}  # buckets that turned out not to run in one launch, and how that showed
         self._lists: dict[Any, Any] = {}  # what kernels look up, made when a launch first needs it
 
     def copy(self) -> "CudaProgram":
@@ -112,8 +112,7 @@ class CudaProgram:
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernels that can run this network: launch by launch, and in one launch where all its waves can."""
-        whole = self.plan.waves and len(self.plan.waves) > 1 and "network" not in self.left_out
-        return ("step", "network") if whole else ("step",)
+        return ("step", "network") if self.plan.waves and len(self.plan.waves) > 1 else ("step",)
 
     def execute(self, workspace: Tensor, bucket: int, kernel: str, config: Config | None = None) -> None:
         """All launches on a workspace (rows, pitch) as `bucket` runs them, or with a configuration to try."""
@@ -169,26 +168,29 @@ class CudaProgram:
     def one_launch(self, bucket: int) -> bool:
         """Whether a bucket is expected to be faster as one launch. On a card what is worth it is timed instead."""
         one, several = self.predicted(bucket)
-        return "network" in self.kernels and one < several
+        return "network" in self.worth_timing(bucket) and one < several
 
     def worth_timing(self, bucket: int) -> tuple[str, ...]:
-        """The kernels that a bucket's graph is chosen from: one launch where it is not expected to lose by far."""
-        one, several = self.predicted(bucket)
-        return tuple(k for k in self.kernels if k != "network" or one <= HOPELESS * several)
-
-    def do_without(self, kernel: str, error: Exception) -> None:
-        """Note that a kernel does not run here, and warn. Raises `error` where no other does the same, and where it
-        says that memory ran out.
+        """The kernels that a bucket's graph is chosen from: one launch where it runs, and is not expected to lose by
+        far.
         """
-        if kernel != "network" or isinstance(error, torch.cuda.OutOfMemoryError):
+        one, several = self.predicted(bucket)
+        whole = one <= HOPELESS * several and bucket not in self.left_out
+        return self.kernels if whole else ("step",)
+
+    def do_without(self, bucket: int, error: Exception) -> None:
+        """Note that a bucket does not run in one launch here, and warn once. Raises `error` where it says that memory
+        ran out.
+        """
+        if isinstance(error, torch.cuda.OutOfMemoryError):
             raise error
-        if kernel not in self.left_out:
-            self.left_out[kernel] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if not self.left_out:
             warnings.warn(
-                f"The network does not run in one launch on {self.device}: {self.left_out[kernel]} It runs launch by "
-                "launch, with the same numbers.",
+                f"Batches of {bucket} do not run in one launch on {self.device}: {type(error).__name__}: "
+                f"{str(error).partition(chr(10))[0]} They run launch by launch, to the same accuracy.",
                 stacklevel=2,
             )
+        self.left_out.setdefault(bucket, f"{type(error).__name__}: {error}")
 
     def warm_up(self, largest: int) -> None:
         """Compile what any bucket up to `largest` will launch, on one row each, so that no request waits for it."""
@@ -198,7 +200,9 @@ class CudaProgram:
                 try:
                     self.execute(workspace, bucket, kernel)
                 except Exception as error:
-                    self.do_without(kernel, error)
+                    if kernel != "network":
+                        raise
+                    self.do_without(bucket, error)
             bucket *= 2
 
     def new_workspace(self, points: int) -> Tensor:

@@ -267,7 +267,7 @@ def network(
         try:
             forms: dict[str, Call] = {
                 f"hrt {kernel}": partial(launched.execute, launched.new_workspace(batch), batch, kernel)
-                for kernel in launched.kernels
+                for kernel in launched.worth_timing(batch)
             }
             forms["dense linear"] = partial(net, x.to(dtype))
             if bench.on_gpu:

@@ -174,18 +174,22 @@ def test_a_replay_is_timed_without_its_launch(program, card):
 def test_the_network_kernel_that_fails_is_left_out(program, card):
     card.refused = {"network_kernel": RuntimeError("out of resource: registers\nmore")}
     session, x = CudaSession(program, warm=False), torch.randn(3, 5)
-    with pytest.warns(UserWarning, match=r"in one launch on cuda:0: RuntimeError: out of resource: registers It runs"):
+    with pytest.warns(UserWarning, match=r"of 4 do not run in one launch on cuda:0: RuntimeError: out of resource"):
         assert close(session.run([x])[0], expected(program, x)[0])
-    assert session.program.kernels == ("step",) and list(session.program.left_out) == ["network"]
-    assert close(session.run([torch.cat([x, x])])[0][:3], expected(program, x)[0])
-    with pytest.warns(UserWarning, match="launch by launch"):
+    assert session.program.worth_timing(4) == ("step",) and list(session.program.left_out) == [4]
+    card.refused.clear()
+    assert session.program.worth_timing(8) == ("step", "network"), "other buckets have other configurations"
+    card.refused = {"network_kernel": RuntimeError("out of resource: registers\nmore")}
+    with pytest.warns(UserWarning, match="launch by launch") as warned:
         warmed = CudaSession(program, largest=2)
+    assert len(warned) == 1 and list(warmed.program.left_out) == [1, 2]
     assert close(warmed.run([x[:2]])[0], expected(program, x[:2])[0])
-    card.refused["step_kernel"] = RuntimeError("no kernel image")
-    with pytest.raises(RuntimeError, match="no kernel image"):
-        CudaSession(program, warm=False).run([x])
     with pytest.raises(RuntimeError, match="registers"):
         Bucket(CudaProgram(program), 4, kernel="network")
+    card.refused["step_kernel"] = RuntimeError("no kernel image")
+    for warm in (False, True):
+        with pytest.raises(RuntimeError, match="no kernel image"):
+            CudaSession(program, warm=warm).run([x])
 
 
 def test_one_launch_is_not_timed_where_it_cannot_win(card):
@@ -314,7 +318,7 @@ def test_memory_that_runs_out_while_a_session_opens(program, card, monkeypatch):
 def test_the_network_kernel_is_not_left_out_for_want_of_memory(program):
     launched = CudaProgram(program)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        launched.do_without("network", torch.cuda.OutOfMemoryError("CUDA out of memory."))
+        launched.do_without(4, torch.cuda.OutOfMemoryError("CUDA out of memory."))
     assert not launched.left_out
 
 
