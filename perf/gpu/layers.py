@@ -21,6 +21,7 @@ from hrt.perf.measuring import gpu_timing as device
 from hrt.perf.measuring.gpu_timing import Call
 from hrt.perf.networks.as_torch_module import module_of, written_out
 from hrt.program.program import Program
+from hrt.runtime.cuda_program import CudaProgram
 from hrt.runtime.cuda_session import CudaSession
 from hrt.schedule.roofline import CHIPS, Chip, Load, dense_work, schedule_floor, work_of
 
@@ -165,10 +166,8 @@ def copies_for(nbytes: int, bench: device.Bench) -> int:
     return max(1, min(256, math.ceil(2 * bench.cache_bytes / max(1, nbytes))))
 
 
-def our_calls(program: Program, precision: str, batch: int, bench: device.Bench) -> tuple[Call, int, Any]:
-    """Runs several copies of the compressed network once each, how many, and a session of it."""
-    session = CudaSession(program, bench.device, precision, warm=False, densify=False)
-    first = session.program
+def our_calls(first: CudaProgram, batch: int, bench: device.Bench) -> tuple[Call, int]:
+    """Runs several copies of the compressed network once each, and how many."""
     moved = first.plan.tables.nbytes + batch * first.pitch * first.dtype.itemsize
     count = copies_for(moved, bench)
     programs = [first, *(first.copy() for _ in range(count - 1))]
@@ -181,7 +180,7 @@ def our_calls(program: Program, precision: str, batch: int, bench: device.Bench)
         for copied, workspace in zip(programs, workspaces, strict=True):
             copied.execute(workspace, batch, "step")
 
-    return run, count, session
+    return run, count
 
 
 def dense_calls(shape: tuple[int, int], batch: int, precision: str, bench: device.Bench) -> tuple[dict[str, Call], int]:
@@ -217,13 +216,18 @@ def error_of(session: CudaSession, reference: Reference, batch: int) -> float:
 def one_layer(report: Report, name: str, subject: Layer, batches: Sequence[int]) -> list[str]:
     """Check one layer, then time it and dense at every batch size. Returns a line for every wrong answer."""
     bench, precision, (m, n) = report.bench, subject.precision, subject.shape
+    point = {"workload": name, "precision": precision, "batch": batches[0]}
+    try:
+        session = CudaSession(subject.program, bench.device, precision, warm=False, densify=False)
+    except RuntimeError as problem:
+        return report.give_up(point, problem)
     wrong = []
     for batch in batches:
-        point = {"workload": name, "precision": precision, "batch": batch}
+        point |= {"batch": batch}
         if not report.begin(point):
             continue
         try:
-            run, count, session = our_calls(subject.program, precision, batch, bench)
+            run, count = our_calls(session.program, batch, bench)
             error = error_of(session, subject.reference, batch)
             allowed = 5 * UNIT[precision]  # x, V, T, U and y are rounded
             if report.limits.judges and not error <= allowed:
@@ -236,7 +240,7 @@ def one_layer(report: Report, name: str, subject: Layer, batches: Sequence[int])
                 for form, call in _captured(report, point, dense).items():
                     methods[form] = Timed(call, dense_count, math.nan, nbytes, work)
             report.time(point, methods, REPEATS)
-            del run, session, ours, methods
+            del run, ours, methods
         except RuntimeError as problem:
             wrong += report.give_up(point, problem)
         bench.release()
