@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import pairwise
@@ -60,6 +61,7 @@ ARCH = "sm_90"
 CACHE = ROOT / "build" / "card-fill"  # what was compiled for earlier packs is found again
 SIZES = (4096, 8192)
 MIN_LEAF = 128
+AT_ONCE = 4  # steps that are carried out for their kernels, each a process of some 2 GB
 ROWS, NETWORK_ROWS = 16, 1024  # of references
 FEW_INPUTS = (2000, 0)
 KEPT_SUFFIXES = (".json", ".cubin", ".so")
@@ -209,27 +211,26 @@ def pack_site(folder: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def carry_out(pack: Path, out: Path, cache: Path, extra: dict[str, str], steps: Iterable[str] = ()) -> dict[str, int]:
-    """Every step once, on a card that is not there and computes nothing. Returns their exit statuses. Raises HrtError
-    where one could not be carried out.
+def carry_out(pack: Path, out: Path, cache: Path, extra: dict[str, str]) -> None:
+    """Every step once, several at a time, on a card that is not there and computes nothing. Raises HrtError where one
+    could not be carried out.
     """
-    record = Record.start(out, {"stub": SILENT})
     paths = [os.environ.get("PYTHONPATH", ""), str(ROOT / "tests")]
     environment = {**os.environ, **extra, STUB: SILENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     environment |= {"TRITON_CACHE_DIR": str(cache), "HRT_CACHE": str(out), "OMP_NUM_THREADS": "1"}
     environment["TORCHDYNAMO_DISABLE"] = "1"  # dense forms are not packed, and its code wants a real device
-    statuses: dict[str, int] = {}
-    for name in steps or [step.name for step in STEPS]:
-        begun = time.monotonic()
-        command = [sys.executable, str(ROOT / "perf" / "gpu"), "worker", "--out", str(record.path.parent)]
-        done = subprocess.run(
-            [*command, "--pack", str(pack), "--step", name], env=environment, capture_output=True, text=True
-        )
-        statuses[name] = done.returncode
+    worker = [sys.executable, str(ROOT / "perf" / "gpu"), "worker", "--pack", str(pack)]
+
+    def one(name: str) -> None:
+        begun, record = time.monotonic(), Record.start(out / name, {"stub": SILENT})
+        command = [*worker, "--out", str(record.path.parent), "--step", name]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         print(f"{name}: status {done.returncode}, {time.monotonic() - begun:.0f} s", flush=True)
         if done.returncode not in (0, WRONG_STATUS, NOT_HERE):
             raise HrtError(f"The step {name} could not be carried out: {(done.stdout + done.stderr)[-1500:]}")
-    return statuses
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(one, [step.name for step in STEPS]))
 
 
 def pack_kernels(cache: Path, target: Path, used: AbstractSet[str]) -> None:

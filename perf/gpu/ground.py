@@ -66,7 +66,7 @@ class Ground:
     @property
     def limits(self) -> Limits:
         """What measurements may do: without a card dense products would take their time on the CPU."""
-        return Limits(self.is_over, 16 if self.stub else 1 << 16, self.judges)
+        return Limits(self.is_over, 16 if self.stub else 1 << 16, self.judges, quick=bool(self.stub))
 
     def write(self, results: Mapping[str, Any]) -> None:
         """What the step has found so far."""

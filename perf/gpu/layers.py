@@ -21,6 +21,7 @@ from hrt.perf.measuring import gpu_timing as device
 from hrt.perf.measuring.gpu_timing import Call
 from hrt.perf.networks.as_torch_module import module_of, written_out
 from hrt.program.program import Program
+from hrt.runtime.cuda_program import CudaProgram
 from hrt.runtime.cuda_session import CudaSession
 from hrt.schedule.roofline import CHIPS, Chip, Load, dense_work, schedule_floor, work_of
 
@@ -54,12 +55,14 @@ class Layer:
 @dataclass(frozen=True)
 class Limits:
     """What a run may do. is_over: whether its time is.  largest_dense: batch beside which dense is still timed.
-    judges: whether wrong answers count; a card that computes nothing has none.
+    judges: whether wrong answers count; a card that computes nothing has none.  quick: time once, and no copies, where
+    times say nothing.
     """
 
     is_over: Callable[[], bool] = lambda: False
     largest_dense: int = 1 << 16
     judges: bool = True
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Report:
     def time(self, point: dict[str, Any], methods: Mapping[str, Timed], repeats: int) -> None:
         """Time methods at one point, whose entries begin their rows; print and write these."""
         calls = {name: method.call for name, method in methods.items()}
-        times = self.bench.seconds(calls, repeats, on_host=(END_TO_END,))
+        times = self.bench.seconds(calls, 1 if self.limits.quick else repeats, on_host=(END_TO_END,))
         micro = {name: [1e6 * t / methods[name].copies for t in values] for name, values in times.items()}
         best = min((values[0] for name, values in micro.items() if name.startswith("dense")), default=math.nan)
         for name, m in methods.items():
@@ -125,6 +128,10 @@ class Report:
                 flush=True,
             )
         self._hand_on()
+
+    def copies_for(self, nbytes: int) -> int:
+        """Copies of weights and activations to rotate through, so that together they are twice the L2 cache."""
+        return 1 if self.limits.quick else max(1, min(256, math.ceil(2 * self.bench.cache_bytes / max(1, nbytes))))
 
     def _hand_on(self) -> None:
         self.write({"chip": asdict(self.chip), "rows": self.rows, "left_out": self.left_out})
@@ -160,17 +167,10 @@ def measured_chip(bench: device.Bench) -> Chip:
     return Chip(properties.name, arch, copy, rates, properties.multi_processor_count, source)
 
 
-def copies_for(nbytes: int, bench: device.Bench) -> int:
-    """Copies of weights and activations to rotate through, so that together they are twice the L2 cache."""
-    return max(1, min(256, math.ceil(2 * bench.cache_bytes / max(1, nbytes))))
-
-
-def our_calls(program: Program, precision: str, batch: int, bench: device.Bench) -> tuple[Call, int, Any]:
-    """Runs several copies of the compressed network once each, how many, and a session of it."""
-    session = CudaSession(program, bench.device, precision, warm=False, densify=False)
-    first = session.program
+def our_calls(first: CudaProgram, batch: int, report: Report) -> tuple[Call, int]:
+    """Runs several copies of the compressed network once each, and how many."""
     moved = first.plan.tables.nbytes + batch * first.pitch * first.dtype.itemsize
-    count = copies_for(moved, bench)
+    count = report.copies_for(moved)
     programs = [first, *(first.copy() for _ in range(count - 1))]
     workspaces = [p.new_workspace(batch) for p in programs]
     for w in workspaces:
@@ -181,13 +181,13 @@ def our_calls(program: Program, precision: str, batch: int, bench: device.Bench)
         for copied, workspace in zip(programs, workspaces, strict=True):
             copied.execute(workspace, batch, "step")
 
-    return run, count, session
+    return run, count
 
 
-def dense_calls(shape: tuple[int, int], batch: int, precision: str, bench: device.Bench) -> tuple[dict[str, Call], int]:
+def dense_calls(shape: tuple[int, int], batch: int, precision: str, report: Report) -> tuple[dict[str, Call], int]:
     """F.linear and its compiled form over rotated copies of random numbers, and how many copies."""
     dtype, (m, n) = DTYPE[precision], shape
-    count = copies_for((m * n + batch * (m + n)) * dtype.itemsize, bench)
+    bench, count = report.bench, report.copies_for((m * n + batch * (m + n)) * dtype.itemsize)
     weights = [torch.randn(m, n, device=bench.device, dtype=dtype) for _ in range(count)]
     inputs = [torch.randn(batch, n, device=bench.device, dtype=dtype) for _ in range(count)]
     outputs = [torch.empty(batch, m, device=bench.device, dtype=dtype) for _ in range(count)]
@@ -217,13 +217,18 @@ def error_of(session: CudaSession, reference: Reference, batch: int) -> float:
 def one_layer(report: Report, name: str, subject: Layer, batches: Sequence[int]) -> list[str]:
     """Check one layer, then time it and dense at every batch size. Returns a line for every wrong answer."""
     bench, precision, (m, n) = report.bench, subject.precision, subject.shape
+    point = {"workload": name, "precision": precision, "batch": batches[0]}
+    try:
+        session = CudaSession(subject.program, bench.device, precision, warm=False, densify=False)
+    except RuntimeError as problem:
+        return report.give_up(point, problem)
     wrong = []
     for batch in batches:
-        point = {"workload": name, "precision": precision, "batch": batch}
+        point |= {"batch": batch}
         if not report.begin(point):
             continue
         try:
-            run, count, session = our_calls(subject.program, precision, batch, bench)
+            run, count = our_calls(session.program, batch, report)
             error = error_of(session, subject.reference, batch)
             allowed = 5 * UNIT[precision]  # x, V, T, U and y are rounded
             if report.limits.judges and not error <= allowed:
@@ -232,11 +237,11 @@ def one_layer(report: Report, name: str, subject: Layer, batches: Sequence[int])
             ours = bench.captured(run), count, error, session.resident_bytes, work_of(session.program.schedule)
             methods = {"hrt": Timed(*ours)}
             if batch <= report.limits.largest_dense:
-                dense, dense_count = dense_calls((m, n), batch, precision, bench)
+                dense, dense_count = dense_calls((m, n), batch, precision, report)
                 for form, call in _captured(report, point, dense).items():
                     methods[form] = Timed(call, dense_count, math.nan, nbytes, work)
             report.time(point, methods, REPEATS)
-            del run, session, ours, methods
+            del run, ours, methods
         except RuntimeError as problem:
             wrong += report.give_up(point, problem)
         bench.release()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from hrt.perf.gpu.pack import ROOT, machine, refuse
 from hrt.perf.measuring.gpu_timing import Bench
 from hrt.perf.measuring.provenance import gpu, versions
 from hrt.perf.networks.integral_kernels import layer
+from hrt.runtime.capturing import capture, device_seconds
 from hrt.runtime.cuda_graphs import Bucket
 from hrt.runtime.cuda_session import CudaSession
-from hrt.runtime.tune_kernels import time_on_device
 from hrt.schedule.roofline import Chip
 from hrt.support.devices import architecture, cuda_device, missing_for_cuda
 
@@ -206,7 +207,7 @@ def tuning(ground: Ground) -> None:
         program = ground.layer(name, precision).program if precision else ground.model(name).program
         precision = precision or ground.model(name).precision
         launched = CudaSession(program, None, precision, warm=False, densify=not precision).program
-        every = candidates(launched.key(bucket))
+        workspace, every = launched.new_workspace(bucket).normal_(), candidates(launched.key(bucket))
         most = 2 if ground.trial else MOST_CANDIDATES
         spread = every[1 :: max(1, len(every) // most)][: most - 1]
         row: dict[str, Any] = {"shape": f"{name}, batch {bucket}", "key": str(launched.key(bucket)), "tried": []}
@@ -215,7 +216,8 @@ def tuning(ground: Ground) -> None:
             if ground.is_over():
                 break
             try:
-                seconds: float | None = time_on_device(launched, bucket, "step", config)
+                graph = capture(partial(launched.execute, workspace, bucket, "step", config))
+                seconds: float | None = device_seconds(graph.replay)
                 remark = ""
             except Exception as error:  # out of shared memory, or a compiler that gives up: the next one
                 seconds, remark = None, str(error).partition("\n")[0]

@@ -27,7 +27,7 @@ DEVICE = torch.device("cuda", 0)
 @pytest.fixture(autouse=True)
 def card(monkeypatch):
     monkeypatch.setattr(layers, "REPEATS", 2)
-    monkeypatch.setattr(layers, "copies_for", lambda *_: 2)
+    monkeypatch.setattr(Report, "copies_for", lambda *_: 2)
     CARD.seconds, CARD.refused, CARD.answers = {}, {}, True
     CARD.captures.clear()
     yield CARD

@@ -19,7 +19,7 @@ from hrt.perf.networks.integral_kernels import KERNELS, layer
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(layers, "REPEATS", 1)
-    monkeypatch.setattr(layers, "copies_for", lambda *_: 2)
+    monkeypatch.setattr(Report, "copies_for", lambda *_: 2)
 
 
 def report(limits=None):
@@ -121,10 +121,10 @@ def test_a_point_that_fails_is_said_and_the_rest_goes_on(compressed, monkeypatch
     run, written = report()
     calls = layers.our_calls
 
-    def fail_once(program, precision, batch, bench):
+    def fail_once(program, batch, run):
         if batch == 1:
             raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered\nmore")
-        return calls(program, precision, batch, bench)
+        return calls(program, batch, run)
 
     monkeypatch.setattr(layers, "our_calls", fail_once)
     (line,) = layers.one_layer(run, "log-64", subject(compressed, "bf16"), [1, 16])
@@ -161,10 +161,9 @@ def test_dense_is_left_out_where_it_would_take_too_long(compressed):
 
 def test_weights_and_inputs_rotate_beyond_the_cache(monkeypatch):
     monkeypatch.undo()
-    bench = device.Bench()
-    assert layers.copies_for(bench.cache_bytes, bench) == 2
-    assert layers.copies_for(10 * bench.cache_bytes, bench) == 1
-    assert layers.copies_for(1, bench) == 256
+    run, _ = report()
+    cache = run.bench.cache_bytes
+    assert [run.copies_for(n) for n in (cache, 10 * cache, 1)] == [2, 1, 256]
 
 
 def test_calls_are_interleaved():
