@@ -120,14 +120,15 @@ def test_every_answer_is_copied_once(ordered, card):
     assert made == 1 + ordered, "one for the answer, one more where columns of the input are picked"
 
 
-def test_a_session_is_freed_without_garbage_collection(program):
-    session = CudaSession(program, warm=False)
-    session.run([torch.randn(2, 5)])
+def test_a_model_and_its_graphs_are_freed_without_garbage_collection(program):
+    served = hrt.CompressedModel(program, mixed_model().certificate, "cuda", 1, backend="cuda")
+    vars(served)["session"] = CudaSession(program, warm=False)
+    served.predict(torch.randn(2, 5))
     gc.collect()
     gc.disable()
     try:
-        freed = weakref.ref(session.program)
-        del session
+        freed = weakref.ref(served.session.program)
+        del served
         assert freed() is None
     finally:
         gc.enable()
