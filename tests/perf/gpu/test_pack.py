@@ -171,6 +171,27 @@ def test_a_pack_that_lacks_a_kernel_is_an_error(tmp_path, monkeypatch):
         fill_pack.check_complete(tmp_path)
 
 
+BARE = """
+import sys
+BLOCKED = {"typer", "rich", "onnx", "matplotlib", "jinja2", "hypothesis", "onnxruntime", "torchao", "hdrh"}
+class Blocking:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(name=name)
+sys.meta_path.insert(0, Blocking())
+import hrt.perf.gpu.command
+assert "torch" not in sys.modules, "whoever starts steps waits for nothing"
+import hrt.perf.gpu.steps
+"""
+
+
+@pytest.mark.slow
+def test_a_bare_machine_has_what_the_steps_import():
+    """Beside torch, Triton, NumPy and SciPy only what is packed."""
+    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_a_process_that_may_not_compile_finds_what_was_packed(small_pack, tmp_path):
     """What one process compiled on the card that is not there is pruned, moved and found; without it nothing runs."""
