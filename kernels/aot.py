@@ -228,8 +228,8 @@ def examine(variant: Variant, arch: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
-        usage = _tool("cuobjdump", "-res-usage", str(cubin))
-        listing = _tool("nvdisasm", str(cubin))
+        usage = run_tool("cuobjdump", "-res-usage", str(cubin))
+        listing = run_tool("nvdisasm", str(cubin))
     figures = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     if figures is None:
         raise RuntimeError(f"cuobjdump said nothing of registers: {usage[:200]}")
@@ -278,7 +278,8 @@ def _examine_amd(variant: Variant, arch: str) -> Row:
     return Row(variant.name, arch, variant.launch, metadata("vgpr_count"), spilled, shared, core, False, ())
 
 
-def _tool(name: str, *arguments: str) -> str:
+def run_tool(name: str, *arguments: str) -> str:
+    """What a program of Triton's own tool chain prints."""
     return subprocess.run([TOOLS / name, *arguments], check=True, capture_output=True, text=True).stdout
 
 

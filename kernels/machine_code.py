@@ -7,8 +7,8 @@ from typing import TypeVar
 
 State = TypeVar("State", bound=Hashable)
 LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][A-Za-z0-9_.]*)\s*(.*?)\s*;")
-LABEL = re.compile(r"^(\.L_\w+):")
-TARGET = re.compile(r"`\((\.L_\w+)\)")
+LABEL = re.compile(r"^(\.L_\w+|\$[\w$]+):")
+TARGET = re.compile(r"`\((\.L_\w+|\$[\w$]+)\)")
 PARAMETERS = re.compile(r"index@\(\.nv\.constant0[^)]*\)\s+/\*[0-9a-f]+\*/\s+\.short\s+0x([0-9a-f]+)")
 REGISTER = re.compile(r"\b(U?R)(\d+)\b")
 PREDICATE = re.compile(r"^!?U?P(\d+|T|R)$")
@@ -29,7 +29,7 @@ WITHOUT_RESULT = (
 )
 CONDITION = re.compile(r"^!?U?P\w+,")
 ENDS = ("EXIT", "RET")
-UNKNOWN_JUMPS = ("BRX", "JMX", "JMP", "CALL", "BRXU", "JMXU")
+UNKNOWN_JUMPS = ("BRX", "JMX", "JMP", "BRXU", "JMXU")
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,10 @@ def _following(place: int, instruction: Instruction, labels: dict[str, int]) -> 
     always = instruction.guard == ""
     if opcode in ENDS:
         return () if always else (place + 1,)
-    if opcode != "BRA":
+    if opcode not in ("BRA", "CALL"):
         return (place + 1,)
     target = TARGET.search(instruction.operands)
     if target is None or target[1] not in labels:
         raise ValueError(f"Found {instruction}. Expected a label of this listing.")
-    always = always and not CONDITION.match(instruction.operands)
+    always = always and opcode == "BRA" and not CONDITION.match(instruction.operands)
     return (labels[target[1]],) if always else (labels[target[1]], place + 1)

@@ -97,11 +97,13 @@ def copy_faults(code: Code) -> list[str]:
     for body in loops:
         commits = sum(listed[k].opcode == "LDGDEPBAR" for k in body)
         if commits and not any(other < body for other in loops):
-            waits = [k for k in body if listed[k].opcode.startswith("DEPBAR")]
+            waits = [k for k in body if _waits_for_copies(listed[k])]
             if not waits or commits % len(waits):
                 faults[min(body)] = f"{commits} groups of copies and {len(waits)} waits in the loop at {min(body)}"
             else:
                 turns |= dict.fromkeys(waits, commits // len(waits))
+
+    peeled = max(turns.values(), default=0)  # a wait outside the loops that is not for everything: a turn taken out
 
     def step(state: tuple[int, int, bool], place: int) -> tuple[int, int, bool]:
         """state: groups that no turn has read yet, how many may be in flight, and whether a wait wants a barrier."""
@@ -109,9 +111,10 @@ def copy_faults(code: Code) -> list[str]:
         i = listed[place]
         if i.opcode == "LDGDEPBAR":
             return min(ahead + 1, MOST_COPIES), min(flying + 1, MOST_COPIES), open_wait
-        if i.opcode.startswith("DEPBAR"):
-            flying = min(flying, int(i.operands.split(",")[1], 0))
-            ahead = ahead - turns[place] if place in turns else flying
+        if _waits_for_copies(i):
+            left = int(i.operands.split(",")[1], 0)
+            flying = min(flying, left)
+            ahead = ahead - turns.get(place, peeled) if left or place in turns else 0
             if flying > ahead:
                 faults.setdefault(place, f"{i} leaves {flying} groups of copies in flight, {ahead} are of later turns")
             return max(ahead, flying), flying, True
@@ -123,6 +126,10 @@ def copy_faults(code: Code) -> list[str]:
 
     code.walk((0, 0, False), step)
     return list(faults.values())
+
+
+def _waits_for_copies(i: Instruction) -> bool:
+    return i.opcode.startswith("DEPBAR") and i.operands.startswith("SB0")
 
 
 def workspace_uses(code: Code) -> set[int]:
