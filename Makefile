@@ -13,7 +13,7 @@ WHEEL := build/wheel
 TESTS  = OMP_NUM_THREADS=1 $(BIN)/pytest
 OLDER_TRITONS := 3.6.0 3.7.1
 
-.PHONY: help setup demo test test-all test-rest older-triton servers coverage web lint wheel-check gpu gpu-check gpu-measure card clean
+.PHONY: help setup demo test test-all test-rest older-triton servers coverage web lint wheel-check gpu gpu-pack clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,7 +25,8 @@ help:
 	@echo "make coverage     run the tests and list the lines they do not reach"
 	@echo "make web          run exported networks in the browser's runtime too (needs npm)"
 	@echo "make wheel-check  build the wheel, look into it and import from it"
-	@echo "make gpu          check the kernels on this machine's GPU, then measure them there"
+	@echo "make gpu-pack     make what a machine with a GPU needs: artifacts, answers, compiled kernels (no GPU)"
+	@echo "make gpu          use BUDGET=420 seconds of this machine's GPU by worth: check, then measure, into OUT"
 	@echo "make clean        remove everything that was made, the environment too"
 
 setup: $(VENV)/.dev
@@ -106,25 +107,30 @@ wheel-check: $(VENV)/.dev
 	@rm -rf build/unpacked && $(BIN)/python -m zipfile -e $(WHEEL)/*.whl build/unpacked
 	@PYTHONPATH=build/unpacked $(BIN)/python -P tests/import_everything.py build/unpacked
 
-# On a machine with an NVIDIA GPU, with that machine's own Python and CUDA build of torch: nothing is installed, the
-# folders are only laid out as the wheel would. Correctness on the card first; measurements only if it is right.
-CARD   := build/card
-ON_CARD = PYTHONPATH=$(CARD) TRITON_DEFAULT_FP_FUSION=1
-GPU    ?= $(shell nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1 | tr 'A-Z ' 'a-z-' | sed 's/[^a-z0-9-]//g')
+# What can be made without a GPU, by the Python, torch and Triton of the machine that has one: kernels that were
+# compiled for another one are not found there. The stub card of the tests stands for the GPU.
+CARD_PYTHON ?= python3.12
+CARD_TORCH  ?= torch==2.11.0
+CARD_ENV    := build/card-env
 
-gpu: gpu-check gpu-measure
+gpu-pack: $(CARD_ENV)/.ready
+	@OMP_NUM_THREADS=1 $(CARD_ENV)/bin/python perf/gpu pack
 
-gpu-check: card
-	@$(ON_CARD) HRT_ON_CARD=1 $(PYTHON) -P -m pytest tests/card.py -q $(CARD_ARGS)
+$(CARD_ENV)/.ready: pyproject.toml
+	@$(CARD_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make gpu-pack: '$(CARD_PYTHON)' cannot make environments; name the card's Python: CARD_PYTHON=..." >&2; exit 2; }
+	@echo "Downloading $(CARD_TORCH) for $(CARD_PYTHON) into $(CARD_ENV), once: about 3 GB with CUDA and Triton"
+	@$(CARD_PYTHON) -m venv $(CARD_ENV)
+	@$(CARD_ENV)/bin/python -m pip install --disable-pip-version-check -q '$(CARD_TORCH)'
+	@$(CARD_ENV)/bin/python -m pip install --disable-pip-version-check -q -e '.[cpu]' pytest pytest-xdist
+	@touch $@
 
-gpu-measure: card
-	@$(ON_CARD) $(PYTHON) -P -m hrt.perf.bench.gpu_layers --out perf/results/$(GPU) $(GPU_ARGS)
+# On the machine with the GPU, with its own Python, torch and Triton: nothing is installed, nothing compiled at length.
+BUDGET ?= 420
+OUT    ?= build/gpu
 
-card:
-	@$(PYTHON) -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || { \
-	  echo "make gpu: '$(PYTHON)' has no torch that sees a CUDA device; nothing was checked or measured." >&2; exit 2; }
-	@rm -rf $(CARD) && mkdir -p $(CARD)/hrt
-	@ln -s $(CURDIR)/hrt/* $(CURDIR)/kernels $(CURDIR)/export $(CURDIR)/perf $(CARD)/hrt/
+gpu:
+	@$(PYTHON) perf/gpu run --budget $(BUDGET) --out $(OUT) $(GPU_ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-servers build dist *.egg-info demo-out .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -24,6 +24,8 @@ from hrt.kernels.step_tables import NONE, Rescaling, StepTables
 MOST_BUFFERS = 4
 NETWORK_REGISTERS = 255  # a thread's most: else the assembler spills for the sake of neighbours that never come
 FINISH_REGISTERS = 128
+FINISH_ROWS = 16  # of a program of the second pass: one form for all batches, so that it is compiled once
+MOST_BLOCKS = 65_535  # of batch rows in one launch: CUDA's limit on a grid's second axis
 SHORTEST = 4  # steps of a part: fewer are over before the second pass has begun
 
 
@@ -119,12 +121,18 @@ class TileList:
         return TileList(tables, lists, placed(wholes) if is_cut else None, epilogue, rescaled, streams)
 
     def run(self, workspace: Tensor, config: Config, precision: str = "ieee") -> None:
-        """Execute in place on `workspace` (batch, width). precision: one of PRECISIONS; 16-bit ones want a workspace of
-        that type. Raises ValueError where the streams of a point would be parted.
+        """Execute in place on `workspace` (batch, width), in as many launches as its rows need. precision: one of
+        PRECISIONS; 16-bit ones want a workspace of that type. Raises ValueError where the streams of a point would be
+        parted.
         """
-        batch, programs = check_workspace(workspace, self.streams, config), len(self.lists[0])
-        if not batch or not programs:
+        if not check_workspace(workspace, self.streams, config) or not len(self.lists[0]):
             return
+        block = config.block if self.finish is None else min(config.block, FINISH_ROWS)
+        for rows in workspace.split(MOST_BLOCKS * block):
+            self._launch(rows, config, precision)
+
+    def _launch(self, workspace: Tensor, config: Config, precision: str) -> None:
+        batch, programs = workspace.shape[0], len(self.lists[0])
         t, target, is_cut = self.tables, workspace, self.finish is not None
         if is_cut:
             target = torch.empty(batch, programs * t.tile_rows, dtype=torch.float32, device=workspace.device)
@@ -137,10 +145,9 @@ class TileList:
         )
         if self.finish is not None:
             second: Any = finish_kernel
-            block = 16  # one form for all batches, so that it is compiled once
             shared = {k: chosen[k] for k in ("ROWS", "EPILOGUE", "FIRST", "SECOND", "RESCALE", "JET")}
-            shared |= {"BLOCK": block, "num_warps": 4, "maxnreg": FINISH_REGISTERS}
-            second[(len(self.finish), triton.cdiv(batch, block))](
+            shared |= {"BLOCK": FINISH_ROWS, "num_warps": 4, "maxnreg": FINISH_REGISTERS}
+            second[(len(self.finish), triton.cdiv(batch, FINISH_ROWS))](
                 target, workspace, tensors[-1], self.finish, batch, *pitches[::-1], **shared
             )
 

@@ -162,10 +162,10 @@ def seconds(
 
 @app.command("gpu", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def gpu(context: typer.Context) -> int:
-    """Layers and the PINN on the GPU here (`make gpu`); options: `python -m hrt.perf.bench.gpu_layers --help`."""
-    from hrt.perf.bench.gpu_layers import main as layers
+    """Minutes on a GPU, by worth (`make gpu`); `python -m hrt.perf.gpu --help` says how."""
+    from hrt.perf.gpu.command import main as on_gpu
 
-    return layers(context.args)
+    return on_gpu(context.args)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,8 +27,9 @@ from hrt.schedule.precision import EXACT_INPUTS
 from helpers import absolute, noise, random_hmatrix
 from models import linear_program, mixed_model
 
+HAS_CARD = "HRT_ON_CARD" in os.environ  # "stub": one whose kernels are interpreted (stub_card.py)
 ON_CARD = os.environ.get("HRT_ON_CARD") == "1"
-DEVICE = torch.device("cuda" if ON_CARD else "cpu")
+DEVICE = torch.device("cuda" if HAS_CARD else "cpu")
 SCHEDULES = 200 if ON_CARD else 20
 EDGES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 257, 1023, 1025, 4097)
 STORAGES = {
@@ -108,20 +109,21 @@ def test_random_schedules(seed):
     check(matrix(seed, m, n, STORAGES[storage], depth=int(rng.integers(0, 5))), batch, precision, seed, seed % 4 == 0)
 
 
-def network(seed: int = 0):
+def network(seed: int = 0, sizes=(3, 128, 128, 128, 128, 1)):
     torch.manual_seed(seed)
-    sizes = (3, 128, 128, 128, 128, 1)
     layers = [layer for a, b in pairwise(sizes) for layer in (torch.nn.Linear(a, b), torch.nn.Tanh())]
     return torch.nn.Sequential(*layers[:-1])
 
 
 @pytest.fixture(scope="module")
 def model():
+    if packed := os.environ.get("HRT_CARD_MODEL"):  # compressed where there was time
+        return hrt.load(packed, backend="torch")
     return hrt.compress(network(), inputs=hrt.Box([-1.0] * 3, [1.0] * 3), tol=1e-2, target="cuda", progress=False)
 
 
 def serve(model, **options):
-    if ON_CARD:
+    if HAS_CARD:
         return hrt.CompressedModel(model.program, model.certificate, "cuda", 1, backend="cuda", **options)
     served = hrt.CompressedModel(model.program, model.certificate, "cuda", 1, **options)
     vars(served)["session"] = CudaSession(model.program, None, model.precision)  # what was not opened yet
@@ -207,7 +209,7 @@ def test_threads_and_streams(model):
 
     def ask(k: int) -> None:
         for _ in range(50 if ON_CARD else 2):
-            if ON_CARD:
+            if HAS_CARD:
                 stream = torch.cuda.Stream()
                 with torch.cuda.stream(stream):
                     y = served.predict(inputs[k])
@@ -231,8 +233,55 @@ def test_batches_beyond_the_largest_bucket(model):
     assert torch.equal(session.run([x])[0], parts)
 
 
+def test_inputs_on_the_cpu_and_on_the_card():
+    """Either may come first; answers are where the first input is, with the same bits."""
+    model = mixed_model()
+    served = serve(model)
+    g = torch.Generator().manual_seed(3)
+    x = [torch.randn(9, *v.shape, generator=g) for v in model.program.inputs]
+    expected = served.predict(tuple(x))
+    for given in ((x[0].to(DEVICE), x[1]), (x[0], x[1].to(DEVICE))):
+        answers = served.predict(given)
+        assert all(y.device.type == given[0].device.type for y in answers)
+        assert all(torch.equal(y.cpu(), e) for y, e in zip(answers, expected, strict=True))
+
+
+def test_tangents_that_a_layer_overwrites_are_written_again():
+    """A hidden layer as wide as the input takes its columns, in a graph too."""
+    origin = capture(network(sizes=(3, 20, 3, 20, 2)), [torch.zeros(2, 3)])
+    session = CudaSession(origin, DEVICE, "ieee", derivatives=["d0"], warm=False)
+    assert session.program.reseeds
+    derived = differentiate(origin, ["d0"]).program
+    for seed in range(3):
+        x = torch.randn(2, 3, generator=torch.Generator().manual_seed(seed))
+        for y, e, limit in zip(session.run([x.to(DEVICE)]), derived.run([x]), noise(derived, [x]), strict=True):
+            assert float((y.cpu() - e).norm()) <= 16 * limit
+
+
+def test_the_callers_own_graph(model):
+    """predict in a graph of the caller's: right at every replay, and a typed error where it cannot be there."""
+    if not HAS_CARD:
+        pytest.skip("there are no graphs")
+    served = serve(model)
+    x = torch.rand(3, 3).to(DEVICE)
+    served.predict(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = served.predict(x)
+    for seed in range(3):
+        x.copy_(torch.rand(3, 3, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        assert torch.equal(y, served.predict(x))
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        with pytest.raises(hrt.InputError, match="input 0 on the CPU while a CUDA graph is captured"):
+            served.predict(x.new_zeros(3, 3, device="cpu"))
+        with pytest.raises(hrt.BackendError, match="predict once, then capture"):
+            serve(model).predict(x)
+    assert torch.equal(y, served.predict(x))
+
+
 def test_strict_models_refuse_other_devices(model):
-    if not ON_CARD:
+    if not HAS_CARD:
         pytest.skip("there is one device only")
     with pytest.raises(hrt.InputError, match="Input 0 is on cpu"):
         serve(model, strict=True).predict(torch.rand(2, 3))

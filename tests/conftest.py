@@ -3,13 +3,15 @@ time is compiled in processes of its own (see test_aot.py), and `make gpu` runs 
 """
 
 import os
+from importlib.util import find_spec
 
-from hypothesis import settings
+if find_spec("hypothesis"):  # card.py does without
+    from hypothesis import settings
 
-settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair, not the test's
-settings.load_profile("untimed")
+    settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
+    settings.load_profile("untimed")
 
-if os.environ.get("HRT_ON_CARD") != "1":
+if "HRT_ON_CARD" not in os.environ:
     os.environ["TRITON_INTERPRET"] = "1"
 
 

@@ -2,15 +2,16 @@
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hrt.runtime.capturing import CAPTURING, capture, device_seconds
 from hrt.runtime.cuda_program import CudaProgram
 from hrt.schedule.run_reference import read
 
-CAPTURING = threading.Lock()  # one graph at a time in a process
 INTERPRETER = threading.Lock()  # Triton's interpreter patches modules while it runs: one kernel at a time
 
 
@@ -34,24 +35,21 @@ class Bucket:
         self.staging: list[Tensor] = []
         if program.graphs and capture:
             with CAPTURING, program.guard():
-                self.kernel, self.graph = self._fastest([kernel] if kernel else program.kernels)
+                self.kernel, self.graph = self._fastest([kernel] if kernel else program.worth_timing(size))
                 self.done = torch.cuda.Event()
 
     def _fastest(self, kernels: Sequence[str]) -> tuple[str, Any]:
         """The kernel whose graph is replayed fastest, and that graph."""
-        timed = []
+        graphs = {}
         for kernel in kernels:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # once outside the graph: lists are made and libraries initialised
-                self.program.execute(self.workspace, self.size, kernel)
-            torch.cuda.current_stream().wait_stream(side)
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                self.program.execute(self.workspace, self.size, kernel)
-            timed.append((_replay_seconds(graph) if len(kernels) > 1 else 0.0, kernel, graph))
-        return min(timed, key=lambda entry: entry[0])[1:]
+            try:
+                graphs[kernel] = capture(partial(self.program.execute, self.workspace, self.size, kernel))
+            except Exception as error:
+                if len(kernels) == 1 or kernel != "network":
+                    raise
+                self.program.do_without(self.size, error)
+        seconds = {k: device_seconds(g.replay) if len(graphs) > 1 else 0.0 for k, g in graphs.items()}
+        return min(graphs.items(), key=lambda entry: seconds[entry[0]])
 
     def run(self, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
         """Fill, replay (or launch, where there is no graph), answer: on the caller's stream."""
@@ -92,10 +90,10 @@ class Bucket:
             rows = carried.rows(self.workspace, batch, stream)
             for port in self.program.plan.exits:
                 if port.index is None:
-                    y = read(rows, port.span)
-                else:
-                    y = rows.index_select(1, port.index).reshape(batch, *port.span.shape)
-                answers.append(y.to(torch.float32, copy=True, memory_format=torch.contiguous_format))
+                    y = read(rows, port.span).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+                else:  # new memory already
+                    y = rows.index_select(1, port.index).to(torch.float32).reshape(batch, *port.span.shape)
+                answers.append(y)
         return tuple(answers)
 
     def _pinned(self, inputs: Sequence[Tensor], batch: int) -> list[Tensor]:
@@ -111,16 +109,3 @@ class Bucket:
         self.done.synchronize()  # the copies before have left the page-locked rows
         pairs = zip(self.staging, inputs, strict=True)
         return [pinned[:batch].copy_(x) if x.device.type == "cpu" else x for pinned, x in pairs]
-
-
-def _replay_seconds(graph: Any, repeats: int = 20) -> float:
-    """Seconds of one replay: the median of a few, each timed on the device."""
-    times = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e-3)
-    return sorted(times)[repeats // 2]

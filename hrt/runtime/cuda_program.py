@@ -4,6 +4,7 @@ the same code runs on the CPU.
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -25,7 +26,8 @@ from hrt.schedule.schedule import Gather
 from hrt.support.devices import architecture, cuda_device
 
 ALIGNED = 16  # elements that a workspace row is a multiple of
-WAVE_SECONDS, TILE_SECONDS, STEP_SECONDS = 3.0e-6, 1.5e-6, 0.15e-6  # assumed, see `one_launch`
+WAVE_SECONDS, TILE_SECONDS, STEP_SECONDS = 3.0e-6, 1.5e-6, 0.15e-6  # assumed, see `predicted`
+HOPELESS = 4.0  # times: assumed seconds are not further off than that
 
 
 class CudaProgram:
@@ -77,6 +79,7 @@ class CudaProgram:
         self.pitch: int = -(-max(1, self.schedule.width) // ALIGNED) * ALIGNED
         tensors = [c for c in (*self.constants.values(), *self.indices.values()) if isinstance(c, Tensor)]
         self.resident_bytes: int = self.plan.tables.nbytes + sum(t.nbytes for t in tensors)
+        self.left_out: dict[int, str] = {}  # buckets that turned out not to run in one launch, and how that showed
         self._lists: dict[Any, Any] = {}  # what kernels look up, made when a launch first needs it
 
     def copy(self) -> "CudaProgram":
@@ -152,25 +155,54 @@ class CudaProgram:
             self._lists[key] = build()
         return self._lists[key]
 
-    def one_launch(self, bucket: int) -> bool:
-        """Whether a bucket is expected to be faster as one launch, by assumed times: WAVE_SECONDS a launch in a graph,
-        TILE_SECONDS and STEP_SECONDS in a program. On a card both forms are captured and timed instead.
+    def predicted(self, bucket: int) -> tuple[float, float]:
+        """Seconds of a bucket in one launch, and launch by launch, by assumed times: WAVE_SECONDS a launch in a graph,
+        TILE_SECONDS and STEP_SECONDS in a program.
         """
-        waves = self.plan.waves
-        if waves is None or "network" not in self.kernels:
-            return False
-        t = self.plan.tables
+        t, waves = self.plan.tables, self.plan.waves or ()
         blocks = -(-bucket * self.point_rows // self.config(bucket, "network").block)
         rounds = blocks / PROCESSORS.get(self.arch, PROCESSORS["sm_90"])
         walk = len(t.tiles) * TILE_SECONDS + len(t.steps) * STEP_SECONDS
-        return math.ceil(rounds) * walk < len(waves) * WAVE_SECONDS + rounds * walk
+        return math.ceil(rounds) * walk, len(waves) * WAVE_SECONDS + rounds * walk
+
+    def one_launch(self, bucket: int) -> bool:
+        """Whether a bucket is expected to be faster as one launch. On a card what is worth it is timed instead."""
+        one, several = self.predicted(bucket)
+        return "network" in self.worth_timing(bucket) and one < several
+
+    def worth_timing(self, bucket: int) -> tuple[str, ...]:
+        """The kernels that a bucket's graph is chosen from: one launch where it runs, and is not expected to lose by
+        far.
+        """
+        one, several = self.predicted(bucket)
+        whole = one <= HOPELESS * several and bucket not in self.left_out
+        return self.kernels if whole else ("step",)
+
+    def do_without(self, bucket: int, error: Exception) -> None:
+        """Note that a bucket does not run in one launch here, and warn once. Raises `error` where it says that memory
+        ran out.
+        """
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise error
+        if not self.left_out:
+            warnings.warn(
+                f"Batches of {bucket} do not run in one launch on {self.device}: {type(error).__name__}: "
+                f"{str(error).partition(chr(10))[0]} They run launch by launch, to the same accuracy.",
+                stacklevel=2,
+            )
+        self.left_out.setdefault(bucket, f"{type(error).__name__}: {error}")
 
     def warm_up(self, largest: int) -> None:
         """Compile what any bucket up to `largest` will launch, on one row each, so that no request waits for it."""
         workspace, bucket = self.new_workspace(1), 1
         while bucket <= largest:
-            for kernel in self.kernels:
-                self.execute(workspace, bucket, kernel)
+            for kernel in self.worth_timing(bucket):
+                try:
+                    self.execute(workspace, bucket, kernel)
+                except Exception as error:
+                    if kernel != "network":
+                        raise
+                    self.do_without(bucket, error)
             bucket *= 2
 
     def new_workspace(self, points: int) -> Tensor:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.errors import BackendError
+from hrt.errors import BackendError, InputError
 from hrt.kernels.tuning import LARGEST_BUCKET, bucket_of
 from hrt.program.program import Program
 from hrt.runtime.backends import Request
+from hrt.runtime.capturing import is_capturing
 from hrt.runtime.cuda_graphs import Bucket
 from hrt.runtime.cuda_program import CudaProgram, out_of_memory
 from hrt.runtime.kernel_derivatives import NotCarriedError
@@ -29,7 +30,7 @@ class CudaSession(Session):
     """A network on one GPU. Thread-safe: requests of one bucket follow each other, in the order of the calls.
 
     largest: the largest bucket; bigger batches are computed in parts. warm: compile everything now. resident_bytes:
-    without workspaces. Raises what `CudaProgram` does, and BackendError for a largest below 1.
+    without workspaces. Raises what `CudaProgram` does, and BackendError for a largest below 1, or in a graph's capture.
     """
 
     backend = "cuda"
@@ -47,6 +48,11 @@ class CudaSession(Session):
     ):
         if largest is not None and largest < 1:
             raise BackendError(f"Found largest = {largest}. Expected at least one row.")
+        if is_capturing():
+            raise BackendError(
+                "Found a CUDA graph being captured while a network is put on the device. Expected that before: call "
+                "predict once, then capture."
+            )
         self.program: CudaProgram = CudaProgram(program, device, precision, densify=densify, derivatives=derivatives)
         self.device, self.resident_bytes = self.program.device, self.program.resident_bytes
         limit = LARGEST_BUCKET if largest is None else 1 << (largest.bit_length() - 1)
@@ -54,6 +60,7 @@ class CudaSession(Session):
         self.largest: int = min(limit, room_for(self.device, point_bytes))
         self._buckets: dict[int, Bucket] = {}
         self._lock = threading.Lock()
+        self._is_warm: bool = warm
         if self.program.graphs and warm:
             try:
                 with plain_mode(self.device):
@@ -84,9 +91,26 @@ class CudaSession(Session):
         if not batch:
             spans = self.program.schedule.outputs * len(self.program.carried.answers)
             return tuple(torch.empty(0, *s.shape, dtype=torch.float32, device=inputs[0].device) for s in spans)
-        if self.program.graphs and torch.cuda.is_current_stream_capturing():  # the caller's graph takes the launches
-            return Bucket(self.program, bucket_of(batch), capture=False).run(inputs, batch)
+        if is_capturing():
+            return self._in_the_callers_graph(inputs, batch)
         return self._bucket(bucket_of(batch)).run(inputs, batch)
+
+    def _in_the_callers_graph(self, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
+        """Launches alone, on a workspace that becomes the graph's."""
+        for k, x in enumerate(inputs):
+            if x.device.type == "cpu":
+                raise InputError(
+                    f"Found input {k} on the CPU while a CUDA graph is captured. Expected a tensor on {self.device}: "
+                    "copy into one that lives as long as the graph, outside of it."
+                )
+        used = self._buckets.get(bucket_of(batch))
+        if not (self._is_warm or used):
+            raise BackendError(
+                f"Found a CUDA graph being captured before a batch of {batch} rows was ever run. Expected what it "
+                "launches to be compiled. Call predict once with a batch of that size before the capture."
+            )
+        kernel = used.kernel if used else None
+        return Bucket(self.program, bucket_of(batch), kernel=kernel, capture=False).run(inputs, batch)
 
     def _bucket(self, size: int) -> Bucket:
         with self._lock:

@@ -46,7 +46,8 @@ def tune(
     program = session.program
     if timer is None and not program.graphs:
         raise BackendError("Kernels are interpreted here: their times say nothing. Unset TRITON_INTERPRET.")
-    work = [(bucket, kernel) for bucket in buckets if bucket <= session.largest for kernel in program.kernels]
+    fitting = [bucket for bucket in buckets if bucket <= session.largest]
+    work = [(bucket, kernel) for bucket in fitting for kernel in program.worth_timing(bucket)]
     best: dict[Key, tuple[Config, float]] = {}
     for done, (bucket, kernel) in enumerate(work):
         advance(f"bucket {bucket}, {kernel}", done / len(work))

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from hrt.capture.torch_export import capture
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.kernels import launch
 from hrt.kernels.derivative_streams import MOST_ROWS
 from hrt.kernels.launch import Config, NetworkList, TileList
 from hrt.kernels.precisions import WORKSPACE
@@ -98,7 +97,6 @@ def test_layers_in_every_bucket_and_configuration(case):
     assert not read_faults(tables, WORKSPACE[key.precision].itemsize)
 
 
-@pytest.mark.xfail(not hasattr(launch, "MOST_BLOCKS"), reason="launches are not split: grid y above 65,535")
 @pytest.mark.parametrize("rows", [1 << 20, 1 << 24, (1 << 24) + 1])
 @pytest.mark.parametrize(
     "config", [Config("swapped", 16), Config("batch", 128), Config("swapped", 16, programs=1 << 28)]

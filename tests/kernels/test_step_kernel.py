@@ -184,6 +184,18 @@ def test_bitwise_the_same_every_time_and_whatever_the_rest_of_the_batch():
     assert torch.equal(twice[0], twice[1]) and torch.equal(twice[0][:20], twice[2])
 
 
+@pytest.mark.parametrize("parts", [0, 8])
+def test_more_rows_than_a_launch_has_blocks_for(parts, monkeypatch):
+    """They run in several launches, with the same bits."""
+    tables = random_tables(3, (torch.float32, torch.int8), longest=19)
+    start = workspace_of(70)
+    launch, whole = compare(tables, start, "swapped", parts=parts)
+    assert (launch.finish is not None) == (parts > 0)
+    monkeypatch.setattr("hrt.kernels.launch.MOST_BLOCKS", 2)
+    _, sliced = compare(tables, start, "swapped", parts=parts)
+    assert torch.equal(whole, sliced)
+
+
 def test_nan_stays_in_its_row():
     tables = random_tables(3, (torch.float32, torch.int8))
     clean = torch.randn(20, 136, generator=torch.Generator().manual_seed(0))
