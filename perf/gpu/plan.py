@@ -4,7 +4,8 @@ measured yet.
 
 from hrt.perf.gpu.budget import Step
 
-STUB, TRIAL = "HRT_GPU_STUB", "HRT_GPU_TRIAL"  # environment: no card, but tests/stub_card.py; small numbers
+# Environment. STUB: no card, but tests/stub_card.py.  TRIAL: small numbers, and steps that may take so many times longer.
+STUB, TRIAL = "HRT_GPU_STUB", "HRT_GPU_TRIAL"
 SILENT = "silent"  # of a STUB: it computes nothing
 
 STEPS = (

@@ -194,9 +194,9 @@ def test_a_mistake_is_handed_on(tmp_path):
 def stub_run(small_pack, tmp_path_factory):
     """The whole script, on the stub card, in small numbers: the exit status, its output, and the record's folder."""
     out = tmp_path_factory.mktemp("out")
-    environment = {**PLAIN, STUB: "answers", TRIAL: "1", "OMP_NUM_THREADS": "1"}
+    environment = {**PLAIN, STUB: "answers", TRIAL: "20", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "perf" / "gpu"), "run", "--pack", str(small_pack.folder), "--out", str(out)]
-    command += ["--anyway", "--budget", "1500"]
+    command += ["--anyway", "--budget", "20000"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
     return done, out
 
