@@ -142,6 +142,7 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
         given = cut_columns(source.matrix, strip.cols)
         blocks = weigh_all(source, given.to(torch.float64), spans)
         sigma2, norm2 = batch_spectra(blocks, strip.floors, strip.limits, source.seed)
+        sigma2 = sigma2[:, : max(1, int((sigma2 > 0).sum(1).max()))]
         noise = 2 * sigma2
         if strip.detailed:
             for members in of_one_length(spans).values():
