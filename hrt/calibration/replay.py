@@ -59,8 +59,7 @@ class Replay:
                 values[node.name] = self._values[start, names[node.name]] = value
         for node in reversed(missing):
             arguments = (
-                values[k] if k in values else self._constant(node, i, constants[k])
-                for i, k in enumerate(node.inputs)
+                values[k] if k in values else self._constant(node, i, constants[k]) for i, k in enumerate(node.inputs)
             )
             value = values[node.name] = node.row.torch(tuple(arguments), node.attrs)
             if value.nbytes <= KEPT // len(self.program.nodes):

@@ -30,7 +30,10 @@ FLOOR = 0.01  # of the budget: a sketch that misses less than its share of this 
 LIMIT_SHARE = 1 / 16  # of the budget, for what the finer levels alone would have to keep
 LIMIT_SLACK = 1.2  # of a rank limit, since it comes from an estimate
 OCTAVES = 0, 2, 4, 6, 8, 10  # below the multiplier of a rank limit: between them a block must lose to be left out
-PAYS = 1.2  # times what a block takes; where its parts take more, nothing is looked for in parts of these
+PAYS = 1.1  # times what a block takes; where its parts take more, nothing is looked for in parts of these
+WHOLE = (
+    "whole"  # the key of a source's memo under which the spectra of the undivided matrix stay: no order changes them
+)
 NOTHING = 1e-300  # in the place of zero where something is divided by it
 
 
@@ -71,7 +74,9 @@ class Planner:
         self._guess = round(GRID * math.log2(1 + norm2 / max(budget2, NOTHING)))  # where the multiplier was last
         self._built: dict[Choice, list[Leaf]] = {}  # used last
         self._factor(request, budget2, advance, executor)
+        whole = {k: source.memo[k] for k in source.memo.keys() & {WHOLE}}
         source.memo.clear()  # few of all these blocks will be built
+        source.memo.update(whole)
 
     def _factor(self, request: MatrixRequest, budget2: float, advance: Advance, executor: Executor | None) -> None:
         finer: LevelSpectra | None = None
@@ -93,9 +98,7 @@ class Planner:
             if not self.source.weighted:
                 least = least_tails(self.options[0], least)
 
-    def _descend(
-        self, levels: Sequence[Level], budget2: float, advance: Advance, executor: Executor | None
-    ) -> None:
+    def _descend(self, levels: Sequence[Level], budget2: float, advance: Advance, executor: Executor | None) -> None:
         """Factor levels from coarse to fine, as long as splitting a block once more may pay: where its parts take
         clearly more than it does, parts of these never took less than it in any network that was looked at.
         """
@@ -104,8 +107,12 @@ class Planner:
             advance("blocks of {} x {}".format(*_largest_block(level)), 0.0)
             a, b = children_of(level.grid, pays.shape)
             limit = np.where(np.repeat(np.repeat(pays, a, axis=0), b, axis=1), np.inf, 0.0)
-            spectra = level_spectra(self.source, level, self.storages, FLOOR * budget2, limit, None, executor)
-            options = LevelOptions(spectra, self.storages, self.overhead)
+
+            def spectra(level: Level = level, limit: np.ndarray = limit) -> LevelSpectra:
+                return level_spectra(self.source, level, self.storages, FLOOR * budget2, limit, None, executor)
+
+            known = self.source.once(WHOLE, spectra) if level.grid == (1, 1) else spectra()
+            options = LevelOptions(known, self.storages, self.overhead)
             if self.options:
                 values = [(self.options[-1].values(lam)[0], options.values(lam)[0]) for lam in self._lams(budget2)]
                 pays = np.logical_or.reduce([sum_children(v, u.shape) < PAYS * u for u, v in values])
@@ -276,7 +283,7 @@ class KeptPlanner(Planner):
 
 
 def _largest_block(level: Level) -> tuple[int, int]:
-    return max(np.diff(level.rows)), max(np.diff(level.cols))
+    return int(max(np.diff(level.rows))), int(max(np.diff(level.cols)))
 
 
 def planner_for(source: BlockSource, request: MatrixRequest, budget2: float, *rest: Any) -> Planner:

@@ -77,8 +77,8 @@ class Original:
 
     @cached_property
     def replay(self) -> Replay:
-        """Value and derivatives on the search rows, for the constants of one candidate after the other: in float32 where
-        that by itself is off by a small part of the tolerance.
+        """Value and derivatives on the search rows for the constants of one candidate after the other, in float32 where
+        that alone costs little of the tolerance.
         """
         single = Replay(self.aim.graph, self.split.search, torch.float32)
         if self.aim.error(self.search_reference, single.outputs({})).limit <= ROUNDED * self.tol:
