@@ -107,10 +107,9 @@ class Allocator:
     def _smallest(self, rounds: Sequence[Sequence[Setting]], narrow: frozenset[str]) -> list[Candidate]:
         """The smallest candidates, best first, over rounds of settings, until the error was predicted well."""
         ends: list[Candidate] = []
-        orders: dict[str, Order] = {}
         done = step = 0
         for settings in rounds:
-            gaps, before = [], ends[:1]
+            gaps, before, orders = [], ends[:1], dict[str, Order]()  # focused moments change them little, ridges do
             for setting in settings:
                 width = SETTINGS_SHARE / len(rounds[0])  # further rounds are the exception
                 low, done = min(width * done, SETTINGS_SHARE - width), done + 1
@@ -142,7 +141,7 @@ class Allocator:
     def _planned(
         self, setting: Setting, narrow: frozenset[str], advance: Advance, orders: Mapping[str, Order]
     ) -> PlannedNetwork:
-        """Every layer with its planner, in an earlier setting's orders; the first half of a setting's work."""
+        """Every layer with its planner, in `orders` where given; the first half of a setting's work."""
         weights, moments = self.original.program.weights, self.moments
         names = [n for n in weights if moments[n].left.numel() and moments[n].second.numel()]
         tasks = [replace(self._task(name, setting), order=orders.get(name)) for name in names]
