@@ -80,10 +80,9 @@ class Original:
         """Value and derivatives on the search rows for the constants of one candidate after the other, in float32 where
         that alone costs little of the tolerance.
         """
-        single = Replay(self.aim.graph, self.split.search, torch.float32)
-        if self.aim.error(self.search_reference, single.outputs({})).limit <= ROUNDED * self.tol:
-            return single
-        return Replay(self.aim.graph, self.split.search)
+        single, double = (Replay(self.aim.graph, self.split.search, t) for t in (torch.float32, torch.float64))
+        rounded = self.aim.error(double.outputs({}), single.outputs({}))
+        return single if rounded.limit <= ROUNDED * self.tol else double
 
     @cached_property
     def reference(self) -> Tensor:
