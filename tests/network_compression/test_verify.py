@@ -114,3 +114,12 @@ def test_the_rounding_of_a_small_column_counts_where_each_is_held_to_the_toleran
     assert 1e-4 < (each.capture_difference or 0.0) < 1e-3 and "float16" in each.rounding
     with torch.no_grad():
         assert torch.equal(each.reference, net(each.split.held_out[0].float()).double())
+
+
+@pytest.mark.parametrize(("tol", "dtype"), [(1e-2, torch.float32), (1e-6, torch.float64)])
+def test_candidates_are_judged_in_float32_where_that_costs_little_of_the_tolerance(tol, dtype) -> None:
+    rows = inputs(100).double()
+    original = Original.of(captured_network(made(), (rows,)), (rows,), CompressionRequest(tol))
+    assert original.replay.dtype == dtype
+    exact = original.aim.outputs(original.split.search)
+    assert original.aim.error(exact, original.replay.outputs({})).limit <= 0.01 * tol
