@@ -88,7 +88,7 @@ def compress_for(
     problem = Problem.of(w, request)
     matrix, storages, largest = problem.matrix, request.storages, problem.largest
     m, n = matrix.shape
-    name = _dense_within(problem)
+    name = dense_within(problem)
     if not m * n:
         return HMatrix((m, n), ())
     if largest == 0:
@@ -137,7 +137,7 @@ def compress_ordered(
 ) -> HMatrix | None:
     """Compress in one given ordering; None where no partition meets the tolerance with these storages."""
     matrix, c, request, exponent = problem.near, problem.moment, problem.request, problem.exponent
-    allowed2 = math.ldexp(problem.allowed2, -2 * exponent)
+    allowed2 = problem.near_allowed2
     rows, cols = order
     fast = c is None and request.tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
     ordered = permute(matrix, rows, cols, torch.float32 if fast else matrix.dtype)
@@ -186,7 +186,7 @@ def next_budget(measured: dict[float, float], allowed2: float) -> float:
     return step if low < step < high else (low + min(high, 8 * now)) / 2
 
 
-def _dense_within(problem: Problem) -> str:
+def dense_within(problem: Problem) -> str:
     """The storage type of the smallest dense form within the tolerance, or ToleranceError if float32 misses it."""
     matrix, c, tol, largest = problem.matrix, problem.moment, problem.request.tol, problem.largest
     error = math.inf
