@@ -44,9 +44,8 @@ def markdown(shown: Sequence[Shown], counts: Rows, known: Mapping[str, Any]) -> 
     lines = [
         "# What holds of arXiv 2409.07028",
         f"Written by `{known['command']}` in {known['seconds']} s, commit {known['commit'][:10]}, {known['threads']} "
-        f"thread(s). Networks: the Burgers PINN of this repository, {known['operator']}, and PINNs trained "
-        "here; those of the authors were not published. Claims are numbered by the paper's sections, 0 its abstract, and told in our "
-        "words.",
+        f"thread(s). Networks: the Burgers PINN of this repository, {known['operator']}, and PINNs trained here; the "
+        "authors published none. Claims are numbered by the paper's sections, 0 its abstract, and told in our words.",
         "## Every claim",
         "\n".join([
             "| number | claim | verdict | needs, or fails because | computed in, tested by |",
