@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 STATEMENTS = "tests/certificate/test_paper_statements.py"
 KERNELS = "tests/tangent_kernel/test_ntk_statements.py"
-BOUNDS_TEST = "tests/certificate/test_paper_theorems.py"
-ALGORITHM_TEST = "tests/matrix_compression/test_paper_algorithm.py"
+THEOREMS = "tests/certificate/test_paper_theorems.py"
+PARTITION = "tests/matrix_compression/test_paper_algorithm.py"
 STATEMENT = "hrt/certificate/paper_statements.py"
 ALGORITHM = "hrt/matrix_compression/paper_algorithm.py"
 TRAINED = "perf/paper/trained_networks.py"
@@ -79,25 +79,30 @@ CLAIMS = (
           STATEMENT, f"{STATEMENTS}::TestFrobenius::test_blocks_add_up_exactly", "",
           "||E||_F <= root of sum of blocks"),
     Claim("3.2", "||A' - H'||_F <= tau + delta for A' = A + dA, ||dA||_F <= delta.", NEEDS,
-          "that H' is H, or that tau bounds the whole error, not a block's", STATEMENT, BOUNDS_TEST),
+          "that H' is H, or that tau bounds the whole error, not a block's",
+          STATEMENT, f"{THEOREMS}::TestTheorem1::test_b_needs_that_h_stays"),
     Claim("3.3", "kappa(H') <= kappa(H) + O(eps).", NEEDS,
           "a constant that holds kappa(H)^2: without it the O says nothing for ill-conditioned H",
-          STATEMENT, BOUNDS_TEST),
+          STATEMENT, f"{THEOREMS}::TestTheorem1::test_d_has_no_constant"),
     Claim("3.T1a", "||A - H||_F <= sum of the blocks' errors.", HOLDS, "loose by up to sqrt(n_r): 3.1 is sharp",
-          STATEMENT, BOUNDS_TEST, "", "||E||_F <= root of sum of blocks"),
-    Claim("3.T1b", "||A' - H'||_F <= tau + delta.", NEEDS, "see 3.2", STATEMENT, BOUNDS_TEST),
+          STATEMENT,
+          f"{THEOREMS}::TestTheorem1::test_a_the_sum_of_blocks_holds_and_is_loose", "", "||E||_F <= root of sum of blocks"),
+    Claim("3.T1b", "||A' - H'||_F <= tau + delta.", NEEDS, "see 3.2",
+          STATEMENT, f"{THEOREMS}::TestTheorem1::test_b_needs_that_h_stays"),
     Claim("3.T1c", "kappa(H) <= kappa(A) (1 + ||E||_2 / (sigma_min(A) - ||E||_2)).", FALSE,
           "A = I, H = diag(1.1, 0.9): 1.22 against 1.11; (sigma_1 + ||E||) / (sigma_min - ||E||) holds",
-          STATEMENT, BOUNDS_TEST, "", "condition (Weyl)"),
-    Claim("3.T1d", "kappa(H') <= kappa(H) + O(eps) in PINNs.", NEEDS, "see 3.3", STATEMENT, BOUNDS_TEST),
+          STATEMENT, f"{THEOREMS}::TestTheorem1::test_c_is_false", "", "condition (Weyl)"),
+    Claim("3.T1d", "kappa(H') <= kappa(H) + O(eps) in PINNs.", NEEDS, "see 3.3",
+          STATEMENT, f"{THEOREMS}::TestTheorem1::test_d_has_no_constant"),
     Claim("3.T1e", "kappa(H') <= kappa(H) (1 + delta / sigma_min(H)).", FALSE,
-          "H = I, H' = diag(1, 0.9): 1.11 against 1.10; true to first order in delta", STATEMENT, BOUNDS_TEST),
+          "H = I, H' = diag(1, 0.9): 1.11 against 1.10; true to first order in delta",
+          STATEMENT, f"{THEOREMS}::TestTheorem1::test_e_is_false"),
     Claim("3.T1f", "Training error <= tau T after T refinements.", NEEDS,
           "that a network without compression has no training error; tau T grows where refinement shrinks errors",
-          STATEMENT, BOUNDS_TEST),
+          STATEMENT, f"{THEOREMS}::TestTheorem1::test_f_says_nothing_of_training"),
     Claim("3.1.1", "The error after p refinements is at most C / 2^p.", FALSE,
           "smoothness off the diagonal; an 8 x 8 identity in 256 x 256 zeros at rank 4 stays for five levels",
-          STATEMENT, BOUNDS_TEST),
+          STATEMENT, f"{THEOREMS}::test_the_error_need_not_halve_with_every_refinement"),
     Claim("3.1.2", "The loss falls as O(1 / k^(r + p)) instead of O(1 / k^r).", "",
           "nothing that was found makes it so: refinement changes the model, not the optimiser",
           "perf/paper/rates.py", STUDY, "rates"),
@@ -106,7 +111,7 @@ CLAIMS = (
           "hrt/training/rank_penalty.py", STUDY, "regulariser"),
     Claim("3.1.4", "Refinement ends after finitely many steps with a global error below tau.", FALSE,
           "it ends; blocks within tau each leave up to tau sqrt(n_r): 3.6 tau on a log kernel of 256 at 1e-2",
-          ALGORITHM, ALGORITHM_TEST),
+          ALGORITHM, f"{PARTITION}::test_the_global_error_is_not_below_tau"),
     Claim("3.1.5", "Each refinement costs O(n log n).", NEEDS,
           "access to entries instead of a dense array, which alone takes n^2", "perf/paper/complexity.py", STUDY,
           "complexity"),
@@ -120,7 +125,7 @@ CLAIMS = (
     Claim("3.2.4", "Numerical stability in complex inverse problems.", OPEN, "nothing that could be computed", "", ""),
     Claim("3.3.1", "Algorithm 1 ends with every block within its tolerance.", HOLDS,
           "finest blocks are stored as they are",
-          ALGORITHM, ALGORITHM_TEST, "heat-map"),
+          ALGORITHM, f"{PARTITION}::test_every_block_ends_within_its_tolerance", "heat-map"),
     Claim("3.3.2", "Algorithm 1 applies to Burgers' equation.", HOLDS, "its size there: see the first figure",
           "perf/paper/weight_methods.py", STUDY, "compression"),
     Claim("3.T2a", "||Theta - Theta_H||_F <= C eps.", "",
