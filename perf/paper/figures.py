@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from hrt.perf.bench.charts import GRID, INK, LEAST_ERROR, LINES, LOOKS, figure, log_ticks, tidy
-from hrt.perf.paper.data import FEATURES, PINN
+from hrt.perf.paper.data import FEATURES, PINN, family
 from hrt.perf.paper.output import Rows, distinct, matching
 from hrt.perf.paper.rates import laws
 from hrt.perf.paper.trained_networks import SEEN
@@ -15,6 +15,7 @@ from hrt.perf.paper.weight_methods import ALGORITHM, AUTO, FLOAT32, SVD
 STYLES = {SVD: LOOKS["svd"], ALGORITHM: LOOKS["pruned"], FLOAT32: ("#cc79a7", "s"), AUTO: LOOKS["hrt"]}
 STYLES["uncompressed"] = LOOKS["dense"]
 FAMILIES = {
+    "dense": LOOKS["dense"],
     "paper": LOOKS["other"],
     "SVD": LOOKS["svd"],
     "pruning": LOOKS["pruned"],
@@ -51,9 +52,9 @@ def legend(fig: Any, ncols: int = 4, **options: Any) -> Any:
     return fig
 
 
-def joined(places: Sequence[Any]) -> str:
+def joined(x: Sequence[Any], y: Sequence[Any]) -> str:
     """The line through points: none through two, which any line joins."""
-    return "-" if len(places) > 2 else ""
+    return "-" if len(set(zip(x, y, strict=True))) > 2 else ""
 
 
 def compression(rows: Rows) -> Any:
@@ -65,14 +66,14 @@ def compression(rows: Rows) -> Any:
             every = sorted(matching(rows, case=case, method=method), key=lambda r: r["ratio"])
             line = [r for r in every if r["error"] >= LEAST_ERROR]
             if len(line) < len(every):
-                exact.append(f"{method}: {len(every) - len(line)} exact, stored dense")
+                exact.append(f"{len(every) - len(line)} of {method}")
             colour, marker = STYLES[method]
             x, y = [r["ratio"] for r in line], [r["error"] for r in line]
-            axes.plot(x, y, f"{marker}{joined(line)}", color=colour, markersize=5, linewidth=1.3, label=method)
+            axes.plot(x, y, f"{marker}{joined(x, y)}", color=colour, markersize=5, linewidth=1.3, label=method)
         axes.axvline(1, color=INK, linewidth=1, linestyle="--")
-        axes.text(0.98, 0.02, "\n".join(exact), ha="right", va="bottom", fontsize=8, transform=axes.transAxes)
         kind = "output error, unseen points" if case == PINN else "Frobenius error"
-        finish(axes, RATIOS, ERRORS, xlabel="dense bytes over bytes", ylabel=kind, title=case)
+        finish(axes, RATIOS, ERRORS, xlabel="dense bytes over bytes", ylabel=kind)
+        axes.set_title(f"{case}\nexact, and so without a point: {', '.join(exact) or 'none'}", fontsize=9.5)
     return legend(fig)
 
 
@@ -140,7 +141,8 @@ def comparison(rows: Rows) -> Any:
                 axes.text(1.0, k, "  cannot reach it below dense", va="center", fontsize=8.5)
                 continue
             axes.barh(k, r["ratio"], color=FAMILIES[r["family"]][0], height=0.65)
-            axes.text(r["ratio"], k, f" {r['ratio']:.1f}x", va="center", fontsize=8.5)
+            form = ".1f" if r["ratio"] >= 1 else ".2f"
+            axes.text(r["ratio"], k, f" {r['ratio']:{form}}x", va="center", fontsize=8.5)
         axes.set_yticks(range(len(bars)), [r["method"] for r in bars])
         axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.18 * max([r["ratio"] or 0 for r in bars] + [1.0])))
         axes.axvline(1, color=INK, linewidth=1, linestyle="--")
@@ -152,12 +154,13 @@ def speed(rows: Rows) -> Any:
     """Above: the fastest dense form's median over each method's, over the batch size. Below: how far calls scatter."""
     cases, batches = distinct(rows, "case"), sorted(distinct(rows, "batch"))
     fig = figure(5.2 * len(cases), 6.8)
-    colours = dict(zip(distinct(rows, "method"), ("#4d4d4d", *LINES), strict=False))
+    colours = {m: FAMILIES["dense" if m.startswith("dense") else family(m)][0] for m in distinct(rows, "method")}
     for (upper, lower), case in zip(fig.subplots(2, len(cases), squeeze=False).T, cases, strict=True):
         for method in distinct(matching(rows, case=case), "method"):
             line, look = matching(rows, case=case, method=method), {"color": colours[method], "markersize": 5}
             around = [[max(0, r["ratio"] - r["low"]) for r in line], [max(0, r["high"] - r["ratio"]) for r in line]]
-            x, style = [r["batch"] for r in line], f"o{joined(line)}"
+            x = [r["batch"] for r in line]
+            style = f"o{joined(x, x)}"
             upper.errorbar(x, [r["ratio"] for r in line], around, fmt=style, label=method, **look)
             lower.plot(x, [r["p95_us"] / r["p50_us"] for r in line], style, **look)
         upper.axhline(1, color=INK, linewidth=1, linestyle="--")
@@ -167,7 +170,9 @@ def speed(rows: Rows) -> Any:
             axes.minorticks_off()
         finish(upper, y={"most": 8}, ylabel="best dense / this (above 1: faster)", title=case)
         finish(lower, xlabel="batch", ylabel="95th percentile over median")
-    return legend(fig, ncols=3)
+    handles = [fig.axes[0].plot([], [], "o-", color=colour)[0] for colour in colours.values()]
+    fig.legend(handles, list(colours), loc="outside lower center", ncols=3, frameon=False)
+    return fig
 
 
 def propagation(rows: Rows) -> Any:
@@ -186,10 +191,12 @@ def propagation(rows: Rows) -> Any:
             exact = "" if shown else ": exact"
             label = f"{line[0]['ratio']:.2g}x{exact}"
             x, y = [r["layer"] for r in shown], [r["error"] for r in shown]
-            axes.plot(x, y, f"{marker}{joined(shown)}", color=colour, markersize=5, label=label)
+            axes.plot(x, y, f"{marker}{joined(x, y)}", color=colour, markersize=5, label=label)
         axes.axhline(tol, color=INK, linewidth=1, linestyle=":")
         axes.set_xticks(distinct(some, "layer"))
-        finish(axes, y=ERRORS, xlabel="layer", ylabel="relative error", title=f"tol {tol:g} of {bound}")
+        finish(
+            axes, y=ERRORS, xlabel="layer (none where exact)", ylabel="relative error", title=f"tol {tol:g} of {bound}"
+        )
         axes.legend(frameon=False, fontsize=8, title="dense bytes over bytes", title_fontsize=8)
     handles = [fig.axes[0].plot([], [], f"{m}-", color=c)[0] for c, m in (STYLES[k] for k in distinct(rows, "method"))]
     fig.legend(handles, distinct(rows, "method"), loc="outside lower center", ncols=len(handles), frameon=False)

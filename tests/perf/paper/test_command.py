@@ -188,7 +188,8 @@ def test_pictures_come_of_the_rows_alone(draw, rows, tmp_path):
 
 
 def test_no_line_is_drawn_through_two_points():
-    assert [figures.joined(range(k)) for k in (1, 2, 3)] == ["", "", "-"]
+    assert [figures.joined(range(k), range(k)) for k in (1, 2, 3)] == ["", "", "-"]
+    assert figures.joined([1, 2, 2], [3, 4, 4]) == "", "two places, however often"
 
 
 def test_coarse_maps_keep_the_mean_square():
