@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, geometric_mean
 
 from hrt.errors import InputError
+from hrt.perf.paper import complexity as sizes
 from hrt.perf.paper.data import FEATURES
 from hrt.perf.paper.ntk import fits
 from hrt.perf.paper.output import Rows, distinct, matching
@@ -25,6 +26,7 @@ BOUNDED = "SVD's errors pile up over the layers, above all at 1e-1; the method's
 TRAINED = "accuracy settles while the compression ratio stays the same over the epochs (figure 3)"
 REGULARISED = "a penalty on the ranks trades loss against compression (section 3.1)"
 KERNEL = "the kernel drifts by at most C times the tolerance and stays positive definite (theorem 2)"
+SCALING = "memory and products take O(k n log n) instead of O(n^2), a refinement O(n log n) (sections 3.1 and 3.2)"
 QUICKER = "p refinements take the training loss from O(1/k^r) to O(1/k^(r+p)) (section 3.1)"
 FORMS = {"ratio": ".1f", "served_ratio": ".1f", "seconds": ".0f", "directions": ".0f", "served_bytes": ",.0f"}
 AS_GOOD, SMALL = 1.1, 4.0  # of the dense network's error; times fewer bytes: what counts as trained as well
@@ -191,6 +193,28 @@ def rates(rows: Rows) -> Finding:
         verdict(yes, of),
         f"Measured ({len(distinct(rows, 'seed'))} seed(s), exponents over all steps from the first window on, 95 % "
         f"intervals): {', '.join(lines)}. Refinement adds numbers to the weights; it does not change the order.",
+    )
+
+
+def complexity(rows: Rows) -> Finding:
+    """Whether bytes grow no faster than k n log n, k the largest rank, and products slower than n^2."""
+    fitted, lines, yes, of = sizes.laws(rows), [], 0, 0
+    for case in distinct(rows, "case"):
+        over, product = fitted[case, "over"], fitted[case, "apply_64"]
+        of, yes = of + 2, yes + (over.low <= 0) + (product.high < 2)
+        ranks = [r["rank"] for r in matching(rows, case=case)]
+        each = ", ".join(
+            f"{what} n^{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f})"
+            for what, law in ((sizes.MEASURED[key], fitted[case, key]) for key in sizes.MEASURED)
+        )
+        lines.append(
+            f"{case}: {each}; bytes over k n log n go with n^{over.exponent:.2f}, ranks from {ranks[0]} to {ranks[-1]}"
+        )
+    return Finding(
+        verdict(yes, of),
+        f"Measured for n from {min(r['n'] for r in rows):,} to {max(r['n'] for r in rows):,} at {sizes.TOL:g}, with 95 % "
+        f"intervals: {'; '.join(lines)}. Where ranks grow with n, as with waves of a fixed number of points, so does k n "
+        "log n. Building starts from a dense array: n^2 at least, whatever each refinement costs.",
     )
 
 

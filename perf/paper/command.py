@@ -23,6 +23,7 @@ from hrt.perf.paper import claims, data, training
 from hrt.perf.paper import figures as pictures
 from hrt.perf.paper import ntk as kernels
 from hrt.perf.paper.claims import Finding
+from hrt.perf.paper.complexity import complexity
 from hrt.perf.paper.data import Setting, Subject
 from hrt.perf.paper.output import Rows, facts, table, write_json
 from hrt.perf.paper.page import Shown, markdown, write_page
@@ -59,6 +60,8 @@ PARTS = (
     Part("speed", "Inference speed", claims.FASTER, data.speed, pictures.speed, claims.speed),
     Part("propagation", "Error propagation, layer by layer", claims.BOUNDED,
          propagation, pictures.propagation, claims.propagation),
+    Part("complexity", "Growth with n", claims.SCALING,
+         lambda s: complexity(s.setting.sizes), pictures.complexity, claims.complexity),
     Part("rates", "The order in which the loss falls", claims.QUICKER,
          lambda s: rates(s.setting.descent), pictures.rates, claims.rates),
     Part("training", "Training with dynamic compression", claims.TRAINED,

@@ -22,6 +22,7 @@ from hrt.perf.methods.svd import Problem, second_moments
 from hrt.perf.networks.burgers import burgers_points, cole_hopf, exact_solution, load_burgers, sample
 from hrt.perf.networks.operators import reaction_diffusion_green
 from hrt.perf.networks.registry import FRESH, build
+from hrt.perf.paper.complexity import Sizes
 from hrt.perf.paper.output import Rows
 from hrt.perf.paper.rates import Descent
 from hrt.perf.paper.trained_networks import DENSE, SNAPSHOT, Run, Training, trained
@@ -63,6 +64,7 @@ class Setting:
     fresh: int = 10_000
     training: Training = field(default_factory=Training)
     descent: Descent = field(default_factory=Descent)
+    sizes: Sizes = field(default_factory=Sizes)
 
     @staticmethod
     def quick() -> "Setting":

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from hrt.perf.bench.charts import GRID, INK, LEAST_ERROR, LINES, LOOKS, figure, log_ticks, tidy
+from hrt.perf.paper import complexity as sizes
 from hrt.perf.paper.data import FEATURES, PINN, family
 from hrt.perf.paper.output import Rows, distinct, matching
 from hrt.perf.paper.rates import laws
@@ -215,6 +216,33 @@ def rates(rows: Rows) -> Any:
         finish(axes, {"most": 6}, ERRORS, xlabel="step k of Adam", ylabel="training loss", title=case)
         axes.legend(frameon=False, fontsize=8.5)
     fig.suptitle(_seeds(rows), fontsize=9.5)
+    return fig
+
+
+def complexity(rows: Rows) -> Any:
+    """A column for each kernel: bytes beside k n log n and n^2; times of building and of products, with exponents."""
+    cases, fitted = distinct(rows, "case"), sizes.laws(rows)
+    fig = figure(4.3 * len(cases), 7.2)
+    for (upper, lower), case in zip(fig.subplots(2, len(cases), squeeze=False).T, cases, strict=True):
+        line = matching(rows, case=case)
+        n, first = [r["n"] for r in line], line[0]
+        for axes, keys in ((upper, ("bytes",)), (lower, ("build", "apply_1", "apply_64"))):
+            for key, colour in zip(keys, LINES, strict=False):
+                law = fitted[case, key]
+                label = f"{sizes.MEASURED[key]}: n^{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f})"
+                y = [r[key] for r in line]
+                axes.plot(n, y, f"o{joined(n, y)}", color=colour, markersize=5, label=label)
+        for label, grown, style in (("k n log n", sizes.bound, "--"), ("n^2", lambda r: r["n"] ** 2, ":")):
+            y = [first["bytes"] * grown(r) / grown(first) for r in line]
+            upper.plot(n, y, style, color=INK, linewidth=1, label=label)
+        y = [first["build"] * (r["n"] / first["n"]) ** 2 for r in line]
+        lower.plot(n, y, ":", color=INK, linewidth=1, label="n^2")
+        ranks = f"largest rank {first['rank']} to {line[-1]['rank']}"
+        finish(upper, {"most": 6}, {"most": 7}, ylabel="bytes, float32")
+        upper.set_title(f"{case}\n{ranks}", fontsize=9.5)
+        finish(lower, {"most": 6}, {"form": "{:g}", "most": 8, "steps": (1,)}, xlabel="n", ylabel="seconds")
+        for axes in (upper, lower):
+            axes.legend(frameon=False, fontsize=7.5)
     return fig
 
 

@@ -11,6 +11,7 @@ from hrt.perf.networks.burgers import burgers_network
 from hrt.perf.paper import claims, command, data, figures
 from hrt.perf.paper.claims import matched, verdict
 from hrt.perf.paper.command import PARTS, main, write_parts
+from hrt.perf.paper.complexity import Sizes, bound, complexity
 from hrt.perf.paper.data import PINN, Setting, Subject, coarse
 from hrt.perf.paper.propagation import OUTPUT, WEIGHTS, propagation
 from hrt.perf.paper.trained_networks import DENSE, DYNAMIC, PROXIMAL
@@ -65,6 +66,13 @@ def fallen(gain):
         for p in (0, 1, 2)
         for k in (100.0, 200.0, 400.0, 800.0)
     ]
+
+
+def grown_to(power, product):
+    """Ranks of 4, bytes of (k n log n)^power, products of n^product."""
+    sides = (512, 1024, 2048, 4096)
+    rows = [{"case": "log, 1-D", "n": n, "rank": 4, "build": n**2.0} for n in sides]
+    return [r | {"bytes": bound(r) ** power, "apply_1": r["n"] ** product, "apply_64": r["n"] ** product} for r in rows]
 
 
 def mapped(leaves, angle=1.0):
@@ -126,6 +134,9 @@ CASES = [
     (claims.propagation, passed_on(9e-4), "Agrees"),
     (claims.propagation, passed_on(9e-4, smaller=False), "Agrees in part"),
     (claims.propagation, passed_on(2e-3, smaller=False), "Does not agree"),
+    (claims.complexity, grown_to(1.0, 1.2), "Agrees"),
+    (claims.complexity, grown_to(1.0, 2.1), "Agrees in part"),
+    (claims.complexity, grown_to(1.5, 2.1), "Does not agree"),
     (claims.rates, fallen(1.0), "Agrees"),
     (claims.rates, fallen(0.2), "Does not agree"),
     (claims.training, grown(DYNAMIC.name, (3e-2, 1e-2), 5.0, 9.0), "Agrees"),
@@ -176,6 +187,7 @@ def test_matched_takes_the_smallest_rival_that_is_no_worse():
         (figures.speed, raced(1.1)),
         (figures.propagation, [r | {"error": 0.0} if r["method"] == SVD else r for r in passed_on(0.0)]),
         (figures.rates, fallen(0.1)),
+        (figures.complexity, grown_to(1.0, 1.2)),
         (figures.training, grown(DYNAMIC.name, (0.1, 0.1), 0.1, 9.0) + epochs(DYNAMIC.name, 2, 0.1, 0.1, 9.0)),
         (figures.regulariser, grown(PROXIMAL.name, (1e-2, 3e-2), 1.0, 9.0)),
         (figures.kernel, [*drifting(0.5), drifting(1.0)[0] | {"drift": 0.0}]),
@@ -211,7 +223,7 @@ def subject():
 
 def test_a_real_run_writes_pictures_and_figures(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "Subject", lambda setting: subject)
-    slow = ("comparison", "speed", "rates", "training", "snapshot", "regulariser", "kernel")
+    slow = ("comparison", "speed", "complexity", "rates", "training", "snapshot", "regulariser", "kernel")
     chosen = [p for p in PARTS if p.name not in slow]
     shown, known = write_parts(subject.setting, tmp_path, chosen)
     assert len(shown) == 4 and known["commit"]
@@ -219,6 +231,13 @@ def test_a_real_run_writes_pictures_and_figures(subject, tmp_path, monkeypatch):
         body = json.loads((tmp_path / f"{part.name}.json").read_text())
         assert body["rows"] and body["facts"]["commit"]
         assert (tmp_path / f"{part.name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_complexity_measures_every_kernel():
+    rows = complexity(Sizes((64, 128, 256)))
+    assert len({r["case"] for r in rows}) == 4 and all(r["bytes"] <= 4 * r["n"] ** 2 for r in rows)
+    (log,) = [r for r in rows if r["case"] == "log, 1-D" and r["n"] == 256]
+    assert log["bytes"] < 0.5 * 4 * 256**2 and 0 < log["rank"] < 64 and min(log["build"], log["apply_1"]) > 0
 
 
 def test_angles_and_weighted_errors():
