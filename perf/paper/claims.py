@@ -210,11 +210,11 @@ def complexity(rows: Rows) -> Finding:
         lines.append(
             f"{case}: {each}; bytes over k n log n go with n^{over.exponent:.2f}, ranks from {ranks[0]} to {ranks[-1]}"
         )
+    least, most = (pick(r["n"] for r in rows) for pick in (min, max))
     return Finding(
         verdict(yes, of),
-        f"Measured for n from {min(r['n'] for r in rows):,} to {max(r['n'] for r in rows):,} at {sizes.TOL:g}, with 95 % "
-        f"intervals: {'; '.join(lines)}. Where ranks grow with n, as with waves of a fixed number of points, so does k n "
-        "log n. Building starts from a dense array: n^2 at least, whatever each refinement costs.",
+        f"Measured for n from {least:,} to {most:,} at {sizes.TOL:g}, with 95 % intervals: {'; '.join(lines)}. Where "
+        "ranks grow with n, as with waves of a fixed number of points, so does k n log n. Building starts from a dense array: n^2 at least, whatever each refinement costs.",
     )
 
 
