@@ -214,7 +214,8 @@ def complexity(rows: Rows) -> Finding:
     return Finding(
         verdict(yes, of),
         f"Measured for n from {least:,} to {most:,} at {sizes.TOL:g}, with 95 % intervals: {'; '.join(lines)}. Where "
-        "ranks grow with n, as with waves of a fixed number of points, so does k n log n. Building starts from a dense array: n^2 at least, whatever each refinement costs.",
+        "ranks grow with n, as with waves of a fixed number of points, so does k n log n. Building starts from a dense "
+        "array: n^2 at least, whatever each refinement costs.",
     )
 
 
