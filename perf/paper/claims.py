@@ -95,8 +95,8 @@ def preserved(rows: Rows) -> Finding:
         for r in rows
     ]
     tail = f"Features are taken to be those directions, and kept where none turns by more than {NARROW:g} degrees."
-    kept = sum(r["angle"] <= NARROW for r in rows)
-    return Finding(verdict(kept, len(rows)), f"Measured after {SNAPSHOT} epochs: {'; '.join(lines)}. {tail}")
+    same = sum(r["angle"] <= NARROW for r in rows)
+    return Finding(verdict(same, len(rows)), f"Measured after {SNAPSHOT} epochs: {'; '.join(lines)}. {tail}")
 
 
 def train_and_test(rows: Rows) -> Finding:

@@ -1,4 +1,6 @@
-"""Weights made smaller by what the paper compares: global SVD, its Algorithm 1, and hrt's partition."""
+"""Weights made smaller by what the paper compares: global SVD, its Algorithm 1 (with shares of one tolerance: the whole
+error is what is compared here), and hrt's partition.
+"""
 
 from collections.abc import Callable, Mapping
 

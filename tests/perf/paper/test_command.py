@@ -50,9 +50,9 @@ def raced(low, ours=1.0, scatter=1.1):
 def passed_on(output, smaller=True):
     """Algorithm 1 beside SVD with errors `output` and 1e-3 at equal weights, and smaller or larger at equal outputs."""
     rows = []
-    for bound in (WEIGHTS, OUTPUT):
+    for norm in (WEIGHTS, OUTPUT):
         for method, last, nbytes in ((SVD, 1e-3, 200), (ALGORITHM, output, 100 if smaller else 300)):
-            row = {"bound": bound, "tol": 1e-2, "method": method, "bytes": nbytes, "ratio": 400 / nbytes, "weight": "w"}
+            row = {"bound": norm, "tol": 1e-2, "method": method, "bytes": nbytes, "ratio": 400 / nbytes, "weight": "w"}
             row |= {"alone": 1e-4, "frobenius": 0.9}
             rows += [row | {"layer": k, "error": e} for k, e in ((1, 1e-5), (2, 1e-4), (3, last))]
     return rows

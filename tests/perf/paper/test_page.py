@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from hrt.perf.bench.charts import as_png, figure
-from hrt.perf.paper.claim_list import CLAIMS
 from hrt.perf.paper.claims import Finding
 from hrt.perf.paper.command import PARTS
-from hrt.perf.paper.page import Shown, anchor, html, markdown, write_page
+from hrt.perf.paper.page import CLAIMS, Shown, anchor, html, markdown, write_page
 
 ROOT = Path(__file__).parents[3]
 KNOWN = {
