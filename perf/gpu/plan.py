@@ -4,7 +4,7 @@ measured yet.
 
 from hrt.perf.gpu.budget import Step
 
-# Environment. STUB: no card, but tests/stub_card.py.  TRIAL: small numbers, and steps that may take so many times longer.
+# Environment. STUB: no card, but tests/stub_card.py.  TRIAL: small numbers; steps may take so many times longer.
 STUB, TRIAL = "HRT_GPU_STUB", "HRT_GPU_TRIAL"
 SILENT = "silent"  # of a STUB: it computes nothing
 

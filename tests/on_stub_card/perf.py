@@ -76,10 +76,10 @@ def test_what_the_host_does_is_timed_to_the_answer(card):
 
 def test_dense_is_compiled_at_every_point():
     """After eight shapes in a process torch would run eager, and say nothing."""
-    bench, before = gpu_timing.Bench(), counters["stats"]["unique_graphs"]
+    (run, _), before = report(), counters["stats"]["unique_graphs"]
     sizes = [16 * k for k in range(1, 12)]
     for size in sizes:
-        calls, count = layers.dense_calls((size, 32), 2, "tf32", bench)
+        calls, count = layers.dense_calls((size, 32), 2, "tf32", run)
         assert set(calls) == {"dense linear", "dense compiled"} and count == 2
         compiled = calls["dense compiled"]()
         assert all(y.shape == (2, size) and y.device == DEVICE for y in compiled)
