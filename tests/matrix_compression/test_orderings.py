@@ -109,3 +109,10 @@ def test_weights_and_the_smallest_leaf_count_in_the_estimate():
     moment = torch.exp(-(((x[:, None] - x) / 0.1) ** 2)) + 1e-6 * torch.eye(1024, dtype=torch.float64)
     case = problem("Helmholtz, line, real", 1024, 1024, second_moment=moment, min_leaf=128)
     assert NATURAL in orders(case)
+
+
+def test_where_the_sample_is_zero_every_order_is_tried():
+    w = torch.zeros(1024, 1024)
+    w[5, 700] = w[900, 3] = 1
+    assert len(orders(Problem.of(w, MatrixRequest(1e-3)))) == 2
+    assert within(w, "natural")
