@@ -76,8 +76,9 @@ def promising_orders(problem: Problem, given: Sequence[Order], searched: Sequenc
 def sampled_plans(problem: Problem, pairs: Sequence[Order]) -> list[Plan]:
     """The plans of a sample of rows and columns in each of these orders, whose bytes count in their costs.
 
-    None where the sample is zero. A position in every part of a side is drawn, in the natural order, and as far into its part on both sides: what is
-    near the diagonal stays there. The sample's blocks are thinned blocks of all sizes, on the diagonal and off it.
+    None where the sample is zero. A position in every part of a side is drawn, in the natural order, and as far into
+    its part on both sides: what is near the diagonal stays there. The sample's blocks are thinned blocks of all sizes,
+    on the diagonal and off it. A leaf's time is not counted: beside numbers so few it would be all that counts.
     """
     request, matrix = problem.request, problem.near
     rows, cols = (_sample(size, request.seed) for size in matrix.shape)
@@ -85,8 +86,8 @@ def sampled_plans(problem: Problem, pairs: Sequence[Order]) -> list[Plan]:
     moment = None if problem.moment is None else problem.moment[cols][:, cols]
     if BlockSource(sample, moment).norm2() == 0:
         return []
-    if request.min_leaf is not None:
-        request = replace(request, min_leaf=max(1, request.min_leaf * min(sample.shape) // min(matrix.shape)))
+    leaf = request.min_leaf and max(1, request.min_leaf * min(sample.shape) // min(matrix.shape))
+    request = replace(request, target="bytes", min_leaf=leaf)
     storages = usable_storages(request.storages, largest_entry(matrix))
     share = sample.numel() / matrix.numel()  # of the squared error, which is spread evenly
     plans = []
