@@ -1,5 +1,6 @@
 """Matrices that a kernel's author would bring, by name: the list that properties of orderings are held on."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -72,7 +73,7 @@ FAMILIES: dict[str, Matrix] = {
     "Laplace, grid": cut(lambda n: laplace_2d(n)[0]),
     "1/r": of_distance(lambda r: 1 / r),
     "Gaussian": of_distance(lambda r: np.exp(-((20 * r) ** 2))),
-    "Cauchy": lambda m, n: 1 / (((np.arange(m) + 0.5) / m)[:, None] - (np.arange(n) + 1.0) / n),
+    "Cauchy": lambda m, n: 1 / (((np.arange(m) + 0.5) / m)[:, None] - (np.arange(n) + 0.5 + math.sqrt(2) / 4) / n),
     "identity and low rank": identity_and_low_rank,
     "band and scattered": banded_and_scattered,
     "random": lambda m, n: np.random.default_rng(0).standard_normal((m, n)),

@@ -58,7 +58,8 @@ def compress_matrix(
         second_moment: C = E[x x^T] (n, n) of the inputs, symmetric positive semidefinite.
         row_points: coordinates (m, d) of the unknowns, for a k-d ordering.
         column_points: likewise (n, d).
-        ordering: "natural", "coordinates", "gram" (by Gram angles), or "auto": the smallest result of these.
+        ordering: "natural", "coordinates", "gram" (by Gram angles), or "auto": the smallest result of these; of a large
+            matrix only those are tried that may be smallest by a sample of rows and columns.
         storage: "float32", "float16", "bfloat16", "int8", or "auto": chosen per group of directions.
         min_leaf: smallest block side; by default from the shape.
         seed: same seed, same bytes.

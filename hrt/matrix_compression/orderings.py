@@ -66,24 +66,28 @@ def is_symmetric(matrix: Tensor) -> bool:
 def promising_orders(problem: Problem, given: Sequence[Order], searched: Sequence[Order]) -> list[Order]:
     """Those that may give the smallest matrix; only given ones where nothing but dense blocks pays in any."""
     plans = sampled_plans(problem, [*given, *searched])
-    least = min(plans, key=lambda plan: plan.cost)
-    hopeless = all(leaf.dense is not None for leaf in least.leaves)
-    pairs = zip(given if hopeless else [*given, *searched], plans, strict=False)
-    return [order for order, plan in pairs if ALIKE * plan.cost <= least.cost]
+    if plans and all(leaf.dense is not None for leaf in min(plans, key=lambda plan: plan.cost).leaves):
+        searched = ()
+    pairs = list(zip([*given, *searched], plans, strict=False))
+    least = min((plan.cost for _, plan in pairs), default=0.0)
+    return [order for order, plan in pairs if ALIKE * plan.cost <= least] or [*given, *searched]
 
 
 def sampled_plans(problem: Problem, pairs: Sequence[Order]) -> list[Plan]:
     """The plans of a sample of rows and columns in each of these orders, whose bytes count in their costs.
 
-    A position in every part of a side is drawn, in the natural order, and as far into its part on both sides: what is
-    near the diagonal stays there. The sample's blocks are thinned blocks of all sizes, on the diagonal and off it.
+    None where the sample is zero. A position in every part of a side is drawn, in the natural order, and as far into
+    its part on both sides: what is near the diagonal stays there. The sample's blocks are thinned blocks of all sizes,
+    on the diagonal and off it. A leaf's time is not counted: beside numbers so few it would be all that counts.
     """
     request, matrix = problem.request, problem.near
     rows, cols = (_sample(size, request.seed) for size in matrix.shape)
     sample = matrix[rows][:, cols].to(torch.float64)
     moment = None if problem.moment is None else problem.moment[cols][:, cols]
-    if request.min_leaf is not None:
-        request = replace(request, min_leaf=max(1, request.min_leaf * min(sample.shape) // min(matrix.shape)))
+    if BlockSource(sample, moment).norm2() == 0:
+        return []
+    leaf = request.min_leaf and max(1, request.min_leaf * min(sample.shape) // min(matrix.shape))
+    request = replace(request, target="bytes", min_leaf=leaf)
     storages = usable_storages(request.storages, largest_entry(matrix))
     share = sample.numel() / matrix.numel()  # of the squared error, which is spread evenly
     plans = []

@@ -21,8 +21,8 @@ def adaptive_partition(
     block is cut into four; the finest blocks then stay dense. The two forms differ in two rules:
 
     - literal: every block has the same tolerance tau = tol ||W||_F, as in the paper, and stays where it is within it.
-      That bounds the whole error by tau sqrt(blocks) only, not by tau: a log kernel of 256 at 1e-2, cut to blocks of
-      8, ends at 3.6 tau. A block may take more numbers than it has entries.
+      That bounds the whole error by tau sqrt(blocks) only, not by tau: a log kernel of 256 at 1e-2 ends at 2.3 tau, cut
+      to blocks of 16 at 4.8 tau. A block may take more numbers than it has entries.
     - by shares (default): a block's tolerance is tol ||W||_F sqrt(its entries / all entries), so that the disjoint
       errors add up to at most tol ||W||_F. A block within it is cut as well where rank (m + n) >= m n.
 

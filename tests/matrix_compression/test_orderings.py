@@ -1,5 +1,7 @@
 """The order that `compress_matrix` picks by itself is never clearly larger than the natural or the given one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from kernel_families import FAMILIES
 
 import hrt
+from hrt.matrix_compression.compress_matrix import compress_for
 from hrt.matrix_compression.orderings import orders
 from hrt.matrix_compression.request import MatrixRequest, Problem
 from hrt.perf.networks.operators import helmholtz_line, laplace_2d
@@ -92,9 +95,13 @@ def test_auto_is_not_larger_than_with_the_given_points(n, permuted):
         assert within(matrix, other, **request)
 
 
-def test_a_permuted_kernel_is_still_sorted():
-    w = problem("log, permuted", 1024, 1024).matrix
-    assert hrt.compress_matrix(w).nbytes < 0.1 * hrt.compress_matrix(w, ordering="natural").nbytes
+@pytest.mark.parametrize("target", ["bytes", "cpu", "cuda"])
+def test_a_permuted_kernel_is_still_sorted(target):
+    case = problem("log, permuted", 1024, 1024, target=target)
+    (order,) = orders(case)
+    assert order != NATURAL
+    h = compress_for(case.matrix, case.request)
+    assert h.nbytes < 0.1 * compress_for(case.matrix, replace(case.request, ordering="natural")).nbytes
 
 
 @pytest.mark.parametrize("exponent", [-40, 7, 60])
@@ -109,3 +116,10 @@ def test_weights_and_the_smallest_leaf_count_in_the_estimate():
     moment = torch.exp(-(((x[:, None] - x) / 0.1) ** 2)) + 1e-6 * torch.eye(1024, dtype=torch.float64)
     case = problem("Helmholtz, line, real", 1024, 1024, second_moment=moment, min_leaf=128)
     assert NATURAL in orders(case)
+
+
+def test_where_the_sample_is_zero_every_order_is_tried():
+    w = torch.zeros(1024, 1024)
+    w[5, 700] = w[900, 3] = 1
+    assert len(orders(Problem.of(w, MatrixRequest(1e-3)))) == 2
+    assert within(w, "natural")
