@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
-from hrt.capture.answers import Answers
+from hrt.capture.answers import TorchAnswers
 from hrt.capture.network import Captured, captured_network, rounding_places, unwrapped
 from hrt.capture.torch_export import one_at_a_time
 from hrt.capture.weights import check_weights
@@ -131,11 +131,11 @@ def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured
         check_weights(net)
         program = net.to_program()
         dense = program.with_constants(DenseView(program).constants)
-        return Captured(dense, Answers(net)), partitions(program.constants)
+        return Captured(dense, TorchAnswers(net)), partitions(program.constants)
     if not isinstance(net, nn.Module):
         return captured_network(net, samples), {}
     dense_net, structures = densified(net)
-    network = replace(captured_network(dense_net, samples), answers=Answers(net))
+    network = replace(captured_network(dense_net, samples), answers=TorchAnswers(net))
     return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 

@@ -100,11 +100,16 @@ class Original:
         return output_error(answers, captured, self.aim.each).largest
 
     @property
+    def reference_runtime(self) -> str | None:
+        """What evaluates the network as its author does, with its version; None where nothing here can."""
+        return None if self.network.answers is None else self.network.answers.runtime
+
+    @property
     def rounding(self) -> str:
         """In words, why errors are against the network's own answers; nothing where they are not."""
         if self.capture_difference is None or self.capture_difference <= UNCOUNTED * self.tol:
             return ""
-        places = rounding_places(self.network.roundings) or "the network computes in float32"
+        places = rounding_places(self.network.roundings) or f"it computes in float32, by {self.reference_runtime}"
         return f"the network's answers differ from those in float64 by {self.capture_difference:.2g} ({places})"
 
     def answers(self, rows: tuple[Tensor, ...]) -> Tensor:
@@ -181,6 +186,7 @@ def output_certificate(
             **{f"{name}_rows": rows[0].shape[0] for name, rows in vars(original.split).items()},
             "seed": request.seed,
             "torch": torch.__version__,
+            **({"reference": original.reference_runtime} if original.reference_runtime else {}),
             "target": request.target,
             "runtimes": list(served),
             "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
@@ -197,6 +203,10 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     rows, distinct_rows = original.given[0].shape[0], original.samples[0].shape[0]
     out = [f"{rows - distinct_rows} of {rows} rows repeat another and were left out"] if rows > distinct_rows else []
     out += remarks
+    if original.network.answers is None:
+        out.append(
+            "no runtime here runs the network as it was given: errors are against hrt's reading of it in float64"
+        )
     if original.rounding:
         out.append(f"{original.rounding}: errors are against its own answers, derivatives' against those in float64")
     if distinct_rows < FEW_ROWS:
