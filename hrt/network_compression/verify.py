@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
-from hrt.calibration.output_error import OutputError, output_error
+from hrt.calibration.output_error import RISK, OutputError, output_error
 from hrt.calibration.replay import Replay
 from hrt.calibration.samples import Box, Split, distinct
 from hrt.capture.network import Captured, rounding_places
@@ -119,14 +119,16 @@ class Original:
         derivatives = self.aim.parts(self.aim.outputs(rows))[1:] if self.aim.names else ()
         return torch.cat([self.network.answers.flat(rows), *derivatives], dim=1)
 
-    def served_errors(self, program: Program) -> dict[str, OutputError]:
+    def served_errors(
+        self, program: Program, risk: float = RISK, backends: Sequence[str] | None = None
+    ) -> dict[str, OutputError]:
         """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
         rows, errors = self.split.held_out, {}
-        for backend in on_cpu():
-            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows))
+        for backend in backends or on_cpu():
+            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk)
             if self.aim.names:
                 value = self.aim.parts(self.reference)[0]
-                alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each)
+                alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each, risk)
                 among = replace(error, derivatives=())
                 error = replace(max(alone, among, key=lambda e: e.limit), derivatives=error.derivatives)
             errors[backend] = error
@@ -155,8 +157,8 @@ def output_certificate(
     worst_captured = (aim.parts(original.captured)[0] - compressed_value).abs().amax(0)
     bound = output_bound(dense, view, original.boxes)
     drift, ntk_points, no_drift = affordable_drift(dense, view, rows)
-    limits = served_limits(original, best) if request.target == "cuda" else {}
-    over = columns_over(aim, error, reference, request.tol)
+    limits = served_limits(original, best, error.risk) if request.target == "cuda" else {}
+    over = [*heavy_tails(error, rows[0].shape[0]), *columns_over(aim, error, reference, request.tol)]
     for remark in over:
         warnings.warn(remark, UserWarning, stacklevel=CALLER)
     return Certificate(
@@ -228,6 +230,18 @@ def too_few_rows(error: OutputError, rows: int) -> list[str]:
     ]
 
 
+def heavy_tails(error: OutputError, rows: int) -> list[str]:
+    """A remark where the rows do not settle what new ones of the same distribution are like; or nothing."""
+    unsettled = next((e for e in (error, *error.derivatives) if e.unsettled), None)
+    if unsettled is None:
+        return []
+    return [
+        f"the errors of {rows} held-out rows have too heavy a tail to speak for new rows at 99 %: the largest holds "
+        f"{100 * unsettled.leverage:.0f} % of the squared error (tail index {unsettled.tail:.1f}; from 1 on a mean may "
+        "not exist). Give more rows, or bound the inputs (hrt.Box)"
+    ]
+
+
 def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) -> list[str]:
     """A remark on the output columns whose own error exceeds `tol`, which those of larger numbers hide; or nothing."""
     over, count = [], 0
@@ -249,14 +263,14 @@ def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) ->
     ]
 
 
-def served_limits(original: Original, program: Program) -> dict[str, float]:
+def served_limits(original: Original, program: Program, risk: float) -> dict[str, float]:
     """The largest 99 % limit in every emulated arithmetic of a GPU: of the network alone, and with its derivatives."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
-    value = partial(output_error, each=aim.each)
+    value = partial(output_error, each=aim.each, risk=risk)
     limits = precision_limits(program, rows, aim.parts(reference)[0], value)
     if not aim.names:
         return limits
-    others = precision_limits(aim.served(program), rows, reference, aim.error)
+    others = precision_limits(aim.served(program), rows, reference, partial(aim.error, risk=risk))
     return {name: max(limit, others[name]) for name, limit in limits.items()}
 
 
