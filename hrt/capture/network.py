@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 from hrt.capture.answers import Answers, TorchAnswers
 from hrt.capture.torch_export import exported, guess_example, one_at_a_time
 from hrt.capture.torch_graph import program_of, roundings
-from hrt.capture.weights import check_weights, floating_types, without_inference
-from hrt.errors import CaptureError, InputError, first_line
+from hrt.capture.weights import check_modules, check_weights, floating_types, without_inference
+from hrt.errors import CaptureError, InputError, first_line, shown
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
@@ -74,6 +74,7 @@ def _captured(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
     if not isinstance(net, (nn.Module, ExportedProgram)):
         raise CaptureError(f"Found {type(net).__name__}. Expected an nn.Module, an ExportedProgram or a path to .onnx.")
     if isinstance(net, nn.Module):
+        check_modules(net)
         check_weights(net := without_inference(net))
     example = _points([x.shape[1:] for x in guess_example(net)]) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
@@ -110,8 +111,10 @@ def _check_runs(net: nn.Module, example: tuple[Tensor, ...]) -> None:
     except Exception as error:
         widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
         expected = f" Its first linear layer expects {widths[0]} features." if widths else ""
+        if len(example) > 1 and all(x.shape == (widths[0], 1) for x in example if widths):
+            expected += " Rows, one array each, are one input as torch.stack(rows) or np.stack(rows)."
         raise InputError(
-            f"The network does not run on inputs of shapes {[('batch', *x.shape[1:]) for x in example]}: "
+            f"The network does not run on inputs of shapes {shown([('batch', *x.shape[1:]) for x in example])}: "
             f"{first_line(error)}.{expected}"
         ) from error
 

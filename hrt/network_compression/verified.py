@@ -128,7 +128,7 @@ def within(errors: dict[str, OutputError], tol: float) -> dict[str, OutputError]
 
 def behind(tried: int) -> float:
     """The share of the work that is probably behind after so many goals: the first one factors all layers."""
-    return 0.95 - 0.15 / 2 ** (tried - 1) if tried else 0.05
+    return 0.95 - 0.33 / 2 ** (tried - 1) if tried else 0.1
 
 
 def in_sixteen_bits(
