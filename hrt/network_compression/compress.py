@@ -62,11 +62,11 @@ def compress(
         inputs: rows (rows, features) or (rows,) for one, as any array, data frame or list of numbers; a tuple for
             several inputs; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
             dictionaries with the inputs as "x", "input" or "inputs" or alone (16,384 of a stream without length); or
-            hrt.Box(low, high). Whole numbers become floats, and
-            are refused above 2^24, where float32 has gaps. Masked entries are refused. None: see tol.
-        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit over all
-            tests that are made, and
-            against what `net` itself answers in evaluation mode: its casts and autocast regions count.
+            hrt.Box(low, high). Whole numbers become floats, and are refused above 2^24, where float32 has gaps. Masked
+            entries are refused. None: see tol.
+        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit over
+            all tests that are made, and against what `net` itself answers in evaluation mode: its casts and autocast
+            regions count.
             Without, ||W - H||_F <= tol ||W||_F for every weight.
         target: "cpu" and "cuda" price a leaf's time beside its bytes, "bytes" counts bytes alone. For "cuda" the
             certificate names the fastest arithmetic that keeps the bound (see `hrt.schedule.precision`).
