@@ -190,6 +190,11 @@ class Member:
     network: PlannedNetwork
     plans: tuple[Plan, ...]
 
+    @staticmethod
+    def of(candidate: Candidate) -> "Member":
+        """What stays of a candidate."""
+        return Member(candidate.nbytes, candidate.error.limit, candidate.network, candidate.plans)
+
 
 @dataclass(frozen=True, eq=False)
 class Front:
@@ -199,11 +204,15 @@ class Front:
 
     def noted(self, candidate: Candidate) -> Candidate:
         """The candidate itself, kept in mind where it belongs to the front."""
-        new = Member(candidate.nbytes, candidate.error.limit, candidate.network, candidate.plans)
+        new = Member.of(candidate)
         if math.isfinite(new.limit) and not any(m.nbytes <= new.nbytes and m.limit <= new.limit for m in self.members):
             others = (m for m in self.members if m.nbytes < new.nbytes or m.limit < new.limit)
             self.members[:] = sorted([*others, new], key=lambda m: -m.nbytes)
         return candidate
+
+    def below(self, nbytes: int) -> Member | None:
+        """The largest that is smaller than so many bytes."""
+        return next((m for m in self.members if m.nbytes < nbytes), None)
 
 
 def search_error(original: Original, program: Program) -> OutputError:
