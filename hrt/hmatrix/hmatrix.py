@@ -192,7 +192,7 @@ class HMatrix:
             return NotImplemented
         return self.T._rows(x)
 
-    def _rows(self, x: Array) -> Array:
+    def _rows(self, x: Any) -> Any:
         """(..., n) to (..., m)."""
         if not x.ndim or x.shape[-1] != self.shape[1]:
             raise InputError(
@@ -219,7 +219,8 @@ class HMatrix:
         """
         from scipy.sparse.linalg import LinearOperator  # a fifth of a second that few need
 
-        return LinearOperator(
+        make: Any = LinearOperator  # its stub shows the constructor of another class
+        return make(
             self.shape, dtype=np.float64, matvec=self.__matmul__, matmat=self.__matmul__,
             rmatvec=self.T.__matmul__, rmatmat=self.T.__matmul__,
         )  # fmt: skip
