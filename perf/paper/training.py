@@ -152,6 +152,7 @@ def of_poisson(name: str, seed: int, o: Options) -> Figure:
         sizes = [1, *3 * [o.width or 64], 1]
         layers = [m for pair in pairwise(sizes) for m in (nn.Linear(*pair), nn.Tanh())]
     net = nn.Sequential(*layers[:-1])
+    numbers = sum(p.numel() for p in net.parameters())
     x, edge = torch.linspace(-1, 1, o.batch or 128)[:, None], torch.tensor([[-1.0], [1.0]])
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-5)
@@ -170,7 +171,6 @@ def of_poisson(name: str, seed: int, o: Options) -> Figure:
     seconds, fine = time.process_time() - start, torch.linspace(-1, 1, 1001)[:, None]
     exact, ratio = torch.sin(math.pi * fine), 1.0 if dynamic is None else dynamic.ratio
     error = float((net(fine) - exact).detach().norm() / exact.norm())
-    numbers = sum(m.in_features * m.out_features + m.out_features for m in net.modules() if hasattr(m, "in_features"))
     remark = "" if dynamic is None else f"first change at epoch {dynamic.first}"
     return Figure(name, seed, error, round(4 * numbers / ratio), ratio, steps, seconds, remark)
 
