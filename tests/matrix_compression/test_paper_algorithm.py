@@ -88,11 +88,12 @@ def test_numbers_that_float32_cannot_hold_are_refused(scale):
 )
 @settings(max_examples=60)
 def test_any_small_matrix_is_within_its_bound_or_refused(m, n, tol, scale, kind, literal, seed):
+    scale = 3.0 if kind is np.int64 else scale
     w = (np.random.default_rng(seed).standard_normal((m, n)) * scale).astype(kind)
     try:
         h = hrt.adaptive_partition(w, tol, min_leaf=4, literal=literal)
     except HrtError as error:
-        assert isinstance(error, ToleranceError) and scale not in (1.0, 1e30, 1e-30)
+        assert isinstance(error, ToleranceError) and scale in (1e-300, 1e-44)
         return
     factor = max(1.0, math.sqrt(len(h.leaves))) if literal else 1
     assert h.shape == (m, n)
