@@ -75,8 +75,8 @@ def run_all(args: argparse.Namespace) -> int:
     facts = {"budget_s": args.budget, "stub": os.environ.get(STUB, ""), "commit": pack.manifest.commit}
     record = Record.start(args.out, facts | {"other_sources": mismatches})
     with tempfile.TemporaryDirectory(prefix="hrt-gpu-", ignore_cleanup_errors=True) as scratch:
-        unpack_kernels(pack.folder / KERNELS, Path(scratch) / KERNELS)
-        os.environ |= {"TRITON_CACHE_DIR": f"{scratch}/{KERNELS}", "HRT_CACHE": scratch}
+        unpack_kernels(pack.folder / KERNELS, Path(scratch) / "kernels")
+        os.environ |= {"TRITON_CACHE_DIR": f"{scratch}/kernels", "HRT_CACHE": scratch}
         return carry_out(args, record, begun)
 
 

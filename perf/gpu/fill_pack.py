@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
@@ -99,15 +100,14 @@ def fill(folder: Path) -> Manifest:
         launchers.make_libcuda(Path(scratch))
         carry_out(folder, Path(scratch) / "out", CACHE, {launchers.BUILD: scratch})
         used = set((Path(scratch) / launchers.USED).read_text().split())
-    pack_kernels(CACHE, folder / KERNELS, used)
+    variants = pack_kernels(CACHE, folder / KERNELS, used)
     check_complete(folder)
-    variants = len(list((folder / KERNELS).glob("*/*.cubin")))
     files = {k: (p.stat().st_size, digest_of(p)) for k, p in _files(folder).items()}
     manifest = Manifest(**facts, variants=variants, seconds=time.monotonic() - begun, files=files)
     _write(folder, manifest)
     total = sum(n for n, _ in files.values())
     for part in (MODELS, KERNELS, SITE):
-        sizes = [n for k, (n, _) in files.items() if k.startswith(f"{part}/")]
+        sizes = [n for k, (n, _) in files.items() if k.startswith(part)]
         print(f"{part:8} {len(sizes):5} files {sum(sizes) / 2**20:6.1f} MiB")
     print(f"{folder}: {total / 2**20:.1f} MiB, {variants} kernels, {manifest.seconds:.0f} s")
     if total > MOST_BYTES:
@@ -120,7 +120,7 @@ def check_complete(folder: Path) -> None:
     something had to be compiled.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        notes, kernels = Path(scratch) / "compiled.txt", Path(scratch) / KERNELS
+        notes, kernels = Path(scratch) / "compiled.txt", Path(scratch) / "kernels"
         unpack_kernels(folder / KERNELS, kernels)
         carry_out(folder, Path(scratch) / "out", kernels, {launchers.FORBID: str(notes), "CC": "/bin/false"})
         if notes.exists():
@@ -233,22 +233,26 @@ def carry_out(pack: Path, out: Path, cache: Path, extra: dict[str, str]) -> None
         list(pool.map(one, [step.name for step in STEPS]))
 
 
-def pack_kernels(cache: Path, target: Path, used: AbstractSet[str]) -> None:
-    """Copy what launches of the kernels with these keys need: metadata, machine code, every launcher."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for folder in (p for p in cache.iterdir() if p.is_dir()):
-        groups = list(folder.glob(f"{GROUP}*"))
-        keys = [json.loads((folder / g.name.removeprefix(GROUP)).read_text()).get("hash") for g in groups]
-        if any(folder.glob("*.so")) or not used.isdisjoint(keys):
-            files = [p for p in folder.iterdir() if p.suffix in KEPT_SUFFIXES]
-            (target / folder.name).mkdir(parents=True)
-            for path in files:
-                shutil.copyfile(path, target / folder.name / path.name)
+def pack_kernels(cache: Path, target: Path, used: AbstractSet[str]) -> int:
+    """Write what launches of the kernels with these keys need into an archive: metadata, machine code, every launcher.
+    Returns how many kernels there are.
+    """
+    count = 0
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
+        for folder in sorted(p for p in cache.iterdir() if p.is_dir()):
+            groups = list(folder.glob(f"{GROUP}*"))
+            keys = [json.loads((folder / g.name.removeprefix(GROUP)).read_text()).get("hash") for g in groups]
+            is_used = not used.isdisjoint(keys)
+            count += is_used
+            if is_used or any(folder.glob("*.so")):
+                for path in sorted(p for p in folder.iterdir() if p.suffix in KEPT_SUFFIXES):
+                    packed.write(path, f"{folder.name}/{path.name}")
+    return count
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    files = (p for part in (MODELS, KERNELS, SITE) for p in sorted((folder / part).rglob("*")) if p.is_file())
+    paths = [folder / KERNELS, *(p for part in (MODELS, SITE) for p in sorted((folder / part).rglob("*")))]
+    files = (p for p in paths if p.is_file())
     return {p.relative_to(folder).as_posix(): p for p in files}
 
 

@@ -42,7 +42,7 @@ def install() -> None:
 
         def forbid(*arguments: Any, **options: Any) -> None:
             with open(notes, "a") as file:
-                file.write("a kernel\n")
+                file.write("kernel\n")
             raise CompilingError("this process may not compile, and a kernel was not among the packed ones")
 
         compiler.CUDABackend.add_stages = forbid  # what is found in the cache needs none

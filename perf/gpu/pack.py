@@ -7,8 +7,8 @@ it, needs neither torch nor git, and says where it does not suit.
 import hashlib
 import json
 import os
-import shutil
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ FOLDER = ROOT / "build" / "gpu-pack"
 MANIFEST = "manifest.json"
 FORMAT = 1
 MOST_BYTES = 48 << 20
-KERNELS, MODELS = "kernels", "models"
+KERNELS, MODELS = "kernels.zip", "models"
 SITE = f"site-{sys.version_info.major}.{sys.version_info.minor}"  # packages for this Python
 GROUP = "__grp__"  # files of Triton's cache that name others by their absolute paths
 SOURCES = ("hrt", "kernels", "export", "perf")
@@ -103,9 +103,9 @@ class Pack:
 
 
 def unpack_kernels(source: Path, target: Path) -> None:
-    """Copy compiled kernels into `target`, which is emptied: Triton's cache names files by absolute paths."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
+    """Extract compiled kernels into `target`, a new folder: Triton's cache names files by absolute paths."""
+    with zipfile.ZipFile(source) as packed:
+        packed.extractall(target)
     for group in target.glob(f"*/{GROUP}*"):
         children = json.loads(group.read_text())["child_paths"]
         there = {name: str(group.parent / name) for name in children}

@@ -1,6 +1,7 @@
 """A pack in small: networks and layers under the names of the real ones, and no compiled kernel."""
 
 import json
+import zipfile
 from dataclasses import asdict
 
 import pytest
@@ -46,11 +47,10 @@ def small_pack(tmp_path_factory) -> Pack:
         fill_pack.save_network(models, name, net, hrt.CompressedModel(capture(net, [x[:2]]), certificate, "cuda"), x)
     h = random_hmatrix(0, 64, 64, storages=(torch.bfloat16,))
     fill_pack.save_layer(models, "log-4096", layer(h), 1e-2)
-    kernel = folder / KERNELS / "KEY"
-    kernel.mkdir(parents=True)
-    (kernel / "step_kernel.json").write_text("{}")
-    (kernel / "step_kernel.cubin").write_bytes(b"code")
     children = {name: f"/elsewhere/KEY/{name}" for name in ("step_kernel.json", "step_kernel.cubin", "step_kernel.ptx")}
-    (kernel / "__grp__step_kernel.json").write_text(json.dumps({"child_paths": children}))
+    with zipfile.ZipFile(folder / KERNELS, "w") as kernels:
+        kernels.writestr("KEY/step_kernel.json", "{}")
+        kernels.writestr("KEY/step_kernel.cubin", b"code")
+        kernels.writestr("KEY/__grp__step_kernel.json", json.dumps({"child_paths": children}))
     _write_manifest(folder)
     return Pack.open(folder)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,6 @@ def test_kernels_are_found_at_another_place(small_pack, tmp_path):
     group = json.loads((tmp_path / "kernels" / "KEY" / "__grp__step_kernel.json").read_text())
     names = {"step_kernel.json", "step_kernel.cubin"}
     assert group["child_paths"] == {name: str(tmp_path / "kernels" / "KEY" / name) for name in names}
-    (tmp_path / "kernels" / "stale").write_text("")
-    unpack_kernels(small_pack.folder / KERNELS, tmp_path / "kernels")
-    assert not (tmp_path / "kernels" / "stale").exists()
 
 
 def damaged(folder, how):
@@ -124,8 +122,8 @@ def test_only_what_is_launched_is_packed(tmp_path):
             (tmp_path / "cache" / key / f"k.{suffix}").write_text("")
     (tmp_path / "cache" / "launcher").mkdir()
     (tmp_path / "cache" / "launcher" / "launch.so").write_text("")
-    fill_pack.pack_kernels(tmp_path / "cache", tmp_path / "kernels", {"new"})
-    packed = {p.relative_to(tmp_path / "kernels").as_posix() for p in (tmp_path / "kernels").rglob("*.*")}
+    assert fill_pack.pack_kernels(tmp_path / "cache", tmp_path / KERNELS, {"new"}) == 1
+    packed = set(zipfile.ZipFile(tmp_path / KERNELS).namelist())
     assert packed == {"new/__grp__k.json", "new/k.json", "new/k.cubin", "launcher/launch.so"}
 
 
@@ -136,7 +134,7 @@ def test_a_pack_that_is_too_large_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(launchers, "make_libcuda", lambda folder: None)
     monkeypatch.setattr(fill_pack, "CACHE", tmp_path)
     monkeypatch.setattr(fill_pack, "carry_out", lambda *arguments: note_used(**arguments[3]))
-    monkeypatch.setattr(fill_pack, "MOST_BYTES", 0)
+    monkeypatch.setattr(fill_pack, "MOST_BYTES", 1000)
     fill_pack.fill(tmp_path / "pack")
     monkeypatch.setattr(fill_pack, "MOST_BYTES", -1)
     with pytest.raises(fill_pack.HrtError, match="at most"):
@@ -160,7 +158,7 @@ one_kernel(Ground(Pack.open(pathlib.Path({pack!r})), Record(pathlib.Path({out!r}
 
 
 def test_a_pack_that_lacks_a_kernel_is_an_error(tmp_path, monkeypatch):
-    (tmp_path / KERNELS).mkdir()
+    zipfile.ZipFile(tmp_path / KERNELS, "w").close()
     monkeypatch.setattr(fill_pack, "carry_out", lambda *arguments: None)
     fill_pack.check_complete(tmp_path)
 
@@ -171,6 +169,27 @@ def test_a_pack_that_lacks_a_kernel_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(fill_pack, "carry_out", compile_one)
     with pytest.raises(fill_pack.HrtError, match="1 kernels are missing"):
         fill_pack.check_complete(tmp_path)
+
+
+BARE = """
+import sys
+BLOCKED = {"typer", "rich", "onnx", "matplotlib", "jinja2", "hypothesis", "onnxruntime", "torchao", "hdrh"}
+class Blocking:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(name=name)
+sys.meta_path.insert(0, Blocking())
+import hrt.perf.gpu.command
+assert "torch" not in sys.modules, "whoever starts steps waits for nothing"
+import hrt.perf.gpu.steps
+"""
+
+
+@pytest.mark.slow
+def test_a_bare_machine_has_what_the_steps_import():
+    """Beside torch, Triton, NumPy and SciPy only what is packed."""
+    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -192,10 +211,10 @@ def test_a_process_that_may_not_compile_finds_what_was_packed(small_pack, tmp_pa
     keys = {
         json.loads(p.read_text())["hash"] for p in (tmp_path / "first").glob("*/*_kernel.json") if GROUP not in p.name
     }
-    fill_pack.pack_kernels(tmp_path / "first", tmp_path / "kernels", keys)
+    assert fill_pack.pack_kernels(tmp_path / "first", tmp_path / KERNELS, keys) == len(keys)
     shutil.rmtree(tmp_path / "first")
     unpacked = tmp_path / "unpacked"
-    unpack_kernels(tmp_path / "kernels", unpacked)
+    unpack_kernels(tmp_path / KERNELS, unpacked)
     assert {p.suffix for p in unpacked.rglob("*") if p.is_file()} <= {".json", ".cubin", ".so"}
     again = process(unpacked, **forbidden)
     assert again.returncode == 0 and not (tmp_path / "compiled.txt").exists(), again.stderr
