@@ -45,9 +45,10 @@ def network_kernel(
     JET: tl.constexpr,
 ):
     """One program per block of BLOCK batch rows. wave_ends: int32 (waves + 1,) tiles before each wave, and all."""
-    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(0) * BLOCK
+    rows = first + tl.arange(0, BLOCK)
     inside = rows < batch
-    safe = tl.where(inside, rows, 0).to(tl.int64)
+    safe = tl.where(inside, rows, first).to(tl.int64)  # a row of this block: other programs write theirs meanwhile
     x_rows = workspace + safe[:, None] * pitch + tl.arange(0, COLUMNS)[None, :]
     out_rows = workspace + safe[:, None] * pitch
     for wave in tl.range(0, waves, num_stages=1):

@@ -1,6 +1,7 @@
 """Derivatives held to the tolerance of compress: moments, errors on fresh points against torch.func, certificates."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from hrt.model.model import CompressedModel
 from hrt.network_compression.verify import Original, served_limits
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
-from hrt.schedule.precision import EMULATED, emulate
+from hrt.schedule.precision import EMULATED, LOSS, emulate
 
 from sobolev_cases import exact, relative, rows, seeded
 from zoo import mlp
@@ -210,10 +211,10 @@ def test_a_gpus_arithmetic_is_judged_by_the_worst_of_all(tanh_net) -> None:
     found = served_limits(Original(Captured(program), aim, (x,), (x,), Split((x,), (x,), (x,)), 1e-2), program)
     for precision in EMULATED:
         errors = []
-        for p in (program, aim.served(program)):
-            ys = emulate(p, [x], precision)[0]
+        for p, loss in product((program, aim.served(program)), (0.0, LOSS)):
+            ys = emulate(p, [x], precision, loss)[0]
             errors += [output_error(y, e.double()) for y, e in zip(aim.parts(aim.outputs([x])), ys, strict=False)]
-        assert len(errors) == 3 and found[precision] == max(e.upper_99 for e in errors)
+        assert len(errors) == 6 and found[precision] == max(e.upper_99 for e in errors)
 
 
 def test_finetuning_says_that_derivatives_are_no_longer_verified(tanh_net, model) -> None:
