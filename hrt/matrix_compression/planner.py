@@ -22,7 +22,7 @@ from hrt.matrix_compression.block_spectra import LevelSpectra, level_spectra
 from hrt.matrix_compression.build_leaves import build_all
 from hrt.matrix_compression.cluster_tree import Level, block_levels, children_of, default_min_leaf, sum_children
 from hrt.matrix_compression.request import MatrixRequest
-from hrt.support.progress import Advance, silent
+from hrt.support.progress import Advance, part, silent
 
 GRID = 8  # multipliers per factor of two
 FIRST_POWER, LAST_POWER = -60, 120  # of two, where multiplier 1 trades all bytes for the whole norm
@@ -86,10 +86,10 @@ class Planner:
         coarse = levels
         if self.source.weighted:
             coarse = [level for level in levels[:-1] if math.prod(_largest_block(level)) > LARGE_BLOCK]
-            self._descend(levels[len(coarse) :], budget2, advance, executor)
-        for k, level in enumerate(reversed(coarse)):
-            height, width = _largest_block(level)
-            advance(f"blocks of {height} x {width}", k / len(levels))
+            fine = levels[len(coarse) :]
+            self._descend(fine, budget2, part(advance, 0.0, len(fine) / len(levels)), executor)
+        for k, level in enumerate(reversed(coarse), len(levels) - len(coarse)):
+            advance("blocks of {} x {}".format(*_largest_block(level)), k / len(levels))
             least = None if least is None else sum_children(least, level.grid)
             limit = self._rank_limit(level, budget2, least)
             finer = level_spectra(self.source, level, self.storages, FLOOR * budget2, limit, finer, executor)
@@ -103,8 +103,8 @@ class Planner:
         clearly more than it does, parts of these never took less than it in any network that was looked at.
         """
         pays = np.ones((1, 1), bool)  # by block of the level before
-        for level in levels:
-            advance("blocks of {} x {}".format(*_largest_block(level)), 0.0)
+        for k, level in enumerate(levels):
+            advance("blocks of {} x {}".format(*_largest_block(level)), k / len(levels))
             a, b = children_of(level.grid, pays.shape)
             limit = np.where(np.repeat(np.repeat(pays, a, axis=0), b, axis=1), np.inf, 0.0)
 
