@@ -93,8 +93,8 @@ def rule(key: Key) -> Config:
     if plain or crowded or (key.kernel == "network" and (packed or mixed)):
         block = 32 if crowded and key.kernel == "network" else min(block, 32)
     wide = 4096 if key.streams > 1 and key.kernel == "network" else 8192
-    converted = (key.converts and block < 64) or (mixed and key.streams > 1)  # costs registers: fewer numbers a thread
-    warps = 8 if block * key.rows >= wide or (converted and key.kernel == "step") else 4
+    converted = (key.converts and block < 64) or (mixed and key.streams > 1 and block > 16)
+    warps = 8 if block * key.rows >= wide or (converted and key.kernel == "step") else 4  # fewer registers a thread
     item = WORKSPACE[key.precision].itemsize
     weight = max(item if mixed else ITEM[s] for s in storage)
     stage = key.columns * (block * item + key.rows * weight)
