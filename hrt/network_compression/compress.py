@@ -31,7 +31,7 @@ from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
 from hrt.support.torch_state import guarded
 
-CAPTURED = 0.16  # share of the time that capture takes; later ones count from there
+CAPTURED = 0.12  # share of the time that capture takes; later ones count from there
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 FEWEST_SAMPLES = 4  # rows in all, so that those for the search are others than the held-out ones
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
