@@ -1,7 +1,8 @@
 """`python -m hrt.kernels.aot`: compile every variant of the kernels for GPUs that are not here, and gate them.
 
 A variant fails where it keeps numbers in local memory (spills), needs more shared memory than the architecture gives a
-block, lacks the tensor-core instruction of its form, or lost its pipeline. AMD's gfx942 is reported without a gate.
+block, lacks the tensor-core instruction of its form, lost its pipeline, or where its machine code does not keep the
+order that the kernels rely on (`hrt.kernels.orderings`). AMD's gfx942 is reported without a gate.
 """
 
 import argparse
@@ -25,7 +26,9 @@ from triton.compiler import ASTSource
 
 from hrt.kernels.derivative_streams import VALUE, Streams
 from hrt.kernels.launch import FINISH_REGISTERS, MOST_BUFFERS, NETWORK_REGISTERS, Config, product_constants
+from hrt.kernels.machine_code import parse_listing
 from hrt.kernels.network_kernel import network_kernel
+from hrt.kernels.orderings import copy_faults, register_hazards, workspace_faults
 from hrt.kernels.precisions import WORKSPACE
 from hrt.kernels.step_kernel import finish_kernel, step_kernel
 from hrt.kernels.tuning import SHARED, Key, rule
@@ -100,7 +103,7 @@ def by_rule(
 
 
 EVERY = ("float32", "float16", "bfloat16", "int8")
-B, F, S = ("bfloat16",), ("float16",), ("float32",)
+B, F, S, BI = ("bfloat16",), ("float16",), ("float32",), ("bfloat16", "int8")
 SECOND = Streams(((), (0,), (1,), (0, 0)))  # u, u_x, u_t, u_xx
 HESSIAN = Streams(((), (0,), (1,), (2,), (0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
 THIRD = Streams(((), (0,), (0, 0), (0, 0, 0)))
@@ -124,7 +127,10 @@ CASES = (
     ("step", "tf32x3", EVERY, (64, 32), (1, 16, 4096)),
     ("step", "ieee", S, (64, 32), (16, 4096)),
     ("step", "ieee", EVERY, (64, 32), (4096,)),
+    ("step", "tf32", F, (64, 32), (1, 16, 64)),
+    ("step", "bf16", ("bfloat16", "float16"), (64, 64), (16, 64)),
     ("network", "bf16", B, (64, 64), (1, 16, 4096)),
+    *(("network", p, s, (64, c), (1, 16, 4096)) for p, s, c in (("bf16", BI, 64), ("tf32", EVERY, 32))),
     ("network", "tf32", S, (64, 32), (16, 4096)),
     ("network", "tf32x3", S, (64, 32), (1, 16, 4096)),
     ("network", "tf32x3", EVERY, (64, 32), (1, 16, 4096)),
@@ -136,6 +142,8 @@ CASES = (
     ("network", "bf16", B, (64, 64), (1, 16, 1024), SECOND),
     *(("network", "tf32x3", S, (64, 32), (1, 16, 1024), j) for j in (SECOND, HESSIAN, THIRD)),
     ("network", "tf32", S, (64, 32), (16, 1024), SECOND),
+    *((k, "bf16", BI, (64, 64), (1, 16, 1024), SECOND) for k in ("step", "network")),
+    *((k, "tf32", EVERY, (64, 32), (16, 1024), SECOND) for k in ("step", "network")),
     ("network", "tf32x3", EVERY, (64, 32), (1, 1024), SECOND),
     ("network", "ieee", S, (64, 32), (1, 1024), SECOND),
 )
@@ -220,8 +228,8 @@ def examine(variant: Variant, arch: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
-        usage = _tool("cuobjdump", "-res-usage", str(cubin))
-        listing = _tool("nvdisasm", str(cubin))
+        usage = run_tool("cuobjdump", "-res-usage", str(cubin))
+        listing = run_tool("nvdisasm", str(cubin))
     figures = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     if figures is None:
         raise RuntimeError(f"cuobjdump said nothing of registers: {usage[:200]}")
@@ -245,6 +253,10 @@ def examine(variant: Variant, arch: str) -> Row:
         faults.append(
             f"a pipeline of {depth} buffers and {copies} asynchronous copies, for {variant.config.stages} stages"
         )
+    code = parse_listing(listing)
+    in_waves = variant.kernel == "network"
+    for disorder in (register_hazards(code), workspace_faults(code, in_waves=in_waves), copy_faults(code)):
+        faults += [f"{len(disorder)} times out of order: {disorder[0]}"] if disorder else []
     shared = int(compiled.metadata.shared)
     return Row(
         variant.name, arch, variant.launch, registers, spilled, shared, "/".join(cores), pipelined, tuple(faults)
@@ -266,7 +278,8 @@ def _examine_amd(variant: Variant, arch: str) -> Row:
     return Row(variant.name, arch, variant.launch, metadata("vgpr_count"), spilled, shared, core, False, ())
 
 
-def _tool(name: str, *arguments: str) -> str:
+def run_tool(name: str, *arguments: str) -> str:
+    """What a program of Triton's own tool chain prints."""
     return subprocess.run([TOOLS / name, *arguments], check=True, capture_output=True, text=True).stdout
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from hrt.kernels import step_tables as at
 from hrt.kernels.derivative_streams import VALUE, Streams
 from hrt.kernels.network_kernel import network_kernel
-from hrt.kernels.precisions import PRECISIONS, Epilogue
+from hrt.kernels.precisions import PRECISIONS, Epilogue, converts
 from hrt.kernels.step_kernel import finish_kernel, step_kernel
 from hrt.kernels.step_tables import NONE, Rescaling, StepTables
 
@@ -284,7 +284,10 @@ def constants(tiles: TileList, workspace: Tensor, config: Config, precision: str
     if precision not in PRECISIONS:
         raise ValueError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
     tables, epilogue = tiles.tables, tiles.epilogue
-    return product_constants([t.dtype for t in tables.weights], workspace.dtype, config, precision) | {
+    storages = [t.dtype for t in tables.weights]
+    if config.form == "swapped" and converts(storages, precision) and not is_interpreted():
+        raise ValueError(f"Found the form swapped for {storages} under {precision}. Expected batch or row.")
+    return product_constants(storages, workspace.dtype, config, precision) | {
         "ROWS": tables.tile_rows,
         "COLUMNS": tables.step_columns,
         "UNIT": tables.unit,

@@ -2,7 +2,7 @@
 its sum in registers, by name and numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,13 @@ WORKSPACE = {  # precisions, fastest first, and what the workspace holds under e
     "ieee": torch.float32,
 }
 PRECISIONS = tuple(WORKSPACE)
+
+
+def converts(storages: Iterable[torch.dtype], precision: str) -> bool:
+    """Whether weights change their type in registers on the way into one product of tensor cores. They must not be its
+    first operand then: Triton 3.6 to 3.8 overwrite that too soon (`hrt.kernels.orderings`).
+    """
+    return precision not in ("tf32x3", "ieee") and any(t != WORKSPACE[precision] for t in storages)
 
 
 @dataclass(frozen=True)

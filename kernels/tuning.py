@@ -19,7 +19,7 @@ import torch
 from platformdirs import user_cache_dir
 
 from hrt.kernels.launch import Config
-from hrt.kernels.precisions import WORKSPACE
+from hrt.kernels.precisions import WORKSPACE, converts
 
 SHIPPED = Path(__file__).with_name("configs.json")
 FORMAT = 1
@@ -49,6 +49,11 @@ class Key:
         """Rows of the workspace."""
         return self.bucket * self.streams
 
+    @property
+    def converts(self) -> bool:
+        """Whether weights are converted on the way into a product: the form is batch or row then, never swapped."""
+        return converts((getattr(torch, name) for name in self.storage.split("+")), self.precision)
+
     def __str__(self) -> str:
         shape = f"{self.rows}x{self.columns}"
         points = f"{self.bucket}x{self.streams}" if self.streams > 1 else f"{self.bucket}"
@@ -71,11 +76,11 @@ def rule(key: Key) -> Config:
     packed, mixed = "int8" in storage, len(set(storage) - {"int8"}) > 1
     plain = key.precision == "ieee"
     if key.streams == 1 and key.bucket <= (8 if plain else 1):
-        return Config("row", 1, 4, 3, _programs(key))
-    if key.batch < 64:
-        form, block = "swapped", max(16, key.batch)
-    elif packed:  # int8 reaches the tensor core through registers, which only the first operand may
-        form, block = "swapped", 64
+        return Config("row", 1, 8 if mixed and key.kernel == "step" else 4, 3, _programs(key))
+    if key.converts:
+        form, block = "batch", min(64, max(16, key.batch))
+    elif key.batch < 64 or packed:
+        form, block = "swapped", min(64, max(16, key.batch))
     else:
         form, block = "batch", min(128, key.batch)
     if plain or key.precision == "tf32x3" or mixed or key.kernel == "network":
@@ -88,7 +93,8 @@ def rule(key: Key) -> Config:
     if plain or crowded or (key.kernel == "network" and (packed or mixed)):
         block = 32 if crowded and key.kernel == "network" else min(block, 32)
     wide = 4096 if key.streams > 1 and key.kernel == "network" else 8192
-    warps = 8 if block * key.rows >= wide else 4
+    converted = (key.converts and block < 64) or (mixed and key.streams > 1 and block > 16)
+    warps = 8 if block * key.rows >= wide or (converted and key.kernel == "step") else 4  # fewer registers a thread
     item = WORKSPACE[key.precision].itemsize
     weight = max(item if mixed else ITEM[s] for s in storage)
     stage = key.columns * (block * item + key.rows * weight)
@@ -106,8 +112,11 @@ def candidates(key: Key) -> list[Config]:
     """What `hrt tune` tries: the rule, its neighbours, and the other forms of that batch."""
     base = rule(key)
     forms = [("row", 1)] if key.bucket <= 8 and key.streams == 1 else []
-    forms += [("swapped", b) for b in (16, 32, 64) if b < 2 * max(16, key.batch)]
-    forms += [("batch", b) for b in (64, 128) if b < 2 * key.batch and key.batch >= 32]
+    if key.converts:
+        forms += [("batch", b) for b in (16, 32, 64) if b < 2 * max(16, key.batch)]
+    else:
+        forms += [("swapped", b) for b in (16, 32, 64) if b < 2 * max(16, key.batch)]
+        forms += [("batch", b) for b in (64, 128) if b < 2 * key.batch and key.batch >= 32]
     tried = product(forms, (4, 8), (2, 3, 4), sorted({base.programs, base.programs * 2, 0}))
     return list(dict.fromkeys([base, *(Config(*form, *numbers) for form, *numbers in tried)]))
 
@@ -136,9 +145,12 @@ def entries(path: Path) -> Mapping[str, Config]:
 
 
 def find(key: Key) -> Config:
-    """The configuration of `key`: the user's, else the shipped one, else the rule's. Reads two files, times nothing."""
-    name = str(key)
-    return entries(user_cache()).get(name) or entries(SHIPPED).get(name) or rule(key)
+    """The configuration of `key`: the user's, else the shipped one, else the rule's; one in a form that `key` must not
+    take (an older version's) is passed over. Reads two files, times nothing.
+    """
+    measured = (entries(path).get(str(key)) for path in (user_cache(), SHIPPED))
+    barred = "swapped" if key.converts else None
+    return next((c for c in measured if c and c.form != barred), None) or rule(key)
 
 
 def remember(configs: Mapping[Key, Config]) -> Path:

@@ -59,24 +59,29 @@ def read_table(path: Path) -> Table:
 
 
 def _read_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names in the first line, where no field of it is a number, and the numbers below. # begins a comment."""
-    names, skip = (), 0
+    """The names in the first line, where no field of it is a number, and the numbers below. # begins a comment. Commas
+    separate, or semicolons or tabs where the first line has no comma.
+    """
+    names, skip, separator = (), 0, ","
     with open(path, newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
         for k, line in enumerate(file):
             if line.strip() and not line.startswith("#"):
-                fields = next(csv.reader([line], skipinitialspace=True))
+                separator = "," if "," in line else next((s for s in ";\t" if s in line), ",")
+                fields = next(csv.reader([line], delimiter=separator, skipinitialspace=separator != "\t"))
                 numbers = [_is_number(text) for text in fields]
                 if any(numbers) and not all(numbers):
+                    others = [s for s in ";\t" if s in line and separator == ","]
                     raise InputError(
                         f"{path}: found {shown(fields[numbers.index(False)])} beside numbers in line {k + 1}. Expected "
                         "numbers in every column, under a line of names or none."
+                        + (f" Commas and {shown(others[0])} stand in it: are commas decimal points?" if others else "")
                     )
                 names, skip = ((), k) if any(numbers) else (tuple(fields), k + 1)
                 break
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no rows: said where they are used
         data = np.loadtxt(
-            path, delimiter=",", dtype=np.float64, ndmin=2, skiprows=skip, quotechar='"', encoding="utf-8-sig"
+            path, delimiter=separator, dtype=np.float64, ndmin=2, skiprows=skip, quotechar='"', encoding="utf-8-sig"
         )
     if names and len(data) and data.shape[1] != len(names):
         raise InputError(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hrt.calibration.moments import Moments, Use, evaluate, layer_moments, observed_uses
-from hrt.calibration.output_error import OutputError, output_error
+from hrt.calibration.output_error import RISK, OutputError, output_error
 from hrt.derivatives.differentiate import differentiate
 from hrt.program.program import Program
 
@@ -67,10 +67,10 @@ class Aim:
         """The value's columns, then those of every derivative."""
         return outputs.tensor_split(1 + len(self.names), dim=1)
 
-    def error(self, reference: Tensor, actual: Tensor) -> OutputError:
-        """The value's error with those of the derivatives."""
+    def error(self, reference: Tensor, actual: Tensor, risk: float = RISK) -> OutputError:
+        """The value's error with those of the derivatives; see `output_error`."""
         pairs = zip(self.parts(reference), self.parts(actual), strict=True)
-        value, *rest = (output_error(*pair, self.each) for pair in pairs)
+        value, *rest = (output_error(*pair, self.each, risk) for pair in pairs)
         return replace(value, derivatives=tuple(rest)) if rest else value
 
     def where(self, error: OutputError) -> str:

@@ -20,15 +20,16 @@ EDGE = 64  # of a leaf: moving a row or a column of values takes as long as mult
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """A program and the rows, one tensor per input, that it is run on again and again, in float64."""
+    """A program and the rows, one tensor per input, that it is run on again and again, in one arithmetic."""
 
     program: Program
     inputs: Sequence[Tensor]
+    dtype: torch.dtype = torch.float64
     _names: dict[Hashable, tuple[int, Any]] = field(default_factory=dict)  # of values; with what must stay alive
     _values: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by first row and name, last used last
 
     def outputs(self, constants: Mapping[str, Constant]) -> Tensor:
-        """All outputs side by side, (rows, features). constants: to replace the program's."""
+        """All outputs side by side, (rows, features) float64. constants: to replace the program's."""
         used = {**self.program.constants, **constants}
         names = {v.name: self._name(v.name) for v in self.program.inputs}
         names |= {k: self._name(k, *_content(c), keep=c) for k, c in used.items()}
@@ -43,7 +44,7 @@ class Replay:
 
     def _chunk(self, start: int, names: Mapping[str, int], constants: Mapping[str, Constant]) -> Tensor:
         values: dict[str, Any] = {
-            v.name: x[start : start + CHUNK].to(torch.float64)
+            v.name: x[start : start + CHUNK].to(self.dtype)
             for v, x in zip(self.program.inputs, self.inputs, strict=True)
         }
         needed, missing = set(self.program.outputs), []
@@ -58,7 +59,7 @@ class Replay:
                 values[node.name] = self._values[start, names[node.name]] = value
         for node in reversed(missing):
             arguments = (
-                values[k] if k in values else _constant(node, i, constants[k]) for i, k in enumerate(node.inputs)
+                values[k] if k in values else self._constant(node, i, constants[k]) for i, k in enumerate(node.inputs)
             )
             value = values[node.name] = node.row.torch(tuple(arguments), node.attrs)
             if value.nbytes <= KEPT // len(self.program.nodes):
@@ -67,7 +68,19 @@ class Replay:
                 values.pop(name, None)
         self._forget()
         ys = [values[k] if k in values else to_float64(constants[k]) for k in self.program.outputs]
-        return torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1)
+        return torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1).to(torch.float64)
+
+    def _constant(self, node: Node, place: int, c: Constant) -> Tensor | HMatrix | LowRank:
+        """Written out unless a product by the leaves is less work."""
+        if isinstance(c, Tensor):
+            return c.to(self.dtype)
+        if node.op == "linear" and place == 1:
+            numbers = sum(sum(t.numel() for t in leaf.tensors) + EDGE * (leaf.rows + leaf.cols) for leaf in c.leaves)
+            if is_low_rank(c):
+                return LowRank(c.leaves, torch.device("cpu"), self.dtype)
+            if numbers < c.shape[0] * c.shape[1]:
+                return c
+        return c.to_dense(self.dtype)
 
     def _forget(self) -> None:
         excess = sum(v.nbytes for v in self._values.values()) - KEPT
@@ -79,14 +92,3 @@ def _content(c: Constant) -> tuple[Hashable, ...]:
     if isinstance(c, HMatrix) or c.numel() > SMALL:
         return (id(c),)
     return c.dtype, c.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _constant(node: Node, place: int, c: Constant) -> Tensor | HMatrix | LowRank:
-    """In float64, written out unless a product by the leaves is less work."""
-    if isinstance(c, HMatrix) and node.op == "linear" and place == 1:
-        numbers = sum(sum(t.numel() for t in leaf.tensors) + EDGE * (leaf.rows + leaf.cols) for leaf in c.leaves)
-        if is_low_rank(c):
-            return LowRank(c.leaves, torch.device("cpu"), torch.float64)
-        if numbers < c.shape[0] * c.shape[1]:
-            return c
-    return to_float64(c)

@@ -1,11 +1,13 @@
 """What a network answers as its author evaluates it, and what it would answer if nothing in it were rounded."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -17,28 +19,49 @@ from hrt.capture.torch_export import fakes_of_inputs, in_its_type, inference
 ROWS = 4096  # evaluated at a time
 
 
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """A network on rows, in evaluation mode: its own types, casts and autocast, on its own device."""
+class Answers(ABC):
+    """A network on rows, as its author evaluates it. at_once: rows that it evaluates in one call."""
 
-    net: nn.Module | ExportedProgram
+    at_once: int = ROWS
 
+    @abstractmethod
     def outputs(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Every output on the CPU in float64, (batch, *shape)."""
-        with self._evaluating():
-            y = self._module(*self._placed(rows))
-        return tuple(v.detach().cpu().to(torch.float64) for v in tree_leaves(y) if isinstance(v, Tensor))
+
+    @abstractmethod
+    def unrounded(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """`outputs` with weights, casts and arithmetic in float64; None where the network does not run so."""
+
+    @property
+    @abstractmethod
+    def runtime(self) -> str:
+        """What evaluates the network, with its version."""
 
     def flat(self, rows: Sequence[Tensor]) -> Tensor:
         """All outputs in float64, (rows, features)."""
         parts = []
-        for start in range(0, rows[0].shape[0], ROWS):
-            outputs = self.outputs([x[start : start + ROWS] for x in rows])
+        for start in range(0, rows[0].shape[0], self.at_once):
+            outputs = self.outputs([x[start : start + self.at_once] for x in rows])
             parts.append(torch.cat([y.reshape(y.shape[0], -1) for y in outputs], dim=1))
         return torch.cat(parts)
 
+
+@dataclass(frozen=True, eq=False)
+class TorchAnswers(Answers):
+    """A network of torch, in evaluation mode: its own types, casts and autocast, on its own device."""
+
+    net: nn.Module | ExportedProgram
+
+    @property
+    def runtime(self) -> str:
+        return f"torch {torch.__version__}"
+
+    def outputs(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        with self._evaluating():
+            y = self._module(*self._placed(rows))
+        return tuple(v.detach().cpu().to(torch.float64) for v in tree_leaves(y) if isinstance(v, Tensor))
+
     def unrounded(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        """`outputs` with weights, casts and arithmetic in float64; None where the network does not run so."""
         tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         wide = {k: t.detach().double() if t.is_floating_point() else t.detach().clone() for k, t in tensors.items()}
         try:
@@ -61,6 +84,23 @@ class Answers:
         if isinstance(self.net, nn.Module):
             return in_its_type(self.net, rows)
         return tuple(x.to(f.device, f.dtype) for x, f in zip(rows, fakes_of_inputs(self.net), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class RuntimeAnswers(Answers):
+    """A network of another runtime. run: inputs by name, in their own types, to its outputs."""
+
+    run: Callable[[Mapping[str, np.ndarray]], Any]
+    types: Mapping[str, np.dtype]  # of the inputs, in their order
+    runtime: str = ""
+    at_once: int = ROWS
+
+    def outputs(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        given = {k: x.cpu().numpy().astype(t) for (k, t), x in zip(self.types.items(), rows, strict=True)}
+        return tuple(torch.from_numpy(np.asarray(y).astype(np.float64)) for y in self.run(given))
+
+    def unrounded(self, rows: Sequence[Tensor]) -> None:
+        return None
 
 
 class _InFloat64(TorchDispatchMode):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from hrt.capture.answers import Answers
+from hrt.capture.answers import Answers, TorchAnswers
 from hrt.capture.torch_export import exported, guess_example, one_at_a_time
 from hrt.capture.torch_graph import program_of, roundings
-from hrt.capture.weights import check_weights, floating_types, without_inference
-from hrt.errors import CaptureError, InputError, first_line
+from hrt.capture.weights import check_modules, check_weights, floating_types, without_inference
+from hrt.errors import CaptureError, InputError, first_line, shown
 from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
@@ -30,9 +30,10 @@ SHOWN = 3  # modules that a message names
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """A program in float64, and the network that it stands for as its author evaluates it; None for .onnx files.
+    """A program in float64, and the network that it stands for as its author evaluates it; None for a file that
+    no runtime here can run.
 
-    roundings: the types narrower than float32 that the network computes in, by the paths of its modules.
+    roundings: the types narrower than float32 that the network computes in, by the paths of its modules or nodes.
     """
 
     program: Program
@@ -61,18 +62,25 @@ def _captured(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
             raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")
-        from hrt.capture.onnx_file import read_onnx  # onnx is not imported by those who do not use it
+        from hrt.capture.onnx_file import opened  # onnx is not imported by those who do not use it
 
-        return Captured(read_onnx(net))
+        network = Captured(*opened(net))
+        count = CHECKED_ROWS if network.answers is None else min(CHECKED_ROWS, network.answers.at_once)
+        shapes = [v.shape for v in network.program.inputs]
+        example = _points(shapes, count) if samples is None else samples
+        network.program.check_inputs(example)
+        _check_capture(network, [x[:count] for x in example])
+        return network
     if not isinstance(net, (nn.Module, ExportedProgram)):
         raise CaptureError(f"Found {type(net).__name__}. Expected an nn.Module, an ExportedProgram or a path to .onnx.")
     if isinstance(net, nn.Module):
+        check_modules(net)
         check_weights(net := without_inference(net))
-    example = _points(guess_example(net)) if samples is None else samples
+    example = _points([x.shape[1:] for x in guess_example(net)]) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
         _check_runs(net, example)
     graph = exported(net, [x[:2] for x in example])
-    program, answers, narrow = program_of(graph), Answers(net), roundings(graph)
+    program, answers, narrow = program_of(graph), TorchAnswers(net), roundings(graph)
     if isinstance(net, nn.Module):
         types = [str(t).removeprefix("torch.") for t in floating_types(net) if t.itemsize < 4]
         narrow = narrow or dict.fromkeys([""] if types else [], ", ".join(types))
@@ -88,23 +96,25 @@ def rounding_places(places: Mapping[str, str]) -> str:
     return f"the network computes in {', '.join(named[:SHOWN])}{rest}" if named else ""
 
 
-def _points(example: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Rows that differ, in the shapes of `example`: zeros would not tell one network from another."""
+def _points(shapes: Sequence[Sequence[int]], count: int = CHECKED_ROWS) -> tuple[Tensor, ...]:
+    """Rows of these shapes that differ: zeros would not tell one network from another."""
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.rand(CHECKED_ROWS, *x.shape[1:], generator=generator, dtype=torch.float64) for x in example)
+    return tuple(torch.rand(count, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
 
 
 def _check_runs(net: nn.Module, example: tuple[Tensor, ...]) -> None:
     """Raise InputError where the network does not take inputs of these shapes (a clearer word than export's)."""
     try:
-        Answers(net).outputs([x[:2] for x in example])
+        TorchAnswers(net).outputs([x[:2] for x in example])
     except CaptureError:
         raise
     except Exception as error:
         widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
         expected = f" Its first linear layer expects {widths[0]} features." if widths else ""
+        if len(example) > 1 and all(x.shape == (widths[0], 1) for x in example if widths):
+            expected += " Rows, one array each, are one input as torch.stack(rows) or np.stack(rows)."
         raise InputError(
-            f"The network does not run on inputs of shapes {[('batch', *x.shape[1:]) for x in example]}: "
+            f"The network does not run on inputs of shapes {shown([('batch', *x.shape[1:]) for x in example])}: "
             f"{first_line(error)}.{expected}"
         ) from error
 

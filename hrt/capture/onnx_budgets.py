@@ -13,6 +13,8 @@ MAX_DEPTH = 64  # of functions that call each other
 FOLDED = 1 << 25  # numbers that the constants of a small file may become
 EXAMPLE_BYTES = 1 << 29  # of all values of the example rows together
 EXAMPLE_PRODUCTS = 1 << 36
+CALL_BYTES = 1 << 27  # of all values of the rows that a runtime is given at once, in float64
+RUNTIME_BYTES = 1 << 28  # of constants; a runtime that copies them several times over is not given more
 
 Arrays = Sequence[np.ndarray]
 

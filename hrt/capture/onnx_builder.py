@@ -48,6 +48,13 @@ class OnnxBuilder:
         if min(self.room, self.products) < 0:
             raise self.fail(f"the values up to {name!r} take more than {EXAMPLE_BYTES >> 20} MB or too many products")
 
+    def rows_within(self, nbytes: int) -> int:
+        """Rows whose values, in float64, take so many bytes, and whose products no more than the examples may; one at
+        least.
+        """
+        spent = (EXAMPLE_BYTES - self.room) // (ROWS + 1), (EXAMPLE_PRODUCTS - self.products) // (ROWS + 1)
+        return max(1, min(nbytes // max(1, spent[0]), EXAMPLE_PRODUCTS // max(1, spent[1])))
+
     def fail(self, why: str) -> CaptureError:
         where = self.at.name or (self.at.output[0] if self.at.output else "")
         return CaptureError(f"ONNX node {where!r} ({self.at.op_type}): {why}.")

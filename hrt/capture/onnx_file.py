@@ -1,23 +1,28 @@
 """An ONNX file to a Program: MatMul, Gemm and pointwise-convolution networks over the same op table.
 
 Every value is followed as an example of three rows, and of the first alone: a node that fixes the batch or mixes
-samples is found where it stands. Constants are computed by onnx's reference. Casts between floating types are left out.
-A file may be a stranger's: what it makes of few bytes meets a budget before it is computed.
+samples is found where it stands. Constants are computed by onnx's reference. Casts between floating types are left out
+of the Program, and count in what ONNX Runtime answers (onnx's reference where that is missing or refuses the graph).
+A file may be a stranger's: what it makes of few bytes meets a budget before it is computed, by us or by a runtime.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
+import torch
 from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
 from onnx.reference import ReferenceEvaluator
 
-from hrt.capture.onnx_budgets import FOLDED, WORK, check_expansion
+from hrt.capture.answers import ROWS, RuntimeAnswers
+from hrt.capture.onnx_budgets import CALL_BYTES, FOLDED, RUNTIME_BYTES, WORK, check_expansion
 from hrt.capture.onnx_builder import OnnxBuilder
 from hrt.capture.onnx_operators import LOWERINGS
 from hrt.errors import CaptureError, first_line, reason
@@ -26,9 +31,13 @@ from hrt.program.program import Program
 from hrt.support.atomic_files import usable
 
 OLDEST_OPSET = 11
+SHARED = 4  # times that bytes beside the file may be read
 ALIASES = {"Identity", "Dropout", "Cast"}
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+NARROW: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, *NARROW}
+
+Opened = tuple[Program, RuntimeAnswers | None, Mapping[str, str]]
 
 
 def read_onnx(path: str | os.PathLike[str]) -> Program:
@@ -37,15 +46,25 @@ def read_onnx(path: str | os.PathLike[str]) -> Program:
     Raises CaptureError for a file that is missing, malformed, older than opset 11 or asks for too much, or a node
     outside the op table.
     """
+    return _read(path).result
+
+
+def opened(path: str | os.PathLike[str]) -> Opened:
+    """`read_onnx` of the file, what a runtime answers to it, None where none runs it, and its narrow types by node."""
+    reader = _read(path)
+    return reader.result, _answers(reader), reader.roundings
+
+
+def _read(path: str | os.PathLike[str]) -> "_Reader":
     proto = _load(usable(path, CaptureError))
     try:
-        program = _Reader(proto).program()
-        check_program(program)
+        reader = _Reader(proto)
+        check_program(reader.result)
     except (CaptureError, MemoryError):
         raise
     except Exception as error:  # what the file holds is not what its types and shapes say
         raise CaptureError(f"{path} cannot be read as a network: {reason(error)}.") from error
-    return program
+    return reader
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -53,9 +72,7 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(os.fspath(path), load_external_data=False)
         check_expansion(proto)
-        for tensor in proto.graph.initializer:
-            if tensor.data_location == TensorProto.EXTERNAL:
-                _check_file(path.parent / ExternalDataInfo(tensor).location)
+        _check_beside([ExternalDataInfo(t) for t in _external(proto.graph)], path.parent)
         onnx.load_external_data_for_model(proto, os.fspath(path.parent))  # refuses names that leave the folder
         onnx.checker.check_model(proto)
     except CaptureError:
@@ -81,6 +98,28 @@ def _check_file(path: Path) -> None:
         raise CaptureError(f"{path} is a {'folder' if path.is_dir() else 'device'}. Expected a file.")
 
 
+def _external(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """The tensors whose numbers lie in other files."""
+    attributes = [a for node in graph.node for a in node.attribute]
+    tensors = [*graph.initializer, *(a.t for a in attributes), *(t for a in attributes for t in a.tensors)]
+    yield from (t for t in tensors if t.data_location == TensorProto.EXTERNAL)
+    for a in attributes:
+        for inner in (a.g, *a.graphs):
+            yield from _external(inner)
+
+
+def _check_beside(places: Sequence[ExternalDataInfo], folder: Path) -> None:
+    """Raise CaptureError where numbers lie in what is no file, or are the same bytes again and again."""
+    sizes: dict[Path, int] = {}
+    total = 0
+    for place in places:
+        _check_file(path := folder / place.location)
+        sizes[path] = path.stat().st_size if path.exists() else 0
+        total += min(place.length or sizes[path], sizes[path])
+    if total > SHARED * sum(sizes.values()):
+        raise CaptureError(f"It reads {total} bytes of files with {sum(sizes.values())}. Expected each about once.")
+
+
 class _Reader:
     def __init__(self, proto: onnx.ModelProto):
         self.proto, self.graph = proto, proto.graph
@@ -89,8 +128,12 @@ class _Reader:
         self.builder = OnnxBuilder(known, values)
         self.alias: dict[str, str] = {}
         self.room = FOLDED + 2 * sum(v.size for v in known.values())  # numbers that constants may still become
+        self.types: dict[str, np.dtype] = {}  # of the inputs
+        self.roundings: dict[str, str] = {}  # types narrower than float32, by the nodes or inputs that have them
+        self.nbytes = sum(v.nbytes for v in known.values())
+        self.result = self._program()
 
-    def program(self) -> Program:
+    def _program(self) -> Program:
         for v in self.graph.input:
             if v.name not in self.builder.known:
                 self._input(v)
@@ -118,6 +161,9 @@ class _Reader:
             raise CaptureError(
                 f"Input {v.name!r} is of type {TensorProto.DataType.Name(kind)}. Expected floating-point."
             )
+        self.types[v.name] = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        if kind in NARROW:
+            self.roundings[v.name] = NARROW[kind]
         self.builder.add_input(v.name, dims[1:])
 
     def _node(self, node: onnx.NodeProto) -> None:
@@ -144,6 +190,8 @@ class _Reader:
             training = self.builder.known.get(names[2])
             if training is None or bool(training.any()):
                 raise self.builder.fail("it is in training mode, and so drops values at random")
+        if node.op_type == "Cast" and attributes["to"] in NARROW:
+            self.roundings[node.name or node.output[0]] = NARROW[attributes["to"]]
         self.alias[node.output[0]] = names[0]
 
     def _fold(self, node: onnx.NodeProto) -> None:
@@ -163,3 +211,47 @@ class _Reader:
         except Exception as error:  # of whatever kind an operator's reference raises
             raise self.builder.fail(f"its constants cannot be worked out: {first_line(error)}") from error
         self.builder.known |= {o: np.asarray(v) for o, v in zip(node.output, results, strict=True)}
+
+
+def _answers(reader: _Reader) -> RuntimeAnswers | None:
+    """By the first runtime that answers two rows; None where none does. Only graphs that met the budgets come here."""
+    proto, shapes = reader.proto, [v.shape for v in reader.result.inputs]
+    del proto.graph.value_info[:]
+    for v in (*proto.graph.input, *proto.graph.output):  # a file written for one batch size is read for any
+        if v.name in reader.types:
+            v.type.tensor_type.shape.dim[0].dim_param = "batch"
+        else:
+            v.type.tensor_type.ClearField("shape")
+    at_once = min(ROWS, reader.builder.rows_within(CALL_BYTES))
+    runtimes = [_by_onnxruntime] if find_spec("onnxruntime") and reader.nbytes <= RUNTIME_BYTES else []
+    for runtime in (*runtimes, _by_reference):
+        with suppress(Exception):  # an operator, a type or a graph that it does not take, said in its own way
+            run, name = runtime(proto)
+            answers = RuntimeAnswers(run, reader.types, name, at_once)
+            answers.outputs([torch.zeros(min(2, at_once), *shape) for shape in shapes])
+            return answers
+    return None
+
+
+Run = Callable[[Mapping[str, np.ndarray]], Any]
+
+
+def _by_onnxruntime(proto: onnx.ModelProto) -> tuple[Run, str]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it has to say comes as an exception
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda given: session.run(None, dict(given)), f"onnxruntime {onnxruntime.__version__}"
+
+
+def _by_reference(proto: onnx.ModelProto) -> tuple[Run, str]:
+    evaluator = ReferenceEvaluator(proto)
+
+    def run(given: Mapping[str, np.ndarray]) -> Any:
+        with np.errstate(all="ignore"):
+            return evaluator.run(None, dict(given))
+
+    return run, f"onnx.reference {onnx.__version__}"

@@ -18,13 +18,22 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from hrt.capture.torch_graph import program_of
-from hrt.capture.weights import check_weights, computing_tensor, floating_types, without_inference
+from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
 from hrt.support.torch_state import as_called
 
 one_at_a_time = threading.RLock()  # while a network is read: torch.export puts tensors of its own into it
 BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
+
+# What torch.export says of habits that it cannot follow, and what the caller did.
+PLAIN = {
+    "fake tensor in the exported program constant's list": "it reads .data of a tensor, which the trace does not see; "
+    "use the tensor itself, or .detach()",
+    "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if); "
+    "keep it a tensor, or make the number once in __init__",
+    "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
+}
 
 
 def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Program:
@@ -42,6 +51,7 @@ def guess_example(net: nn.Module | ExportedProgram) -> tuple[Tensor, ...]:
     """Two rows, as wide as a weight, of which the network reads every column. Raises InputError where no width runs."""
     if isinstance(net, ExportedProgram):
         return tuple(torch.zeros(2, *map(int, f.shape[1:])) for f in fakes_of_inputs(net))
+    check_modules(net)
     check_weights(net := without_inference(net))
     widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
     for tensors in (net.buffers(), net.parameters()):  # input normalisation and Fourier features are buffers
@@ -140,6 +150,7 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Exp
     """The network's graph, traced where it is none yet. Raises as `capture` does."""
     if isinstance(net, ExportedProgram):
         return net
+    check_modules(net)
     check_weights(net := without_inference(net))
     if any(x.ndim == 0 for x in example):
         raise InputError("Found an input without dimensions. Expected (batch, ...).")
@@ -151,6 +162,7 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Exp
     except Exception as error:
         lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]
         cause = ". ".join([line for line in lines if line][:2]) or type(error).__name__
+        cause = next((plain for sign, plain in PLAIN.items() if sign in str(error)), cause)
         raise CaptureError(
             f"torch.export could not trace {type(net).__name__} with inputs of shapes "
             f"{[('batch', *x.shape[1:]) for x in example]}{_culprit(error, net)}: {cause}. "

@@ -23,6 +23,8 @@ PLACEMENT = {"dtype", "device", "layout", "pin_memory", "memory_format", "copy",
 # Calls of a graph inside the graph that change no number but by rounding: the place of that graph among the arguments.
 REGIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 FOLDED = 1 << 27  # numbers that all constants together may become: a gigabyte
+READS_NUMBER = ("item", "_local_scalar_dense")
+NUMERIC = ("_operator", "math")  # of functions that are carried out on plain numbers
 READS_FILES = "from_file"  # the one functional ATen operator that touches more than its arguments
 
 
@@ -153,9 +155,11 @@ class _Walk(Builder):
     def _call(self, node: Any) -> Any:
         name = schema_name(node.target)
         fakes = _flatten([node.meta.get("val")])
-        if "_assert" in name or any(isinstance(f, (torch.SymInt, torch.SymFloat, torch.SymBool)) for f in fakes):
+        if "_assert" in name:
             return None
         arguments = [self._read(a) for a in node.args]
+        if any(isinstance(f, (torch.SymInt, torch.SymFloat, torch.SymBool)) for f in fakes):
+            return self._number(name, node.target, arguments)
         if name == "getitem":
             return arguments[0][arguments[1]]
         if name in REGIONS:
@@ -183,6 +187,15 @@ class _Walk(Builder):
             if isinstance(result, Ref) and result.shape != self.sample_shape(fake):
                 raise self.fail(f"its result has shape {tuple(fake.shape)}, said in the table {result.shape}")
         return value
+
+    def _number(self, name: str, target: Any, arguments: Sequence[Any]) -> Any:
+        """What a Python number in the graph is; None where the batch size is in it."""
+        if name in READS_NUMBER:
+            if not isinstance(arguments[0], Tensor):
+                raise self.fail("it makes a Python number of a value that depends on the input; keep it a tensor")
+            return arguments[0].item()
+        plain = bool(arguments) and all(isinstance(a, (int, float)) for a in arguments)
+        return target(*arguments) if plain and target.__module__ in NUMERIC else None
 
     def _fold(self, node: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         """Evaluate what does not depend on the input, in float64."""

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hrt.errors import InputError
+from hrt.errors import CaptureError, InputError
+
+QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "torch.nn.intrinsic.q")
 
 
 def check_numbers(name: str, t: Tensor) -> None:
@@ -29,6 +31,22 @@ def check_weights(net: nn.Module) -> None:
     """Raise InputError for parameters or buffers that hold no finite numbers."""
     for name, t in (*net.named_parameters(), *net.named_buffers()):
         check_numbers(name, t)
+
+
+def check_modules(net: nn.Module) -> None:
+    """Raise CaptureError for a module whose arithmetic torch.export cannot see, by its path, with what to give."""
+    for path, module in net.named_modules():
+        where = f"{path or 'the network'} ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                f"Found TorchScript in {where}, which torch.export does not read. Expected the nn.Module that it was "
+                "scripted or traced from; load its state_dict into that."
+            )
+        if type(module).__module__.startswith(QUANTIZED):
+            raise CaptureError(
+                f"Found a quantized module in {where}, whose packed integers torch.export does not read. Expected the "
+                "network before quantization: hrt chooses narrow types itself, within tol."
+            )
 
 
 def computing_tensor(net: nn.Module) -> Tensor:

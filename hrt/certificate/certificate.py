@@ -85,7 +85,7 @@ class Certificate:
             `runtime_error` (float32, the worst of the CPU backends in `runtimes`), and `per_output`, `output_rms` and
             `max_abs_error` of each output column. `capture_difference`, of the network's own answers (its types, casts
             and autocast) from those in float64: beyond a tenth of `tol` the errors are against its own answers, and a
-            remark says so; missing for .onnx files, which are read in float64. `ntk_drift`,
+            remark says so; missing for a file that no runtime here runs. `ntk_drift`,
             ||Theta - Theta_H||_F / ||Theta||_F of the value's neural tangent kernel on the first `ntk_points` rows;
             `no_ntk_drift` says why it is missing. Where derivatives were asked for, by name: `derivative_error`,
             `derivative_runtime_error`, `derivative_rms`.
@@ -96,8 +96,9 @@ class Certificate:
             `output_error_upper_99_in_bf16`, `_in_fp16` and `_in_tf32`, with the rounding of that arithmetic emulated.
         guaranteed: What holds for every input; empty where nothing can be said. BOX_BOUND: |f - f_h| of each output
             column over the whole hrt.Box, for the stored numbers in exact arithmetic, without a runtime's rounding.
-        context: How many rows calibrated and verified, the seed, versions, remarks. `no_output_bound`: why there is
-            none. `precision`: the arithmetic chosen for a GPU. `runtimes`: the CPU backends that kept `tol`.
+        context: How many rows calibrated and verified, the seed, versions, remarks. `reference`: what evaluated the
+            network as its author does ("torch 2.13.0", "onnxruntime 1.32.0"). `no_output_bound`: why there is none.
+            `precision`: the arithmetic chosen for a GPU. `runtimes`: the CPU backends that kept `tol`.
             `derivatives`: the names held to `tol`. `kinks`: the ops whose derivatives jump ("relu (layers.1)").
             `outputs`: what each is held to `tol` as, "value", a derivative's name, or "not bounded".
         statements: Bounds of the whole network beside the measured figures.

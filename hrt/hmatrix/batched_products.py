@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.hmatrix.leaf import Leaf, Leaves
 
 STACKED, BESIDE = 0, 1  # along which dimension of a block its pieces stand next to each other
 Kind = tuple[Any, ...]  # pieces of one kind can share a tensor
@@ -163,7 +163,7 @@ class Plan:
         return sum(len(b.blocks) * b.tall * b.wide for b in (*self.first, *self.second))
 
 
-def plan(matrix: HMatrix, limits: Limits | None = None) -> Plan:
+def plan(matrix: Leaves, limits: Limits | None = None) -> Plan:
     """The plan of a matrix. Leaves without entries are left out."""
     limits = limits or Limits()
     m, n = matrix.shape

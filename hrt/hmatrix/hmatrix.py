@@ -6,7 +6,7 @@ table and no arithmetic. No torch.nn and no Triton in here.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from hrt.errors import InputError
+from hrt.hmatrix.leaf import Leaf, Place
+from hrt.hmatrix.torch_products import Executor, executor
 from hrt.support.arrays import as_tensor
 from hrt.support.torch_state import guarded_values
 
@@ -24,116 +26,11 @@ STRIP_ENTRIES = 1 << 18  # of a large matrix decoded at a time; about a cache's 
 LEAF_FIELDS = 5  # row, rows, col, cols, rank (-1: dense)
 
 Array = TypeVar("Array", Tensor, np.ndarray)
-Place = tuple[int, int, int, int]  # of a block: row, rows, col, cols
 
 
 def index_dtype(largest: int) -> torch.dtype:
     """The narrowest signed integer type that holds `largest`."""
     return torch.int16 if largest <= 32767 else torch.int32
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """One block of a matrix, stored as `dense` or as `u @ vt`.
-
-    Args:
-        row, rows: the block has the rows [row, row + rows).
-        col, cols: and the columns [col, col + cols).
-        dense: (rows, cols), or None.
-        u, vt: (rows, rank) and (rank, cols) of one dtype, or None. A rank of 0 is a block of zeros.
-        scale: bfloat16, with int8 alone: (rows,) multiplies the rows of `dense`, (rank,) the directions of `u @ vt`.
-            A number times its scale is exact in float32.
-
-    Raises:
-        InputError: the tensors do not fit the block, or each other.
-
-    Example:
-        >>> Leaf(0, 4, 0, 3, u=torch.ones(4, 1), vt=torch.ones(1, 3)).rank
-        1
-    """
-
-    row: int
-    rows: int
-    col: int
-    cols: int
-    dense: Tensor | None = None
-    u: Tensor | None = None
-    vt: Tensor | None = None
-    scale: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        u, vt, ok = self.u, self.vt, False
-        if self.dense is not None:
-            ok = u is None and vt is None and tuple(self.dense.shape) == (self.rows, self.cols)
-        elif u is not None and vt is not None and u.dtype == vt.dtype:
-            ok = tuple(u.shape) == (self.rows, vt.shape[0]) and vt.shape[1] == self.cols
-        if ok and (self.dtype == torch.int8 or self.scale is not None):
-            count = self.rows if self.dense is not None else self.rank
-            ok = self.dtype == torch.int8 and self.scale is not None and tuple(self.scale.shape) == (count,)
-        if not ok:
-            raise InputError(
-                f"A leaf over rows {self.row}+{self.rows}, columns {self.col}+{self.cols} does not fit its data. "
-                "Expected either dense (rows, cols) or u (rows, r) and vt (r, cols) of one dtype (int8: with a scale)."
-            )
-
-    @property
-    def place(self) -> Place:
-        """The block as (row, rows, col, cols)."""
-        return self.row, self.rows, self.col, self.cols
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether the block is stored entry by entry."""
-        return self.dense is not None
-
-    @property
-    def rank(self) -> int:
-        """Columns of `u`; -1 for a dense block."""
-        return -1 if self.u is None else self.u.shape[1]
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The stored tensors, in the order in which they are packed."""
-        return tuple(t for t in (self.dense, self.u, self.vt) if t is not None)
-
-    def decoded(self, dtype: torch.dtype, rows: slice = slice(None)) -> tuple[Tensor, ...]:
-        """`tensors` as numbers, the scale multiplied into the first.
-
-        Args:
-            dtype: floating.
-            rows: of the first tensor, all by default.
-
-        Returns:
-            (dense,), or (u, vt).
-        """
-        first, *rest = (t.to(dtype) for t in (self.tensors[0][rows], *self.tensors[1:]))
-        if self.scale is not None:
-            scale = self.scale.to(dtype)
-            first = first * (scale[rows, None] if self.dense is not None else scale)
-        return first, *rest
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Storage type of the numbers."""
-        return self.tensors[0].dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the stored numbers (the leaf table is counted by the matrix)."""
-        return sum(t.nbytes for t in (*self.tensors, self.scale) if t is not None)
-
-    def to_dense(self, dtype: torch.dtype = torch.float64, rows: slice = slice(None)) -> Tensor:
-        """The block entry by entry.
-
-        Args:
-            dtype: floating.
-            rows: of the block, all by default.
-
-        Returns:
-            (rows, cols).
-        """
-        first, *rest = self.decoded(dtype, rows)
-        return first @ rest[0] if rest else first
 
 
 def _as_order(order: Any, size: int, what: str) -> Tensor | None:
@@ -256,16 +153,77 @@ class HMatrix:
         xt = as_tensor(x, "input") if is_numpy else x
         if xt.ndim != 2 or xt.shape[1] != self.shape[1] or not xt.is_floating_point():
             raise InputError(f"Found {xt.dtype} {tuple(xt.shape)}. Expected floating point (batch, {self.shape[1]}).")
-        work = xt.to(torch.float64 if xt.dtype == torch.float64 else torch.float32)
-        work = work if self.col_order is None else work[:, self.col_order.long()]
-        y = work.new_zeros(work.shape[0], self.shape[0])
-        for e in self.leaves:
-            part = work[:, e.col : e.col + e.cols]
-            for t in reversed(e.decoded(work.dtype)):
-                part = part @ t.T
-            y[:, e.row : e.row + e.rows] += part
-        y = y if self.row_order is None else torch.empty_like(y).index_copy_(1, self.row_order.long(), y)
+        y: Tensor = (self._in_float64 if xt.dtype == torch.float64 else self._in_float32)(xt)
         return y.to(xt.dtype).numpy() if is_numpy else y.to(xt.dtype)  # type: ignore[return-value]
+
+    @cached_property
+    def _in_float32(self) -> Executor:
+        return executor(self, torch.float32)
+
+    @cached_property
+    def _in_float64(self) -> Executor:
+        return executor(self, torch.float64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is prepared at the first product."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @cached_property
+    def T(self) -> "HMatrix":
+        """The transpose: its leaves are those of this matrix, transposed, without a copy of their numbers (dense int8
+        becomes float32).
+        """
+        m, n = self.shape
+        return HMatrix((n, m), tuple(e.transposed for e in self.leaves), self.col_order, self.row_order)
+
+    __array_ufunc__ = None  # numpy leaves `array @ h` to this class
+
+    def __matmul__(self, x: Array) -> Array:
+        """h @ x as of an ordinary matrix: (n,) to (m,), (..., n, k) to (..., m, k). Whole numbers become float64."""
+        if not isinstance(x, (Tensor, np.ndarray)):
+            return NotImplemented
+        if x.ndim < 2:
+            return self._rows(x)
+        return self._rows(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+    def __rmatmul__(self, x: Array) -> Array:
+        """x @ h as of an ordinary matrix: (m,) to (n,), (..., k, m) to (..., k, n). Whole numbers become float64."""
+        if not isinstance(x, (Tensor, np.ndarray)):
+            return NotImplemented
+        return self.T._rows(x)
+
+    def _rows(self, x: Any) -> Any:
+        """(..., n) to (..., m)."""
+        if not x.ndim or x.shape[-1] != self.shape[1]:
+            raise InputError(
+                f"Found an array of shape {tuple(x.shape)} beside a matrix with a side of {self.shape[1]}."
+            )
+        if isinstance(x, Tensor):
+            x = x if x.is_floating_point() or x.is_complex() else x.double()
+        elif x.dtype.kind not in "fc":
+            x = x.astype(np.float64)
+        if x.dtype in (torch.complex64, torch.complex128) or (isinstance(x, np.ndarray) and x.dtype.kind == "c"):
+            return self._rows(x.real) + 1j * self._rows(x.imag)
+        rows = math.prod(x.shape[:-1])
+        return self.apply(x.reshape(rows, self.shape[1])).reshape(*x.shape[:-1], self.shape[0])
+
+    def to_scipy(self) -> Any:
+        """The matrix as a scipy.sparse.linalg.LinearOperator, for solvers. float64 vectors are multiplied in float64.
+
+        Returns:
+            (m, n), with products by vectors and matrices, and by the transpose.
+
+        Example:
+            >>> HMatrix.from_dense(torch.eye(3)).to_scipy().rmatvec(np.ones(3))
+            array([1., 1., 1.])
+        """
+        from scipy.sparse.linalg import LinearOperator  # a fifth of a second that few need
+
+        make: Any = LinearOperator  # its stub shows the constructor of another class
+        return make(
+            self.shape, dtype=np.float64, matvec=self.__matmul__, matmat=self.__matmul__,
+            rmatvec=self.T.__matmul__, rmatmat=self.T.__matmul__,
+        )  # fmt: skip
 
     @guarded_values
     def error(self, w: Tensor | np.ndarray, second_moment: Tensor | np.ndarray | None = None) -> float:

@@ -1,6 +1,6 @@
 """Products of H-matrices in torch: the plan of batched products, prepared on a device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,22 @@ import torch
 from torch import Tensor
 
 from hrt.hmatrix.batched_products import Bucket, plan
-from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.hmatrix.leaf import Leaf, Leaves
+from hrt.support.torch_state import guarded
+
+Executor = Callable[[Tensor], Tensor]  # x (batch, n), converted, to (batch, m)
+
+
+@guarded
+@torch.no_grad()
+def executor(matrix: Leaves, dtype: torch.dtype) -> Executor:
+    """y = x H^T in `dtype`, with gradients by x. A whole dense matrix of that type is not copied."""
+    whole = [leaf for leaf in matrix.leaves if leaf.is_dense and (leaf.rows, leaf.cols) == matrix.shape]
+    if whole and matrix.row_order is None and matrix.col_order is None:
+        (dense,) = whole[0].decoded(dtype)
+        return lambda x: x.to(dtype) @ dense.T
+    product = Product.of(matrix, torch.device("cpu"), dtype)
+    return lambda x: product.differentiable(x.to(dtype))
 
 
 def prepare(constant: Any, device: torch.device) -> Any:
@@ -38,6 +53,14 @@ class _Step:
         else:
             torch.bmm(self.weights.mT, rows.view(count, wide, batch), out=target.view(count, tall, batch))
 
+    def product(self, work: Tensor) -> Tensor:
+        """The same as a new tensor."""
+        count, wide, tall = self.weights.shape
+        batch, rows = work.shape[1], _take(work, self.sources)
+        if batch == 1:
+            return torch.bmm(rows.reshape(count, 1, wide), self.weights).reshape(count * tall, 1)
+        return torch.bmm(self.weights.mT, rows.reshape(count, wide, batch)).reshape(count * tall, batch)
+
 
 class Product:
     """y = x H^T in a handful of batched products, not one or two per leaf (see `hrt.hmatrix.batched_products`)."""
@@ -48,19 +71,21 @@ class Product:
     out_height: int
     index: list[slice | Tensor]
 
-    def __init__(self, matrix: HMatrix, device: torch.device):
+    def __init__(self, matrix: Leaves, device: torch.device, dtype: torch.dtype = torch.float32):
         self.shape: tuple[int, int] = matrix.shape
         self.cols: Tensor | None = None if matrix.col_order is None else matrix.col_order.to(device, torch.int32)
         products = plan(matrix)
         zero = self.shape[1]
-        self.first, self.second = ([_step(b, zero, device) for b in wave] for wave in (products.first, products.second))
+        self.first, self.second = (
+            [_step(b, zero, device, dtype) for b in wave] for wave in (products.first, products.second)
+        )
         self.height, self.out_height = products.height, products.out_height + 1  # and one row of zeros
         self.index = [_index(rows, device) for rows in products.output_rows(matrix.row_order)]
 
     @staticmethod
-    def of(matrix: HMatrix, device: torch.device) -> "Product | LowRank":
+    def of(matrix: Leaves, device: torch.device, dtype: torch.dtype = torch.float32) -> "Product | LowRank":
         """The cheapest executor: two plain products where the whole matrix is one low-rank block."""
-        return LowRank(matrix.leaves, device) if is_low_rank(matrix) else Product(matrix, device)
+        return LowRank(matrix.leaves, device, dtype) if is_low_rank(matrix) else Product(matrix, device, dtype)
 
     @property
     def row_numbers(self) -> int:
@@ -75,7 +100,7 @@ class Product:
         return sum(t.nbytes for t in held if isinstance(t, Tensor))
 
     def apply(self, x: Tensor) -> Tensor:
-        """x (batch, n) to (batch, m), float32."""
+        """x (batch, n) to (batch, m), both of the weights' type."""
         n, batch = self.shape[1], x.shape[0]
         work = x.new_empty(self.height, batch)
         if self.cols is None:
@@ -94,8 +119,17 @@ class Product:
             y = y + _take(out, index)
         return y.T
 
+    def differentiable(self, x: Tensor) -> Tensor:
+        """The same with gradients by x, in tensors of its own."""
+        work = x.T if self.cols is None else x.T.index_select(0, self.cols)
+        zero = work[:0].sum(0, keepdim=True)
+        work = torch.cat([work, zero])
+        work = torch.cat([work, *(step.product(work) for step in self.first)])
+        out = torch.cat([*(step.product(work) for step in self.second), zero])
+        return sum((_take(out, index) for index in self.index[1:]), _take(out, self.index[0])).T
 
-def is_low_rank(matrix: HMatrix) -> bool:
+
+def is_low_rank(matrix: Leaves) -> bool:
     """Whether the whole matrix is one low-rank block in natural order."""
     kinds = {(leaf.rows, leaf.cols, leaf.is_dense) for leaf in matrix.leaves}
     return kinds == {(*matrix.shape, False)} and matrix.row_order is None and matrix.col_order is None
@@ -118,13 +152,15 @@ class LowRank:
         """x (batch, n) to (batch, m)."""
         return self.affine(x, None)
 
+    differentiable = apply
+
     def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., n) to (..., m), plus the bias (m,) in the same pass."""
         return torch.nn.functional.linear(torch.nn.functional.linear(x, self.vt), self.u, bias)
 
 
-def _step(bucket: Bucket, zero: int, device: torch.device) -> _Step:
-    weights = bucket.weights().mT.contiguous().to(device)
+def _step(bucket: Bucket, zero: int, device: torch.device, dtype: torch.dtype) -> _Step:
+    weights = bucket.weights(dtype).mT.contiguous().to(device)
     return _Step(_index(bucket.sources(zero).reshape(-1), device), weights, bucket.top)
 
 

@@ -130,18 +130,21 @@ def _strip_spectra(strip: _Strip) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[
     height, width = source.matrix.shape[0], max(b - a for a, b in spans)
     with one_blas_thread():
         if not source.weighted and not strip.storages and height * width >= LARGE_BLOCK:
-            squares = (
-                [squared_frobenius(source.matrix[:, a:b]) for a, b in spans] if strip.norm2 is None else strip.norm2
-            )
+            squares = strip.norm2
+            if squares is None:
+                squares = torch.tensor(
+                    [squared_frobenius(source.matrix[:, a:b]) for a, b in spans], dtype=torch.float64
+                )
             large = [
-                batch_spectra(source.matrix[None, :, a:b], f[None], r[None], source.seed, source.fast, float(norm2))
+                batch_spectra(source.matrix[None, :, a:b], f[None], r[None], source.seed, source.fast, norm2[None])
                 for (a, b), f, r, norm2 in zip(spans, strip.floors, strip.limits, squares, strict=True)
             ]
             sigma2 = _stacked([s[0] for s, _ in large])
             return sigma2, 2 * sigma2, torch.cat([n for _, n in large]), sigma2[:, :0], {}
         given = cut_columns(source.matrix, strip.cols)
         blocks = weigh_all(source, given.to(torch.float64), spans)
-        sigma2, norm2 = batch_spectra(blocks, strip.floors, strip.limits, source.seed)
+        sigma2, norm2 = batch_spectra(blocks, strip.floors, strip.limits, source.seed, norm2=strip.norm2)
+        sigma2 = sigma2[:, : max(1, int((sigma2 > 0).sum(1).max()))]
         noise = 2 * sigma2
         if strip.detailed:
             for members in of_one_length(spans).values():
@@ -201,16 +204,17 @@ def direction_noise(source: BlockSource, height: int, spans: tuple[tuple[int, in
 
 
 def batch_spectra(
-    blocks: Tensor, floors: Tensor, limits: Tensor, seed: int, fast: bool = False, large2: float | None = None
+    blocks: Tensor, floors: Tensor, limits: Tensor, seed: int, fast: bool = False, norm2: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Leading squared singular values (b, k) of `blocks` (b, h, w), zero where unknown, and squared norms (b,).
 
     A sketch doubles until it misses less than its floor (b,), or low rank cannot pay: at least missed / sigma_k^2 more
-    directions are needed, since singular values fall. Small blocks are done exactly. large2: the squared norm of one
-    large block, which is neither copied nor done exactly, since a sketch wider than a quarter of it never pays.
+    directions are needed, since singular values fall. Small blocks are done exactly. norm2: where known. One large
+    block whose norm is known is neither copied nor done exactly, since a sketch wider than a quarter of it never pays.
     """
-    (count, h, w), large = blocks.shape, large2 is not None
-    norm2 = torch.tensor([large2], dtype=torch.float64) if large else (blocks * blocks).sum((1, 2))
+    count, h, w = blocks.shape
+    large = norm2 is not None and count == 1 and h * w >= LARGE_BLOCK
+    norm2 = (blocks * blocks).sum((1, 2)) if norm2 is None else norm2
     floors = torch.maximum(floors, 1e-14 * norm2)
     worth = limits > 0
     limits = limits.clamp_max(h * w / (h + w))

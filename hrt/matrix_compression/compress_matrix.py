@@ -58,7 +58,8 @@ def compress_matrix(
         second_moment: C = E[x x^T] (n, n) of the inputs, symmetric positive semidefinite.
         row_points: coordinates (m, d) of the unknowns, for a k-d ordering.
         column_points: likewise (n, d).
-        ordering: "natural", "coordinates", "gram" (by Gram angles), or "auto": the smallest result of these.
+        ordering: "natural", "coordinates", "gram" (by Gram angles), or "auto": the smallest result of these; of a large
+            matrix only those are tried that may be smallest by a sample of rows and columns.
         storage: "float32", "float16", "bfloat16", "int8", or "auto": chosen per group of directions.
         min_leaf: smallest block side; by default from the shape.
         seed: same seed, same bytes.
@@ -88,7 +89,7 @@ def compress_for(
     problem = Problem.of(w, request)
     matrix, storages, largest = problem.matrix, request.storages, problem.largest
     m, n = matrix.shape
-    name = _dense_within(problem)
+    name = dense_within(problem)
     if not m * n:
         return HMatrix((m, n), ())
     if largest == 0:
@@ -137,7 +138,7 @@ def compress_ordered(
 ) -> HMatrix | None:
     """Compress in one given ordering; None where no partition meets the tolerance with these storages."""
     matrix, c, request, exponent = problem.near, problem.moment, problem.request, problem.exponent
-    allowed2 = math.ldexp(problem.allowed2, -2 * exponent)
+    allowed2 = problem.near_allowed2
     rows, cols = order
     fast = c is None and request.tol >= FAST_TOL and matrix.numel() >= FAST_ENTRIES
     ordered = permute(matrix, rows, cols, torch.float32 if fast else matrix.dtype)
@@ -186,7 +187,7 @@ def next_budget(measured: dict[float, float], allowed2: float) -> float:
     return step if low < step < high else (low + min(high, 8 * now)) / 2
 
 
-def _dense_within(problem: Problem) -> str:
+def dense_within(problem: Problem) -> str:
     """The storage type of the smallest dense form within the tolerance, or ToleranceError if float32 misses it."""
     matrix, c, tol, largest = problem.matrix, problem.moment, problem.request.tol, problem.largest
     error = math.inf

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.matrix_compression.block_choices import ITEM, LEAF_OVERHEAD, Best, Choice, LevelOptions, without_last
-from hrt.matrix_compression.block_source import BlockSource
+from hrt.matrix_compression.block_source import LARGE_BLOCK, BlockSource
 from hrt.matrix_compression.block_spectra import LevelSpectra, level_spectra
 from hrt.matrix_compression.build_leaves import build_all
 from hrt.matrix_compression.cluster_tree import Level, block_levels, children_of, default_min_leaf, sum_children
 from hrt.matrix_compression.request import MatrixRequest
-from hrt.support.progress import Advance, silent
+from hrt.support.progress import Advance, part, silent
 
 GRID = 8  # multipliers per factor of two
 FIRST_POWER, LAST_POWER = -60, 120  # of two, where multiplier 1 trades all bytes for the whole norm
@@ -30,6 +30,10 @@ FLOOR = 0.01  # of the budget: a sketch that misses less than its share of this 
 LIMIT_SHARE = 1 / 16  # of the budget, for what the finer levels alone would have to keep
 LIMIT_SLACK = 1.2  # of a rank limit, since it comes from an estimate
 OCTAVES = 0, 2, 4, 6, 8, 10  # below the multiplier of a rank limit: between them a block must lose to be left out
+PAYS = 1.1  # times what a block takes; where its parts take more, nothing is looked for in parts of these
+WHOLE = (
+    "whole"  # the key of a source's memo under which the spectra of the undivided matrix stay: no order changes them
+)
 NOTHING = 1e-300  # in the place of zero where something is divided by it
 
 
@@ -70,16 +74,22 @@ class Planner:
         self._guess = round(GRID * math.log2(1 + norm2 / max(budget2, NOTHING)))  # where the multiplier was last
         self._built: dict[Choice, list[Leaf]] = {}  # used last
         self._factor(request, budget2, advance, executor)
+        whole = {k: source.memo[k] for k in source.memo.keys() & {WHOLE}}
         source.memo.clear()  # few of all these blocks will be built
+        source.memo.update(whole)
 
     def _factor(self, request: MatrixRequest, budget2: float, advance: Advance, executor: Executor | None) -> None:
         finer: LevelSpectra | None = None
         least: np.ndarray | None = None  # see `least_tails`
         m, n = self.source.matrix.shape
         levels = block_levels(m, n, request.min_leaf or default_min_leaf(m, n))
-        for k, level in enumerate(reversed(levels)):
-            height, width = (max(np.diff(cuts)) for cuts in (level.rows, level.cols))
-            advance(f"blocks of {height} x {width}", k / len(levels))
+        coarse = levels
+        if self.source.weighted:
+            coarse = [level for level in levels[:-1] if math.prod(_largest_block(level)) > LARGE_BLOCK]
+            fine = levels[len(coarse) :]
+            self._descend(fine, budget2, part(advance, 0.0, len(fine) / len(levels)), executor)
+        for k, level in enumerate(reversed(coarse), len(levels) - len(coarse)):
+            advance("blocks of {} x {}".format(*_largest_block(level)), k / len(levels))
             least = None if least is None else sum_children(least, level.grid)
             limit = self._rank_limit(level, budget2, least)
             finer = level_spectra(self.source, level, self.storages, FLOOR * budget2, limit, finer, executor)
@@ -87,6 +97,35 @@ class Planner:
             self.options.insert(0, LevelOptions(finer, self.storages, self.overhead))
             if not self.source.weighted:
                 least = least_tails(self.options[0], least)
+
+    def _descend(self, levels: Sequence[Level], budget2: float, advance: Advance, executor: Executor | None) -> None:
+        """Factor levels from coarse to fine, as long as splitting a block once more may pay: where its parts take
+        clearly more than it does, parts of these never took less than it in any network that was looked at.
+        """
+        pays = np.ones((1, 1), bool)  # by block of the level before
+        for k, level in enumerate(levels):
+            advance("blocks of {} x {}".format(*_largest_block(level)), k / len(levels))
+            a, b = children_of(level.grid, pays.shape)
+            limit = np.where(np.repeat(np.repeat(pays, a, axis=0), b, axis=1), np.inf, 0.0)
+
+            def spectra(level: Level = level, limit: np.ndarray = limit) -> LevelSpectra:
+                return level_spectra(self.source, level, self.storages, FLOOR * budget2, limit, None, executor)
+
+            known = self.source.once(WHOLE, spectra) if level.grid == (1, 1) else spectra()
+            options = LevelOptions(known, self.storages, self.overhead)
+            if self.options:
+                values = [(self.options[-1].values(lam)[0], options.values(lam)[0]) for lam in self._lams(budget2)]
+                pays = np.logical_or.reduce([sum_children(v, u.shape) < PAYS * u for u, v in values])
+            if not pays.any():
+                break
+            self.levels.append(level)
+            self.options.append(options)
+
+    def _lams(self, budget2: float) -> list[float]:
+        """The multiplier at which LIMIT_SHARE of the budget would be spent, and smaller ones."""
+        step = least_step(lambda step: self.error2(self.multiplier(step)) <= LIMIT_SHARE * budget2, self._guess, GRID)
+        self._guess = step
+        return [self.multiplier(step - GRID * k) for k in OCTAVES]
 
     def __getstate__(self) -> dict[str, object]:
         """Without the matrix: whoever sent it has it."""
@@ -102,11 +141,9 @@ class Planner:
         """
         if not self.options:
             return None
-        step = least_step(lambda step: self.error2(self.multiplier(step)) <= LIMIT_SHARE * budget2, self._guess, GRID)
-        self._guess = step
+        lams = self._lams(budget2)[: None if least is not None else 1]
         heights, widths = np.diff(level.rows)[:, None], np.diff(level.cols)[None, :]
         direction = min(ITEM[s] for s in self.storages) * (heights + widths)
-        lams = [self.multiplier(step - GRID * k) for k in (OCTAVES if least is not None else OCTAVES[:1])]
         sweeps = [self._sweep(lam) for lam in lams]
         parts = [(sum_children(total, level.grid), sum_children(error2, level.grid)) for total, error2, _ in sweeps]
         limit = LIMIT_SLACK * parts[0][0] / direction
@@ -243,6 +280,10 @@ class KeptPlanner(Planner):
     def whole(self, error2: float) -> Plan | None:
         """None: blocks that are there stay."""
         return None
+
+
+def _largest_block(level: Level) -> tuple[int, int]:
+    return int(max(np.diff(level.rows))), int(max(np.diff(level.cols)))
 
 
 def planner_for(source: BlockSource, request: MatrixRequest, budget2: float, *rest: Any) -> Planner:

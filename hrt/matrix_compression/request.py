@@ -88,6 +88,11 @@ class Problem:
         """The squared error that may remain."""
         return self.request.tol**2 * self.norm2
 
+    @property
+    def near_allowed2(self) -> float:
+        """The same of `near`."""
+        return math.ldexp(self.allowed2, -2 * self.exponent)
+
 
 def check_target(target: str) -> str:
     """One of the names that price a leaf's time. Raises InputError."""

@@ -22,6 +22,7 @@ from hrt.runtime.backends import open_session
 from hrt.runtime.session import Session
 from hrt.schedule.precision import default_precision
 from hrt.support.atomic_files import warn_of_suffix
+from hrt.support.random_state import unmoved_random
 from hrt.support.torch_state import guarded, has_usual_modes, usual_modes, usual_state
 from hrt.support.types import Array, Kind, Numbers
 
@@ -262,9 +263,10 @@ class CompressedModel(Contents):
         Returns:
             Plain text of at most 100 columns.
         """
-        from hrt.model.report import render
+        with unmoved_random():
+            from hrt.model.report import render
 
-        return render(self, self.sizes(), verbose=verbose)
+            return render(self, self.sizes(), verbose=verbose)
 
     @guarded
     def sizes(self) -> Sizes:

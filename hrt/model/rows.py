@@ -48,7 +48,7 @@ class Rows:
             elif isinstance(v, np.ndarray) and v.dtype.kind == "f" and v.dtype.itemsize >= 8:
                 say_float32()
         if len(arrays) != len(program.inputs):
-            program.check_inputs(arrays)
+            _check_count(program, arrays)
         fitted = [_fitted(v, value.shape) for v, value in zip(arrays, program.inputs, strict=True)]
         rows, leads = [v for v, _ in fitted], [lead for _, lead in fitted]
         program.check_inputs(rows)
@@ -77,6 +77,16 @@ class Rows:
         if len(parts) > 1:
             y = torch.cat(list(parts)) if isinstance(y, Tensor) else np.concatenate(parts)
         return y if len(self.lead) == 1 else y.reshape(self.lead + tuple(y.shape[1:]))
+
+
+def _check_count(program: Program, arrays: Sequence[Array]) -> None:
+    """Raise InputError; where the arrays are rows of the one input, it says so."""
+    try:
+        program.check_inputs(arrays)
+    except InputError as error:
+        rows = len(program.inputs) == 1 and all(tuple(v.shape) == program.inputs[0].shape for v in arrays)
+        remedy = " Its rows, one array each, are one input as torch.stack(rows) or np.stack(rows)." if rows else ""
+        raise InputError(f"{error}{remedy}") from None
 
 
 def _answered(given: Any, array: Array) -> Any:

@@ -55,7 +55,16 @@ class TrainableNetwork(nn.Module):
                 self.values[key] = nn.Parameter(constant.to(dtype, copy=True))
             else:
                 self.fixed.register_buffer(key, constant.to(dtype, copy=True))
-        self._steps = tuple((n.name, n.row.torch, n.inputs, dict(n.attrs)) for n in program.nodes)
+        self._steps = _steps(program)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the functions of the op table, which cannot be pickled."""
+        return {k: v for k, v in self.__dict__.items() if k != "_steps"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a pickle or a copy."""
+        super().__setstate__(state)
+        self._steps = _steps(self.program)
 
     def constant(self, name: str) -> Any:
         """The live constant of the program's `name`.
@@ -137,6 +146,11 @@ class TrainableNetwork(nn.Module):
             The program.
         """
         return self.program.with_constants(self.constants(dtype))
+
+
+def _steps(program: Program) -> tuple[tuple[str, Any, tuple[str, ...], dict[str, Any]], ...]:
+    """Of every node its name, function, arguments and attributes."""
+    return tuple((n.name, n.row.torch, n.inputs, dict(n.attrs)) for n in program.nodes)
 
 
 @guarded

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hrt.calibration.moments import Moments, ridge
 from hrt.matrix_compression.block_choices import Choice, neighbours
+from hrt.matrix_compression.orderings import Order
 from hrt.matrix_compression.planner import Plan, least_step
 from hrt.network_compression.candidates import (
     Candidate,
@@ -108,12 +109,14 @@ class Allocator:
         ends: list[Candidate] = []
         done = step = 0
         for settings in rounds:
-            gaps, before = [], ends[:1]
+            gaps, before, orders = [], ends[:1], dict[str, Order]()  # focused moments change them little, ridges do
             for setting in settings:
                 width = SETTINGS_SHARE / len(rounds[0])  # further rounds are the exception
                 low, done = min(width * done, SETTINGS_SHARE - width), done + 1
                 advance = part(self.request.advance, low, low + width)
-                result = self._search(self._planned(setting, narrow, advance), step, advance)
+                planned = self._planned(setting, narrow, advance, orders)
+                orders = {layer.name: (layer.rows, layer.cols) for layer in planned.layers}
+                result = self._search(planned, step, advance)
                 gaps.append(result.gap)
                 step = result.step
                 ends = sorted([*ends, *self._ends(result)], key=lambda c: c.nbytes)
@@ -135,11 +138,13 @@ class Allocator:
         error = search_error(self.original, stored(program.with_constants(halves(program.constants, biases))))
         return biases if error.limit <= BIAS_SHARE * self.request.tol else frozenset()
 
-    def _planned(self, setting: Setting, narrow: frozenset[str], advance: Advance) -> PlannedNetwork:
-        """Every layer with its planner; the first half of a setting's work."""
+    def _planned(
+        self, setting: Setting, narrow: frozenset[str], advance: Advance, orders: Mapping[str, Order]
+    ) -> PlannedNetwork:
+        """Every layer with its planner, in `orders` where given; the first half of a setting's work."""
         weights, moments = self.original.program.weights, self.moments
         names = [n for n in weights if moments[n].left.numel() and moments[n].second.numel()]
-        tasks = [self._task(name, setting) for name in names]
+        tasks = [replace(self._task(name, setting), order=orders.get(name)) for name in names]
         work, behind, layers = sum(t.matrix.numel() + LEAST_LAYER for t in tasks), 0, []
         advance(f"factor {names[0]}" if names else "factor", 0.0)
         for layer in plan_layers(tasks, self.request.executor):

@@ -28,7 +28,9 @@ KEPT_PLANS = 16  # of a layer; the search goes back to few
 
 @dataclass(frozen=True, eq=False)
 class LayerTask:
-    """What it takes to plan one layer, in this process or in another. bias: that can absorb the mean of its error."""
+    """What it takes to plan one layer, in this process or in another. bias: that can absorb the mean of its error.
+    order: of rows and columns, where another setting has chosen it.
+    """
 
     name: str
     matrix: Tensor
@@ -38,6 +40,18 @@ class LayerTask:
     bias: str | None
     budget2: float
     request: MatrixRequest
+    order: Order | None = None
+
+    @property
+    def orders(self) -> list[Order]:
+        """Those to choose from."""
+        partition = self.request.partition
+        if partition is not None:
+            return [(partition.row_order, partition.col_order)]
+        if self.order is not None:
+            return [self.order]
+        other = min(self.matrix.shape) >= ORDERING_SIDE
+        return [(None, None), *([(gram_order(self.matrix), gram_order(self.matrix.T))] if other else [])]
 
     def source(self, rows: Tensor | None, cols: Tensor | None) -> BlockSource:
         """In tree order. Copies: BLAS may round differently where memory is aligned as another process sends it."""
@@ -68,21 +82,23 @@ class PlannedLayer:
         if h.nbytes >= 4 * self.matrix.numel():
             h = HMatrix.from_dense(self.matrix)
         moves = self.bias and self.mean is not None and not h.is_dense
-        return h, (self.matrix - h.to_dense()) @ self.mean if moves and self.mean is not None else None
+        return h, self.matrix @ self.mean - h.apply(self.mean[None])[0] if moves and self.mean is not None else None
 
 
 def plan_layer(task: LayerTask) -> PlannedLayer:
     """The planner of one layer in the better of its orderings."""
-    matrix, choices = task.matrix, []
-    partition = task.request.partition
-    orders: list[Order] = [(None, None) if partition is None else (partition.row_order, partition.col_order)]
+    matrix, choices, whole = task.matrix, [], {}
     with one_blas_thread():  # in a forked worker the threads that BLAS had are gone, and it would wait for them
-        if partition is None and min(matrix.shape) >= ORDERING_SIDE:
-            orders.append((gram_order(matrix), gram_order(matrix.T)))
-        storages = usable_storages(task.request.storages, largest_entry(matrix))
+        orders, storages = task.orders, usable_storages(task.request.storages, largest_entry(matrix))
         for rows, cols in orders:
-            planner = planner_for(task.source(rows, cols), task.request, task.budget2, storages)
-            cost = planner.solve_budget(task.budget2).cost + (0 if rows is None else 4 * sum(matrix.shape))
+            source = task.source(rows, cols)
+            source.memo.update(whole)
+            planner = planner_for(source, task.request, task.budget2, storages)
+            whole = dict(source.memo)
+            source.memo.clear()
+            cost = 0.0
+            if len(orders) > 1:
+                cost = planner.solve_budget(task.budget2).cost + (0 if rows is None else 4 * sum(matrix.shape))
             choices.append((cost, PlannedLayer(task.name, matrix, planner, rows, cols, task.mean, task.bias)))
     return min(choices, key=lambda pair: pair[0])[1]
 
@@ -174,6 +190,11 @@ class Member:
     network: PlannedNetwork
     plans: tuple[Plan, ...]
 
+    @staticmethod
+    def of(candidate: Candidate) -> "Member":
+        """What stays of a candidate."""
+        return Member(candidate.nbytes, candidate.error.limit, candidate.network, candidate.plans)
+
 
 @dataclass(frozen=True, eq=False)
 class Front:
@@ -183,15 +204,19 @@ class Front:
 
     def noted(self, candidate: Candidate) -> Candidate:
         """The candidate itself, kept in mind where it belongs to the front."""
-        new = Member(candidate.nbytes, candidate.error.limit, candidate.network, candidate.plans)
+        new = Member.of(candidate)
         if math.isfinite(new.limit) and not any(m.nbytes <= new.nbytes and m.limit <= new.limit for m in self.members):
             others = (m for m in self.members if m.nbytes < new.nbytes or m.limit < new.limit)
             self.members[:] = sorted([*others, new], key=lambda m: -m.nbytes)
         return candidate
 
+    def below(self, nbytes: int) -> Member | None:
+        """The largest that is smaller than so many bytes."""
+        return next((m for m in self.members if m.nbytes < nbytes), None)
+
 
 def search_error(original: Original, program: Program) -> OutputError:
-    """Of a stored program on the search rows, in float64 arithmetic."""
+    """Of a stored program on the search rows; see `Original.replay` for the arithmetic."""
     return original.aim.error(original.search_reference, original.replay.outputs(program.constants))
 
 

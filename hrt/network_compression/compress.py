@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hrt.calibration.samples import Inputs, as_boxes, as_samples
-from hrt.capture.answers import Answers
+from hrt.capture.answers import TorchAnswers
 from hrt.capture.network import Captured, captured_network, rounding_places, unwrapped
 from hrt.capture.torch_export import one_at_a_time
 from hrt.capture.weights import check_weights
@@ -31,7 +31,7 @@ from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
 from hrt.support.torch_state import guarded
 
-CAPTURED = 0.08  # share of the time that capture takes; later ones count from there
+CAPTURED = 0.12  # share of the time that capture takes; later ones count from there
 FEWEST_HELD_OUT = 8  # rows; fewer say next to nothing about others, so that the network stays dense
 FEWEST_SAMPLES = 4  # rows in all, so that those for the search are others than the held-out ones
 PANELS_FROM = 1 << 20  # entries; from here on a matrix is spread over an executor by panels, below as a whole
@@ -62,9 +62,11 @@ def compress(
         inputs: rows (rows, features) or (rows,) for one, as any array, data frame or list of numbers; a tuple for
             several inputs; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
             dictionaries with the inputs as "x", "input" or "inputs" or alone (16,384 of a stream without length); or
-            hrt.Box(low, high). Integers become floats. Masked entries are refused. None: see tol.
-        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit, and
-            against what `net` itself answers in evaluation mode: its casts and autocast regions count.
+            hrt.Box(low, high). Whole numbers become floats, and are refused above 2^24, where float32 has gaps. Masked
+            entries are refused. None: see tol.
+        tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit over
+            all tests that are made, and against what `net` itself answers in evaluation mode: its casts and autocast
+            regions count.
             Without, ||W - H||_F <= tol ||W||_F for every weight.
         target: "cpu" and "cuda" price a leaf's time beside its bytes, "bytes" counts bytes alone. For "cuda" the
             certificate names the fastest arithmetic that keeps the bound (see `hrt.schedule.precision`).
@@ -131,11 +133,11 @@ def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured
         check_weights(net)
         program = net.to_program()
         dense = program.with_constants(DenseView(program).constants)
-        return Captured(dense, Answers(net)), partitions(program.constants)
+        return Captured(dense, TorchAnswers(net)), partitions(program.constants)
     if not isinstance(net, nn.Module):
         return captured_network(net, samples), {}
     dense_net, structures = densified(net)
-    network = replace(captured_network(dense_net, samples), answers=Answers(net))
+    network = replace(captured_network(dense_net, samples), answers=TorchAnswers(net))
     return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
-from hrt.calibration.output_error import OutputError, output_error
+from hrt.calibration.output_error import RISK, OutputError, output_error
 from hrt.calibration.replay import Replay
 from hrt.calibration.samples import Box, Split, distinct
 from hrt.capture.network import Captured, rounding_places
@@ -29,6 +29,7 @@ from hrt.tangent_kernel.ntk import affordable_drift
 
 Boxes = tuple[Box, ...] | None
 UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its program before that counts as error
+ROUNDED = 0.01  # of the tolerance; squared, a rounding error of this is a ten-thousandth of what is allowed
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
 WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
 SHOWN = 5  # output columns that one remark names
@@ -76,8 +77,12 @@ class Original:
 
     @cached_property
     def replay(self) -> Replay:
-        """Value and derivatives on the search rows, for the constants of one candidate after the other."""
-        return Replay(self.aim.graph, self.split.search)
+        """Value and derivatives on the search rows for the constants of one candidate after the other, in float32 where
+        that alone costs little of the tolerance.
+        """
+        single, double = (Replay(self.aim.graph, self.split.search, t) for t in (torch.float32, torch.float64))
+        rounded = self.aim.error(double.outputs({}), single.outputs({}))
+        return single if rounded.limit <= ROUNDED * self.tol else double
 
     @cached_property
     def reference(self) -> Tensor:
@@ -100,11 +105,16 @@ class Original:
         return output_error(answers, captured, self.aim.each).largest
 
     @property
+    def reference_runtime(self) -> str | None:
+        """What evaluates the network as its author does, with its version; None where nothing here can."""
+        return None if self.network.answers is None else self.network.answers.runtime
+
+    @property
     def rounding(self) -> str:
         """In words, why errors are against the network's own answers; nothing where they are not."""
         if self.capture_difference is None or self.capture_difference <= UNCOUNTED * self.tol:
             return ""
-        places = rounding_places(self.network.roundings) or "the network computes in float32"
+        places = rounding_places(self.network.roundings) or f"it computes in float32, by {self.reference_runtime}"
         return f"the network's answers differ from those in float64 by {self.capture_difference:.2g} ({places})"
 
     def answers(self, rows: tuple[Tensor, ...]) -> Tensor:
@@ -114,14 +124,16 @@ class Original:
         derivatives = self.aim.parts(self.aim.outputs(rows))[1:] if self.aim.names else ()
         return torch.cat([self.network.answers.flat(rows), *derivatives], dim=1)
 
-    def served_errors(self, program: Program) -> dict[str, OutputError]:
+    def served_errors(
+        self, program: Program, risk: float = RISK, backends: Sequence[str] | None = None
+    ) -> dict[str, OutputError]:
         """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
         rows, errors = self.split.held_out, {}
-        for backend in on_cpu():
-            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows))
+        for backend in backends or on_cpu():
+            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk)
             if self.aim.names:
                 value = self.aim.parts(self.reference)[0]
-                alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each)
+                alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each, risk)
                 among = replace(error, derivatives=())
                 error = replace(max(alone, among, key=lambda e: e.limit), derivatives=error.derivatives)
             errors[backend] = error
@@ -150,8 +162,8 @@ def output_certificate(
     worst_captured = (aim.parts(original.captured)[0] - compressed_value).abs().amax(0)
     bound = output_bound(dense, view, original.boxes)
     drift, ntk_points, no_drift = affordable_drift(dense, view, rows)
-    limits = served_limits(original, best) if request.target == "cuda" else {}
-    over = columns_over(aim, error, reference, request.tol)
+    limits = served_limits(original, best, error.risk) if request.target == "cuda" else {}
+    over = [*heavy_tails(error, rows[0].shape[0]), *columns_over(aim, error, reference, request.tol)]
     for remark in over:
         warnings.warn(remark, UserWarning, stacklevel=CALLER)
     return Certificate(
@@ -181,6 +193,7 @@ def output_certificate(
             **{f"{name}_rows": rows[0].shape[0] for name, rows in vars(original.split).items()},
             "seed": request.seed,
             "torch": torch.__version__,
+            **({"reference": original.reference_runtime} if original.reference_runtime else {}),
             "target": request.target,
             "runtimes": list(served),
             "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
@@ -197,6 +210,10 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     rows, distinct_rows = original.given[0].shape[0], original.samples[0].shape[0]
     out = [f"{rows - distinct_rows} of {rows} rows repeat another and were left out"] if rows > distinct_rows else []
     out += remarks
+    if original.network.answers is None:
+        out.append(
+            "no runtime here runs the network as it was given: errors are against hrt's reading of it in float64"
+        )
     if original.rounding:
         out.append(f"{original.rounding}: errors are against its own answers, derivatives' against those in float64")
     if distinct_rows < FEW_ROWS:
@@ -215,6 +232,18 @@ def too_few_rows(error: OutputError, rows: int) -> list[str]:
     return [
         f"{rows} held-out rows are too few: the 99 % limit is {wide:.1f} times the measured error; more rows would "
         "allow a smaller network"
+    ]
+
+
+def heavy_tails(error: OutputError, rows: int) -> list[str]:
+    """A remark where the rows do not settle what new ones of the same distribution are like; or nothing."""
+    unsettled = next((e for e in (error, *error.derivatives) if e.unsettled), None)
+    if unsettled is None:
+        return []
+    return [
+        f"the errors of {rows} held-out rows have too heavy a tail to speak for new rows at 99 %: the largest holds "
+        f"{100 * unsettled.leverage:.0f} % of the squared error (tail index {unsettled.tail:.1f}; from 1 on a mean may "
+        "not exist). Give more rows, or bound the inputs (hrt.Box)"
     ]
 
 
@@ -239,14 +268,14 @@ def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) ->
     ]
 
 
-def served_limits(original: Original, program: Program) -> dict[str, float]:
+def served_limits(original: Original, program: Program, risk: float) -> dict[str, float]:
     """The largest 99 % limit in every emulated arithmetic of a GPU: of the network alone, and with its derivatives."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
-    value = partial(output_error, each=aim.each)
+    value = partial(output_error, each=aim.each, risk=risk)
     limits = precision_limits(program, rows, aim.parts(reference)[0], value)
     if not aim.names:
         return limits
-    others = precision_limits(aim.served(program), rows, reference, aim.error)
+    others = precision_limits(aim.served(program), rows, reference, partial(aim.error, risk=risk))
     return {name: max(limit, others[name]) for name, limit in limits.items()}
 
 

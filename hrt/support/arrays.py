@@ -3,23 +3,36 @@
 Nothing is copied that need not be. A refusal says what came, what was expected and what to do about it.
 """
 
+import math
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from hrt.errors import InputError, reason
 from hrt.support.types import Array
 
+LARGEST_WHOLE = 1 << 24  # of whole numbers; beyond it float32 leaves some out
+Whole = TypeVar("Whole", bound=Array)
 NUMBERS = (int, float, np.number)
 
 
 def as_parts(x: Any) -> tuple[Any, ...]:
     """What is given for each input of a network: arrays in a tuple or list are several inputs, numbers in lists one."""
+    if isinstance(x, list) and len(x) > 1 and _are_rows(x):
+        return ((torch.stack if isinstance(x[0], Tensor) else np.stack)(x),)
     several = isinstance(x, (tuple, list)) and not is_numbers(x)
     return tuple(x) if several else (x,)
+
+
+def _are_rows(x: list[Any]) -> bool:
+    """Whether a list is rows, one array each: as inputs there would be more of them than each has numbers."""
+    kind = Tensor if isinstance(x[0], Tensor) else np.ndarray
+    alike = all(isinstance(v, kind) and v.ndim == 1 and v.shape == x[0].shape for v in x)
+    return alike and 0 < x[0].shape[0] < len(x)
 
 
 def is_numbers(x: Any) -> bool:
@@ -35,7 +48,7 @@ def as_array(x: Any, what: str) -> Array:
     A masked array that hides entries is refused: they have no value.
     """
     if type(x) is np.ndarray and x.dtype.kind in "fiu":
-        return x
+        return x if x.dtype.kind == "f" else _checked_whole(x, what)
     if isinstance(x, Tensor):
         return _checked_tensor(x, what)
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
@@ -43,6 +56,10 @@ def as_array(x: Any, what: str) -> Array:
         raise InputError(
             f"Found a masked {what}, entry {row} and {np.ma.count_masked(x) - 1:,} more hidden: they have no value. "
             "Expected numbers: fill them with .filled(0) say, or leave their rows out."
+        )
+    if isinstance(x, (Dataset, DataLoader)):
+        raise InputError(
+            f"Found a {type(x).__name__} as {what}. Expected arrays: call once for every batch, or torch.cat them."
         )
     if hasattr(x, "toarray"):
         raise InputError(f"Found a sparse {what} ({type(x).__name__}). Expected a dense one: call .toarray() first.")
@@ -59,7 +76,7 @@ def as_array(x: Any, what: str) -> Array:
             f"Found a {what} of {array.dtype} ({type(x).__name__}). Expected a tensor or array of real numbers, "
             "floating-point or whole; convert it first."
         )
-    return array
+    return array if array.dtype.kind == "f" else _checked_whole(array, what)
 
 
 def as_tensor(x: Any, what: str) -> Tensor:
@@ -93,7 +110,18 @@ def _checked_tensor(x: Tensor, what: str) -> Tensor:
         )
     if x.is_complex() or x.dtype == torch.bool:
         raise InputError(f"Found a {what} of {x.dtype}. Expected real numbers, floating-point or whole; convert it.")
-    return x.detach()
+    return _checked_whole(x.detach(), what)
+
+
+def _checked_whole(x: Whole, what: str) -> Whole:
+    """Whole numbers, if float32, in which networks are served, holds all of them. Raises InputError."""
+    largest = max((abs(int(f())) for f in (x.max, x.min)), default=0) if math.prod(x.shape) else 0
+    if largest > LARGEST_WHOLE:
+        raise InputError(
+            f"Found a whole {what} of size {largest:,}. Expected at most {LARGEST_WHOLE:,}: networks are served in "
+            "float32, which leaves out larger ones. Subtract an offset (of time stamps, say), or pass floats."
+        )
+    return x
 
 
 def _plain(x: Any) -> Any:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TextIO
 
+from hrt.support.random_state import unmoved_random
+
 LINE_S = 2.0
 Advance = Callable[[str, float], None]  # what is being done now, and the share of the whole that is behind it
 
@@ -31,8 +33,9 @@ def track(title: str, enabled: bool, piped: bool = False) -> Iterator[Advance]:
     if not enabled or sys.stderr is None or not sys.stderr.isatty():
         yield silent
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    with unmoved_random():
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     title_column, left, what = (
         TextColumn(text, markup=False) for text in ("{task.fields[title]}", "left", "{task.description}")

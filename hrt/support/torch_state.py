@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,11 @@ AUTOCAST = ("cpu", "cuda")
 # takes 5 us to find out, this 50 ns each.
 _modes: Callable[[], int] = torch._C._len_torch_function_stack  # pyright: ignore[reportAttributeAccessIssue]
 is_autocasting: Callable[[], bool] = torch._C._is_any_autocast_enabled  # pyright: ignore[reportAttributeAccessIssue]
+# Hooks around what a backward pass needs (saved_tensors_hooks, save_on_cpu), which torch.func refuses.
+_autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
+saved_hooks: Callable[[bool], Any] = _autograd._top_saved_tensors_default_hooks
+_push_hooks: Callable[..., None] = _autograd._push_saved_tensors_default_hooks
+_pop_hooks: Callable[[], None] = _autograd._pop_saved_tensors_default_hooks
 _dtype = torch.get_default_dtype
 _lock = threading.Lock()
 _calls = 0  # that are inside and rely on the default dtype
@@ -70,7 +75,7 @@ def usual_values() -> Iterator[None]:
 
 @contextmanager
 def usual_state() -> Iterator[None]:
-    """Inside: `usual_values`, gradients, no inference mode. The caller's state is restored, also after an error."""
+    """Inside: `usual_values`, gradients without hooks, no inference mode; afterwards, also an error, as before."""
     with ExitStack() as stack:
         if not has_usual_values():
             stack.enter_context(usual_values())
@@ -79,6 +84,9 @@ def usual_state() -> Iterator[None]:
             stack.enter_context(torch.inference_mode(False))
         if not torch.is_grad_enabled():
             stack.enter_context(torch.enable_grad())
+        while (hooks := saved_hooks(True)) is not None:
+            _pop_hooks()
+            stack.callback(_push_hooks, *hooks)
         stack.callback(setattr, _here, "inside", _here.inside)
         _here.inside = True
         yield

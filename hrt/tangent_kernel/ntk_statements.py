@@ -23,10 +23,10 @@ FEWEST = 3  # points of a line with an interval
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """drift = factor * tol^exponent, by least squares of logarithms, over `points` pairs.
+    """drift = factor * error^exponent, by least squares of logarithms, over `points` pairs.
 
-    low, high: 95 % interval of the exponent (Student's t).  constant: the geometric mean of drift / tol, the fit of C
-    with the exponent held at 1.  worst: the largest drift / tol, the least C that covers every pair.
+    low, high: 95 % interval of the exponent (Student's t).  constant: the geometric mean of drift / error, the fit of
+    C with the exponent held at 1.  worst: the largest drift / error, the least C that covers every pair.
     """
 
     exponent: float
@@ -38,15 +38,15 @@ class PowerLaw:
     points: int
 
 
-def fit_power_law(tols: Sequence[float], drifts: Sequence[float]) -> PowerLaw:
-    """Fit the drift over the tolerance. Pairs without any drift are left out: they have no logarithm."""
-    if len(tols) != len(drifts):
-        raise InputError(f"Found {len(tols)} tolerances and {len(drifts)} drifts. Expected one drift for each.")
-    if not all(0 < t < math.inf for t in tols) or not all(0 <= d < math.inf for d in drifts):
-        raise InputError(f"Found tolerances {list(tols)} and drifts {list(drifts)}. Expected positive finite numbers.")
-    pairs = [(t, d) for t, d in zip(tols, drifts, strict=True) if d > 0]
+def fit_power_law(errors: Sequence[float], drifts: Sequence[float]) -> PowerLaw:
+    """Fit the drift over the error of what is compressed. Pairs without drift are left out: they have no logarithm."""
+    if len(errors) != len(drifts):
+        raise InputError(f"Found {len(errors)} errors and {len(drifts)} drifts. Expected one drift for each.")
+    if not all(0 < t < math.inf for t in errors) or not all(0 <= d < math.inf for d in drifts):
+        raise InputError(f"Found errors {list(errors)} and drifts {list(drifts)}. Expected positive finite numbers.")
+    pairs = [(t, d) for t, d in zip(errors, drifts, strict=True) if d > 0]
     if len({t for t, _ in pairs}) < FEWEST:
-        raise InputError(f"Found {len(pairs)} pair(s) with a drift. Expected {FEWEST} different tolerances or more.")
+        raise InputError(f"Found {len(pairs)} pair(s) with a drift. Expected {FEWEST} different errors or more.")
     x, y = np.log([t for t, _ in pairs]), np.log([d for _, d in pairs])
     centred = x - x.mean()
     exponent = float(centred @ y / (centred @ centred))
@@ -67,7 +67,7 @@ def ntk_drift(law: PowerLaw) -> Statement:
     and the points. False for ReLU, whose kernel jumps, and where tol bounds the output only.
     """
     remark = (
-        f"exponent {law.exponent:.2f} ({law.low:.2f} to {law.high:.2f}) from {law.points} tolerances; "
+        f"exponent {law.exponent:.2f} ({law.low:.2f} to {law.high:.2f}) from {law.points} errors; "
         f"C = {law.constant:.2g} fitted, {law.worst:.2g} covers all"
     )
     return Statement("NTK drift <= C tol", law.high, 1.0, verdict(law.high, 1.0, law.low <= 0), remark)

@@ -11,7 +11,7 @@ def lightning_callback(dynamic: DynamicCompression, monitor: str = "loss") -> An
     """A Lightning `Callback` that calls `dynamic.step` at the end of every training epoch.
 
     Args:
-        dynamic: takes the trainer's first optimizer where it has none.
+        dynamic: takes the trainer's first optimizer where it has none of the trainer's.
         monitor: the name under which the module logs its training loss (`self.log(monitor, loss)`).
 
     Returns:
@@ -33,7 +33,8 @@ def lightning_callback(dynamic: DynamicCompression, monitor: str = "loss") -> An
             metrics = trainer.callback_metrics
             if monitor not in metrics:
                 raise InputError(f"Nothing is logged as {monitor!r}. Found {sorted(metrics)}; log the training loss.")
-            dynamic.optimizer = dynamic.optimizer or next(iter(trainer.optimizers), None)
+            if not any(dynamic.optimizer is o for o in trainer.optimizers):
+                dynamic.optimizer = next(iter(trainer.optimizers), None)
             dynamic.step(int(trainer.current_epoch), metrics[monitor])
 
     return Callback()
@@ -45,7 +46,7 @@ def deepxde_callback(dynamic: DynamicCompression) -> Any:
     The loss is the sum of the training losses.
 
     Args:
-        dynamic: takes the model's optimizer where it has none.
+        dynamic: takes the model's optimizer.
 
     Returns:
         The callback.
@@ -64,7 +65,7 @@ def deepxde_callback(dynamic: DynamicCompression) -> Any:
         def on_epoch_end(self) -> None:
             state = self.model.train_state
             if state.loss_train is not None:
-                dynamic.optimizer = dynamic.optimizer or getattr(self.model, "opt", None)
+                dynamic.optimizer = getattr(self.model, "opt", None)  # another after every `compile`
                 dynamic.step(int(state.epoch), float(sum(map(float, state.loss_train))))
 
     return Callback()

@@ -7,7 +7,7 @@ next round drops if unused (rank adaptation: Schotthoefer et al., NeurIPS 2022).
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from hrt.matrix_compression.orderings import ORDERING_SIDE
 from hrt.matrix_compression.request import check_tol, check_whole
 from hrt.matrix_compression.span_weight import cholesky_psd
 from hrt.support.torch_state import as_called, guarded
+from hrt.training.optimizer_state import check_optimizer, exchange
 from hrt.training.rank_penalty import second_moments
 
 # Of the mean eigenvalue of the inputs' second moment: directions that the samples hardly show count a little. With 1e-6
@@ -32,6 +33,10 @@ RIDGE = 1e-10
 SEEN = 1e-7  # singular values below this share of the largest are rounding
 NOTHING = 1e-300  # in the place of zero where something is divided by it
 GROWTH = 4  # a block without room is given a fourth of its rank, at least one direction
+LATE = (
+    0.25  # of the loss's fall, in decades: less than this in the last half of the epochs says that a solution is there
+)
+BAND = 4  # a layer stays until tol has fallen by so much, or until it would be smaller, with room, at tol / BAND
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,13 @@ class DynamicCompression:
         net: its nn.Linear layers are replaced in place by HLinear where that is smaller. Layers that share a weight,
             are the same module in several places, or are not trained, stay as they are.
         inputs: rows, a tuple of them, or hrt.Box: where the network is used. The layers' norm comes from them.
-        optimizer: whose parameters are exchanged too; their state starts anew. None: `step` returns True when
-            parameters are new, and the caller makes a new optimizer.
-        every: epochs between changes.
-        first: epochs before the first change.
+        optimizer: whose parameters are exchanged too. What it remembers of a weight (Adam's moments, momentum) is
+            carried over to the factors; L-BFGS begins anew. None: `step` returns True when parameters are new, and the
+            caller makes a new optimizer.
+        every: epochs between changes. A layer whose ranks still fit stays as it is.
+        first: epochs before the first change. None: the loss says when. It has halved at least, and less than a
+            quarter of its fall (of its logarithm) was in the last half of the epochs: what a network drops before it
+            has found its solution, it lacks later.
         tol: of every layer's output, relative L2, at first. It falls with the square root of the best loss so far.
         finest: the tolerance falls no further than to this.
         schedule: instead, best loss -> tolerance.
@@ -78,7 +86,7 @@ class DynamicCompression:
     optimizer: torch.optim.Optimizer | None
     seed: int
     every: int
-    first: int
+    first: int | None
     start: float
     finest: float
     schedule: Callable[[float], float] | None
@@ -91,14 +99,15 @@ class DynamicCompression:
         *,
         optimizer: torch.optim.Optimizer | None = None,
         every: int = 10,
-        first: int = 0,
+        first: int | None = None,
         tol: float = 0.1,
         finest: float = 1e-3,
         schedule: Callable[[float], float] | None = None,
         seed: int = 0,
     ):
         self.net, self.optimizer, self.seed = net, optimizer, seed
-        self.every, self.first = check_whole(every, "every", 1), check_whole(first, "first", 0)
+        self.every = check_whole(every, "every", 1)
+        self.first = None if first is None else check_whole(first, "first", 0)
         self.start, self.finest, self.schedule = check_tol(tol), check_tol(finest), schedule
         if finest > tol:
             raise InputError(f"Found tol {tol:g} and finest {finest:g}. Expected finest <= tol: it may not rise.")
@@ -118,6 +127,7 @@ class DynamicCompression:
                 )
         self.log: list[Entry] = []
         self.tol = math.inf
+        self._made: dict[str, float] = {}  # at which tolerance, by path
         self._best = self._scale = math.inf
         self._dense = self._total(dense=True)
         self._good: tuple[Any, dict[str, nn.Module], dict[str, Tensor]] = self._state("the start")
@@ -136,12 +146,12 @@ class DynamicCompression:
         value = float(loss.detach() if isinstance(loss, Tensor) else loss)
         if not math.isfinite(value) or not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
             label, modules, state = self._good
-            for path, module in modules.items():
-                self._exchange(path, module)
-            self.net.load_state_dict(state)
             if self.optimizer is not None:
                 for parameter in self.net.parameters():  # moments have seen what was not finite
                     self.optimizer.state.pop(parameter, None)
+            for path, module in modules.items():
+                self._exchange(path, module)
+            self.net.load_state_dict(state)
             raise TrainingError(
                 f"The loss of epoch {epoch} is {value}, or its weights are not finite. The network was put "
                 f"back to {label}. Expected a finite loss; try a smaller learning rate."
@@ -150,11 +160,22 @@ class DynamicCompression:
             self._scale = max(value, NOTHING)
         self._best = min(self._best, value)
         self._tighten()
-        due = epoch >= self.first and (epoch - self.first) % self.every == 0
-        error = self.adapt() if due else 0.0
+        if self.optimizer is not None:
+            check_optimizer(self.optimizer, [self.net.get_submodule(path) for path in self._paths()])  # type: ignore[misc]
+        start, before = self._begin(epoch), self._weights()
+        error = self.adapt() if start is not None and (epoch - start) % self.every == 0 else 0.0
         self.log.append(Entry(epoch, value, self.tol, self.ratio, error, self.ranks))
         self._good = self._state(f"that after epoch {epoch}")
-        return due
+        return before != self._weights()
+
+    def _begin(self, epoch: int) -> int | None:
+        """The epoch of the first change, None while it is to come. The first of the losses is `_scale`."""
+        if self.first is None and has_settled([*(e.loss for e in self.log), self._best]):
+            self.first = epoch
+        return self.first if self.first is not None and epoch >= self.first else None
+
+    def _weights(self) -> set[int]:
+        return {id(p) for p in self.net.parameters()}
 
     def _tighten(self) -> None:
         if self.schedule is None:
@@ -187,8 +208,13 @@ class DynamicCompression:
                 w = layer.weight.detach().to("cpu", torch.float64)  # type: ignore[operator, union-attr]
             moment = None if c is None else ridge(c.to("cpu", torch.float64), RIDGE)
             order = "auto" if min(w.shape) >= ORDERING_SIDE else "natural"
-            h = compress_matrix(w, tol=self.tol, second_moment=moment, ordering=order, seed=self.seed)
-            h = with_room(h, w, moment, self.seed)
+            options: dict[str, Any] = {"second_moment": moment, "ordering": order, "seed": self.seed}
+            if self.tol > self._made.get(path, math.inf) / BAND and isinstance(layer, HLinear):
+                h = compress_matrix(w, tol=self.tol / BAND, **options)
+                if numbers_of(h, room=True) >= numbers_of(layer):
+                    continue
+            self._made[path] = self.tol
+            h = with_room(compress_matrix(w, tol=self.tol, **options), w, moment, self.seed)
             if h.is_dense and isinstance(layer, nn.Linear):
                 continue
             bias = layer.bias if isinstance(layer.bias, Tensor) else None
@@ -233,8 +259,7 @@ class DynamicCompression:
         inside = {id(p) for m in layers for p in m.parameters()}
         total = sum(p.numel() for p in self.net.parameters() if id(p) not in inside)
         for m in layers:  # without what pads their blocks
-            stored = sum(t.numel() for leaf in m.leaves for t in leaf.tensors)
-            total += m.in_features * m.out_features if dense else stored
+            total += m.in_features * m.out_features if dense else numbers_of(m)
             total += 0 if m.bias is None else m.out_features
         return total
 
@@ -247,15 +272,34 @@ class DynamicCompression:
         parent, _, name = path.rpartition(".")
         old = self.net.get_submodule(path)
         setattr(self.net.get_submodule(parent), name, module)
-        if old is module or self.optimizer is None:
+        if old is module:
             return
-        gone = {id(p) for p in old.parameters()}
-        for group in self.optimizer.param_groups:
-            staying = [p for p in group["params"] if id(p) not in gone]
-            if len(staying) < len(group["params"]):
-                group["params"] = [*staying, *module.parameters()]
-        for p in old.parameters():
-            self.optimizer.state.pop(p, None)
+        if old.bias is not None:
+            module.bias = old.bias
+        if self.optimizer is not None:
+            exchange(self.optimizer, old, module)  # type: ignore[arg-type]
+
+
+def numbers_of(matrix: HMatrix | HLinear, room: bool = False) -> int:
+    """What all leaves store. room: with further directions in every low-rank block."""
+    more = [room_of(e) * (e.rows + e.cols) if room and e.rank >= 0 else 0 for e in matrix.leaves]
+    return sum(more) + sum(t.numel() for e in matrix.leaves for t in e.tensors)
+
+
+def room_of(leaf: Leaf) -> int:
+    """Further directions for a block."""
+    return max(1, leaf.rank // GROWTH)
+
+
+def has_settled(losses: Sequence[float]) -> bool:
+    """Whether the best loss has halved, with less than LATE of the fall of its logarithm in the last half of `losses`.
+
+    Where losses are not positive, falls are those of the losses themselves.
+    """
+    first, early, best = losses[0], min(losses[: max(1, len(losses) // 2)]), min(losses)
+    if best <= 0:
+        return 0 <= early - best < LATE * (first - best)
+    return first >= 2 * best and math.log(early / best) < LATE * math.log(first / best)
 
 
 def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatrix:
@@ -275,7 +319,7 @@ def with_room(h: HMatrix, w: Tensor, moment: Tensor | None, seed: int) -> HMatri
         if leaf.u is None or leaf.vt is None or leaf.rank < _directions(block @ root):
             leaves.append(leaf)
             continue
-        more = max(1, leaf.rank // GROWTH)
+        more = room_of(leaf)
         if (leaf.rank + more) * (leaf.rows + leaf.cols) >= leaf.rows * leaf.cols:
             leaves.append(Leaf(*leaf.place, dense=block.clone()))
             continue

@@ -81,6 +81,16 @@ def reaction_diffusion_green(n: int, kappa: float = 10.0) -> np.ndarray:
     return np.exp(-kappa * (b - a)) * ends / (2.0 * kappa * -math.expm1(-2.0 * kappa) * (n + 1))
 
 
+def helmholtz_line(n: int, wave_number: float) -> np.ndarray:
+    """Real part of the free-space Helmholtz operator on [0, 1], u'' + k^2 u = f: (n, n), symmetric, midpoint grid.
+
+    h Re(e^(i k |x_i - x_j|) / (2 i k)) = h sin(k |x_i - x_j|) / (2 k) (Colton and Kress, ch. 3). Off the diagonal every
+    block has rank 2, sin(k x) cos(k y) - cos(k x) sin(k y); the whole matrix has not.
+    """
+    x = midpoint_grid(n)
+    return np.sin(wave_number * np.abs(x[:, None] - x)) / (2 * wave_number * n)
+
+
 def gaussian_random(n: int, seed: int = 0) -> np.ndarray:
     """(n, n) of independent N(0, 1 / n) entries: no structure, every method must fail to compress it."""
     return np.random.default_rng(seed).standard_normal((n, n)) / math.sqrt(n)

@@ -17,17 +17,19 @@ from rich.progress import track
 from hrt.errors import InputError
 from hrt.perf.bench.charts import as_png
 from hrt.perf.measuring.command_line import new_app, run
-from hrt.perf.measuring.provenance import commit
 from hrt.perf.measuring.results import check_results
 from hrt.perf.paper import bounds as statements
 from hrt.perf.paper import claims, data, training
 from hrt.perf.paper import figures as pictures
 from hrt.perf.paper import ntk as kernels
 from hrt.perf.paper.claims import Finding
+from hrt.perf.paper.complexity import complexity
 from hrt.perf.paper.data import Setting, Subject
 from hrt.perf.paper.output import Rows, facts, table, write_json
+from hrt.perf.paper.page import Shown, markdown, write_page
+from hrt.perf.paper.propagation import propagation
+from hrt.perf.paper.rates import rates
 from hrt.perf.paper.trained_networks import DENSE, DYNAMIC, PROXIMAL, kernel_drift, rows_of
-from hrt.support.atomic_files import replacing
 
 app = new_app(__doc__ or "")
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer tolerances, points and steps.")]
@@ -57,9 +59,15 @@ PARTS = (
          data.comparison, pictures.comparison, claims.comparison),
     Part("speed", "Inference speed", claims.FASTER, data.speed, pictures.speed, claims.speed),
     Part("propagation", "Error propagation, layer by layer", claims.BOUNDED,
-         data.propagation, pictures.propagation, claims.propagation),
+         propagation, pictures.propagation, claims.propagation),
+    Part("complexity", "Growth with n", claims.SCALING,
+         lambda s: complexity(s.setting.sizes), pictures.complexity, claims.complexity),
+    Part("rates", "The order in which the loss falls", claims.QUICKER,
+         lambda s: rates(s.setting.descent), pictures.rates, claims.rates),
     Part("training", "Training with dynamic compression", claims.TRAINED,
          lambda s: rows_of(s.runs, DENSE, DYNAMIC), pictures.training, claims.training),
+    Part("snapshot", "A layer in the middle of training", claims.PRESERVED,
+         data.snapshot, pictures.heat_maps, claims.preserved),
     Part("regulariser", "Training with and without a regulariser of ranks", claims.REGULARISED,
          lambda s: rows_of(s.runs, DENSE, PROXIMAL), pictures.regulariser, claims.regulariser),
     Part("kernel", "Drift of the neural tangent kernel", claims.KERNEL,
@@ -67,52 +75,63 @@ PARTS = (
 )  # fmt: skip
 
 
+Out = Annotated[Path, typer.Option(help="Folder to write to, made if missing.")]
+
+
+@app.command()
+def study(out: Out = Path("build/paper"), quick: Quick = False) -> None:
+    """The whole study as one page: claims.html and claims.md, with pictures and figures beside.
+
+    Every claim of the paper, numbered by section, with its verdict and what would have to be assumed; every checkable
+    statement on random matrices; and all that `figures` makes. Under 30 minutes, with --quick under 3, on one core.
+    """
+    start = _begin(out)
+    random = statements.random_rows(28 if quick else 200, seed=0)
+    counts = statements.counted(random, "statement")
+    write_json(out / "statements.json", {"facts": facts(seed=0), "counts": counts})
+    shown, known = write_parts(Setting.quick() if quick else Setting(), out, PARTS)
+    known |= {"seconds": round(time.perf_counter() - start), "command": f"python -m hrt.perf.paper{' --quick' * quick}"}
+    print("\n".join(f"wrote {path}" for path in write_page(out, markdown(shown, counts, known))))
+
+
 @app.command()
 def figures(
-    out: Annotated[Path, typer.Option(help="Folder to write to, made if missing.")] = Path("build/paper"),
+    out: Out = Path("build/paper"),
     quick: Quick = False,
     only: Annotated[list[str] | None, typer.Option(help=f"These of {', '.join(p.name for p in PARTS)}.")] = None,
 ) -> None:
-    """Nine pictures of our own runs, and what becomes of the published claims.
+    """Pictures of our own runs (PNG), and the figures that they are drawn from (JSON beside them).
 
-    Writes a picture (PNG) for each part, the figures that it is drawn from (JSON beside it), and claims.md. Networks:
-    the Burgers PINN of this repository and a Green's operator, not those of the authors; three parts train small PINNs.
+    Networks: the Burgers PINN of this repository and a Green's operator, not those of the authors; some parts train
+    small PINNs.
     """
     unknown = set(only or ()) - {p.name for p in PARTS}
     if unknown:
         raise InputError(f"Found part {min(unknown)!r}. Expected some of {', '.join(p.name for p in PARTS)}.")
+    _begin(out)
+    setting = Setting.quick() if quick else Setting()
+    shown, _ = write_parts(setting, out, [p for p in PARTS if not only or p.name in only])
+    print("\n\n".join(s.markdown() for s in shown))
+
+
+def _begin(out: Path) -> float:
+    """Refuse a folder that cannot be written before anything is measured. The time."""
     torch.set_num_threads(1)
     check_results(out / "claims.md")
-    setting = Setting.quick() if quick else Setting()
-    print("\n\n".join(write_parts(setting, out, [p for p in PARTS if not only or p.name in only])))
+    return time.perf_counter()
 
 
-def write_parts(setting: Setting, out: Path, parts: Sequence[Part]) -> list[str]:
-    """Every part in turn: NAME.json, NAME.png, and all paragraphs, which are returned, in claims.md."""
-    start, subject, paragraphs = time.perf_counter(), Subject(setting), []
+def write_parts(setting: Setting, out: Path, parts: Sequence[Part]) -> tuple[list[Shown], dict[str, Any]]:
+    """Every part in turn: NAME.json and NAME.png. What the page shows of them, and what was known of the run."""
+    start, subject, shown = time.perf_counter(), Subject(setting), []
     known = facts(operator=subject.operator)
     for part in parts:
         rows = part.measure(subject)
         write_json(out / f"{part.name}.json", {"facts": known, "rows": rows}, indent=None)
         as_png(partial(part.draw, rows), out / f"{part.name}.png")
-        paragraphs.append(paragraph(part, rows))
+        shown.append(Shown(part.name, part.title, part.claim, part.judge(rows), f"{part.name}.png"))
         print(f"{part.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    head = (
-        "# The figures of arXiv 2409.07028 on our own runs\n\nWritten by `python -m hrt.perf.paper figures`, commit "
-        f"{commit()[:10]}, {known['threads']} thread(s). Networks: the Burgers PINN of this repository, "
-        f"{subject.operator}. Of the paper only its two abstracts could be read here, not its figures: the claims are "
-        "theirs."
-    )
-    with replacing(out / "claims.md") as file:
-        file.write(("\n\n".join([head, *paragraphs]) + "\n").encode())
-    return paragraphs
-
-
-def paragraph(part: Part, rows: Rows) -> str:
-    """Title, published claim, measurement, verdict, in Markdown."""
-    finding = part.judge(rows)
-    picture = f"![{part.title}]({part.name}.png)"
-    return f"## {part.title}\n\n{picture}\n\nPublished: {part.claim}. {finding.text} **{finding.verdict}.**"
+    return shown, known
 
 
 @app.command()
@@ -193,5 +212,7 @@ def train(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one part and return its status: 2 for a mistake, 130 after Ctrl-C."""
-    return run(app, "hrt.perf.paper", arguments)
+    """Run a command, `study` where none is named, and return its status: 2 for a mistake, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    named = words and (words[0] == "--help" or not words[0].startswith("-"))
+    return run(app, "hrt.perf.paper", words if named else ["study", *words])

@@ -3,7 +3,7 @@
 Errors are relative L2. A ratio is dense float32 bytes over bytes, biases and tables counted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,40 +18,60 @@ from hrt.hmatrix.hmatrix import HMatrix, relative_difference
 from hrt.perf.measuring.bursts import bursts
 from hrt.perf.methods.catalogue import METHODS, offered
 from hrt.perf.methods.matched_error import Offer, fresh_error, rotated
-from hrt.perf.methods.svd import Problem, svd_at_output_error, svd_nbytes, truncated
+from hrt.perf.methods.svd import Problem, second_moments
 from hrt.perf.networks.burgers import burgers_points, cole_hopf, exact_solution, load_burgers, sample
 from hrt.perf.networks.operators import reaction_diffusion_green
 from hrt.perf.networks.registry import FRESH, build
+from hrt.perf.paper.complexity import Sizes
 from hrt.perf.paper.output import Rows
-from hrt.perf.paper.trained_networks import Run, Training, trained
-from hrt.program import Program, to_float64
+from hrt.perf.paper.rates import Descent
+from hrt.perf.paper.trained_networks import DENSE, SNAPSHOT, Run, Training, trained
+from hrt.perf.paper.weight_methods import (
+    ALGORITHM,
+    AUTO,
+    FLOAT32,
+    LEAST,
+    MAKERS,
+    SVD,
+    at_output,
+    at_weights,
+    network_error,
+)
 
-SVD, ALGORITHM, FLOAT32, AUTO = "global SVD", "Algorithm 1", "hrt, float32 only", "hrt, any storage"
 STORAGES = {FLOAT32: "float32", AUTO: "auto"}
 PINN = "Burgers PINN"
+TIMED = ("dense float32", "svd", "pruned, magnitude", "quantized, onnxruntime int8 dynamic", "hrt")
+TIMED_AT = 1e-2  # where most methods get to; those that do not are left out
 LEFT_OUT = ("torch.compile",)  # minutes of compiling; the harness has it
 MAP = 128  # cells of a heat map to a side
+FEATURES = 5  # leading singular vectors: what "essential features" is taken to be
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How much is measured. tols: output errors asked for.  sweep: Frobenius tolerances of SVD and Algorithm 1.  size:
-    of the operator.  batches, rounds: of the timing.  calibration, fresh: points of the PINN.
+    """How much is measured. tols: output errors asked for.  sweep: Frobenius tolerances of SVD and Algorithm 1.
+    through: tolerances at which errors are followed through the layers, all of them among `tols`.  size: of the
+    operator.  batches, rounds: of the timing.  calibration, fresh: points of the PINN.
     """
 
-    tols: tuple[float, ...] = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+    tols: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
     sweep: tuple[float, ...] = tuple(10.0 ** (-k / 3) for k in range(1, 15))
+    through: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
     size: int = 1024
     batches: tuple[int, ...] = (1, 16, 128, 1024)
     rounds: int = 20
     calibration: int = 10_000
     fresh: int = 10_000
     training: Training = field(default_factory=Training)
+    descent: Descent = field(default_factory=Descent)
+    sizes: Sizes = field(default_factory=Sizes)
 
     @staticmethod
     def quick() -> "Setting":
         sweep = tuple(10.0**-k for k in range(1, 5))
-        return Setting((1e-2, 1e-3), sweep, 256, (1, 256), 6, 4_000, 4_000, Training.quick())
+        return Setting(
+            (1e-1, 1e-2, 1e-3), sweep, (1e-1, 1e-2, 1e-3), 256, (1, 16, 256), 6, 4_000, 4_000, Training.quick()
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,26 +126,17 @@ def compression(s: Subject) -> Rows:
     nothing was tuned on, Frobenius error of the operator.
     """
     rows: Rows = []
-    weights, dense = s.problem.weights, {PINN: s.problem.dense_nbytes, s.operator: 4 * s.matrix.numel()}
+    dense = {PINN: s.problem.dense_nbytes, s.operator: 4 * s.matrix.numel()}
 
     def add(case: str, method: str, asked: float, nbytes: int, error: float) -> None:
         known = {"bytes": nbytes, "ratio": dense[case] / nbytes, "error": error}
         rows.append({"case": case, "method": method, "asked": asked} | known)
 
-    def cut(w: Tensor, t: float, **_: int) -> tuple[int, Tensor]:
-        u, vt = truncated(w, t)
-        return svd_nbytes(w.shape, len(vt)), u @ vt
-
-    def partitioned(w: Tensor, t: float, **least: int) -> tuple[int, Tensor]:
-        h = hrt.adaptive_partition(w, t, **least)
-        return h.nbytes, h.to_dense()
-
     for t in s.setting.sweep:
-        for method, make in ((SVD, cut), (ALGORITHM, partitioned)):
-            made = {k: make(w, t, min_leaf=8) for k, w in weights.items()}
-            nbytes = s.problem.rest_nbytes + sum(n for n, _ in made.values())
-            add(PINN, method, t, nbytes, network_error(s.problem, {k: m for k, (_, m) in made.items()}))
-            nbytes, matrix = make(s.matrix, t)
+        for method in (SVD, ALGORITHM):
+            nbytes, made = at_weights(s.problem, method, t)
+            add(PINN, method, t, nbytes, network_error(s.problem, made))
+            nbytes, matrix = MAKERS[method](s.matrix, t)
             add(s.operator, method, t, nbytes, relative_difference(matrix, s.matrix))
     for (name, tol), model in s.models.items():
         add(PINN, name, tol, model.nbytes, output_error(s, model))
@@ -139,25 +150,64 @@ def heat_maps(s: Subject) -> Rows:
     cells (in the order in which H was cut), and the leaves of H.
     """
     name, w = max(s.problem.weights.items(), key=lambda kv: kv[1].numel())
-    h = s.middle.program.constants[name]
-    layer = h if isinstance(h, HMatrix) else HMatrix.from_dense(h)
     tree = hrt.compress_matrix(s.matrix, tol=1e-3, storage="auto")
-    return [_maps(PINN, f"layer {name}", w, layer), _maps(s.operator, "its matrix", s.matrix, tree)]
+    second = second_moments(s.problem.program, s.problem.fresh)[name]
+    return [
+        maps(PINN, f"layer {name}", w, _stored(s.middle, name), second),
+        maps(s.operator, "its matrix", s.matrix, tree, None),
+    ]
 
 
-def _maps(case: str, what: str, w: Tensor, h: HMatrix) -> dict[str, Any]:
+def snapshot(s: Subject) -> Rows:
+    """The same of the first hidden layer of every dense network in training, after epoch SNAPSHOT: by hrt at 1e-2 of
+    the output, and by Algorithm 1 at 1e-2 of the weight.
+    """
+    rows: Rows = []
+    for run in (r for r in s.runs if r.method == DENSE.name and r.seed == s.setting.training.seeds[0]):
+        network, inputs = run.snapshot.float(), burgers_points(s.setting.training.calibration, run.seed)
+        model = hrt.compress(network, inputs=inputs, tol=1e-2, target="bytes", progress=False)
+        name, second = list(second_moments(model.program, [inputs.double()]).items())[1]
+        w = network.get_parameter(name).detach().double()
+        case = f"{run.equation.name}, epoch {SNAPSHOT}"
+        rows.append(maps(case, "layer 1 by hrt", w, _stored(model, name), second))
+        rows.append(maps(case, "layer 1 by Algorithm 1", w, hrt.adaptive_partition(w, 1e-2, min_leaf=LEAST), second))
+    return rows
+
+
+def _stored(model: hrt.CompressedModel, name: str) -> HMatrix:
+    h = model.program.constants[name]
+    return h if isinstance(h, HMatrix) else HMatrix.from_dense(h)
+
+
+def maps(case: str, what: str, w: Tensor, h: HMatrix, second: Tensor | None) -> dict[str, Any]:
+    """A matrix before and after. second: E[x x^T] of its inputs, where it has any."""
     dense = h.to_dense()
     orders = [
         torch.arange(size) if order is None else torch.as_tensor(order).long()
         for order, size in zip((h.row_order, h.col_order), w.shape, strict=True)
     ]
     row: dict[str, Any] = {"case": case, "what": what, "shape": list(w.shape), "ratio": 4 * w.numel() / h.nbytes}
-    row["error"] = relative_difference(dense, w)
+    row |= {"error": relative_difference(dense, w), "angle": widest_angle(w, dense)}
+    row["weighted"] = None if second is None else weighted_difference(dense, w, second)
     row["leaves"] = [[e.row, e.rows, e.col, e.cols, -1 if e.is_dense else e.rank] for e in h.leaves]
     for key, part in (("W", w), ("H", dense), ("E", w - dense)):
         cells = coarse(part[orders[0]][:, orders[1]])
         row[key] = [[float(f"{x:.4g}") for x in line] for line in cells.tolist()]
     return row
+
+
+def weighted_difference(a: Tensor, b: Tensor, second: Tensor) -> float:
+    """sqrt(tr (a - b) C (a - b)^T / tr b C b^T): the relative error of outputs, rms over inputs."""
+    error, size = ((m @ second * m).sum() for m in (a - b, b))
+    return float((error.clamp(min=0) / size).sqrt())
+
+
+def widest_angle(w: Tensor, h: Tensor, count: int = FEATURES) -> float:
+    """The largest principal angle, degrees, between the leading singular vectors of both, left or right."""
+    spaces = [torch.linalg.svd(m, full_matrices=False) for m in (w, h)]
+    pairs = [[s[0][:, :count] for s in spaces], [s[2][:count].T for s in spaces]]
+    sines = [torch.linalg.norm(b - a @ (a.T @ b), 2) for a, b in pairs]
+    return float(torch.rad2deg(torch.asin(torch.stack(sines).max().clamp(max=1.0))))
 
 
 def coarse(m: Tensor, side: int = MAP) -> Tensor:
@@ -191,7 +241,9 @@ def train_and_test(s: Subject) -> Rows:
 
 
 def comparison(s: Subject) -> Rows:
-    """Bytes of every method of the harness on the PINN at the same error, reported on points that none was tuned on."""
+    """Bytes of every method of the harness on the PINN at the same error, reported on points that none was tuned on;
+    and of the paper's Algorithm 1, one tolerance for all weights, which is tuned on those very points.
+    """
     workload = build("burgers")
     rows: Rows = []
     for tol in (t for t in (1e-2, 1e-3, 1e-4) if t in s.setting.tols):
@@ -202,6 +254,9 @@ def comparison(s: Subject) -> Rows:
                 error = fresh_error(workload, offer.executions[0].bind, FRESH)
                 row |= {"bytes": offer.nbytes, "ratio": workload.dense_nbytes / offer.nbytes, "error": error}
             rows.append(row)
+        nbytes, made = at_output(s.problem, ALGORITHM, tol)
+        row = {"method": ALGORITHM, "family": "paper", "asked": tol, "bytes": nbytes}
+        rows.append(row | {"ratio": s.problem.dense_nbytes / nbytes, "error": network_error(s.problem, made)})
     return rows
 
 
@@ -212,10 +267,10 @@ def family(method: str) -> str:
 
 
 def speed(s: Subject) -> Rows:
-    """Microseconds of a call at 1e-3, of both networks: dense, global SVD and hrt, the fastest execution of each."""
+    """Microseconds of a call at TIMED_AT, of both networks: every method of TIMED, the fastest execution of each."""
     rows: Rows = []
     for case, workload in ((PINN, build("burgers")), (s.operator, build(f"green-1d:{s.setting.size}"))):
-        offers = {name: offered(METHODS[name], workload, 1e-3) for name in ("dense float32", "svd", "hrt")}
+        offers = {name: offered(METHODS[name], workload, TIMED_AT) for name in TIMED}
         executions = {
             (name, e.backend): e
             for name, offer in offers.items()
@@ -238,49 +293,6 @@ def speed(s: Subject) -> Rows:
                 row |= {"error": fresh_error(workload, e.bind, batch), "p50_us": time.p50_us, "p95_us": time.p95_us}
                 rows.append(row | {"ratio": ratio, "low": low, "high": high})
     return rows
-
-
-def propagation(s: Subject) -> Rows:
-    """Error of what leaves every layer of the PINN, in float64 on fresh points: with all layers compressed, with this
-    one alone, and the error of the weight in the Frobenius norm; hrt at 1e-3 and a global SVD of the same output error.
-    """
-    original = s.problem.program
-    reference = layer_outputs(original, s.problem.fresh)
-    stored = s.middle.program
-    ours = stored.with_constants({k: to_float64(stored.constants[k]) for k in s.problem.weights})
-    ranks = svd_at_output_error(original, s.problem.fresh, 1e-3)[2]
-    factors = {k: truncated(w, 0.0) for k, w in s.problem.weights.items()}
-    cut = {k: u[:, : ranks[k]] @ vt[: ranks[k]] for k, (u, vt) in factors.items()}
-    rows: Rows = []
-    for method, program in ((AUTO, ours), (SVD, original.with_constants(cut))):
-        together = layer_outputs(program, s.problem.fresh)
-        for number, node in enumerate(original.linear_nodes, 1):
-            name = node.inputs[1]
-            layer = {k: program.constants[k] for k in node.inputs[1:]}  # hrt corrects biases, too
-            alone = layer_outputs(original.with_constants(layer), s.problem.fresh)[name]
-            compared = {"error": (together[name], reference[name]), "alone": (alone, reference[name])}
-            compared["frobenius"] = (to_float64(layer[name]), s.problem.weights[name])
-            errors = {k: relative_difference(*pair) for k, pair in compared.items()}
-            rows.append({"method": method, "layer": number, "weight": name} | errors)
-    return rows
-
-
-def layer_outputs(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What every linear layer gives (before its activation), by weight, float64."""
-    outputs: dict[str, Tensor] = {}
-
-    def observe(node: Any, arguments: tuple[Any, ...]) -> None:
-        if node.op == "linear":
-            outputs[node.inputs[1]] = node.row.torch(arguments, node.attrs)
-
-    with torch.no_grad():
-        program.run(inputs, observe=observe)
-    return outputs
-
-
-def network_error(problem: Problem, weights: Mapping[str, Tensor]) -> float:
-    """Output error on the fresh points with `weights` in place, float64."""
-    return relative_difference(evaluate(problem.program.with_constants(weights), problem.fresh), problem.reference)
 
 
 def output_error(s: Subject, model: hrt.CompressedModel) -> float:

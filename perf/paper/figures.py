@@ -6,14 +6,24 @@ from statistics import fmean
 from typing import Any
 
 from hrt.perf.bench.charts import GRID, INK, LEAST_ERROR, LINES, LOOKS, figure, log_ticks, tidy
-from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, PINN, SVD
+from hrt.perf.paper import complexity as sizes
+from hrt.perf.paper.data import FEATURES, PINN, family
 from hrt.perf.paper.output import Rows, distinct, matching
+from hrt.perf.paper.rates import laws
 from hrt.perf.paper.trained_networks import SEEN
+from hrt.perf.paper.weight_methods import ALGORITHM, AUTO, FLOAT32, SVD
 
 STYLES = {SVD: LOOKS["svd"], ALGORITHM: LOOKS["pruned"], FLOAT32: ("#cc79a7", "s"), AUTO: LOOKS["hrt"]}
 STYLES["uncompressed"] = LOOKS["dense"]
-FAMILIES = {"SVD": LOOKS["svd"], "pruning": LOOKS["pruned"], "quantized": LOOKS["quantized"], "hrt": LOOKS["hrt"]}
-KERNEL_STYLES = {"weights": "o-", "output": "^--"}
+FAMILIES = {
+    "dense": LOOKS["dense"],
+    "paper": LOOKS["other"],
+    "SVD": LOOKS["svd"],
+    "pruning": LOOKS["pruned"],
+    "quantized": LOOKS["quantized"],
+    "hrt": LOOKS["hrt"],
+}
+KERNEL_STYLES = {"weights": "o", "output": "^"}
 KERNEL_COLOURS = {"value": LINES[0], "residual": LINES[1]}
 RATIOS = {"most": 7}  # ticks of an axis of ratios
 ERRORS = {"form": "{:g}", "most": 9, "steps": (1,)}  # powers of ten
@@ -43,18 +53,28 @@ def legend(fig: Any, ncols: int = 4, **options: Any) -> Any:
     return fig
 
 
+def joined(x: Sequence[Any], y: Sequence[Any]) -> str:
+    """The line through points: none through two, which any line joins."""
+    return "-" if len(set(zip(x, y, strict=True))) > 2 else ""
+
+
 def compression(rows: Rows) -> Any:
-    """Error against ratio, a panel for each network; errors below `LEAST_ERROR` are drawn there."""
+    """Error against ratio, a panel for each network. What is exact has no place there: it is counted."""
     fig, pairs = panels(distinct(rows, "case"))
     for axes, case in pairs:
+        exact = []
         for method in distinct(rows, "method"):
-            line = sorted(matching(rows, case=case, method=method), key=lambda r: r["ratio"])
+            every = sorted(matching(rows, case=case, method=method), key=lambda r: r["ratio"])
+            line = [r for r in every if r["error"] >= LEAST_ERROR]
+            if len(line) < len(every):
+                exact.append(f"{len(every) - len(line)} of {method}")
             colour, marker = STYLES[method]
-            x, y = [r["ratio"] for r in line], [max(r["error"], LEAST_ERROR) for r in line]
-            axes.plot(x, y, f"{marker}-", color=colour, markersize=5, linewidth=1.3, label=method)
+            x, y = [r["ratio"] for r in line], [r["error"] for r in line]
+            axes.plot(x, y, f"{marker}{joined(x, y)}", color=colour, markersize=5, linewidth=1.3, label=method)
         axes.axvline(1, color=INK, linewidth=1, linestyle="--")
         kind = "output error, unseen points" if case == PINN else "Frobenius error"
-        finish(axes, RATIOS, ERRORS, xlabel="dense bytes over bytes", ylabel=kind, title=case)
+        finish(axes, RATIOS, ERRORS, xlabel="dense bytes over bytes", ylabel=kind)
+        axes.set_title(f"{case}\nexact, and so without a point: {', '.join(exact) or 'none'}", fontsize=9.5)
     return legend(fig)
 
 
@@ -77,7 +97,11 @@ def heat_maps(rows: Rows) -> Any:
         places = {tuple(leaf[:4]) for leaf in r["leaves"]}
         blocks = [Rectangle((col, row), cols, height) for row, height, col, cols in sorted(places)]
         line[1].add_collection(PatchCollection(blocks, facecolor="none", edgecolor="white", linewidth=0.5))
-        line[1].set_xlabel(f"{len(blocks)} block(s), {r['ratio']:.1f}x smaller, Frobenius error {r['error']:.1e}")
+        line[1].set_xlabel(f"{len(blocks)} block(s), {r['ratio']:.1f}x smaller")
+        weighted = "" if r["weighted"] is None else f", on data {r['weighted']:.1e}"
+        line[2].set_xlabel(
+            f"Frobenius error {r['error']:.1e}{weighted}\nleading {FEATURES} directions: {r['angle']:.1f} degrees"
+        )
         fig.colorbar(image, ax=list(line), shrink=0.85, label="root mean square of a cell", format="{x:.0e}")
     return fig
 
@@ -118,7 +142,8 @@ def comparison(rows: Rows) -> Any:
                 axes.text(1.0, k, "  cannot reach it below dense", va="center", fontsize=8.5)
                 continue
             axes.barh(k, r["ratio"], color=FAMILIES[r["family"]][0], height=0.65)
-            axes.text(r["ratio"], k, f" {r['ratio']:.1f}x", va="center", fontsize=8.5)
+            form = ".1f" if r["ratio"] >= 1 else ".2f"
+            axes.text(r["ratio"], k, f" {r['ratio']:{form}}x", va="center", fontsize=8.5)
         axes.set_yticks(range(len(bars)), [r["method"] for r in bars])
         axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.18 * max([r["ratio"] or 0 for r in bars] + [1.0])))
         axes.axvline(1, color=INK, linewidth=1, linestyle="--")
@@ -127,36 +152,98 @@ def comparison(rows: Rows) -> Any:
 
 
 def speed(rows: Rows) -> Any:
-    """The fastest dense form's median over each method's, over the batch size."""
-    fig, pairs = panels(distinct(rows, "case"), 4.0)
-    batches = sorted(distinct(rows, "batch"))
-    for axes, case in pairs:
-        for method, colour in zip(distinct(rows, "method"), ("#4d4d4d", "#009e73", "#0072b2", "#d55e00"), strict=False):
-            line = matching(rows, case=case, method=method)
+    """Above: the fastest dense form's median over each method's, over the batch size. Below: how far calls scatter."""
+    cases, batches = distinct(rows, "case"), sorted(distinct(rows, "batch"))
+    fig = figure(5.2 * len(cases), 6.8)
+    colours = {m: FAMILIES["dense" if m.startswith("dense") else family(m)][0] for m in distinct(rows, "method")}
+    for (upper, lower), case in zip(fig.subplots(2, len(cases), squeeze=False).T, cases, strict=True):
+        for method in distinct(matching(rows, case=case), "method"):
+            line, look = matching(rows, case=case, method=method), {"color": colours[method], "markersize": 5}
             around = [[max(0, r["ratio"] - r["low"]) for r in line], [max(0, r["high"] - r["ratio"]) for r in line]]
-            x, y = [r["batch"] for r in line], [r["ratio"] for r in line]
-            axes.errorbar(x, y, around, fmt="o-", color=colour, markersize=5, label=method)
-        axes.axhline(1, color=INK, linewidth=1, linestyle="--")
-        axes.set_xscale("log")
-        axes.set_xticks(batches, [str(b) for b in batches])
-        axes.minorticks_off()
-        finish(axes, y={"most": 8}, xlabel="batch", ylabel="best dense / this (above 1: faster)", title=case)
-    return legend(fig)
+            x = [r["batch"] for r in line]
+            style = f"o{joined(x, x)}"
+            upper.errorbar(x, [r["ratio"] for r in line], around, fmt=style, label=method, **look)
+            lower.plot(x, [r["p95_us"] / r["p50_us"] for r in line], style, **look)
+        upper.axhline(1, color=INK, linewidth=1, linestyle="--")
+        for axes in (upper, lower):
+            axes.set_xscale("log")
+            axes.set_xticks(batches, [str(b) for b in batches])
+            axes.minorticks_off()
+        finish(upper, y={"most": 8}, ylabel="best dense / this (above 1: faster)", title=case)
+        finish(lower, xlabel="batch", ylabel="95th percentile over median")
+    handles = [fig.axes[0].plot([], [], "o-", color=colour)[0] for colour in colours.values()]
+    fig.legend(handles, list(colours), loc="outside lower center", ncols=3, frameon=False)
+    return fig
 
 
 def propagation(rows: Rows) -> Any:
-    """Error after every layer: all layers compressed, this one alone, and of the weight in the Frobenius norm."""
-    kinds = {"error": ("all layers compressed", "o-"), "alone": ("this layer alone", "s--")}
-    kinds["frobenius"] = ("the weight, Frobenius", "^:")
-    fig, pairs = panels(distinct(rows, "method"), 4.0, sharey=True)
-    for axes, method in pairs:
-        line = matching(rows, method=method)
-        for (key, (label, style)), colour in zip(kinds.items(), LINES, strict=False):
-            y = [max(r[key], LEAST_ERROR) for r in line]
-            axes.plot([r["layer"] for r in line], y, style, color=colour, markersize=5, label=label)
-        axes.set_xticks([r["layer"] for r in line])
-        finish(axes, y=ERRORS, xlabel="layer", ylabel="relative error", title=method)
-    return legend(fig, ncols=3)
+    """Error after every layer, a row of panels for what the tolerance bounds, a column for each tolerance; exact layers
+    have no point.
+    """
+    bounds, tols = distinct(rows, "bound"), distinct(rows, "tol")
+    fig = figure(4.4 * len(tols), 3.6 * len(bounds))
+    panel = iter(fig.subplots(len(bounds), len(tols), squeeze=False, sharex=True, sharey=True).ravel())
+    for bound, tol in product(bounds, tols):
+        axes, some = next(panel), matching(rows, bound=bound, tol=tol)
+        for method in distinct(some, "method"):
+            line = matching(some, method=method)
+            colour, marker = STYLES[method]
+            shown = [r for r in line if r["error"] >= LEAST_ERROR]
+            exact = "" if shown else ": exact"
+            label = f"{line[0]['ratio']:.2g}x{exact}"
+            x, y = [r["layer"] for r in shown], [r["error"] for r in shown]
+            axes.plot(x, y, f"{marker}{joined(x, y)}", color=colour, markersize=5, label=label)
+        axes.axhline(tol, color=INK, linewidth=1, linestyle=":")
+        axes.set_xticks(distinct(some, "layer"))
+        finish(
+            axes, y=ERRORS, xlabel="layer (none where exact)", ylabel="relative error", title=f"tol {tol:g} of {bound}"
+        )
+        axes.legend(frameon=False, fontsize=8, title="dense bytes over bytes", title_fontsize=8)
+    handles = [fig.axes[0].plot([], [], f"{m}-", color=c)[0] for c, m in (STYLES[k] for k in distinct(rows, "method"))]
+    fig.legend(handles, distinct(rows, "method"), loc="outside lower center", ncols=len(handles), frameon=False)
+    return fig
+
+
+def rates(rows: Rows) -> Any:
+    """A panel for each equation: the loss over the steps at every number of refinements, with the fitted exponent."""
+    fitted = laws(rows)
+    fig, pairs = panels(distinct(rows, "case"), 4.2)
+    for axes, case in pairs:
+        for p, colour, marker in zip(distinct(rows, "p"), LINES, "o^s", strict=False):
+            line, law = matching(rows, case=case, p=p), fitted[case, p]
+            label = f"p = {p}: k^{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f})"
+            _spread(axes, line, "step", "loss", fmt=f"{marker}-", color=colour, label=label)
+        finish(axes, {"most": 6}, ERRORS, xlabel="step k of Adam", ylabel="training loss", title=case)
+        axes.legend(frameon=False, fontsize=8.5)
+    fig.suptitle(_seeds(rows), fontsize=9.5)
+    return fig
+
+
+def complexity(rows: Rows) -> Any:
+    """A column for each kernel: bytes beside k n log n and n^2; times of building and of products, with exponents."""
+    cases, fitted = distinct(rows, "case"), sizes.laws(rows)
+    fig = figure(4.3 * len(cases), 7.2)
+    for (upper, lower), case in zip(fig.subplots(2, len(cases), squeeze=False).T, cases, strict=True):
+        line = matching(rows, case=case)
+        n, first = [r["n"] for r in line], line[0]
+        for axes, keys in ((upper, ("bytes",)), (lower, ("build", "apply_1", "apply_64"))):
+            for key, colour in zip(keys, LINES, strict=False):
+                law = fitted[case, key]
+                label = f"{sizes.MEASURED[key]}: n^{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f})"
+                y = [r[key] for r in line]
+                axes.plot(n, y, f"o{joined(n, y)}", color=colour, markersize=5, label=label)
+        for label, grown, style in (("k n log n", sizes.bound, "--"), ("n^2", lambda r: r["n"] ** 2, ":")):
+            y = [first["bytes"] * grown(r) / grown(first) for r in line]
+            upper.plot(n, y, style, color=INK, linewidth=1, label=label)
+        y = [first["build"] * (r["n"] / first["n"]) ** 2 for r in line]
+        lower.plot(n, y, ":", color=INK, linewidth=1, label="n^2")
+        ranks = f"largest rank {first['rank']} to {line[-1]['rank']}"
+        finish(upper, {"most": 6}, {"most": 7}, ylabel="bytes, float32")
+        upper.set_title(f"{case}\n{ranks}", fontsize=9.5)
+        finish(lower, {"most": 6}, {"form": "{:g}", "most": 8, "steps": (1,)}, xlabel="n", ylabel="seconds")
+        for axes in (upper, lower):
+            axes.legend(frameon=False, fontsize=7.5)
+    return fig
 
 
 def training(rows: Rows) -> Any:
@@ -170,17 +257,19 @@ def regulariser(rows: Rows) -> Any:
 
 
 def kernel(rows: Rows) -> Any:
-    """A panel for each equation: drift of both kernels over the tolerance of weights and of outputs."""
+    """A panel for each equation: drift of both kernels over the error reached, of weights and of outputs."""
     fig, pairs = panels(distinct(rows, "case"), 4.4)
     for axes, case in pairs:
         drifts = matching(rows, case=case)
         for (bound, style), (name, colour) in product(KERNEL_STYLES.items(), KERNEL_COLOURS.items()):
             line = [r for r in matching(drifts, bound=bound, kernel=name) if r["drift"] > 0]
-            _spread(axes, line, "tol", "drift", fmt=style, color=colour, label=f"{name}, tol of the {bound}")
-        ends = [min(r["tol"] for r in drifts), max(r["tol"] for r in drifts)]
+            x, y = [r["achieved"] for r in line], [r["drift"] for r in line]
+            axes.plot(x, y, style, color=colour, markersize=5, label=f"{name}, error of the {bound}")
+        reached = [r["achieved"] for r in drifts if r["drift"] > 0]
+        ends = [min(reached), max(reached)]
         axes.plot(ends, ends, color=INK, linewidth=1, linestyle=":", label="exponent 1")
-        finish(axes, ERRORS, ERRORS, xlabel="tol", ylabel="relative drift of the kernel", title=case)
-    return legend(fig, ncols=3, title=_seeds(rows))
+        finish(axes, ERRORS, ERRORS, xlabel="relative error reached", ylabel="relative drift of the kernel", title=case)
+    return legend(fig, ncols=3, title=f"a point for each tolerance of each of {len(distinct(rows, 'seed'))} seed(s)")
 
 
 def _over_steps(rows: Rows, kinds: dict[str, str]) -> Any:
@@ -193,6 +282,8 @@ def _over_steps(rows: Rows, kinds: dict[str, str]) -> Any:
         for method, marker, colour in zip(distinct(rows, "method"), "os", LINES, strict=False):
             line = matching(rows, case=case, method=method)
             _spread(axes, line, "step", key, fmt=f"{marker}-", color=colour, label=method)
+        changed = max(r["step"] for r in rows if r["optimiser"] == "Adam")
+        axes.axvline(changed, color=INK, linewidth=1, linestyle=":", label="Adam ends, Gauss-Newton begins")
         ticks = {"form": "{:g}", "most": 8}
         finish(axes, y=ticks, xlabel="steps of Adam, then of Gauss-Newton", ylabel=label, title=case)
     return legend(fig, ncols=3, title=_seeds(rows))

@@ -3,12 +3,15 @@
 finetune: the committed Burgers PINN, compressed, then trained on at its size.
 penalty: bytes at an error of 1e-3 with and without rank regularisation, the same steps and draws.
 dynamic: compressed while it is trained, beside dense training of the same steps.
+poisson: likewise with Adam alone on -u'' = f in one dimension, by the README's call.
 allen-cahn: the network of the second equation, trained densely.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -135,9 +138,47 @@ def dynamic(o: Options, seed: int) -> Iterator[Figure]:
     return (of_training(BURGERS, method, seed, o.of(DYNAMIC_TRAINING)) for method in (DENSE, DYNAMIC))
 
 
+def poisson(o: Options, seed: int) -> Iterator[Figure]:
+    """u = sin(pi x) on (-1, 1): 3 x 64 tanh, 1,000 steps of Adam, dense and by the README's call."""
+    for name in ("dense", "dynamic"):
+        yield of_poisson(name, seed, o)
+
+
+def of_poisson(name: str, seed: int, o: Options) -> Figure:
+    """The network as it is trained, in float32; every step is an epoch of DynamicCompression."""
+    steps, start = o.steps or 1000, time.process_time()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sizes = [1, *3 * [o.width or 64], 1]
+        layers = [m for pair in pairwise(sizes) for m in (nn.Linear(*pair), nn.Tanh())]
+    net = nn.Sequential(*layers[:-1])
+    numbers = sum(p.numel() for p in net.parameters())
+    x, edge = torch.linspace(-1, 1, o.batch or 128)[:, None], torch.tensor([[-1.0], [1.0]])
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-5)
+    dynamic = hrt.DynamicCompression(net, x, optimizer=optimizer, every=10) if name == "dynamic" else None
+    for step in range(steps):
+        optimizer.zero_grad()
+        points = x.clone().requires_grad_(True)
+        slope = torch.autograd.grad(net(points).sum(), points, create_graph=True)[0]
+        curvature = torch.autograd.grad(slope.sum(), points, create_graph=True)[0]
+        loss = (curvature + math.pi**2 * torch.sin(math.pi * x)).square().mean() + 100 * net(edge).square().mean()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if dynamic is not None:
+            dynamic.step(step, loss)
+    seconds, fine = time.process_time() - start, torch.linspace(-1, 1, 1001)[:, None]
+    exact, ratio = torch.sin(math.pi * fine), 1.0 if dynamic is None else dynamic.ratio
+    error = float((net(fine) - exact).detach().norm() / exact.norm())
+    remark = "" if dynamic is None else f"first change at epoch {dynamic.first}"
+    return Figure(name, seed, error, round(4 * numbers / ratio), ratio, steps, seconds, remark)
+
+
 EXPERIMENTS: dict[str, Callable[[Options, int], Iterator[Figure]]] = {
     "finetune": finetune,
     "penalty": penalty,
     "dynamic": dynamic,
+    "poisson": poisson,
     "allen-cahn": lambda o, seed: iter([of_training(ALLEN_CAHN, DENSE, seed, o.of(ALLEN_CAHN_TRAINING))]),
 }

@@ -107,3 +107,20 @@ def test_a_box_that_is_none(text, words):
     with pytest.raises(InputError) as caught:
         parse_box(text)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "; "])
+@pytest.mark.parametrize("names", [("a", "b"), ()])
+def test_semicolons_and_tabs_separate_too(separator, names, tmp_path):
+    path = tmp_path / "x.csv"
+    lines = [separator.join(names)] if names else []
+    path.write_text("\n".join([*lines, separator.join(("1.5", "2")), separator.join(("-3", "4e1"))]))
+    table = read_table(path)
+    assert table.columns == names and table.numbers.tolist() == [[1.5, 2], [-3, 40]]
+
+
+def test_decimal_commas_are_named(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("1,5;2,5\n")
+    with pytest.raises(InputError, match=r"found '5;2' beside numbers.*Commas and ';' stand in it: are commas decimal"):
+        read_table(path)

@@ -83,3 +83,11 @@ def test_what_does_not_fit_is_computed_again(program, tanhs, monkeypatch):
 def test_rows_come_in_pieces(program, monkeypatch):
     monkeypatch.setattr(replay, "CHUNK", 16)
     assert torch.allclose(Replay(program, inputs()).outputs({}), evaluate(program, inputs()), rtol=1e-12)
+
+
+def test_float32_answers_are_those_of_float32_arithmetic(program):
+    rows, (first, *_) = inputs(), program.weights
+    for changed in ({}, *({first: h} for h in compressed(program.constants[first], seed=5))):
+        exact, single = (Replay(program, rows, t).outputs(changed) for t in (torch.float64, torch.float32))
+        assert single.dtype == torch.float64 and torch.equal(single, single.float().double())
+        assert 0 < float((single - exact).norm() / exact.norm()) < 1e-5

@@ -154,3 +154,56 @@ def test_a_network_gets_inputs_of_the_type_that_it_runs_with() -> None:
     captured = captured_network(net, (ROWS,))
     assert captured.answers is not None and captured.answers.unrounded([ROWS]) is not None
     assert captured.roundings["a"] == "bfloat16"
+
+
+def test_a_number_made_of_weights_is_folded() -> None:
+    """.item() and .tolist() of what does not depend on the input, and arithmetic on it."""
+    net = Net()
+    net.between = lambda x: torch.tanh(x) * (2.0 * net.a.weight.sum().item() + net.a.bias.tolist()[0])
+    program = captured_network(net, (ROWS,)).program
+    assert torch.allclose(program.run([ROWS.double()])[0].float(), net(ROWS.float()), rtol=1e-4, atol=1e-6)
+
+
+HABITS = {
+    "data": (lambda x: x.data * 2, r"reads \.data of a tensor.*\.detach\(\)"),
+    "float": (lambda x: x * float(x.max()), "Op max|makes a Python number"),
+    "numpy": (lambda x: torch.from_numpy(x.detach().numpy()), "leaves torch for numpy; use torch's functions"),
+    "branch": (lambda x: x if x.sum() > 0 else -x, "Op sum|a branch of a tensor's values"),
+}
+
+
+@pytest.mark.parametrize("name", HABITS)
+def test_habits_that_cannot_be_traced_are_named(name) -> None:
+    function, words = HABITS[name]
+    with pytest.raises(hrt.CaptureError, match=words):
+        captured_network(Net(function), (ROWS,))
+
+
+def quantized(dynamic: bool) -> torch.nn.Module:
+    net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(5, 4)).eval()
+    if dynamic:
+        return torch.ao.quantization.quantize_dynamic(net, {torch.nn.Linear})
+    net.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")  # type: ignore[assignment]
+    prepared = torch.ao.quantization.prepare(net)
+    prepared(torch.rand(8, 5))
+    return torch.ao.quantization.convert(prepared)
+
+
+MODULES = {
+    "scripted": (lambda: torch.jit.script(torch.nn.Linear(5, 4)), "TorchScript in the network .*state_dict"),
+    "traced": (lambda: torch.jit.trace(torch.nn.Linear(5, 4), torch.rand(2, 5)), "TorchScript in the network"),
+    "scripted inside": (
+        lambda: torch.nn.Sequential(torch.nn.Linear(5, 4), torch.jit.script(torch.nn.Tanh())),
+        "TorchScript in 1 ",
+    ),
+    "dynamic": (lambda: quantized(True), "quantized module in 1 .*before quantization"),
+    "static": (lambda: quantized(False), "quantized module in 1 .*before quantization"),
+}
+
+
+@pytest.mark.parametrize("rows", [True, False])
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_that_torch_export_does_not_read_are_named(name, rows) -> None:
+    make, words = MODULES[name]
+    with pytest.raises(hrt.CaptureError, match=words):
+        captured_network(make(), (torch.rand(8, 5),) if rows else None)

@@ -234,6 +234,14 @@ def test_what_the_kernel_cannot_run_is_refused():
             Config(*wrong)
 
 
+def test_converted_weights_are_never_the_first_operand_on_a_card(monkeypatch):
+    monkeypatch.setattr("hrt.kernels.launch.is_interpreted", lambda: False)
+    launch = TileList.build(random_tables(3, (torch.int8,)), [0], NO_EPILOGUE, 0)
+    for dtype, precision in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "tf32")):
+        with pytest.raises(ValueError, match="Expected batch or row"):
+            launch.run(workspace_of(20, dtype), CONFIGS["swapped"], precision)
+
+
 def test_names_of_epilogues():
     assert epilogue_of("atan", {}) is None
     assert epilogue_of("power", {"exponent": 2.0}) is None

@@ -18,7 +18,7 @@ from hrt.runtime.tune_kernels import tune
 
 from helpers import MIXED, hierarchical
 
-STORAGES = ("float32", "int8", "bfloat16+int8", "bfloat16+float16+float32+int8")
+STORAGES = ("float32", "float16", "int8", "bfloat16+int8", "bfloat16+float16+float32+int8")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_storage_names_do_not_depend_on_order():
 @pytest.mark.parametrize("kernel", ["step", "network"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_rule_is_sound_for_every_key(kernel, precision):
-    """A form for the batch, shared memory within the limit, int8 only as the first operand."""
+    """A form for the batch, shared memory within the limit, converted weights never as the first operand."""
     for storage, rows, arch in itertools.product(STORAGES, (32, 64, 128), ("sm_80", "sm_90", "sm_100", "sm_120")):
         for bucket in (1 << k for k in range(17)):
             columns = 64 if precision in ("bf16", "fp16") else 32
@@ -55,8 +55,13 @@ def test_the_rule_is_sound_for_every_key(kernel, precision):
             widest = max(item if "+" in storage else 0, *(ITEM[s] for s in storage.split("+")))
             held = config.stages * columns * (config.block * item + rows * widest)
             assert config.form == "row" or held <= SHARED.get(arch, SHARED["sm_80"])
-            assert config.form != "batch" or "int8" not in storage
+            forms = {c.form for c in candidates(asked)}
             assert config in candidates(asked)
+            if asked.converts:
+                assert "swapped" not in forms and all(c.block in (1, 16, 32, 64) for c in candidates(asked))
+            else:
+                assert config.form != "batch" or "int8" not in storage
+                assert "swapped" in forms
             assert (config.programs > 0) == (kernel == "step")
 
 
@@ -69,6 +74,28 @@ def test_measured_configurations_come_before_the_rule(own_cache):
     remember({key(128): chosen})
     assert find(asked) == find(key(128)) == chosen
     assert [p.name for p in own_cache.parent.iterdir()] == ["tuning.json"], "no temporary file is left"
+
+
+def test_what_changes_its_type_in_registers():
+    """int8 always; what is not stored as the workspace is. tf32x3 splits every operand, ieee has no tensor cores."""
+    asked = {storage: [key(precision=p, storage=storage).converts for p in PRECISIONS] for storage in STORAGES}
+    assert asked == {
+        "float32": [True, True, False, False, False],
+        "float16": [True, False, True, False, False],
+        "int8": [True, True, True, False, False],
+        "bfloat16+int8": [True, True, True, False, False],
+        "bfloat16+float16+float32+int8": [True, True, True, False, False],
+    }
+
+
+def test_a_measured_form_that_races_is_passed_over(own_cache):
+    """An older version's cache may name `swapped` for int8; tf32x3 may keep it."""
+    packed, split = key(storage="int8"), key(storage="int8", precision="tf32x3")
+    remember({packed: Config("swapped", 16, 4, 2), split: Config("swapped", 16, 4, 2)})
+    assert find(packed) == rule(packed) and find(packed).form == "batch"
+    assert find(split) == Config("swapped", 16, 4, 2)
+    remember({packed: Config("batch", 32, 4, 2)})
+    assert find(packed) == Config("batch", 32, 4, 2)
 
 
 @pytest.mark.parametrize(

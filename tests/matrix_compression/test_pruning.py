@@ -111,3 +111,34 @@ def test_symmetry_is_seen_to_the_last_entry():
     a[299, 130] += 1e-15 * a[299, 130].abs() + 1e-15
     assert not is_symmetric(a)
     assert not is_symmetric(a[:, :299])
+
+
+def planner_of(matrix: torch.Tensor, right: torch.Tensor, tol: float) -> Planner:
+    """Of a matrix whose errors count as its inputs vary."""
+    source = BlockSource(matrix, right)
+    return Planner(source, MatrixRequest(min_leaf=8, target="cpu"), tol**2 * source.norm2(), ALL)
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("name", ["kernel", "corner", "low rank", "noise"])
+def test_parts_that_no_split_pays_for_are_not_looked_at(name, tol):
+    """The plans are those of all levels; of a layer without geometry only the undivided matrix is known."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(128, 128, dtype=torch.float64, generator=generator)
+    x = torch.arange(128, dtype=torch.float64)
+    fading = noise * 0.8**x  # of a rank that grows as tol falls
+    corner = torch.zeros_like(noise)
+    corner[:16, :16] = noise[:16, :16]
+    kernel = torch.as_tensor(log_kernel(128))
+    matrix = {"kernel": kernel, "corner": corner, "low rank": fading @ noise, "noise": noise}[name]
+    inputs = torch.randn(400, 128, dtype=torch.float64, generator=generator)
+    right = inputs.mT @ inputs / 400
+    pruned = planner_of(matrix, right, tol)
+    with mock.patch.object(planner_module, "PAYS", np.inf):
+        full = planner_of(matrix, right, tol)
+    assert len(full.levels) == 5
+    for factor in (0.01, 0.1, 1.0):
+        budget2 = factor * tol**2 * pruned.source.norm2()
+        assert pruned.solve_budget(budget2).cost <= 1.001 * full.solve_budget(budget2).cost
+    if name in ("kernel", "low rank"):
+        assert (len(pruned.levels) == 1) == (name == "low rank")

@@ -1,5 +1,8 @@
 """The report: every layer with its reason, losses like wins, and every figure under its own kind."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -151,3 +154,16 @@ class TestTable:
         expected = mixed_model().report()
         monkeypatch.setenv(variable, value)
         assert mixed_model().report() == expected and "\x1b" not in expected
+
+
+def test_a_report_leaves_random_numbers_alone():
+    """In a process of its own: rich draws one when it is imported."""
+    code = (
+        "import random, numpy, torch, hrt\n"
+        "model = hrt.compress(torch.nn.Linear(3, 2), progress=False)\n"
+        "state = lambda: (random.getstate(), numpy.random.get_state()[1].tobytes(), torch.get_rng_state().tolist())\n"
+        "before = state()\n"
+        "model.report(verbose=True)\n"
+        "assert state() == before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

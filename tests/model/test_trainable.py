@@ -1,5 +1,10 @@
 """A compressed network as a module: the same function, trained, and compressed again without losing its structure."""
 
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,8 +14,11 @@ from hrt.certificate.layer_records import block_ranks
 from hrt.errors import InputError
 from hrt.model.trainable import to_trainable
 from hrt.perf.networks.operators import log_kernel
+from hrt.program.op_table import Op
+from hrt.program.program import Node, Program, Value
 
 from helpers import hierarchical
+from op_cases import ACTIVATIONS
 from trained import inputs, made
 
 
@@ -114,3 +122,27 @@ def test_bad_input(model: hrt.CompressedModel) -> None:
         next(net.parameters()).fill_(float("nan"))
     with pytest.raises(InputError, match="NaN"):
         hrt.compress(net, inputs=inputs(), progress=False)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+@pytest.mark.parametrize("op, attrs", ACTIVATIONS)
+def test_it_can_be_copied_and_pickled_with_every_activation(
+    op: Op, attrs: dict[str, Any], again: Callable[[Any], Any]
+) -> None:
+    nodes = (Node("h", "linear", ("x", "w"), (4,), {}), Node("y", op.name, ("h",), (4,), attrs))
+    net = to_trainable(Program((Value("x", (3,)),), nodes, ("y",), {"w": torch.rand(4, 3)}))
+    x = torch.rand(5, 3) + 0.1
+    net(x).sum().backward()
+    other = again(net)
+    assert torch.equal(other(x), net(x)) and other.to_program().nodes == net.to_program().nodes
+    other(x).sum().backward()
+
+
+def test_a_copy_of_compressed_layers_is_trained_apart(model: hrt.CompressedModel) -> None:
+    net, x = to_trainable(model), inputs(8)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(other(x), net(x)) and other.layers.keys() == net.layers.keys()
+        with torch.no_grad():
+            for p in other.parameters():
+                p += 1.0
+        assert not torch.equal(other(x), net(x))

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_networks import drawn, outcome
 
+from hrt.calibration.output_error import RISK
 from hrt.calibration.samples import Split
 from hrt.capture.network import captured_network
-from hrt.network_compression.allocator import Allocator
 from hrt.network_compression.candidates import Front, build
 from hrt.network_compression.request import CompressionRequest
-from hrt.network_compression.verified import down_the_front
+from hrt.network_compression.verified import Searches, down_the_front
 from hrt.network_compression.verify import Original
 from hrt.program.program import program_nbytes
 
@@ -36,36 +36,36 @@ def test_the_front_holds_what_nothing_beats_largest_first(pairs):
     assert [(m.nbytes, m.limit) for m in front.members] == sorted(best, reverse=True)
 
 
-@pytest.fixture(scope="module")
-def searched():
+@pytest.fixture
+def searches():
     """A network whose held-out rows are those of the search, and the front of its search."""
     torch.manual_seed(0)
     x = 2 * torch.rand(600, 2, dtype=torch.float64) - 1
     network, request = captured_network(mlp(2, 24, 16, 1), (x,)), CompressionRequest(TOL, target="bytes")
     original = Original.of(network, (x,), request)
     original = replace(original, split=Split((x[:400],), (x[400:],), (x[400:],)))
-    front = Front()
-    Allocator(original, original.aim.moments(original.split.calibration), request, front).search()
-    return original, request, front
+    searches = Searches(original, original.aim.moments(original.split.calibration), request)
+    searches.search(TOL)
+    return searches
 
 
-def test_the_last_before_the_first_miss_is_taken(searched):
-    original, request, front = searched
-    sizes = [m.nbytes for m in front.members]
-    held = down_the_front(original, front, request, sizes[0] + 1)
+@pytest.mark.parametrize("risk", [RISK, RISK / 100])
+def test_the_last_before_the_first_miss_is_taken(searches, risk):
+    original, start = searches.original, searches.front.members[0]
+    held = down_the_front(searches, start, risk)
     assert held is not None
     program, errors = held
-    below = sizes.index(program_nbytes(program)) + 1
-    assert errors["torch"].limit <= TOL < front.members[below].limit * 1.001
-    limits = [original.served_errors(build(original, m.network, m.plans).program)["torch"].limit for m in front.members]
+    assert errors["torch"].limit <= TOL and errors["torch"].risk == risk
+    members = [m for m in searches.front.members if m.nbytes <= start.nbytes]  # with those that filled gaps
+    programs = (build(original, m.network, m.plans).program for m in members)
+    limits = [original.served_errors(p, risk)["torch"].limit for p in programs]
+    below = [m.nbytes for m in members].index(program_nbytes(program)) + 1
     assert max(limits[:below]) <= TOL < limits[below]
 
 
-def test_nothing_is_taken_where_the_next_misses_or_none_is_smaller(searched):
-    original, request, front = searched
-    missing = next(m for m in front.members if m.limit > TOL)
-    assert down_the_front(original, front, request, missing.nbytes + 1) is None
-    assert down_the_front(original, front, request, front.members[-1].nbytes) is None
+def test_nothing_is_taken_where_the_first_misses(searches):
+    missing = next(m for m in searches.front.members if m.limit > TOL)
+    assert down_the_front(searches, missing, RISK) is None
 
 
 @pytest.mark.parametrize("seed", SIZES)

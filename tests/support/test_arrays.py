@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch.utils.data import DataLoader, TensorDataset
 
+import hrt
 from hrt.errors import InputError
 from hrt.support.arrays import as_array, as_parts, as_tensor, is_numbers
 
@@ -130,3 +132,34 @@ def test_arrays_in_a_list_are_several_inputs_and_numbers_are_one(given, count):
     assert is_numbers(given) == (
         count == 1 and isinstance(given, (list, tuple)) and not isinstance(given[0], np.ndarray)
     )
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint32, np.uint64])
+@pytest.mark.parametrize("make", [np.asarray, lambda v: torch.from_numpy(v.astype(np.int64)), list])
+def test_whole_numbers_that_float32_leaves_out_are_refused(kind, make):
+    largest = np.array([[0, 1 << 24]], kind)
+    assert np.asarray(as_array(make(largest), "input")).astype(np.float32)[0, 1] == 1 << 24
+    with pytest.raises(InputError, match=r"size 16,777,217\. Expected at most 16,777,216.*offset"):
+        as_array(make(largest + kind(1)), "input")
+    assert as_array(np.zeros((0, 3), kind), "input").shape == (0, 3)
+
+
+@pytest.mark.parametrize("make", [torch.ones, np.ones])
+def test_a_list_of_rows_is_one_input_where_there_are_more_than_numbers_in_each(make):
+    rows = [make(3) for _ in range(4)]
+    (x,) = as_parts(rows)
+    assert x.shape == (4, 3) and len(as_parts(rows[:3])) == 3 and len(as_parts(tuple(rows))) == 4
+
+
+def test_rows_in_a_list_and_data_sets_are_told_what_to_do():
+    net = torch.nn.Linear(3, 2)
+    model = hrt.compress(net, progress=False)
+    x = torch.rand(5, 3)
+    assert torch.equal(model.predict(list(x)), model.predict(x))
+    with pytest.raises(InputError, match=r"torch\.stack\(rows\)"):
+        model.predict(list(x[:2]))
+    with pytest.raises(InputError, match=r"torch\.stack\(rows\)"):
+        hrt.compress(net, inputs=list(x[:2]), progress=False)
+    for data in (TensorDataset(x), DataLoader(TensorDataset(x))):
+        with pytest.raises(InputError, match="call once for every batch"):
+            model.predict(data)

@@ -11,7 +11,7 @@ import hrt
 from hrt.errors import InputError, ToleranceError, TrainingError
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.matrix_compression.hlinear import HLinear
-from hrt.training.dynamic import DynamicCompression, with_room
+from hrt.training.dynamic import DynamicCompression, has_settled, with_room
 
 
 def network(width: int = 48) -> nn.Sequential:
@@ -45,7 +45,7 @@ def train(net: nn.Module, dynamic: DynamicCompression, epochs: int, first: int =
 def made(**options) -> tuple[nn.Sequential, DynamicCompression]:
     net = network()
     adam = torch.optim.Adam(net.parameters(), lr=5e-3)
-    return net, DynamicCompression(net, points(), optimizer=adam, **options)
+    return net, DynamicCompression(net, points(), optimizer=adam, **{"first": 0, **options})
 
 
 def test_trains_smaller_with_layers_that_change() -> None:
@@ -122,9 +122,77 @@ def test_room_changes_nothing_and_is_given_only_where_directions_end() -> None:
     assert with_room(full, random, None, 0).leaves[0].is_dense
 
 
+def test_an_exchange_does_not_disturb_training() -> None:
+    """Adam's moments go with the weights: without them the error rises many times within a few steps."""
+    net, dynamic = made(every=1000, first=150, tol=1e-3, finest=1e-3)
+    losses = train(net, dynamic, 161)
+    assert isinstance(net[2], HLinear) and dynamic.ratio > 1.5
+    assert max(losses[151:]) <= 1.2 * max(losses[140:151])
+
+
+def test_layers_whose_ranks_still_fit_stay() -> None:
+    net, dynamic = made(every=2, first=30, tol=3e-2, finest=3e-2)
+    train(net, dynamic, 60)
+    assert len({e.ratio for e in dynamic.log}) == 2  # dense, then one partition, at one tolerance
+    assert sum(e.error > 0 for e in dynamic.log) == 1
+
+
+def test_lbfgs_trains_on() -> None:
+    """It kept the list of the parameters that were there before, and stood still."""
+    net = network()
+    lbfgs = torch.optim.LBFGS(net.parameters(), max_iter=4, line_search_fn="strong_wolfe")
+    dynamic, x, losses = DynamicCompression(net, points(), optimizer=lbfgs, first=2, every=100, tol=1e-2), points(), []
+
+    def closure() -> torch.Tensor:
+        lbfgs.zero_grad()
+        loss = (net(x) - target(x)).square().mean()
+        loss.backward()
+        return loss
+
+    for epoch in range(8):
+        losses.append(lbfgs.step(closure).item())  # type: ignore[arg-type, union-attr]
+        assert dynamic.step(epoch, losses[-1]) == (epoch == 2)
+    assert isinstance(net[2], HLinear) and all(b < a for a, b in pairwise(losses[3:]))
+
+
+def test_an_optimizer_that_cannot_be_carried_is_refused_before_anything_changes() -> None:
+    net = network()
+    rprop = torch.optim.Rprop(net.parameters())
+    dynamic = DynamicCompression(net, points(), optimizer=rprop, first=0)
+    net(points()).sum().backward()
+    rprop.step()
+    with pytest.raises(InputError, match="Rprop"):
+        dynamic.step(0, 1.0)
+    assert isinstance(net[2], nn.Linear)
+
+
+@pytest.mark.parametrize(
+    "losses, settled",
+    [
+        ([1.0], False),
+        ([1.0, 0.99, 0.98, 0.975], False),  # before anything is learnt
+        ([1.0, 1.0, 1.0, 1e-1, 1e-2, 1e-3], False),  # learning
+        ([1.0, 1e-1, 1e-3, 1e-3, 9e-4, 8e-4], True),
+        ([1.0, 0.3, 0.3, 0.31, 0.29, 0.3], True),  # down to noise
+        ([5.0, -3.0, -4.9, -5.0], True),  # an energy
+        ([5.0, 1.0, -2.0, -5.0], False),
+    ],
+)
+def test_the_loss_says_when(losses: list[float], settled: bool) -> None:
+    assert has_settled(losses) is settled
+
+
+def test_begins_when_the_loss_has_settled() -> None:
+    net = network()
+    dynamic = DynamicCompression(net, points(), every=2, tol=0.1)
+    assert not any(dynamic.step(epoch, 10.0**-epoch) for epoch in range(5))
+    assert [dynamic.step(epoch, 1e-4) for epoch in range(5, 12)].index(True) == 4  # 10 epochs, the best after 5
+    assert isinstance(net[2], HLinear) and dynamic.first == 9
+
+
 def test_without_an_optimizer_the_caller_is_told() -> None:
     net = network()
-    dynamic = DynamicCompression(net, hrt.Box([-1, -1], [1, 1]), every=2)
+    dynamic = DynamicCompression(net, hrt.Box([-1, -1], [1, 1]), every=2, first=0)
     assert dynamic.step(0, 1.0)
     assert not dynamic.step(1, 1.0)
 

@@ -9,10 +9,13 @@ from hrt.errors import InputError
 from hrt.perf.bench.charts import as_png
 from hrt.perf.networks.burgers import burgers_network
 from hrt.perf.paper import claims, command, data, figures
-from hrt.perf.paper.claims import Finding, matched, verdict
-from hrt.perf.paper.command import PARTS, Part, main, paragraph, write_parts
-from hrt.perf.paper.data import ALGORITHM, AUTO, FLOAT32, PINN, SVD, Setting, Subject, coarse
+from hrt.perf.paper.claims import matched, verdict
+from hrt.perf.paper.command import PARTS, main, write_parts
+from hrt.perf.paper.complexity import Sizes, bound, complexity
+from hrt.perf.paper.data import PINN, Setting, Subject, coarse
+from hrt.perf.paper.propagation import OUTPUT, WEIGHTS, propagation
 from hrt.perf.paper.trained_networks import DENSE, DYNAMIC, PROXIMAL
+from hrt.perf.paper.weight_methods import ALGORITHM, AUTO, FLOAT32, SVD, at_output, network_error
 
 
 def curve(case, method, points):
@@ -38,25 +41,49 @@ def compared(ours):
     return [{"method": m, "family": f, "asked": 1e-3, "bytes": 1, "ratio": r, "error": 1e-4} for m, f, r in known]
 
 
-def raced(low):
-    common = {"case": PINN, "batch": 1, "error": 0.0, "p50_us": 1.0, "p95_us": 1.0, "ratio": 1.2 * low, "high": 2 * low}
-    return [common | {"method": m, "low": low} for m in ("dense float32", "hrt")]
+def raced(low, ours=1.0, scatter=1.1):
+    common = {"case": PINN, "batch": 1, "error": 0.0, "ratio": 1.2 * low, "low": low, "high": 2 * low}
+    times = (("dense float32", 2.0, 1.2), ("svd", 3.0, 1.3), ("hrt", ours, scatter))
+    return [common | {"method": m, "p50_us": t, "p95_us": s * t} for m, t, s in times]
 
 
-def passed_on(output):
-    row = {"weight": "w", "alone": 1e-4, "frobenius": 0.9}
-    return [row | {"method": m, "layer": k, "error": e} for m in (AUTO, SVD) for k, e in ((1, 1e-5), (2, output))]
+def passed_on(output, smaller=True):
+    """Algorithm 1 beside SVD with errors `output` and 1e-3 at equal weights, and smaller or larger at equal outputs."""
+    rows = []
+    for norm in (WEIGHTS, OUTPUT):
+        for method, last, nbytes in ((SVD, 1e-3, 200), (ALGORITHM, output, 100 if smaller else 300)):
+            row = {"bound": norm, "tol": 1e-2, "method": method, "bytes": nbytes, "ratio": 400 / nbytes, "weight": "w"}
+            row |= {"alone": 1e-4, "frobenius": 0.9}
+            rows += [row | {"layer": k, "error": e} for k, e in ((1, 1e-5), (2, 1e-4), (3, last))]
+    return rows
 
 
-def mapped(leaves):
+def fallen(gain):
+    """Losses of k^-1 that every refinement makes fall by another power of `gain`."""
+    return [
+        {"case": "Burgers", "seed": seed, "p": p, "step": k, "loss": (1 + seed) * k ** -(1.0 + gain * p)}
+        for seed in (0, 1)
+        for p in (0, 1, 2)
+        for k in (100.0, 200.0, 400.0, 800.0)
+    ]
+
+
+def grown_to(power, product):
+    """Ranks of 4, bytes of (k n log n)^power, products of n^product."""
+    sides = (512, 1024, 2048, 4096)
+    rows = [{"case": "log, 1-D", "n": n, "rank": 4, "build": n**2.0} for n in sides]
+    return [r | {"bytes": bound(r) ** power, "apply_1": r["n"] ** product, "apply_64": r["n"] ** product} for r in rows]
+
+
+def mapped(leaves, angle=1.0):
     maps = {k: [[1.0, 0.5], [0.25, 0.0]] for k in ("W", "H", "E")}
     row = {"case": PINN, "what": "layer", "shape": [4, 4], "error": 1e-3, "ratio": 3.0, "leaves": leaves}
-    return [row | maps]
+    return [row | maps | {"angle": angle, "weighted": 1e-4}]
 
 
 def epochs(method, seed, error, ratio, served):
     """A run of two epochs: its start, and its end with what is stored."""
-    common = {"case": "Burgers", "method": method, "seed": seed}
+    common = {"case": "Burgers", "method": method, "seed": seed, "optimiser": "Adam"}
     start = common | {"step": 0, "loss": None, "seconds": 0.0, "error": 1.0, "ratio": 1.0, "numbers": 100}
     end = start | {"step": 50, "loss": 1e-3, "seconds": 3.0, "error": error, "ratio": ratio}
     known = {"served_bytes": round(400 / served), "served_ratio": served, "served_error": error}
@@ -74,7 +101,14 @@ def drifting(exponent):
     known = {"case": "Burgers", "kernel": "value", "before": {"positive_definite": True}}
     return [
         known
-        | {"bound": b, "seed": s, "tol": t, "drift": (1 + 0.1 * s) * t**e, "after": {"positive_definite": t < 0.05}}
+        | {
+            "bound": b,
+            "seed": s,
+            "tol": t,
+            "achieved": t,
+            "drift": (1 + 0.1 * s) * t**e,
+            "after": {"positive_definite": t < 0.05},
+        }
         for b, e in (("weights", 1.0), ("output", exponent))
         for s in (0, 1)
         for t in (1e-1, 1e-2, 1e-3, 1e-4)
@@ -92,10 +126,19 @@ CASES = [
     (claims.train_and_test, trained(9e-5), "Agrees"),
     (claims.comparison, compared(9.0), "Agrees"),
     (claims.comparison, compared(3.5), "Agrees in part"),
+    (claims.preserved, mapped(ONE, 1.0), "Agrees"),
+    (claims.preserved, mapped(ONE, 1.0) + mapped(ONE, 40.0), "Agrees in part"),
     (claims.speed, raced(1.1), "Agrees"),
-    (claims.speed, raced(0.9), "Does not agree"),
+    (claims.speed, raced(1.1, scatter=1.5), "Agrees in part"),
+    (claims.speed, raced(0.9, 2.5, 1.5), "Does not agree"),
     (claims.propagation, passed_on(9e-4), "Agrees"),
-    (claims.propagation, passed_on(2e-3), "Does not agree"),
+    (claims.propagation, passed_on(9e-4, smaller=False), "Agrees in part"),
+    (claims.propagation, passed_on(2e-3, smaller=False), "Does not agree"),
+    (claims.complexity, grown_to(1.0, 1.2), "Agrees"),
+    (claims.complexity, grown_to(1.0, 2.1), "Agrees in part"),
+    (claims.complexity, grown_to(1.5, 2.1), "Does not agree"),
+    (claims.rates, fallen(1.0), "Agrees"),
+    (claims.rates, fallen(0.2), "Does not agree"),
     (claims.training, grown(DYNAMIC.name, (3e-2, 1e-2), 5.0, 9.0), "Agrees"),
     (claims.training, grown(DYNAMIC.name, (3e-2, 1e-2), 5.0, 3.9), "Does not agree"),
     (claims.training, grown(DYNAMIC.name, (3e-2, 2e-2), 5.0, 9.0), "Does not agree"),
@@ -142,7 +185,9 @@ def test_matched_takes_the_smallest_rival_that_is_no_worse():
         (figures.train_and_test, trained(2e-4)),
         (figures.comparison, compared(9.0)),
         (figures.speed, raced(1.1)),
-        (figures.propagation, [*passed_on(0.0), *passed_on(1e-3)]),
+        (figures.propagation, [r | {"error": 0.0} if r["method"] == SVD else r for r in passed_on(0.0)]),
+        (figures.rates, fallen(0.1)),
+        (figures.complexity, grown_to(1.0, 1.2)),
         (figures.training, grown(DYNAMIC.name, (0.1, 0.1), 0.1, 9.0) + epochs(DYNAMIC.name, 2, 0.1, 0.1, 9.0)),
         (figures.regulariser, grown(PROXIMAL.name, (1e-2, 3e-2), 1.0, 9.0)),
         (figures.kernel, [*drifting(0.5), drifting(1.0)[0] | {"drift": 0.0}]),
@@ -154,11 +199,9 @@ def test_pictures_come_of_the_rows_alone(draw, rows, tmp_path):
     assert (tmp_path / "x.png").stat().st_size > 5000 and json.dumps(rows) == before
 
 
-def test_every_part_has_its_paragraph():
-    assert len({p.name for p in PARTS}) == len(PARTS) == 9
-    part = Part("x", "X", "the claim", lambda s: [], lambda r: None, lambda r: Finding("Agrees", "Measured: 3."))
-    text = paragraph(part, [])
-    assert "Published: the claim. Measured: 3. **Agrees.**" in text and "(x.png)" in text
+def test_no_line_is_drawn_through_two_points():
+    assert [figures.joined(range(k), range(k)) for k in (1, 2, 3)] == ["", "", "-"]
+    assert figures.joined([1, 2, 2], [3, 4, 4]) == "", "two places, however often"
 
 
 def test_coarse_maps_keep_the_mean_square():
@@ -173,22 +216,46 @@ def subject():
     """Of a small network in the place of the committed one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load_burgers", lambda: burgers_network(16).eval())
-        small = Subject(Setting((1e-3,), (0.1, 1e-3), 64, (1, 8), 3, 1000, 1000))
+        small = Subject(Setting((1e-3,), (0.1, 1e-3), (1e-3,), 64, (1, 8), 3, 1000, 1000))
         assert small.net.layers[0].out_features == 16
         return small
 
 
-def test_a_real_run_writes_pictures_figures_and_paragraphs(subject, tmp_path, monkeypatch):
+def test_a_real_run_writes_pictures_and_figures(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "Subject", lambda setting: subject)
-    chosen = [p for p in PARTS if p.name not in ("comparison", "speed", "training", "regulariser", "kernel")]
-    paragraphs = write_parts(subject.setting, tmp_path, chosen)
-    assert len(paragraphs) == 4
-    text = (tmp_path / "claims.md").read_text()
-    assert all(p in text for p in paragraphs) and "only its two abstracts could be read" in text
+    slow = ("comparison", "speed", "complexity", "rates", "training", "snapshot", "regulariser", "kernel")
+    chosen = [p for p in PARTS if p.name not in slow]
+    shown, known = write_parts(subject.setting, tmp_path, chosen)
+    assert len(shown) == 4 and known["commit"]
     for part in chosen:
         body = json.loads((tmp_path / f"{part.name}.json").read_text())
         assert body["rows"] and body["facts"]["commit"]
         assert (tmp_path / f"{part.name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_complexity_measures_every_kernel():
+    rows = complexity(Sizes((64, 128, 256)))
+    assert len({r["case"] for r in rows}) == 4 and all(r["bytes"] <= 4 * r["n"] ** 2 for r in rows)
+    (log,) = [r for r in rows if r["case"] == "log, 1-D" and r["n"] == 256]
+    assert log["bytes"] < 0.5 * 4 * 256**2 and 0 < log["rank"] < 64 and min(log["build"], log["apply_1"]) > 0
+
+
+def test_angles_and_weighted_errors():
+    w = torch.diag(torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64))
+    turned = w.clone()
+    turned[:2] = w[:2].flip(0)  # the first two outputs change places: the space of both stays
+    assert data.widest_angle(w, turned, 2) == pytest.approx(0, abs=1e-6)
+    assert data.widest_angle(w, turned, 1) == pytest.approx(90)
+    seen = torch.diag(torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
+    assert data.weighted_difference(w + 0.8 * seen, w, seen) == pytest.approx(0.1)
+    assert data.weighted_difference(w + 0.8 * seen, w, torch.eye(4, dtype=torch.float64) - seen) == 0
+
+
+def test_algorithm_1_meets_the_output_error(subject):
+    nbytes, weights = at_output(subject.problem, ALGORITHM, 1e-2)
+    assert network_error(subject.problem, weights) <= 1e-2
+    tighter, _ = at_output(subject.problem, ALGORITHM, 1e-4)
+    assert nbytes <= tighter
 
 
 @pytest.mark.slow
@@ -197,7 +264,7 @@ def test_speed_and_bytes_are_those_of_the_harness_methods(subject, monkeypatch):
     assert {(r["case"], r["batch"]) for r in rows} == {(c, b) for c in (PINN, subject.operator) for b in (1, 8)}
     for r in rows:
         assert r["low"] <= r["ratio"] <= r["high"] and (r["method"] != "dense float32" or r["ratio"] == 1)
-        assert r["error"] <= (1e-6 if r["method"] == "dense float32" else 1.2e-3)
+        assert r["error"] <= (1e-6 if r["method"] == "dense float32" else 1.2 * data.TIMED_AT)
     methods = {name: data.METHODS[name] for name in ("svd", "pruned, magnitude")}
     monkeypatch.setattr(data, "METHODS", methods)
     svd, pruned = data.comparison(subject)
@@ -206,11 +273,14 @@ def test_speed_and_bytes_are_those_of_the_harness_methods(subject, monkeypatch):
 
 
 def test_layers_together_give_the_networks_error(subject):
-    rows = data.propagation(subject)
-    last = {r["method"]: r["error"] for r in rows if r["layer"] == 5}
-    assert last[AUTO] == pytest.approx(data.output_error(subject, subject.middle), rel=0.01)
-    assert last[SVD] <= 1e-3 and last[AUTO] <= 1.5e-3  # few points calibrate here: the promise is tested elsewhere
+    rows = propagation(subject)
+    last = {(r["bound"], r["method"]): r["error"] for r in rows if r["layer"] == 5}
+    assert len(last) == 6 and {r["tol"] for r in rows} == {1e-3}
+    assert last[OUTPUT, AUTO] == pytest.approx(data.output_error(subject, subject.middle), rel=0.01)
+    assert last[OUTPUT, SVD] <= 1e-3 and last[OUTPUT, ALGORITHM] <= 1e-3
+    assert last[OUTPUT, AUTO] <= 1.5e-3  # few points calibrate here: the promise is tested elsewhere
     assert all(r["error"] == pytest.approx(r["alone"]) for r in rows if r["layer"] == 1)
+    assert all(r["frobenius"] <= 1e-3 * (1 + 1e-9) for r in rows if r["bound"] == WEIGHTS)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_the_residuals_kernel_is_that_of_the_training():
 
 def test_fits_are_made_for_every_bound_and_kernel():
     rows = [
-        {"bound": b, "kernel": k, "tol": t, "drift": s * t**e}
+        {"bound": b, "kernel": k, "tol": 9 * t, "achieved": t, "drift": s * t**e}
         for b, k, e in (("weights", "value", 1.0), ("output", "value", 0.5))
         for t, s in zip((1e-1, 1e-2, 1e-3, 1e-4), (1.0, 1.05, 0.95, 1.0), strict=True)
     ]
@@ -36,17 +36,23 @@ def test_fits_are_made_for_every_bound_and_kernel():
     assert second["exponent"] == pytest.approx(0.5, abs=0.05) and second["verdict"] == "violated"
 
 
+def test_what_two_tolerances_store_alike_is_one_point():
+    rows = [{"bound": "weights", "kernel": "value", "achieved": t, "drift": t} for t in (1e-1, 1e-2, 1e-3)]
+    same = rows[:1] * 5 + rows + [rows[0] | {"achieved": 0.0, "drift": 0.0}]
+    assert [f["points"] for f in (*fits(rows), *fits(same))] == [3, 3] and fits(rows[:2]) == []
+
+
 def test_a_run_measures_prints_and_draws(monkeypatch, tmp_path, capsys):
-    tiny = Setting((1e-1, 1e-2, 1e-3), 6, 1600)  # with 400 rows nothing may hold 1e-1, and the drift is 0
+    tiny = Setting((1e-1, 1e-2, 1e-3, 1e-4), 6, 1600)  # with 400 rows nothing may hold 1e-1, and the drift is 0
     monkeypatch.setattr(Setting, "quick", staticmethod(lambda: tiny))
     monkeypatch.setattr(ntk_study, "load_burgers", lambda: burgers_network(24))
     threads = torch.get_num_threads()
     assert main(["ntk", "--quick", "--out", str(tmp_path / "made")]) == 0
     torch.set_num_threads(threads)
     result = json.loads((tmp_path / "made" / "ntk.json").read_text("utf-8"))
-    assert len(result["tolerance"]) == 3 * 2 * 2 and len(result["fits"]) == 4
+    assert len(result["tolerance"]) == 4 * 2 * 2 and len(result["fits"]) == 4
     for r in result["tolerance"]:
         assert r["verdicts"]["NTK eigenvalues"] in ("holds", "vacuous") and 0 <= r["cosines"][-1] <= 1
-        assert r["bound"] == "output" or r["weight_error"] <= r["tol"]
-    assert "drift <= C tol" in capsys.readouterr().out
+        assert r["bound"] == "output" or r["achieved"] <= r["tol"]
+    assert "drift <= C error" in capsys.readouterr().out
     assert (tmp_path / "made" / "ntk.png").read_bytes()[:4] == b"\x89PNG"

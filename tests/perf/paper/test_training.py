@@ -50,6 +50,18 @@ def test_experiments_give_a_figure_for_each_form(name, forms) -> None:
     assert all("ranks" in f.remark for f in figures if f.name == "dynamic")
 
 
+def test_poisson_gives_both_forms_after_the_same_steps() -> None:
+    figures = list(EXPERIMENTS["poisson"](Options(steps=12, width=8, batch=16), 0))
+    assert [(f.name, f.steps, f.ratio) for f in figures] == [("dense", 12, 1.0), ("dynamic", 12, 1.0)]
+    assert figures[0].error == figures[1].error and figures[0].nbytes == 4 * (16 + 72 + 72 + 9)
+
+
+@pytest.mark.slow
+def test_poisson_ends_where_the_dense_network_does_at_a_fourth_of_its_size() -> None:
+    dense, dynamic = EXPERIMENTS["poisson"](Options(), 0)
+    assert dynamic.error <= 1.3 * dense.error and dynamic.ratio >= 4
+
+
 @pytest.mark.slow
 def test_too_few_steps_of_finetuning_are_refused_with_the_error_reached(capsys: pytest.CaptureFixture) -> None:
     """What finetuning gains is tested in tests/training; ten steps cannot bring this network to its tolerance."""
