@@ -190,7 +190,7 @@ def save_layer(folder: Path, name: str, program: Program, tol: float) -> None:
     hrt.CompressedModel(program, hrt.Certificate(tol, "layers", ()), "cuda", 4 * n * n).save(folder / f"{name}.hrt")
     x = torch.randn(ROWS, n, generator=torch.Generator().manual_seed(0))
     h: Any = read(folder / f"{name}.hrt").program.constants["w"]
-    save_file({"x": x, "y": h.apply(x.double())}, folder / f"{name}.safetensors")
+    save_file({"x": x, "y": h.apply(x.double()).contiguous()}, folder / f"{name}.safetensors")
 
 
 def pack_site(folder: Path) -> None:
