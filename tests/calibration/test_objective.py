@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import hrt
 from hrt.calibration.objective import Aim, sobolev_moments
-from hrt.calibration.output_error import output_error
+from hrt.calibration.output_error import RISK, output_error
 from hrt.calibration.samples import Split
 from hrt.capture.network import Captured
 from hrt.capture.torch_export import capture
@@ -208,7 +208,7 @@ def test_a_gpus_arithmetic_is_judged_by_the_worst_of_all(tanh_net) -> None:
     x = rows(400, 6)
     program = capture(tanh_net, [x[:2].float()])
     aim = Aim.of(program, ["d0d0"])
-    found = served_limits(Original(Captured(program), aim, (x,), (x,), Split((x,), (x,), (x,)), 1e-2), program)
+    found = served_limits(Original(Captured(program), aim, (x,), (x,), Split((x,), (x,), (x,)), 1e-2), program, RISK)
     for precision in EMULATED:
         errors = []
         for p, loss in product((program, aim.served(program)), (0.0, LOSS)):
