@@ -62,7 +62,11 @@ class Workers:
     def _start(self) -> Any:
         with open(self.log, "ab") as log:
             pipe = subprocess.PIPE
-            return subprocess.Popen(self.command, stdin=pipe, stdout=log, stderr=log, start_new_session=True)
+            # Unbuffered: the log's last line has to be what was printed last, and a kill must not lose any.
+            environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+            return subprocess.Popen(
+                self.command, stdin=pipe, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
 
     def _last_line(self, begun: int) -> str:
         with open(self.log, "rb") as file:

@@ -171,7 +171,8 @@ match order["step"]:
         ("hang", STOPPED, "was not over after 1 s"),
     ],
 )
-def test_a_step_has_a_process_of_its_own(name, status, remark, tmp_path):
+def test_a_step_has_a_process_of_its_own(name, status, remark, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # which would hide that output is kept back
     workers = Workers([sys.executable, "-c", WORKER], tmp_path / "log.txt")
     try:
         outcome = workers.execute(Step(name, name, 1.0), 1.0 if name == "hang" else 30.0)

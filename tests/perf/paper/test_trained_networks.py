@@ -109,11 +109,10 @@ def test_the_command_writes_the_parts_that_are_asked_for(runs, monkeypatch, tmp_
     monkeypatch.setattr(data, "trained", lambda t: [r for r in runs if t is TINY])
     assert main(["figures", "--quick", "--out", str(tmp_path), "--only", *names]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        [*(f"{n}.json" for n in names), *(f"{n}.png" for n in names), "claims.md"]
+        [*(f"{n}.json" for n in names), *(f"{n}.png" for n in names)]
     )
     for name in names:
         assert json.loads((tmp_path / f"{name}.json").read_text())["rows"]
     shown = capsys.readouterr().out
     titles = {p.name: p.title for p in PARTS}
     assert all(titles[n] in shown for n in names) and titles["speed"] not in shown
-    assert PARTS[0].title not in (tmp_path / "claims.md").read_text()
