@@ -9,12 +9,14 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.export import ExportedProgram
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from hrt.capture.torch_graph import program_of
@@ -28,12 +30,38 @@ BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for consta
 
 # What torch.export says of habits that it cannot follow, and what the caller did.
 PLAIN = {
-    "fake tensor in the exported program constant's list": "it reads .data of a tensor, which the trace does not see; "
-    "use the tensor itself, or .detach()",
     "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if); "
     "keep it a tensor, or make the number once in __init__",
     "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
 }
+HIDDEN = (  # what it says where a graph of autograd or .data kept a step from it
+    "fake tensor in the exported program constant's list",
+    "'Tensor' object has no attribute 'constant'",
+    "functorch tensor",
+)
+DIFFERENTIATES = (
+    "it differentiates inside its forward (by {}), which the trace does not see; let forward return the value that is "
+    "differentiated, and ask for its derivatives by compress(..., derivatives=...)"
+)
+READS_DATA = "it reads .data of a tensor, or hides another step from the trace; use the tensor itself, or .detach()"
+GRADIENTS = {  # by the names of torch's functions
+    "grad": "torch.autograd.grad or torch.func",
+    "backward": "backward()",
+    "_make_dual": "torch.func, forward",
+}
+
+
+class _Gradients(TorchFunctionMode):
+    """Notes what is called of GRADIENTS, in words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = GRADIENTS.get(getattr(func, "__name__", ""))
+        self.names += [name] if name else []
+        return func(*args, **(kwargs or {}))
 
 
 def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Program:
@@ -158,17 +186,30 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Exp
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
     try:
         with inference(net), quiet():
-            return torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
+            graph = torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
+        if any(isinstance(c, Tensor) and is_functorch_wrapped_tensor(c) for c in graph.constants.values()):
+            raise ValueError("a functorch tensor without numbers was taken for a constant")  # see HIDDEN
+        return graph
     except Exception as error:
         lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]
         cause = ". ".join([line for line in lines if line][:2]) or type(error).__name__
         cause = next((plain for sign, plain in PLAIN.items() if sign in str(error)), cause)
+        if any(sign in str(error) for sign in HIDDEN):
+            cause = _hidden_step(net, rows)
         raise CaptureError(
             f"torch.export could not trace {type(net).__name__} with inputs of shapes "
             f"{[('batch', *x.shape[1:]) for x in example]}{_culprit(error, net)}: {cause}. "
             "Every input needs a leading batch dimension of any size, and its rows must not touch each other; control "
             "flow must not depend on the data (torch.maximum, clamp or a smooth blend may say the same)."
         ) from error
+
+
+def _hidden_step(net: nn.Module, rows: Sequence[Tensor]) -> str:
+    """Which step the trace did not see: the network is run once more, on copies of its buffers, to find out."""
+    buffers = {k: b.clone() for k, b in net.named_buffers()}
+    with inference(net), quiet(), suppress(Exception), _Gradients() as gradients:
+        torch.func.functional_call(net, buffers, tuple(rows))
+    return DIFFERENTIATES.format(gradients.names[0]) if gradients.names else READS_DATA
 
 
 def _culprit(error: Exception, net: nn.Module) -> str:

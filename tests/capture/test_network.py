@@ -164,7 +164,29 @@ def test_a_number_made_of_weights_is_folded() -> None:
     assert torch.allclose(program.run([ROWS.double()])[0].float(), net(ROWS.float()), rtol=1e-4, atol=1e-6)
 
 
+def sloped(x: torch.Tensor, backward: bool = False) -> torch.Tensor:
+    """The derivative of tanh by autograd."""
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        total = torch.tanh(x).sum()
+        if not backward:
+            return torch.autograd.grad(total, x)[0]
+        total.backward()
+        assert x.grad is not None
+        return x.grad
+
+
+def of_rows(transform):
+    return torch.func.vmap(transform(lambda v: torch.tanh(v).sum()))
+
+
+DIFFERENTIATES = r": it differentiates inside its forward \(by {}.*ask for its derivatives by compress\(.*derivatives="
 HABITS = {
+    "autograd": (sloped, DIFFERENTIATES.format(r"torch\.autograd\.grad")),
+    "backward": (lambda x: sloped(x, backward=True), DIFFERENTIATES.format("backward")),
+    "grad": (lambda x: torch.func.grad(lambda v: torch.tanh(v).sum())(x), DIFFERENTIATES.format(".*torch.func")),
+    "grad of rows": (of_rows(torch.func.grad), DIFFERENTIATES.format(".*torch.func")),
+    "jacfwd of rows": (of_rows(torch.func.jacfwd), DIFFERENTIATES.format("torch.func, forward")),
     "data": (lambda x: x.data * 2, r"reads \.data of a tensor.*\.detach\(\)"),
     "float": (lambda x: x * float(x.max()), "Op max|makes a Python number"),
     "numpy": (lambda x: torch.from_numpy(x.detach().numpy()), "leaves torch for numpy; use torch's functions"),
