@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import numpy as np
 from hrt.calibration.samples import Box
 from hrt.errors import HrtError, InputError, reason, shown
 from hrt.program.names import unique_name
+from hrt.support.arrays import checked_whole
 from hrt.support.atomic_files import replacing, usable
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".csv")
+FRACTION_MARKS = ".eEnN"  # one of them is in every number that is not written as a whole one: 1.0, 1e3, nan, inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +37,14 @@ def read_array(path: Path) -> np.ndarray:
 
 def read_table(path: Path) -> Table:
     """Numbers from .npy, .npz (its only array) or .csv (one row a sample, below names or not), (rows, ...)."""
-    columns: tuple[str, ...] = ()
+    columns, is_whole = (), False
     if path.suffix not in ARRAY_SUFFIXES:
         raise InputError(f"{path}: found the suffix {path.suffix!r}. Expected one of {', '.join(ARRAY_SUFFIXES)}.")
     if not usable(path).is_file():
         raise InputError(f"{path} does not exist.")
     try:
         if path.suffix == ".csv":
-            columns, data = _read_csv(path)
+            columns, data, is_whole = _read_csv(path)
         else:
             data = np.load(path, allow_pickle=False)
         if isinstance(data, np.lib.npyio.NpzFile):
@@ -55,12 +58,14 @@ def read_table(path: Path) -> Table:
         raise InputError(f"{path} cannot be read as numbers: {reason(error)}.") from error
     if data.ndim < 2 or data.dtype.kind not in "fiu":
         raise InputError(f"{path}: found {data.dtype} of shape {data.shape}. Expected numbers, one row a sample.")
+    if is_whole or data.dtype.kind in "iu":
+        checked_whole(data, f"number in {path}")
     return Table(data if data.dtype.kind == "f" else data.astype(np.float64), columns)
 
 
-def _read_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names in the first line, where no field of it is a number, and the numbers below. # begins a comment. Commas
-    separate, or semicolons or tabs where the first line has no comma.
+def _read_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray, bool]:
+    """The names in the first line, where no field of it is a number, the numbers below, and whether all are written as
+    whole ones. # begins a comment. Commas separate, or semicolons or tabs where the first line has no comma.
     """
     names, skip, separator = (), 0, ","
     with open(path, newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
@@ -87,7 +92,9 @@ def _read_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
         raise InputError(
             f"{path}: found {len(names)} names of columns above {data.shape[1]} columns. Expected as many."
         )
-    return names, data
+    with open(path, encoding="utf-8-sig") as file:
+        texts = (line.partition("#")[0] for line in islice(file, skip, None))
+        return names, data, not any(mark in text for text in texts for mark in FRACTION_MARKS)
 
 
 def _is_number(text: str) -> bool:

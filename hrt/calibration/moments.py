@@ -145,13 +145,36 @@ def _with_probes(program: Program, chunk: Sequence[Tensor], seen: list[tuple[Nod
     probed = replace(program, nodes=tuple(nodes), constants={**program.constants, **extra})
 
     def observe(node: Node, arguments: tuple[Any, ...]) -> None:
+        for argument in arguments:
+            if isinstance(argument, Tensor) and argument.requires_grad:
+                argument.register_hook(_finite)
         if node.name in probes:
             linear, probe = probes[node.name]
-            seen.append((linear, arguments[0].detach(), probe))
+            seen.append((linear, _checked(arguments[0].detach(), linear, program), probe))
 
     with torch.enable_grad():
         # the probes must not be cast: constants of another dtype would be copies
         return list(probed.run(chunk, observe=observe))
+
+
+def _finite(slope: Tensor) -> Tensor:
+    """The slope, 0 where it is NaN or infinite: where a value within overflows and the output does not, as in
+    1 / (1 + exp(1000)), the output does not move, and autograd has 0 times infinity.
+    """
+    return slope if bool(torch.isfinite(slope.sum())) else torch.where(torch.isfinite(slope), slope, 0.0)
+
+
+def _checked(x: Tensor, linear: Node, program: Program) -> Tensor:
+    """What a weight multiplies. Raises InputError where it is not finite: no error of the weight can be told then."""
+    if bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()):
+        return x
+    before = next((n for n in program.nodes if n.name == linear.inputs[0]), None)
+    origin = f"{before.op} ({before.name})" if before else linear.inputs[0]
+    raise InputError(
+        f"Found NaN or infinite values of {origin}, which the weight {linear.inputs[1]} multiplies, on "
+        f"{int((~torch.isfinite(x.flatten(1))).any(1).sum()):,} calibration inputs, though the outputs are finite. "
+        "Expected values that do not overflow: bound them (torch.clamp) before this layer, or leave such inputs out."
+    )
 
 
 def evaluate(program: Program, inputs: Sequence[Tensor], constants: dict[str, Any] | None = None) -> Tensor:

@@ -60,7 +60,8 @@ def compress_matrix(
         column_points: likewise (n, d).
         ordering: "natural", "coordinates", "gram" (by Gram angles), or "auto": the smallest result of these; of a large
             matrix only those are tried that may be smallest by a sample of rows and columns.
-        storage: "float32", "float16", "bfloat16", "int8", or "auto": chosen per group of directions.
+        storage: "float32", "float16", "bfloat16", "int8", or "auto": chosen per group of directions. Where
+            none of these holds W within tol in fewer bytes, W becomes one dense leaf, in the last resort of float32.
         min_leaf: smallest block side; by default from the shape.
         seed: same seed, same bytes.
 
@@ -69,7 +70,7 @@ def compress_matrix(
 
     Raises:
         InputError: no matrix, NaN or infinite entries, or a second moment or points that do not fit.
-        ToleranceError: tol is not positive, above 1, or below what the storage can hold.
+        ToleranceError: tol is not positive, above 1, or below what float32 can hold.
 
     Example:
         >>> x = torch.linspace(0, 1, 64)

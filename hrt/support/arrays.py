@@ -48,7 +48,7 @@ def as_array(x: Any, what: str) -> Array:
     A masked array that hides entries is refused: they have no value.
     """
     if type(x) is np.ndarray and x.dtype.kind in "fiu":
-        return x if x.dtype.kind == "f" else _checked_whole(x, what)
+        return x if x.dtype.kind == "f" else checked_whole(x, what)
     if isinstance(x, Tensor):
         return _checked_tensor(x, what)
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
@@ -76,7 +76,7 @@ def as_array(x: Any, what: str) -> Array:
             f"Found a {what} of {array.dtype} ({type(x).__name__}). Expected a tensor or array of real numbers, "
             "floating-point or whole; convert it first."
         )
-    return array if array.dtype.kind == "f" else _checked_whole(array, what)
+    return array if array.dtype.kind == "f" else checked_whole(array, what)
 
 
 def as_tensor(x: Any, what: str) -> Tensor:
@@ -110,10 +110,10 @@ def _checked_tensor(x: Tensor, what: str) -> Tensor:
         )
     if x.is_complex() or x.dtype == torch.bool:
         raise InputError(f"Found a {what} of {x.dtype}. Expected real numbers, floating-point or whole; convert it.")
-    return _checked_whole(x.detach(), what)
+    return checked_whole(x.detach(), what)
 
 
-def _checked_whole(x: Whole, what: str) -> Whole:
+def checked_whole(x: Whole, what: str) -> Whole:
     """Whole numbers, if float32, in which networks are served, holds all of them. Raises InputError."""
     largest = max((abs(int(f())) for f in (x.max, x.min)), default=0) if math.prod(x.shape) else 0
     if largest > LARGEST_WHOLE:

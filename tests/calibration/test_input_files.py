@@ -124,3 +124,25 @@ def test_decimal_commas_are_named(tmp_path):
     path.write_text("1,5;2,5\n")
     with pytest.raises(InputError, match=r"found '5;2' beside numbers.*Commas and ';' stand in it: are commas decimal"):
         read_table(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_whole_numbers_that_float32_leaves_out_are_refused(suffix, tmp_path):
+    path = tmp_path / f"x{suffix}"
+    for largest, refused in ((2**24, False), (2**24 + 1, True), (-(2**24) - 1, True)):
+        x = np.array([[largest, 2, 3, 4]])
+        if suffix == ".csv":
+            np.savetxt(path, x, fmt="%d", delimiter=",", header="e,n,f,a", comments="")
+        else:
+            (np.save if suffix == ".npy" else np.savez)(path, x)
+        if refused:
+            with pytest.raises(InputError, match=r"whole number in .*16,777,217\. Expected at most 16,777,216"):
+                read_table(path)
+        else:
+            assert np.array_equal(read_array(path), x)
+
+
+@pytest.mark.parametrize("text", ["16777217.0,2\n", "16777217,.5\n", "1,2\n16777217,1E0 # rest\n"])
+def test_a_file_of_floats_may_hold_any(text, tmp_path):
+    (tmp_path / "x.csv").write_text(text)
+    assert read_array(tmp_path / "x.csv").max() == 2**24 + 1

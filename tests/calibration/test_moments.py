@@ -143,3 +143,53 @@ def test_what_cannot_fit_into_memory_is_refused_beforehand(monkeypatch):
         layer_moments(program, [torch.rand(2, 3000)])
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=6 * 8 * 3000**2))
     assert set(layer_moments(program, [torch.rand(2, 3000, dtype=torch.float64)])) == {"w"}
+
+
+class Within(nn.Module):
+    """A network of one hidden layer between two given functions."""
+
+    def __init__(self, activation, outer=lambda y: y):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.activation, self.outer = nn.Linear(4, 32), nn.Linear(32, 2), activation, outer
+
+    def forward(self, x):
+        return self.outer(self.b(self.activation(self.a(x))))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda h: 1 / (1 + torch.exp(-400 * h)),
+        lambda h: torch.tanh(h / 0.0),
+        lambda h: torch.sigmoid(torch.exp(1000 * h)),
+    ],
+    ids=["sigmoid", "sign", "step"],
+)
+def test_an_infinite_value_within_a_finite_network_leaves_the_moments_finite(activation):
+    net, x = Within(activation), torch.randn(1000, 4, generator=torch.Generator().manual_seed(1))
+    assert bool(net(x).isfinite().all())
+    moments = layer_moments(capture(net, (x,)), (x.double(),))
+    for m in moments.values():
+        assert all(bool(t.isfinite().all()) for t in (m.mean, m.second, m.covariance, m.left))
+    model = hrt.compress(net, inputs=x, tol=1e-2, progress=False)
+    y = net.double()(x.double()).detach()
+    assert float((model.predict(x) - y).norm() / y.norm()) <= 1e-2
+
+
+def test_slopes_are_kept_beside_those_that_overflow():
+    stable, by_hand = (Within(f) for f in (lambda h: torch.sigmoid(400 * h), lambda h: 1 / (1 + torch.exp(-400 * h))))
+    x = torch.randn(500, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert bool(torch.exp(-400 * stable.double().a(4 * x)).isinf().any()), "some overflow in float64"
+    expected, actual = (layer_moments(capture(net.double(), (x,)), (4 * x,)) for net in (stable, by_hand))
+    for name, m in expected.items():
+        torch.testing.assert_close(actual[name].left, m.left)
+
+
+def test_infinite_inputs_of_a_weight_are_named():
+    net = Within(torch.exp, torch.sigmoid)
+    net.b.weight.data.abs_()
+    x = torch.full((100, 4), 1e4) * torch.rand(100, 1)
+    net.a.weight.data.abs_()
+    with pytest.raises(hrt.InputError, match=r"infinite values of exp.*b\.weight.*torch\.clamp"):
+        hrt.compress(net, inputs=x, progress=False)

@@ -192,3 +192,12 @@ def test_what_holds_no_dense_numbers_is_refused(wrong, words):
         hrt.compress_matrix(wrong)
     with pytest.raises(hrt.InputError):
         hrt.compress_matrix(np.eye(4), second_moment=wrong if wrong is not None else "x")
+
+
+def test_a_storage_too_coarse_for_the_tolerance_gives_way_to_float32():
+    w = torch.randn(20, 20, generator=torch.Generator().manual_seed(0))
+    for storage in ("int8", "float16", "bfloat16"):
+        h = hrt.compress_matrix(w, tol=1e-5, storage=storage)
+        assert h.error(w) <= 1e-5 and h.nbytes == 4 * w.numel() and h.leaves[0].dense.dtype == torch.float32
+    with pytest.raises(hrt.ToleranceError, match="dense float32 has error"):
+        hrt.compress_matrix(w.double() / 3, tol=1e-9, storage="int8")
