@@ -223,11 +223,15 @@ def search_error(original: Original, program: Program) -> OutputError:
 def halvable(program: Program, storages: tuple[str, ...]) -> frozenset[str]:
     """The biases that float16, if it is one of `storages`, can hold."""
     biases = {n.inputs[2]: program.constants[n.inputs[2]] for n in program.linear_nodes if len(n.inputs) == 3}
-    sizes = {name: largest_entry(c) for name, c in biases.items() if isinstance(c, Tensor)}
-    wide = ("float32",)
-    return frozenset(k for k, s in sizes.items() if "float16" in storages and usable_storages(("float16",), s) != wide)
+    return frozenset(k for k, c in biases.items() if "float16" in storages and isinstance(c, Tensor) and _fits_half(c))
 
 
 def halves(constants: Mapping[str, Constant], names: frozenset[str]) -> dict[str, Constant]:
-    """The tensors among `constants` with these names, in float16."""
-    return {k: c.half() for k, c in constants.items() if k in names and isinstance(c, Tensor)}
+    """The tensors among `constants` with these names, in float16 where it can hold them: an error's mean may have made
+    a bias larger than it was.
+    """
+    return {k: c.half() for k, c in constants.items() if k in names and isinstance(c, Tensor) and _fits_half(c)}
+
+
+def _fits_half(c: Tensor) -> bool:
+    return usable_storages(("float16",), largest_entry(c)) != ("float32",)

@@ -54,6 +54,9 @@ class Entry:
 class DynamicCompression:
     """Compress a network while it is trained: call `step(epoch, loss)` after every epoch of a plain loop.
 
+    A change moves a layer's output by `tol`, whatever the loss allows: one far below, or of derivatives, jumps, with
+    L-BFGS by up to 10^4, and takes some twenty epochs to fall again. Leave it these: call no `step` near the end.
+
     Args:
         net: its nn.Linear layers are replaced in place by HLinear where that is smaller. Layers that share a weight,
             are the same module in several places, or are not trained, stay as they are.
@@ -66,7 +69,7 @@ class DynamicCompression:
             quarter of its fall (of its logarithm) was in the last half of the epochs: what a network drops before it
             has found its solution, it lacks later.
         tol: of every layer's output, relative L2, at first. It falls with the square root of the best loss so far.
-        finest: the tolerance falls no further than to this.
+        finest: the tolerance falls no further than to this. Lower, a late change costs less, and saves less.
         schedule: instead, best loss -> tolerance.
         seed: of the rows drawn from a box, and of the directions that are added.
 

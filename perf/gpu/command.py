@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hrt.errors import HrtError, InputError
 from hrt.perf.gpu.budget import DONE, FAILED, SKIPPED, Outcome, Step, run_steps
+from hrt.perf.gpu.layout import check_packages, enter, lay_out
 from hrt.perf.gpu.pack import FOLDER, KERNELS, ROOT, Pack, refuse, source_digest, unpack_kernels
 from hrt.perf.gpu.plan import SILENT, STEPS, STUB, TRIAL
 from hrt.perf.gpu.record import NAME, Record
@@ -48,12 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (HrtError, RefusedError) as error:
         print(f"{PROGRAM}{' '.join(str(error).split())}", file=sys.stderr)
         return MISTAKE
-    except ModuleNotFoundError as error:
-        print(
-            f"{PROGRAM}{error.name} is not installed. Expected a Python with torch, Triton, NumPy and SciPy.",
-            file=sys.stderr,
-        )
-        return MISTAKE
     except KeyboardInterrupt:
         print(f"{PROGRAM}interrupted; what was written so far stays", file=sys.stderr)
         return INTERRUPTED
@@ -69,6 +64,7 @@ def run_all(args: argparse.Namespace) -> int:
     begun = time.monotonic()
     if not 0 < args.budget < math.inf:
         raise InputError(f"Found a budget of {args.budget:g} s. Expected a positive number of seconds.")
+    check_packages()
     pack = Pack.open(args.pack)
     mismatches = pack.mismatches({"sources": source_digest()})
     refuse(mismatches, args.anyway)
@@ -82,6 +78,7 @@ def run_all(args: argparse.Namespace) -> int:
 
 def carry_out(args: argparse.Namespace, record: Record, begun: float) -> int:
     """The steps that fit into the budget, which began at `begun`. Returns the exit status."""
+    lay_out()
     if os.environ.get(STUB):
         os.environ["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{ROOT / 'tests'}"
     command = [sys.executable, str(ROOT / "perf" / "gpu"), "worker", "--out", str(args.out), "--pack", str(args.pack)]
@@ -109,6 +106,7 @@ def carry_out(args: argparse.Namespace, record: Record, begun: float) -> int:
 
 def work(args: argparse.Namespace) -> int:
     """Carry out one step: import what it takes, wait to be told, do it. The status is of `hrt.perf.gpu.workers`."""
+    enter()
     if os.environ.get(STUB):
         import_module("stub_card").install(answers=os.environ[STUB] != SILENT)
         import_module("hrt.perf.gpu.launchers").install()
@@ -137,6 +135,7 @@ def work(args: argparse.Namespace) -> int:
 
 def make_pack(args: argparse.Namespace) -> int:
     """See `hrt.perf.gpu.fill_pack`."""
+    enter()
     from hrt.perf.gpu.fill_pack import fill
 
     fill(args.out)

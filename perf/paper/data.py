@@ -70,8 +70,9 @@ class Setting:
     def quick() -> "Setting":
         sweep = tuple(10.0**-k for k in range(1, 5))
         return Setting(
-            (1e-1, 1e-2, 1e-3), sweep, (1e-1, 1e-2, 1e-3), 256, (1, 16, 256), 6, 4_000, 4_000, Training.quick()
-        )
+            (1e-1, 1e-2, 1e-3), sweep, (1e-1, 1e-2, 1e-3), 256, (1, 16, 256), 6, 4_000, 4_000,
+            Training.quick(), Descent.quick(), Sizes.quick(),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -300,4 +300,5 @@ def _spread(axes: Any, rows: Rows, x: str, y: str, **style: Any) -> None:
 
 
 def _seeds(rows: Rows) -> str:
-    return f"mean of {len(distinct(rows, 'seed'))} seeds, bars from the least to the greatest"
+    count = len(distinct(rows, "seed"))
+    return f"mean of {count} seeds, bars from the least to the greatest" if count > 1 else "one seed"

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import hrt
 from hrt.calibration.datasets import STREAMED
-from hrt.calibration.samples import BOX_NUMBERS, as_samples, sample_boxes
+from hrt.calibration.samples import BOX_NUMBERS, as_samples, distinct, sample_boxes
 from hrt.tangent_kernel.ntk import as_points
 
 X = torch.rand(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -162,3 +162,12 @@ class TestWideBoxes:
         Engine.MAXDIM = 21201
         sample_boxes([hrt.Box([0] * 20000, [1] * 20000)], 16384, 0)
         assert drawn == [2048] and BOX_NUMBERS >= 2048 * 20000
+
+
+def test_values_that_inputs_often_have_stay_and_copied_rows_go():
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(60, 2, generator=g).double()
+    dry = torch.cat([x, torch.zeros(40, 2, dtype=torch.float64)])[torch.randperm(100, generator=g)]
+    assert torch.equal(distinct((dry,))[0], dry), "an atom of the distribution"
+    assert len(distinct((x.repeat(3, 1),))[0]) == 60 and len(distinct((torch.cat([x, x[:20]]),))[0]) == 60, "copies"
+    assert len(distinct((dry.repeat(2, 1),))[0]) == 60 + 80, "copies go, the atom keeps the weight that copying gave it"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,17 +135,40 @@ def test_without_a_device_there_is_one_line_and_status_2(small_pack, tmp_path):
     assert read(tmp_path / "gpu.json")["steps"]["smoke"]["status"] == FAILED
 
 
-def test_a_python_without_torch_is_said(small_pack, tmp_path):
-    """`-S` leaves installed packages out, but for the one that `import hrt` takes, which is packed."""
-    import lazy_loader
+@pytest.fixture
+def bare(tmp_path):
+    """Run the command of a copy of this checkout by its path, with the standard library alone."""
+    for name in ("hrt", "kernels", "export", "perf"):
+        shutil.copytree(ROOT / name, tmp_path / "tree" / name, ignore=shutil.ignore_patterns("__pycache__", "*.js"))
 
-    (tmp_path / "lazy_loader").symlink_to(os.path.dirname(lazy_loader.__file__))
-    command = [sys.executable, "-S", str(ROOT / "perf" / "gpu"), "worker", "--step", "smoke", "--out", str(tmp_path)]
-    done = subprocess.run(
-        command, env=PLAIN | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "is not installed. Expected a Python with torch" in done.stderr
+    def run(*arguments):
+        command = [sys.executable, "-S", str(tmp_path / "tree" / "perf" / "gpu"), *map(str, arguments)]
+        done = subprocess.run(command, env=PLAIN | {"PYTHONPATH": ""}, capture_output=True, text=True, timeout=100)
+        assert not (tmp_path / "tree" / "build").exists()  # no step was run
+        return done
+
+    return run
+
+
+def test_help_and_report_need_the_standard_library_alone(bare, tmp_path):
+    for arguments in (["--help"], ["run", "--help"]):
+        done = bare(*arguments)
+        assert done.returncode == 0 and done.stdout.startswith("usage: hrt.perf.gpu") and not done.stderr
+    record = Record.start(tmp_path, {"commit": "c" * 40})
+    record.note(STEPS[0], None)
+    done = bare("report", record.path)
+    assert done.returncode == 0 and "smoke: cut off while it ran" in done.stdout and not done.stderr
+    (tmp_path / "other.json").write_text("{}")
+    done = bare("report", tmp_path / "other.json")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "is no record of a run on a GPU" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["run"], ["worker", "--step", "smoke"], ["pack"]])
+def test_a_python_without_torch_is_said(bare, command, tmp_path):
+    done = bare(*command, "--out", tmp_path / "out")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    message = "Not installed: torch, triton, numpy, scipy. Expected a Python with torch, Triton, NumPy and SciPy."
+    assert done.stderr == f"hrt.perf.gpu: {message}\n"
 
 
 WORKER = """

@@ -240,6 +240,11 @@ def test_complexity_measures_every_kernel():
     assert log["bytes"] < 0.5 * 4 * 256**2 and 0 < log["rank"] < 64 and min(log["build"], log["apply_1"]) > 0
 
 
+def test_quick_is_quick_in_every_part():
+    quick, full = Setting.quick(), Setting()
+    assert all(getattr(quick, name) != getattr(full, name) for name in vars(full) if name != "through")
+
+
 def test_angles_and_weighted_errors():
     w = torch.diag(torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64))
     turned = w.clone()
