@@ -28,7 +28,7 @@ from hrt.program.program import Program, program_nbytes
 
 GOALS = (1.0, 0.85, 0.6, 0.35, 0.15, 0.05, 0.015, 0.004, 0.001)  # of chains, over the tolerance's clear part
 SPENT = 0.8  # of the error probability that is left, by each chain: most end with the first
-CLEAR = 5.0  # of the excess of a limit over its error: a chain starts so far from the tolerance
+CLEAR = 3.0  # of the excess of a limit over its error: a chain starts so far from the tolerance
 LOOSENED = (1.1, 1.15, 1.2, 1.3, 1.5, 2.0)  # over the last limit that held: goals of the searches that fill gaps
 GAP = 1.1  # of limits on the search rows; a next candidate beyond it is worth a search for a nearer one
 NEARER = 0.99  # of the next candidate's limit, so that the search finds another
