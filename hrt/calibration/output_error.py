@@ -106,8 +106,10 @@ def _limits(e2: Tensor, y2: Tensor, risk: float) -> tuple[Tensor, Tensor]:
         skew = torch.where(spread > 0, skew, 0.0).clamp_min(0)
         t = float(stdtrit(rows - 1, 1 - risk))
         t = t + skew * (1 + 2 * t * t) / (6 * math.sqrt(rows))
-        fading = min(1.0, max(0.0, math.log(MANY / rows) / math.log(MANY / FEW)))
-        beyond = 1 / (1 - (STEEPER * (_tail(e2) - LIGHT)).clamp(0, fading * HEAVIEST))
+        fading = min(1.0, math.log(MANY / rows) / math.log(MANY / FEW))
+        # searches ask for thousands of limits, most of many rows
+        steep = (STEEPER * (_tail(e2) - LIGHT)).clamp(0, fading * HEAVIEST) if fading > 0 else 0.0
+        beyond = 1 / (1 - steep)
         upper2 = ratio + (t * spread * math.sqrt(rows) + (math.log(1 / risk) * beyond - 1) * e2.amax(0)) / scale
     is_wrong = (scale == 0) | ~torch.isfinite(total)
     values, limits = (torch.where(is_wrong, torch.inf, v.sqrt()) for v in (ratio, upper2))

@@ -138,7 +138,10 @@ class HMatrix:
 
     @guarded_values
     def apply(self, x: Array) -> Array:
-        """Multiply: y = x W^T.
+        """Multiply: y = x W^T, with gradients by x alone (`HLinear` is what is trained).
+
+        The first product of a type prepares the numbers for the next ones: leaves that are changed in place afterwards
+        are not seen.
 
         Args:
             x: (batch, n), floating point. float64 computes in float64, other types in float32.
