@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import hrt
 from hrt.certificate.certificate import Certificate, LayerRecord
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.model.artifact import DIGEST
@@ -182,3 +183,12 @@ def mixed_bytes() -> bytes:
 @cache
 def small_bytes() -> bytes:
     return file_bytes(linear_model(any_hmatrix(5, 6, 5, depth=2, ordered=True)))
+
+
+def small_network_for_a_card():
+    """A network compressed for CUDA, 64 rows, and what the original answers to them in float64."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    model = hrt.compress(net, inputs=torch.rand(400, 2) * 2 - 1, tol=1e-2, target="cuda", progress=False)
+    x = torch.rand(64, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        return model, x, net.double()(x.double())

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-import hrt
 from hrt.errors import HrtError
 from hrt.matrix_compression.compress_matrix import compress_for
 from hrt.matrix_compression.request import MatrixRequest
@@ -19,6 +18,7 @@ from hrt.perf.measuring import gpu_timing, provenance
 from hrt.perf.networks.integral_kernels import KERNELS, layer
 from hrt.runtime.capturing import REPLAYS
 
+from models import small_network_for_a_card
 from stub_cuda import CARD, ENQUEUE, GRAPH_LAUNCH, POOL
 
 DEVICE = torch.device("cuda", 0)
@@ -118,11 +118,7 @@ def test_a_layer_beside_dense(subject):
 
 
 def test_a_network_beside_dense():
-    net = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
-    model = hrt.compress(net, inputs=torch.rand(400, 2) * 2 - 1, tol=1e-2, target="cuda", progress=False)
-    x = torch.rand(64, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.no_grad():
-        y = net.double()(x.double())
+    model, x, y = small_network_for_a_card()
     run, written = report()
     assert layers.network(run, "small", model, (x, y), [4]) == []
     methods = {r["method"] for r in written[-1]["rows"]}

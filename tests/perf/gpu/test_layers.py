@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-import hrt
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.matrix_compression.compress_matrix import compress_for
 from hrt.matrix_compression.request import MatrixRequest
@@ -14,6 +13,8 @@ from hrt.perf.gpu.ground import stored_in
 from hrt.perf.gpu.layers import Layer, Limits, Report
 from hrt.perf.measuring import gpu_timing as device
 from hrt.perf.networks.integral_kernels import KERNELS, layer
+
+from models import small_network_for_a_card
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +58,7 @@ def test_every_row_is_checked_and_handed_on(compressed, precision, capsys):
 
 
 def test_a_network_is_checked_and_timed_in_every_form():
-    net = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
-    model = hrt.compress(net, inputs=torch.rand(400, 2) * 2 - 1, tol=1e-2, target="cuda", progress=False)
-    x = torch.rand(64, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.no_grad():
-        y = net.double()(x.double())
+    model, x, y = small_network_for_a_card()
     run, written = report()
     assert layers.network(run, "small", model, (x, y), [4]) == []
     methods = {r["method"] for r in written[-1]["rows"]}
