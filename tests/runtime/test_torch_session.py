@@ -224,7 +224,7 @@ class TestTorchSession:
             session.run([torch.zeros(6 * session.part, 1)])
             return str(peak_bytes() - before)
 
-        # Six parts at once would take five workspaces more; the allocator may hold one piece of an old one beside a new.
+        # Six parts at once would take five workspaces more; the allocator may hold a piece of an old one beside a new.
         text, _ = forked(grown)
         assert session.part * 2 * 512 * 4 <= WORKSPACE and int(text) < WORKSPACE
 
