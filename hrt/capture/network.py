@@ -62,7 +62,7 @@ def _captured(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
             raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")
-        from hrt.capture.onnx_file import opened  # onnx is not imported by those who do not use it
+        from hrt.capture.onnx.file import opened  # onnx is not imported by those who do not use it
 
         network = Captured(*opened(net))
         count = CHECKED_ROWS if network.answers is None else min(CHECKED_ROWS, network.answers.at_once)

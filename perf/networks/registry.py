@@ -20,7 +20,7 @@ import hrt
 from hrt.calibration.input_files import read_array
 from hrt.calibration.moments import evaluate
 from hrt.capture.checkpoints import read_network
-from hrt.capture.onnx_file import read_onnx
+from hrt.capture.onnx.file import read_onnx
 from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError

@@ -20,7 +20,7 @@ from hrt.calibration import Box
 from hrt.calibration.moments import evaluate, layer_moments
 from hrt.calibration.samples import as_samples
 from hrt.capture import capture
-from hrt.capture.onnx_file import read_onnx
+from hrt.capture.onnx.file import read_onnx
 from hrt.certificate import paper_statements as paper
 from hrt.certificate.certificate import HOLDS, VACUOUS, VIOLATED, Statement
 from hrt.certificate.layer_records import block_errors

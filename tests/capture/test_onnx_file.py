@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import hrt
-from hrt.capture.onnx_file import read_onnx
+from hrt.capture.onnx.file import read_onnx
 from hrt.capture.torch_export import capture
 from hrt.export.onnx.check import open_runtime
 from hrt.export.onnx.exporter import export_onnx, to_onnx

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import hrt
-from hrt.capture.onnx_file import opened, read_onnx
+from hrt.capture.onnx.file import opened, read_onnx
 from hrt.errors import CaptureError
 
 from forked import assert_cheap

@@ -14,7 +14,7 @@ import hrt
 from hrt.calibration.moments import evaluate, layer_moments
 from hrt.calibration.output_error import output_error
 from hrt.capture.network import captured_network
-from hrt.capture.onnx_file import opened
+from hrt.capture.onnx.file import opened
 from hrt.model.packing import pack
 from hrt.network_compression.compress import by_output
 from hrt.network_compression.request import CompressionRequest
@@ -173,7 +173,7 @@ def test_the_reference_of_an_onnx_file_is_what_a_runtime_answers(cast_file, runt
 
 
 def test_a_file_that_no_runtime_runs_is_judged_by_our_reading_and_says_so(cast_file, monkeypatch):
-    monkeypatch.setattr("hrt.capture.onnx_file._by_reference", None)
+    monkeypatch.setattr("hrt.capture.onnx.file._by_reference", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     rows = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0))
     certificate = hrt.compress(cast_file, inputs=rows, tol=1e-3, progress=False).certificate

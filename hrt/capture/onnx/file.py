@@ -22,9 +22,9 @@ from onnx.external_data_helper import ExternalDataInfo
 from onnx.reference import ReferenceEvaluator
 
 from hrt.capture.answers import ROWS, RuntimeAnswers
-from hrt.capture.onnx_budgets import CALL_BYTES, FOLDED, RUNTIME_BYTES, WORK, check_expansion
-from hrt.capture.onnx_builder import OnnxBuilder
-from hrt.capture.onnx_operators import LOWERINGS
+from hrt.capture.onnx.budgets import CALL_BYTES, FOLDED, RUNTIME_BYTES, WORK, check_expansion
+from hrt.capture.onnx.builder import OnnxBuilder
+from hrt.capture.onnx.operators import LOWERINGS
 from hrt.errors import CaptureError, first_line, reason
 from hrt.program.check_program import check_program
 from hrt.program.program import Program

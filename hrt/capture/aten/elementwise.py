@@ -1,8 +1,4 @@
-"""How each ATen operator is said in the closed op table. Only this file and the two beside it know ATen's names.
-
-A lowering takes the builder and a call's arguments: a `Ref`, a constant tensor, plain Python values, or None for a
-number that depends on the batch size. What does not depend on the input was folded; shapes are checked afterwards.
-"""
+"""Activations, arithmetic, reductions and normalisation: what computes numbers at their places."""
 
 import math
 from typing import Any
@@ -10,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.aten_products import PRODUCTS
-from hrt.capture.aten_shapes import SHAPES
 from hrt.capture.builder import Builder, Lowering, Ref, axis_of
 
 SOFTPLUS_THRESHOLD = 15.0  # from here on torch's jump, exp(-threshold), is lost in float32's rounding
@@ -178,9 +172,7 @@ def _batch_norm(b: Builder, x: Ref, weight: Any, bias: Any, mean: Any, var: Any,
     return b.emit("add", [b.emit("mul", [x, scale], x.shape), shift], x.shape)
 
 
-LOWERINGS: dict[str, Lowering] = {
-    **SHAPES,
-    **PRODUCTS,
+ELEMENTWISE: dict[str, Lowering] = {
     **{name: _activation(name) for name in ("tanh", "sin", "cos", "sigmoid", "silu", "mish", "relu", "neg", "abs")},
     **{name: _activation(name) for name in ("exp", "log", "sqrt", "reciprocal", "erf", "atan")},
     "gelu": _activation("gelu", approximate="none"),

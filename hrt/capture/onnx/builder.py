@@ -1,4 +1,4 @@
-"""What the lowerings of `hrt.capture.onnx_operators` work with: values by name, and the nodes that they write."""
+"""What the lowerings of `hrt.capture.onnx.operators` work with: values by name, and the nodes that they write."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hrt.capture.builder import ALONG_THE_BATCH
-from hrt.capture.onnx_budgets import EXAMPLE_BYTES, EXAMPLE_PRODUCTS
+from hrt.capture.onnx.budgets import EXAMPLE_BYTES, EXAMPLE_PRODUCTS
 from hrt.capture.weights import check_numbers
 from hrt.errors import CaptureError, first_line
 from hrt.program.check_program import without_numbers, work

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hrt.capture.builder import runs
-from hrt.capture.onnx_builder import ROWS, OnnxBuilder
+from hrt.capture.onnx.builder import ROWS, OnnxBuilder
 from hrt.program.op_table import TABLE
 
 UNARY = {row.onnx: name for name, row in TABLE.items() if row.onnx and row.arity == 1 and row.derivative is not None}

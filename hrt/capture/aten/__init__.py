@@ -1,0 +1,14 @@
+"""How each ATen operator is said in the closed op table, by name. Only this folder knows ATen's names.
+
+A lowering takes the builder and a call's arguments: a `Ref`, a constant tensor, plain Python values, or None for a
+number that depends on the batch size. What does not depend on the input was folded; shapes are checked afterwards.
+"""
+
+from hrt.capture.aten.elementwise import ELEMENTWISE
+from hrt.capture.aten.products import PRODUCTS
+from hrt.capture.aten.shapes import SHAPES
+from hrt.capture.builder import Lowering
+
+LOWERINGS: dict[str, Lowering] = {**SHAPES, **PRODUCTS, **ELEMENTWISE}
+
+__all__ = ["LOWERINGS"]
