@@ -115,7 +115,9 @@ class Program:
 
     def with_constants(self, changed: Mapping[str, Constant]) -> "Program":
         """The same program with some constants replaced; generated ones stay as they are."""
-        return replace(self, constants={**self.constants, **{k: c for k, c in changed.items() if k not in self.generated}})
+        return replace(
+            self, constants={**self.constants, **{k: c for k, c in changed.items() if k not in self.generated}}
+        )
 
     def simplified(self) -> "Program":
         """The same function: constants added to a product become its bias; what no output needs is dropped."""
