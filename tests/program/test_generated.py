@@ -21,8 +21,9 @@ from hrt.program.program import Node, Program, Value, program_nbytes
 from hrt.tangent_kernel.ntk import ntk
 
 
-def recipe_of(n, sign, rows, cols, powers=(0,), norm=0, half=False, real=False):
-    return Recipe(n, sign, norm, half, runs_of(rows), runs_of(cols), tuple(powers), real)
+def recipe_of(n, sign, rows, cols, powers=(0,), **options):
+    options = {"norm": 0, "half": False, "real": False} | options
+    return Recipe(n, sign, rows=runs_of(rows), cols=runs_of(cols), powers=tuple(powers), **options)
 
 
 @settings(deadline=None)
@@ -34,7 +35,7 @@ def test_matrix_is_the_transform_of_what_stands_at_its_columns(data):
     rows = data.draw(st.lists(index, min_size=1, max_size=9))
     cols = data.draw(st.lists(index, min_size=1, max_size=9))
     powers = data.draw(st.sampled_from([(0,), (0, 1), (0, 3), (0, 1, 1, 2), (2, 3)]))
-    matrix = recipe_of(n, sign, rows, cols, powers, norm, real=real).matrix()
+    matrix = recipe_of(n, sign, rows, cols, powers, norm=norm, real=real).matrix()
     x = torch.randn(len(powers), len(cols), generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     z = sum(1j**p * x[k] for k, p in enumerate(powers))
     spread = torch.zeros(n, dtype=torch.complex128)
@@ -44,7 +45,7 @@ def test_matrix_is_the_transform_of_what_stands_at_its_columns(data):
     whole = (torch.fft.fft(spread) if sign < 0 else torch.fft.ifft(spread, norm="forward")) / n ** (norm / 2)
     expected = torch.stack([torch.zeros((), dtype=whole.dtype) if r == NOTHING else whole[r] for r in rows])
     expected = expected.real if real else torch.cat([expected.real, expected.imag])
-    assert tuple(matrix.shape) == recipe_of(n, sign, rows, cols, powers, norm, real=real).shape
+    assert tuple(matrix.shape) == recipe_of(n, sign, rows, cols, powers, norm=norm, real=real).shape
     torch.testing.assert_close(matrix @ x.reshape(-1), expected, rtol=0, atol=1e-12 * max(1.0, float(z.abs().sum())))
 
 
@@ -53,7 +54,7 @@ def test_half_of_a_spectrum_gives_the_real_signal(n):
     spectrum = torch.fft.rfft(torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64))
     spectrum = spectrum + 0.3j  # what is imaginary at the ends plays no part
     count = n // 2 + 1
-    matrix = recipe_of(n, 1, range(n), range(count), (0, 1), 2, half=True, real=True).matrix()
+    matrix = recipe_of(n, 1, range(n), range(count), (0, 1), norm=2, half=True, real=True).matrix()
     y = matrix @ torch.cat([spectrum.real, spectrum.imag])
     torch.testing.assert_close(y, torch.fft.irfft(spectrum, n=n), rtol=0, atol=1e-12)
 

@@ -1,10 +1,12 @@
 """Parallel linear nodes as one node: the same numbers, in every runtime, and nothing that is not parallel."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from hrt.hmatrix.hmatrix import HMatrix
+from hrt.hmatrix.hmatrix import HMatrix, relative_difference
 from hrt.program.check_program import check_program
 from hrt.program.parallel_linears import beside, joined
 from hrt.program.program import Node, Program, Value
@@ -76,10 +78,10 @@ def test_one_product_takes_the_place_of_all(name):
 @pytest.mark.parametrize("backend", on_cpu())
 @pytest.mark.parametrize("name", ["rows of a stack", "with some biases", "slices with gaps", "the same value"])
 def test_sessions_join_and_agree(name, backend):
-    program = CASES[name]
+    program = replace(CASES[name], nodes=CASES[name].nodes[:-1], outputs=("y",))
     x = torch.randn(6, *program.inputs[0].shape)
     (expected,), (actual,) = program.run([x]), open_session(program, backend).run([x])
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
+    assert relative_difference(actual.double(), expected) < 1e-6
 
 
 def test_stored_numbers_are_the_same_ones():
