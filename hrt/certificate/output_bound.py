@@ -26,6 +26,7 @@ from hrt.certificate.intervals import CURVES, TINY, UNIT, Interval, around, gamm
 from hrt.certificate.norms import FAINT, MAX_SIDE, Weight, length
 from hrt.program.dense_view import DenseView
 from hrt.program.op_table import TABLE
+from hrt.program.patches import Window
 from hrt.program.program import Node
 
 WORK = 4e9  # floating-point operations that bisecting the box may cost
@@ -126,6 +127,13 @@ def _moved(node: Node, a: Sequence[Enclosure], keeps_norm: bool = True) -> Enclo
     return Enclosure.make(x, y, d, math.prod(node.shape), norm if keeps_norm else None)
 
 
+def _patches(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    """Entries go to several places, so often that the norm can grow by the root of that."""
+    moved = _moved(node, a, keeps_norm=False)
+    norm = a[0].norm * (math.sqrt(Window.of(node.attrs).repeats) * (1 + 8 * UNIT))
+    return Enclosure.make(moved.x, moved.y, moved.d, moved.size, norm)
+
+
 def _multilinear(node: Node, a: Sequence[Enclosure]) -> Enclosure:
     """Linear in each argument with weights >= 0: f(c + r) lies within f(|c| + r) - f(|c|) of f(c) for |r| <= r."""
 
@@ -197,6 +205,7 @@ RULES: dict[str, Callable[[Node, Sequence], Enclosure]] = {
     **dict.fromkeys(("maximum", "minimum", "step"), _monotone),
     **dict.fromkeys(("concat", "slice", "reshape", "transpose"), _moved),
     **dict.fromkeys(("expand", "repeat"), partial(_moved, keeps_norm=False)),
+    "patches": _patches,
     **dict.fromkeys(("sum", "mean", "matmul", "einsum"), _multilinear),
     "layer_norm": _layer_norm,
 }

@@ -246,7 +246,7 @@ RULES: dict[str, Rule] = {
     "maximum": _chosen(1.0),
     "minimum": _chosen(-1.0),
     "concat": _joined,
-    **dict.fromkeys(("slice", "sum", "mean"), _moved),
+    **dict.fromkeys(("slice", "sum", "mean", "patches"), _moved),
     "reshape": _reshaped,
     "transpose": _transposed,
     "expand": _expanded,

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrt.program.patches import patches
 from hrt.program.taylor_table import KINKED, RULES, Rule
 
 Attrs = Mapping[str, Any]
@@ -171,6 +172,8 @@ _ROWS = [
     Op("expand", 1, lambda a, t: a[0].expand(a[0].shape[0], *t["shape"]), "Expand"),
     # a constant repeated for every row of the batch of its second argument
     Op("repeat", 2, lambda a, t: a[0].expand(a[1].shape[0], *t["shape"]), None),
+    # what every step of a window over the last axes covers, as a convolution reads it
+    Op("patches", 1, lambda a, t: patches(a[0], t)),
     # reductions and products of values
     Op("sum", 1, lambda a, t: a[0].sum(tuple(t["axes"]), keepdim=t["keep"]), "ReduceSum"),
     Op("mean", 1, lambda a, t: a[0].mean(tuple(t["axes"]), keepdim=t["keep"]), "ReduceMean"),

@@ -4,11 +4,13 @@ A lowering takes the builder and a call's arguments: a `Ref`, a constant tensor,
 number that depends on the batch size. What does not depend on the input was folded; shapes are checked afterwards.
 """
 
+from hrt.capture.aten.convolutions import CONVOLUTIONS
 from hrt.capture.aten.elementwise import ELEMENTWISE
+from hrt.capture.aten.padding import PADDING
 from hrt.capture.aten.products import PRODUCTS
 from hrt.capture.aten.shapes import SHAPES
 from hrt.capture.builder import Lowering
 
-LOWERINGS: dict[str, Lowering] = {**SHAPES, **PRODUCTS, **ELEMENTWISE}
+LOWERINGS: dict[str, Lowering] = {**SHAPES, **PRODUCTS, **ELEMENTWISE, **PADDING, **CONVOLUTIONS}
 
 __all__ = ["LOWERINGS"]
