@@ -43,10 +43,9 @@ def windows(b: Builder, x: Ref, window: Window) -> Ref:
     if window.numbers == 1:
         return moved(b, source, last)
     split = [source.shape[0], *(n for pair in zip(steps, window.kernel, strict=True) for n in pair)]
-    x = reshaped(b, source, split)
     first = range(-2 * axes, 0, 2)
-    x = moved(b, x, [*first, -2 * axes - 1, *(k + 1 for k in first)])
-    return reshaped(b, x, window.result_shape(source.shape))
+    x = moved(b, reshaped(b, source, split), [*first, -2 * axes - 1, *(k + 1 for k in first)])
+    return reshaped(b, x, (*steps, math.prod(x.shape[axes:])))
 
 
 def _checked(b: Builder, x: Any, weight: Any, bias: Any) -> None:
