@@ -54,12 +54,14 @@ def patches(g: Graph, x: str, shape: Sequence[int], window: Window, wanted: str)
     """The row `patches` alone: a convolution of every channel whose kernels are units, and channels moved behind."""
     axes, size, steps = window.axes, window.numbers, window.steps(tuple(shape))
     lead, channels, sizes = [*shape[: -axes - 1]], shape[-axes - 1], shape[-axes:]
-    planes = g.add("Reshape", [x, g.integers([-1, 1, *sizes])], f"{wanted}.planes")
-    units = g.add("Reshape", [g.unit(size, wanted), g.integers([size, 1, *window.kernel])], f"{wanted}.units")
-    y = g.add("Conv", [planes, units], f"{wanted}.steps", **_attributes(window))
-    y = g.add("Reshape", [y, g.integers([-1, channels, size, *steps])], f"{wanted}.images")
-    y = g.add("Transpose", [y], f"{wanted}.last", perm=[0, *range(3, 3 + axes), 1, 2])
-    return g.add("Reshape", [y, g.integers([-1, *lead, *steps, channels * size])], wanted)
+    if lead:
+        x = g.add("Reshape", [x, g.integers([-1, channels, *sizes])], f"{wanted}.images")
+    units = g.add("Reshape", [g.unit(size, wanted), g.integers([1, size, 1, *window.kernel])], f"{wanted}.units")
+    units = g.add("Expand", [units, g.integers([channels, size, 1, *window.kernel])], f"{wanted}.units")
+    units = g.add("Reshape", [units, g.integers([channels * size, 1, *window.kernel])], f"{wanted}.units")
+    y = g.add("Conv", [x, units], f"{wanted}.steps", group=channels, **_attributes(window))
+    last = g.add("Transpose", [y], f"{wanted}.last" if lead else wanted, perm=[0, *range(2, 2 + axes), 1])
+    return g.add("Reshape", [last, g.integers([-1, *lead, *steps, channels * size])], wanted) if lead else last
 
 
 def _attributes(window: Window) -> dict[str, list[int]]:

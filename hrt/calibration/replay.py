@@ -45,8 +45,7 @@ class Replay:
 
     def _chunk(self, rows: slice, names: Mapping[str, int], constants: Mapping[str, Constant]) -> Tensor:
         values: dict[str, Any] = {
-            v.name: x[rows].to(self.dtype)
-            for v, x in zip(self.program.inputs, self.inputs, strict=True)
+            v.name: x[rows].to(self.dtype) for v, x in zip(self.program.inputs, self.inputs, strict=True)
         }
         needed, missing = set(self.program.outputs), []
         for node in reversed(self.program.nodes):

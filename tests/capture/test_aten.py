@@ -50,7 +50,10 @@ def branch(m: Probe, x: Tensor) -> Tensor:
 REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "cumsum": (lambda m, x: torch.cumsum(x, 1), ("Op cumsum in 1 (Probe)", "outside the op table")),
     "softmax": (lambda m, x: m.softmax(x), ("Op softmax in 1.softmax (Softmax)", "outside the op table")),
-    "conv2d": (lambda m, x: m.conv(x[:, None, None]), ("Op conv2d in 1.conv (Conv2d)", "outside the op table")),
+    "conv2d": (
+        lambda m, x: F.conv2d(torch.ones(1, 1, 2, 2, dtype=x.dtype), x.reshape(-1, 1, 2, 2)),
+        ("Op conv2d in 1 (Probe)", "kernel depends on the input"),
+    ),
     "lstm": (lambda m, x: m.lstm(x[:, None])[0], ("in 1.lstm (LSTM)", "without the batch")),
     "fft": (lambda m, x: torch.fft.rfft(x).abs(), ("Op fft_rfft in 1",)),
     "sort": (lambda m, x: x.sort(1)[0], ("Op sort in 1",)),

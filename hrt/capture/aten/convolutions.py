@@ -73,9 +73,12 @@ def _convolution(
         zeros = [*(n // 2 for n in spare), *(n - n // 2 for n in spare)]
     else:
         zeros = 2 * listed(b, 0 if padding == "valid" else padding, axes, "padding")
-    window = Window(kernel, tuple(stride), tuple(dilation), tuple(zeros))
-    y = _grouped(b, windows(b, x, window), weight, bias, groups)
-    return channels_first(b, y, axes)
+    return convolved(b, x, weight, bias, Window(kernel, tuple(stride), tuple(dilation), tuple(zeros)), groups)
+
+
+def convolved(b: Builder, x: Ref, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Ref:
+    """x (channels, *sizes) by a kernel (outputs, channels / groups, *kernel) under its window: (outputs, *steps)."""
+    return channels_first(b, _grouped(b, windows(b, x, window), weight, bias, groups), window.axes)
 
 
 def _grouped(b: Builder, x: Ref, weight: Tensor, bias: Tensor | None, groups: int, source: Any = None) -> Ref:
@@ -115,7 +118,7 @@ def _depthwise(b: Builder, x: Ref, weight: Tensor, bias: Tensor | None, groups: 
     return y if bias is None else b.emit("add", [y, bias], y.shape)
 
 
-def _transposed(
+def transposed_convolution(
     b: Builder,
     x: Ref,
     weight: Tensor,
@@ -199,12 +202,12 @@ def _either(
     *_: Any,
 ) -> Ref:
     if transposed:
-        return _transposed(b, x, weight, bias, stride, padding, output_padding, groups, dilation)
+        return transposed_convolution(b, x, weight, bias, stride, padding, output_padding, groups, dilation)
     return _convolution(b, x, weight, bias, stride, padding, dilation, groups)
 
 
 CONVOLUTIONS: dict[str, Lowering] = {
     **{f"conv{axes}d": _convolution for axes in (1, 2, 3)},
-    **{f"conv_transpose{axes}d": _transposed for axes in (1, 2, 3)},
+    **{f"conv_transpose{axes}d": transposed_convolution for axes in (1, 2, 3)},
     **{name: _either for name in ("convolution", "_convolution")},
 }
