@@ -6,11 +6,23 @@ number that depends on the batch size. What does not depend on the input was fol
 
 from hrt.capture.aten.convolutions import CONVOLUTIONS
 from hrt.capture.aten.elementwise import ELEMENTWISE
+from hrt.capture.aten.normalizing import NORMALIZING
 from hrt.capture.aten.padding import PADDING
+from hrt.capture.aten.pooling import POOLING
 from hrt.capture.aten.products import PRODUCTS
+from hrt.capture.aten.resizing import RESIZING
 from hrt.capture.aten.shapes import SHAPES
 from hrt.capture.builder import Lowering
 
-LOWERINGS: dict[str, Lowering] = {**SHAPES, **PRODUCTS, **ELEMENTWISE, **PADDING, **CONVOLUTIONS}
+LOWERINGS: dict[str, Lowering] = {
+    **SHAPES,
+    **PRODUCTS,
+    **ELEMENTWISE,
+    **PADDING,
+    **CONVOLUTIONS,
+    **POOLING,
+    **RESIZING,
+    **NORMALIZING,
+}
 
 __all__ = ["LOWERINGS"]

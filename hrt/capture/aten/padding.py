@@ -94,11 +94,11 @@ def extended(b: Builder, x: Ref, pads: Pads, mode: str) -> Ref:
     """The last axes continued by numbers of their own."""
     for axis, (before, behind) in enumerate(pads, -len(pads)):
         size = x.shape[axis]
-        kept = range(max(0, -before), size - max(0, -behind))
-        inner = MODES[mode](len(kept), max(0, before), max(0, behind))
-        if any(not 0 <= k < len(kept) for k in inner):
+        inside = range(max(0, -before), size - max(0, -behind))
+        inner = MODES[mode](len(inside), max(0, before), max(0, behind))
+        if any(not 0 <= k < len(inside) for k in inner):
             raise b.fail(f"it continues an axis of {size} by {max(before, behind)}")
-        x = joined_slices(b, x, axis, [(start, stop, 1) for start, stop in runs([kept[k] for k in inner])])
+        x = joined_slices(b, x, axis, [(start, stop, 1) for start, stop in runs([inside[k] for k in inner])])
     return x
 
 
