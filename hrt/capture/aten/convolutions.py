@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hrt.capture.aten.padding import flat_padding, joined_slices, padded, zero_padded
-from hrt.capture.builder import Builder, Lowering, Ref, moved, reshaped
+from hrt.capture.aten.padding import flat_padding, padded, zero_padded
+from hrt.capture.builder import ALONG_THE_BATCH, Builder, Lowering, Ref, moved, reshaped, sliced
 from hrt.program.patches import Window
 
 
@@ -20,13 +20,18 @@ def listed(b: Builder, value: Any, axes: int, what: str) -> list[int]:
     return numbers
 
 
+def reordered(b: Builder, x: Ref, axes: Sequence[int]) -> Ref:
+    """The last axes of a sample in a new order, given by negative axes; what stands before them stays."""
+    return moved(b, x, [*range(-len(x.shape), -len(axes)), *axes])
+
+
 def channels_first(b: Builder, y: Ref, axes: int) -> Ref:
-    """(*steps, channels) to (channels, *steps)."""
-    return moved(b, y, [-1, *range(-1 - axes, -1)])
+    """(..., *steps, channels) to (..., channels, *steps)."""
+    return reordered(b, y, [-1, *range(-1 - axes, -1)])
 
 
 def windows(b: Builder, x: Ref, window: Window) -> Ref:
-    """(channels, *sizes) to (*steps, channels * kernel), without a window where each number is read at most once."""
+    """(..., channels, *sizes) to (..., *steps, channels * kernel), without a window where none reads what others do."""
     axes, source, padding = window.axes, *zero_padded(b, x, window.padding)
     window = Window(window.kernel, window.stride, window.dilation, tuple(padding))
     steps, sides = window.steps(source.shape), list(zip(window.kernel, window.stride, window.dilation, strict=True))
@@ -37,15 +42,16 @@ def windows(b: Builder, x: Ref, window: Window) -> Ref:
     last = [*range(-axes, 0), -axes - 1]
     for axis, (n, k, s) in enumerate(zip(steps, window.kernel, window.stride, strict=True), -axes):
         if k == 1 and s > 1:
-            source = joined_slices(b, source, axis, [(0, (n - 1) * s + 1, s)])
-        elif n * k < source.shape[axis]:
-            source = joined_slices(b, source, axis, [(0, n * k, 1)])
+            source = sliced(b, source, axis, 0, (n - 1) * s + 1, s)
+        else:
+            source = sliced(b, source, axis, 0, n * k)
     if window.numbers == 1:
-        return moved(b, source, last)
-    split = [source.shape[0], *(n for pair in zip(steps, window.kernel, strict=True) for n in pair)]
+        return reordered(b, source, last)
+    lead = source.shape[: -axes - 1]
+    split = [*source.shape[:-axes], *(n for pair in zip(steps, window.kernel, strict=True) for n in pair)]
     first = range(-2 * axes, 0, 2)
-    x = moved(b, reshaped(b, source, split), [*first, -2 * axes - 1, *(k + 1 for k in first)])
-    return reshaped(b, x, (*steps, math.prod(x.shape[axes:])))
+    x = reordered(b, reshaped(b, source, split), [*first, -2 * axes - 1, *(k + 1 for k in first)])
+    return reshaped(b, x, (*lead, *steps, source.shape[-axes - 1] * window.numbers))
 
 
 def _checked(b: Builder, x: Any, weight: Any, bias: Any) -> None:
@@ -53,6 +59,8 @@ def _checked(b: Builder, x: Any, weight: Any, bias: Any) -> None:
         raise b.fail("its kernel depends on the input; expected a constant one")
     if x.ndim != weight.ndim:
         raise b.fail(f"its input has {x.ndim} dimensions; expected {weight.ndim}: (batch, channels, ...)")
+    if x.axis:
+        raise b.fail(ALONG_THE_BATCH)
 
 
 def _convolution(
@@ -97,7 +105,7 @@ def _grouped(b: Builder, x: Ref, weight: Tensor, bias: Tensor | None, groups: in
         rows = slice(k * each, (k + 1) * each)
         matrix = b.named(weight[rows].reshape(each, width), "weight", source)
         shift = None if bias is None else b.named(bias[rows].clone(), "bias", bias)
-        parts.append(_linear(b, joined_slices(b, x, -1, [(k * width, (k + 1) * width, 1)]), matrix, shift))
+        parts.append(_linear(b, sliced(b, x, -1, k * width, (k + 1) * width), matrix, shift))
     return b.emit("concat", parts, (*x.shape[:-1], outputs), axis=-1)
 
 
@@ -169,12 +177,13 @@ def _by_blocks(b: Builder, x: Ref, grouped: Tensor, bias: Tensor | None, stride:
 
 
 def interleaved(b: Builder, y: Ref, factors: Sequence[int]) -> Ref:
-    """(channels * factors, *sizes) to (channels, *sizes times factors): each factor's numbers behind each other."""
-    axes, (channels, *sizes) = len(factors), y.shape
+    """(..., channels * factors, *sizes) to (..., channels, *sizes times factors), channels spread over blocks."""
+    axes = len(factors)
+    lead, (channels, *sizes) = y.shape[: -axes - 1], y.shape[-axes - 1 :]
     channels //= math.prod(factors)
-    y = reshaped(b, y, (channels, *factors, *sizes))
-    y = moved(b, y, [-2 * axes - 1, *(n for k in range(axes) for n in (k - axes, k - 2 * axes))])
-    return reshaped(b, y, (channels, *(n * s for n, s in zip(sizes, factors, strict=True))))
+    y = reshaped(b, y, (*lead, channels, *factors, *sizes))
+    y = reordered(b, y, [-2 * axes - 1, *(n for k in range(axes) for n in (k - axes, k - 2 * axes))])
+    return reshaped(b, y, (*lead, channels, *(n * s for n, s in zip(sizes, factors, strict=True))))
 
 
 def _spaced(b: Builder, x: Ref, stride: Sequence[int]) -> Ref:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hrt.capture.builder import Builder, Lowering, Ref, reshaped
+from hrt.capture.builder import ALONG_THE_BATCH, Builder, Lowering, Ref, reshaped
 
 
 def _group_norm(
@@ -17,10 +17,14 @@ def _group_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Ref:
-    flat = (groups, math.prod(x.shape) // groups)
-    y = b.emit("layer_norm", [reshaped(b, x, flat)], flat, shape=[flat[1]], eps=eps)
+    if x.axis:
+        raise b.fail(ALONG_THE_BATCH)
+    channels = len(x.shape) - x.ndim + 1  # in which place they stand, behind what is merged with the batch
+    lead, inner = x.shape[:channels], x.shape[channels:]
+    flat = (*lead, groups, math.prod(inner) // groups)
+    y = b.emit("layer_norm", [reshaped(b, x, flat)], flat, shape=[flat[-1]], eps=eps)
     y = reshaped(b, y, x.shape)
-    side = (-1, *(1,) * (len(x.shape) - 1))
+    side = (-1, *(1,) * (len(inner) - 1))
     if weight is not None:
         y = b.emit("mul", [y, b.named(weight.reshape(side), "weight", weight)], y.shape)
     return y if bias is None else b.emit("add", [y, b.named(bias.reshape(side), "bias", bias)], y.shape)
@@ -38,10 +42,10 @@ def _instance_norm(
 ) -> Ref:
     eps = rest[1]
     if of_input:
-        return _group_norm(b, x, x.shape[0], weight, bias, eps)
+        return _group_norm(b, x, x.shape[len(x.shape) - x.ndim + 1], weight, bias, eps)
     if mean is None or variance is None:
         raise b.fail("it has no running statistics; keep track_running_stats=True")
-    side = (-1, *(1,) * (len(x.shape) - 1))
+    side = (-1, *(1,) * (x.ndim - 2))
     scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
     shift = (0 if bias is None else bias) - mean * scale
     y = b.emit("mul", [x, b.named(scale.reshape(side), "scale")], x.shape)

@@ -1,12 +1,13 @@
 """Values made larger or smaller at their ends: zeros, other numbers, reflections, copies of the edge, circles."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hrt.capture.builder import Builder, Lowering, Ref, runs
+from hrt.capture.builder import ALONG_THE_BATCH, Builder, Lowering, Ref, joined, resized, runs, sliced
 
 Pads = Sequence[tuple[int, int]]  # per axis of one sample, the first first: how many before and behind
 
@@ -17,24 +18,10 @@ def flat_padding(numbers: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(numbers[:half], numbers[half:], strict=True))
 
 
-def joined_slices(b: Builder, x: Ref, axis: int, ranges: Sequence[tuple[int, int, int]]) -> Ref:
-    """The ranges (start, stop, step) of a negative axis next to each other; equal ones are taken once."""
-    place = len(x.shape) + axis
-    pieces: dict[tuple[int, int, int], Ref] = {}
-    for start, stop, step in ranges:
-        size = len(range(start, stop, step))
-        whole = size == x.shape[place]
-        shape = (*x.shape[:place], size, *x.shape[place + 1 :])
-        if (start, stop, step) not in pieces:
-            cut = {"axis": axis, "start": start, "stop": stop, "step": step}
-            pieces[start, stop, step] = x if whole else b.emit("slice", [x], shape, **cut)
-    parts = [pieces[r] for r in ranges]
-    size = sum(p.shape[place] for p in parts)
-    return (
-        parts[0]
-        if len(parts) == 1
-        else b.emit("concat", parts, (*x.shape[:place], size, *x.shape[place + 1 :]), axis=axis)
-    )
+def joined_ranges(b: Builder, x: Ref, axis: int, ranges: Sequence[tuple[int, int]]) -> Ref:
+    """The ranges (start, stop) of an axis next to each other; equal ones are taken once."""
+    pieces = {pair: sliced(b, x, axis, *pair) for pair in dict.fromkeys(ranges)}
+    return pieces[ranges[0]] if len(ranges) == 1 else joined(b, [pieces[pair] for pair in ranges], axis)
 
 
 def padded(b: Builder, x: Ref, pads: Pads, value: float = 0.0) -> Ref:
@@ -45,14 +32,10 @@ def padded(b: Builder, x: Ref, pads: Pads, value: float = 0.0) -> Ref:
         start, stop = max(0, -before), size - max(0, -behind)
         if stop <= start:
             raise b.fail(f"it leaves nothing of an axis of {size}")
-        if (start, stop) != (0, size):
-            x = joined_slices(b, x, axis, [(start, stop, 1)])
+        x = sliced(b, x, axis, start, stop)
         ends = [_filled(b, x, axis, n, value) if n > 0 else None for n in (before, behind)]
         parts = [p for p in (ends[0], x, ends[1]) if p is not None]
-        if len(parts) > 1:
-            place = len(x.shape) + axis
-            shape = (*x.shape[:place], sum(p.shape[place] for p in parts), *x.shape[place + 1 :])
-            x = b.emit("concat", parts, shape, axis=axis)
+        x = joined(b, parts, axis) if len(parts) > 1 else x
     if value == 0 and x is not source and min(n for pair in pads for n in pair) >= 0:
         b.zero_padded[x.name] = source, tuple(pads)
     return x
@@ -70,9 +53,9 @@ def zero_padded(b: Builder, x: Ref, padding: Sequence[int]) -> tuple[Ref, list[i
 
 
 def _filled(b: Builder, x: Ref, axis: int, count: int, value: float) -> Ref:
-    place = len(x.shape) + axis
-    shape = (*x.shape[:place], count, *x.shape[place + 1 :])
-    return b.emit("repeat", [torch.full((), value, dtype=torch.float64), b.batch_ref()], shape, shape=list(shape))
+    shape = resized(x, axis, count)
+    filled = b.emit("repeat", [torch.full((), value, dtype=torch.float64), b.batch_ref()], shape, shape=list(shape))
+    return replace(x, name=filled.name, shape=filled.shape)
 
 
 def _reflected(size: int, before: int, behind: int) -> list[int]:
@@ -98,14 +81,14 @@ def extended(b: Builder, x: Ref, pads: Pads, mode: str) -> Ref:
         inner = MODES[mode](len(inside), max(0, before), max(0, behind))
         if any(not 0 <= k < len(inside) for k in inner):
             raise b.fail(f"it continues an axis of {size} by {max(before, behind)}")
-        x = joined_slices(b, x, axis, [(start, stop, 1) for start, stop in runs([inside[k] for k in inner])])
+        x = joined_ranges(b, x, axis, runs([inside[k] for k in inner]))
     return x
 
 
 def _pad(b: Builder, x: Any, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Ref:
     axes = len(pad) // 2
-    if not isinstance(x, Ref) or axes > len(x.shape):
-        raise b.fail("it pads the batch")
+    if not isinstance(x, Ref) or axes > x.ndim - 1 - x.axis:
+        raise b.fail(ALONG_THE_BATCH)
     pads = [(pad[2 * k], pad[2 * k + 1]) for k in reversed(range(axes))]
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from hrt.capture.aten.convolutions import channels_first, listed, windows
-from hrt.capture.aten.padding import extended, joined_slices
+from hrt.capture.aten.padding import extended
 from hrt.capture.aten.resizing import SIDE, resized_by
-from hrt.capture.builder import Builder, Lowering, Ref, reshaped
+from hrt.capture.builder import Builder, Lowering, Ref, reshaped, sliced
 from hrt.program.patches import Window
 
 # By the number of axes, whose sizes are lists of so many numbers.
@@ -24,10 +24,16 @@ def _steps(size: int, kernel: int, stride: int, padding: int, dilation: int, cei
     return steps - (1 if ceil and (steps - 1) * stride >= size + padding else 0)
 
 
+def _images(b: Builder, x: Ref, axes: int) -> tuple[int, ...]:
+    """The sizes of the last axes. Raises CaptureError where the batch is among them, or no channels stand before."""
+    if x.axis or x.ndim != axes + 2:
+        raise b.fail(f"its input has {x.ndim} dimensions; expected {axes + 2}: (batch, channels, ...)")
+    return x.shape[-axes:]
+
+
 def _largest(b: Builder, x: Ref, axis: int, first: range, reach: range) -> Ref:
     """The maximum over first + reach for every first index of a window along an axis."""
-    slices = [(first[0] + k, first[-1] + k + 1, first.step) for k in reach]
-    parts = [joined_slices(b, x, axis, [part]) for part in slices]
+    parts = [sliced(b, x, axis, first[0] + k, first[-1] + k + 1, first.step) for k in reach]
     return reduce(lambda p, q: b.emit("maximum", [p, q], p.shape), parts)
 
 
@@ -39,7 +45,7 @@ def _maxima(axes: int) -> Lowering:
     ) -> Ref:
         sides = [listed(b, v, axes, "window") for v in (kernel, stride or kernel, padding, dilation)]
         for axis, (k, s, p, d) in enumerate(zip(*sides, strict=True), -axes):
-            size = x.shape[axis]
+            size = _images(b, x, axes)[axis]
             steps = _steps(size, k, s, p, d, ceil)
             behind = max(0, (steps - 1) * s + d * (k - 1) + 1 - size - p)
             if d > 1 and (p or behind):
@@ -63,9 +69,7 @@ def _averages(axes: int) -> Lowering:
         divisor: int | None = None,
     ) -> Ref:
         kernel, stride, padding = (listed(b, v, axes, "window") for v in (kernel, stride or kernel, padding))
-        if len(x.shape) != axes + 1:
-            raise b.fail(f"its input has {x.ndim} dimensions; expected {axes + 2}")
-        sides = list(zip(x.shape[1:], kernel, stride, padding, strict=True))
+        sides = list(zip(_images(b, x, axes), kernel, stride, padding, strict=True))
         reach = [(_steps(n, k, s, p, 1, ceil) - 1) * s + k for n, k, s, p in sides]
         behind = [max(0, r - n - p) for r, (n, _, _, p) in zip(reach, sides, strict=True)]
         window = Window(tuple(kernel), tuple(stride), (1,) * axes, (*padding, *behind))
@@ -83,7 +87,7 @@ def _mean(b: Builder, x: Ref, window: Window, kernel: Sequence[int], options: Se
         "mean", [reshaped(b, cover, (*steps, channels, window.numbers))], (*steps, channels), axes=[-1], keep=False
     )
     y = channels_first(b, y, axes)
-    ones = torch.ones(1, 1, *x.shape[1:], dtype=torch.float64)
+    ones = torch.ones(1, 1, *x.shape[-axes:], dtype=torch.float64)
     before, behind = window.padding[:axes], window.padding[axes:]
     wide = F.pad(ones, [n for k in reversed(range(axes)) for n in (before[k], behind[k])])
     plain = AVERAGES[axes - 1](wide, kernel, window.stride)
@@ -97,7 +101,10 @@ def _adaptive(axes: int) -> Lowering:
     """Means, or maxima, over blocks that cover an axis; means of blocks that overlap are a product with a matrix."""
 
     def lower(b: Builder, x: Ref, sizes: Any) -> Ref:
-        sizes = _wanted(b, x, sizes, axes)
+        sizes = [
+            m or n
+            for n, m in zip(_images(b, x, axes), [sizes] * axes if isinstance(sizes, int) else sizes, strict=True)
+        ]
         if all(n % m == 0 for n, m in zip(x.shape[-axes:], sizes, strict=True)):
             return _averages(axes)(b, x, [n // m for n, m in zip(x.shape[-axes:], sizes, strict=True)])
         return resized_by(b, x, [lambda basis, k=k: ADAPTIVE[axes - 1](basis, _only(sizes, k)) for k in range(axes)])
@@ -111,13 +118,17 @@ def _only(sizes: Sequence[int], axis: int) -> list[int]:
 
 
 def _wanted(b: Builder, x: Ref, sizes: Any, axes: int) -> list[int]:
-    sizes = [sizes] * axes if isinstance(sizes, int) else list(sizes)
-    return [x.shape[k - axes] if n is None else n for k, n in enumerate(sizes)]
+    """A size per axis; None keeps the axis as it is."""
+    sizes = [sizes] * axes if isinstance(sizes, int) else sizes
+    return [m or n for n, m in zip(_images(b, x, axes), sizes, strict=True)]
 
 
 def _adaptive_maxima(axes: int) -> Lowering:
     def lower(b: Builder, x: Ref, sizes: Any) -> list[Ref | None]:
-        sizes = _wanted(b, x, sizes, axes)
+        sizes = [
+            m or n
+            for n, m in zip(_images(b, x, axes), [sizes] * axes if isinstance(sizes, int) else sizes, strict=True)
+        ]
         if any(n % m for n, m in zip(x.shape[-axes:], sizes, strict=True)):
             raise b.fail(f"its blocks of {x.shape[-axes:]} in {tuple(sizes)} are not alike; expected sizes that divide")
         return [_maxima(axes)(b, x, [n // m for n, m in zip(x.shape[-axes:], sizes, strict=True)]), None]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.aten.convolutions import interleaved
-from hrt.capture.builder import Builder, Lowering, Ref, moved, reshaped
+from hrt.capture.aten.convolutions import interleaved, reordered
+from hrt.capture.builder import ALONG_THE_BATCH, Builder, Lowering, Ref, reshaped
 
 SIDE = 2  # numbers along the axes that are not looked at; torch has modes that take one number for no axis at all
 AlongOne = Callable[[Tensor], Tensor]  # (1, n, *axes) to the same with another size of one axis, the others SIDE
@@ -17,6 +17,8 @@ AlongOne = Callable[[Tensor], Tensor]  # (1, n, *axes) to the same with another 
 def resized_by(b: Builder, x: Ref, functions: Sequence[AlongOne]) -> Ref:
     """x by a function of every one of its last axes, each a product with a matrix: what it makes of unit vectors."""
     axes = len(functions)
+    if x.axis >= x.ndim - axes:
+        raise b.fail(ALONG_THE_BATCH)
     for k, function in enumerate(functions):
         size, others = x.shape[k - axes], [1 if j == k else SIDE for j in range(axes)]
         unit = torch.eye(size, dtype=torch.float64).reshape(1, size, *(size if j == k else 1 for j in range(axes)))
@@ -68,10 +70,10 @@ def _shuffled(b: Builder, x: Ref, factor: int) -> Ref:
 
 
 def _unshuffled(b: Builder, x: Ref, factor: int) -> Ref:
-    channels, height, width = x.shape
-    y = reshaped(b, x, (channels, height // factor, factor, width // factor, factor))
-    y = moved(b, y, [-5, -3, -1, -4, -2])
-    return reshaped(b, y, (channels * factor * factor, height // factor, width // factor))
+    *lead, channels, height, width = x.shape
+    y = reshaped(b, x, (*lead, channels, height // factor, factor, width // factor, factor))
+    y = reordered(b, y, [-5, -3, -1, -4, -2])
+    return reshaped(b, y, (*lead, channels * factor * factor, height // factor, width // factor))
 
 
 INTERPOLATIONS = {
