@@ -5,6 +5,7 @@ state of a training) may name any class or function. Each such name is given to 
 nothing, so that the weights can be read without the tool that wrote them.
 """
 
+import _compat_pickle
 import json
 import tarfile
 import zipfile
@@ -56,8 +57,8 @@ class Checkpoint:
         while waiting:
             name, holder, value = waiting.popleft()
             if isinstance(value, Tensor):
-                tensors[name] = value.detach().as_subclass(Tensor)
-                holders[name] = holder
+                tensors[name or "tensor"] = value.detach().as_subclass(Tensor)
+                holders[name or "tensor"] = holder
                 continue
             items = _items(value, opened=kind == "TorchScript")
             if items is None or id(value) in seen:
@@ -88,9 +89,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     whole, _, part = str(path).rpartition(":")
     if whole and not usable(path).exists() and usable(whole).exists():
         return read_checkpoint(Path(whole)).part(part)
-    if path.is_dir():
+    if usable(path).is_dir():
         path = _in_folder(path)
-    if not usable(path).is_file():
+    if not path.is_file():
         raise InputError(f"The weights {path} do not exist.")
     if path.name.endswith(INDEX):
         return _sharded(path)
@@ -214,7 +215,7 @@ class _Opaque:
 def _unpickled(source: Path | BytesIO) -> Any:
     """What torch.save wrote. Names that torch does not know are looked up nowhere."""
     zipped = zipfile.is_zipfile(source)
-    names = [name.replace(" ", ".") for name in _names(source, zipped)]
+    names = {_renamed(*name.partition(" ")[::2]) for name in _names(source, zipped)}
     if len(names) > MAX_NAMES:
         raise ValueError(f"it names {len(names)} classes and functions, more than the {MAX_NAMES} that are read")
     mapped, fault = zipped and isinstance(source, Path), Exception()
@@ -228,6 +229,12 @@ def _unpickled(source: Path | BytesIO) -> Any:
             except Exception as error:  # readers of damaged files raise nearly anything
                 fault = error
     raise fault
+
+
+def _renamed(module: str, name: str) -> str:
+    """What protocol 2, that of torch.save, calls by its name in Python 2."""
+    module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
 
 
 def _names(source: Path | BytesIO, zipped: bool) -> tuple[str, ...]:

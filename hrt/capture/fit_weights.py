@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ Wanted = Mapping[str, tuple[str, Tensor]]  # the network's tensors and their nam
 
 # Segments that torch.compile, FSDP and activation checkpointing put into names, anywhere.
 WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+MAX_PARTS = 8  # of a network, looked for one by one
 # Keys that hold the network itself, before others that may hold one of the same shape (ema, teacher).
 NETWORKS = ("", "state_dict", "model_state_dict", "model", "net", "network", "module")
 
@@ -58,6 +58,8 @@ class Fit:
 def fit_weights(net: nn.Module, checkpoint: Checkpoint) -> None:
     """Load the weights of a checkpoint into `net`. Raises InputError where they do not fit, or fit in several ways."""
     wanted = {_plain(k): (k, v) for k, v in net.state_dict().items() if isinstance(v, Tensor)}
+    if not wanted:
+        raise InputError(f"The weights {checkpoint.path} do not fit: the network has no tensors.")
     fits = sorted(_fits(wanted, checkpoint), key=lambda fit: fit.order) or [_fit("", "", wanted, checkpoint)]
     best = fits[0]
     rivals = [f for f in fits[1:] if f.complete and best.complete and not _equal(f.tensors, best.tensors)]
@@ -85,16 +87,20 @@ def _plain(name: str) -> str:
 
 def _fits(wanted: Wanted, checkpoint: Checkpoint) -> list[Fit]:
     """One for every prefix below which the file has a name of the network; `inside` is none, or common to all names."""
-    splits = [list(accumulate(name.split(".")[:-1], lambda a, b: f"{a}.{b}")) for name in wanted]
-    common = set.intersection(*map(set, splits)) if splits else set()
-    fits = []
-    for inside in ("", *(f"{prefix}." for prefix in sorted(common, key=len))):
-        names = {name.removeprefix(inside) for name in wanted}
-        starts = dict.fromkeys(
-            name[:cut] for name in map(_plain, checkpoint.tensors) for cut in _cuts(name) if name[cut:] in names
-        )
-        fits += [_fit(start, inside, wanted, checkpoint) for start in starts]
-    return fits
+    common = set.intersection(*({name[:cut] for cut in _cuts(name)} for name in wanted))
+    parts = {name.partition(".")[0] + "." for name in wanted}
+    fits = [f for inside in sorted(common, key=len) for f in _fits_inside(inside, wanted, checkpoint)]
+    if any(f.matched for f in fits) or len(parts) > MAX_PARTS:
+        return fits
+    # A part that fits whole: what else the network has is missing.
+    return [f for part in parts for f in _fits_inside(part, wanted, checkpoint) if f.matched and not f.unexpected]
+
+
+def _fits_inside(inside: str, wanted: Wanted, checkpoint: Checkpoint) -> list[Fit]:
+    names = {name.removeprefix(inside) for name in wanted if name.startswith(inside)}
+    plain = map(_plain, checkpoint.tensors)
+    starts = dict.fromkeys(name[:cut] for name in plain for cut in _cuts(name) if name[cut:] in names)
+    return [_fit(start, inside, wanted, checkpoint) for start in starts]
 
 
 def _cuts(name: str) -> Iterable[int]:
@@ -174,9 +180,11 @@ def _misfit(fits: Sequence[Fit], wanted: Wanted, checkpoint: Checkpoint, error: 
     elif not text:
         return f"The weights {path} do not fit: {reason(error) if error else ''}."
     parts = [f.start.rstrip(".") for f in fits if f.outside and not f.missing and not f.wrong]
-    if parts:
+    if not best.unexpected and not best.wrong and best.matched:
+        remedy = "Expected the network of the training; what build() adds may be buffers with persistent=False"
+    elif parts:
         remedy = f"If the rest is no part of the network, name the part that is: {path}:{parts[0]}"
-    elif best.missing and best.unexpected and [s for _, s in theirs] == [s for _, s in ours]:
+    elif best.missing and not best.wrong and [s for _, s in theirs] == [s for _, s in ours]:
         remedy = "The shapes agree in order: give the parts of the network the names that they had in training"
     else:
         remedy = f"Expected the network of the training: the file has {_sizes(theirs)}, build() makes {_sizes(ours)}"
