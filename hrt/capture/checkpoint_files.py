@@ -183,6 +183,8 @@ def _pickled(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             _check_stored(archive.infolist(), path)
+            if damaged := archive.testzip():  # torch does not ask
+                raise ValueError(f"the checksum of its member {damaged} does not agree")
     return _unpickled(path)
 
 

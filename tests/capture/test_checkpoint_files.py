@@ -137,6 +137,14 @@ def truncated(net: nn.Module, path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def one_bit(net: nn.Module, path: Path) -> None:
+    """Of a number: torch itself reads it."""
+    torch.save(net.state_dict(), path)
+    data = bytearray(path.read_bytes())
+    data[data.index(net[2].weight.detach().numpy().tobytes()) + 5] ^= 4
+    path.write_bytes(data)
+
+
 def cut_safetensors(net: nn.Module, path: Path) -> None:
     save_file(net.state_dict(), path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -195,6 +203,7 @@ WRONG = {
     "notes.pt": (lambda net, path: path.write_text("lr = 3"), "of no kind that is known: the file begins with b'lr"),
     "x.npy": (lambda net, path: path.write_bytes(b"\x93NUMPY\x01\x00"), "of no kind that is known"),
     "cut.pt": (truncated, "cut off"),
+    "bit.pt": (one_bit, "checksum of its member bit/data/2"),
     "cut.safetensors": (cut_safetensors, "Is the file whole?"),
     "net.keras": (lambda net, path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "a Keras model"),
     "net.pt2": (
