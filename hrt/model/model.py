@@ -106,7 +106,8 @@ class CompressedModel(Contents):
     @cached_property
     def _run_as_given(self) -> Callable[[Any], Any]:
         """The session's shortest way, where nothing has to be split."""
-        return self.session.run_as_given if self.max_batch is None else lambda x: None
+        floats = all(v.kind == "float" for v in self.program.inputs)
+        return self.session.run_as_given if self.max_batch is None and floats else lambda x: None
 
     @property
     def precision(self) -> str:

@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hrt.calibration.samples import Inputs, as_boxes, as_samples
+from hrt.calibration.samples import Inputs, as_boxes, given_inputs
 from hrt.capture.answers import TorchAnswers
-from hrt.capture.network import Captured, captured_network, rounding_places, unwrapped
+from hrt.capture.calls import PLAIN_CALL, Call
+from hrt.capture.network import Captured, call_for, captured_network, rounding_places, unwrapped
 from hrt.capture.torch_export import one_at_a_time
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
@@ -110,10 +111,11 @@ def compress(
             "Found per_output=True and no inputs. Expected rows or hrt.Box(low, high) to measure outputs on."
         )
     with track("compress", progress) as advance:
-        samples = None if inputs is None else as_samples(inputs, request.seed)
+        given = None if inputs is None else given_inputs(inputs, request.seed)
         advance("capture", 0.0)
         with one_at_a_time:
-            network, structures = captured(net, samples)
+            samples, call = (None, PLAIN_CALL) if given is None else call_for(net, given)
+            network, structures = captured(net, samples, call)
         program = network.program
         request = replace(request, partitions=structures, advance=part(advance, CAPTURED, 1.0))
         if inputs is None or samples is None:
@@ -126,7 +128,9 @@ def compress(
         return prepare(CompressedModel(best, certificate, request.target, dense_nbytes=dense_nbytes))
 
 
-def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:
+def captured(
+    net: Network, samples: tuple[Tensor, ...] | None, call: Call = PLAIN_CALL
+) -> tuple[Captured, dict[str, HMatrix]]:
     """The network with dense weights, and the partitions of those whose structure it brought along."""
     net = unwrapped(net)
     if isinstance(net, TrainableNetwork):
@@ -137,7 +141,7 @@ def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured
     if not isinstance(net, nn.Module):
         return captured_network(net, samples), {}
     dense_net, structures = densified(net)
-    network = replace(captured_network(dense_net, samples), answers=TorchAnswers(net))
+    network = replace(captured_network(dense_net, samples, call), answers=TorchAnswers(net, call))
     return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 
