@@ -101,8 +101,9 @@ def given_inputs(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> 
     if boxes and len(boxes) < len(parts):
         raise InputError("Found boxes beside arrays. Expected one kind for all inputs.")
     if boxes:
-        rows = sample_boxes(boxes, count, seed)
-        return Given(rows, structure, ("float",) * len(rows), (False,) * len(rows))
+        sampled = sample_boxes(boxes, count, seed)
+        floats: list[Kind] = ["float" for _ in boxes]
+        return Given(sampled, structure, tuple(floats), (False,) * len(boxes))
     tensors = [as_tensor(p, "calibration input", masks=True) for p in parts]
     rows = as_rows(tensors, "calibration input", masks=True)
     floats = tuple(x.cpu().to(torch.float64) for x in rows)
@@ -151,7 +152,7 @@ def distinct(samples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     A row that comes much more often than the others is a value that the inputs' distribution has (rain of 0, a valve
     that is shut): new inputs will have it as often, and so it stays, on both sides.
     """
-    flat = torch.cat([x.flatten(1) for x in samples], dim=1)
+    flat = torch.cat([x.reshape(len(x), -1) for x in samples], dim=1)
     if not flat.shape[1]:
         return samples
     _, first, place, counts = np.unique(

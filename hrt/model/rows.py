@@ -39,7 +39,7 @@ class Rows:
     def of(program: Program, x: Any) -> "Rows":
         """Raises InputError for what does not fit, and for a tensor whose gradient would be lost."""
         parts = (x,) if isinstance(x, (np.ndarray, Tensor)) else _in_order(program, x)
-        kinds = [v.kind for v in program.inputs]
+        kinds: list[Kind] = [v.kind for v in program.inputs]
         arrays = [_as_kind(v, kinds[k] if k < len(kinds) else "float") for k, v in enumerate(parts)]
         for k, v in enumerate(parts):
             if isinstance(v, Tensor):
@@ -97,7 +97,7 @@ def _in_order(program: Program, x: Any) -> tuple[Any, ...]:
 
 
 def _as_kind(x: Any, kind: Kind) -> Array:
-    """An input as an array. Raises InputError unless it holds what the network takes: whole numbers, or truth values."""
+    """An input as an array. Raises InputError unless it holds what the network takes, whole numbers or truth values."""
     array: Any = as_array(x, "input", masks=kind == "bool")
     if kind == "float":
         return array

@@ -28,7 +28,7 @@ class Structure:
 
     def filled(self, arrays: Sequence[Any]) -> Any:
         """The structure around other arrays, in containers of the same kinds."""
-        return _mapped(self.tree, lambda leaf, _: arrays[leaf.number], ())
+        return _mapped(self.tree, lambda leaf, _: arrays[leaf.number] if isinstance(leaf, Leaf) else leaf, ())
 
 
 def flattened(given: Any, atoms: tuple[type, ...] = ()) -> tuple[tuple[Any, ...], Structure]:
@@ -36,8 +36,8 @@ def flattened(given: Any, atoms: tuple[type, ...] = ()) -> tuple[tuple[Any, ...]
 
     Numbers in lists are one array, and so are rows in a list (see `as_parts`).
     """
-    parts = as_parts(given) if isinstance(given, list) else ()
-    given = parts if len(parts) == 1 else given  # rows, which are one array, or one array in a list
+    parts = as_parts(given) if isinstance(given, list) and not is_numbers(given) else ()
+    given = parts if len(parts) == 1 < len(given) else given  # rows in a list
     arrays: list[Any] = []
     paths: list[Path] = []
 
