@@ -102,12 +102,13 @@ def given_inputs(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> 
         raise InputError("Found boxes beside arrays. Expected one kind for all inputs.")
     if boxes:
         sampled = sample_boxes(boxes, count, seed)
-        floats: list[Kind] = ["float" for _ in boxes]
-        return Given(sampled, structure, tuple(floats), (False,) * len(boxes))
+        kinds: list[Kind] = ["float" for _ in boxes]
+        return Given(sampled, structure, tuple(kinds), (False,) * len(boxes))
     tensors = [as_tensor(p, "calibration input", masks=True) for p in parts]
     rows = as_rows(tensors, "calibration input", masks=True)
     floats = tuple(x.cpu().to(torch.float64) for x in rows)
-    return Given(floats, structure, tuple(map(_kind, tensors)), tuple(x.ndim == 1 for x in tensors))
+    given_kinds: tuple[Kind, ...] = tuple(_kind(x) for x in tensors)
+    return Given(floats, structure, given_kinds, tuple(x.ndim == 1 for x in tensors))
 
 
 def as_samples(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> tuple[Tensor, ...]:

@@ -38,7 +38,7 @@ class Rows:
     @staticmethod
     def of(program: Program, x: Any) -> "Rows":
         """Raises InputError for what does not fit, and for a tensor whose gradient would be lost."""
-        parts = (x,) if isinstance(x, (np.ndarray, Tensor)) else _in_order(program, x)
+        parts = (x,) if isinstance(x, (np.ndarray, Tensor)) else in_order(program, x)
         kinds: list[Kind] = [v.kind for v in program.inputs]
         arrays = [_as_kind(v, kinds[k] if k < len(kinds) else "float") for k, v in enumerate(parts)]
         for k, v in enumerate(parts):
@@ -81,8 +81,8 @@ class Rows:
         return y if len(self.lead) == 1 else y.reshape(self.lead + tuple(y.shape[1:]))
 
 
-def _in_order(program: Program, x: Any) -> tuple[Any, ...]:
-    """The arrays in `x`, those by name in the order of the program's inputs. Raises InputError for other names."""
+def in_order(program: Program, x: Any) -> tuple[Any, ...]:
+    """The arrays in `x`, those by name in the order of a program's inputs. Raises InputError for other names."""
     parts, structure = flattened(x)
     if not any(isinstance(key, str) for path in structure.paths for key in path):
         return parts
