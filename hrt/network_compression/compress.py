@@ -61,10 +61,12 @@ def compress(
             torch.export, or the path of an .onnx file; it is not changed. The partitions of every HLinear, and of what
             `hrt.to_trainable` made, stay. While it is read, no other thread may call it.
         inputs: rows (rows, features) or (rows,) for one, as any array, data frame or list of numbers; a tuple for
-            several inputs; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
+            several inputs, a dictionary for inputs by name, a list, dictionary or dataclass in them where `net` takes
+            one; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
             dictionaries with the inputs as "x", "input" or "inputs" or alone (16,384 of a stream without length); or
-            hrt.Box(low, high). Whole numbers become floats, and are refused above 2^24, where float32 has gaps. Masked
-            entries are refused. None: see tol.
+            hrt.Box(low, high). Whole numbers become floats where `net` runs on those, else they stay what they are, as
+            truth values do; they are refused above 2^24, where float32 has gaps. Masked entries are refused. None: see
+            tol.
         tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit over
             all tests that are made, and against what `net` itself answers in evaluation mode: its casts and autocast
             regions count.
