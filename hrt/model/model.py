@@ -129,8 +129,8 @@ class CompressedModel(Contents):
 
         Args:
             x: numpy array or torch tensor (batch, *shape), floating or whole numbers, or lists of numbers; a tuple of
-                them for several inputs, or the dictionary or structure that `hrt.compress` was given. Other axes before `shape`, or none, are those of the answer too; (batch,) does
-                for one feature.
+                them for several inputs, or the dictionary or structure that `hrt.compress` was given. Other axes
+                before `shape`, or none, are those of the answer too; (batch,) does for one feature.
             more: Nothing. Several inputs are one tuple.
             derivatives: Names by input coordinates, such as ["d0", "d1", "d0d0"].
 
