@@ -1,7 +1,8 @@
 """Convolutions: patches times a weight (outputs, channels * kernel), so that every one is a linear layer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -63,25 +64,23 @@ def _checked(b: Builder, x: Any, weight: Any, bias: Any) -> None:
         raise b.fail(ALONG_THE_BATCH)
 
 
-def _convolution(
-    b: Builder,
-    x: Ref,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Ref:
+def options(defaults: Mapping[str, Any], given: Sequence[Any], named: Mapping[str, Any]) -> SimpleNamespace:
+    """A call's arguments by name: those given in order, those given by name, and defaults for the rest."""
+    return SimpleNamespace(**{**defaults, **dict(zip(defaults, given, strict=False)), **named})
+
+
+def _convolution(b: Builder, x: Ref, weight: Tensor, bias: Any = None, *given: Any, **named: Any) -> Ref:
+    """given: stride, padding, dilation, groups."""
+    o = options({"stride": 1, "padding": 0, "dilation": 1, "groups": 1}, given, named)
     _checked(b, x, weight, bias)
     axes, kernel = weight.ndim - 2, tuple(weight.shape[2:])
-    stride, dilation = listed(b, stride, axes, "stride"), listed(b, dilation, axes, "dilation")
-    if padding == "same":
+    stride, dilation = listed(b, o.stride, axes, "stride"), listed(b, o.dilation, axes, "dilation")
+    if o.padding == "same":
         spare = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         zeros = [*(n // 2 for n in spare), *(n - n // 2 for n in spare)]
     else:
-        zeros = 2 * listed(b, 0 if padding == "valid" else padding, axes, "padding")
-    return convolved(b, x, weight, bias, Window(kernel, tuple(stride), tuple(dilation), tuple(zeros)), groups)
+        zeros = 2 * listed(b, 0 if o.padding == "valid" else o.padding, axes, "padding")
+    return convolved(b, x, weight, bias, Window(kernel, tuple(stride), tuple(dilation), tuple(zeros)), o.groups)
 
 
 def convolved(b: Builder, x: Ref, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Ref:
@@ -126,24 +125,26 @@ def _depthwise(b: Builder, x: Ref, weight: Tensor, bias: Tensor | None, groups: 
     return y if bias is None else b.emit("add", [y, bias], y.shape)
 
 
+def _transposed(b: Builder, x: Ref, weight: Tensor, bias: Any = None, *given: Any, **named: Any) -> Ref:
+    """given: stride, padding, output padding, groups, dilation."""
+    defaults = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
+    o = options(defaults, given, named)
+    _checked(b, x, weight, bias)
+    axes = weight.ndim - 2
+    names = ("stride", "dilation", "padding", "output_padding")
+    stride, dilation, padding, extra = (listed(b, getattr(o, name), axes, name) for name in names)
+    window = Window(tuple(weight.shape[2:]), tuple(stride), tuple(dilation), tuple(padding) * 2)
+    return transposed_convolution(b, x, weight, bias, window, extra, o.groups)
+
+
 def transposed_convolution(
-    b: Builder,
-    x: Ref,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
+    b: Builder, x: Ref, weight: Tensor, bias: Any, window: Window, extra: Sequence[int], groups: int
 ) -> Ref:
     """A convolution by the flipped kernel: of the blocks that a step fills, where steps divide the kernel, else of the
-    input with zeros between its numbers.
+    input with zeros between its numbers. extra: numbers more behind, per axis.
     """
-    _checked(b, x, weight, bias)
-    axes, kernel = weight.ndim - 2, weight.shape[2:]
-    stride, dilation = listed(b, stride, axes, "stride"), listed(b, dilation, axes, "dilation")
-    padding, extra = listed(b, padding, axes, "padding"), listed(b, output_padding, axes, "output padding")
+    axes, kernel, stride, dilation = window.axes, window.kernel, window.stride, window.dilation
+    padding = window.padding[:axes]
     inputs, outputs = weight.shape[0] // groups, weight.shape[1]
     grouped = weight.reshape(groups, inputs, outputs, *kernel).transpose(1, 2)  # (groups, outputs, inputs, *kernel)
     in_blocks = all(d == 1 and k % s == 0 for k, s, d in zip(kernel, stride, dilation, strict=True))
@@ -158,7 +159,7 @@ def transposed_convolution(
     behind = [n - p + e - (s - 1) for n, p, e, s in zip(spread, padding, extra, stride, strict=True)]
     pads = [*before, *behind]
     x = padded(b, x, flat_padding([min(n, 0) for n in pads]))
-    window = Window(tuple(kernel), (1,) * axes, tuple(dilation), tuple(max(n, 0) for n in pads))
+    window = Window(kernel, (1,) * axes, dilation, tuple(max(n, 0) for n in pads))
     return channels_first(b, _grouped(b, windows(b, x, window), flipped, bias, groups, weight), axes)
 
 
@@ -197,26 +198,16 @@ def _spaced(b: Builder, x: Ref, stride: Sequence[int]) -> Ref:
     return x
 
 
-def _either(
-    b: Builder,
-    x: Ref,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    *_: Any,
-) -> Ref:
+def _either(b: Builder, x: Ref, weight: Tensor, bias: Any, *given: Any) -> Ref:
+    """given: stride, padding, dilation, transposed, output padding, groups."""
+    stride, padding, dilation, transposed, output_padding, groups, *_ = given
     if transposed:
-        return transposed_convolution(b, x, weight, bias, stride, padding, output_padding, groups, dilation)
+        return _transposed(b, x, weight, bias, stride, padding, output_padding, groups, dilation)
     return _convolution(b, x, weight, bias, stride, padding, dilation, groups)
 
 
 CONVOLUTIONS: dict[str, Lowering] = {
     **{f"conv{axes}d": _convolution for axes in (1, 2, 3)},
-    **{f"conv_transpose{axes}d": transposed_convolution for axes in (1, 2, 3)},
+    **{f"conv_transpose{axes}d": _transposed for axes in (1, 2, 3)},
     **{name: _either for name in ("convolution", "_convolution")},
 }

@@ -30,17 +30,9 @@ def _group_norm(
     return y if bias is None else b.emit("add", [y, b.named(bias.reshape(side), "bias", bias)], y.shape)
 
 
-def _instance_norm(
-    b: Builder,
-    x: Ref,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    of_input: bool,
-    *rest: Any,
-) -> Ref:
-    eps = rest[1]
+def _instance_norm(b: Builder, x: Ref, weight: Any, bias: Any, *given: Any) -> Ref:
+    """given: running mean and variance, whether those of the input count instead, momentum, eps."""
+    mean, variance, of_input, _, eps, *_ = given
     if of_input:
         return _group_norm(b, x, x.shape[len(x.shape) - x.ndim + 1], weight, bias, eps)
     if mean is None or variance is None:
@@ -52,8 +44,9 @@ def _instance_norm(
     return b.emit("add", [y, b.named(shift.reshape(side), "shift")], x.shape)
 
 
-def _native(b: Builder, x: Ref, weight: Any, bias: Any, rows: Any, channels: int, size: int, groups: int, *rest: Any):
-    return [_group_norm(b, x, groups, weight, bias, *rest), None, None]
+def _native(b: Builder, x: Ref, weight: Any, bias: Any, *given: Any) -> list[Ref | None]:
+    """given: rows, channels, numbers of a channel, groups, eps."""
+    return [_group_norm(b, x, given[3], weight, bias, *given[4:]), None, None]
 
 
 NORMALIZING: dict[str, Lowering] = {

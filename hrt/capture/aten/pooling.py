@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from hrt.capture.aten.convolutions import channels_first, listed, windows
+from hrt.capture.aten.convolutions import channels_first, listed, options, windows
 from hrt.capture.aten.padding import extended
 from hrt.capture.aten.resizing import SIDE, resized_by
 from hrt.capture.builder import Builder, Lowering, Ref, reshaped, sliced
@@ -58,27 +58,21 @@ def _maxima(axes: int) -> Lowering:
 
 
 def _averages(axes: int) -> Lowering:
-    def lower(
-        b: Builder,
-        x: Ref,
-        kernel: Any,
-        stride: Any = (),
-        padding: Any = 0,
-        ceil: bool = False,
-        include: bool = True,
-        divisor: int | None = None,
-    ) -> Ref:
-        kernel, stride, padding = (listed(b, v, axes, "window") for v in (kernel, stride or kernel, padding))
+    def lower(b: Builder, x: Ref, kernel: Any, *given: Any, **named: Any) -> Ref:
+        defaults = {"stride": (), "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
+        o = options(defaults, given, named)
+        kernel, stride, padding = (listed(b, v, axes, "window") for v in (kernel, o.stride or kernel, o.padding))
         sides = list(zip(_images(b, x, axes), kernel, stride, padding, strict=True))
-        reach = [(_steps(n, k, s, p, 1, ceil) - 1) * s + k for n, k, s, p in sides]
+        reach = [(_steps(n, k, s, p, 1, o.ceil_mode) - 1) * s + k for n, k, s, p in sides]
         behind = [max(0, r - n - p) for r, (n, _, _, p) in zip(reach, sides, strict=True)]
         window = Window(tuple(kernel), tuple(stride), (1,) * axes, (*padding, *behind))
-        return _mean(b, x, window, kernel, (stride, padding, ceil, include, *([divisor] if divisor else [])))
+        rest = [o.ceil_mode, o.count_include_pad, *([o.divisor_override] if o.divisor_override else [])]
+        return _mean(b, x, window, kernel, (stride, padding, *rest))
 
     return lower
 
 
-def _mean(b: Builder, x: Ref, window: Window, kernel: Sequence[int], options: Sequence[Any]) -> Ref:
+def _mean(b: Builder, x: Ref, window: Window, kernel: Sequence[int], given: Sequence[Any]) -> Ref:
     """The mean under a window, zeros counted, times what torch's pool of these options makes of ones more."""
     axes, channels = window.axes, x.shape[0]
     cover = windows(b, x, window)
@@ -91,7 +85,7 @@ def _mean(b: Builder, x: Ref, window: Window, kernel: Sequence[int], options: Se
     before, behind = window.padding[:axes], window.padding[axes:]
     wide = F.pad(ones, [n for k in reversed(range(axes)) for n in (before[k], behind[k])])
     plain = AVERAGES[axes - 1](wide, kernel, window.stride)
-    share = (AVERAGES[axes - 1](ones, kernel, *options) / plain)[0, 0]
+    share = (AVERAGES[axes - 1](ones, kernel, *given) / plain)[0, 0]
     if bool((share == share.flatten()[0]).all()):
         share = share.flatten()[0]
     return y if bool((share == 1).all()) else b.emit("mul", [y, b.named(share, "share")], y.shape)
@@ -101,10 +95,7 @@ def _adaptive(axes: int) -> Lowering:
     """Means, or maxima, over blocks that cover an axis; means of blocks that overlap are a product with a matrix."""
 
     def lower(b: Builder, x: Ref, sizes: Any) -> Ref:
-        sizes = [
-            m or n
-            for n, m in zip(_images(b, x, axes), [sizes] * axes if isinstance(sizes, int) else sizes, strict=True)
-        ]
+        sizes = _wanted(b, x, sizes, axes)
         if all(n % m == 0 for n, m in zip(x.shape[-axes:], sizes, strict=True)):
             return _averages(axes)(b, x, [n // m for n, m in zip(x.shape[-axes:], sizes, strict=True)])
         return resized_by(b, x, [lambda basis, k=k: ADAPTIVE[axes - 1](basis, _only(sizes, k)) for k in range(axes)])
@@ -125,10 +116,7 @@ def _wanted(b: Builder, x: Ref, sizes: Any, axes: int) -> list[int]:
 
 def _adaptive_maxima(axes: int) -> Lowering:
     def lower(b: Builder, x: Ref, sizes: Any) -> list[Ref | None]:
-        sizes = [
-            m or n
-            for n, m in zip(_images(b, x, axes), [sizes] * axes if isinstance(sizes, int) else sizes, strict=True)
-        ]
+        sizes = _wanted(b, x, sizes, axes)
         if any(n % m for n, m in zip(x.shape[-axes:], sizes, strict=True)):
             raise b.fail(f"its blocks of {x.shape[-axes:]} in {tuple(sizes)} are not alike; expected sizes that divide")
         return [_maxima(axes)(b, x, [n // m for n, m in zip(x.shape[-axes:], sizes, strict=True)]), None]

@@ -108,9 +108,7 @@ def _conv_transpose(b: LentBuilder, x: Ref, names: Sequence[str], t: Mapping[str
         raise b.fail("expected the same padding on both sides, given as numbers")
     if groups < 1 or weight.shape[0] % groups or weight.shape[0] != x.shape[0] or not min(extra) >= 0:
         raise b.fail(f"its kernel {tuple(weight.shape)} in {groups} groups does not fit {x.shape[0]} channels")
-    return transposed_convolution(
-        b, x, weight, bias, list(window.stride), list(before), extra, groups, list(window.dilation)
-    )
+    return transposed_convolution(b, x, weight, bias, window, extra, groups)
 
 
 CONVOLUTIONS = {"Conv": lent(_conv), "ConvTranspose": lent(_conv_transpose)}
