@@ -193,13 +193,14 @@ def train(
     weights: Annotated[list[float] | None, typer.Option(help="penalty: of the penalty, beside none.")] = None,
     thresholds: Annotated[list[float] | None, typer.Option(help="penalty: of the proximal steps.")] = None,
     width: Annotated[int | None, typer.Option(help="Of the network, not for finetune.")] = None,
+    every: Annotated[int, typer.Option(help="poisson: epochs between changes.")] = 10,
     json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
     """What the method gains while training, in errors against the exact solution, bytes and seconds."""
     if json:
         check_results(json)
     torch.set_num_threads(1)
-    options = training.Options(steps, batch, ratio, tuple(weights or ()), tuple(thresholds or (1e-3,)), width)
+    options = training.Options(steps, batch, ratio, tuple(weights or ()), tuple(thresholds or (1e-3,)), width, every)
     results: Rows = []
     for seed in seeds or [0]:
         results += [asdict(f) for f in training.EXPERIMENTS[what](options, seed)]
