@@ -61,7 +61,7 @@ def test_poisson_gives_both_forms_after_the_same_steps() -> None:
 
 def test_poisson_tells_every_change_and_changes_no_more_often_than_asked(monkeypatch) -> None:
     """The last change told is to the ratio at the end, and each is a multiple of `every` after the first."""
-    monkeypatch.setattr(training.hrt, "DynamicCompression", partial(hrt.DynamicCompression, first=20, finest=0.03))
+    monkeypatch.setattr(hrt, "DynamicCompression", partial(hrt.DynamicCompression, first=20, finest=0.03))
     for every in (5, 30):
         _, dynamic = EXPERIMENTS["poisson"](Options(steps=80, width=16, batch=32, every=every), 0)
         epochs, ratios = zip(*re.findall(r"epoch (\d+) to ([\d.]+)x, error", dynamic.remark), strict=True)
