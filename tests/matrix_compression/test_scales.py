@@ -86,7 +86,7 @@ def test_a_small_operator_takes_what_it_takes_at_another_scale():
     """Its entries are below 2^-13, where float16 keeps fewer digits, and is still worth its bytes."""
     w = reaction_diffusion_green(512)
     assert 2.0**-18 < w.max() < FULL_FLOAT16 < 64 * w.max()
-    small, large = (hrt.compress_matrix(w * scale, tol=TOL).nbytes for scale in (1, 64))
+    small, large = (hrt.compress_matrix(w * scale, tol=TOL, storage="auto").nbytes for scale in (1, 64))
     assert small <= (1 + SUBNORMAL) * large
 
 
