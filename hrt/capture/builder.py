@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hrt.errors import CaptureError, InputError
 from hrt.program.names import unique_name
-from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Value
 
 Lowering = Callable[..., Any]  # (builder, *the arguments of a call) to a Ref, a list of them, or a constant
@@ -78,8 +77,7 @@ class Builder:
         place = f"{path} ({module})" if path else f"the forward of {module or 'the network'}"
         return kind(
             f"Op {schema_name(self.current.target)} in {place} cannot be captured: {why}. "
-            f"Rewrite it with ops of the table ({', '.join(TABLE)}), or keep that part outside the compressed network."
-            f"{self.advice}"
+            f"Rewrite it, or keep that part outside the compressed network.{self.advice}"
         )
 
     def sample_shape(self, fake: Any) -> tuple[int, ...]:

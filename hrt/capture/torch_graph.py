@@ -5,6 +5,7 @@ A graph may call whatever its author wrote. Only functional ATen operators are e
 
 import warnings
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
@@ -175,15 +176,13 @@ class _Walk(Builder):
         if not dynamic and not any(isinstance(a, Ref) for a in _flatten([*arguments, *keywords.values()])):
             return self._fold(node, arguments, keywords)
         if name not in LOWERINGS:
-            raise self.fail("it is outside the op table", _OutsideError)
+            raise self.fail(f"it is outside the op table{_nearest(name)}", _OutsideError)
         keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
         try:
             value = LOWERINGS[name](self, *arguments, **keywords)
         except (TypeError, AttributeError, IndexError, KeyError) as error:
             raise self.fail(f"these arguments are not supported ({error})") from error
         for result, fake in zip(_flatten([value]), fakes, strict=True):
-            if isinstance(result, Ref) and not fake.is_floating_point():
-                raise self.fail(f"its result is {fake.dtype}, not floating-point")
             if isinstance(result, Ref) and result.shape != self.sample_shape(fake):
                 raise self.fail(f"its result has shape {tuple(fake.shape)}, said in the table {result.shape}")
         return value
@@ -243,6 +242,12 @@ class _Walk(Builder):
         if not isinstance(value, Ref):
             raise CaptureError(f"Output {node} of the network does not depend on its input.")
         return value
+
+
+def _nearest(name: str) -> str:
+    """Which captured operators have a name like this one."""
+    alike = get_close_matches(name.strip("_"), LOWERINGS, n=3)
+    return f" (near to it: {', '.join(alike)})" if alike else ""
 
 
 def _on_meta(value: Any) -> Any:

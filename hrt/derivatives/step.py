@@ -45,16 +45,17 @@ class Step:
         if not x.parts:
             return Jet(value, {})
         rule = TABLE[op].taylor
-        self.check_order(0 if rule is None else ORDER)
-        assert rule is not None
+        if rule is None:
+            raise self.fail("a derivative", "order 0")
+        self.check_order()
         steep = self.writer.operators.get(x.value.name) != "linear"
         return elementwise(x, value, rule(x.value, value, attrs), self.needed, steep)
 
-    def check_order(self, highest: int = ORDER) -> None:
-        """Raise DerivativeError where derivatives above `highest` are needed."""
+    def check_order(self) -> None:
+        """Raise DerivativeError where derivatives of a higher order are needed than rules go to."""
         order = max(map(len, self.needed))
-        if order > highest:
-            raise self.fail(f"a derivative of order {order}", f"at most order {highest}")
+        if order > ORDER:
+            raise self.fail(f"a derivative of order {order}", f"at most order {ORDER}")
 
     def times(self, x: Jet, y: Jet, value: Symbol) -> Jet:
         rank = len(value.shape)

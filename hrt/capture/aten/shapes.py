@@ -121,7 +121,7 @@ def _select_scatter(b: Builder, x: Ref, part: Any, dim: int, index: int) -> Ref:
 
 def _reshape(b: Builder, x: Ref, *args: Any, **kwargs: Any) -> Ref:
     shape = b.result_shape()
-    if math.prod(shape) != math.prod(x.shape):
+    if math.prod(shape) != math.prod(x.shape) or any(isinstance(a, torch.dtype) for a in args):
         raise b.fail("it reads the numbers as another type")
     return reshaped(b, x, shape)
 
