@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrt.program.op_table import TABLE, Op
+from hrt.program.program import Node, Program, Value
 
 # For every elementwise row: attributes to test it with, where its kinks are, and the interval it is defined on.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -111,3 +112,18 @@ CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
     ("einsum", (A, B), {"equation": "bni,bnj->bij"}, A.mT @ B),
     ("layer_norm", (A, C[:4], W[0]), {"shape": [4], "eps": 1e-5}, F.layer_norm(A, [4], C[:4], W[0])),
 ]
+
+
+Case = tuple[str, Sequence[Tensor], Mapping[str, Any]]
+
+
+def program_of(case: Case) -> tuple[Program, list[Tensor]]:
+    """One node; what has a batch is an input, the rest constants."""
+    op, arguments, attrs = case
+    names, rows = [f"a{k}" for k in range(len(arguments))], len(max(arguments, key=lambda a: a.ndim))
+    is_value = [a.ndim > 0 and len(a) == rows for a in arguments]
+    values = [Value(n, tuple(a.shape[1:])) for n, a, v in zip(names, arguments, is_value, strict=True) if v]
+    constants = {n: a for n, a, v in zip(names, arguments, is_value, strict=True) if not v}
+    shape = tuple(TABLE[op].torch(arguments, attrs).shape[1:])
+    program = Program(tuple(values), (Node("y", op, tuple(names), shape, attrs),), ("y",), constants)
+    return program, [a for a, v in zip(arguments, is_value, strict=True) if v]

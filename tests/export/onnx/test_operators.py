@@ -1,6 +1,5 @@
 """Every row of the op table in ONNX, by every opset: as torch says it in float64."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ from torch import Tensor
 from hrt.export.onnx.check import open_runtime
 from hrt.export.onnx.exporter import OPSETS, graph_of
 from hrt.program.op_table import TABLE, Op
-from hrt.program.program import Node, Program, Value
 
-from op_cases import ACTIVATIONS, CASES, DOMAINS, POSITIVE, A
+from op_cases import ACTIVATIONS, CASES, DOMAINS, POSITIVE, A, Case, program_of
 
 BATCH = len(A)
-Case = tuple[str, Sequence[Tensor], dict[str, Any]]
 
 
 def ranged(op: str, attrs: dict[str, Any]) -> Tensor:
@@ -38,21 +35,6 @@ SPECIAL: list[Case] = [
     ("logsumexp", (torch.tensor([[300.0, 299.0, -400.0]]).double(),), {"axes": [-1], "keep": True}),
     ("where", (torch.tensor([[0.0, 1.0]]).double(), torch.tensor([[9.0, 2.0]]).double(), torch.ones(2).double()), {}),
 ]
-
-
-def program_of(case: Case) -> tuple[Program, list[Tensor]]:
-    """One node; what has a batch is an input, the rest constants."""
-    op, arguments, attrs = case
-    rows = len(arguments[0])
-    names = [f"a{k}" for k in range(len(arguments))]
-    is_value = [k == 0 or (a.ndim > 1 and len(a) == rows and op != "linear") for k, a in enumerate(arguments)]
-    if op == "repeat":
-        is_value = [False, True]
-    values = [Value(n, tuple(a.shape[1:])) for n, a, v in zip(names, arguments, is_value, strict=True) if v]
-    constants = {n: a for n, a, v in zip(names, arguments, is_value, strict=True) if not v}
-    shape = tuple(TABLE[op].torch(arguments, attrs).shape[1:])
-    program = Program(tuple(values), (Node("y", op, tuple(names), shape, attrs),), ("y",), constants)
-    return program, [a for a, v in zip(arguments, is_value, strict=True) if v]
 
 
 @pytest.mark.parametrize("case", ALL + SPECIAL, ids=[f"{name}-{k}" for k, (name, *_) in enumerate(ALL + SPECIAL)])
