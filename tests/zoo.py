@@ -229,7 +229,7 @@ def SetNetwork(self, x):
 
 
 @network(
-    4,
+    5,
     (4, 6),
     parts=lambda: {
         "left": nn.Parameter(torch.randn(5, 4)),

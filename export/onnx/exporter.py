@@ -22,6 +22,7 @@ from hrt.export.onnx.operators import lower
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.model.load import load
 from hrt.model.model import CompressedModel
+from hrt.program.parallel_linears import joined
 from hrt.program.program import Node, Program
 from hrt.runtime.onnx_costs import ANY_BATCH, choose_forms
 from hrt.support.atomic_files import check_writable, replacing, warn_of_suffix
@@ -99,7 +100,7 @@ def opened(
 
 def to_onnx(model: CompressedModel, opset: int | None = None, *, functions: bool = False) -> onnx.ModelProto:
     """The graph that `export_onnx` writes, with its metadata: the certificate, its bounds by output, tol and bytes."""
-    proto = graph_of(model.program, opset, functions=functions)
+    proto = graph_of(joined(model.program), opset, functions=functions)
     bounds, names = limits(model.certificate, model.program.outputs), [v.name for v in proto.graph.output]
     facts = {
         "hrt.certificate": json.dumps(model.certificate.to_header(), default=str),

@@ -134,7 +134,7 @@ def _with_probes(program: Program, chunk: Sequence[Tensor], seen: list[tuple[Nod
     nodes: list[Node] = []
     probes: dict[str, tuple[Node, Tensor]] = {}  # by the name of the bare product
     for node in program.nodes:
-        if node.op != "linear":
+        if node.op != "linear" or node.inputs[1] in program.generated:
             nodes.append(node)
             continue
         raw = f"{node.name}:raw"

@@ -38,16 +38,17 @@ def program_of(exported: torch.export.ExportedProgram) -> Program:
     advice = "" if exported.dialect == "TRAINING" else " Do not call run_decompositions before: it splits operators."
     try:
         return _Walk(exported, advice).program()
-    except _OutsideError as error:
-        outside = CaptureError(str(error))  # it names what the user wrote
+    except CaptureError as error:
+        first = error  # it names what the user wrote
     try:
-        simpler = _decomposed(exported)
-    except Exception:  # torch's passes have limits of their own
-        raise outside from None
-    try:
-        return _Walk(simpler, advice).program()
+        return _Walk(_decomposed(exported), advice).program()
     except _OutsideError:
-        raise outside from None  # any other reason is better than this one
+        reason = first
+    except CaptureError as error:
+        reason = error if isinstance(first, _OutsideError) else first  # any reason is better than an operator's name
+    except Exception:  # torch's passes have limits of their own
+        reason = first
+    raise CaptureError(str(reason)) from None
 
 
 def roundings(exported: torch.export.ExportedProgram) -> dict[str, str]:
@@ -178,14 +179,18 @@ class _Walk(Builder):
         if name not in LOWERINGS:
             raise self.fail(f"it is outside the op table{_nearest(name)}", _OutsideError)
         keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
+        self.operands = [a for a in _flatten([*arguments, *keywords.values()]) if isinstance(a, Ref)]
+        if torch.Tag.pointwise in node.target.tags:
+            operands = self.aligned([*arguments, *keywords.values()], fakes[0].ndim, self.batch_place(fakes[0])[0])
+            arguments, keywords = (
+                operands[: len(arguments)],
+                dict(zip(keywords, operands[len(arguments) :], strict=True)),
+            )
         try:
             value = LOWERINGS[name](self, *arguments, **keywords)
         except (TypeError, AttributeError, IndexError, KeyError) as error:
             raise self.fail(f"these arguments are not supported ({error})") from error
-        for result, fake in zip(_flatten([value]), fakes, strict=True):
-            if isinstance(result, Ref) and result.shape != self.sample_shape(fake):
-                raise self.fail(f"its result has shape {tuple(fake.shape)}, said in the table {result.shape}")
-        return value
+        return self.placed(value, node.meta["val"])
 
     def _number(self, name: str, target: Any, arguments: Sequence[Any]) -> Any:
         """What a Python number in the graph is; None where the batch size is in it."""
@@ -241,6 +246,12 @@ class _Walk(Builder):
         value = self._read(node)
         if not isinstance(value, Ref):
             raise CaptureError(f"Output {node} of the network does not depend on its input.")
+        if value.axis or value.before or value.after:
+            shape = tuple(node.meta["val"].shape)
+            remedy = f"y.transpose(0, {value.axis})" if value.axis else "y.reshape(x.shape[0], ...)"
+            raise CaptureError(
+                f"Output {node} of the network has shape {shape}. Expected the batch as dimension 0: return {remedy}."
+            )
         return value
 
 

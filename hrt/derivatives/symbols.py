@@ -202,7 +202,8 @@ class Writer:
         return replace(self.concat(pieces, axis), factor=x.factor)
 
     def program_of(self, inputs: Sequence[Value], outputs: Sequence[str]) -> Program:
-        return Program(tuple(inputs), tuple(self.nodes), tuple(outputs), self.constants).simplified()
+        recipes = self.program.generated
+        return Program(tuple(inputs), tuple(self.nodes), tuple(outputs), self.constants, recipes).simplified()
 
 
 def runs(rows: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -9,7 +9,7 @@ A plain constant NAME is the tensor `NAME/value`. An H-matrix is `NAME/<storage>
 leaves in order, each its dense block or u then vt, row-major), `NAME/scales` (bfloat16, of the int8 leaves in order),
 `NAME/leaves` (int table: row, rows, col, cols, rank; -1 is dense), `NAME/codes` (uint8 storage type per leaf) and,
 where there are any, `NAME/rows` and `NAME/cols` (orderings). Schedules are not stored: they follow from the leaf
-tables.
+tables. Generated constants are not stored either: the program holds their recipes. A file with recipes has version 3.
 """
 
 import hashlib
@@ -39,8 +39,9 @@ from hrt.program.program import Extent, Program
 from hrt.support.atomic_files import check_writable, replacing, usable
 from hrt.support.devices import on_the_cpu
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # the newest; a file is written in the oldest that can say what it holds
 DEFLATED = 2  # the first version whose header is
+GENERATED = 3  # the first version whose program may have recipes
 NUMBERS, HEADER = "numbers", "header"  # the tensors of such a file, in this order
 MAX_TEXT = 1 << 24  # bytes of an inflated header, beside an eighth of the file: parsed it may take thirty times that
 MAX_HEADER = 1 << 24  # bytes of JSON as they stand; parsed it may take thirty times as much
@@ -107,7 +108,7 @@ def _encoded(contents: Contents) -> tuple[bytearray, list[Any]]:
     """What stands before the numbers, with zeros for the digest, and all that follows."""
     with on_the_cpu():
         check_program(contents.program)
-        tensors, constants = pack(contents.program.constants)
+        tensors, constants = pack(contents.program.stored_constants)
     header = {
         "program": contents.program.to_header(),
         "constants": msgspec.to_builtins(constants),
@@ -116,7 +117,8 @@ def _encoded(contents: Contents) -> tuple[bytearray, list[Any]]:
         "dense_nbytes": contents.dense_nbytes,
     }
     text, end = _text(header, tensors)
-    return _head(end, len(text)), [*map(_bytes, tensors.values()), text]
+    version = GENERATED if contents.program.generated else DEFLATED
+    return _head(version, end, len(text)), [*map(_bytes, tensors.values()), text]
 
 
 def read_header(path: str | PathLike[str]) -> dict[str, Any]:
@@ -236,11 +238,11 @@ def _text(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[byt
     return zlib.compress(text, 9), end
 
 
-def _head(numbers: int, header: int) -> bytearray:
+def _head(version: int, numbers: int, header: int) -> bytearray:
     """Everything before the numbers, with zeros for the digest. They begin at a multiple of their size."""
     end = numbers + header
     table = {
-        "__metadata__": {"sha256": "0" * 64, "hrt": _json({"format": "hrt", "version": FORMAT_VERSION})},
+        "__metadata__": {"sha256": "0" * 64, "hrt": _json({"format": "hrt", "version": version})},
         NUMBERS: {"dtype": "U8", "shape": [numbers], "data_offsets": [0, numbers]},
         HEADER: {"dtype": "U8", "shape": [header], "data_offsets": [numbers, end]},
     }

@@ -12,6 +12,7 @@ from hrt.errors import printable
 from hrt.model.contents import Contents
 from hrt.model.sizes import Sizes
 from hrt.model.verdict import details, head
+from hrt.program.parallel_linears import joined
 from hrt.program.program import Program
 from hrt.runtime.onnx_costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
 
@@ -24,7 +25,7 @@ def render(model: Contents, sizes: Sizes, *, verbose: bool = False, width: int =
     No line is longer than `width`, and nothing is left out to fit it.
     """
     c, outputs = model.certificate, [(n, model.program.shape_of(n)) for n in model.program.outputs]
-    lines = [*head(c, outputs), *sizes.lines(), *predicted_speed(model.program)]
+    lines = [*head(c, outputs), *sizes.lines(), *predicted_speed(joined(model.program))]
     dense = [r.name for r in c.layers if r.nbytes >= r.dense_nbytes > 0]
     if dense:
         lines.append(f"no gain on {len(dense)} of {len(c.layers)} layers; the table says why")

@@ -42,7 +42,7 @@ class TrainableNetwork(nn.Module):
     def __init__(self, program: Program, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.program = program
-        linear = {name for node in program.linear_nodes for name in node.inputs[1:]}
+        linear = {name for node in program.linear_nodes for name in node.inputs[1:]} - program.generated.keys()
         affine = {name for node in program.nodes if node.op == "layer_norm" for name in node.inputs[1:]}
         self.weights, self.values, self.fixed = nn.ModuleDict(), nn.ParameterDict(), nn.Module()
         self._keys: dict[str, str] = {}  # of every constant, in one of the three

@@ -5,8 +5,10 @@ Knows matrices; knows nothing of where networks come from or how they are compre
 
 from hrt.program.check_program import check_program
 from hrt.program.dense_view import DenseView, compressed_weights, stored, to_float64, written_out
+from hrt.program.generated import Recipe
 from hrt.program.names import unique_name
 from hrt.program.op_table import TABLE, Op
+from hrt.program.parallel_linears import joined
 from hrt.program.program import Constant, Node, Program, Value, program_nbytes
 
 __all__ = [
@@ -16,9 +18,11 @@ __all__ = [
     "Node",
     "Op",
     "Program",
+    "Recipe",
     "Value",
     "check_program",
     "compressed_weights",
+    "joined",
     "program_nbytes",
     "stored",
     "to_float64",

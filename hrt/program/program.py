@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hrt.errors import CaptureError, InputError
 from hrt.hmatrix.hmatrix import HMatrix
+from hrt.program.generated import Recipe, check_recipes
 from hrt.program.op_table import TABLE, Op
 
 Constant = Tensor | HMatrix
@@ -50,14 +51,20 @@ class Node:
 class Program:
     """inputs, nodes in order, outputs by name, constants by name (weights are Tensors (m, n) or HMatrix). Raises
     CaptureError where they do not fit each other.
+
+    generated: recipes of constants by name. They are made here, in float64, where they are not among the constants yet;
+    they are never stored, rounded or replaced, and are no weights.
     """
 
     inputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
     constants: Mapping[str, Constant]
+    generated: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        made = {k: recipe.matrix() for k, recipe in self.generated.items() if k not in self.constants}
+        object.__setattr__(self, "constants", {**self.constants, **made})
         names = [*(v.name for v in self.inputs), *self.constants]
         known = set(names)
         if len(known) < len(names):
@@ -92,12 +99,12 @@ class Program:
     @property
     def weights(self) -> dict[str, tuple[Node, ...]]:
         """Weight name to the linear nodes that use it (several where weights are tied), in program order. A constant
-        that is anything else besides (an operand of another op, an output) is not among them.
+        that is anything else besides (an operand of another op, an output) or is generated is not among them.
         """
         uses: dict[str, tuple[Node, ...]] = {}
         for node in self.linear_nodes:
             uses[node.inputs[1]] = (*uses.get(node.inputs[1], ()), node)
-        other = {*self.outputs}
+        other = {*self.outputs, *self.generated}
         for node in self.nodes:
             other.update(node.inputs[:1] + node.inputs[2:] if node.op == "linear" else node.inputs)
         return {name: nodes for name, nodes in uses.items() if name not in other}
@@ -107,8 +114,10 @@ class Program:
         return {v.name: v.shape for v in (*self.inputs, *self.nodes)}[name]
 
     def with_constants(self, changed: Mapping[str, Constant]) -> "Program":
-        """The same program with some constants replaced."""
-        return replace(self, constants={**self.constants, **changed})
+        """The same program with some constants replaced; generated ones stay as they are."""
+        return replace(
+            self, constants={**self.constants, **{k: c for k, c in changed.items() if k not in self.generated}}
+        )
 
     def simplified(self) -> "Program":
         """The same function: constants added to a product become its bias; what no output needs is dropped."""
@@ -127,7 +136,13 @@ class Program:
                 needed.update(node.inputs)
                 reversed_nodes.append(node)
         constants = {k: c for k, c in self.constants.items() if k in needed}
-        return replace(self, nodes=tuple(reversed(reversed_nodes)), constants=constants)
+        generated = {k: recipe for k, recipe in self.generated.items() if k in needed}
+        return replace(self, nodes=tuple(reversed(reversed_nodes)), constants=constants, generated=generated)
+
+    @property
+    def stored_constants(self) -> dict[str, Constant]:
+        """The constants that are not generated."""
+        return {k: c for k, c in self.constants.items() if k not in self.generated}
 
     def run(
         self,
@@ -187,18 +202,25 @@ class Program:
 
     def to_header(self) -> dict[str, Any]:
         """Everything but the constants, as JSON."""
+        generated = {k: msgspec.to_builtins(recipe) for k, recipe in self.generated.items()}
         return {
             "inputs": [[v.name, list(v.shape)] for v in self.inputs],
             "nodes": [[n.name, n.op, list(n.inputs), list(n.shape), dict(n.attrs), n.module] for n in self.nodes],
             "outputs": list(self.outputs),
+            **({"generated": generated} if generated else {}),
         }
 
     @staticmethod
     def from_header(header: Mapping[str, Any], constants: Mapping[str, Constant]) -> "Program":
-        """The inverse of `to_header`. Raises msgspec.ValidationError for anything else."""
+        """The inverse of `to_header`. Raises msgspec.ValidationError for anything else, and ValueError for recipes that
+        are wrong, too large or name a stored constant, before anything is made of them.
+        """
         plain = msgspec.convert(header, Header)
+        check_recipes(plain.generated.values())
+        if both := sorted(plain.generated.keys() & constants.keys()):
+            raise ValueError(f"the constants {both[:4]} are both stored and generated")
         inputs, nodes = tuple(Value(*v) for v in plain.inputs), tuple(Node(*n) for n in plain.nodes)
-        return Program(inputs, nodes, plain.outputs, dict(constants))
+        return Program(inputs, nodes, plain.outputs, dict(constants), plain.generated)
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -207,8 +229,10 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: tuple[tuple[str, tuple[Extent, ...]], ...]
     nodes: tuple[tuple[str, str, tuple[str, ...], tuple[Extent, ...], dict[str, Any], str], ...]
     outputs: tuple[str, ...]
+    generated: dict[str, Recipe] = {}
 
 
 def program_nbytes(program: Program) -> int:
-    """Bytes that must be resident to predict: packed weights, tables, orderings, biases and other constants."""
-    return sum(c.numel() * c.element_size() if isinstance(c, Tensor) else c.nbytes for c in program.constants.values())
+    """Bytes as stored: packed weights, tables, orderings, biases and other constants, without what is generated."""
+    constants = program.stored_constants.values()
+    return sum(c.numel() * c.element_size() if isinstance(c, Tensor) else c.nbytes for c in constants)

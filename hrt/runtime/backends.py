@@ -5,13 +5,14 @@ on every machine, and a backend may live above this room.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Any
 
 from hrt.derivatives.differentiate import Differentiated
 from hrt.errors import BackendError
+from hrt.program.parallel_linears import joined
 from hrt.program.program import Program
 from hrt.runtime.session import Session
 from hrt.support.devices import missing_for_cuda
@@ -87,7 +88,9 @@ def open_session(
     lacks = BACKENDS[name].missing()
     if lacks:
         raise BackendError(f"Backend {name!r} cannot run here: {lacks} Use backend='torch'.")
-    request = Request(program, device, precision, differentiated)
+    if differentiated is not None:
+        differentiated = replace(differentiated, origin=joined(differentiated.origin))
+    request = Request(joined(program), device, precision, differentiated)
     try:
         return BACKENDS[name].open(request)
     except BackendError:

@@ -7,7 +7,7 @@ two.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -39,6 +39,7 @@ def chip_of(device: torch.device) -> Chip:
 
 def choose_schedule(program: Program, precision: str, chip: Chip, *, densify: bool = True) -> Choice:
     """The schedule that is predicted to be fastest. densify: whether layers may be written out."""
+    program = replace(program, generated={})  # on a GPU these are matrices like all others
     dense = [k for k in compressed_weights(program) if densify and _pays_dense(program, k, precision, chip)]
     wide = [k for k in program.weights if getattr(program.constants[k], "dtype", None) == torch.float64]
     chosen = written_out(written_out(program, wide), dense, WORKSPACE[precision])  # nothing wider reaches a GPU

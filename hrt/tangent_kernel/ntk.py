@@ -146,7 +146,7 @@ def affordable_drift(
     is none. Work is counted, not timed: the same network has the same certificate on every machine.
     """
     program = original.program
-    names = {name for node in program.linear_nodes for name in node.inputs[1:]}
+    names = {name for node in program.linear_nodes for name in node.inputs[1:]} - program.generated.keys()
     count = sum(math.prod(program.constants[name].shape) for name in names)
     shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
     width = max(1, sum(math.prod(shapes.get(name, ())) for name in program.outputs))
@@ -194,7 +194,8 @@ def _function(net: Network, residual: Residual | None, dtype: torch.dtype) -> It
     elif isinstance(net, (Program, HoldsProgram)):
         view = net if isinstance(net, DenseView) else DenseView(net if isinstance(net, Program) else net.program)
         program, state = view.program, {k: c.to(dtype) for k, c in view.constants.items()}
-        names = list(dict.fromkeys(name for node in program.linear_nodes for name in node.inputs[1:]))
+        linear = dict.fromkeys(name for node in program.linear_nodes for name in node.inputs[1:])
+        names = [name for name in linear if name not in program.generated]
         modes = []
 
         def call(parameters: Parameters, *points: Tensor) -> Any:

@@ -49,7 +49,6 @@ def branch(m: Probe, x: Tensor) -> Tensor:
 
 REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "conv2d": (lambda m, x: m.conv(x[:, None, None]), ("Op conv2d in 1.conv (Conv2d)", "outside the op table")),
-    "lstm": (lambda m, x: m.lstm(x[:, None])[0], ("in 1.lstm (LSTM)", "without the batch")),
     "fft": (lambda m, x: torch.fft.rfft(x).abs(), ("Op fft_rfft in 1",)),
     "sort": (lambda m, x: x.sort(1)[0], ("Op sort in 1", "outside the op table")),
     "near": (lambda m, x: torch.logcumsumexp(x, 1), ("Op logcumsumexp in 1 (Probe)", "near to it: logsumexp")),
@@ -70,7 +69,7 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "complex": (lambda m, x: (x * 1j).real, ("Op mul in 1", "complex")),
     "jumping_softplus": (lambda m, x: F.softplus(x, 1, 2), ("Op softplus in 1", "threshold")),
     # samples that depend on each other
-    "transpose": (lambda m, x: x.T @ x, ("Op permute in 1", "moves the batch")),
+    "transpose": (lambda m, x: x.T @ x, ("Op matmul in 1", "sums over the batch")),
     "mean_over_batch": (lambda m, x: x - x.mean(0), ("Op mean in 1", "samples would depend on each other")),
     "sum_of_all": (lambda m, x: x / x.sum(), ("Op sum in 1", "samples would depend on each other")),
     "concat_batch": (lambda m, x: torch.cat([x, x]), ("Op cat in 1", "batch")),
@@ -81,12 +80,16 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "matmul_over_batch": (lambda m, x: torch.matmul(x[:, 0], x[:, 1]), ("Op matmul in 1", "sums over the batch")),
     "points_into_batch": (
         lambda m, x: m.linear(x[:, :, None].expand(-1, 4, 4).reshape(-1, 4)),
-        ("Op reshape", "batch"),
+        ("Output linear", "(4*s", "the batch as dimension 0", "y.reshape(x.shape[0], ...)"),
     ),
-    "leading_axis": (lambda m, x: m.linear(x)[None], ("Op unsqueeze in 1", "batch as dimension 0")),
+    "leading_axis": (lambda m, x: m.linear(x)[None], ("Output unsqueeze", "batch as dimension 0", "y.transpose(0, 1)")),
+    "batch_split": (
+        lambda m, x: x[:, None].expand(-1, 3, 4).transpose(0, 1).reshape(-1, 4).reshape(-1, 3, 4),
+        ("Op reshape in 1", "samples", "keep the batch whole"),
+    ),
     "batch_size": (lambda m, x: x / x.shape[0], ("Op div in 1", "batch size")),
-    "masked_columns": (lambda m, x: x[:, torch.arange(4) > 1], ("Op index in 1", "only dimension 0 may vary")),
-    "pairs": (lambda m, x: x[:, 0] * x[:, :1], ("Op mul in 1", "only dimension 0 may vary")),
+    "masked_columns": (lambda m, x: x[:, torch.arange(4) > 1], ("Op index in 1", "only the batch may vary")),
+    "pairs": (lambda m, x: x[:, 0] * x[:, :1], ("Op mul in 1", "only the batch may vary")),
     # weights that depend on the input, answers that do not
     "hypernetwork": (lambda m, x: F.linear(x[:, None], x[:, None] * m.vector), ("in 1",)),
     "no_output": (lambda m, x: None, ("does not depend on its input",)),

@@ -170,7 +170,7 @@ class TestNames:
             ("FourierFeatures", ["B", "net.0.weight", "net.2.weight"]),
             ("PODDeepONet", ["branch.0.weight", "branch.2.weight", "modes"]),
             ("DeepONetGrid", ["branch.0.weight", "branch.2.weight", "weight"]),
-            ("GridMixing", ["left", "right", "out.weight", "laplacian"]),
+            ("GridMixing", ["left", "right", "heads", "out.weight", "laplacian"]),
         ],
     )
     def test_weights_keep_their_names(self, name: str, weights: list[str]) -> None:

@@ -22,7 +22,7 @@ import hrt
 from hrt.certificate.certificate import BOX_BOUND, Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.model.artifact import DIGEST, FORMAT_VERSION, read_header
+from hrt.model.artifact import DEFLATED, DIGEST, read_header
 from hrt.model.model import CompressedModel
 from hrt.program.dense_view import DenseView
 
@@ -126,7 +126,7 @@ class TestRoundTrip:
     def test_is_a_safetensors_file_that_others_can_read(self, mixed):
         with safetensors.safe_open(mixed, framework="numpy") as file:
             numbers, header = (file.get_tensor(name).tobytes() for name in ("numbers", "header"))
-            assert json.loads(file.metadata()["hrt"]) == {"format": "hrt", "version": FORMAT_VERSION}
+            assert json.loads(file.metadata()["hrt"]) == {"format": "hrt", "version": DEFLATED}
             assert file.metadata()["sha256"] == mixed_bytes()[DIGEST].decode()
         constants, table = mixed_model().program.constants, json.loads(zlib.decompress(header))["tensors"]
 

@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 import hrt
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.model.artifact import DIGEST, FORMAT_VERSION, MAX_TEXT, read_header
+from hrt.model.artifact import DEFLATED, DIGEST, FORMAT_VERSION, MAX_TEXT, read_header
 
 from forked import forked, limit_memory
 from models import file_bytes, linear_model, mixed_bytes, parts_of, resealed, sealed, small_bytes
@@ -150,7 +150,7 @@ def renamed(data: bytes, old: str) -> bytes:
 
 
 GONE = object()
-OPENING = json.dumps({"format": "hrt", "version": FORMAT_VERSION})
+OPENING = json.dumps({"format": "hrt", "version": DEFLATED})
 
 
 def set_header(path, value):

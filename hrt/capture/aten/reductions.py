@@ -128,7 +128,7 @@ def _along(op: str) -> Lowering:
 
 
 def _rms_norm(b: Builder, x: Ref, shape: Sequence[int], weight: Any = None, eps: Any = None) -> Ref:
-    axes, say = list(range(-len(shape), 0)), saying(b)
+    axes, say = axes_of(b, x, list(range(-len(shape), 0))), saying(b)
     mean = reduced(b, "mean", say("power", x, exponent=2.0), axes)
     least = torch.finfo(b.current.meta["val"].dtype).eps if eps is None else eps
     root = b.emit("sqrt", [b.emit("add", [mean, least], mean.shape)], mean.shape)
@@ -161,6 +161,8 @@ def _scaled_dot_product_attention(
     values = (query, key, value)
     if not all(isinstance(v, Ref) for v in values) or len({v.shape[:-2] for v in values}) > 1:
         raise b.fail("its query, key and value are not of the same heads; expand them")
+    for v in values:
+        axes_of(b, v, [-1, -2])
     if dropout:
         raise b.fail("it drops values at random; call net.eval()")
     if isinstance(mask, Ref):
@@ -180,15 +182,15 @@ def _is_mask(b: Builder) -> bool:
 
 
 def _cdist(b: Builder, x: Any, y: Any, order: float = 2.0, *args: Any) -> Ref:
-    """By differences, which keep the digits of what is near."""
-    shapes = [v.shape if isinstance(v, Ref) else tuple(v.shape) for v in (x, y)]
-    rows, columns = shapes[0][:-1], shapes[1][-2]
-    wide = (*rows, columns, shapes[0][-1])
-    first = reshaped(b, x, (*rows, 1, shapes[0][-1])) if isinstance(x, Ref) else x.unsqueeze(-2)
-    second = reshaped(b, y, (*shapes[1][:-2], 1, *shapes[1][-2:])) if isinstance(y, Ref) else y.unsqueeze(-3)
-    if not rows and isinstance(y, Tensor):  # the rows are the batch
-        second = y
-    return _norm(b, b.emit("sub", [first, second], wide), float(order), -1)
+    """By differences, which keep the digits of what is near. The rows of `x` may be the batch."""
+    if isinstance(y, Ref):
+        axes_of(b, y, [-1, -2])
+    (*lead, width), (*_, columns, _) = x.shape, y.shape
+    rows_are_batch = isinstance(x, Ref) and x.axis == x.ndim - 2
+    first = reshaped(b, x, (*lead, 1, width)) if isinstance(x, Ref) else x.unsqueeze(-2)
+    if not rows_are_batch:
+        y = reshaped(b, y, (*y.shape[:-2], 1, columns, width)) if isinstance(y, Ref) else y.unsqueeze(-3)
+    return _norm(b, b.emit("sub", [first, y], (*lead, columns, width)), float(order), -1)
 
 
 REDUCTIONS: dict[str, Lowering] = {
