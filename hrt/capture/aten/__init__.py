@@ -6,10 +6,12 @@ number that depends on the batch size. What does not depend on the input was fol
 
 from hrt.capture.aten.convolutions import CONVOLUTIONS
 from hrt.capture.aten.elementwise import ELEMENTWISE
+from hrt.capture.aten.masks import MASKS
 from hrt.capture.aten.normalizing import NORMALIZING
 from hrt.capture.aten.padding import PADDING
 from hrt.capture.aten.pooling import POOLING
 from hrt.capture.aten.products import PRODUCTS
+from hrt.capture.aten.reductions import REDUCTIONS
 from hrt.capture.aten.resizing import RESIZING
 from hrt.capture.aten.shapes import SHAPES
 from hrt.capture.builder import Lowering
@@ -18,6 +20,8 @@ LOWERINGS: dict[str, Lowering] = {
     **SHAPES,
     **PRODUCTS,
     **ELEMENTWISE,
+    **MASKS,
+    **REDUCTIONS,
     **PADDING,
     **CONVOLUTIONS,
     **POOLING,

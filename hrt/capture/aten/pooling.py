@@ -37,6 +37,17 @@ def _largest(b: Builder, x: Ref, axis: int, first: range, reach: range) -> Ref:
     return reduce(lambda p, q: b.emit("maximum", [p, q], p.shape), parts)
 
 
+def _blockwise(b: Builder, x: Ref, kernel: Sequence[int]) -> Ref:
+    """The maximum of every block; what is left over at the ends counts nowhere."""
+    axes = len(kernel)
+    steps = [n // k for n, k in zip(_images(b, x, axes), kernel, strict=True)]
+    lead = x.shape[:-axes]
+    for axis, (n, k) in enumerate(zip(steps, kernel, strict=True), -axes):
+        x = sliced(b, x, axis, 0, n * k)
+    blocks = reshaped(b, x, (*lead, *(n for pair in zip(steps, kernel, strict=True) for n in pair)))
+    return b.emit("amax", [blocks], (*lead, *steps), axes=list(range(1 - 2 * axes, 0, 2)), keep=False)
+
+
 def _maxima(axes: int) -> Lowering:
     """Axis by axis; windows over the edge see copies of it, which they hold already."""
 
@@ -44,6 +55,9 @@ def _maxima(axes: int) -> Lowering:
         b: Builder, x: Ref, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False
     ) -> Ref:
         sides = [listed(b, v, axes, "window") for v in (kernel, stride or kernel, padding, dilation)]
+        kernel, stride, padding, dilation = sides
+        if kernel == stride and not any(padding) and not any(d > 1 for d in dilation) and not ceil:
+            return _blockwise(b, x, kernel)
         for axis, (k, s, p, d) in enumerate(zip(*sides, strict=True), -axes):
             size = _images(b, x, axes)[axis]
             steps = _steps(size, k, s, p, d, ceil)
