@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import zoo_images  # noqa: F401 (its networks join the others)
 from torch import nn
 from torch.nn.utils import parametrizations
 

@@ -1,11 +1,11 @@
 """The Program: a topologically sorted list of nodes over the closed op table. What every other part works on."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -15,17 +15,25 @@ from hrt.errors import CaptureError, InputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.generated import Recipe, check_recipes
 from hrt.program.op_table import TABLE, Op
+from hrt.support.structures import Path
 
 Constant = Tensor | HMatrix
 Extent = Annotated[int, msgspec.Meta(ge=0)]  # of one axis
+Kind = Literal["float", "int", "bool"]  # of an input's numbers
 
 
 @dataclass(frozen=True)
 class Value:
-    """A named input: `shape` of one sample, without the batch."""
+    """A named input: `shape` of one sample, without the batch.
+
+    kind: what its numbers are for the network; a program computes with floats of the same value.  path: where it stands
+    in the dictionaries and lists that the network takes, () where inputs are one after the other.
+    """
 
     name: str
     shape: tuple[int, ...]
+    kind: Kind = "float"
+    path: Path = ()
 
 
 @dataclass(frozen=True)
@@ -173,14 +181,7 @@ class Program:
     @cached_property
     def last_use(self) -> dict[str, list[str]]:
         """Node name to the values that nobody reads after it, so that memory is given back early."""
-        keep = {*self.outputs, *self.constants, *(v.name for v in self.inputs)}
-        last: dict[str, str] = {}
-        for node in self.nodes:
-            last.update({name: node.name for name in node.inputs if name not in keep})
-        uses: dict[str, list[str]] = {}
-        for value, node_name in last.items():
-            uses.setdefault(node_name, []).append(value)
-        return uses
+        return last_uses(self.nodes, {*self.outputs, *self.constants, *(v.name for v in self.inputs)})
 
     def check_inputs(self, inputs: Sequence[Any]) -> None:
         """Raise InputError unless there is one (batch, *shape) array per input, all of one batch size."""
@@ -202,12 +203,16 @@ class Program:
 
     def to_header(self) -> dict[str, Any]:
         """Everything but the constants, as JSON."""
+        kinds = {v.name: v.kind for v in self.inputs if v.kind != "float"}
+        paths = {v.name: list(v.path) for v in self.inputs if v.path}
         generated = {k: msgspec.to_builtins(recipe) for k, recipe in self.generated.items()}
         return {
             "inputs": [[v.name, list(v.shape)] for v in self.inputs],
             "nodes": [[n.name, n.op, list(n.inputs), list(n.shape), dict(n.attrs), n.module] for n in self.nodes],
             "outputs": list(self.outputs),
             **({"generated": generated} if generated else {}),
+            **({"kinds": kinds} if kinds else {}),
+            **({"paths": paths} if paths else {}),
         }
 
     @staticmethod
@@ -219,8 +224,23 @@ class Program:
         check_recipes(plain.generated.values())
         if both := sorted(plain.generated.keys() & constants.keys()):
             raise ValueError(f"the constants {both[:4]} are both stored and generated")
-        inputs, nodes = tuple(Value(*v) for v in plain.inputs), tuple(Node(*n) for n in plain.nodes)
+        kinds, paths = plain.kinds, plain.paths
+        if unknown := sorted({*kinds, *paths} - {name for name, _ in plain.inputs}):
+            raise ValueError(f"there are kinds or paths of {unknown[:4]}, which are no inputs")
+        inputs = tuple(Value(*v, kinds.get(v[0], "float"), paths.get(v[0], ())) for v in plain.inputs)
+        nodes = tuple(Node(*n) for n in plain.nodes)
         return Program(inputs, nodes, plain.outputs, dict(constants), plain.generated)
+
+
+def last_uses(nodes: Sequence[Node], keep: Collection[str]) -> dict[str, list[str]]:
+    """Node name to the values that no later one of `nodes` reads, but for those to keep."""
+    last: dict[str, str] = {}
+    for node in nodes:
+        last.update({name: node.name for name in node.inputs if name not in keep})
+    uses: dict[str, list[str]] = {}
+    for value, node_name in last.items():
+        uses.setdefault(node_name, []).append(value)
+    return uses
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -230,6 +250,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nodes: tuple[tuple[str, str, tuple[str, ...], tuple[Extent, ...], dict[str, Any], str], ...]
     outputs: tuple[str, ...]
     generated: dict[str, Recipe] = {}
+    kinds: dict[str, Kind] = {}
+    paths: dict[str, Path] = {}
 
 
 def program_nbytes(program: Program) -> int:
