@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrt.capture.aten.batches import ENDLESS, copy_batches, in_batches, join_batches, slice_batches
 from hrt.capture.builder import Builder, Lowering, Ref, axis_of, joined, moved, picked, reshaped, resized, sliced
 
 MERGED = "it merges samples so that they cannot be told apart; keep the batch whole, and in one dimension"
@@ -17,9 +18,11 @@ MERGED = "it merges samples so that they cannot be told apart; keep the batch wh
 def _concat(b: Builder, parts: Sequence[Any], dim: int = 0) -> Ref:
     if not all(isinstance(p, Ref) for p in parts):
         raise b.fail("it joins a constant of a fixed number of rows; expand the constant to x.shape[0] rows")
-    axis = axis_of(parts[0], dim, b)
+    first: Ref = parts[0]
+    if dim % first.ndim == first.axis:
+        return join_batches(b, parts)
     b.check_alike(parts)
-    return joined(b, parts, axis)
+    return joined(b, parts, axis_of(first, dim, b))
 
 
 def _stack(b: Builder, parts: Sequence[Any], dim: int = 0) -> Ref:
@@ -36,9 +39,8 @@ def _stack(b: Builder, parts: Sequence[Any], dim: int = 0) -> Ref:
 
 def _slice(b: Builder, x: Ref, dim: int = 0, start: Any = None, stop: Any = None, step: int = 1) -> Ref:
     if dim % x.ndim == x.axis:
-        if start in (None, 0) and (stop is None or stop > 2**40) and step == 1:
-            return x
-        raise b.fail("it slices the batch")
+        bounds = b.current.args[2:]
+        return slice_batches(b, x, in_batches(b, bounds, 0), in_batches(b, bounds, 1), step)
     return sliced(b, x, axis_of(x, dim, b), start, stop, step)
 
 
@@ -53,6 +55,9 @@ def _select(b: Builder, x: Ref, dim: int, index: int) -> Ref:
 
 
 def _split(b: Builder, x: Ref, size: Any, dim: int = 0) -> list[Ref]:
+    if dim % x.ndim == x.axis:
+        counts = [b.batch_place(fake)[1] for fake in b.current.meta["val"]]
+        return [slice_batches(b, x, sum(counts[:k]), sum(counts[: k + 1])) for k in range(len(counts))]
     axis = axis_of(x, dim, b)
     whole = x.shape[axis]
     sizes = [min(size, whole - k) for k in range(0, whole, size)] if isinstance(size, int) else list(size)
@@ -101,7 +106,8 @@ def _roll(b: Builder, x: Ref, shifts: Sequence[int], dims: Sequence[int] = ()) -
 def _scatter(b: Builder, x: Ref, part: Any, dim: int = 0, start: Any = None, stop: Any = None, step: int = 1) -> Any:
     """x with the slice start:stop replaced by `part`: what assigning to x[:, start:stop] does."""
     if dim % x.ndim == x.axis:
-        _slice(b, x, dim, start, stop, step)  # refuses all but the whole batch
+        if start not in (None, 0) or (stop is not None and stop < ENDLESS) or step != 1:
+            raise b.fail("it assigns to some samples of the batch")
         return part
     return _replaced(b, x, part, axis_of(x, dim, b), range(x.shape[axis_of(x, dim, b)])[start:stop:step])
 
@@ -163,15 +169,38 @@ def _expand(b: Builder, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _repeat(b: Builder, x: Any, times: Sequence[Any]) -> Any:
     if not isinstance(x, Ref):
-        return _repeated(b, x.repeat(*(1 if n is None else n for n in times)))
+        return _tiled(b, x.repeat(*(1 if n is None else n for n in times)), inner=True)
     place = len(times) - x.ndim + x.axis
-    if times[place] != 1:
-        raise b.fail("it repeats the batch")
     (x,) = b.aligned([x], len(times), place)
     for dim, count in enumerate(times):
-        if count != 1:
+        if dim == place and count != 1:
+            x = copy_batches(b, x, count, inner=False)
+        elif count != 1:
             x = replace(joined(b, [x] * count, axis_of(x, dim, b)), axis=x.axis, before=x.before, after=x.after)
     return x
+
+
+def _repeat_interleave(b: Builder, x: Any, count: Any, dim: int | None = None, **_: Any) -> Any:
+    if dim is None or isinstance(count, (Tensor, Ref)):
+        raise b.fail("it repeats without a dimension, or every entry another number of times")
+    if not isinstance(x, Ref):
+        return _tiled(b, x if count is None else x.repeat_interleave(count, dim), inner=False)
+    if dim % x.ndim == x.axis:
+        return copy_batches(b, x, count, inner=True)
+    axis = axis_of(x, dim, b)
+    return picked(b, x, axis, [k for k in range(x.shape[axis]) for _ in range(count)])
+
+
+def _tiled(b: Builder, constant: Tensor, *, inner: bool) -> Any:
+    """A constant repeated over the batch along its own dimension. inner: the constant whole, again and again; else
+    every entry as often as there are samples.
+    """
+    fake = b.current.meta["val"]
+    if b.static_shape() is not None or (place := b.batch_place(fake)[0]) >= constant.ndim or constant.shape[place] == 1:
+        return _repeated(b, constant)
+    shape = list(constant.shape)
+    y = b.emit("repeat", [constant, b.batch_ref()], shape, shape=shape)
+    return replace(y, axis=place, before=int(not inner), after=int(inner))
 
 
 def _repeated(b: Builder, constant: Tensor) -> Any:
@@ -212,6 +241,7 @@ SHAPES: dict[str, Lowering] = {
     **{name: _expand for name in ("expand", "expand_as", "broadcast_to")},
     "copy": lambda b, target, source, *_: _expand(b, source),
     "repeat": _repeat,
+    "repeat_interleave": _repeat_interleave,
     **{name: _full(0.0) for name in ("zeros", "zeros_like", "new_zeros")},
     **{name: _full(1.0) for name in ("ones", "ones_like", "new_ones")},
     **{name: _full(None) for name in ("full", "full_like", "fill")},
