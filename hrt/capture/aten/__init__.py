@@ -4,6 +4,7 @@ A lowering takes the builder and a call's arguments: a `Ref`, a constant tensor,
 number that depends on the batch size. What does not depend on the input was folded; shapes are checked afterwards.
 """
 
+from hrt.capture.aten.complex_numbers import COMPLEX, depends, is_complex, lower_complex
 from hrt.capture.aten.elementwise import ELEMENTWISE
 from hrt.capture.aten.products import PRODUCTS
 from hrt.capture.aten.shapes import SHAPES
@@ -11,4 +12,4 @@ from hrt.capture.builder import Lowering
 
 LOWERINGS: dict[str, Lowering] = {**SHAPES, **PRODUCTS, **ELEMENTWISE}
 
-__all__ = ["LOWERINGS"]
+__all__ = ["COMPLEX", "LOWERINGS", "depends", "is_complex", "lower_complex"]

@@ -1,0 +1,220 @@
+"""Complex values: what ATen's operators do to them, by name."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.capture.aten.complex_products import complex_einsum, complex_matmul
+from hrt.capture.aten.complex_shapes import COMPLEX_SHAPES, operand
+from hrt.capture.aten.elementwise import ELEMENTWISE
+from hrt.capture.aten.fourier import FOURIER, as_complex
+from hrt.capture.aten.shapes import SHAPES
+from hrt.capture.builder import Builder, Lowering, Ref, moved, picked, reshaped
+from hrt.capture.spectra import Complex, imaginary_part, joined_pair, of_pair, pair, real_part
+
+
+def depends(value: Any) -> bool:
+    """Whether an argument depends on the input."""
+    return isinstance(value, (Ref, Complex))
+
+
+def is_complex(values: Sequence[Any]) -> bool:
+    """Whether there are complex values, constants or numbers among arguments or results."""
+    return any(isinstance(v, (Complex, complex)) or (isinstance(v, Tensor) and v.is_complex()) for v in values)
+
+
+def lower_complex(b: Builder, name: str, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    """A call with complex numbers among its arguments or results. Raises CaptureError where it has no rule."""
+    if name not in COMPLEX:
+        raise b.fail("it computes with complex numbers, for which it has no rule; take the real and imaginary parts")
+    return _placed(b, COMPLEX[name](b, *arguments, **keywords), b.current.meta["val"])
+
+
+def _placed(b: Builder, value: Any, fake: Any) -> Any:
+    """Complex results with the batch where their shapes say."""
+    if isinstance(value, list):
+        return [_placed(b, v, f) for v, f in zip(value, fake, strict=True)]
+    if not isinstance(value, Complex):
+        return value
+    place, count = b.batch_place(fake)
+    if count != 1 or value.shape != (*fake.shape[:place], *fake.shape[place + 1 :]):
+        raise b.fail(f"its result has shape {tuple(fake.shape)}, said in the table {value.shape}")
+    return replace(value, axis=place)
+
+
+def _copied(b: Builder, target: Any, source: Any, *_: Any) -> Complex:
+    """What takes the place of `target`; broadcast where it is smaller."""
+    z = operand(b, source)
+    if z.shape == as_complex(target).shape:
+        return z
+    return _added(b, Complex.zeros(as_complex(target).shape, as_complex(target).axis), z)
+
+
+def _side(b: Builder, value: Any, shape: Sequence[int]) -> Any:
+    """A real operand that broadcasts with a pair of `shape`: a number, a constant without the batch, or a value."""
+    if isinstance(value, Ref):
+        return reshaped(b, replace(value, axis=0), (1,) * (len(shape) - len(value.shape)) + value.shape)
+    if isinstance(value, Tensor) and value.ndim == len(shape):  # the pair's first axis stands where its batch is
+        if value.shape[0] != 1:
+            raise b.fail("a constant has numbers of its own for every sample of a batch")
+        return value[0]
+    return value
+
+
+def _shape(b: Builder) -> tuple[int, ...]:
+    return (2, *b.result_shape())
+
+
+def _expanded(b: Builder, z: Any) -> Ref:
+    """A pair with as many axes as the result."""
+    x = pair(b, as_complex(z))
+    rank = len(b.result_shape())
+    return reshaped(b, x, (2, *(1,) * (rank + 1 - len(x.shape)), *x.shape[1:]))
+
+
+def _scaled(b: Builder, op: str, z: Complex, factor: Any) -> Complex:
+    """z times or over what is real."""
+    if z.source is None:
+        return z
+    if isinstance(factor, Tensor) and factor.numel() == 1:
+        factor = float(factor.real)
+    if isinstance(factor, (int, float)):
+        return replace(z, source=b.emit(op, [z.source, float(factor)], z.source.shape))
+    x = _expanded(b, z)
+    return of_pair(b, b.emit(op, [x, _side(b, factor, x.shape)], _shape(b)))
+
+
+def _is_real(value: Any) -> bool:
+    return not isinstance(value, (complex, Complex)) and not (isinstance(value, Tensor) and value.is_complex())
+
+
+def _multiplied(b: Builder, x: Any, y: Any) -> Complex:
+    if not depends(x) or (_is_real(x) and not _is_real(y)):
+        x, y = y, x
+    x = as_complex(x)
+    if x.source is None or (isinstance(y, Complex) and y.source is None):
+        return Complex.zeros(b.result_shape(), x.axis)
+    if _is_real(y):
+        return _scaled(b, "mul", x, y)
+    z, shape = _expanded(b, x), _shape(b)
+    if isinstance(y, Complex):
+        w = _expanded(b, y)
+        re, im = (picked(b, w, -len(w.shape), [k]) for k in (0, 1))
+    else:
+        c = torch.as_tensor(y, dtype=torch.complex128)
+        c = _side(b, c, z.shape) if c.ndim else c
+        re, im = c.real.clone(), c.imag.clone()
+    turned = picked(b, z, -len(z.shape), [1, 0])
+    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).reshape(2, *(1,) * (len(z.shape) - 1))
+    im = b.emit("mul", [im, sign], (2, *im.shape[1:])) if isinstance(im, Ref) else im * sign
+    return of_pair(b, b.emit("add", [b.emit("mul", [z, re], shape), b.emit("mul", [turned, im], shape)], shape))
+
+
+def _divided(b: Builder, x: Any, y: Any, **_: Any) -> Complex:
+    if isinstance(y, (Tensor, complex)) and not _is_real(y):
+        return _multiplied(b, x, 1 / torch.as_tensor(y, dtype=torch.complex128))
+    if not _is_real(y):
+        raise b.fail("it divides by a complex value that depends on the input")
+    return _scaled(b, "div", as_complex(x), y)
+
+
+def _added(b: Builder, x: Any, y: Any, alpha: float = 1, op: str = "add") -> Complex:
+    y = y if alpha == 1 else _scaled(b, "mul", y, alpha) if isinstance(y, Complex) else y * alpha
+    shape = _shape(b)
+
+    def side(v: Any) -> Any:
+        if depends(v):
+            return _expanded(b, v)
+        c = torch.as_tensor(v, dtype=torch.complex128)
+        c = _side(b, c, shape) if c.ndim else c
+        return torch.stack([c.real, c.imag]).reshape(2, *(1,) * (len(shape) - 1 - c.ndim), *c.shape)
+
+    if isinstance(y, Complex) and y.source is None and isinstance(x, Complex) and x.shape == shape[1:]:
+        return x
+    if isinstance(x, Complex) and x.source is None and op == "add" and depends(y) and as_complex(y).shape == shape[1:]:
+        return as_complex(y)
+    return of_pair(b, b.emit(op, [side(x), side(y)], shape))
+
+
+def _negated(b: Builder, z: Complex) -> Complex:
+    return _scaled(b, "mul", z, -1.0)
+
+
+def _abs(b: Builder, z: Complex) -> Ref:
+    x = pair(b, z)
+    squares = b.emit("power", [x], x.shape, exponent=2.0)
+    total = b.emit("sum", [squares], x.shape[1:], axes=[-len(x.shape)], keep=False)
+    return replace(b.emit("sqrt", [total], total.shape), axis=z.axis)
+
+
+def _angle(b: Builder, z: Complex) -> Ref:
+    if "atan2" not in ELEMENTWISE:
+        raise b.fail("it needs atan2")
+    return ELEMENTWISE["atan2"](b, imaginary_part(b, z), real_part(b, z))
+
+
+def _polar(b: Builder, size: Any, angle: Ref) -> Complex:
+    turned = [b.emit(op, [angle], angle.shape) for op in ("cos", "sin")]
+    shape = b.result_shape()
+    return joined_pair(b, *(b.emit("mul", [v, size], shape) for v in turned))
+
+
+def _of_parts(b: Builder, re: Any, im: Any) -> Complex:
+    if not (isinstance(re, Ref) and isinstance(im, Ref)):
+        raise b.fail("one of its parts is a constant")
+    return joined_pair(b, re, im)
+
+
+def _view_as_complex(b: Builder, x: Ref) -> Complex:
+    return Complex.of(x, [(-1, (0, 1))], (*range(len(x.shape) - 1), -1))
+
+
+def _view_as_real(b: Builder, z: Complex) -> Ref:
+    x = pair(b, z)
+    return replace(moved(b, x, [*range(1 - len(x.shape), 0), -len(x.shape)]), axis=z.axis)
+
+
+def _partwise(name: str) -> Lowering:
+    """A real linear operator, on both parts alike."""
+    lowering = {**SHAPES, **ELEMENTWISE}[name]
+
+    def lower(b: Builder, z: Complex, *args: Any, **kwargs: Any) -> Complex:
+        return joined_pair(b, *(lowering(b, part(b, z), *args, **kwargs) for part in (real_part, imaginary_part)))
+
+    return lower
+
+
+def _same(b: Builder, z: Any, *args: Any, **kwargs: Any) -> Any:
+    return as_complex(z) if depends(z) else z
+
+
+COMPLEX: dict[str, Lowering] = {
+    **FOURIER,
+    **COMPLEX_SHAPES,
+    "copy": _copied,
+    **{name: _partwise(name) for name in ("sum", "mean", "expand", "repeat")},
+    "add": _added,
+    "sub": lambda b, x, y, alpha=1: _added(b, x, y, alpha, "sub"),
+    "mul": _multiplied,
+    "div": _divided,
+    "neg": _negated,
+    "abs": _abs,
+    "angle": _angle,
+    "polar": _polar,
+    "complex": _of_parts,
+    "real": real_part,
+    "imag": imaginary_part,
+    "view_as_complex": _view_as_complex,
+    "view_as_real": _view_as_real,
+    **{name: lambda b, z: z.conjugate() for name in ("conj", "_conj", "conj_physical", "_conj_physical")},
+    "einsum": complex_einsum,
+    **{name: complex_matmul for name in ("matmul", "mm", "bmm")},
+    **{
+        name: _same
+        for name in ("clone", "contiguous", "detach", "alias", "to", "_to_copy", "resolve_conj", "resolve_neg",
+                     "lift_fresh_copy", "view_as", "type_as")
+    },
+}  # fmt: skip
