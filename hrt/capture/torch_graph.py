@@ -251,6 +251,8 @@ class _Walk(Builder):
 
     def _output(self, node: Any) -> Ref:
         value = self._read(node)
+        if is_complex([value]):
+            raise CaptureError(f"Output {node} of the network is complex. Return torch.view_as_real(y), or y.real.")
         if not isinstance(value, Ref):
             raise CaptureError(f"Output {node} of the network does not depend on its input.")
         if value.axis or value.before or value.after:

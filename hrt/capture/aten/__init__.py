@@ -4,7 +4,8 @@ A lowering takes the builder and a call's arguments: a `Ref`, a constant tensor,
 number that depends on the batch size. What does not depend on the input was folded; shapes are checked afterwards.
 """
 
-from hrt.capture.aten.complex_numbers import COMPLEX, depends, is_complex, lower_complex
+from hrt.capture.aten.complex_arithmetic import depends
+from hrt.capture.aten.complex_numbers import COMPLEX, is_complex, lower_complex
 from hrt.capture.aten.elementwise import ELEMENTWISE
 from hrt.capture.aten.products import PRODUCTS
 from hrt.capture.aten.shapes import SHAPES

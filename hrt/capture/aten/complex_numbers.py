@@ -7,18 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrt.capture.aten.complex_arithmetic import as_complex, depends, expanded, is_real, multiplied, scaled, side
 from hrt.capture.aten.complex_products import complex_einsum, complex_matmul
 from hrt.capture.aten.complex_shapes import COMPLEX_SHAPES, operand
 from hrt.capture.aten.elementwise import ELEMENTWISE
-from hrt.capture.aten.fourier import FOURIER, as_complex
+from hrt.capture.aten.fourier import FOURIER
 from hrt.capture.aten.shapes import SHAPES
-from hrt.capture.builder import Builder, Lowering, Ref, moved, picked, reshaped
+from hrt.capture.builder import Builder, Lowering, Ref, moved
 from hrt.capture.spectra import Complex, imaginary_part, joined_pair, of_pair, pair, real_part
-
-
-def depends(value: Any) -> bool:
-    """Whether an argument depends on the input."""
-    return isinstance(value, (Ref, Complex))
 
 
 def is_complex(values: Sequence[Any]) -> bool:
@@ -53,94 +49,34 @@ def _copied(b: Builder, target: Any, source: Any, *_: Any) -> Complex:
     return _added(b, Complex.zeros(as_complex(target).shape, as_complex(target).axis), z)
 
 
-def _side(b: Builder, value: Any, shape: Sequence[int]) -> Any:
-    """A real operand that broadcasts with a pair of `shape`: a number, a constant without the batch, or a value."""
-    if isinstance(value, Ref):
-        return reshaped(b, replace(value, axis=0), (1,) * (len(shape) - len(value.shape)) + value.shape)
-    if isinstance(value, Tensor) and value.ndim == len(shape):  # the pair's first axis stands where its batch is
-        if value.shape[0] != 1:
-            raise b.fail("a constant has numbers of its own for every sample of a batch")
-        return value[0]
-    return value
-
-
-def _shape(b: Builder) -> tuple[int, ...]:
-    return (2, *b.result_shape())
-
-
-def _expanded(b: Builder, z: Any) -> Ref:
-    """A pair with as many axes as the result."""
-    x = pair(b, as_complex(z))
-    rank = len(b.result_shape())
-    return reshaped(b, x, (2, *(1,) * (rank + 1 - len(x.shape)), *x.shape[1:]))
-
-
-def _scaled(b: Builder, op: str, z: Complex, factor: Any) -> Complex:
-    """z times or over what is real."""
-    if z.source is None:
-        return z
-    if isinstance(factor, Tensor) and factor.numel() == 1:
-        factor = float(factor.real)
-    if isinstance(factor, (int, float)):
-        return replace(z, source=b.emit(op, [z.source, float(factor)], z.source.shape))
-    x = _expanded(b, z)
-    return of_pair(b, b.emit(op, [x, _side(b, factor, x.shape)], _shape(b)))
-
-
-def _is_real(value: Any) -> bool:
-    return not isinstance(value, (complex, Complex)) and not (isinstance(value, Tensor) and value.is_complex())
-
-
-def _multiplied(b: Builder, x: Any, y: Any) -> Complex:
-    if not depends(x) or (_is_real(x) and not _is_real(y)):
-        x, y = y, x
-    x = as_complex(x)
-    if x.source is None or (isinstance(y, Complex) and y.source is None):
-        return Complex.zeros(b.result_shape(), x.axis)
-    if _is_real(y):
-        return _scaled(b, "mul", x, y)
-    z, shape = _expanded(b, x), _shape(b)
-    if isinstance(y, Complex):
-        w = _expanded(b, y)
-        re, im = (picked(b, w, -len(w.shape), [k]) for k in (0, 1))
-    else:
-        c = torch.as_tensor(y, dtype=torch.complex128)
-        c = _side(b, c, z.shape) if c.ndim else c
-        re, im = c.real.clone(), c.imag.clone()
-    turned = picked(b, z, -len(z.shape), [1, 0])
-    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).reshape(2, *(1,) * (len(z.shape) - 1))
-    im = b.emit("mul", [im, sign], (2, *im.shape[1:])) if isinstance(im, Ref) else im * sign
-    return of_pair(b, b.emit("add", [b.emit("mul", [z, re], shape), b.emit("mul", [turned, im], shape)], shape))
-
-
 def _divided(b: Builder, x: Any, y: Any, **_: Any) -> Complex:
-    if isinstance(y, (Tensor, complex)) and not _is_real(y):
-        return _multiplied(b, x, 1 / torch.as_tensor(y, dtype=torch.complex128))
-    if not _is_real(y):
+    if isinstance(y, (Tensor, complex)) and not is_real(y):
+        return multiplied(b, x, 1 / torch.as_tensor(y, dtype=torch.complex128))
+    if not is_real(y):
         raise b.fail("it divides by a complex value that depends on the input")
-    return _scaled(b, "div", as_complex(x), y)
+    return scaled(b, "div", as_complex(x), y, b.result_shape())
 
 
 def _added(b: Builder, x: Any, y: Any, alpha: float = 1, op: str = "add") -> Complex:
-    y = y if alpha == 1 else _scaled(b, "mul", y, alpha) if isinstance(y, Complex) else y * alpha
-    shape = _shape(b)
+    y = y if alpha == 1 else scaled(b, "mul", y, alpha, y.shape) if isinstance(y, Complex) else y * alpha
+    shape = (2, *b.result_shape())
 
-    def side(v: Any) -> Any:
+    def part(v: Any) -> Any:
         if depends(v):
-            return _expanded(b, v)
+            return expanded(b, v, len(shape) - 1)
         c = torch.as_tensor(v, dtype=torch.complex128)
-        c = _side(b, c, shape) if c.ndim else c
+        c = side(b, c, shape) if c.ndim else c
         return torch.stack([c.real, c.imag]).reshape(2, *(1,) * (len(shape) - 1 - c.ndim), *c.shape)
 
     if isinstance(y, Complex) and y.source is None and isinstance(x, Complex) and x.shape == shape[1:]:
         return x
     if isinstance(x, Complex) and x.source is None and op == "add" and depends(y) and as_complex(y).shape == shape[1:]:
         return as_complex(y)
-    return of_pair(b, b.emit(op, [side(x), side(y)], shape))
+    return of_pair(b, b.emit(op, [part(x), part(y)], shape))
 
 
 def _negated(b: Builder, z: Complex) -> Complex:
-    return _scaled(b, "mul", z, -1.0)
+    return scaled(b, "mul", z, -1.0, z.shape)
 
 
 def _abs(b: Builder, z: Complex) -> Ref:
@@ -198,7 +134,7 @@ COMPLEX: dict[str, Lowering] = {
     **{name: _partwise(name) for name in ("sum", "mean", "expand", "repeat")},
     "add": _added,
     "sub": lambda b, x, y, alpha=1: _added(b, x, y, alpha, "sub"),
-    "mul": _multiplied,
+    "mul": multiplied,
     "div": _divided,
     "neg": _negated,
     "abs": _abs,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.aten.fourier import as_complex
+from hrt.capture.aten.complex_arithmetic import as_complex, multiplied
 from hrt.capture.aten.products import explicit
 from hrt.capture.aten.stacks import is_stack, stacked
 from hrt.capture.builder import Builder, Ref, reshaped
@@ -34,11 +34,23 @@ def complex_einsum(b: Builder, equation: str, operands: Sequence[Any], path: Any
             continue
         t, weight = constants.pop(k)
         wanted = needed if constants else out.replace(batch, "")
-        y = contracted(b, z, labels, weight, t, wanted)
+        y = contracted(b, z, labels, weight, t, wanted) or _place_by_place(b, z, labels, weight, t, wanted)
         if y is None:
             raise b.fail(f"the equation {equation!r} is no product of a value and constant matrices")
         z, labels = y, wanted
     return replace(z, axis=place) if b.current.meta["val"].is_complex() else real_part(b, replace(z, axis=place))
+
+
+def _place_by_place(b: Builder, z: Complex, labels: str, weight: Tensor, term: str, out: str) -> Complex | None:
+    """A product without a sum; None where it is none."""
+    if sorted(labels) != sorted(out) or not {*term} <= {*labels} or len({*term}) < len(term):
+        return None
+    shape = [weight.shape[term.index(c)] if c in term else 1 for c in labels]
+    aligned = weight.permute(sorted(range(len(term)), key=lambda k: labels.index(term[k]))).reshape(1, *shape)
+    y = multiplied(b, z, b.named(aligned, "weight", weight), z.shape)
+    order = [labels.index(c) for c in out]
+    new = tuple(order.index(k) if k >= 0 else k for k in y.labels)
+    return replace(y, labels=new, lines=tuple(y.lines[k] for k in order))
 
 
 def _next(labels: str, constants: Sequence[tuple[str, Tensor]], out: str) -> tuple[int | None, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from hrt.capture.aten.complex_arithmetic import as_complex
 from hrt.capture.builder import Builder, Lowering, Ref
 from hrt.capture.spectra import Complex, Line, real_part, transformed
 from hrt.program.generated import NOTHING
@@ -16,11 +17,6 @@ VARIES = (
     "its length depends on the input; a transform must have a fixed length: export with the grid that it is used on, "
     "and give n (or s) as a number"
 )
-
-
-def as_complex(value: Any) -> Complex:
-    """A value with what waits along its axes."""
-    return value if isinstance(value, Complex) else Complex.of(value)
 
 
 def fitted(z: Complex, axis: int, size: int) -> Complex:
