@@ -13,6 +13,7 @@ import torch
 
 from hrt.errors import BackendError, HrtError, InputError
 from hrt.model.model import CompressedModel
+from hrt.model.rows import in_order
 
 TOLERANCE = 1e-5  # relative; both sides compute the same stored numbers in float32, in another order
 # Derivatives amplify rounding, differently in another runtime: d0d1 of the compressed Burgers PINN differs by 5 times
@@ -134,7 +135,7 @@ def _readable(proto: onnx.ModelProto | str) -> Iterator[onnx.ModelProto | str]:
 def _samples(model: CompressedModel, inputs: Any = None) -> list[list[np.ndarray]]:
     """`inputs` as one float32 batch, or random ones of 1, 7 and 64 rows in (0, 1)."""
     if inputs is not None:
-        given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+        given = in_order(model.program, inputs)
         try:
             rows = [np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v, dtype=np.float32) for v in given]
         except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Calibration inputs: boxes and data sets as rows, and their three-way split."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hrt.calibration.datasets import rows_of
+from hrt.capture.calls import Given
 from hrt.errors import InputError
-from hrt.support.arrays import as_parts, as_tensor
+from hrt.program.program import Kind
+from hrt.support.arrays import as_tensor
+from hrt.support.structures import flattened
 
 BOX_SAMPLES = 16384
 OFTEN = 4  # times as often as the median row: such a row is no accident
@@ -55,9 +58,18 @@ class Box:
         return len(self.low)
 
 
-# What a user may hand in: rows (rows, *shape) of one input, a box, a data set, or a tuple of rows or boxes for several.
+# What a user may hand in: rows (rows, *shape) of one input, a box, a data set, or a tuple of rows or boxes for several;
+# a dictionary by name, a dataclass, or any of them in each other, as the network takes them.
 Inputs = (
-    Tensor | np.ndarray | Box | Dataset | DataLoader | Sequence[Tensor | np.ndarray | Box] | Sequence[Sequence[float]]
+    Tensor
+    | np.ndarray
+    | Box
+    | Dataset
+    | DataLoader
+    | Sequence[Tensor | np.ndarray | Box]
+    | Sequence[Sequence[float]]
+    | Sequence[Any]
+    | Mapping[str, Any]
 )
 
 
@@ -81,22 +93,38 @@ def sample_boxes(boxes: Sequence[Box], count: int, seed: int) -> tuple[Tensor, .
     return tuple(out)
 
 
-def as_samples(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> tuple[Tensor, ...]:
-    """User inputs as float64 (rows, *shape) per network input, on the CPU; numbers (rows,) become one feature. Of a
-    data set's pairs, the first. Raises InputError.
-    """
-    parts = rows_of(inputs, seed) if isinstance(inputs, (Dataset, DataLoader)) else as_parts(inputs)
+def given_inputs(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> Given:
+    """User inputs as rows, with all that is known of them. Of a data set's pairs, the first. Raises InputError."""
+    source = rows_of(inputs, seed) if isinstance(inputs, (Dataset, DataLoader)) else inputs
+    parts, structure = flattened(source, (Box,))
     boxes = [p for p in parts if isinstance(p, Box)]
     if boxes and len(boxes) < len(parts):
         raise InputError("Found boxes beside arrays. Expected one kind for all inputs.")
     if boxes:
-        return sample_boxes(boxes, count, seed)
-    return tuple(x.cpu().to(torch.float64) for x in as_rows(parts, "calibration input"))
+        sampled = sample_boxes(boxes, count, seed)
+        kinds: list[Kind] = ["float" for _ in boxes]
+        return Given(sampled, structure, tuple(kinds), (False,) * len(boxes))
+    tensors = [as_tensor(p, "calibration input", masks=True) for p in parts]
+    rows = as_rows(tensors, "calibration input", masks=True)
+    floats = tuple(x.cpu().to(torch.float64) for x in rows)
+    given_kinds: tuple[Kind, ...] = tuple(_kind(x) for x in tensors)
+    return Given(floats, structure, given_kinds, tuple(x.ndim == 1 for x in tensors))
 
 
-def as_rows(parts: Sequence[Any], what: str) -> tuple[Tensor, ...]:
-    """One array per input as tensors (rows, *shape), finite and of equally many rows. Raises InputError."""
-    tensors = [as_tensor(p, what) for p in parts]
+def as_samples(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> tuple[Tensor, ...]:
+    """The rows of `given_inputs`: float64 (rows, *shape), on the CPU; numbers (rows,) become one feature."""
+    return given_inputs(inputs, seed, count=count).rows
+
+
+def _kind(x: Tensor) -> Kind:
+    return "bool" if x.dtype == torch.bool else "float" if x.is_floating_point() else "int"
+
+
+def as_rows(parts: Sequence[Any], what: str, *, masks: bool = False) -> tuple[Tensor, ...]:
+    """One array per input as tensors (rows, *shape), finite and of equally many rows. masks: truth values are numbers,
+    too. Raises InputError.
+    """
+    tensors = [as_tensor(p, what, masks=masks) for p in parts]
     tensors = [x[:, None] if x.ndim == 1 else x for x in tensors]
     if not tensors or any(x.ndim < 2 for x in tensors):
         shapes = [tuple(x.shape) for x in tensors]
@@ -125,7 +153,7 @@ def distinct(samples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     A row that comes much more often than the others is a value that the inputs' distribution has (rain of 0, a valve
     that is shut): new inputs will have it as often, and so it stays, on both sides.
     """
-    flat = torch.cat([x.flatten(1) for x in samples], dim=1)
+    flat = torch.cat([x.reshape(len(x), -1) for x in samples], dim=1)
     if not flat.shape[1]:
         return samples
     _, first, place, counts = np.unique(
@@ -157,6 +185,8 @@ class Split:
 
 def as_boxes(inputs: Inputs) -> tuple[Box, ...] | None:
     """The boxes that a user's inputs are, one per network input; None where they are anything else."""
-    parts = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+    if isinstance(inputs, (Dataset, DataLoader)):
+        return None
+    parts, _ = flattened(inputs, (Box,))
     boxes = tuple(p for p in parts if isinstance(p, Box))
     return boxes if boxes and len(boxes) == len(parts) else None

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map, tree_unflatten
 
+from hrt.capture.calls import PLAIN_CALL, Call, tensors_in
 from hrt.capture.torch_export import fakes_of_inputs, in_its_type, inference
 
 ROWS = 4096  # evaluated at a time
@@ -51,6 +52,7 @@ class TorchAnswers(Answers):
     """A network of torch, in evaluation mode: its own types, casts and autocast, on its own device."""
 
     net: nn.Module | ExportedProgram
+    call: Call = PLAIN_CALL
 
     @property
     def runtime(self) -> str:
@@ -58,23 +60,33 @@ class TorchAnswers(Answers):
 
     def outputs(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
         with self._evaluating():
-            y = self._module(*self._placed(rows))
-        return tuple(v.detach().cpu().to(torch.float64) for v in tree_leaves(y) if isinstance(v, Tensor))
+            arguments, keywords = self._arguments(self._placed(rows))
+            y = self._module(*arguments, **keywords)
+        return tuple(v.detach().cpu().to(torch.float64) for v in tensors_in(y))
 
     def unrounded(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
         wide = {k: t.detach().double() if t.is_floating_point() else t.detach().clone() for k, t in tensors.items()}
         try:
             with self._evaluating(), _InFloat64():
-                inputs = tuple(x.double() for x in self._placed(rows))
-                y = torch.func.functional_call(self._module, wide, inputs)
+                inputs = tuple(x.double() if x.is_floating_point() else x for x in self._placed(rows))
+                y = torch.func.functional_call(self._module, wide, *self._arguments(inputs))
         except Exception:  # a kernel of its own, a type that it asks for: in whatever way the network fails
             return None
-        return tuple(v.detach().cpu() for v in tree_leaves(y) if isinstance(v, Tensor))
+        return tuple(v.detach().cpu().to(torch.float64) for v in tensors_in(y))
 
     @cached_property
     def _module(self) -> nn.Module:
         return self.net if isinstance(self.net, nn.Module) else self.net.module(check_guards=False)
+
+    def _arguments(self, rows: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the network is called with."""
+        if isinstance(self.net, nn.Module):
+            return self.call.arguments(rows)
+        spec = self.net.call_spec.in_spec
+        if spec is None or spec.num_leaves != len(rows):  # options that were given at export are among its leaves
+            return tuple(rows), {}
+        return tree_unflatten(rows, spec)
 
     def _evaluating(self) -> AbstractContextManager[None]:
         """Exported programs have no modes."""
@@ -82,7 +94,7 @@ class TorchAnswers(Answers):
 
     def _placed(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if isinstance(self.net, nn.Module):
-            return in_its_type(self.net, rows)
+            return in_its_type(self.net, rows, self.call)
         return tuple(x.to(f.device, f.dtype) for x, f in zip(rows, fakes_of_inputs(self.net), strict=True))
 
 

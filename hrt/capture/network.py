@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from hrt.capture.answers import Answers, TorchAnswers
+from hrt.capture.calls import PLAIN_CALL, Call, Given
 from hrt.capture.torch_export import exported, guess_example, one_at_a_time
 from hrt.capture.torch_graph import program_of, roundings
 from hrt.capture.weights import check_modules, check_weights, floating_types, without_inference
@@ -52,13 +54,35 @@ def unwrapped(net: Any) -> Any:
     return net
 
 
-def captured_network(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
+def captured_network(net: Network, samples: tuple[Tensor, ...] | None, call: Call = PLAIN_CALL) -> Captured:
     """The network as a Program, checked to give the network's own answers. samples: rows, None where there are none."""
     with one_at_a_time:
-        return _captured(unwrapped(net), samples)
+        return _captured(unwrapped(net), samples, call)
 
 
-def _captured(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
+def call_for(net: Network, given: Given) -> tuple[tuple[Tensor, ...], Call]:
+    """The rows that were given as the network takes them, and how it is called: the first way in which it runs."""
+    net = unwrapped(net)
+    ways = list(given.calls())
+    if not isinstance(net, nn.Module):
+        return given.in_order(_input_names(net)) if given.is_named else given.rows, PLAIN_CALL
+    for rows, call in ways if len(ways) > 1 else ():
+        with suppress(Exception):  # in whatever way the network fails
+            TorchAnswers(net, call).outputs([x[:2] for x in rows])
+            return rows, call
+    return ways[0]  # its error is said when it is captured
+
+
+def _input_names(net: ExportedProgram | str | os.PathLike[str]) -> list[str]:
+    """By which a file or an exported program knows its inputs."""
+    if isinstance(net, ExportedProgram):
+        return [str(name) for name in net.graph_signature.user_inputs]
+    from hrt.capture.onnx.file import read_onnx
+
+    return [v.name for v in read_onnx(net).inputs]
+
+
+def _captured(net: Network, samples: tuple[Tensor, ...] | None, call: Call) -> Captured:
     if isinstance(net, (str, os.PathLike)):
         if not os.fspath(usable(net, CaptureError)).endswith(".onnx"):
             raise CaptureError(f"Found the path {os.fspath(net)!r}. Expected a .onnx file, or a network.")
@@ -78,10 +102,11 @@ def _captured(net: Network, samples: tuple[Tensor, ...] | None) -> Captured:
         check_weights(net := without_inference(net))
     example = _points([x.shape[1:] for x in guess_example(net)]) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
-        _check_runs(net, example)
-    graph = exported(net, [x[:2] for x in example])
-    program, answers, narrow = program_of(graph), TorchAnswers(net), roundings(graph)
+        _check_runs(net, example, call)
+    graph = exported(net, [x[:2] for x in example], call)
+    program, answers, narrow = program_of(graph), TorchAnswers(net, call), roundings(graph)
     if isinstance(net, nn.Module):
+        program = call.named(program, net)
         types = [str(t).removeprefix("torch.") for t in floating_types(net) if t.itemsize < 4]
         narrow = narrow or dict.fromkeys([""] if types else [], ", ".join(types))
     program.check_inputs(example)
@@ -102,10 +127,10 @@ def _points(shapes: Sequence[Sequence[int]], count: int = CHECKED_ROWS) -> tuple
     return tuple(torch.rand(count, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
 
 
-def _check_runs(net: nn.Module, example: tuple[Tensor, ...]) -> None:
+def _check_runs(net: nn.Module, example: tuple[Tensor, ...], call: Call) -> None:
     """Raise InputError where the network does not take inputs of these shapes (a clearer word than export's)."""
     try:
-        TorchAnswers(net).outputs([x[:2] for x in example])
+        TorchAnswers(net, call).outputs([x[:2] for x in example])
     except CaptureError:
         raise
     except Exception as error:

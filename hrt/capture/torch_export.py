@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from hrt.capture.calls import PLAIN_CALL, Call
 from hrt.capture.torch_graph import program_of
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
@@ -109,17 +110,18 @@ def fakes_of_inputs(net: ExportedProgram) -> list[Tensor]:
     return [v for v in values if isinstance(v, Tensor)]
 
 
-def in_its_type(net: nn.Module, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Rows on the network's device, in the widest floating type of its numbers that it runs with."""
+def in_its_type(net: nn.Module, rows: Sequence[Tensor], call: Call = PLAIN_CALL) -> tuple[Tensor, ...]:
+    """Rows on the network's device, floats in the widest floating type of its numbers that it runs with."""
     device, types = computing_tensor(net).device, floating_types(net)
     for dtype in types[:-1]:
+        arguments, keywords = call.arguments([x[:2] for x in call.placed(rows, device, dtype)])
         try:
             with inference(net):
-                net(*(x[:2].to(device, dtype) for x in rows))
+                net(*arguments, **keywords)
         except Exception:  # in whatever way the network fails
             continue
-        return tuple(x.to(device, dtype) for x in rows)
-    return tuple(x.to(device, types[-1]) for x in rows)
+        return call.placed(rows, device, dtype)
+    return call.placed(rows, device, types[-1])
 
 
 def _reads_all(net: nn.Module, example: Tensor) -> bool:
@@ -174,7 +176,7 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> ExportedProgram:
+def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: Call = PLAIN_CALL) -> ExportedProgram:
     """The network's graph, traced where it is none yet. Raises as `capture` does."""
     if isinstance(net, ExportedProgram):
         return net
@@ -182,10 +184,10 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Exp
     check_weights(net := without_inference(net))
     if any(x.ndim == 0 for x in example):
         raise InputError("Found an input without dimensions. Expected (batch, ...).")
-    rows = in_its_type(net, [torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]) for x in example])
+    rows = in_its_type(net, [torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]) for x in example], call)
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
     try:
-        with inference(net), quiet():
+        with inference(net), call.flat(net), quiet():
             graph = torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
         if any(isinstance(c, Tensor) and is_functorch_wrapped_tensor(c) for c in graph.constants.values()):
             raise ValueError("a functorch tensor without numbers was taken for a constant")  # see HIDDEN
@@ -195,7 +197,7 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Exp
         cause = ". ".join([line for line in lines if line][:2]) or type(error).__name__
         cause = next((plain for sign, plain in PLAIN.items() if sign in str(error)), cause)
         if any(sign in str(error) for sign in HIDDEN):
-            cause = _hidden_step(net, rows)
+            cause = _hidden_step(net, rows, call)
         raise CaptureError(
             f"torch.export could not trace {type(net).__name__} with inputs of shapes "
             f"{[('batch', *x.shape[1:]) for x in example]}{_culprit(error, net)}: {cause}. "
@@ -204,11 +206,11 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Exp
         ) from error
 
 
-def _hidden_step(net: nn.Module, rows: Sequence[Tensor]) -> str:
+def _hidden_step(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:
     """Which step the trace did not see: the network is run once more, on copies of its buffers, to find out."""
     buffers = {k: b.clone() for k, b in net.named_buffers()}
     with inference(net), quiet(), suppress(Exception), _Gradients() as gradients:
-        torch.func.functional_call(net, buffers, tuple(rows))
+        torch.func.functional_call(net, buffers, *call.arguments(rows))
     return DIFFERENTIATES.format(gradients.names[0]) if gradients.names else READS_DATA
 
 

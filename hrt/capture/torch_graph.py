@@ -135,9 +135,9 @@ class _Walk(Builder):
         fake = node.meta["val"]
         if not isinstance(fake, Tensor):
             return fake  # an option that was given at export
-        if fake.ndim < 1 or not fake.is_floating_point():
+        if fake.ndim < 1 or fake.is_complex():
             raise CaptureError(
-                f"{node.name!r} is {fake.dtype} with {fake.ndim} dimensions. Expected floats, (batch, ...)."
+                f"Input {node.name!r} is {fake.dtype} with {fake.ndim} dimensions. Expected real numbers, (batch, ...)."
             )
         batch = str(fake.shape[0])
         if isinstance(fake.shape[0], int):
@@ -151,7 +151,8 @@ class _Walk(Builder):
                 "torch.export.Dim('batch') as dimension 0 of every input, and all other dimensions fixed."
             )
         self.batch = batch
-        self.inputs.append(Value(node.name, self.sample_shape(fake)))
+        kind = "bool" if fake.dtype == torch.bool else "float" if fake.is_floating_point() else "int"
+        self.inputs.append(Value(node.name, self.sample_shape(fake), kind))
         return Ref(node.name, self.inputs[-1].shape)
 
     def _call(self, node: Any) -> Any:

@@ -9,7 +9,8 @@ A plain constant NAME is the tensor `NAME/value`. An H-matrix is `NAME/<storage>
 leaves in order, each its dense block or u then vt, row-major), `NAME/scales` (bfloat16, of the int8 leaves in order),
 `NAME/leaves` (int table: row, rows, col, cols, rank; -1 is dense), `NAME/codes` (uint8 storage type per leaf) and,
 where there are any, `NAME/rows` and `NAME/cols` (orderings). Schedules are not stored: they follow from the leaf
-tables. Generated constants are not stored either: the program holds their recipes. A file with recipes has version 3.
+tables. Generated constants are not stored either: the program holds their recipes. A file with recipes, or
+inputs by name or of whole numbers, has version 3.
 """
 
 import hashlib
@@ -41,7 +42,8 @@ from hrt.support.devices import on_the_cpu
 
 FORMAT_VERSION = 3  # the newest; a file is written in the oldest that can say what it holds
 DEFLATED = 2  # the first version whose header is
-GENERATED = 3  # the first version whose program may have recipes
+EXTENDED = 3  # the first version whose program may say more than BASIC: recipes, and how inputs are given
+BASIC = {"inputs", "nodes", "outputs"}
 NUMBERS, HEADER = "numbers", "header"  # the tensors of such a file, in this order
 MAX_TEXT = 1 << 24  # bytes of an inflated header, beside an eighth of the file: parsed it may take thirty times that
 MAX_HEADER = 1 << 24  # bytes of JSON as they stand; parsed it may take thirty times as much
@@ -117,7 +119,7 @@ def _encoded(contents: Contents) -> tuple[bytearray, list[Any]]:
         "dense_nbytes": contents.dense_nbytes,
     }
     text, end = _text(header, tensors)
-    version = GENERATED if contents.program.generated else DEFLATED
+    version = DEFLATED if header["program"].keys() <= BASIC else EXTENDED
     return _head(version, end, len(text)), [*map(_bytes, tensors.values()), text]
 
 

@@ -106,7 +106,8 @@ class CompressedModel(Contents):
     @cached_property
     def _run_as_given(self) -> Callable[[Any], Any]:
         """The session's shortest way, where nothing has to be split."""
-        return self.session.run_as_given if self.max_batch is None else lambda x: None
+        floats = all(v.kind == "float" for v in self.program.inputs)
+        return self.session.run_as_given if self.max_batch is None and floats else lambda x: None
 
     @property
     def precision(self) -> str:
@@ -128,8 +129,8 @@ class CompressedModel(Contents):
 
         Args:
             x: numpy array or torch tensor (batch, *shape), floating or whole numbers, or lists of numbers; a tuple of
-                them for several inputs. Other axes before `shape`, or none, are those of the answer too; (batch,) does
-                for one feature.
+                them for several inputs, or the dictionary or structure that `hrt.compress` was given. Other axes
+                before `shape`, or none, are those of the answer too; (batch,) does for one feature.
             more: Nothing. Several inputs are one tuple.
             derivatives: Names by input coordinates, such as ["d0", "d1", "d0d0"].
 

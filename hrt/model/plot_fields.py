@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hrt.calibration.moments import evaluate, layer_moments
-from hrt.calibration.samples import Box, Inputs, as_samples
-from hrt.capture.network import Captured, Network, captured_network
+from hrt.calibration.samples import Box, Inputs, given_inputs
+from hrt.capture.calls import PLAIN_CALL
+from hrt.capture.network import Captured, Network, call_for, captured_network
 from hrt.errors import InputError
 from hrt.model.contents import Contents
 from hrt.program.dense_view import to_float64
@@ -33,10 +34,13 @@ class Reference:
     @staticmethod
     def of(model: Contents, network: Network | None, inputs: Inputs | None) -> "Reference":
         """Raises InputError for a network that is no original of `model`, and for inputs that do not fit."""
-        samples = None if inputs is None else as_samples(inputs, count=SAMPLES)
+        given = None if inputs is None else given_inputs(inputs, count=SAMPLES)
+        samples, call = (None if given is None else given.rows), PLAIN_CALL
+        if given is not None and network is not None:
+            samples, call = call_for(network, given)
         if samples is not None:
             model.program.check_inputs(samples)
-        captured = None if network is None else captured_network(network, samples)
+        captured = None if network is None else captured_network(network, samples, call)
         shapes = {} if captured is None else {k: tuple(c.shape) for k, c in captured.program.constants.items()}
         missing = [k for k in model.program.weights if shapes.get(k) != tuple(model.program.constants[k].shape)]
         if captured is not None and missing:

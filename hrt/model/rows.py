@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hrt.errors import InputError
-from hrt.program.program import Program
-from hrt.support.arrays import as_array, as_parts
+from hrt.program.program import Kind, Program
+from hrt.support.arrays import as_array
+from hrt.support.structures import flattened
 from hrt.support.types import Array
 
 FLOAT32 = np.dtype(np.float32)
@@ -37,8 +38,9 @@ class Rows:
     @staticmethod
     def of(program: Program, x: Any) -> "Rows":
         """Raises InputError for what does not fit, and for a tensor whose gradient would be lost."""
-        parts = (x,) if isinstance(x, (np.ndarray, Tensor)) else as_parts(x)
-        arrays = [as_array(v, "input") for v in parts]
+        parts = (x,) if isinstance(x, (np.ndarray, Tensor)) else in_order(program, x)
+        kinds: list[Kind] = [v.kind for v in program.inputs]
+        arrays = [_as_kind(v, kinds[k] if k < len(kinds) else "float") for k, v in enumerate(parts)]
         for k, v in enumerate(parts):
             if isinstance(v, Tensor):
                 if v.requires_grad and torch.is_grad_enabled():
@@ -77,6 +79,33 @@ class Rows:
         if len(parts) > 1:
             y = torch.cat(list(parts)) if isinstance(y, Tensor) else np.concatenate(parts)
         return y if len(self.lead) == 1 else y.reshape(self.lead + tuple(y.shape[1:]))
+
+
+def in_order(program: Program, x: Any) -> tuple[Any, ...]:
+    """The arrays in `x`, those by name in the order of a program's inputs. Raises InputError for other names."""
+    parts, structure = flattened(x)
+    if not any(isinstance(key, str) for path in structure.paths for key in path):
+        return parts
+    given = dict(zip(structure.paths, parts, strict=True))
+    expected = [v.path or (v.name,) for v in program.inputs]
+    if given.keys() != set(expected):
+        names = [["".join(f"[{key!r}]" for key in path) for path in paths] for paths in (given, expected)]
+        raise InputError(
+            f"Found inputs {', '.join(names[0])}. Expected {', '.join(names[1])}; or pass a tuple in this order."
+        )
+    return tuple(given[path] for path in expected)
+
+
+def _as_kind(x: Any, kind: Kind) -> Array:
+    """An input as an array. Raises InputError unless it holds what the network takes, whole numbers or truth values."""
+    array: Any = as_array(x, "input", masks=kind == "bool")
+    if kind == "float":
+        return array
+    other = array != (array.round() if kind == "int" else array != 0)
+    if bool(other.any()):
+        expected = "whole numbers, which it counts or looks up" if kind == "int" else "truth values, or 0 and 1"
+        raise InputError(f"Found {array[other].reshape(-1)[0]} in an input of the network. Expected {expected}.")
+    return array * 1.0 if array.dtype in (np.dtype(bool), torch.bool) else array
 
 
 def _check_count(program: Program, arrays: Sequence[Array]) -> None:

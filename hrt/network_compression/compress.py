@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hrt.calibration.samples import Inputs, as_boxes, as_samples
+from hrt.calibration.samples import Inputs, as_boxes, given_inputs
 from hrt.capture.answers import TorchAnswers
-from hrt.capture.network import Captured, captured_network, rounding_places, unwrapped
+from hrt.capture.calls import PLAIN_CALL, Call
+from hrt.capture.network import Captured, call_for, captured_network, rounding_places, unwrapped
 from hrt.capture.torch_export import one_at_a_time
 from hrt.capture.weights import check_weights
 from hrt.certificate.certificate import Certificate
@@ -60,10 +61,12 @@ def compress(
             torch.export, or the path of an .onnx file; it is not changed. The partitions of every HLinear, and of what
             `hrt.to_trainable` made, stay. While it is read, no other thread may call it.
         inputs: rows (rows, features) or (rows,) for one, as any array, data frame or list of numbers; a tuple for
-            several inputs; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
+            several inputs, a dictionary for inputs by name, a list, dictionary or dataclass in them where `net` takes
+            one; a data set or loader of torch, whose samples are inputs, pairs (inputs, targets) or
             dictionaries with the inputs as "x", "input" or "inputs" or alone (16,384 of a stream without length); or
-            hrt.Box(low, high). Whole numbers become floats, and are refused above 2^24, where float32 has gaps. Masked
-            entries are refused. None: see tol.
+            hrt.Box(low, high). Whole numbers become floats where `net` runs on those, else they stay what they are, as
+            truth values do; they are refused above 2^24, where float32 has gaps. Masked entries are refused. None: see
+            tol.
         tol: with inputs, of the output's relative L2 error on held-out rows, by its 99 % upper confidence limit over
             all tests that are made, and against what `net` itself answers in evaluation mode: its casts and autocast
             regions count.
@@ -110,10 +113,11 @@ def compress(
             "Found per_output=True and no inputs. Expected rows or hrt.Box(low, high) to measure outputs on."
         )
     with track("compress", progress) as advance:
-        samples = None if inputs is None else as_samples(inputs, request.seed)
+        given = None if inputs is None else given_inputs(inputs, request.seed)
         advance("capture", 0.0)
         with one_at_a_time:
-            network, structures = captured(net, samples)
+            samples, call = (None, PLAIN_CALL) if given is None else call_for(net, given)
+            network, structures = captured(net, samples, call)
         program = network.program
         request = replace(request, partitions=structures, advance=part(advance, CAPTURED, 1.0))
         if inputs is None or samples is None:
@@ -126,7 +130,9 @@ def compress(
         return prepare(CompressedModel(best, certificate, request.target, dense_nbytes=dense_nbytes))
 
 
-def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured, dict[str, HMatrix]]:
+def captured(
+    net: Network, samples: tuple[Tensor, ...] | None, call: Call = PLAIN_CALL
+) -> tuple[Captured, dict[str, HMatrix]]:
     """The network with dense weights, and the partitions of those whose structure it brought along."""
     net = unwrapped(net)
     if isinstance(net, TrainableNetwork):
@@ -137,7 +143,7 @@ def captured(net: Network, samples: tuple[Tensor, ...] | None) -> tuple[Captured
     if not isinstance(net, nn.Module):
         return captured_network(net, samples), {}
     dense_net, structures = densified(net)
-    network = replace(captured_network(dense_net, samples), answers=TorchAnswers(net))
+    network = replace(captured_network(dense_net, samples, call), answers=TorchAnswers(net, call))
     return network, {name: h for name, h in structures.items() if name in network.program.weights}
 
 

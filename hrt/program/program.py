@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -15,17 +15,25 @@ from hrt.errors import CaptureError, InputError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.generated import Recipe, check_recipes
 from hrt.program.op_table import TABLE, Op
+from hrt.support.structures import Path
 
 Constant = Tensor | HMatrix
 Extent = Annotated[int, msgspec.Meta(ge=0)]  # of one axis
+Kind = Literal["float", "int", "bool"]  # of an input's numbers
 
 
 @dataclass(frozen=True)
 class Value:
-    """A named input: `shape` of one sample, without the batch."""
+    """A named input: `shape` of one sample, without the batch.
+
+    kind: what its numbers are for the network; a program computes with floats of the same value.  path: where it stands
+    in the dictionaries and lists that the network takes, () where inputs are one after the other.
+    """
 
     name: str
     shape: tuple[int, ...]
+    kind: Kind = "float"
+    path: Path = ()
 
 
 @dataclass(frozen=True)
@@ -202,12 +210,16 @@ class Program:
 
     def to_header(self) -> dict[str, Any]:
         """Everything but the constants, as JSON."""
+        kinds = {v.name: v.kind for v in self.inputs if v.kind != "float"}
+        paths = {v.name: list(v.path) for v in self.inputs if v.path}
         generated = {k: msgspec.to_builtins(recipe) for k, recipe in self.generated.items()}
         return {
             "inputs": [[v.name, list(v.shape)] for v in self.inputs],
             "nodes": [[n.name, n.op, list(n.inputs), list(n.shape), dict(n.attrs), n.module] for n in self.nodes],
             "outputs": list(self.outputs),
             **({"generated": generated} if generated else {}),
+            **({"kinds": kinds} if kinds else {}),
+            **({"paths": paths} if paths else {}),
         }
 
     @staticmethod
@@ -219,7 +231,11 @@ class Program:
         check_recipes(plain.generated.values())
         if both := sorted(plain.generated.keys() & constants.keys()):
             raise ValueError(f"the constants {both[:4]} are both stored and generated")
-        inputs, nodes = tuple(Value(*v) for v in plain.inputs), tuple(Node(*n) for n in plain.nodes)
+        kinds, paths = plain.kinds, plain.paths
+        if unknown := sorted({*kinds, *paths} - {name for name, _ in plain.inputs}):
+            raise ValueError(f"there are kinds or paths of {unknown[:4]}, which are no inputs")
+        inputs = tuple(Value(*v, kinds.get(v[0], "float"), paths.get(v[0], ())) for v in plain.inputs)
+        nodes = tuple(Node(*n) for n in plain.nodes)
         return Program(inputs, nodes, plain.outputs, dict(constants), plain.generated)
 
 
@@ -230,6 +246,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nodes: tuple[tuple[str, str, tuple[str, ...], tuple[Extent, ...], dict[str, Any], str], ...]
     outputs: tuple[str, ...]
     generated: dict[str, Recipe] = {}
+    kinds: dict[str, Kind] = {}
+    paths: dict[str, Path] = {}
 
 
 def program_nbytes(program: Program) -> int:

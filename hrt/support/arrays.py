@@ -42,15 +42,15 @@ def is_numbers(x: Any) -> bool:
     return isinstance(x[0], NUMBERS) or (isinstance(x, list) and isinstance(x[0], (tuple, list)))
 
 
-def as_array(x: Any, what: str) -> Array:
+def as_array(x: Any, what: str, *, masks: bool = False) -> Array:
     """A tensor, or an array of any byte order, strides and width, of floats or integers. Raises InputError.
 
-    A masked array that hides entries is refused: they have no value.
+    masks: take truth values, too. A masked array that hides entries is refused: they have no value.
     """
     if type(x) is np.ndarray and x.dtype.kind in "fiu":
         return x if x.dtype.kind == "f" else checked_whole(x, what)
     if isinstance(x, Tensor):
-        return _checked_tensor(x, what)
+        return _checked_tensor(x, what, masks)
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         row = np.argwhere(np.ma.getmaskarray(x))[0].tolist()
         raise InputError(
@@ -71,6 +71,8 @@ def as_array(x: Any, what: str) -> Array:
         raise InputError(
             f"Found a {what} that is no array: {reason(error)}. Expected a tensor or array of numbers."
         ) from error
+    if array.dtype.kind == "b" and masks:
+        return array
     if array.dtype.kind not in "fiu":
         raise InputError(
             f"Found a {what} of {array.dtype} ({type(x).__name__}). Expected a tensor or array of real numbers, "
@@ -79,11 +81,11 @@ def as_array(x: Any, what: str) -> Array:
     return array if array.dtype.kind == "f" else checked_whole(array, what)
 
 
-def as_tensor(x: Any, what: str) -> Tensor:
+def as_tensor(x: Any, what: str, *, masks: bool = False) -> Tensor:
     """`as_array` as a detached tensor, on its device. What torch does not know is copied: foreign byte orders and
     negative strides as they are, extended precision as float64. Raises InputError.
     """
-    array = as_array(x, what)
+    array = as_array(x, what, masks=masks)
     if isinstance(array, Tensor):
         return array
     kind, width = array.dtype.kind, array.dtype.itemsize
@@ -97,7 +99,7 @@ def as_tensor(x: Any, what: str) -> Tensor:
         return torch.as_tensor(array, device="cpu")
 
 
-def _checked_tensor(x: Tensor, what: str) -> Tensor:
+def _checked_tensor(x: Tensor, what: str, masks: bool) -> Tensor:
     if x.layout is torch.strided and x.is_floating_point() and not (x.is_meta or x.is_nested):
         return x.detach().resolve_neg()
     if x.is_meta:
@@ -108,6 +110,8 @@ def _checked_tensor(x: Tensor, what: str) -> Tensor:
             f"Found a {kind} {what}, a sparse or packed tensor. Expected a dense one of floating-point or whole "
             "numbers: call .to_dense() or .dequantize() first."
         )
+    if x.dtype == torch.bool and masks:
+        return x.detach()
     if x.is_complex() or x.dtype == torch.bool:
         raise InputError(f"Found a {what} of {x.dtype}. Expected real numbers, floating-point or whole; convert it.")
     return checked_whole(x.detach(), what)

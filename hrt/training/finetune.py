@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from hrt.calibration.moments import evaluate
-from hrt.calibration.samples import Inputs, as_boxes, as_samples
-from hrt.capture.network import captured_network
+from hrt.calibration.samples import Inputs, as_boxes, given_inputs
+from hrt.capture.network import call_for, captured_network
 from hrt.errors import InputError, ToleranceError
 from hrt.matrix_compression.request import check_whole
 from hrt.model.model import CompressedModel
@@ -100,8 +100,8 @@ def finetune(
     each = "per_output_upper_99" in model.certificate.estimated
     tol = model.certificate.tol if tol is None else tol
     request = CompressionRequest(tol, target=model.target, seed=seed, per_output=each)
-    given = as_samples(inputs, request.seed)
-    original = Original.of(captured_network(teacher, given), given, request, as_boxes(inputs))
+    samples, call = call_for(teacher, given_inputs(inputs, request.seed))
+    original = Original.of(captured_network(teacher, samples, call), samples, request, as_boxes(inputs))
     if set(original.program.weights) != set(model.program.weights):
         names = " and ".join(f"{sorted(p.weights)}" for p in (original.program, model.program))
         raise InputError(f"The teacher's weights and the model's are {names}. Expected the network it was made from.")

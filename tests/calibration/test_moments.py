@@ -43,7 +43,7 @@ def test_kinds_of_inputs():
         (torch.tensor([[1.0, float("nan")]]), "NaN"),
         ((torch.ones(3, 1), torch.ones(4, 1)), "different numbers of rows: .3, 4."),
         ((hrt.Box([0], [1]), torch.ones(4, 1)), "boxes beside arrays"),
-        (torch.ones(2, 2, dtype=torch.bool), "bool"),
+        (torch.ones(2, 2, dtype=torch.complex64), "complex64"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(inputs, words):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import hrt
 from hrt.certificate.certificate import Certificate
 from hrt.errors import ArtifactError
-from hrt.model.artifact import GENERATED, read_header
+from hrt.model.artifact import EXTENDED, read_header
 from hrt.model.model import CompressedModel
 from hrt.program.dense_view import DenseView, stored
 from hrt.program.generated import MOST_NUMBERS, NOTHING, Recipe, check_recipes, runs_of
@@ -104,7 +104,7 @@ def test_what_no_output_needs_loses_its_recipe(program):
 def test_a_file_holds_the_recipe_alone_and_gives_the_same_bits(model, tmp_path):
     model.save(tmp_path / "net.hrt")
     header = read_header(tmp_path / "net.hrt")
-    assert header["version"] == GENERATED and set(header["constants"]) == {"w"}
+    assert header["version"] == EXTENDED and set(header["constants"]) == {"w"}
     assert set(header["program"]["generated"]) == {"dft"}
     loaded, x = hrt.load(tmp_path / "net.hrt", backend="torch"), torch.randn(7, 6)
     assert torch.equal(loaded.predict(x), model.predict(x))

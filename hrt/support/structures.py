@@ -1,0 +1,73 @@
+"""What a network takes or gives, as tuples, lists, dictionaries and dataclasses around arrays."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from hrt.support.arrays import as_parts, is_numbers
+
+Key = str | int  # of a dictionary's entry, a dataclass's field, or a place in a list
+Path = tuple[Key, ...]  # from the outside in
+OPTION = (bool, str, type(None))  # under a name they are part of the structure, not numbers of a sample
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """The place of an array: its number."""
+
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """tree: what was given, with a Leaf in the place of every array. paths: of the arrays, in their order."""
+
+    tree: Any
+    paths: tuple[Path, ...]
+
+    def filled(self, arrays: Sequence[Any]) -> Any:
+        """The structure around other arrays, in containers of the same kinds."""
+        return _mapped(self.tree, lambda leaf, _: arrays[leaf.number] if isinstance(leaf, Leaf) else leaf, ())
+
+
+def flattened(given: Any, atoms: tuple[type, ...] = ()) -> tuple[tuple[Any, ...], Structure]:
+    """The arrays in `given`, and the structure around them. atoms: types that count as arrays.
+
+    Numbers in lists are one array, and so are rows in a list (see `as_parts`).
+    """
+    parts = as_parts(given) if isinstance(given, list) and not is_numbers(given) else ()
+    given = parts if len(parts) == 1 < len(given) else given  # rows in a list
+    arrays: list[Any] = []
+    paths: list[Path] = []
+
+    def leaf(x: Any, path: Path) -> Any:
+        if path and isinstance(path[-1], str) and isinstance(x, OPTION):
+            return x
+        arrays.append(x)
+        paths.append(path)
+        return Leaf(len(arrays) - 1)
+
+    tree = _mapped(given, leaf, (), atoms)
+    return tuple(arrays), Structure(tree, tuple(paths))
+
+
+def _mapped(x: Any, leaf: Callable[[Any, Path], Any], path: Path, atoms: tuple[type, ...] = ()) -> Any:
+    """`x` with leaf(part, path) in the place of every part that holds no others."""
+    if isinstance(x, (Leaf, *atoms)):
+        return leaf(x, path)
+
+    def over(entries: Iterable[tuple[Key, Any]]) -> dict[Key, Any]:
+        return {key: _mapped(v, leaf, (*path, key), atoms) for key, v in entries}
+
+    if isinstance(x, Mapping):
+        return over(x.items())
+    if is_dataclass(x) and not isinstance(x, type):
+        changed = copy.copy(x)
+        for key, v in over((f.name, getattr(x, f.name)) for f in fields(x)).items():
+            object.__setattr__(changed, str(key), v)  # frozen ones, too; __post_init__ has checked the whole
+        return changed
+    if isinstance(x, (tuple, list)) and not is_numbers(x):
+        parts = over(enumerate(x)).values()
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+    return leaf(x, path)
