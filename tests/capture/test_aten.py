@@ -51,7 +51,7 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "cumsum": (lambda m, x: torch.cumsum(x, 1), ("Op cumsum in 1 (Probe)", "outside the op table")),
     "softmax": (lambda m, x: m.softmax(x), ("Op softmax in 1.softmax (Softmax)", "outside the op table")),
     "conv2d": (lambda m, x: m.conv(x[:, None, None]), ("Op conv2d in 1.conv (Conv2d)", "outside the op table")),
-    "fft": (lambda m, x: torch.fft.rfft(x).abs(), ("Op fft_rfft in 1",)),
+    "fft": (lambda m, x: torch.fft.rfft(x).sqrt().abs(), ("Op sqrt in 1", "complex numbers")),
     "sort": (lambda m, x: x.sort(1)[0], ("Op sort in 1",)),
     "where": (lambda m, x: torch.where(x > 0, x, 0.1 * x), ("Op gt in 1",)),
     "floor_division": (lambda m, x: x // 2, ("Op div in 1", "it rounds")),
@@ -60,7 +60,6 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "batch_statistics": (lambda m, x: F.batch_norm(x, None, None, training=True), ("Op batch_norm in 1", "batch")),
     "to_integers": (lambda m, x: x * x.long(), ("Op to in 1", "torch.int64")),
     "as_halves": (lambda m, x: x.view(torch.float16), ("Op view in 1", "another type")),
-    "complex": (lambda m, x: (x * 1j).real, ("Op mul in 1", "complex")),
     "jumping_softplus": (lambda m, x: F.softplus(x, 1, 2), ("Op softplus in 1", "threshold")),
     "maximum_norm": (lambda m, x: x.norm(p=torch.inf, dim=1), ("Op linalg_vector_norm in 1", "order")),
     # samples that depend on each other

@@ -48,7 +48,7 @@ def _transform(kind: str, sign: int, default: Sequence[int] | None) -> Lowering:
     def lower(b: Builder, x: Any, sizes: Any = None, dims: Any = default, norm: str | None = None) -> Any:
         z = as_complex(x)
         sizes = [sizes] if isinstance(sizes, int) else sizes
-        if sizes is not None and any(n is None for n in sizes):
+        if sum(not isinstance(n, int) for n in b.current.meta["val"].shape) > 1:
             raise b.fail(VARIES)
         axes, code = _axes(b, z, sizes, dims), NORMS[norm, sign]
         for k, (axis, size) in enumerate(axes):
