@@ -7,18 +7,19 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from hrt.capture.checkpoint_files import INDEX, READERS, read_checkpoint
+from hrt.capture.describe_weights import described
 from hrt.capture.exported_file import read_exported
+from hrt.capture.fit_weights import fit_weights
+from hrt.capture.network import unwrapped
+from hrt.capture.physicsnemo_file import read_physicsnemo
 from hrt.errors import InputError, reason
 from hrt.support.atomic_files import usable
 from hrt.support.foreign_files import Foreign
-
-NESTED = ("state_dict", "model_state_dict")  # where checkpoints keep the weights beside other things
 
 
 def read_network(source: str, weights: Path | None = None) -> str | nn.Module | ExportedProgram:
@@ -31,10 +32,10 @@ def read_network(source: str, weights: Path | None = None) -> str | nn.Module | 
         if weights is not None:
             raise InputError(f"Found --weights beside {source}, which holds its own. Expected one of them.")
         return source if source.endswith(".onnx") else read_exported(Path(source))
-    if not source.endswith(".py") and usable(source).is_file():
-        foreign = Foreign.of(Path(source))
-        if foreign.kind:
-            raise InputError(foreign.advice(source))
+    if source.endswith(".mdlus") and weights is None and usable(source).is_file():
+        return read_physicsnemo(Path(source))
+    if not source.endswith(".py") and usable(source).exists() and (text := _alone(source)):
+        raise InputError(text)
     where, _, name = source.rpartition(":")
     if not where or not name:
         raise InputError(f"Found {source!r}. Expected net.pt2, net.onnx, file.py:name or package.module:name.")
@@ -53,25 +54,28 @@ def read_network(source: str, weights: Path | None = None) -> str | nn.Module | 
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Load the state_dict in a .safetensors or torch.save file into `net`; nothing in the file is executed."""
-    if not usable(path).is_file():
-        raise InputError(f"The weights {path} do not exist.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    """Load the weights in a file or folder into `net`; `file:part` takes a part of them. Nothing in it is executed.
 
-            state: dict[str, Any] = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        nested = [state[key] for key in NESTED if isinstance(state.get(key), dict)]
-        net.load_state_dict(nested[0] if nested else state)
-    except Exception as error:  # readers of damaged files raise nearly anything
-        if names := Foreign.of(path).names:
-            raise InputError(
-                f"The weights {path} hold more than tensors ({', '.join(names[:3])}), and would run code when read. "
-                "Expected a state_dict: torch.save(net.state_dict(), path), or a .safetensors file."
-            ) from error
-        raise InputError(f"The weights {path} do not fit: {reason(error)}.") from error
+    Read are what torch.save, safetensors and the tools around them write: see docs/how-to/checkpoints.md. Prefixes of
+    names are stripped where that makes all names fit.
+    """
+    fit_weights(unwrapped(net), read_checkpoint(path))
+
+
+def _alone(source: str) -> str:
+    """A file or folder of weights without a network: what it is, what it holds, and what is missing."""
+    folder = Path(source).is_dir()
+    foreign = Foreign("state_dict") if folder else Foreign.of(Path(source))
+    if foreign.kind in READERS or source.endswith(INDEX):
+        try:
+            holds = described(checkpoint := read_checkpoint(Path(source)))
+        except InputError:
+            if folder or foreign.kind != "module":
+                raise
+        else:  # whatever it names beside its tensors
+            kind = checkpoint.kind if checkpoint.kind != "module" else "state_dict"
+            return f"{checkpoint.path} is {Foreign(kind).what}. {holds} {Foreign(kind).remedy(source)}"
+    return f"{source} is {foreign.what}. {foreign.remedy(source)}" if foreign.kind else ""
 
 
 def _module(where: str) -> ModuleType:

@@ -5,6 +5,7 @@ A graph may call whatever its author wrote. Only functional ATen operators are e
 
 import warnings
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
@@ -185,7 +186,7 @@ class _Walk(Builder):
             except (TypeError, AttributeError, IndexError, KeyError) as error:
                 raise self.fail(f"these arguments are not supported ({error})") from error
         if name not in LOWERINGS:
-            raise self.fail("it is outside the op table", _OutsideError)
+            raise self.fail(f"it is outside the op table{_nearest(name)}", _OutsideError)
         keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
         self.operands = [a for a in _flatten([*arguments, *keywords.values()]) if isinstance(a, Ref)]
         if torch.Tag.pointwise in node.target.tags:
@@ -268,6 +269,12 @@ class _Walk(Builder):
 def widest(dtype: torch.dtype) -> torch.dtype:
     """In which constants are computed: 64 bits a real number."""
     return torch.complex128 if dtype.is_complex else torch.float64 if dtype.is_floating_point else dtype
+
+
+def _nearest(name: str) -> str:
+    """Which captured operators have a name like this one."""
+    alike = get_close_matches(name.strip("_"), LOWERINGS, n=3)
+    return f" (near to it: {', '.join(alike)})" if alike else ""
 
 
 def _on_meta(value: Any) -> Any:

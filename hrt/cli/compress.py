@@ -15,11 +15,20 @@ Source = Annotated[
     typer.Argument(
         metavar="SRC",
         help="`net.onnx`, `net.pt2` (torch.export.save with a dynamic batch), `mynets.py:build` or "
-        "`package.module:build`, where build is an nn.Module or a function without arguments that returns one. A `.py` "
-        "or module is run; a `.pt2` that asks for pickle or other code is refused.",
+        "`package.module:build`, where build is an nn.Module or a function without arguments that returns one; or "
+        "`net.mdlus`, where physicsnemo is installed. A `.py` or module is run; a `.pt2` that asks for pickle or other "
+        "code is refused. A file of weights alone is described: what it holds, and what is missing.",
     ),
 ]
-Weights = Annotated[Path | None, typer.Option(help="A state_dict to load first (`.safetensors` or `.pt`).")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A checkpoint to load first: state_dict (`.pt`, `.pth`, `.safetensors`), Lightning and PINA (`.ckpt`), "
+        "DeepXDE, PhysicsNeMo (`.mdlus`), TorchScript, or a folder of neuraloperator or of sharded files. "
+        "`FILE:ema` takes a part. Nothing in it is run.",
+    ),
+]
 Samples = Annotated[
     list[Path] | None,
     typer.Option("--inputs", "-i", help="Inputs (`.npy`, `.npz`, `.csv`), a row a sample; repeat for several."),
@@ -54,6 +63,7 @@ def compress(
 
     ```
     hrt compress net.py:build --weights net.safetensors --inputs x.npy -o net.hrt
+    hrt compress net.py:build --weights epoch=9.ckpt --box "-1,0 : 1,1" -o net.hrt
     hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 -o net.hrt
     hrt compress net.pt2 --box "-1,0 : 1,1" --tol 1e-3 --derivatives d0 d1 d0d0 -o net.hrt
     ```

@@ -22,20 +22,23 @@ PLAIN = (
     "builtins set",
     "__builtin__ set",
 )
+NESTED_PICKLES = "torch.storage _load_from_bytes"  # what pickle.dump, without torch.save, makes of a tensor
 BUILD = "hrt compress mynets.py:build --weights {path}, where build() returns {net}"
 WHAT_IT_IS = {
     "state_dict": ("a state_dict, weights without their network", BUILD, "the nn.Module that they belong to"),
-    "Lightning": ("a Lightning checkpoint, weights without their network", BUILD, "the LightningModule, untrained"),
-    "DeepXDE": ("a DeepXDE checkpoint, weights without their network", BUILD, "model.net, untrained"),
+    "Lightning": (
+        "a Lightning checkpoint, weights without their network",
+        BUILD,
+        "the LightningModule or the network in it",
+    ),
+    "DeepXDE": ("a DeepXDE checkpoint, weights without their network", BUILD, "what was model.net"),
     "safetensors": ("a safetensors file, weights without their network", BUILD, "the nn.Module that they belong to"),
     "TorchScript": (
         "a TorchScript archive",
-        "torch.export.save of the original module (net.pt2), or hrt compress mynets.py:build, where build() returns it",
+        BUILD,
+        "the nn.Module that was scripted or traced; or net.pt2, torch.export.save of that",
     ),
-    "PhysicsNeMo": (
-        "a PhysicsNeMo checkpoint",
-        "hrt compress mynets.py:build, where build() returns physicsnemo.Module.from_checkpoint({path!r})",
-    ),
+    "PhysicsNeMo": ("a PhysicsNeMo checkpoint", BUILD, "the physicsnemo.Module that was saved"),
     "Keras": (
         "a Keras model",
         'an ONNX file: model.export("net.onnx", format="onnx") in Keras, then hrt compress net.onnx',
@@ -46,7 +49,7 @@ WHAT_IT_IS = {
     ),
     "pickle": (
         "a pickle, which may run code when read",
-        "net.pt2 (torch.export.save), net.onnx, or hrt compress mynets.py:build",
+        "net.pt2, net.onnx, or a state_dict (torch.save) with hrt compress mynets.py:build --weights",
     ),
     "export": ("an archive of torch.export", "the same file under a name that ends in .pt2"),
     "hrt": ("a compressed network already", "the original network; hrt info and hrt predict read this file"),
@@ -66,10 +69,10 @@ class Foreign:
         try:
             with open(path, "rb") as file:
                 opening = file.read(MOST)
-            if zipfile.is_zipfile(path):
-                return _of_zip(path)
             if path.suffix == ".mdlus" or (tarfile.is_tarfile(path) and _has_model(path)):
                 return Foreign("PhysicsNeMo")
+            if zipfile.is_zipfile(path):
+                return _of_zip(path)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError):
             return Foreign("")
         if opening.startswith(b"\x89HDF") or path.suffix in (".keras", ".h5"):
@@ -80,11 +83,15 @@ class Foreign:
             return Foreign("safetensors")
         return _of_pickle(opening) if opening.startswith(b"\x80") else Foreign("")
 
-    def advice(self, path: str) -> str:
-        """In one line: what it is, and what to do instead."""
-        what, remedy, *net = WHAT_IT_IS[self.kind]
-        names = ", ".join(self.names[:3])
-        return f"{path} is {what.format(names=names)}. Expected {remedy.format(path=path, net=''.join(net))}."
+    @property
+    def what(self) -> str:
+        """In words, what it is."""
+        return WHAT_IT_IS[self.kind][0].format(names=", ".join(self.names[:3]))
+
+    def remedy(self, path: str) -> str:
+        """What to give in its place."""
+        _, remedy, *net = WHAT_IT_IS[self.kind]
+        return f"Expected {remedy.format(path=path, net=''.join(net))}."
 
 
 def _has_model(path: Path) -> bool:
@@ -111,29 +118,46 @@ def _of_zip(path: Path) -> Foreign:
             return _of_pickle(file.read(MOST))
 
 
+@dataclass(frozen=True)
+class Pickled:
+    """names: what a pickle would look up, as "module name", in order. texts: the texts in it."""
+
+    names: tuple[str, ...]
+    texts: frozenset[str]
+
+    @staticmethod
+    def listed(data: bytes) -> "Pickled":
+        """Of one pickle, or of the several in a legacy file of torch.save: one after the other, the third has the
+        content. What is cut off is listed up to there.
+        """
+        texts, memo, names, stream = [], dict[object, str](), dict[str, None](), BytesIO(data)
+        try:
+            while stream.tell() < len(data) and stream.getbuffer()[stream.tell()] == 0x80:
+                for code, argument, _ in pickletools.genops(stream):
+                    if code.name == "GLOBAL":
+                        names[str(argument)] = None
+                    elif code.name == "STACK_GLOBAL":
+                        names[" ".join(texts[-2:])] = None
+                    elif code.name == "MEMOIZE" or code.name.endswith("PUT"):
+                        memo[len(memo) if argument is None else argument] = texts[-1] if texts else ""
+                    elif code.name.endswith("GET"):
+                        texts.append(memo.get(argument, ""))
+                    elif isinstance(argument, str):
+                        texts.append(argument)
+        except (ValueError, EOFError, IndexError):  # storages follow, or it is cut off
+            pass
+        return Pickled(tuple(names), frozenset(texts))
+
+
 def _of_pickle(data: bytes) -> Foreign:
-    """A legacy file of torch.save is several pickles, one after the other; the third has the content."""
-    texts, memo, names, stream = [], dict[object, str](), dict[str, None](), BytesIO(data)
-    try:
-        while stream.tell() < len(data) and stream.getbuffer()[stream.tell()] == 0x80:
-            for code, argument, _ in pickletools.genops(stream):
-                if code.name == "GLOBAL":
-                    names[str(argument)] = None
-                elif code.name == "STACK_GLOBAL":
-                    names[" ".join(texts[-2:])] = None
-                elif code.name == "MEMOIZE" or code.name.endswith("PUT"):
-                    memo[len(memo) if argument is None else argument] = texts[-1] if texts else ""
-                elif code.name.endswith("GET"):
-                    texts.append(memo.get(argument, ""))
-                elif isinstance(argument, str):
-                    texts.append(argument)
-    except (ValueError, EOFError, IndexError):  # storages follow, or it is cut off
-        pass
-    strangers = tuple(name.replace(" ", ".") for name in names if not name.startswith(PLAIN))
-    if "pytorch-lightning_version" in texts:
+    listed = Pickled.listed(data)
+    strangers = tuple(name.replace(" ", ".") for name in listed.names if not name.startswith(PLAIN))
+    if NESTED_PICKLES in listed.names:
+        return Foreign("pickle", strangers)
+    if "pytorch-lightning_version" in listed.texts:
         return Foreign("Lightning", strangers)
-    if {"model_state_dict", "optimizer_state_dict"} <= set(texts):
+    if {"model_state_dict", "optimizer_state_dict"} <= listed.texts:
         return Foreign("DeepXDE", strangers)
     if strangers:
         return Foreign("module", strangers)
-    return Foreign("state_dict" if any(name.startswith("torch") for name in names) else "pickle")
+    return Foreign("state_dict" if any(name.startswith("torch") for name in listed.names) else "pickle")

@@ -127,6 +127,7 @@ CASES: dict[str, Callable[[Called, Tensor], Tensor]] = {
     "conj": lambda m, x: real(torch.conj(fft.fft(x)) + 1j * x),
     "conj of a product": lambda m, x: real(torch.conj(fft.ifft(torch.conj(fft.rfft(x)), dim=1))),
     "abs": lambda m, x: fft.rfft(x).abs(),
+    "angle": lambda m, x: (fft.rfft(x) + 1).angle(),
     "polar": lambda m, x: real(torch.polar(x.exp(), x)),
     "view_as_complex": lambda m, x: real(torch.view_as_complex(x.reshape(-1, 3, 6, 4, 2).contiguous()) * 1j),
     "complex": lambda m, x: real(torch.complex(x, x.sin()) - 2),

@@ -10,6 +10,8 @@ import hrt
 from hrt.capture.checkpoints import read_network
 from hrt.cli.main import main
 
+from checkpoint_cases import WRITERS, lightning, mlp
+
 
 def test_is_hrt_compress_with_the_same_options(lab, capsys):
     """The same bytes, so that every option has arrived, and the same seed gave the same bytes."""
@@ -56,6 +58,29 @@ def test_with_weights(lab):
     assert torch.allclose(hrt.load("out.hrt").predict(x), net(x).detach(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", WRITERS)
+def test_with_the_checkpoint_of_a_tool(name, lab):
+    WRITERS[name](net := mlp(2, 24, 1), Path(name))
+    assert main(["compress", "net.py:build", "--weights", name, "--tol", "1e-5", "-o", "out.hrt"]) == 0
+    x = torch.rand(50, 2)
+    assert torch.allclose(hrt.load("out.hrt").predict(x), net(x).detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_what_was_left_out_of_a_checkpoint_is_said(lab, capsys):
+    lightning(mlp(2, 24, 1), Path("w.ckpt"), loss_weights=torch.ones(2))
+    assert main(["compress", "net.py:build", "--weights", "w.ckpt", "-o", "out.hrt"]) == 0
+    line = "hrt: w.ckpt: took what is below state_dict.model, and left out state_dict.loss_weights beside it.\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("name", ["lightning.ckpt", "fno", "shards", "net.mdlus", "deepxde-100.pt"])
+def test_a_checkpoint_alone_is_described(name, lab, mistake):
+    WRITERS[name](mlp(2, 24, 24, 1), Path(name))
+    text = mistake("compress", name, "-o", "out.hrt")
+    assert "MLP 2-24-24-1" in text and f"hrt compress mynets.py:build --weights {name}" in text
+
+
 def test_with_a_table_that_has_names(lab, capsys, mistake):
     g = np.random.default_rng(0)
     np.savetxt("x.csv", g.standard_normal((300, 2)), delimiter=",", header="x,t", comments="")
@@ -91,7 +116,7 @@ def test_an_existing_output_is_replaced_with_force_alone(lab, mistake):
         (["net.pt"], "net.pt2, net.onnx"),
         (["net.onnx"], "net.onnx cannot be read as ONNX"),
         (["net.py:broken"], "RuntimeError: the lab is closed (line 19 of net.py)"),
-        (["net.py:build", "--weights", "x.npy"], "do not fit"),
+        (["net.py:build", "--weights", "x.npy"], "of no kind that is known"),
         (["net.py:build", "--box", "a,b:c,d"], "low,low : high,high"),
         (["net.py:build", "--box", "0,0,0:1,1,1"], "features"),
         (["net.py:build", "--box", "0,0:1,1", "-i", "x.npy"], "--inputs and --box"),

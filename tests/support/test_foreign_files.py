@@ -87,11 +87,11 @@ def test_each_is_called_what_it_is_in_one_line(name, tmp_path):
     MAKE[name](path)
     with patch("torch.load", side_effect=AssertionError("read")), patch("pickle.loads", side_effect=AssertionError):
         assert Foreign.of(path).kind == KINDS[name]
-        with pytest.raises(InputError) as error:
-            read_network(str(path))
+    with patch("pickle.loads", side_effect=AssertionError), pytest.raises(InputError) as error:
+        read_network(str(path))
     text = str(error.value)
-    assert text.startswith(f"{path} is a") and "Expected" in text and "\n" not in text and "{" not in text
-    if KINDS[name] in ("state_dict", "Lightning", "DeepXDE", "safetensors"):
+    assert str(path) in text and "Expected" in text and "\n" not in text and "{" not in text
+    if KINDS[name] in ("state_dict", "Lightning", "DeepXDE", "safetensors", "TorchScript"):
         assert f"hrt compress mynets.py:build --weights {path}" in text
 
 

@@ -12,6 +12,7 @@ from hrt.capture.aten.complex_products import complex_einsum, complex_matmul
 from hrt.capture.aten.complex_shapes import COMPLEX_SHAPES, operand
 from hrt.capture.aten.elementwise import ELEMENTWISE
 from hrt.capture.aten.fourier import FOURIER
+from hrt.capture.aten.reductions import REDUCTIONS
 from hrt.capture.aten.shapes import SHAPES
 from hrt.capture.builder import Builder, Lowering, Ref, moved
 from hrt.capture.spectra import Complex, imaginary_part, joined_pair, of_pair, pair, real_part
@@ -87,8 +88,6 @@ def _abs(b: Builder, z: Complex) -> Ref:
 
 
 def _angle(b: Builder, z: Complex) -> Ref:
-    if "atan2" not in ELEMENTWISE:
-        raise b.fail("it needs atan2")
     return ELEMENTWISE["atan2"](b, imaginary_part(b, z), real_part(b, z))
 
 
@@ -115,7 +114,7 @@ def _view_as_real(b: Builder, z: Complex) -> Ref:
 
 def _partwise(name: str) -> Lowering:
     """A real linear operator, on both parts alike."""
-    lowering = {**SHAPES, **ELEMENTWISE}[name]
+    lowering = {**SHAPES, **REDUCTIONS}[name]
 
     def lower(b: Builder, z: Complex, *args: Any, **kwargs: Any) -> Complex:
         return joined_pair(b, *(lowering(b, part(b, z), *args, **kwargs) for part in (real_part, imaginary_part)))
