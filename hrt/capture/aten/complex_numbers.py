@@ -7,8 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.aten.complex_arithmetic import as_complex, depends, expanded, is_real, multiplied, scaled, side
-from hrt.capture.aten.complex_products import complex_einsum, complex_matmul
+from hrt.capture.aten.complex_products import (
+    as_complex,
+    complex_einsum,
+    complex_matmul,
+    depends,
+    expanded,
+    is_real,
+    multiplied,
+    scaled,
+    side,
+)
 from hrt.capture.aten.complex_shapes import COMPLEX_SHAPES, operand
 from hrt.capture.aten.elementwise import ELEMENTWISE
 from hrt.capture.aten.fourier import FOURIER

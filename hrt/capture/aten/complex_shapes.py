@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.aten.complex_arithmetic import as_complex
+from hrt.capture.aten.complex_products import as_complex
 from hrt.capture.builder import Builder, Lowering, Ref, reshaped
 from hrt.capture.spectra import Complex, concatenated, of_pair, pair
 from hrt.program.generated import NOTHING

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hrt.capture.aten.complex_arithmetic import as_complex
+from hrt.capture.aten.complex_products import as_complex
 from hrt.capture.builder import Builder, Lowering, Ref
 from hrt.capture.spectra import Complex, Line, real_part, transformed
 from hrt.program.generated import NOTHING
