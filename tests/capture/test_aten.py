@@ -85,6 +85,16 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
         ("Output linear", "(4*s", "the batch as dimension 0", "y.reshape(x.shape[0], ...)"),
     ),
     "leading_axis": (lambda m, x: m.linear(x)[None], ("Output unsqueeze", "batch as dimension 0", "y.transpose(0, 1)")),
+    "moved_softmax": (lambda m, x: torch.softmax(x.T, -1).T, ("Op softmax in 1", "along the batch")),
+    "cumsum_over_batch": (lambda m, x: x.cumsum(0), ("Op cumsum in 1", "along the batch")),
+    "spread_over_batch": (lambda m, x: x / x.std(0), ("Op std in 1", "along the batch")),
+    "norm_over_batch": (lambda m, x: x / x.norm(dim=0), ("Op linalg_vector_norm in 1", "along the batch")),
+    "moved_mean": (lambda m, x: x - torch.stack([x, x.sin()]).mean(1), ("Op mean in 1", "along the batch")),
+    "shifted": (lambda m, x: (x.T[:, :, None] * x[:, None]).mean(0), ("Op mul in 1", "only the batch may vary")),
+    "stack_over_batch": (
+        lambda m, x: torch.bmm(x.T[:, None], x.T[:, :, None])[:, 0],
+        ("Op bmm in 1", "sums over the batch"),
+    ),
     "batch_split": (
         lambda m, x: x[:, None].expand(-1, 3, 4).transpose(0, 1).reshape(-1, 4).reshape(-1, 3, 4),
         ("Op reshape in 1", "samples", "keep the batch whole"),
