@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
         lambda m, x: F.conv2d(torch.ones(1, 1, 2, 2, dtype=x.dtype), x.reshape(-1, 1, 2, 2)),
         ("Op conv2d in 1 (Probe)", "kernel depends on the input"),
     ),
-    "fft": (lambda m, x: torch.fft.rfft(x).abs(), ("Op fft_rfft in 1",)),
+    "fft": (lambda m, x: torch.fft.rfft(x).sqrt().abs(), ("Op sqrt in 1", "complex numbers")),
     "sort": (lambda m, x: x.sort(1)[0], ("Op sort in 1", "outside the op table")),
     "near": (lambda m, x: torch.logcumsumexp(x, 1), ("Op logcumsumexp in 1 (Probe)", "near to it: logsumexp")),
     "softmax_over_batch": (lambda m, x: x.softmax(0), ("Op softmax in 1", "samples would depend on each other")),
@@ -69,7 +69,6 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "active_dropout": (lambda m, x: F.dropout(x), ("Op dropout in 1", "net.eval()", "training=self.training")),
     "batch_statistics": (lambda m, x: F.batch_norm(x, None, None, training=True), ("Op batch_norm in 1", "batch")),
     "as_halves": (lambda m, x: x.view(torch.float16), ("Op view in 1", "another type")),
-    "complex": (lambda m, x: (x * 1j).real, ("Op mul in 1", "complex")),
     "jumping_softplus": (lambda m, x: F.softplus(x, 1, 2), ("Op softplus in 1", "threshold")),
     # samples that depend on each other
     "transpose": (lambda m, x: x.T @ x, ("Op matmul in 1", "sums over the batch")),
