@@ -109,11 +109,11 @@ class Given:
 
     def calls(self) -> Iterator[tuple[tuple[Tensor, ...], Call]]:
         """The ways to call a network with these rows, the usual one first: whole numbers as floats before themselves,
-        numbers (rows,) as a feature before themselves, a tuple as several arguments before one.
+        numbers (rows,) as themselves before a feature, a tuple as several arguments before one.
         """
         bare = tuple(x[:, 0] if one else x for x, one in zip(self.rows, self.single, strict=True))
         as_floats: tuple[Kind, ...] = tuple("float" if kind == "int" else kind for kind in self.kinds)
-        ways = [(self.rows, as_floats), (bare, as_floats), (bare, self.kinds), (self.rows, self.kinds)]
+        ways = [(bare, as_floats), (self.rows, as_floats), (bare, self.kinds), (self.rows, self.kinds)]
         for k, (rows, kinds) in enumerate(ways):
             if (rows is bare and not any(self.single)) or (k > 1 and kinds == as_floats):
                 continue
