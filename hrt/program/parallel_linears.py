@@ -41,8 +41,8 @@ def joined(program: Program) -> Program:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Linear nodes on parts of `base`, with their results side by side in `result` along `axis`. starts: first column of
-    each. Parts along another axis than the last are laid out one behind the other.
+    """Linear nodes on parts of `base`, whose results stand side by side in `result` along `axis`. starts: their first
+    columns. Parts along another axis than the last are laid out one behind the other.
     """
 
     result: Node
