@@ -24,7 +24,7 @@ from hrt.capture.onnx.file import read_onnx
 from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
-from hrt.perf.networks import burgers, deeponet, emulator, fno, neuralfoil, operators, pinns, qlknn
+from hrt.perf.networks import burgers, deeponet, emulator, fno, images, neuralfoil, operators, pinns, qlknn
 from hrt.perf.networks.as_torch_module import written_out
 from hrt.perf.networks.pinn_training import one_thread
 from hrt.program.program import Program
@@ -161,13 +161,13 @@ def _three(rows: Rows, share: int = 1) -> list[Tensors]:
 
 
 def _of(
-    make: Callable[[str, int], tuple[Any, Rows]], by_weights: bool = False
+    make: Callable[[str, int], tuple[Any, Rows]], by_weights: bool = False, share: int = 1
 ) -> Callable[[str, Entry, int], Workload]:
-    """A builder of workloads from what makes, by name and size, a network and its rows."""
+    """A builder of workloads from what makes, by name and size, a network and its rows. share: see `_three`."""
 
     def built(name: str, entry: Entry, size: int) -> Workload:
         net, rows = make(name, size)
-        parts = _three(rows, 2 if entry.size else 1)  # rows of operators are long
+        parts = _three(rows, 2 if entry.size else share)  # rows of operators are long
         program = capture(net, parts[0]) if isinstance(net, nn.Module) else read_onnx(net)
         return Workload(name, entry.about, net, program, parts[0], parts[1], parts[2], entry.batches, by_weights)
 
@@ -217,6 +217,11 @@ def _fno(name: str, size: int) -> tuple[nn.Module, Rows]:
         return fno.train_fno(), fno.flows
 
 
+def _images(name: str, size: int) -> tuple[nn.Module, Rows]:
+    with one_thread():
+        return images.train_images(name.partition("-")[0])[0], images.sources
+
+
 def _laplace(size: int) -> np.ndarray:
     return operators.laplace_2d(round(size**0.5) ** 2)[0]
 
@@ -238,6 +243,10 @@ REGISTRY: Mapping[str, Entry] = {
         batches=(1, 16, 256),
     ),
     "emulator": Entry("emulator of a spectrum, 6 -> 4 x 512 SiLU -> 2507, trained for seconds", _of(_emulator)),
+    "unet-poisson": Entry(
+        "U-Net of Poisson's equation on 32 x 32 points, trained for a minute", _of(_images, share=32)
+    ),
+    "cnn-poisson": Entry("CNN of the fluxes of Poisson's equation, trained for seconds", _of(_images, share=16)),
     "neuralfoil-xlarge": Entry("NeuralFoil xlarge, an airfoil surrogate that others trained", _neuralfoil),
     "neuralfoil-xxxlarge": Entry("NeuralFoil xxxlarge, 6 x 512 swish, trained by others", _neuralfoil),
     "qlknn": Entry("QLKNN 7_11, a tokamak turbulence surrogate, 5 x 133 tanh, an ONNX file of others", _qlknn),
