@@ -24,7 +24,7 @@ from hrt.capture.onnx.file import read_onnx
 from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
-from hrt.perf.networks import burgers, deeponet, emulator, images, neuralfoil, operators, pinns, qlknn
+from hrt.perf.networks import burgers, deeponet, emulator, fno, images, neuralfoil, operators, pinns, qlknn
 from hrt.perf.networks.as_torch_module import written_out
 from hrt.perf.networks.pinn_training import one_thread
 from hrt.program.program import Program
@@ -67,7 +67,7 @@ class Workload:
 
     @property
     def dense_nbytes(self) -> int:
-        return sum(4 * int(np.prod(c.shape)) for c in self.program.constants.values())
+        return sum(4 * int(np.prod(c.shape)) for c in self.program.stored_constants.values())
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returned when `key` was first asked for."""
@@ -212,6 +212,11 @@ def _emulator(name: str, size: int) -> tuple[nn.Module, Rows]:
         return emulator.train_emulator(), emulator.parameters
 
 
+def _fno(name: str, size: int) -> tuple[nn.Module, Rows]:
+    with one_thread():
+        return fno.train_fno(), fno.flows
+
+
 def _images(name: str, size: int) -> tuple[nn.Module, Rows]:
     with one_thread():
         return images.train_images(name.partition("-")[0])[0], images.sources
@@ -231,6 +236,11 @@ REGISTRY: Mapping[str, Entry] = {
     "laplace-2d": Entry("log-kernel operator in 2-D, any right-hand side", _operator(_laplace), 2025),
     "deeponet": Entry(
         "DeepONet of the log-kernel operator, 128 sensors, 192 wide, trained for seconds", _of(_deeponet)
+    ),
+    "fno": Entry(
+        "Fourier neural operator of Burgers' equation, 64 points, 4 x 32 channels, 12 modes, trained for minutes",
+        _of(_fno),
+        batches=(1, 16, 256),
     ),
     "emulator": Entry("emulator of a spectrum, 6 -> 4 x 512 SiLU -> 2507, trained for seconds", _of(_emulator)),
     "unet-poisson": Entry(
