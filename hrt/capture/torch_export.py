@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from hrt.capture.calls import PLAIN_CALL, Call
+from hrt.capture.dispatched import dispatched
 from hrt.capture.torch_graph import program_of
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
@@ -193,6 +194,9 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
             raise ValueError("a functorch tensor without numbers was taken for a constant")  # see HIDDEN
         return graph
     except Exception as error:
+        graph = _as_dispatched(net, rows, call)
+        if graph is not None:
+            return graph
         lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]
         cause = ". ".join([line for line in lines if line][:2]) or type(error).__name__
         cause = next((plain for sign, plain in PLAIN.items() if sign in str(error)), cause)
@@ -204,6 +208,15 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
             "Every input needs a leading batch dimension of any size, and its rows must not touch each other; control "
             "flow must not depend on the data (torch.maximum, clamp or a smooth blend may say the same)."
         ) from error
+
+
+def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedProgram | None:
+    """The graph that the dispatcher sees, where it is one that can be captured: that of derivatives, say."""
+    with suppress(Exception), inference(net), quiet():  # torch's tracers raise nearly anything
+        graph = dispatched(net, rows, call)
+        program_of(graph)
+        return graph
+    return None
 
 
 def _hidden_step(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:

@@ -212,7 +212,7 @@ SHAPES: dict[str, Lowering] = {
     **{name: _expand for name in ("expand", "expand_as", "broadcast_to")},
     "copy": lambda b, target, source, *_: _expand(b, source),
     "repeat": _repeat,
-    **{name: _full(0.0) for name in ("zeros", "zeros_like", "new_zeros")},
+    **{name: _full(0.0) for name in ("zeros", "zeros_like", "new_zeros", "empty_like")},  # what is empty is not read
     **{name: _full(1.0) for name in ("ones", "ones_like", "new_ones")},
     **{name: _full(None) for name in ("full", "full_like", "fill")},
     "new_full": _full(None, 1),
