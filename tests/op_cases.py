@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrt.program.op_table import TABLE, Op
+from hrt.program.program import Node, Program, Value
 
 # For every elementwise row: attributes to test it with, where its kinks are, and the interval it is defined on.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -24,6 +25,15 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 
 
 POSITIVE = {"log", "sqrt", "reciprocal"}
+
+# Where the others are defined, without the ends; sinc is tested near 0 by itself, where torch's own gradient cancels
+DOMAINS = {
+    "asin": (-0.999, 0.999),
+    "acos": (-0.999, 0.999),
+    "atanh": (-0.999, 0.999),
+    "acosh": (1.001, 12),
+    "tan": (-1.55, 1.55),
+}
 
 
 ACTIVATIONS = [
@@ -43,7 +53,9 @@ def kinks(op: Op, attrs: Mapping[str, Any]) -> list[float]:
 def grid(op: Op, attrs: Mapping[str, Any], n: int = 4001) -> Tensor:
     """A dense grid where the op is smooth."""
     positive = op.name in POSITIVE or (op.name == "power" and attrs["exponent"] in (1.5, -1.0))
-    x = torch.linspace(1e-2 if positive else -12, 12, n, dtype=torch.float64)
+    low, high = DOMAINS.get(op.name, (1e-2 if positive else -12, 12))
+    x = torch.linspace(low, high, n, dtype=torch.float64)
+    x = x[x.abs() > 0.5] if op.name == "sinc" else x
     return x[torch.stack([(x - k).abs() > 1e-9 for k in kinks(op, attrs)]).all(0)] if kinks(op, attrs) else x
 
 
@@ -63,6 +75,18 @@ CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
     ("div", (A, B), {}, A / B),
     ("step", (A - 1,), {"at_zero": 1.0}, torch.where(A >= 1, 1.0, 0.0).double()),
     ("step", ((A - 1).relu(),), {"at_zero": 0.5}, torch.where(A > 1, 1.0, 0.5).double()),
+    ("floor", (3 * A,), {}, (3 * A) // 1),
+    ("round", (3 * A,), {}, (3 * A + 0.5) // 1),
+    ("fmod", (3 * A, B), {}, 3 * A - B * (3 * A / B).trunc()),
+    ("fmod", (3 * A, torch.tensor(0.7, dtype=torch.float64)), {}, (3 * A).remainder(0.7)),
+    ("atan2", (A - 1, B - 1), {}, torch.complex(B - 1, A - 1).angle()),
+    ("where", ((A > B).double(), A, B[:, :1]), {}, torch.where(A > B, A, B[:, :1])),
+    (
+        "where",
+        (torch.tensor([1.0, 0, 0, 1]).double(), A, C[:4]),
+        {},
+        torch.cat([A[..., :1], C[1:3].expand(5, 3, 2), A[..., 3:]], -1),
+    ),
     ("maximum", (A, B), {}, torch.where(A > B, A, B)),
     ("minimum", (A, B), {}, torch.where(A > B, B, A)),
     ("concat", (A, B[:, :2]), {"axis": -2}, torch.cat([A, B[:, :2]], 1)),
@@ -73,9 +97,33 @@ CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
     ("transpose", (A,), {"axes": [-1, -2]}, A.mT),
     ("expand", (A[:, :1],), {"shape": [3, 4]}, A[:, :1].expand(5, 3, 4)),
     ("repeat", (C[:4], A), {"shape": [3, 4]}, C[:4].expand(5, 3, 4)),
+    ("gather", (A, torch.tensor([2.0, 0, 0, 1]).double()), {"axis": -2}, A[:, [2, 0, 0, 1]]),
     ("sum", (A,), {"axes": [-1, -2], "keep": False}, A.flatten(1).sum(1)),
     ("mean", (A,), {"axes": [-2], "keep": True}, A.sum(1, keepdim=True) / 3),
+    ("amax", (A,), {"axes": [-1, -2], "keep": False}, A.flatten(1).max(1)[0]),
+    ("amax", (A,), {"axes": [-2], "keep": True}, A.max(1, keepdim=True)[0]),
+    ("amin", (A,), {"axes": [-1], "keep": False}, A.min(2)[0]),
+    ("logsumexp", (A,), {"axes": [-1, -2], "keep": False}, A.exp().flatten(1).sum(1).log()),
+    ("logsumexp", (A,), {"axes": [-2], "keep": True}, A.exp().sum(1, keepdim=True).log()),
+    ("softmax", (A,), {"axis": -2}, A.exp() / A.exp().sum(1, keepdim=True)),
+    ("log_softmax", (A,), {"axis": -1}, A - A.exp().sum(2, keepdim=True).log()),
+    ("cumsum", (A,), {"axis": -1}, A @ torch.ones(4, 4).double().triu()),
     ("matmul", (A, B.mT), {}, torch.einsum("bni,bmi->bnm", A, B)),
     ("einsum", (A, B), {"equation": "bni,bnj->bij"}, A.mT @ B),
     ("layer_norm", (A, C[:4], W[0]), {"shape": [4], "eps": 1e-5}, F.layer_norm(A, [4], C[:4], W[0])),
 ]
+
+
+Case = tuple[str, Sequence[Tensor], Mapping[str, Any]]
+
+
+def program_of(case: Case) -> tuple[Program, list[Tensor]]:
+    """One node; what has a batch is an input, the rest constants."""
+    op, arguments, attrs = case
+    names, rows = [f"a{k}" for k in range(len(arguments))], len(max(arguments, key=lambda a: a.ndim))
+    is_value = [a.ndim > 0 and len(a) == rows for a in arguments]
+    values = [Value(n, tuple(a.shape[1:])) for n, a, v in zip(names, arguments, is_value, strict=True) if v]
+    constants = {n: a for n, a, v in zip(names, arguments, is_value, strict=True) if not v}
+    shape = tuple(TABLE[op].torch(arguments, attrs).shape[1:])
+    program = Program(tuple(values), (Node("y", op, tuple(names), shape, attrs),), ("y",), constants)
+    return program, [a for a, v in zip(arguments, is_value, strict=True) if v]

@@ -81,6 +81,35 @@ def _reduction(name: str) -> Lowering:
     return nodes
 
 
+def _gather(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
+    indices = g.add("Cast", [x[1]], to=TensorProto.INT64)
+    return g.add("Gather", [x[0], indices], wanted, axis=t["axis"])
+
+
+def _where(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
+    return g.add("Where", [g.add("Cast", [x[0]], to=TensorProto.BOOL), *x[1:]], wanted)
+
+
+def _sinc(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
+    angle, zero = g.add("Mul", [x[0], g.number(math.pi)]), g.number(0.0)
+    at_zero = g.add("Equal", [angle, zero])
+    safe = g.add("Where", [at_zero, g.number(1.0), angle])
+    return g.add("Where", [at_zero, g.number(1.0), g.add("Div", [g.add("Sin", [safe]), safe])], wanted)
+
+
+def _atan2(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
+    """atan(y / x), half a turn further where x < 0; ONNX has no operator for it. Zero over zero is an angle of 0."""
+    (rise, run), zero, half = x, g.number(0.0), g.number(math.pi)
+    nothing = g.add("And", [g.add("Equal", [rise, zero]), g.add("Equal", [run, zero])])
+    slope = g.add("Atan", [g.add("Where", [nothing, zero, g.add("Div", [rise, run])])])
+    turn = g.add("Where", [g.add("Less", [rise, zero]), g.add("Neg", [half]), half])
+    return g.add("Add", [slope, g.add("Where", [g.add("Less", [run, zero]), turn, zero])], wanted)
+
+
+def _along(name: str) -> Lowering:
+    return lambda g, x, t, ranks, wanted: g.add(name, x, wanted, axis=t["axis"])
+
+
 def _layer_norm(g: Graph, x: Sequence[str], t: Attrs, ranks: Sequence[int], wanted: str) -> str:
     scale = list(x[1:2]) or [g.constant(torch.ones(tuple(t["shape"])), "scale")]
     attributes: dict[str, Any] = {"axis": -len(t["shape"]), "epsilon": float(t["eps"])}
@@ -107,5 +136,16 @@ SPECIAL: dict[str, Lowering] = {
     "step": _step,
     "sum": _reduction("ReduceSum"),
     "mean": _reduction("ReduceMean"),
+    "amax": _reduction("ReduceMax"),
+    "amin": _reduction("ReduceMin"),
+    "logsumexp": _reduction("ReduceLogSumExp"),
+    "softmax": _along("Softmax"),
+    "log_softmax": _along("LogSoftmax"),
+    "cumsum": lambda g, x, t, ranks, wanted: g.add("CumSum", [x[0], g.integers([t["axis"]], "axis")], wanted),
+    "gather": _gather,
+    "where": _where,
+    "fmod": lambda g, x, t, ranks, wanted: g.add("Mod", x, wanted, fmod=1),
+    "atan2": _atan2,
+    "sinc": _sinc,
     "layer_norm": _layer_norm,
 }

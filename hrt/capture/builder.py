@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hrt.errors import CaptureError, InputError
 from hrt.program.names import unique_name
-from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Value
 
 Lowering = Callable[..., Any]  # (builder, *the arguments of a call) to a Ref, a list of them, or a constant
@@ -129,8 +128,7 @@ class Builder:
         place = f"{path} ({module})" if path else f"the forward of {module or 'the network'}"
         return kind(
             f"Op {schema_name(self.current.target)} in {place} cannot be captured: {why}. "
-            f"Rewrite it with ops of the table ({', '.join(TABLE)}), or keep that part outside the compressed network."
-            f"{self.advice}"
+            f"Rewrite it, or keep that part outside the compressed network.{self.advice}"
         )
 
     def batch_place(self, fake: Any) -> tuple[int, int]:
@@ -158,8 +156,6 @@ class Builder:
             return [self.placed(v, f) for v, f in zip(value, fake, strict=True)]
         if not isinstance(value, Ref):
             return value
-        if not fake.is_floating_point():
-            raise self.fail(f"its result is {fake.dtype}, not floating-point")
         place, count = self.batch_place(fake)
         if count == 1:
             value = replace(value, axis=place, before=0, after=0)

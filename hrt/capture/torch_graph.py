@@ -5,6 +5,7 @@ A graph may call whatever its author wrote. Only functional ATen operators are e
 
 import warnings
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
@@ -177,7 +178,7 @@ class _Walk(Builder):
         if not dynamic and not any(isinstance(a, Ref) for a in _flatten([*arguments, *keywords.values()])):
             return self._fold(node, arguments, keywords)
         if name not in LOWERINGS:
-            raise self.fail("it is outside the op table", _OutsideError)
+            raise self.fail(f"it is outside the op table{_nearest(name)}", _OutsideError)
         keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
         self.operands = [a for a in _flatten([*arguments, *keywords.values()]) if isinstance(a, Ref)]
         if torch.Tag.pointwise in node.target.tags:
@@ -253,6 +254,12 @@ class _Walk(Builder):
                 f"Output {node} of the network has shape {shape}. Expected the batch as dimension 0: return {remedy}."
             )
         return value
+
+
+def _nearest(name: str) -> str:
+    """Which captured operators have a name like this one."""
+    alike = get_close_matches(name.strip("_"), LOWERINGS, n=3)
+    return f" (near to it: {', '.join(alike)})" if alike else ""
 
 
 def _on_meta(value: Any) -> Any:

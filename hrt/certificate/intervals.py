@@ -17,6 +17,12 @@ from hrt.program.op_table import Attrs, Op
 
 UNIT = 2.0**-53
 TINY = 1e-300  # far above what underflow can take from a sum, far below what anybody measures
+PERIODS = 8  # of tan, on both sides of 0, whose bends are listed
+SINC_FAR = 4.0  # where sinc turns, and bends, up to here
+SINC_TURNS = (0.0, *(s * v for s in (-1, 1) for v in (1.4302966531242025, 2.459024032956761, 3.47088972434702)))
+SINC_BENDS = [
+    s * v for s in (-1, 1) for v in (0.6625862125821923, 1.8908784955888058, 2.930309928124341, 3.9484574830947063)
+]
 FAR = 1e8  # beyond this, a period of sin cannot be located well enough
 
 
@@ -196,6 +202,15 @@ def _limits(t: Attrs) -> Sequence[float]:
     return [v for v in (t["low"], t["high"]) if v is not None]
 
 
+def _within_one(x: Interval, _: Attrs) -> Tensor:
+    return x.magnitude < 1
+
+
+def _between_poles(x: Interval, _: Attrs) -> Tensor:
+    low, high = (torch.floor(v / math.pi + 0.5) for v in (x.lo - 1e-6, x.hi + 1e-6))
+    return (low == high) & (high.abs() <= PERIODS)
+
+
 def _power_domain(x: Interval, t: Attrs) -> Tensor:
     p = float(t["exponent"])
     if p.is_integer():
@@ -227,5 +242,12 @@ CURVES: dict[str, Curve | Wave] = {
     "reciprocal": Curve(domain=_one_side, relative=True),
     "erf": Curve(bends=_at(0.0)),
     "atan": Curve(bends=_at(0.0)),
+    "tan": Curve(bends=lambda _: [math.pi * k for k in range(-PERIODS, PERIODS + 1)], domain=_between_poles),
+    "asin": Curve(bends=_at(0.0), domain=_within_one),
+    "acos": Curve(bends=_at(0.0), domain=_within_one),
+    "asinh": Curve(bends=_at(0.0)),
+    "acosh": Curve(domain=lambda x, _: x.lo > 1),
+    "atanh": Curve(bends=_at(0.0), domain=_within_one),
+    "sinc": Curve(_at(*SINC_TURNS), _at(*SINC_BENDS), lambda x, _: x.magnitude < SINC_FAR),
     "power": Curve(_at(0.0), _at(0.0), _power_domain, relative=True),
 }

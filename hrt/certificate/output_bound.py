@@ -22,43 +22,16 @@ import torch
 from torch import Tensor
 
 from hrt.calibration.samples import Box
+from hrt.certificate.enclosure import Enclosure, like
 from hrt.certificate.intervals import CURVES, TINY, UNIT, Interval, around, gamma, point, up, where
 from hrt.certificate.norms import FAINT, MAX_SIDE, Weight, length
+from hrt.certificate.selection_rules import SELECTIONS
 from hrt.program.dense_view import DenseView
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node
 
 WORK = 4e9  # floating-point operations that bisecting the box may cost
 MAX_BOXES = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class Enclosure:
-    """x and y lie in these intervals, their difference in d, its 2-norm over one sample is at most `norm`.
-
-    Shapes (boxes, *shape), or (*shape) for a constant; norm (boxes,) or (1,); size: entries of one sample.
-    """
-
-    x: Interval
-    y: Interval
-    d: Interval
-    norm: Tensor
-    size: int
-
-    @staticmethod
-    def make(x: Interval, y: Interval, d: Interval, size: int, norm: Tensor | None = None) -> "Enclosure":
-        """All that follows from the four together."""
-        d = d.meet(x - y)
-        total = length(d.magnitude, size)
-        norm = total if norm is None else torch.fmin(norm, total)
-        limit = like(norm, d.lo).expand_as(d.lo)
-        d = d.meet(Interval(-limit, limit))
-        return Enclosure(x.meet(y + d), y.meet(x - d), d, norm, size)
-
-
-def like(norm: Tensor, v: Tensor) -> Tensor:
-    """One number per sample, shaped to broadcast with v (samples, ...)."""
-    return norm.reshape(-1, *(1,) * (v.ndim - 1)) if v.ndim else norm.reshape(())
 
 
 def _linear(node: Node, a: Sequence) -> Enclosure:
@@ -114,9 +87,11 @@ def _ends(node: Node, parts: Sequence[Interval]) -> Interval:
 
 
 def _monotone(node: Node, a: Sequence[Enclosure]) -> Enclosure:
-    """Maximum, minimum: a common shift of both arguments shifts the result. Step: equal on one side of its jump."""
+    """Maximum, minimum: a common shift of both arguments shifts the result. Steps: equal on one side of a jump."""
     x, y = _ends(node, [v.x for v in a]), _ends(node, [v.y for v in a])
-    return Enclosure.make(x, y, a[0].d.hull(a[1].d) if len(a) > 1 else x - y, math.prod(node.shape))
+    same, apart = a[0].d.magnitude == 0, x - y
+    jump = Interval(torch.where(same, 0.0, apart.lo), torch.where(same, 0.0, apart.hi))
+    return Enclosure.make(x, y, a[0].d.hull(a[1].d) if len(a) > 1 else jump, math.prod(node.shape))
 
 
 def _moved(node: Node, a: Sequence[Enclosure], keeps_norm: bool = True) -> Enclosure:
@@ -194,11 +169,12 @@ RULES: dict[str, Callable[[Node, Sequence], Enclosure]] = {
     "sub": partial(_added, sign=-1),
     "mul": _multiplied,
     "div": _divided,
-    **dict.fromkeys(("maximum", "minimum", "step"), _monotone),
+    **dict.fromkeys(("maximum", "minimum", "step", "floor", "round"), _monotone),
     **dict.fromkeys(("concat", "slice", "reshape", "transpose"), _moved),
     **dict.fromkeys(("expand", "repeat"), partial(_moved, keeps_norm=False)),
-    **dict.fromkeys(("sum", "mean", "matmul", "einsum"), _multilinear),
+    **dict.fromkeys(("sum", "mean", "cumsum", "matmul", "einsum"), _multilinear),
     "layer_norm": _layer_norm,
+    **SELECTIONS,
 }
 
 

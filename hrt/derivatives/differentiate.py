@@ -12,8 +12,9 @@ from math import factorial, prod
 
 import torch
 
-from hrt.derivatives.jet_rules import RULES, Step
+from hrt.derivatives.jet_rules import RULES
 from hrt.derivatives.jets import Index, Jet, Part
+from hrt.derivatives.step import Step
 from hrt.derivatives.symbols import Symbol, Writer
 from hrt.errors import InputError, shown
 from hrt.program.program import Node, Program

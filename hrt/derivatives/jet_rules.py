@@ -1,73 +1,22 @@
 """How every op of the table carries a jet: one rule per op, keyed like the table."""
 
 import string
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
-from hrt.derivatives.jets import Index, Jet, Part, aligned, elementwise, joint, multilinear, summed
-from hrt.derivatives.symbols import Symbol, Writer
-from hrt.errors import DerivativeError
+import torch
+
+from hrt.derivatives.jets import Jet, Part, aligned, elementwise, joint, multilinear, summed
+from hrt.derivatives.reduction_rules import REDUCTIONS
+from hrt.derivatives.step import Rule, Step
+from hrt.derivatives.symbols import Symbol
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.op_table import TABLE
-from hrt.program.program import Node
-from hrt.program.taylor_table import ORDER
+from hrt.program.taylor_table import Series
 
 STACK_LEAVES = 8  # a weight of more leaves multiplies a value and its derivatives at once: its products are many, small
-
-
-@dataclass(frozen=True)
-class Step:
-    """A node at work. arguments: jets, or names of constants.  needed: the derivatives that somebody asks for."""
-
-    writer: Writer
-    node: Node
-    arguments: Sequence[Jet | str]
-    needed: Sequence[Index]
-
-    @cached_property
-    def value(self) -> Symbol:
-        """The node's own value, written as it was on first use."""
-        self.writer.nodes.append(self.node)
-        return Symbol(self.writer, self.node.name, self.node.shape)
-
-    @property
-    def jets(self) -> list[Jet]:
-        return [a for a in self.arguments if isinstance(a, Jet)]
-
-    def map(self, function: Callable[[Symbol], Symbol]) -> Jet:
-        """For an op that is linear in its only value: `function` takes parts (count, *shape)."""
-        return self.jets[0].mapped(self.value, function)
-
-    def applied(self, op: str, x: Jet, **attrs: Any) -> Jet:
-        """An elementwise op of one argument that is not in the program."""
-        return self.elementwise(op, x, x.value.apply(op, **attrs), attrs)
-
-    def elementwise(self, op: str, x: Jet, value: Symbol, attrs: Mapping[str, Any]) -> Jet:
-        """The jet of `value`, which is op(x). Raises DerivativeError where the table does not go so far."""
-        if not x.parts:
-            return Jet(value, {})
-        rule, order = TABLE[op].taylor, max(map(len, self.needed))
-        if rule is None or order > ORDER:
-            raise self.fail(f"a derivative of order {order}", f"at most order {ORDER if rule else 0}")
-        steep = self.writer.operators.get(x.value.name) != "linear"
-        return elementwise(x, value, rule(x.value, value, attrs), self.needed, steep)
-
-    def times(self, x: Jet, y: Jet, value: Symbol) -> Jet:
-        rank = len(value.shape)
-        return multilinear([x, y], value, lambda c: aligned(c[0], rank) * aligned(c[1], rank), self.needed)
-
-    def fail(self, what: str, expected: str) -> DerivativeError:
-        where = f" in {self.node.module}" if self.node.module else ""
-        place = f"{self.node.op} (node {self.node.name}{where})"
-        return DerivativeError(
-            f"Found {what} of the op {place}. Expected {expected}: the op table has no rule for more."
-        )
-
-
-Rule = Callable[[Step], Jet]
 
 
 def _elementwise(s: Step) -> Jet:
@@ -126,6 +75,10 @@ def _expanded(s: Step) -> Jet:
 def _transposed(s: Step) -> Jet:
     axes = [-1 - len(s.node.shape), *s.node.attrs["axes"]]
     return s.map(lambda p: p.linearly("transpose", (p.shape[0], *s.node.shape), axes=axes))
+
+
+def _gathered(s: Step) -> Jet:
+    return s.map(lambda p: p.linearly("gather", (p.shape[0], *s.node.shape), s.node.inputs[1], **s.node.attrs))
 
 
 def _repeated(s: Step) -> Jet:
@@ -200,6 +153,56 @@ def _divided(s: Step) -> Jet:
     return inverse.mapped(s.value, lambda p: aligned(p, rank).linearly("mul", (p.shape[0], *s.node.shape), x))
 
 
+def _operand(s: Step, a: Jet | str) -> Jet:
+    """An argument as a jet, also where it is a constant."""
+    if isinstance(a, Jet):
+        return a
+    numbers = torch.as_tensor(s.writer.constants[a])
+    shape = numbers.shape if numbers.ndim > len(s.node.shape) else (1, *numbers.shape)
+    return Jet(s.writer.tensor(numbers.reshape(shape)), {})
+
+
+def _remainder(s: Step) -> Jet:
+    """x - q y, where q = trunc(x / y) does not move."""
+    x, y = (_operand(s, a) for a in s.arguments)
+    if not y.parts:
+        return summed(x, Jet(s.value, {}), s.value)
+    quotient = ((x.value - s.value) * y.value.apply("reciprocal")).apply("round")
+    return summed(x, s.times(Jet(quotient, {}), y, s.value), s.value, -1.0)
+
+
+def _angle(s: Step) -> Jet:
+    """Of (x, y), turned by the angle at the point: there y / x is 0, and so no quotient of large numbers."""
+    y, x = (_operand(s, a) for a in s.arguments)
+    if not (x.parts or y.parts):
+        return Jet(s.value, {})
+    s.check_order()
+    inverse = (x.value * x.value + y.value * y.value).apply("reciprocal")
+    along, across = (Jet(v.value * inverse, {}) for v in (x, y))
+    one, zero = (s.writer.tensor(torch.full((1, *s.node.shape), v)) for v in (1.0, 0.0))
+    radius = summed(s.times(along, x, one), s.times(across, y, one), one)
+    height = summed(s.times(along, y, zero), s.times(across, x, zero), zero, -1.0)
+    inverse = elementwise(radius, one, Series(-1.0, (1.0, -1.0)), s.needed)
+    return elementwise(s.times(height, inverse, zero), s.value, Series(1.0, (None, -1 / 3)), s.needed)
+
+
+def _masked(s: Step) -> Jet:
+    """The derivatives of the value that the mask chooses, and zero for a constant."""
+    mask, rank, zero = s.arguments[0], len(s.node.shape), s.writer.number(0.0)
+    mask = aligned(mask.take([()]), rank) if isinstance(mask, Jet) else mask
+
+    def side(a: Jet | str, place: int) -> Jet:
+        def choose(p: Symbol) -> Symbol:
+            sides: list[Symbol | str] = [zero, zero]
+            sides[place] = replace(aligned(p, rank), factor=1.0)
+            chosen = s.writer.node("where", [mask, *sides], (p.shape[0], *s.node.shape), {})
+            return s.writer.scaled(chosen, p.factor)
+
+        return a.mapped(s.value, choose) if isinstance(a, Jet) else Jet(s.value, {})
+
+    return summed(side(s.arguments[1], 0), side(s.arguments[2], 1), s.value)
+
+
 def _chosen(sign: float) -> Rule:
     """The larger (sign 1) or smaller of two: the derivatives of the one, and half of each where both are equal."""
 
@@ -246,11 +249,16 @@ RULES: dict[str, Rule] = {
     "maximum": _chosen(1.0),
     "minimum": _chosen(-1.0),
     "concat": _joined,
-    **dict.fromkeys(("slice", "sum", "mean"), _moved),
+    "fmod": _remainder,
+    "atan2": _angle,
+    "where": _masked,
+    **dict.fromkeys(("slice", "sum", "mean", "cumsum"), _moved),
+    "gather": _gathered,
     "reshape": _reshaped,
     "transpose": _transposed,
     "expand": _expanded,
     "repeat": _repeated,
     "einsum": _einsum,
     "layer_norm": _layer_norm,
+    **REDUCTIONS,
 }

@@ -85,6 +85,8 @@ def _check_shapes(program: Program, rows: int) -> None:
             if any(isinstance(program.constants.get(k), HMatrix) for k in others):
                 raise TypeError(f"node {node.name} has an H-matrix where only numbers can be")
             arguments = [values[name] for name in node.inputs]
+            if node.op == "gather":
+                _check_indices(node, program, arguments[0].shape[node.attrs["axis"]])
             _check_axes(node, arguments, [name not in program.constants for name in node.inputs])
             value = values[node.name] = without_numbers(node, arguments)
             if tuple(value.shape) != (rows, *node.shape):
@@ -104,6 +106,15 @@ def _check_axes(node: Node, arguments: Sequence[Any], varies: Sequence[bool]) ->
     inner = "".join(term[is_value:] for term, is_value in zip(terms, varies, strict=True))
     if batch != {result[:1]} or result[:1] in inner + result[1:]:
         raise ValueError(f"node {node.name} mixes rows: {attrs['equation']}")
+
+
+def _check_indices(node: Node, program: Program, size: int) -> None:
+    """Raise ValueError unless the second argument is a constant list of places below `size`."""
+    index = program.constants.get(node.inputs[1])
+    if not isinstance(index, Tensor) or index.ndim != 1:
+        raise ValueError(f"node {node.name} gathers by something else than a constant list")
+    if bool(((index < 0) | (index >= size) | (index % 1 != 0)).any()):
+        raise ValueError(f"node {node.name} gathers from places that are not there")
 
 
 def einsum_labels(equation: str, ranks: Sequence[int]) -> list[str]:

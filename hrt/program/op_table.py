@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrt.program.taylor_table import KINKED, RULES, Rule
+from hrt.program.taylor_table import KINKED, RULES, SINC_NEAR, SINC_SERIES, Rule
 
 Attrs = Mapping[str, Any]
 
@@ -97,6 +97,12 @@ def _mish_derivative(x: Tensor, _: Attrs) -> Tensor:
     return t + x * torch.sigmoid(x) * (1 - t * t)
 
 
+def _sinc_derivative(x: Tensor, _: Attrs) -> Tensor:
+    w = (math.pi * x) ** 2
+    near = sum(c * w.clamp_max(SINC_NEAR) ** k for k, c in enumerate(SINC_SERIES[0])) * (2 * math.pi**2) * x
+    return torch.where(w < SINC_NEAR, near, (torch.cos(math.pi * x) - torch.sinc(x)) / torch.where(x == 0, 1.0, x))
+
+
 def _unary(
     name: str,
     function: Callable[[Tensor, Attrs], Tensor],
@@ -153,9 +159,19 @@ _ROWS = [
     _unary("reciprocal", lambda x, t: 1 / x, "Reciprocal", lambda x, t: -1 / (x * x)),
     _unary("erf", lambda x, t: torch.erf(x), "Erf", lambda x, t: 2 / math.sqrt(math.pi) * torch.exp(-x * x), 1.12838),
     _unary("atan", lambda x, t: torch.atan(x), "Atan", lambda x, t: 1 / (1 + x * x), 1),
+    _unary("tan", lambda x, t: torch.tan(x), "Tan", lambda x, t: 1 + torch.tan(x) ** 2),
+    _unary("asin", lambda x, t: torch.asin(x), "Asin", lambda x, t: torch.rsqrt((1 - x) * (1 + x))),
+    _unary("acos", lambda x, t: torch.acos(x), "Acos", lambda x, t: -torch.rsqrt((1 - x) * (1 + x))),
+    _unary("asinh", lambda x, t: torch.asinh(x), "Asinh", lambda x, t: torch.rsqrt(1 + x * x), 1),
+    _unary("acosh", lambda x, t: torch.acosh(x), "Acosh", lambda x, t: torch.rsqrt((x - 1) * (x + 1))),
+    _unary("atanh", lambda x, t: torch.atanh(x), "Atanh", lambda x, t: 1 / ((1 - x) * (1 + x))),
+    _unary("sinc", lambda x, t: torch.sinc(x), None, _sinc_derivative, 1.370306),
     _unary("power", lambda x, t: x ** t["exponent"], "Pow", lambda x, t: t["exponent"] * x ** (t["exponent"] - 1)),
     # 1 for x > 0, at_zero for 0, else 0: the derivative of a kink. No activation: it has no Lipschitz constant
     Op("step", 1, lambda a, t: heaviside(a[0], t["at_zero"]), taylor=RULES["step"], kinked=True, elementwise=True),
+    # whole numbers, which have no derivative between their jumps; round: half to even
+    Op("floor", 1, lambda a, t: torch.floor(a[0]), "Floor", taylor=RULES["floor"], kinked=True, elementwise=True),
+    Op("round", 1, lambda a, t: torch.round(a[0]), "Round", taylor=RULES["round"], kinked=True, elementwise=True),
     # two arguments, broadcast
     Op("add", 2, lambda a, t: a[0] + a[1], "Add", elementwise=True),
     Op("sub", 2, lambda a, t: a[0] - a[1], "Sub", elementwise=True),
@@ -163,6 +179,11 @@ _ROWS = [
     Op("div", 2, lambda a, t: a[0] / a[1], "Div", elementwise=True),
     Op("maximum", 2, lambda a, t: torch.maximum(a[0], a[1]), "Max", kinked=True, elementwise=True),
     Op("minimum", 2, lambda a, t: torch.minimum(a[0], a[1]), "Min", kinked=True, elementwise=True),
+    # x - y trunc(x / y), without rounding
+    Op("fmod", 2, lambda a, t: torch.fmod(a[0], a[1]), "Mod", kinked=True, elementwise=True),
+    Op("atan2", 2, lambda a, t: torch.atan2(a[0], a[1]), None, elementwise=True),
+    # the second argument where the first, a mask of zeros and ones, is not 0, else the third
+    Op("where", 3, lambda a, t: torch.where(a[0] != 0, a[1], a[2]), "Where", kinked=True, elementwise=True),
     # shape
     Op("concat", None, lambda a, t: torch.cat(list(a), dim=t["axis"]), "Concat"),
     Op("slice", 1, lambda a, t: _slice(a[0], t), "Slice"),
@@ -171,9 +192,17 @@ _ROWS = [
     Op("expand", 1, lambda a, t: a[0].expand(a[0].shape[0], *t["shape"]), "Expand"),
     # a constant repeated for every row of the batch of its second argument
     Op("repeat", 2, lambda a, t: a[0].expand(a[1].shape[0], *t["shape"]), None),
+    # entries of an axis, by a constant list of whole numbers
+    Op("gather", 2, lambda a, t: a[0].index_select(t["axis"], a[1].to(torch.int64)), "Gather"),
     # reductions and products of values
     Op("sum", 1, lambda a, t: a[0].sum(tuple(t["axes"]), keepdim=t["keep"]), "ReduceSum"),
     Op("mean", 1, lambda a, t: a[0].mean(tuple(t["axes"]), keepdim=t["keep"]), "ReduceMean"),
+    Op("amax", 1, lambda a, t: a[0].amax(tuple(t["axes"]), keepdim=t["keep"]), "ReduceMax", kinked=True),
+    Op("amin", 1, lambda a, t: a[0].amin(tuple(t["axes"]), keepdim=t["keep"]), "ReduceMin", kinked=True),
+    Op("logsumexp", 1, lambda a, t: a[0].logsumexp(tuple(t["axes"]), keepdim=t["keep"]), "ReduceLogSumExp"),
+    Op("cumsum", 1, lambda a, t: a[0].cumsum(t["axis"]), "CumSum"),
+    Op("softmax", 1, lambda a, t: torch.softmax(a[0], t["axis"]), "Softmax"),
+    Op("log_softmax", 1, lambda a, t: torch.log_softmax(a[0], t["axis"]), "LogSoftmax"),
     Op("matmul", 2, lambda a, t: a[0] @ a[1], "MatMul"),
     Op("einsum", None, lambda a, t: torch.einsum(t["equation"], *a), "Einsum"),
     Op(

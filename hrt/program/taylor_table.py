@@ -5,7 +5,7 @@ D2 = f' (z2 + ratio z1^2) takes fewer products than f' z2 + (f''/2) z1^2. None i
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,12 @@ class Series:
 Rule = Callable[[Any, Any, Mapping[str, Any]], Series]
 ORDER = 3  # how far the rules go
 TINY, HUGE = 1e-37, 1e30  # within float32
+# sinc x = S((pi x)^2). Coefficients of the first three derivatives of S over 1, 2 and 6, for arguments up to SINC_NEAR;
+# beyond, their formulas lose no digits
+SINC_NEAR = 4.0
+SINC_SERIES = tuple(
+    [(-1.0) ** k * math.comb(k, order) / math.factorial(2 * k + 1) for k in range(order, 17)] for order in (1, 2, 3)
+)
 
 
 def ratios(first: Term, second: Term, third: Term) -> Series:
@@ -141,6 +147,48 @@ def _atan(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     return ratios(inverse, -(x * inverse), (square - 1 / 3) * inverse * inverse)
 
 
+def _tan(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    square = y * y
+    return ratios(1 + square, y, square + 1 / 3)
+
+
+def _arc(inside: Callable[[Term], Term], half: float, sixth: float, sign: float = 1.0) -> Rule:
+    """Of a function whose derivative is sign times inside(x)^(-1/2), where inside is plus or minus x^2 and a number."""
+
+    def rule(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+        root = inside(x).apply("sqrt").apply("reciprocal")
+        u = root * root
+        return ratios(root * sign, x * u * half, (x * x * (1 / 3) + sixth) * u * u)
+
+    return rule
+
+
+def _atanh(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    u = ((1 - x) * (1 + x)).apply("reciprocal")
+    return ratios(u, x * u, (x * x + 1 / 3) * u * u)
+
+
+def _sinc(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
+    """S(w) with w = (pi x)^2: S' = (cos pi x - S) / 2w, then 4w S'' + 6 S' + S = 0 and what that becomes derived."""
+    w = x * x * math.pi**2
+    near, is_far = w.apply("clamp", low=None, high=SINC_NEAR), (w - SINC_NEAR).apply("step", at_zero=1.0)
+    inverse = w.apply("clamp", low=SINC_NEAR, high=None).apply("reciprocal")
+    first = ((x * math.pi).apply("cos") - y) * inverse * 0.5
+    second = (first * 6 + y) * inverse * -0.125
+    third = (second * 20 + first) * inverse * (-1 / 24)
+    polynomials = [_polynomial(near, c) * (1 - is_far) for c in SINC_SERIES]
+    terms = [far * is_far + p for far, p in zip((first, second, third), polynomials, strict=True)]
+    return composed(Series(terms[0], (terms[1], terms[2])), Series(x * (2 * math.pi**2), (math.pi**2, None)))
+
+
+def _polynomial(x: Term, coefficients: Sequence[float]) -> Term:
+    """By Horner's rule."""
+    total = x * coefficients[-1] + coefficients[-2]
+    for c in coefficients[-3::-1]:
+        total = total * x + c
+    return total
+
+
 def _power(x: Term, y: Term, t: Mapping[str, Any]) -> Series:
     """Derivatives of x ** 1.5 and its like stay finite at 0: relu(x) ** 1.5 has 0 there, not infinity times 0."""
     p, terms = float(t["exponent"]), []
@@ -178,7 +226,24 @@ RULES: dict[str, Rule] = {
     "reciprocal": lambda x, y, t: Series(-y, (-1.0, 1.0), ratio=True, scale=y),
     "erf": _erf,
     "atan": _atan,
+    "tan": _tan,
+    "asin": _arc(lambda x: (1 - x) * (1 + x), 0.5, 1 / 6),
+    "acos": _arc(lambda x: (1 - x) * (1 + x), 0.5, 1 / 6, -1.0),
+    "asinh": _arc(lambda x: x * x + 1, -0.5, -1 / 6),
+    "acosh": _arc(lambda x: (x - 1) * (x + 1), -0.5, 1 / 6),
+    "atanh": _atanh,
+    "sinc": _sinc,
     "power": _power,
-    "step": lambda x, y, t: Series(None),
+    **dict.fromkeys(("step", "floor", "round"), lambda x, y, t: Series(None)),
 }
-KINKED = {"relu", "leaky_relu", "elu", "clamp", "abs", "step", "sqrt"}  # a derivative jumps, or is infinite at 0
+KINKED = {
+    "relu",
+    "leaky_relu",
+    "elu",
+    "clamp",
+    "abs",
+    "step",
+    "floor",
+    "round",
+    "sqrt",
+}  # a derivative jumps, or is infinite at 0

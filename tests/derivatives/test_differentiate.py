@@ -36,7 +36,7 @@ from hrt.schedule.run_reference import execute
 from derivative_reference import Function, reference
 from helpers import hierarchical, noise, random_hmatrix
 from models import linear_model, mixed_model
-from op_cases import ACTIVATIONS, CASES, A, C
+from op_cases import ACTIVATIONS, CASES, DOMAINS, A, C
 from zoo import ZOO, mlp
 
 EXACT = 1e-10  # relative to the largest, float64
@@ -91,15 +91,19 @@ def test_every_op_has_a_rule() -> None:
 
 
 def curved(op: str, arguments: Sequence[Tensor], attrs: dict) -> Program:
-    """op on values that bend: where an argument has a batch it is 1.6 + sin(W x + b), of three coordinates x, else it
-    is that constant.
+    """op on values that bend: where an argument has a batch it is 1.6 + sin(W x + b), of three coordinates x, or in the
+    middle of the op's domain, else it is that constant.
     """
     generator = torch.Generator().manual_seed(len(op))
-    constants: dict = {"up": torch.tensor(1.6, dtype=torch.float64)}
+    low, high = DOMAINS.get(op, (0.6, 2.6))
+    constants: dict = {
+        "up": torch.tensor((low + high) / 2).double(),
+        "wide": torch.tensor(0.45 * (high - low)).double(),
+    }
     nodes, names = [], []
     for k, a in enumerate(arguments):
         names.append(f"a{k}")
-        if len(a) != BATCH:
+        if not a.ndim or len(a) != BATCH:
             constants[f"a{k}"] = a
             continue
         shape, size = tuple(a.shape[1:]), a[0].numel()
@@ -108,7 +112,8 @@ def curved(op: str, arguments: Sequence[Tensor], attrs: dict) -> Program:
         nodes += [
             Node(f"l{k}", "linear", ("x", f"w{k}", f"b{k}"), (size,), {}),
             Node(f"s{k}", "sin", (f"l{k}",), (size,), {}),
-            Node(f"u{k}", "add", (f"s{k}", "up"), (size,), {}),
+            Node(f"v{k}", "mul", (f"s{k}", "wide"), (size,), {}),
+            Node(f"u{k}", "add", (f"v{k}", "up"), (size,), {}),
             Node(f"a{k}", "reshape", (f"u{k}",), shape, {"shape": list(shape)}),
         ]
     shape = tuple(TABLE[op].torch(arguments, attrs).shape[1:])

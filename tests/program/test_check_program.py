@@ -17,7 +17,11 @@ from hrt.program.program import Node, Program, Value
 
 from helpers import hierarchical
 from models import mixed_model
+from op_cases import ACTIVATIONS, CASES, A, program_of
 from zoo import ZOO, captured, mlp
+
+ALONE = [(op, arguments, attrs) for op, arguments, attrs, _ in CASES]
+ALONE += [(p.values[0].name, (A,), p.values[1]) for p in ACTIVATIONS]
 
 VALUES = ("x", None, [1, 2], {}, -1, 0, 2**40, 1.5)
 
@@ -94,8 +98,33 @@ def test_as_strict_as_running_it(name: str) -> None:
     assert refused or not plain.nodes
 
 
-def test_every_op_is_used_by_some_network() -> None:
-    assert {n.op for name in ZOO for n in captured(name).nodes} == set(TABLE)
+@pytest.mark.parametrize(("op", "arguments", "attrs"), ALONE, ids=[f"{n}-{k}" for k, (n, *_) in enumerate(ALONE)])
+def test_as_strict_as_running_one_op(op, arguments, attrs) -> None:
+    program, _ = program_of((op, arguments, attrs))
+    chance = random.Random(op)
+    assert accepts(check_program, program) and accepts(run_it, program)
+    for _ in range(12):
+        other = changed(program, chance)
+        if other is not None and not accepts(run_it, other):
+            assert not accepts(check_program, other), other.nodes
+
+
+def test_every_op_is_changed_in_some_program() -> None:
+    of_zoo = {n.op for name in ZOO for n in captured(name).nodes}
+    assert of_zoo | {op for op, *_ in ALONE} == set(TABLE)
+
+
+@pytest.mark.parametrize("index", [[0.0, 3.0], [-1.0], [0.5], [[0.0, 1.0]]])
+def test_indices_that_reach_outside_are_refused(index: list) -> None:
+    node, constants = Node("y", "gather", ("x", "i"), (len(index),), {"axis": -1}), {"i": torch.tensor(index)}
+    program = Program((Value("x", (3,)),), (node,), ("y",), constants)
+    assert not accepts(check_program, program)
+    assert accepts(check_program, program.with_constants({"i": torch.zeros(len(index))})) == (len(index) < 3)
+
+
+def test_indices_are_no_values() -> None:
+    nodes = (Node("y", "gather", ("x", "x"), (3,), {"axis": -1}),)
+    assert not accepts(check_program, Program((Value("x", (3,)),), nodes, ("y",), {}))
 
 
 def test_what_gives_derivatives_is_accepted() -> None:
@@ -105,7 +134,7 @@ def test_what_gives_derivatives_is_accepted() -> None:
 def test_every_elementwise_op_is_marked() -> None:
     marked = {op.name for op in TABLE.values() if op.elementwise}
     unary = {op.name for op in TABLE.values() if op.taylor is not None}
-    assert marked == unary | {"add", "sub", "mul", "div", "maximum", "minimum"}
+    assert marked == unary | {"add", "sub", "mul", "div", "maximum", "minimum", "fmod", "atan2", "where"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Activations, arithmetic, reductions and normalisation: what computes numbers at their places."""
+"""Activations, arithmetic and normalisation: what computes numbers at their places."""
 
 import math
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.builder import Builder, Lowering, Ref, axis_of
+from hrt.capture.aten.masks import added, divided
+from hrt.capture.builder import Builder, Lowering, Ref
 
 SOFTPLUS_THRESHOLD = 15.0  # from here on torch's jump, exp(-threshold), is lost in float32's rounding
 
@@ -79,9 +80,7 @@ def _clamp(b: Builder, x: Ref, low: Any = None, high: Any = None) -> Ref:
 
 
 def _binary(op: str) -> Lowering:
-    def lower(b: Builder, x: Any, y: Any, alpha: float = 1, rounding_mode: str | None = None) -> Ref:
-        if rounding_mode is not None:
-            raise b.fail("it rounds")
+    def lower(b: Builder, x: Any, y: Any, alpha: float = 1) -> Ref:
         if alpha != 1:
             y = y * alpha if not isinstance(y, Ref) else b.emit("mul", [y, float(alpha)], y.shape)
         return b.emit(op, [x, y], b.result_shape())
@@ -101,24 +100,6 @@ def _dropout(b: Builder, x: Ref, p: float, train: bool) -> Ref:
     if train and p:
         raise b.fail("it is active; call net.eval() before, and give F.dropout training=self.training")
     return x
-
-
-def _reduce(op: str) -> Lowering:
-    def lower(b: Builder, x: Ref, dim: Any = None, keepdim: bool = False) -> Ref:
-        if dim is None or dim == []:
-            raise b.fail("it reduces over the batch, so that samples would depend on each other")
-        axes = [axis_of(x, d, b) for d in ([dim] if isinstance(dim, int) else dim)]
-        return b.emit(op, [x], b.result_shape(), axes=axes, keep=keepdim)
-
-    return lower
-
-
-def _norm(b: Builder, x: Ref, order: float = 2.0, dim: Any = None, keepdim: bool = False) -> Ref:
-    if order != 2:
-        raise b.fail(f"its order is {order}, not 2")
-    squares = b.emit("power", [x], x.shape, exponent=2.0)
-    total = _reduce("sum")(b, squares, dim, keepdim)
-    return b.emit("sqrt", [total], total.shape)
 
 
 def _lerp(b: Builder, x: Any, y: Any, weight: Any) -> Ref:
@@ -142,9 +123,16 @@ def _heaviside(b: Builder, x: Ref, values: Any) -> Ref:
     return b.emit("step", [x], b.result_shape(), at_zero=float(values))
 
 
-def _sign(b: Builder, x: Ref) -> Ref:
-    twice = b.emit("mul", [b.emit("step", [x], x.shape, at_zero=0.5), 2.0], x.shape)
-    return b.emit("sub", [twice, 1.0], x.shape)
+def _round(b: Builder, x: Ref, *, decimals: int = 0) -> Ref:
+    if decimals:
+        raise b.fail("it rounds to decimals")
+    return b.emit("round", [x], x.shape)
+
+
+def _rrelu(b: Builder, x: Ref, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_: Any) -> Ref:
+    if training:
+        raise b.fail("it draws random numbers; call net.eval()")
+    return b.emit("leaky_relu", [x], x.shape, slope=(lower + upper) / 2)
 
 
 def _prelu(b: Builder, x: Ref, slope: Tensor) -> Ref:
@@ -174,7 +162,11 @@ def _batch_norm(b: Builder, x: Ref, weight: Any, bias: Any, mean: Any, var: Any,
 
 ELEMENTWISE: dict[str, Lowering] = {
     **{name: _activation(name) for name in ("tanh", "sin", "cos", "sigmoid", "silu", "mish", "relu", "neg", "abs")},
-    **{name: _activation(name) for name in ("exp", "log", "sqrt", "reciprocal", "erf", "atan")},
+    **{name: _activation(name) for name in ("exp", "log", "sqrt", "reciprocal", "erf", "atan", "tan", "asin", "acos")},
+    **{name: _activation(name) for name in ("asinh", "acosh", "atanh", "sinc", "floor")},
+    "round": _round,
+    **{name: _binary(name) for name in ("fmod", "atan2")},
+    "rrelu": _rrelu,
     "gelu": _activation("gelu", approximate="none"),
     "leaky_relu": _activation("leaky_relu", slope=0.01),
     "softplus": _softplus,
@@ -192,19 +184,17 @@ ELEMENTWISE: dict[str, Lowering] = {
     "sinh": _sinh,
     "cosh": _cosh,
     "heaviside": _heaviside,
-    "sign": _sign,
     "prelu": _prelu,
     "pow": _power,
-    **{name: _binary(name) for name in ("add", "sub", "mul", "div", "maximum", "minimum")},
+    **{name: _binary(name) for name in ("sub", "mul", "maximum", "minimum")},
+    "add": added(_binary("add")),
+    "div": divided,
     "rsub": _rsub,
-    "linalg_vector_norm": _norm,
     "lerp": _lerp,
-    "sum": _reduce("sum"),
-    "mean": _reduce("mean"),
     "layer_norm": _layer_norm,
     "native_layer_norm": lambda b, *args: [_layer_norm(b, *args), None, None],
     "batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": lambda b, *args: [_batch_norm(b, *args[:5], False, *args[5:]), None, None],
     "dropout": _dropout,
-    **{name: _identity for name in ("clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as")},
+    **{name: _identity for name in ("clone", "contiguous", "detach", "alias")},
 }

@@ -128,7 +128,7 @@ def _reshape(b: Builder, x: Ref, *args: Any, **kwargs: Any) -> Ref:
     fake = b.current.meta["val"]
     place, count = b.batch_place(fake)
     shape = [*fake.shape[:place], 1, *fake.shape[place + 1 :]]
-    if count * math.prod(shape) != math.prod(x.shape):
+    if count * math.prod(shape) != math.prod(x.shape) or any(isinstance(a, torch.dtype) for a in args):
         raise b.fail("it reads the numbers as another type")
     lead = math.prod(shape[:place])
     before = x.outer // lead if lead else 0

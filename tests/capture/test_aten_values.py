@@ -1,0 +1,131 @@
+"""ATen's operators that choose, compare, round, and look at a whole axis: what the Program says is what torch says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hrt.capture.torch_export import capture
+from hrt.program.program import Program
+
+from zoo import Apply
+
+SPECIAL = torch.tensor([[-2.5, -1.0, -0.5, 0.0], [0.5, 1.0, 1.5, 2.5], [0.25, 0.25, -0.25, 7.0]]).double()
+SOME = torch.tensor([0.3, -0.2, 0.0, 1.5]).double()
+
+ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "comparisons": lambda x: sum(
+        2.0**k * c.to(x.dtype) for k, c in enumerate([x > 0.5, x >= 0.5, x < 0, x <= 0, x == 0.25, x != 1])
+    ),
+    "comparisons_of_values": lambda x: torch.stack([x > x.flip(1), x.ge(SOME), x > 0.5, x.eq(x.round())], 1).double(),
+    "logic": lambda x: ((x > 0) & (x < 1) | ~(x > -1) ^ (x > 2)).to(x.dtype),
+    "logic_of_numbers": lambda x: (
+        torch.logical_and(x, SOME).double() + 2 * torch.logical_or(x, SOME).double() + 4 * torch.logical_not(x).double()
+    ),
+    "sum_of_masks": lambda x: ((x > 0) + (x > 1)).double() + (x > 0).sum(1, keepdim=True) + (x > 1) * x,
+    "any_all": lambda x: (x > 0).any(1).double() + 2 * (x > 0).all(1).double(),
+    "where": lambda x: torch.where(x > 0, x.sin(), 0.1 * x) + torch.where(SOME > 0, x, SOME),
+    "where_protects": lambda x: torch.where(x > 0, torch.log(x), torch.sqrt(-x)),
+    "masked_fill": lambda x: x.masked_fill(x < 0, -3.0) + x.masked_fill(torch.tensor([True, False, False, True]), 2.0),
+    "infinite_fill": lambda x: x.masked_fill(x < -0.7, -math.inf).softmax(1),
+    "rounding": lambda x: x.floor() + 10 * x.ceil() + 100 * x.trunc() + 1000 * x.round() + x.frac() + x.sign(),
+    "remainder": lambda x: x.remainder(0.75) + x % -0.75 + x.fmod(0.75) + x.remainder(SOME + 2) + x.fmod(-0.6),
+    "floor_division": lambda x: x // 0.3 + x.div(0.3, rounding_mode="trunc") + x.floor_divide(SOME - 3),
+    "integers": lambda x: x * x.long() + x.to(torch.int32).to(x.dtype) + x.bool().to(x.dtype),
+    "arcs": lambda x: torch.asin(x / 8) + torch.acos(x / 8) + torch.atanh(x / 8) + torch.asinh(x) + torch.acosh(x + 4),
+    "angle": lambda x: torch.atan2(x, SOME) + torch.atan2(SOME, x) + torch.tan(x),
+    "sinc": lambda x: torch.sinc(x),
+    "logarithms": lambda x: torch.log2(x + 4) + torch.log10(x + 4) + torch.exp2(x) + torch.log1p(x + 3),
+    "shrinks": lambda x: F.softshrink(x, 0.3) + F.hardshrink(x) + F.threshold(x, 0.4, -1.0) + F.rrelu(x, 0.1, 0.3),
+    "logaddexp_hypot": lambda x: torch.logaddexp(x, SOME) + torch.hypot(x, SOME),
+    "searchsorted": lambda x: (
+        torch.searchsorted(SOME.sort()[0], x) + 9.0 * torch.bucketize(x, SOME.sort()[0], right=True)
+    ),
+}
+AXES: dict[str, Callable[[Tensor], Tensor]] = {
+    "extremes": lambda x: torch.stack([x.amax(1), x.amin(-1), x.max(1)[0], x.min(1).values, x.aminmax(dim=1)[0]], 1),
+    "places": lambda x: torch.stack([x.argmax(1), x.max(1)[1], x.argmin(1), x.min(1).indices], 1) + 0 * x,
+    "topk": lambda x: torch.cat([x.topk(2)[0], (x + SOME).topk(2)[1] + 0.0, x.topk(3, largest=False)[0]], 1),
+    "moments": lambda x: torch.stack([x.var(1), x.std(1), x.var(1, correction=0), *torch.var_mean(x, 1)], 1),
+    "standard": lambda x: (x - x.mean(1, keepdim=True)) / (x.std(1, unbiased=False, keepdim=True) + 0.1),
+    "product": lambda x: torch.cat([x.prod(1, keepdim=True), x[:, :3].prod(1)[:, None], x[:, :1].prod(1, True)], 1),
+    "cumsum": lambda x: x.cumsum(1) + x.flip(1).cumsum(-1),
+    "softmax": lambda x: x.softmax(1) + F.log_softmax(3 * x, -1) + x.logsumexp(1, keepdim=True),
+    "logsumexp_far": lambda x: torch.logsumexp(300 * x, 1) + F.log_softmax(300 * x, 1)[:, 0],
+    "norms": lambda x: torch.stack([x.norm(p=p, dim=1) for p in (1, 2, 3, math.inf, -math.inf)], 1),
+    "normalize": lambda x: F.normalize(x, p=1, dim=1) + F.rms_norm(x, [4], eps=1e-3) + F.rms_norm(x, (4,), SOME, 0.1),
+    "distances": lambda x: (
+        torch.cdist(x[:, :, None], SOME[:, None]).flatten(1) + torch.cdist(x[:, None], x[:, None])[:, 0]
+    ),
+}
+
+
+def agrees(function: Callable[[Tensor], Tensor], x: Tensor) -> Program:
+    program = capture(Apply(function).double(), [torch.zeros(2, *x.shape[1:])])
+    expected = function(x).double()
+    for rows in (slice(None), slice(1, 2)):
+        (y,) = program.run([x[rows]])
+        torch.testing.assert_close(y, expected[rows], rtol=1e-11, atol=1e-12, equal_nan=True)
+    return program
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise(name: str) -> None:
+    agrees(ELEMENTWISE[name], SPECIAL)
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_along_an_axis(name: str) -> None:
+    agrees(AXES[name], SPECIAL)
+
+
+class Attention(nn.Module):
+    """Two heads over five tokens; kind: of the mask."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+        self.query, self.both = nn.Linear(6, 8), nn.Linear(6, 16)
+        self.register_buffer("seen", torch.rand(5, 5) > 0.3)
+        self.seen.fill_diagonal_(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = [t.unflatten(-1, (2, 4)).transpose(1, 2) for t in (self.query(x), *self.both(x).chunk(2, -1))]
+        mask = {
+            "bool": self.seen,
+            "float": torch.where(self.seen, 0.5, -math.inf),
+            "value": x[:, None, None, :, 0] > -0.4,
+            "bias": x[:, None, :, :5],
+        }.get(self.kind)
+        options = {"is_causal": self.kind == "causal", "scale": 0.3 if self.kind == "scaled" else None}
+        y = F.scaled_dot_product_attention(*heads, attn_mask=mask, **options)
+        return y.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("kind", ["plain", "causal", "scaled", "bool", "float", "value", "bias"])
+def test_attention(kind: str) -> None:
+    torch.manual_seed(0)
+    net, x = Attention(kind).double(), torch.rand(3, 5, 6).double() - 0.5
+    with torch.no_grad():
+        program, expected = capture(net, [x]), net(x)
+    torch.testing.assert_close(program.run([x])[0], expected, rtol=1e-11, atol=1e-12)
+    assert {n.op for n in program.nodes} >= {"softmax", "matmul"}
+
+
+def test_the_smallest_root_mean_square_is_that_of_the_networks_type() -> None:
+    program, x = capture(nn.RMSNorm(4, elementwise_affine=False).eval(), [torch.zeros(2, 4)]), torch.full((1, 4), 1e-4)
+    torch.testing.assert_close(program.run([x], dtype=torch.float32)[0], F.rms_norm(x, [4]))
+
+
+@pytest.mark.parametrize("name", ["comparisons", "where", "remainder", "rounding"])
+def test_jumps_are_where_float32_has_them(name: str) -> None:
+    """Decimal bounds are rounded to the network's type before they are compared."""
+    x = torch.tensor([[0.5, 0.1, 0.3, 0.75], [0.25, 0.7, 2.1, -0.6]])
+    program = capture(Apply(ELEMENTWISE[name]), [torch.zeros(2, 4)])
+    (y,) = program.run([x], dtype=torch.float32)
+    torch.testing.assert_close(y, ELEMENTWISE[name](x).float(), rtol=1e-6, atol=1e-6)
