@@ -67,9 +67,11 @@ def call_for(net: Network, given: Given) -> tuple[tuple[Tensor, ...], Call]:
     if not isinstance(net, nn.Module):
         return given.in_order(_input_names(net)) if given.is_named else given.rows, PLAIN_CALL
     for rows, call in ways if len(ways) > 1 else ():
+        answers = TorchAnswers(net, call)
         with suppress(Exception):  # in whatever way the network fails
-            TorchAnswers(net, call).outputs([x[:2] for x in rows])
-            return rows, call
+            few, more = (answers.outputs([x[:count] for x in rows]) for count in (1, 2))
+            if all(a.shape[1:] == b.shape[1:] and len(a) < len(b) for a, b in zip(few, more, strict=True)):
+                return rows, call  # where a wrong shape is broadcast, samples meet
     return ways[0]  # its error is said when it is captured
 
 
