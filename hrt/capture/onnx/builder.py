@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,14 @@ class OnnxBuilder:
         self.example[name], self.alone[name] = value, alone
         self.nodes.append(Node(name, op, tuple(inputs), tuple(value.shape[1:]), attrs, self.at.name))
         return name
+
+    def finish(self, name: str) -> None:
+        """Give a value that the node at hand wrote, or one that it passes on, the name of its result."""
+        if not self.nodes or self.nodes[-1].name != name or name in self.values:
+            self.emit("reshape", [name], self.out, shape=list(self.example[name].shape[1:]))
+            return
+        self.nodes[-1] = replace(self.nodes[-1], name=self.out)
+        self.example[self.out], self.alone[self.out] = self.example.pop(name), self.alone.pop(name)
 
     def _check_room(self, op: str, name: str, inputs: Sequence[str], attrs: dict[str, Any]) -> None:
         """Raise CaptureError where the value of an op is more than is left for the examples. Nothing is allocated."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from hrt.capture.builder import runs
 from hrt.capture.onnx.builder import ROWS, OnnxBuilder
+from hrt.capture.onnx.convolutions import CONVOLUTIONS
 from hrt.program.op_table import TABLE
 
 UNARY = {row.onnx: name for name, row in TABLE.items() if row.onnx and row.arity == 1 and row.derivative is not None}
@@ -77,18 +78,6 @@ def _gemm(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     if bias is not None:
         bias = float(t.get("beta", 1.0)) * np.broadcast_to(bias.astype(np.float64).reshape(-1), (weight.shape[0],))
     b.linear(x[0], weight, bias, b.out)
-
-
-def _conv(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
-    weight, bias = _number(b, x, 1), _number(b, x, 2)
-    ones = ("kernel_shape", "strides", "dilations")
-    plain = all(set(t.get(k, [1])) == {1} for k in ones) and not any(t.get("pads", [])) and t.get("group", 1) == 1
-    if weight is None or not plain or any(s != 1 for s in weight.shape[2:]):
-        raise b.fail("only pointwise convolutions (kernel 1, stride 1, one group) are linear layers")
-    last = [*range(-(weight.ndim - 2), 0), -(weight.ndim - 1)]
-    moved = b.emit("transpose", x[:1], None, axes=last)
-    y = b.linear(moved, weight.reshape(weight.shape[:2]), bias, None)
-    b.emit("transpose", [y], b.out, axes=[-1, *range(-(weight.ndim - 1), -1)])
 
 
 def _shaped(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
@@ -198,7 +187,7 @@ LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(BINARY, _binary),
     "MatMul": _matmul,
     "Gemm": _gemm,
-    "Conv": _conv,
+    **CONVOLUTIONS,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _shaped),
     "Transpose": _transpose,
     "Slice": _slice,
