@@ -76,7 +76,7 @@ class Call:
         taken = {*program.constants, *(n.name for n in program.nodes)}
         for value, path in zip(program.inputs, self.structure.paths, strict=True):
             keys = list(path)
-            if keys and isinstance(keys[0], int) and self.alone:
+            if self.alone and not (keys and isinstance(keys[0], str)):
                 keys = [*parameters[:1], *keys]
             elif keys and isinstance(keys[0], int):
                 keys[0] = parameters[keys[0]] if keys[0] < len(parameters) else f"input_{keys[0]}"
@@ -151,7 +151,7 @@ def words(path: Path) -> str:
 
 def tensors_in(outputs: Any) -> list[Tensor]:
     """The tensors in what a network gives, in their order."""
-    parts = [part for leaf in tree_leaves(outputs) for part in flattened((leaf,))[0]]
+    parts = [part for leaf in tree_leaves(outputs) for part in flattened((leaf,), opened=True)[0]]
     return [part for part in parts if isinstance(part, Tensor)]
 
 

@@ -8,6 +8,7 @@ import os
 import threading
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any
@@ -35,7 +36,10 @@ PLAIN = {
     "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if); "
     "keep it a tensor, or make the number once in __init__",
     "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
+    "Creating a new Tensor subclass": "it makes tensors of a class of its own, of which the trace sees nothing; use "
+    "plain tensors inside, x[:, :2] in the place of columns by label",
 }
+TABLES = (dict, OrderedDict)  # in which a module keeps its parts; others are the author's
 HIDDEN = (  # what it says where a graph of autograd or .data kept a step from it
     "fake tensor in the exported program constant's list",
     "'Tensor' object has no attribute 'constant'",
@@ -152,7 +156,7 @@ def inference(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def _restored(net: nn.Module) -> Iterator[None]:
     before = [
-        (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if isinstance(v, dict)])
+        (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if type(v) in TABLES])
         for m in net.modules()
     ]
     try:
@@ -204,7 +208,7 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
             cause = _hidden_step(net, rows, call)
         raise CaptureError(
             f"torch.export could not trace {type(net).__name__} with inputs of shapes "
-            f"{[('batch', *x.shape[1:]) for x in example]}{_culprit(error, net)}: {cause}. "
+            f"{[('batch', *x.shape[1:]) for x in example]}{culprit(error, net)}: {cause}. "
             "Every input needs a leading batch dimension of any size, and its rows must not touch each other; control "
             "flow must not depend on the data (torch.maximum, clamp or a smooth blend may say the same)."
         ) from error
@@ -227,7 +231,7 @@ def _hidden_step(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:
     return DIFFERENTIATES.format(gradients.names[0]) if gradients.names else READS_DATA
 
 
-def _culprit(error: Exception, net: nn.Module) -> str:
+def culprit(error: Exception, net: nn.Module) -> str:
     """The module and the user's source line in which tracing failed, where the traceback has them."""
     paths = {id(m): f"{name} ({type(m).__name__})" if name else "forward" for name, m in net.named_modules()}
     library, standard = os.path.dirname(torch.__file__), os.path.dirname(os.__file__)
