@@ -252,6 +252,24 @@ def norm(d: Draw) -> None:
         d.do("layer norm", lambda x, c: F.layer_norm(x, (n,)))
 
 
+def along(d: Draw) -> None:
+    """What looks at a whole axis."""
+    if len(d.sizes) > 1:
+        k = d.data.draw(st.sampled_from(d.free()))
+        many = d.sizes[k] > 1
+        kinds: list[tuple[str, Step]] = [
+            (f"softmax {k}", lambda x, c: torch.softmax(x, k)),
+            (f"cumsum {k}", lambda x, c: x.cumsum(k)),
+            (f"amax {k}", lambda x, c: x.amax(k, keepdim=True)),
+            (f"var {k}", lambda x, c: x - x.var(k, keepdim=True) if many else x),
+            (f"logsumexp {k}", lambda x, c: x.logsumexp(k)),
+            (f"norm {k}", lambda x, c: (x.exp()).norm(dim=k, keepdim=True)),
+            (f"normalize {k}", lambda x, c: F.normalize(x.exp(), dim=k)),
+            (f"where {k}", lambda x, c: torch.where(x > 0.1, x, x.mean(k, keepdim=True))),
+        ]
+        d.do(*d.data.draw(st.sampled_from(kinds)))
+
+
 def activate(d: Draw) -> None:
     d.do("tanh", lambda x, c: torch.tanh(x))
 
@@ -271,5 +289,7 @@ WORK = [
     equation,
     norm,
     activate,
+    along,
+    along,
 ]
 KINDS = MOVES + WORK

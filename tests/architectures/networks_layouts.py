@@ -90,6 +90,15 @@ class DeepEnsemble(nn.Module):
         return torch.stack([net(x) for net in self.nets]).mean(0)
 
 
+@LAYOUTS.add([(2,)])
+class EnsembleWithSpread(DeepEnsemble):
+    """Mean and standard deviation come out."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        members = torch.stack([net(x) for net in self.nets])
+        return members.mean(dim=0), members.std(dim=0)
+
+
 @LAYOUTS.add([(2,)], derivatives=("d0",), openvino=True)
 class BatchedEnsemble(nn.Module):
     """Members along axis 0 of every weight; the batch is axis 1."""
@@ -156,9 +165,8 @@ class MixtureOfExperts(nn.Module):
         self.first, self.second = nn.Parameter(torch.randn(3, 4, 24) / 2), nn.Parameter(torch.randn(3, 24, 2) / 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        gates = torch.sigmoid(self.gate(x))
         h = torch.tanh(torch.einsum("bi,eio->ebo", x, self.first))
-        return torch.einsum("be,ebo->bo", gates / gates.sum(-1, keepdim=True), h @ self.second)
+        return torch.einsum("be,ebo->bo", torch.softmax(self.gate(x), dim=-1), h @ self.second)
 
 
 @LAYOUTS.add([(4, 8)], fast=True)
@@ -176,6 +184,32 @@ class HeadsMergedWithTheBatch(nn.Module):
         y = torch.bmm(torch.bmm(F.elu(q) + 1, (F.elu(k) + 1).transpose(1, 2)), v) / length
         y = y.transpose(0, 1).contiguous().view(length * batch, 8)
         return self.out(y).view(length, batch, 8).transpose(0, 1)
+
+
+@LAYOUTS.add([(4, 8)])
+class TransformerSequenceFirst(nn.Module):
+    """torch's own layer, in its default layout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.out = nn.TransformerEncoderLayer(8, 2, 24, activation="gelu"), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(x.permute(1, 0, 2)).mean(dim=0))
+
+
+@LAYOUTS.add([(4, 8)])
+class AttentionWithWeights(nn.Module):
+    """Sequence first, and the weights are answered too: heads are merged with the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.transpose(0, 1)
+        y, weights = self.attention(x, x, x)
+        return y.transpose(0, 1), weights
 
 
 @LAYOUTS.add([(6, 3)], derivatives=("d0",))

@@ -1,7 +1,5 @@
 """More of the plain networks: operators, ensembles, KANs, activations, odd shapes. See public_plain.py."""
 
-
-
 from __future__ import annotations
 
 from typing import Any

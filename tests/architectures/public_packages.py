@@ -1,7 +1,5 @@
 """Networks of public packages by their own classes, tried where a package can be imported. See public_plain.py."""
 
-
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Small versions of the plain networks among the public ones, by name: what makes a network, and rows of its inputs."""
 
-
-
 from __future__ import annotations
 
 import math
