@@ -20,8 +20,7 @@ from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from hrt.capture.aten.dispatched import dispatched
-from hrt.capture.calls import PLAIN_CALL, Call
+from hrt.capture.calls import PLAIN_CALL, Call, dispatched
 from hrt.capture.torch_graph import program_of
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
