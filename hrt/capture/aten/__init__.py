@@ -5,12 +5,13 @@ number that depends on the batch size. What does not depend on the input was fol
 """
 
 from hrt.capture.aten.elementwise import ELEMENTWISE
+from hrt.capture.aten.indices import INDICES
 from hrt.capture.aten.masks import MASKS
 from hrt.capture.aten.products import PRODUCTS
 from hrt.capture.aten.reductions import REDUCTIONS
 from hrt.capture.aten.shapes import SHAPES
 from hrt.capture.builder import Lowering
 
-LOWERINGS: dict[str, Lowering] = {**SHAPES, **PRODUCTS, **ELEMENTWISE, **MASKS, **REDUCTIONS}
+LOWERINGS: dict[str, Lowering] = {**SHAPES, **PRODUCTS, **ELEMENTWISE, **MASKS, **REDUCTIONS, **INDICES}
 
 __all__ = ["LOWERINGS"]
