@@ -107,6 +107,13 @@ def condition(s: Spectra) -> Statement:
     return _condition(s, "condition (paper)", bound, "kappa(W)(1 + tau/sigma_k)")
 
 
+def condition_first(s: Spectra) -> Statement:
+    """kappa(H) <= kappa(W) (1 + tau / (sigma_k - tau)), theorem 1 (c). W = I, H = diag(1 + tau, 1 - tau) violate it."""
+    kappa, gap = s.condition(s.w), float(s.w[-1]) - s.error
+    bound = kappa * (1 + s.error / gap) if gap > 0 and math.isfinite(kappa) else math.inf
+    return _condition(s, "condition (theorem 1c)", bound, "kappa(W)(1 + tau/(sigma_k - tau))")
+
+
 def condition_exact(s: Spectra) -> Statement:
     """kappa(H) <= (sigma_1 + tau) / (sigma_k - tau) for tau < sigma_k, which follows from Weyl; vacuous otherwise."""
     gap = float(s.w[-1]) - s.error

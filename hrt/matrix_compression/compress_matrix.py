@@ -15,7 +15,7 @@ from hrt.matrix_compression.block_choices import ITEM, SCALE_BYTES
 from hrt.matrix_compression.block_source import STRIP, BlockSource
 from hrt.matrix_compression.orderings import Order, orders, permute
 from hrt.matrix_compression.planner import planner_for
-from hrt.matrix_compression.request import MatrixRequest, Problem, times_power, usable_storages
+from hrt.matrix_compression.request import FULL_FLOAT16, MatrixRequest, Problem, times_power, usable_storages
 from hrt.matrix_compression.rounding import round_rows
 from hrt.support.parallel import one_blas_thread
 from hrt.support.progress import Advance, part, silent
@@ -105,7 +105,7 @@ def compress_for(
         h = compress_ordered(problem, order, kinds, here, executor)
         if h is not None and h.nbytes < fewest:
             best, fewest = h, h.nbytes
-        if k + 1 == len(sets) * len(pairs) and len(sets) == 1 < len(storages) and fewest < TINY:
+        if k + 1 == len(sets) * len(pairs) and len(sets) <= 2 <= len(storages) and fewest < TINY:
             attempts += [((s,), order) for s in storages for order in pairs]
     return _dense(matrix, name, problem.moment) if best is None else best
 
@@ -113,15 +113,16 @@ def compress_for(
 def storage_sets(problem: Problem) -> list[tuple[str, ...]]:
     """Which storage types to allow together: usually all that hold the matrix, and one try for a large one.
 
-    Where rows differ too much in size the plan's model of rounding fails; then fewer, or each alone, are tried too.
+    Where rows differ too much in size the plan's model of rounding fails; then fewer, or each alone, are tried too. So
+    it may with small entries in float16: all but that are tried, too.
     """
     storages = usable_storages(problem.request.storages, problem.largest)
-    if len(storages) == 1 or problem.matrix.numel() > MANY_TRIES_ENTRIES:
-        return [storages]
-    peaks = problem.near.abs().amax(1)
-    if float(problem.near.abs().max()) > ROW_RANGE * float(peaks[peaks > 0].min()):
-        return [storages, tuple(s for s in storages if s != "float16"), *((s,) for s in storages)]
-    return [storages]
+    sets = [storages, tuple(s for s in storages if s != "float16") or ("float32",)]
+    if len(storages) > 1 and problem.matrix.numel() <= MANY_TRIES_ENTRIES:
+        peaks = problem.near.abs().amax(1)
+        if float(problem.near.abs().max()) > ROW_RANGE * float(peaks[peaks > 0].min()):
+            return [*sets, *((s,) for s in storages)]
+    return sets if "float16" in storages and problem.largest < FULL_FLOAT16 else [storages]
 
 
 def compress_alone(w: Any, request: MatrixRequest) -> HMatrix:

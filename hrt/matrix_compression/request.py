@@ -21,7 +21,8 @@ from hrt.support.arrays import as_tensor
 WORKING_COPIES = 2.5  # of the matrix (measured for 16384 x 16384: a float32 copy in order, spectra of all blocks)
 PLAIN_RANGE = 2.0**-18, 2.0**14  # of the largest entry; numbers outside are brought near 1 by a power of two first
 # Of the largest entry: beyond it numbers of that type, or scales, would vanish or overflow as they are stored.
-USABLE_RANGE = {"float16": (2.0**-13, PLAIN_RANGE[1]), "int8": (2.0**-80, 2.0**120)}
+USABLE_RANGE = {"float16": PLAIN_RANGE, "int8": (2.0**-80, 2.0**120)}
+FULL_FLOAT16 = 2.0**-13  # likewise: below it float16's smallest numbers lose digits, which may cost more than it saves
 ORDERINGS = ("auto", "natural", "coordinates", "gram")
 
 

@@ -25,6 +25,8 @@ INK, GRID = "#22223b", "#d8d8e0"
 MARKS: dict[str, Any] = {"markersize": 6.5, "alpha": 0.8, "markeredgecolor": "white"}
 LEAST_ERROR = 1e-9  # smaller ones are drawn here: an exact answer has no place on a logarithmic axis
 STEPS = (1, 1.2, 1.5, 2, 3, 5, 7)  # of a decade, as ticks
+FINER = ((1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9), tuple(k / 10 for k in range(10, 100)))
+FEW = 3  # ticks: an axis with fewer tells no scale
 LEAST_LATENCY_US = 0.1  # likewise
 MOST_BARS = 26  # methods in one picture of latencies
 ONE_IN = {1: "all", 2: "1 in 2", 10: "1 in 10", 100: "1 in 100", 1000: "1 in 1,000", 10_000: "1 in 10,000"}  # requests
@@ -182,12 +184,18 @@ def _error(row: Row) -> float:
 
 def log_ticks(axis: Any, form: str = "", most: int = 6, steps: Sequence[float] = STEPS) -> None:
     """Ticks in plain figures (0.5, 1, 2, ...) on a logarithmic axis, as many as can be read; powers of ten alone where
-    those are enough.
+    those are enough, finer ones where `steps` leave fewer than FEW.
     """
     low, high = axis.get_view_interval()
+
+    def within(some: Sequence[float]) -> list[float]:
+        return [d * 10.0**k for k in range(-12, 16) for d in some if low <= d * 10.0**k <= high]
+
     choices = (steps, (1, 2, 5), (1, 5), (1,)) if steps is STEPS else (steps, (1,))
-    tries = [[d * 10.0**k for k in range(-12, 16) for d in some if low <= d * 10.0**k <= high] for some in choices]
+    tries = [within(some) for some in choices]
     ticks = next((t for t in tries if len(t) <= most), tries[-1])
     ticks = ticks[:: 1 + max(0, len(ticks) - 1) // most]
+    for some in (STEPS, *FINER):
+        ticks = within(some) if len(ticks) < FEW and len(within(some)) <= most + FEW else ticks
     axis.set_ticks(ticks, [form.format(t) if form else shortly(t) for t in ticks])
     axis.set_ticks([], minor=True)

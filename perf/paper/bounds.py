@@ -127,6 +127,7 @@ def matrix_statements(w: Tensor, h: HMatrix, tol: float | None, second: Tensor) 
     yield "product, worst unit vector", paper.product(spectra, w - dense, None)
     yield "product, rms over inputs", paper.product(spectra, w - dense, second)
     yield "condition (paper)", paper.condition(spectra)
+    yield "condition (theorem 1c)", paper.condition_first(spectra)
     yield "condition (Weyl)", paper.condition_exact(spectra)
 
 

@@ -38,7 +38,9 @@ Experiment = StrEnum("Experiment", list(training.EXPERIMENTS))
 
 @dataclass(frozen=True)
 class Part:
-    """One figure. measure: its rows.  draw: rows to a picture.  judge: rows to what they say of `claim`."""
+    """One figure. claim: number of the one that it judges first.  measure: its rows.  draw: rows to a picture.  judge:
+    rows to what they say.
+    """
 
     name: str
     title: str
@@ -49,30 +51,31 @@ class Part:
 
 
 PARTS = (
-    Part("compression", "Compression against accuracy", claims.SMALLER,
+    Part("compression", "Compression against accuracy (figure 2a)", "4.2a",
          data.compression, pictures.compression, claims.compression),
-    Part("heat-map", "The compressed weight matrix", claims.ADAPTIVE,
+    Part("heat-map", "Compressed matrices (Algorithm 1)", "0.3",
          data.heat_maps, pictures.heat_maps, claims.heat_maps),
-    Part("train-and-test", "Accuracy on training and test inputs", claims.GENERAL,
-         data.train_and_test, pictures.train_and_test, claims.train_and_test),
-    Part("comparison", "Beside SVD, pruning and quantization", claims.BETTER,
-         data.comparison, pictures.comparison, claims.comparison),
-    Part("speed", "Inference speed", claims.FASTER, data.speed, pictures.speed, claims.speed),
-    Part("propagation", "Error propagation, layer by layer", claims.BOUNDED,
-         propagation, pictures.propagation, claims.propagation),
-    Part("complexity", "Growth with n", claims.SCALING,
-         lambda s: complexity(s.setting.sizes), pictures.complexity, claims.complexity),
-    Part("rates", "The order in which the loss falls", claims.QUICKER,
-         lambda s: rates(s.setting.descent), pictures.rates, claims.rates),
-    Part("training", "Training with dynamic compression", claims.TRAINED,
-         lambda s: rows_of(s.runs, DENSE, DYNAMIC), pictures.training, claims.training),
-    Part("snapshot", "A layer in the middle of training", claims.PRESERVED,
+    Part("snapshot", "A layer in the middle of training (figure 2b)", "4.2b",
          data.snapshot, pictures.heat_maps, claims.preserved),
-    Part("regulariser", "Training with and without a regulariser of ranks", claims.REGULARISED,
-         lambda s: rows_of(s.runs, DENSE, PROXIMAL), pictures.regulariser, claims.regulariser),
-    Part("kernel", "Drift of the neural tangent kernel", claims.KERNEL,
+    Part("training", "Training with dynamic compression (figure 3)", "4.3",
+         lambda s: rows_of(s.runs, DENSE, DYNAMIC), pictures.training, claims.training),
+    Part("train-and-test", "Accuracy on training and test inputs (figure 4a)", "4.4a",
+         data.train_and_test, pictures.train_and_test, claims.train_and_test),
+    Part("comparison", "Beside SVD, pruning and quantization (figure 4b)", "4.4b",
+         data.comparison, pictures.comparison, claims.comparison),
+    Part("speed", "Inference speed (figure 5)", "4.5", data.speed, pictures.speed, claims.speed),
+    Part("propagation", "Error propagation, layer by layer (figure 6)", "4.6",
+         propagation, pictures.propagation, claims.propagation),
+    Part("kernel", "Drift of the neural tangent kernel (theorem 2)", "3.T2a",
          lambda s: kernel_drift(s.runs, s.setting.training), pictures.kernel, claims.kernel),
+    Part("rates", "The order in which the loss falls (section 3.1)", "3.1.2",
+         lambda s: rates(s.setting.descent), pictures.rates, claims.rates),
+    Part("regulariser", "Training with and without a regulariser of ranks (section 3.1)", "3.1.3",
+         lambda s: rows_of(s.runs, DENSE, PROXIMAL), pictures.regulariser, claims.regulariser),
+    Part("complexity", "Growth with n (section 3.2)", "3.2.1",
+         lambda s: complexity(s.setting.sizes), pictures.complexity, claims.complexity),
 )  # fmt: skip
+PUBLISHED = {c.number: c for c in claims.CLAIMS}
 
 
 Out = Annotated[Path, typer.Option(help="Folder to write to, made if missing.")]
@@ -129,7 +132,7 @@ def write_parts(setting: Setting, out: Path, parts: Sequence[Part]) -> tuple[lis
         rows = part.measure(subject)
         write_json(out / f"{part.name}.json", {"facts": known, "rows": rows}, indent=None)
         as_png(partial(part.draw, rows), out / f"{part.name}.png")
-        shown.append(Shown(part.name, part.title, part.claim, part.judge(rows), f"{part.name}.png"))
+        shown.append(Shown(part.name, part.title, PUBLISHED[part.claim], part.judge(rows), f"{part.name}.png"))
         print(f"{part.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return shown, known
 
@@ -193,13 +196,14 @@ def train(
     weights: Annotated[list[float] | None, typer.Option(help="penalty: of the penalty, beside none.")] = None,
     thresholds: Annotated[list[float] | None, typer.Option(help="penalty: of the proximal steps.")] = None,
     width: Annotated[int | None, typer.Option(help="Of the network, not for finetune.")] = None,
+    every: Annotated[int, typer.Option(help="poisson: epochs between changes.")] = 10,
     json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
     """What the method gains while training, in errors against the exact solution, bytes and seconds."""
     if json:
         check_results(json)
     torch.set_num_threads(1)
-    options = training.Options(steps, batch, ratio, tuple(weights or ()), tuple(thresholds or (1e-3,)), width)
+    options = training.Options(steps, batch, ratio, tuple(weights or ()), tuple(thresholds or (1e-3,)), width, every)
     results: Rows = []
     for seed in seeds or [0]:
         results += [asdict(f) for f in training.EXPERIMENTS[what](options, seed)]

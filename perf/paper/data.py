@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import hrt
-from hrt.calibration.moments import evaluate
+from hrt.calibration.moments import evaluate, layer_moments
+from hrt.capture import capture
 from hrt.hmatrix.hmatrix import HMatrix, relative_difference
+from hrt.matrix_compression.span_weight import cholesky_psd
 from hrt.perf.measuring.bursts import bursts
 from hrt.perf.methods.catalogue import METHODS, offered
 from hrt.perf.methods.matched_error import Offer, fresh_error, rotated
-from hrt.perf.methods.svd import Problem, second_moments
+from hrt.perf.methods.svd import Problem
 from hrt.perf.networks.burgers import burgers_points, cole_hopf, exact_solution, load_burgers, sample
 from hrt.perf.networks.operators import reaction_diffusion_green
 from hrt.perf.networks.registry import FRESH, build
@@ -152,9 +154,9 @@ def heat_maps(s: Subject) -> Rows:
     """
     name, w = max(s.problem.weights.items(), key=lambda kv: kv[1].numel())
     tree = hrt.compress_matrix(s.matrix, tol=1e-3, storage="auto")
-    second = second_moments(s.problem.program, s.problem.fresh)[name]
+    covariance = layer_moments(s.problem.program, [x.double() for x in s.problem.fresh])[name].covariance
     return [
-        maps(PINN, f"layer {name}", w, _stored(s.middle, name), second),
+        maps(PINN, f"layer {name}", w, _stored(s.middle, name), covariance),
         maps(s.operator, "its matrix", s.matrix, tree, None),
     ]
 
@@ -167,11 +169,12 @@ def snapshot(s: Subject) -> Rows:
     for run in (r for r in s.runs if r.method == DENSE.name and r.seed == s.setting.training.seeds[0]):
         network, inputs = run.snapshot.float(), burgers_points(s.setting.training.calibration, run.seed)
         model = hrt.compress(network, inputs=inputs, tol=1e-2, target="bytes", progress=False)
-        name, second = list(second_moments(model.program, [inputs.double()]).items())[1]
+        name, moments = list(layer_moments(capture(network, [inputs[:2]]), [inputs.double()]).items())[1]
         w = network.get_parameter(name).detach().double()
         case = f"{run.equation.name}, epoch {SNAPSHOT}"
-        rows.append(maps(case, "layer 1 by hrt", w, _stored(model, name), second))
-        rows.append(maps(case, "layer 1 by Algorithm 1", w, hrt.adaptive_partition(w, 1e-2, min_leaf=LEAST), second))
+        rows.append(maps(case, "layer 1 by hrt", w, _stored(model, name), moments.covariance))
+        algorithm = hrt.adaptive_partition(w, 1e-2, min_leaf=LEAST)
+        rows.append(maps(case, "layer 1 by Algorithm 1", w, algorithm, moments.covariance))
     return rows
 
 
@@ -180,8 +183,8 @@ def _stored(model: hrt.CompressedModel, name: str) -> HMatrix:
     return h if isinstance(h, HMatrix) else HMatrix.from_dense(h)
 
 
-def maps(case: str, what: str, w: Tensor, h: HMatrix, second: Tensor | None) -> dict[str, Any]:
-    """A matrix before and after. second: E[x x^T] of its inputs, where it has any."""
+def maps(case: str, what: str, w: Tensor, h: HMatrix, covariance: Tensor | None) -> dict[str, Any]:
+    """A matrix before and after. covariance: of its inputs, where it has any: biases make up for their mean."""
     dense = h.to_dense()
     orders = [
         torch.arange(size) if order is None else torch.as_tensor(order).long()
@@ -189,7 +192,14 @@ def maps(case: str, what: str, w: Tensor, h: HMatrix, second: Tensor | None) -> 
     ]
     row: dict[str, Any] = {"case": case, "what": what, "shape": list(w.shape), "ratio": 4 * w.numel() / h.nbytes}
     row |= {"error": relative_difference(dense, w), "angle": widest_angle(w, dense)}
-    row["weighted"] = None if second is None else weighted_difference(dense, w, second)
+    row |= {"weighted": None, "seen_angle": None}
+    if covariance is not None:
+        root = cholesky_psd(covariance)
+        row |= {
+            "weighted": weighted_difference(dense, w, covariance),
+            "seen_angle": widest_angle(w @ root, dense @ root),
+        }
+    row["values"] = {"W": torch.linalg.svdvals(w).tolist(), "H": torch.linalg.svdvals(dense).tolist()}
     row["leaves"] = [[e.row, e.rows, e.col, e.cols, -1 if e.is_dense else e.rank] for e in h.leaves]
     for key, part in (("W", w), ("H", dense), ("E", w - dense)):
         cells = coarse(part[orders[0]][:, orders[1]])
@@ -292,6 +302,7 @@ def speed(s: Subject) -> Rows:
                 ratio, low, high = best.ratio(time)
                 row = {"case": case, "method": key[0], "backend": e.backend, "batch": batch}
                 row |= {"error": fresh_error(workload, e.bind, batch), "p50_us": time.p50_us, "p95_us": time.p95_us}
+                row["beside"] = {name: times[rival].ratio(time) for name, rival in fastest.items() if name != key[0]}
                 rows.append(row | {"ratio": ratio, "low": low, "high": high})
     return rows
 

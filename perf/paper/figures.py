@@ -7,7 +7,7 @@ from typing import Any
 
 from hrt.perf.bench.charts import GRID, INK, LEAST_ERROR, LINES, LOOKS, figure, log_ticks, tidy
 from hrt.perf.paper import complexity as sizes
-from hrt.perf.paper.data import FEATURES, PINN, family
+from hrt.perf.paper.data import FEATURES, PINN, TIMED_AT, family
 from hrt.perf.paper.output import Rows, distinct, matching
 from hrt.perf.paper.rates import laws
 from hrt.perf.paper.trained_networks import SEEN
@@ -23,6 +23,7 @@ FAMILIES = {
     "quantized": LOOKS["quantized"],
     "hrt": LOOKS["hrt"],
 }
+NAMES = {"paper": "Algorithm 1, the paper's", "quantized": "fewer bits a number"}  # of families
 KERNEL_STYLES = {"weights": "o", "output": "^"}
 KERNEL_COLOURS = {"value": LINES[0], "residual": LINES[1]}
 RATIOS = {"most": 7}  # ticks of an axis of ratios
@@ -72,63 +73,70 @@ def compression(rows: Rows) -> Any:
             x, y = [r["ratio"] for r in line], [r["error"] for r in line]
             axes.plot(x, y, f"{marker}{joined(x, y)}", color=colour, markersize=5, linewidth=1.3, label=method)
         axes.axvline(1, color=INK, linewidth=1, linestyle="--")
-        kind = "output error, unseen points" if case == PINN else "Frobenius error"
-        finish(axes, RATIOS, ERRORS, xlabel="dense bytes over bytes", ylabel=kind)
+        kind = "relative L2 error of outputs, unseen points" if case == PINN else "relative Frobenius error"
+        finish(axes, RATIOS, ERRORS, xlabel="dense bytes over bytes (dashed: dense)", ylabel=kind)
         axes.set_title(f"{case}\nexact, and so without a point: {', '.join(exact) or 'none'}", fontsize=9.5)
     return legend(fig)
 
 
 def heat_maps(rows: Rows) -> Any:
-    """|W|, |H| and |W - H| of each matrix, logarithmic, the leaves of H drawn over it."""
+    """|W|, |H| with its leaves, and |W - H| of each matrix, logarithmic; the singular values of W and H."""
     from matplotlib.collections import PatchCollection
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
-    fig = figure(11.5, 3.9 * len(rows))
-    for line, r in zip(fig.subplots(len(rows), 3, squeeze=False), rows, strict=True):
+    fig = figure(14.5, 3.7 * len(rows))
+    for (*line, values), r in zip(fig.subplots(len(rows), 4, squeeze=False), rows, strict=True):
         m, n = r["shape"]
         top = max(max(v) for v in r["W"])
         norm, image = LogNorm(1e-6 * top, top), None
         for axes, key, title in zip(line, ("W", "H", "E"), ("W", "H, compressed", "W - H"), strict=True):
             cells = [[max(v, 1e-12 * top) for v in row] for row in r[key]]
             image = axes.imshow(cells, extent=(0, n, m, 0), cmap="viridis", norm=norm, interpolation="nearest")
-            axes.set_title(f"{r['case']}, {r['what']}\n{title}" if key == "W" else title, fontsize=9.5)
+            axes.set_title(title, fontsize=9.5)
             axes.tick_params(labelsize=8)
+        line[0].set_ylabel(f"{r['case']}\n{r['what']}", fontsize=9.5)
         places = {tuple(leaf[:4]) for leaf in r["leaves"]}
         blocks = [Rectangle((col, row), cols, height) for row, height, col, cols in sorted(places)]
         line[1].add_collection(PatchCollection(blocks, facecolor="none", edgecolor="white", linewidth=0.5))
-        line[1].set_xlabel(f"{len(blocks)} block(s), {r['ratio']:.1f}x smaller")
-        weighted = "" if r["weighted"] is None else f", on data {r['weighted']:.1e}"
-        line[2].set_xlabel(
-            f"Frobenius error {r['error']:.1e}{weighted}\nleading {FEATURES} directions: {r['angle']:.1f} degrees"
-        )
-        fig.colorbar(image, ax=list(line), shrink=0.85, label="root mean square of a cell", format="{x:.0e}")
+        line[1].set_xlabel(f"{len(blocks)} block(s), dense bytes over bytes {r['ratio']:.2f}")
+        inputs = "" if r["weighted"] is None else f", on inputs {r['weighted']:.1e}"
+        line[2].set_xlabel(f"Frobenius error {r['error']:.1e}{inputs}")
+        if not r["error"]:
+            line[2].text(0.5, 0.5, "exact: stored dense", color="white", ha="center", transform=line[2].transAxes)
+        fig.colorbar(image, ax=line[2], shrink=0.85, label="root mean square of a cell", format="{x:.0e}")
+        for key, marker, colour in zip("WH", "os", LINES, strict=False):
+            shown = [v for v in r["values"][key] if v > 1e-6 * r["values"]["W"][0]]
+            values.plot(range(1, len(shown) + 1), shown, marker, markersize=3, color=colour, label=key)
+        turned = f"leading {FEATURES} directions turn by {r['angle']:.1f} degrees"
+        turned += "" if r["seen_angle"] is None else f",\nas inputs see them by {r['seen_angle']:.1f}"
+        finish(values, y=ERRORS, xlabel=turned, title="singular values, by number")
+        values.title.set_fontsize(9.5)
+        values.legend(frameon=False, fontsize=8)
     return fig
 
 
 def train_and_test(rows: Rows) -> Any:
-    """Left: error against the exact solution over the ratio. Right: difference from the uncompressed network."""
-    sides = {
-        "error against the exact solution": ("train_error", "test_error"),
-        "difference from the uncompressed network": ("calibration_difference", "fresh_difference"),
-    }
-    fig, pairs = panels(list(sides))
+    """Left: error against the exact solution over the ratio. Right: how much further from the uncompressed network the
+    compressed one is on fresh points than on those that it was calibrated on.
+    """
+    fig, ((left, _), (right, _)) = panels(["error", "gap"])
     (base,) = matching(rows, method="uncompressed")
-    for axes, title in pairs:
-        seen, unseen = sides[title]
-        for method in (FLOAT32, AUTO):
-            line = sorted(matching(rows, method=method), key=lambda r: r["ratio"])
-            colour, marker = STYLES[method]
-            x = [r["ratio"] for r in line]
-            axes.plot(x, [r[seen] for r in line], f"{marker}--", color=colour, markersize=5, markerfacecolor="white")
-            axes.plot(x, [r[unseen] for r in line], f"{marker}-", color=colour, markersize=5, label=method)
-        if base[unseen]:
-            axes.axhline(base[unseen], color=INK, linewidth=1, label="uncompressed")
-            axes.axhline(base[seen], color=INK, linewidth=1, linestyle="--")
-        axes.plot([], [], color=GRID, linestyle="--", label="seen: training points, calibration rows")
-        axes.plot([], [], color=GRID, label="unseen")
-        ticks = {"form": "{:g}", "most": 8, "steps": (1, 3)}
-        finish(axes, RATIOS, ticks, xlabel="dense bytes over bytes", ylabel="relative L2", title=title)
+    for method in (FLOAT32, AUTO):
+        line = sorted(matching(rows, method=method), key=lambda r: r["ratio"])
+        colour, marker = STYLES[method]
+        x, look = [r["ratio"] for r in line], {"color": colour, "markersize": 5}
+        left.plot(x, [r["train_error"] for r in line], f"{marker}--", markerfacecolor="white", **look)
+        left.plot(x, [r["test_error"] for r in line], f"{marker}-", label=method, **look)
+        right.plot(x, [r["fresh_difference"] / r["calibration_difference"] for r in line], f"{marker}-", **look)
+    left.axhline(base["test_error"], color=INK, linewidth=1, label="uncompressed")
+    left.axhline(base["train_error"], color=INK, linewidth=1, linestyle="--")
+    left.plot([], [], color=GRID, linestyle="--", label="training points (dashed)")
+    left.plot([], [], color=GRID, label="test points")
+    right.axhline(1, color=INK, linewidth=1)
+    ticks, ratio = {"form": "{:g}", "most": 8, "steps": (1, 3)}, "dense bytes over bytes"
+    finish(left, RATIOS, ticks, xlabel=ratio, ylabel="relative L2 error against the exact solution")
+    finish(right, RATIOS, xlabel=ratio, ylabel="difference from dense, fresh over seen")
     return legend(fig, ncols=5, fontsize=8.5)
 
 
@@ -138,17 +146,19 @@ def comparison(rows: Rows) -> Any:
     for axes, tol in pairs:
         bars = matching(rows, asked=tol)
         for k, r in enumerate(bars):
-            if r["ratio"] is None:
-                axes.text(1.0, k, "  cannot reach it below dense", va="center", fontsize=8.5)
+            if (r["ratio"] or 0) <= 1:
+                size = f": {r['ratio']:.2f}x" if r["ratio"] else ""
+                axes.text(1.0, k, f"  cannot reach it below dense{size}", va="center", fontsize=8.5)
                 continue
             axes.barh(k, r["ratio"], color=FAMILIES[r["family"]][0], height=0.65)
-            form = ".1f" if r["ratio"] >= 1 else ".2f"
-            axes.text(r["ratio"], k, f" {r['ratio']:{form}}x", va="center", fontsize=8.5)
+            axes.text(r["ratio"], k, f" {r['ratio']:.1f}x, error {r['error']:.1e}", va="center", fontsize=8.5)
         axes.set_yticks(range(len(bars)), [r["method"] for r in bars])
-        axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.18 * max([r["ratio"] or 0 for r in bars] + [1.0])))
+        axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.5 * max([r["ratio"] or 0 for r in bars] + [1.0])))
         axes.axvline(1, color=INK, linewidth=1, linestyle="--")
-        finish(axes, xlabel="dense bytes over bytes", title=f"output error at most {tol:g}")
-    return fig
+        finish(axes, xlabel="dense bytes over bytes (dashed: dense)", title=f"output error at most {tol:g}")
+    for kind in distinct(rows, "family"):
+        fig.axes[0].plot([], [], "s", color=FAMILIES[kind][0], label=NAMES.get(kind, kind))
+    return legend(fig, ncols=5)
 
 
 def speed(rows: Rows) -> Any:
@@ -172,7 +182,10 @@ def speed(rows: Rows) -> Any:
         finish(upper, y={"most": 8}, ylabel="best dense / this (above 1: faster)", title=case)
         finish(lower, xlabel="batch", ylabel="95th percentile over median")
     handles = [fig.axes[0].plot([], [], "o-", color=colour)[0] for colour in colours.values()]
-    fig.legend(handles, list(colours), loc="outside lower center", ncols=3, frameon=False)
+    title = (
+        f"output error at most {TIMED_AT:g} (what does not reach it is left out), one thread; bars: 95 %"
+    )
+    fig.legend(handles, list(colours), loc="outside lower center", ncols=3, frameon=False, title=title)
     return fig
 
 
@@ -196,7 +209,11 @@ def propagation(rows: Rows) -> Any:
         axes.axhline(tol, color=INK, linewidth=1, linestyle=":")
         axes.set_xticks(distinct(some, "layer"))
         finish(
-            axes, y=ERRORS, xlabel="layer (none where exact)", ylabel="relative error", title=f"tol {tol:g} of {bound}"
+            axes,
+            y=ERRORS,
+            xlabel="layer (no point where it is exact)",
+            ylabel="relative L2 error of its output",
+            title=f"tol {tol:g} (dotted) of {bound}",
         )
         axes.legend(frameon=False, fontsize=8, title="dense bytes over bytes", title_fontsize=8)
     handles = [fig.axes[0].plot([], [], f"{m}-", color=c)[0] for c, m in (STYLES[k] for k in distinct(rows, "method"))]
@@ -213,9 +230,10 @@ def rates(rows: Rows) -> Any:
             line, law = matching(rows, case=case, p=p), fitted[case, p]
             label = f"p = {p}: k^{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f})"
             _spread(axes, line, "step", "loss", fmt=f"{marker}-", color=colour, label=label)
-        finish(axes, {"most": 6}, ERRORS, xlabel="step k of Adam", ylabel="training loss", title=case)
-        axes.legend(frameon=False, fontsize=8.5)
-    fig.suptitle(_seeds(rows), fontsize=9.5)
+        ticks = {"form": "{:g}", "most": 9}
+        finish(axes, {"most": 6}, ticks, xlabel="step k of Adam", ylabel="training loss", title=case)
+        axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    fig.suptitle(f"{_seeds(rows)}; fitted exponents with 95 % intervals", fontsize=9.5)
     return fig
 
 
@@ -237,11 +255,12 @@ def complexity(rows: Rows) -> Any:
             upper.plot(n, y, style, color=INK, linewidth=1, label=label)
         y = [first["build"] * (r["n"] / first["n"]) ** 2 for r in line]
         lower.plot(n, y, ":", color=INK, linewidth=1, label="n^2")
-        ranks = f"largest rank {first['rank']} to {line[-1]['rank']}"
+        ranks = f"k from {first['rank']} to {line[-1]['rank']}"
         finish(upper, {"most": 6}, {"most": 7}, ylabel="bytes, float32")
         upper.set_title(f"{case}\n{ranks}", fontsize=9.5)
         finish(lower, {"most": 6}, {"form": "{:g}", "most": 8, "steps": (1,)}, xlabel="n", ylabel="seconds")
         for axes in (upper, lower):
+            axes.set_xticks(n, [f"{side:,}" for side in n])
             axes.legend(frameon=False, fontsize=7.5)
     return fig
 
@@ -284,7 +303,7 @@ def _over_steps(rows: Rows, kinds: dict[str, str]) -> Any:
             _spread(axes, line, "step", key, fmt=f"{marker}-", color=colour, label=method)
         changed = max(r["step"] for r in rows if r["optimiser"] == "Adam")
         axes.axvline(changed, color=INK, linewidth=1, linestyle=":", label="Adam ends, Gauss-Newton begins")
-        ticks = {"form": "{:g}", "most": 8}
+        ticks = {"form": "{:.4g}", "most": 8}
         finish(axes, y=ticks, xlabel="steps of Adam, then of Gauss-Newton", ylabel=label, title=case)
     return legend(fig, ncols=3, title=_seeds(rows))
 

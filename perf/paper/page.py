@@ -4,24 +4,16 @@ and figures; Markdown and HTML.
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hrt.perf.paper.claims import Finding
+from hrt.perf.paper.claims import CLAIMS, Claim, Finding
 from hrt.perf.paper.output import Rows
 from hrt.support.atomic_files import replacing
 
-STATEMENTS = "tests/certificate/test_paper_statements.py"
-KERNELS = "tests/tangent_kernel/test_ntk_statements.py"
-THEOREMS = "tests/certificate/test_paper_theorems.py"
-PARTITION = "tests/matrix_compression/test_paper_algorithm.py"
-STATEMENT = "hrt/certificate/paper_statements.py"
-ALGORITHM = "hrt/matrix_compression/paper_algorithm.py"
-TRAINED = "perf/paper/trained_networks.py"
-STUDY = "tests/perf/paper/test_command.py::test_judgements_follow_the_figures"
-HOLDS, FALSE, VACUOUS, NEEDS, OPEN = "holds", "violated", "vacuous", "needs an assumption", "not a statement"
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; max-width: 76rem; margin: 0 auto; padding: 1.5rem; }
@@ -33,189 +25,44 @@ th, td { padding: .25rem .5rem; text-align: left; vertical-align: top; border-bo
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One claim, in our words.
-
-    number: its section, and a count within.  verdict: HOLDS, FALSE, VACUOUS, NEEDS or OPEN; empty where `part`, by what
-    it measures, decides.  assumed: what would have to be assumed, or why it fails.  code: where it is computed.
-    test: what fails where this entry is wrong.  part: of the study.  counted: the statement of `bounds` whose verdicts
-    on random matrices stand beside.
-    """
-
-    number: str
-    text: str
-    verdict: str
-    assumed: str
-    code: str
-    test: str
-    part: str = ""
-    counted: str = ""
-
-
-CLAIMS = (
-    # 0: abstract
-    Claim("0.1", "Computation and memory of large physics-based networks shrink.", "",
-          "blocks of low rank in the norm that counts: for a PINN that of its inputs, not of its weights",
-          "perf/paper/data.py", STUDY, "compression"),
-    Claim("0.2", "Essential properties of the neural tangent kernel are kept.", "",
-          "smooth activations, and a tolerance that bounds the weights, not the output",
-          "perf/paper/ntk.py", STUDY, "kernel"),
-    Claim("0.3", "Blocks are refined adaptively by local error estimates.", "",
-          "a matrix that is not best kept as one block", ALGORITHM, STUDY, "heat-map"),
-    Claim("0.4", "Training is efficient, and the trained network performs robustly.", "",
-          "partitions that change late, and few steps lost to each change", TRAINED, STUDY, "training"),
-    Claim("0.5", "It does better than SVD, pruning and quantization at high accuracy.", "",
-          "bytes are compared at one output error; storage in few bits is part of hrt, not of Algorithm 1",
-          "perf/paper/data.py", STUDY, "comparison"),
-    Claim("0.6", "It generalizes better.", "", "nothing in it lowers a test error but chance",
-          "perf/paper/data.py", STUDY, "train-and-test"),
-    Claim("0.7", "Inference is faster and fit for real time.", "",
-          "an executor that turns fewer numbers into less time at that batch size",
-          "perf/paper/data.py", STUDY, "speed"),
-    Claim("0.8", "It scales to large problems.", "", "kernels whose ranks do not grow with n",
-          "perf/paper/complexity.py", STUDY, "complexity"),
-    # 1: introduction
-    Claim("1.1", "Weights have sub-blocks of low rank.", "", "see 0.1", "perf/paper/data.py", STUDY, "compression"),
-    Claim("1.2", "Convergence and fidelity of the model are kept while it is compressed.", "", "see 0.4",
-          TRAINED, STUDY, "training"),
-    Claim("1.3", "It is resilient to perturbations.", "", "see theorem 1 (b), (d) and (e)",
-          "hrt/certificate/paper_statements.py", STUDY, "propagation"),
-    # 2: preliminaries
-    Claim("2.1", "The kernel of a PINN is that of its residual, too.", OPEN, "a definition; both are measured",
-          "hrt/tangent_kernel/ntk.py",
-          "tests/perf/paper/test_ntk.py::test_the_residuals_kernel_is_that_of_the_training", "kernel"),
-    Claim("2.2", "Theta_h = Theta + O(||E||) for W = H(W) + E.", NEEDS,
-          "activations whose derivatives are Lipschitz, bounded inputs and weights; the kernel of a ReLU jumps",
-          "hrt/tangent_kernel/ntk_statements.py",
-          f"{KERNELS}::TestDriftOverTolerance::test_counter_example_relu_jumps", "kernel"),
-    Claim("2.3", "Gradient descent on the compressed weights is stable and efficient.", "", "see 0.4",
-          TRAINED, STUDY, "training"),
-    # 3: construction
-    Claim("3.1", "||A - H||_F <= tau sqrt(n_r) for n_r blocks, each within tau.", HOLDS,
-          "n_r counts every approximated block; for disjoint blocks the squares add up to an equality",
-          STATEMENT, f"{STATEMENTS}::TestFrobenius::test_blocks_add_up_exactly", "",
-          "||E||_F <= root of sum of blocks"),
-    Claim("3.2", "||A' - H'||_F <= tau + delta for A' = A + dA, ||dA||_F <= delta.", NEEDS,
-          "that H' is H, or that tau bounds the whole error, not a block's",
-          STATEMENT, f"{THEOREMS}::TestTheorem1::test_b_needs_that_h_stays"),
-    Claim("3.3", "kappa(H') <= kappa(H) + O(eps).", NEEDS,
-          "a constant that holds kappa(H)^2: without it the O says nothing for ill-conditioned H",
-          STATEMENT, f"{THEOREMS}::TestTheorem1::test_d_has_no_constant"),
-    Claim("3.T1a", "||A - H||_F <= sum of the blocks' errors.", HOLDS, "loose by up to sqrt(n_r): 3.1 is sharp",
-          STATEMENT,
-          f"{THEOREMS}::TestTheorem1::test_a_the_sum_of_blocks_holds_and_is_loose", "",
-          "||E||_F <= root of sum of blocks"),
-    Claim("3.T1b", "||A' - H'||_F <= tau + delta.", NEEDS, "see 3.2",
-          STATEMENT, f"{THEOREMS}::TestTheorem1::test_b_needs_that_h_stays"),
-    Claim("3.T1c", "kappa(H) <= kappa(A) (1 + ||E||_2 / (sigma_min(A) - ||E||_2)).", FALSE,
-          "A = I, H = diag(1.1, 0.9): 1.22 against 1.11; (sigma_1 + ||E||) / (sigma_min - ||E||) holds",
-          STATEMENT, f"{THEOREMS}::TestTheorem1::test_c_is_false", "", "condition (Weyl)"),
-    Claim("3.T1d", "kappa(H') <= kappa(H) + O(eps) in PINNs.", NEEDS, "see 3.3",
-          STATEMENT, f"{THEOREMS}::TestTheorem1::test_d_has_no_constant"),
-    Claim("3.T1e", "kappa(H') <= kappa(H) (1 + delta / sigma_min(H)).", FALSE,
-          "H = I, H' = diag(1, 0.9): 1.11 against 1.10; true to first order in delta",
-          STATEMENT, f"{THEOREMS}::TestTheorem1::test_e_is_false"),
-    Claim("3.T1f", "Training error <= tau T after T refinements.", NEEDS,
-          "that a network without compression has no training error; tau T grows where refinement shrinks errors",
-          STATEMENT, f"{THEOREMS}::TestTheorem1::test_f_says_nothing_of_training"),
-    Claim("3.1.1", "The error after p refinements is at most C / 2^p.", FALSE,
-          "smoothness off the diagonal; an 8 x 8 identity in 256 x 256 zeros at rank 4 stays for five levels",
-          STATEMENT, f"{THEOREMS}::test_the_error_need_not_halve_with_every_refinement"),
-    Claim("3.1.2", "The loss falls as O(1 / k^(r + p)) instead of O(1 / k^r).", "",
-          "nothing that was found makes it so: refinement changes the model, not the optimiser",
-          "perf/paper/rates.py", STUDY, "rates"),
-    Claim("3.1.3", "A penalty lambda R(H) on the sum of ranks trades loss against rank.", "",
-          "ranks in the norm of the data, and proximal steps: the sum of ranks has no gradient",
-          "hrt/training/rank_penalty.py", STUDY, "regulariser"),
-    Claim("3.1.4", "Refinement ends after finitely many steps with a global error below tau.", FALSE,
-          "it ends; blocks within tau leave up to tau sqrt(n_r): 4.8 tau for a log kernel of 256 at 1e-2",
-          ALGORITHM, f"{PARTITION}::test_the_literal_form_exceeds_its_tolerance_as_a_whole"),
-    Claim("3.1.5", "Each refinement costs O(n log n).", NEEDS,
-          "access to entries instead of a dense array, which alone takes n^2", "perf/paper/complexity.py", STUDY,
-          "complexity"),
-    Claim("3.2.1", "Memory falls from O(n^2) to O(k n log n).", "", "ranks k that stay bounded as n grows",
-          "perf/paper/complexity.py", STUDY, "complexity"),
-    Claim("3.2.2", "A product with a vector costs O(k n log n).", "", "see 3.2.1; overheads of small blocks aside",
-          "perf/paper/complexity.py", STUDY, "complexity"),
-    Claim("3.2.3", "||W - H(W)||_F stays within the tolerance that was set.", HOLDS,
-          "shares of one budget, as hrt has them", "hrt/matrix_compression/compress_matrix.py",
-          f"{STATEMENTS}::TestFrobenius::test_within_and_beyond_the_tolerance", "", "||E||_F <= tol ||W||_F"),
-    Claim("3.2.4", "Numerical stability in complex inverse problems.", OPEN, "nothing that could be computed", "", ""),
-    Claim("3.3.1", "Algorithm 1 ends with every block within its tolerance.", HOLDS,
-          "finest blocks are stored as they are",
-          ALGORITHM, f"{PARTITION}::test_the_error_of_each_form_is_within_its_bound", "heat-map"),
-    Claim("3.3.2", "Algorithm 1 applies to Burgers' equation.", HOLDS, "its size there: see the first figure",
-          "perf/paper/weight_methods.py", STUDY, "compression"),
-    Claim("3.T2a", "||Theta - Theta_H||_F <= C eps.", "",
-          "smooth activations, one network, eps the error of its weights; nothing follows from the output's",
-          "hrt/tangent_kernel/ntk_statements.py",
-          f"{KERNELS}::TestDriftOverTolerance::test_counter_example_equal_outputs_with_other_kernels", "kernel"),
-    Claim("3.T2b", "Theta_H stays positive definite.", NEEDS, "||Theta - Theta_H||_2 < lambda_min(Theta) (Weyl)",
-          "hrt/tangent_kernel/ntk_statements.py",
-          f"{KERNELS}::TestDefiniteness::test_counter_example_definiteness_is_lost", "kernel"),
-    Claim("3.T2c", "Spectral characteristics of the kernel stay.", NEEDS, "a gap behind the eigenvalues in question",
-          "hrt/tangent_kernel/ntk_statements.py",
-          f"{KERNELS}::TestEigen::test_counter_example_eigenspaces_swap_without_a_gap", "kernel"),
-    Claim("3.T2d", "Convergence is better for high-dimensional problems.", OPEN, "no rate is stated; see 3.1.2", "", "",
-          "rates"),
-    Claim("3.T3", "kappa(H) <= kappa(A) (1 + tau / sigma_k).", FALSE,
-          "to first order only: A = I, H = diag(1, 0.9) has 1.111 against 1.1", STATEMENT,
-          f"{STATEMENTS}::TestCondition::test_the_papers_bound_fails_to_second_order_and_weyls_does_not", "",
-          "condition (paper)"),
-    Claim("3.T3b", "|sigma_i(A) - sigma_i(H)| <= ||A - H||_2.", HOLDS, "Weyl's theorem", STATEMENT,
-          f"{STATEMENTS}::test_theorems_are_never_violated", "", "singular values (Weyl)"),
-    # 4: numerical results
-    Claim("4.2a", "SVD's accuracy hardly changes with compression; the method keeps more over a wider range.", "", "",
-          "perf/paper/data.py", STUDY, "compression"),
-    Claim("4.2b", "The compressed layer keeps the weight's essential features (layer 1, epoch 20).", "",
-          "features in the norm of the data: those of the weight's norm need not be kept", "perf/paper/data.py", STUDY,
-          "snapshot"),
-    Claim("4.3", "Accuracy settles while the compression ratio stays the same over the epochs.", "", "see 0.4",
-          TRAINED, STUDY, "training"),
-    Claim("4.4a", "Training accuracy stays high, test accuracy drops slightly, nothing is overfitted.", "", "",
-          "perf/paper/data.py", STUDY, "train-and-test"),
-    Claim("4.4b", "It does better than SVD, pruning and quantization, above all at high compression.", "", "see 0.5",
-          "perf/paper/data.py", STUDY, "comparison"),
-    Claim("4.5", "Inference is fastest, with the least variance.", "", "see 0.7", "perf/paper/data.py", STUDY, "speed"),
-    Claim("4.6", "Errors pile up over layers with SVD and stay much lower with the method, at every tolerance.", "",
-          "equal tolerances of weights compare unequal sizes: bytes stand beside each curve",
-          "perf/paper/propagation.py", STUDY, "propagation"),
-    # 5: conclusion
-    Claim("5.1", "Convergence is more stable and generalization better.", "", "see 0.6 and 4.3", TRAINED, STUDY,
-          "train-and-test"),
-    Claim("5.2", "The method is fit for places with few resources.", "", "see 0.7; bytes in the first figure",
-          "perf/paper/data.py", STUDY, "speed"),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Shown:
-    """A part of the study as the page has it. picture: the file beside the page."""
+    """A part of the study as the page has it. claim: what it says first of all.  picture: the file beside the page."""
 
     name: str
     title: str
-    claim: str
+    claim: Claim
     finding: Finding
     picture: str
 
     def markdown(self) -> str:
-        """Title, picture, published claim, measurement, verdict."""
-        head = f"## {self.title}\n\n![{self.title}]({self.picture})\n\n"
-        return f"{head}Published: {self.claim}. {self.finding.text} **{self.finding.verdict}.**"
+        """Title, picture, the claim, its verdict, measurements."""
+        f = self.finding
+        parts = [
+            f"## {self.title}",
+            f"![{self.title}]({self.picture})",
+            f"Claimed ({self.claim.number}): {self.claim.text} **{f.verdict}: {f.judged[self.claim.number].figures}.**",
+            f"{f.how}:",
+            "\n".join(f"- {line}" for line in f.lines),
+            f.remark.strip(),
+        ]
+        return "\n\n".join(part for part in parts if part)
 
 
 def markdown(shown: Sequence[Shown], counts: Rows, known: Mapping[str, Any]) -> str:
     """The page. counts: how often each checkable statement held, by `statement`."""
     parts = {s.name: s for s in shown}
+    words = Counter(verdict_of(c, parts) for c in CLAIMS)
     lines = [
         "# What holds of arXiv 2409.07028",
         f"Written by `{known['command']}` in {known['seconds']} s, commit {known['commit'][:10]}, {known['threads']} "
         f"thread(s). Networks: the Burgers PINN of this repository, {known['operator']}, and PINNs trained here; the "
-        "authors published none. Claims are numbered by the paper's sections, 0 its abstract, and told in our words.",
+        "authors published none. Claims are numbered by the paper's sections, 0 its abstract, and told in our words. "
+        "The paper's method is its Algorithm 1; hrt, which is more than that, stands beside it and is named.",
+        f"Of {len(CLAIMS)} claims: {', '.join(f'{count} {word}' for word, count in words.most_common())}.",
         "## Every claim",
         "\n".join([
-            "| number | claim | verdict | needs, or fails because | computed in, tested by |",
-            "|---|---|---|---|---|",
+            "| number | claim | verdict | figures | needs, or fails because | computed in, tested by |",
+            "|---|---|---|---|---|---|",
             *(row(c, parts, counts) for c in CLAIMS),
         ]),
         *(s.markdown() for s in shown),
@@ -223,21 +70,27 @@ def markdown(shown: Sequence[Shown], counts: Rows, known: Mapping[str, Any]) -> 
     return "\n\n".join(lines) + "\n"
 
 
+def verdict_of(claim: Claim, parts: Mapping[str, Shown]) -> str:
+    """What is known, or what its part found."""
+    if claim.verdict:
+        return claim.verdict
+    return parts[claim.part].finding.judged[claim.number].verdict.lower() if claim.part in parts else "not measured"
+
+
 def row(claim: Claim, parts: Mapping[str, Shown], counts: Rows) -> str:
     """A line of the table."""
-    verdict = claim.verdict
-    if not verdict:
-        verdict = parts[claim.part].finding.verdict.lower() if claim.part in parts else "not measured in this run"
-    for c in (c for c in counts if c["statement"] == claim.counted):
-        verdict += f" (held in {c['holds']:,}, said nothing in {c['vacuous']:,}, broken in {c['violated']:,} cases)"
-    where = f"`{claim.code}`, `{claim.test}`"
+    where, figures = [f"`{place}`" for place in (claim.code, claim.test) if place], []
     if claim.part in parts:
-        where += f", [{parts[claim.part].title}](#{anchor(parts[claim.part].title)})"
-    return (
-        "| "
-        + " | ".join(x.replace("|", "\\|") for x in (claim.number, claim.text, verdict, claim.assumed, where))
-        + " |"
-    )
+        judged = parts[claim.part].finding.judged.get(claim.number)
+        figures += [judged.figures] if judged else []
+        where.append(f"[{parts[claim.part].title}](#{anchor(parts[claim.part].title)})")
+    figures += [
+        f"random matrices: held in {c['holds']:,}, said nothing in {c['vacuous']:,}, broken in {c['violated']:,} cases"
+        for c in counts
+        if c["statement"] == claim.counted
+    ]
+    cells = [claim.number, claim.text, verdict_of(claim, parts), "; ".join(figures), claim.assumed, ", ".join(where)]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def anchor(title: str) -> str:

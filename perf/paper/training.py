@@ -50,9 +50,10 @@ class Options:
     weights: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = (1e-3,)
     width: int | None = None
+    every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "ratio", "width"):
+        for name in ("steps", "batch", "ratio", "width", "every"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"Found --{name} {value:g}. Expected a positive number.")
@@ -156,7 +157,13 @@ def of_poisson(name: str, seed: int, o: Options) -> Figure:
     x, edge = torch.linspace(-1, 1, o.batch or 128)[:, None], torch.tensor([[-1.0], [1.0]])
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-5)
-    dynamic = hrt.DynamicCompression(net, x, optimizer=optimizer, every=10) if name == "dynamic" else None
+    dynamic = hrt.DynamicCompression(net, x, optimizer=optimizer, every=o.every) if name == "dynamic" else None
+    fine = torch.linspace(-1, 1, 1001)[:, None]
+    exact, changes = torch.sin(math.pi * fine), []
+
+    def error() -> float:
+        return float((net(fine) - exact).detach().norm() / exact.norm())
+
     for step in range(steps):
         optimizer.zero_grad()
         points = x.clone().requires_grad_(True)
@@ -167,12 +174,12 @@ def of_poisson(name: str, seed: int, o: Options) -> Figure:
         optimizer.step()
         schedule.step()
         if dynamic is not None:
-            dynamic.step(step, loss)
-    seconds, fine = time.process_time() - start, torch.linspace(-1, 1, 1001)[:, None]
-    exact, ratio = torch.sin(math.pi * fine), 1.0 if dynamic is None else dynamic.ratio
-    error = float((net(fine) - exact).detach().norm() / exact.norm())
-    remark = "" if dynamic is None else f"first change at epoch {dynamic.first}"
-    return Figure(name, seed, error, round(4 * numbers / ratio), ratio, steps, seconds, remark)
+            before = error()
+            if dynamic.step(step, loss):
+                changes.append(f"epoch {step} to {dynamic.ratio:.2f}x, error {before:.1e} to {error():.1e}")
+    seconds, ratio = time.process_time() - start, 1.0 if dynamic is None else dynamic.ratio
+    remark = "" if dynamic is None else f"changes: {'; '.join(changes) or 'none'}"
+    return Figure(name, seed, error(), round(4 * numbers / ratio), ratio, steps, seconds, remark)
 
 
 EXPERIMENTS: dict[str, Callable[[Options, int], Iterator[Figure]]] = {

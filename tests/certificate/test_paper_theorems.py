@@ -91,3 +91,14 @@ def test_theorem_3_is_true_to_first_order_only():
     for tau in (0.1, 0.01):
         bound, exact = 1 + tau, kappa(diagonal(1.0, 1.0 - tau))
         assert bound < exact <= bound * (1 + 2 * tau**2)
+
+
+def test_an_ill_conditioned_matrix_may_become_singular():
+    """Algorithm 1 and hrt drop what is below the tolerance, and with it the least singular values."""
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(64, 64, generator=generator, dtype=torch.float64)).Q for _ in range(2))
+    w = u * 10 ** (-6 * torch.linspace(0, 1, 64, dtype=torch.float64) ** (1 / 3)) @ v
+    assert kappa(w) == pytest.approx(1e6, rel=1e-3)
+    for h in (hrt.compress_matrix(w, tol=1e-3), hrt.adaptive_partition(w, 1e-3, min_leaf=8)):
+        dense = h.to_dense()
+        assert float((w - dense).norm() / w.norm()) <= 1e-3 and kappa(dense) > 1e6 * kappa(w)

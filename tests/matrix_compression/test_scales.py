@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import hrt
-from hrt.matrix_compression.request import USABLE_RANGE
+from hrt.matrix_compression.request import FULL_FLOAT16, USABLE_RANGE
+from hrt.perf.networks.operators import reaction_diffusion_green
 
 TOL = 1e-3
 LARGEST = 122  # powers of two either way: 1e-37 to 1e37
@@ -33,7 +34,7 @@ def plain(storage):
 
 def holds(storage, exponent):
     low, high = USABLE_RANGE.get(storage, (0, np.inf))
-    return low <= 2.0**exponent <= high
+    return max(low, FULL_FLOAT16 * (storage == "float16")) <= 2.0**exponent <= high
 
 
 def structure(h):
@@ -79,6 +80,14 @@ def test_large_matrices_are_factored_in_float32_at_any_scale(scale):
     assert hrt.compress_matrix(w * scale, tol=TOL).nbytes == pytest.approx(
         hrt.compress_matrix(w, tol=TOL).nbytes, rel=0.02
     )
+
+
+def test_a_small_operator_takes_what_it_takes_at_another_scale():
+    """Its entries are below 2^-13, where float16 keeps fewer digits, and is still worth its bytes."""
+    w = reaction_diffusion_green(512)
+    assert 2.0**-18 < w.max() < FULL_FLOAT16 < 64 * w.max()
+    small, large = (hrt.compress_matrix(w * scale, tol=TOL, storage="auto").nbytes for scale in (1, 64))
+    assert small <= (1 + SUBNORMAL) * large
 
 
 @settings(max_examples=10)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hrt.errors import InputError
 from hrt.tangent_kernel.kernel_drift import drift
-from hrt.tangent_kernel.ntk import compare_ntk
+from hrt.tangent_kernel.ntk import compare_ntk, ntk
 from hrt.tangent_kernel.ntk_statements import (
     fit_power_law,
     ntk_definite,
@@ -132,6 +132,13 @@ def test_theorems_are_never_violated(seed, n, size, leading):
     for found in (ntk_eigenvalues(d), ntk_definite_exact(d), ntk_eigenspaces(d)):
         assert found.verdict in ("holds", "vacuous"), found
         assert found.bound is None or found.measured <= found.bound * (1 + 1e-9) + 1e-7
+
+
+def test_parts_of_a_weight_add_up_in_the_kernel():
+    """W = [W_1 W_2]: the kernel is the sum of what the blocks contribute, on the same points, and no block matrix."""
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole, *parts = (ntk(nn.Linear(p.shape[1], 2, bias=False).double(), p) for p in (x, x[:, :1], x[:, 1:]))
+    assert whole.shape == (10, 10) and torch.allclose(whole, parts[0] + parts[1], rtol=1e-12, atol=1e-12)
 
 
 class TestDefiniteness:

@@ -10,7 +10,7 @@ from bench_cases import row
 
 from hrt.errors import InputError
 from hrt.perf.__main__ import main
-from hrt.perf.bench.charts import shortly
+from hrt.perf.bench.charts import FEW, figure, log_ticks, shortly
 from hrt.perf.bench.report import distinct, page, sections, slug, write_page, write_pictures
 from hrt.perf.measuring.results import FAILED, MISSING, UNREACHABLE, Results
 from hrt.perf.realtime.latencies import summarise
@@ -169,6 +169,18 @@ def test_a_folder_that_is_a_file_is_refused(results, tmp_path):
 def test_ticks_are_short():
     values = (0.5, 1, 2000, 10_000, 500_000, 3_000_000)
     assert [shortly(v) for v in values] == ["0.5", "1", "2,000", "10k", "500k", "3M"]
+
+
+@pytest.mark.parametrize("low, high", [(1.0, 1.25), (26, 36), (0.28, 1.6), (1e-4, 1e2), (5, 5.2)])
+@pytest.mark.parametrize("options", [{"most": 8}, {"form": "{:g}", "most": 9, "steps": (1,)}])
+def test_every_axis_has_enough_ticks_to_be_read_and_no_more(low, high, options):
+    """An axis of less than a decade, too: one tick alone tells no scale."""
+    axes = figure(3, 2).subplots()
+    axes.set(xscale="log", xlim=(low, high))
+    log_ticks(axes.xaxis, **options)
+    labels = [t.get_text() for t in axes.get_xticklabels()]
+    assert (FEW if high / low > 1.2 else 2) <= len(labels) <= options["most"] + FEW
+    assert len(set(labels)) == len(labels) and all(low <= t <= high for t in axes.get_xticks())
 
 
 def test_names_of_files_and_ids():

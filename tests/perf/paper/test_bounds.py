@@ -45,7 +45,10 @@ def test_violations_are_found_counted_and_said_with_figures():
     w, h = torch.eye(2).double(), HMatrix.from_dense(torch.diag(torch.tensor([1.0, 0.9])))
     found = {name: s.verdict for name, s in matrix_statements(w, h, 0.01, torch.eye(2).double())}
     assert [name for name, v in found.items() if v == "violated"] == ["||E||_F <= tol ||W||_F", "condition (paper)"]
-    assert found["condition (Weyl)"] == "holds" and len(found) == 7
+    assert found["condition (Weyl)"] == "holds" and len(found) == 8
+    worse = HMatrix.from_dense(torch.diag(torch.tensor([1.1, 0.9])))
+    found = {name: s.verdict for name, s in matrix_statements(w, worse, 0.5, torch.eye(2).double())}
+    assert found["condition (theorem 1c)"] == "violated" and found["condition (Weyl)"] == "holds"
     rows = [row(), row("violated", measured=3.0), row("violated", measured=5.0), row("vacuous", "b", bound=None)]
     verdicts = {"holds": 1, "violated": 2, "vacuous": 0}
     assert counted(rows, "kind", "statement")[0] == {"kind": "k", "statement": "a"} | verdicts
@@ -66,8 +69,8 @@ def seven():
 
 def test_random_rows_hold_every_statement_at_every_tolerance(seven):
     rows = seven
-    assert len(rows) == 7 * 3 * 7 and {r["kind"] for r in rows} == set(KINDS)
-    theorems = [r for r in rows if r["statement"] != "condition (paper)"]
+    assert len(rows) == 7 * 3 * 8 and {r["kind"] for r in rows} == set(KINDS)
+    theorems = [r for r in rows if r["statement"] not in ("condition (paper)", "condition (theorem 1c)")]
     assert all(r["verdict"] in ("holds", "vacuous") for r in theorems)
 
 
@@ -105,7 +108,7 @@ def test_a_run_prints_counts_and_what_was_left_out_and_writes_them(
     body = json.loads(path.read_text("utf-8"))
     assert body["facts"]["missing"] == ["QLKNN: not installed"]
     counts = [r for r in body["counts"] if r["source"] == "random"]
-    assert sum(r["holds"] + r["violated"] + r["vacuous"] for r in counts) == 7 * 3 * 7
+    assert sum(r["holds"] + r["violated"] + r["vacuous"] for r in counts) == 7 * 3 * 8
     assert len(body["violated"]) == sum(r["violated"] for r in body["counts"])
 
 

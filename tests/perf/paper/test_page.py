@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from hrt.perf.bench.charts import as_png, figure
-from hrt.perf.paper.claims import Finding
-from hrt.perf.paper.command import PARTS
-from hrt.perf.paper.page import CLAIMS, Shown, anchor, html, markdown, write_page
+from hrt.perf.paper.claims import CLAIMS, Finding, Judgement
+from hrt.perf.paper.command import PARTS, PUBLISHED
+from hrt.perf.paper.page import Shown, anchor, html, markdown, write_page
 
 ROOT = Path(__file__).parents[3]
 KNOWN = {
@@ -22,8 +22,12 @@ COUNTS = [{"statement": "condition (paper)", "holds": 2000, "vacuous": 10, "viol
 
 
 def shown(verdict="Agrees in part"):
-    finding = Finding(verdict, "Measured: 3 | 4.")
-    return [Shown(p.name, p.title, p.claim, finding, f"{p.name}.png") for p in PARTS]
+    result = []
+    for p in PARTS:
+        numbers = [p.claim, *(c.number for c in CLAIMS if c.part == p.name)]
+        finding = Finding("On one seed", ["3 | 4"], dict.fromkeys(numbers, Judgement(verdict, "5 of 6: 7|8")))
+        result.append(Shown(p.name, p.title, PUBLISHED[p.claim], finding, f"{p.name}.png"))
+    return result
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.number)
@@ -50,8 +54,20 @@ def test_the_page_has_every_claim_with_its_verdict():
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert set(lines) >= {c.number for c in CLAIMS}
     assert "agrees in part" in lines["0.1"] and "violated" in lines["3.T1e"]
+    assert "5 of 6: 7\\|8" in lines["0.1"] and "needs an assumption | 5 of 6" in lines["3.T2b"]
     assert "held in 2,000, said nothing in 10, broken in 1 cases" in lines["3.T3"]
-    assert "not measured in this run" in markdown([], [], KNOWN) and "**Agrees in part.**" in text
+    assert all("``" not in line and "broken" not in line for number, line in lines.items() if number != "3.T3")
+    assert "| not measured |" in markdown([], [], KNOWN)
+    assert "**Agrees in part: 5 of 6: 7|8.**" in text and "\n- 3 | 4\n" in text
+    assert f"Of {len(CLAIMS)} claims: " in text and sum(c.verdict == "violated" for c in CLAIMS) == int(
+        text.split(" violated")[0].split()[-1]
+    )
+
+
+def test_every_figure_of_the_paper_has_its_part():
+    titles = " ".join(p.title for p in PARTS)
+    assert all(f"(figure {name})" in titles for name in ("2a", "2b", "3", "4a", "4b", "5", "6"))
+    assert any("Figure 1" in c.text for c in CLAIMS)
 
 
 def test_the_file_needs_nothing_else(tmp_path):

@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+import hrt
 from hrt.perf.networks.burgers import burgers_network, residuals, sample
 from hrt.perf.paper import training
 from hrt.perf.paper.command import main
@@ -54,6 +57,16 @@ def test_poisson_gives_both_forms_after_the_same_steps() -> None:
     figures = list(EXPERIMENTS["poisson"](Options(steps=12, width=8, batch=16), 0))
     assert [(f.name, f.steps, f.ratio) for f in figures] == [("dense", 12, 1.0), ("dynamic", 12, 1.0)]
     assert figures[0].error == figures[1].error and figures[0].nbytes == 4 * (16 + 72 + 72 + 9)
+
+
+def test_poisson_tells_every_change_and_changes_no_more_often_than_asked(monkeypatch) -> None:
+    """The last change told is to the ratio at the end, and each is a multiple of `every` after the first."""
+    monkeypatch.setattr(hrt, "DynamicCompression", partial(hrt.DynamicCompression, first=20, finest=0.03))
+    for every in (5, 30):
+        _, dynamic = EXPERIMENTS["poisson"](Options(steps=80, width=16, batch=32, every=every), 0)
+        epochs, ratios = zip(*re.findall(r"epoch (\d+) to ([\d.]+)x, error", dynamic.remark), strict=True)
+        assert float(ratios[-1]) == pytest.approx(dynamic.ratio, abs=0.006) and dynamic.ratio > 1
+        assert epochs[0] == "20" and all((int(epoch) - 20) % every == 0 for epoch in epochs)
 
 
 @pytest.mark.slow
