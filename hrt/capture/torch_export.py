@@ -65,6 +65,26 @@ class _Gradients(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _AnyBatch(TorchFunctionMode):
+    """Calls whose implementation fixes the batch, written as others: distances go by a way that is chosen by the number
+    of rows, products of sparse matrices by what allocates them.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.functional.cdist:
+            options["compute_mode"] = "donot_use_mm_for_euclid_dist"
+        return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
+
+
+def _write_out_sparse(net: nn.Module) -> None:
+    """Make sparse constants dense: torch.export has no sparse ones. `inference` puts them back."""
+    for m in net.modules():
+        for name, value in (*m.named_buffers(recurse=False), *list(vars(m).items())):
+            if isinstance(value, Tensor) and value.layout != torch.strided:
+                setattr(m, name, value.to_dense())
+
+
 def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Program:
     """A Program with float64 constants. example: one tensor per input, (batch, *shape); only shapes are used.
 
@@ -187,7 +207,8 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
     rows = in_its_type(net, [torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]) for x in example], call)
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
     try:
-        with inference(net), call.flat(net), quiet():
+        with inference(net), call.flat(net), quiet(), _AnyBatch():
+            _write_out_sparse(net)
             graph = torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
         if any(isinstance(c, Tensor) and is_functorch_wrapped_tensor(c) for c in graph.constants.values()):
             raise ValueError("a functorch tensor without numbers was taken for a constant")  # see HIDDEN

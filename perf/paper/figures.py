@@ -182,9 +182,7 @@ def speed(rows: Rows) -> Any:
         finish(upper, y={"most": 8}, ylabel="best dense / this (above 1: faster)", title=case)
         finish(lower, xlabel="batch", ylabel="95th percentile over median")
     handles = [fig.axes[0].plot([], [], "o-", color=colour)[0] for colour in colours.values()]
-    title = (
-        f"output error at most {TIMED_AT:g} (what does not reach it is left out), one thread; bars: 95 %"
-    )
+    title = f"output error at most {TIMED_AT:g} (what does not reach it is left out), one thread; bars: 95 %"
     fig.legend(handles, list(colours), loc="outside lower center", ncols=3, frameon=False, title=title)
     return fig
 

@@ -138,6 +138,29 @@ def test_a_graph_is_gathered_not_multiplied() -> None:
     assert not program.weights and {"gather"} <= {n.op for n in program.nodes}
 
 
+class Constants(nn.Module):
+    """Distances to centres whose rows are the batch, and a sparse matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.rand(30, 4))
+        self.register_buffer("mesh", torch.eye(4).add(torch.ones(4).diag(1)[:4, :4]).to_sparse())
+        self.plain = torch.eye(4)[[1, 2, 3, 0]].to_sparse()
+
+    def forward(self, x: Tensor) -> Tensor:
+        nodes = torch.sparse.mm(self.mesh, x.T).T + (self.plain.to(x.dtype) @ x.T).T
+        return torch.cat([torch.cdist(x, self.centres), nodes], 1)
+
+
+def test_rows_that_are_the_batch() -> None:
+    net = Constants().double()
+    before = (net.mesh, net.plain)
+    program = capture(net, [torch.zeros(2, 4)])
+    with torch.no_grad():
+        torch.testing.assert_close(program.run([SPECIAL])[0], net(SPECIAL), rtol=1e-11, atol=1e-12)
+    assert net.mesh is before[0] and net.plain is before[1]
+
+
 @pytest.mark.parametrize("name", ["lookup", "embedding"])
 def test_tables_are_in_reach_of_the_planner(name: str) -> None:
     program = agrees(PLACES[name], SPECIAL.clamp(-3, 7))
