@@ -18,7 +18,7 @@ def between(first: nn.Module, function, last: nn.Module) -> nn.Module:
     return nn.Sequential(first, Apply(function), last)
 
 
-@CHOICES.add([(6,)], fast=True)
+@CHOICES.add([(6,)], fast=True, openvino=True)
 def classifier() -> nn.Module:
     return nn.Sequential(mlp(6, 32, 32, 5), nn.Softmax(-1))
 
@@ -28,7 +28,7 @@ def log_sum_exp_output() -> nn.Module:
     return nn.Sequential(mlp(2, 24, 24, 4), Apply(lambda x: torch.logsumexp(x, -1, keepdim=True)))
 
 
-@CHOICES.add([(7, 8)], openvino=True)
+@CHOICES.add([(7, 8)])
 class SelfAttention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
