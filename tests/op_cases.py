@@ -66,6 +66,13 @@ A, B = torch.rand(5, 3, 4, dtype=torch.float64) + 0.5, torch.rand(5, 3, 4, dtype
 W, C = torch.rand(6, 4, dtype=torch.float64), torch.rand(6, dtype=torch.float64)
 
 
+# 5 samples, 2 channels, 6 x 7: F.unfold is torch's own im2col, of one padding per axis.
+IMAGE = torch.rand(5, 2, 6, 7, dtype=torch.float64)
+WINDOW = {"kernel": [3, 2], "stride": [2, 1], "dilation": [1, 3], "padding": [1, 2, 1, 2]}
+PAIRS = torch.stack([A[..., :-1], A[..., 1:]], 2).permute(0, 3, 1, 2).flatten(2)
+UNFOLDED = F.unfold(IMAGE, (3, 2), (1, 3), (1, 2), (2, 1)).mT.reshape(5, 3, 8, 12)
+
+
 CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
     ("linear", (A, W), {}, torch.einsum("bni,oi->bno", A, W)),
     ("linear", (A[:, 0], W, C), {}, A[:, 0] @ W.T + C),
@@ -97,6 +104,8 @@ CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
     ("transpose", (A,), {"axes": [-1, -2]}, A.mT),
     ("expand", (A[:, :1],), {"shape": [3, 4]}, A[:, :1].expand(5, 3, 4)),
     ("repeat", (C[:4], A), {"shape": [3, 4]}, C[:4].expand(5, 3, 4)),
+    ("patches", (IMAGE,), WINDOW, UNFOLDED),
+    ("patches", (A,), {"kernel": [2], "stride": [1], "dilation": [1], "padding": [0, 0]}, PAIRS),
     ("gather", (A, torch.tensor([2.0, 0, 0, 1]).double()), {"axis": -2}, A[:, [2, 0, 0, 1]]),
     ("sum", (A,), {"axes": [-1, -2], "keep": False}, A.flatten(1).sum(1)),
     ("mean", (A,), {"axes": [-2], "keep": True}, A.sum(1, keepdim=True) / 3),

@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+import zoo_images  # noqa: F401 (its networks join the others)
 from torch import nn
 from torch.nn.utils import parametrizations
 

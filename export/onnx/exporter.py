@@ -16,13 +16,16 @@ from torch import Tensor
 from hrt.certificate.derivative_outputs import limits
 from hrt.errors import InputError
 from hrt.export.onnx.check import check_onnx, fits_one_message
+from hrt.export.onnx.convolutions import Layer, convolution, patches
 from hrt.export.onnx.graph import DOMAIN, VERSION, Functions, Graph
 from hrt.export.onnx.layers import linear
 from hrt.export.onnx.operators import lower
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.model.load import load
 from hrt.model.model import CompressedModel
+from hrt.program.convolutions import CONVOLUTION, fused
 from hrt.program.parallel_linears import joined
+from hrt.program.patches import Window
 from hrt.program.program import Node, Program
 from hrt.runtime.onnx_costs import ANY_BATCH, choose_forms
 from hrt.support.atomic_files import check_writable, replacing, warn_of_suffix
@@ -180,13 +183,15 @@ class _Exporter:
     def __init__(self, program: Program, graph: Graph, forms: Mapping[str, str], functions: Functions | None):
         self.program, self.g, self.forms, self.functions = program, graph, forms, functions
         self.names = {v.name: graph.name(v.name or "input") for v in program.inputs}
+        self.shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
         self.ranks = {k: len(c.shape) for k, c in program.constants.items()}
-        self.ranks |= {v.name: 1 + len(v.shape) for v in (*program.inputs, *program.nodes)}
+        self.ranks |= {k: 1 + len(shape) for k, shape in self.shapes.items()}
 
     def run(self) -> list[str]:
         inputs = [self.names[v.name] for v in self.program.inputs]
-        for node in self.program.nodes:
-            self.names[node.name] = self._linear(node) if node.op == "linear" else self._node(node)
+        for node in fused(self.program):
+            is_layer = node.op in ("linear", CONVOLUTION)
+            self.names[node.name] = self._layer(node) if is_layer else self._node(node)
         outputs: list[str] = []
         for k, name in enumerate(self.program.outputs):
             value = self.value(name)
@@ -203,17 +208,23 @@ class _Exporter:
         return self.g.constant(numbers.to(torch.float32), name or "constant")
 
     def _node(self, node: Node) -> str:
+        if node.op == "patches":
+            (x,), window = node.inputs, Window.of(node.attrs)
+            return patches(self.g, self.value(x), self.shapes[x], window, node.name or "value")
         inputs, ranks = [self.value(name) for name in node.inputs], [self.ranks[name] for name in node.inputs]
         return lower(self.g, node.op, inputs, node.attrs, ranks, node.name or "value")
 
-    def _linear(self, node: Node) -> str:
+    def _layer(self, node: Node) -> str:
         x, name, *rest = node.inputs
         bias = self.program.constants[rest[0]] if rest else None
         weight, added = self.program.constants[name], bias.detach() if isinstance(bias, Tensor) else None
         form = self.forms.get(name, "dense")
+        layer = Layer(weight, added, node.name or "value", form)
         kind = "DenseLinear" if form == "dense" else "HierarchicalLinear"
         with self.functions.layer(kind) if self.functions else nullcontext():
-            return linear(self.g, self.value(x), self.ranks[x], weight, added, node.name or "value", form)
+            if node.op == CONVOLUTION:
+                return convolution(self.g, self.value(x), self.shapes[x], layer, Window.of(node.attrs))
+            return linear(self.g, self.value(x), self.ranks[x], weight, added, layer.wanted, form)
 
     def _keep_names(self, outputs: Sequence[str]) -> list[str]:
         """The outputs under the program's own names, by which clients know them; names inside a layer give way."""

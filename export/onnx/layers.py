@@ -1,7 +1,6 @@
 """A linear layer as ONNX nodes, in one of several forms (`hrt.runtime.onnx_costs` says which is fastest)."""
 
 import torch
-from onnx import TensorProto
 from torch import Tensor
 
 from hrt.export.onnx.batched_layer import batched, plan_of
@@ -27,7 +26,7 @@ def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor |
         return g.add("Expand", [g.constant(row[None], f"{wanted}.row"), shape], wanted)
     flat = x if rank == 2 else g.add("Reshape", [x, g.integers([-1, n])], f"{wanted}.rows")
     if isinstance(weight, Tensor) or form == "dense":
-        y = _dense(g, flat, _entries(g, weight, wanted), weight.shape, added, wanted)
+        y = _dense(g, flat, entries_of(g, weight, wanted), weight.shape, added, wanted)
     elif form == "multiplied":
         y = _multiplied(g, flat, weight, added, wanted)
     elif form == "low rank":
@@ -41,7 +40,7 @@ def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor |
     return g.add("Reshape", [y, shape], wanted)
 
 
-def _entries(g: Graph, weight: Tensor | HMatrix, wanted: str) -> str:
+def entries_of(g: Graph, weight: Tensor | HMatrix, wanted: str) -> str:
     """A dense weight (m, n) in float32."""
     if isinstance(weight, HMatrix) and weight.leaves:
         leaf = weight.leaves[0]
@@ -55,7 +54,7 @@ def _dense_rows(g: Graph, x: str, weight: Tensor | HMatrix, bias: Tensor | None,
     if isinstance(weight, Tensor):
         w = g.constant(weight.float().T, f"{wanted}.weight")
     else:
-        w = g.add("Transpose", [_entries(g, weight, wanted)], f"{wanted}.weight", perm=[1, 0])
+        w = g.add("Transpose", [entries_of(g, weight, wanted)], f"{wanted}.weight", perm=[1, 0])
     y = g.add("MatMul", [x, w], wanted)
     return y if bias is None else g.add("Add", [y, g.constant(bias, f"{wanted}.bias")], wanted)
 
@@ -77,14 +76,17 @@ def _dense(g: Graph, x: str, w: str, shape: tuple[int, ...], bias: Tensor | None
     return g.gemm(wider, g.beside([w, column], f"{wanted}.block", 1), None, wanted)
 
 
+def columns_of(g: Graph, h: HMatrix, wanted: str) -> str:
+    """The entries (n, m) of a compressed weight in a file: its answer to unit vectors, worked out at loading."""
+    unit = g.unit(h.shape[1], wanted)
+    return linear(g, unit, 2, h, None, f"{wanted}.entries", compressed_form(h))
+
+
 def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
     """One Gemm with the entries of a compressed weight; in a file they are the layer's answer to unit vectors."""
     if not g.narrow:
         return _dense(g, x, g.constant(h.to_dense(torch.float32), f"{wanted}.weight"), h.shape, bias, wanted)
-    n = h.shape[1]
-    square = g.add("Expand", [g.number(0.0), g.integers([n, n])], f"{wanted}.zeros")
-    unit = g.add("EyeLike", [square], f"{wanted}.unit", dtype=TensorProto.FLOAT)
-    columns = linear(g, unit, 2, h, None, f"{wanted}.entries", compressed_form(h))
+    columns = columns_of(g, h, wanted)
     inputs = [x, columns] if bias is None else [x, columns, g.constant(bias, f"{wanted}.bias")]
     return g.add("Gemm", inputs, wanted)
 
@@ -93,9 +95,7 @@ def _low_rank(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) ->
     """Two Gemms; every leaf covers the whole matrix. In ONNX Runtime the bias is one more column of U, read by a one in
     T, unless that row costs as much as LANES of them.
     """
-    leaves = [e for e in h.leaves if e.rank]
-    us = [g.decoded(e.tensors[0], None, f"{wanted}.u") for e in leaves]
-    vts = [g.decoded(e.tensors[1], e.scale, f"{wanted}.vt") for e in leaves]
+    us, vts = factors_of(g, h, wanted)
     rank, n = sum(e.rank for e in h.leaves), h.shape[1]
     if bias is None or g.narrow or rank % LANES == 0:
         t = g.gemm(x, g.beside(vts, f"{wanted}.vt", 0), None, f"{wanted}.t")
@@ -106,3 +106,10 @@ def _low_rank(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) ->
     us.append(g.constant(bias[:, None], f"{wanted}.bias"))
     t = g.gemm(x, g.beside(vts, f"{wanted}.vt", 0), one, f"{wanted}.t")
     return g.gemm(t, g.beside(us, f"{wanted}.u", 1), None, wanted)
+
+
+def factors_of(g: Graph, h: HMatrix, wanted: str) -> tuple[list[str], list[str]]:
+    """U (m, rank) and V^T (rank, n) of every leaf, all of which cover the whole matrix."""
+    leaves = [e for e in h.leaves if e.rank]
+    us = [g.decoded(e.tensors[0], None, f"{wanted}.u") for e in leaves]
+    return us, [g.decoded(e.tensors[1], e.scale, f"{wanted}.vt") for e in leaves]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import psutil
@@ -14,6 +15,7 @@ from hrt.program.program import Node, Program
 WIDE = 1024  # outputs; of so many the random signs of as many rows say too little, and what is known is taken
 HELD = 6  # matrices (n, n) of every weight, when its moments are made: two sums and four of `Moments`
 CHUNK = 4096  # rows evaluated at a time, so that memory does not grow with the calibration set
+NUMBERS = 1 << 27  # of all values of the rows at a time, fewer rows where these are images: a gigabyte in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +61,9 @@ def layer_moments(
         )
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, list[Any]] = {}
-    total_rows = inputs[0].shape[0]
-    for start in range(0, total_rows, CHUNK):
-        chunk = [x[start : start + CHUNK] for x in inputs]
+    total_rows, at_once = inputs[0].shape[0], rows_at_once(program)
+    for start in range(0, total_rows, at_once):
+        chunk = [x[start : start + at_once] for x in inputs]
         for use in observed_uses(program, chunk, generator, scales):
             name, x, g = use.weight, use.x.flatten(0, -2), use.slope.flatten(0, -2)
             weight = (g * g).sum(1, keepdim=True)
@@ -77,6 +79,12 @@ def layer_moments(
         focused = _moments(focused_total / weight, focused_outer / weight, left, rows) if is_felt else None
         out[name] = replace(_moments(total / rows, outer / rows, left, rows), focused=focused)
     return out
+
+
+def rows_at_once(program: Program, most: int = CHUNK) -> int:
+    """How many rows are evaluated at a time, so that all values of the network fit into memory."""
+    numbers = sum(prod(v.shape) for v in (*program.inputs, *program.nodes))
+    return max(1, min(most, NUMBERS // max(1, numbers)))
 
 
 def _moments(mean: Tensor, second: Tensor, left: Tensor, rows: int) -> Moments:
@@ -179,11 +187,11 @@ def _checked(x: Tensor, linear: Node, program: Program) -> Tensor:
 
 def evaluate(program: Program, inputs: Sequence[Tensor], constants: dict[str, Any] | None = None) -> Tensor:
     """All outputs of the network in float64, flattened to (rows, features), without gradients."""
-    rows = inputs[0].shape[0]
+    rows, at_once = inputs[0].shape[0], rows_at_once(program)
     with torch.no_grad():
         parts = []
-        for start in range(0, max(rows, 1), CHUNK):
-            chunk = [x[start : start + CHUNK] for x in inputs]
+        for start in range(0, max(rows, 1), at_once):
+            chunk = [x[start : start + at_once] for x in inputs]
             ys = program.run(chunk, constants=constants)
             parts.append(torch.cat([y.reshape(y.shape[0], -1) for y in ys], dim=1))
         return torch.cat(parts)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.calibration.moments import Moments, Use, evaluate, layer_moments, observed_uses
+from hrt.calibration.moments import Moments, Use, evaluate, layer_moments, observed_uses, rows_at_once
 from hrt.calibration.output_error import RISK, OutputError, output_error
 from hrt.derivatives.differentiate import differentiate
 from hrt.program.program import Program
@@ -144,8 +144,9 @@ def sobolev_moments(aim: Aim, inputs: Sequence[Tensor], seed: int = 0) -> dict[s
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, list[Any]] = {}
     samples = inputs[0].shape[0]
-    for start in range(0, samples, ROWS):
-        chunk = [x[start : start + ROWS] for x in inputs]
+    at_once = rows_at_once(aim.graph, ROWS)
+    for start in range(0, samples, at_once):
+        chunk = [x[start : start + at_once] for x in inputs]
         uses: dict[str, list[Use]] = {}
         for use in observed_uses(aim.graph, chunk, generator, scales):
             uses.setdefault(use.weight, []).append(use)

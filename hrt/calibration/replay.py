@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.calibration.moments import CHUNK
+from hrt.calibration.moments import CHUNK, rows_at_once
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.hmatrix.torch_products import LowRank, is_low_rank
 from hrt.program.dense_view import to_float64
@@ -35,35 +35,35 @@ class Replay:
         names |= {k: self._name(k, *_content(c), keep=c) for k, c in used.items()}
         for node in self.program.nodes:  # a value is what its node does to these arguments
             names[node.name] = self._name(node.name, *(names[k] for k in node.inputs))
-        rows = self.inputs[0].shape[0]
+        rows, at_once = self.inputs[0].shape[0], rows_at_once(self.program, CHUNK)
         with torch.no_grad():
-            return torch.cat([self._chunk(start, names, used) for start in range(0, max(rows, 1), CHUNK)])
+            parts = [self._chunk(slice(k, k + at_once), names, used) for k in range(0, max(rows, 1), at_once)]
+            return torch.cat(parts)
 
     def _name(self, *what: Hashable, keep: Any = None) -> int:
         return self._names.setdefault(what, (len(self._names), keep))[0]
 
-    def _chunk(self, start: int, names: Mapping[str, int], constants: Mapping[str, Constant]) -> Tensor:
+    def _chunk(self, rows: slice, names: Mapping[str, int], constants: Mapping[str, Constant]) -> Tensor:
         values: dict[str, Any] = {
-            v.name: x[start : start + CHUNK].to(self.dtype)
-            for v, x in zip(self.program.inputs, self.inputs, strict=True)
+            v.name: x[rows].to(self.dtype) for v, x in zip(self.program.inputs, self.inputs, strict=True)
         }
         needed, missing = set(self.program.outputs), []
         for node in reversed(self.program.nodes):
             if node.name not in needed:
                 continue
-            value = self._values.pop((start, names[node.name]), None)
+            value = self._values.pop((rows.start, names[node.name]), None)
             if value is None:
                 missing.append(node)
                 needed.update(node.inputs)
             else:
-                values[node.name] = self._values[start, names[node.name]] = value
+                values[node.name] = self._values[rows.start, names[node.name]] = value
         for node in reversed(missing):
             arguments = (
                 values[k] if k in values else self._constant(node, i, constants[k]) for i, k in enumerate(node.inputs)
             )
             value = values[node.name] = node.row.torch(tuple(arguments), node.attrs)
             if value.nbytes <= KEPT // len(self.program.nodes):
-                self._values[start, names[node.name]] = value
+                self._values[rows.start, names[node.name]] = value
             for name in self.program.last_use.get(node.name, ()):
                 values.pop(name, None)
         self._forget()

@@ -68,6 +68,7 @@ class Builder:
         self.constants: dict[str, Tensor] = {}
         self.names: dict[int, tuple[Tensor, str]] = {}  # by id, which the tensor kept beside it holds
         self.roles: dict[int, tuple[Tensor, str]] = {}  # the same for constants that were computed
+        self.zero_padded: dict[str, tuple[Ref, tuple[tuple[int, int], ...]]] = {}  # what stands within zeros, and how
         self.current: Any = None
         self.operands: list[Ref] = []  # of the call at hand
         self.batch: str | None = None

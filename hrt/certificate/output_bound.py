@@ -28,6 +28,7 @@ from hrt.certificate.norms import FAINT, MAX_SIDE, Weight, length
 from hrt.certificate.selection_rules import SELECTIONS
 from hrt.program.dense_view import DenseView
 from hrt.program.op_table import TABLE
+from hrt.program.patches import Window
 from hrt.program.program import Node
 
 WORK = 4e9  # floating-point operations that bisecting the box may cost
@@ -101,6 +102,13 @@ def _moved(node: Node, a: Sequence[Enclosure], keeps_norm: bool = True) -> Enclo
     return Enclosure.make(x, y, d, math.prod(node.shape), norm if keeps_norm else None)
 
 
+def _patches(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    """Entries go to several places, so often that the norm can grow by the root of that."""
+    moved = _moved(node, a, keeps_norm=False)
+    norm = a[0].norm * (math.sqrt(Window.of(node.attrs).repeats) * (1 + 8 * UNIT))
+    return Enclosure.make(moved.x, moved.y, moved.d, moved.size, norm)
+
+
 def _multilinear(node: Node, a: Sequence[Enclosure]) -> Enclosure:
     """Linear in each argument with weights >= 0: f(c + r) lies within f(|c| + r) - f(|c|) of f(c) for |r| <= r."""
 
@@ -172,6 +180,7 @@ RULES: dict[str, Callable[[Node, Sequence], Enclosure]] = {
     **dict.fromkeys(("maximum", "minimum", "step", "floor", "round"), _monotone),
     **dict.fromkeys(("concat", "slice", "reshape", "transpose"), _moved),
     **dict.fromkeys(("expand", "repeat"), partial(_moved, keeps_norm=False)),
+    "patches": _patches,
     **dict.fromkeys(("sum", "mean", "cumsum", "matmul", "einsum"), _multilinear),
     "layer_norm": _layer_norm,
     **SELECTIONS,

@@ -252,7 +252,7 @@ RULES: dict[str, Rule] = {
     "fmod": _remainder,
     "atan2": _angle,
     "where": _masked,
-    **dict.fromkeys(("slice", "sum", "mean", "cumsum"), _moved),
+    **dict.fromkeys(("slice", "sum", "mean", "cumsum", "patches"), _moved),
     "gather": _gathered,
     "reshape": _reshaped,
     "transpose": _transposed,

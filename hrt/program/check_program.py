@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.program.patches import Window
 from hrt.program.program import Constant, Node, Program
 
 ROWS = (2, 3)  # what holds for both counts holds for every one: no op turns one of them into the other
@@ -73,6 +74,8 @@ def _check_attributes(node: Node) -> None:
             raise ValueError(f"node {node.name} has {key} {value}")
     if node.op in SHAPED and tuple(node.attrs["shape"]) != node.shape:
         raise ValueError(f"node {node.name} of shape {node.shape} has the attribute shape {node.attrs['shape']}")
+    if node.op == "patches":
+        Window.of(node.attrs)
 
 
 def _check_shapes(program: Program, rows: int) -> None:

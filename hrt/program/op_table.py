@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrt.program.patches import patches
 from hrt.program.taylor_table import KINKED, RULES, SINC_NEAR, SINC_SERIES, Rule
 
 Attrs = Mapping[str, Any]
@@ -192,6 +193,8 @@ _ROWS = [
     Op("expand", 1, lambda a, t: a[0].expand(a[0].shape[0], *t["shape"]), "Expand"),
     # a constant repeated for every row of the batch of its second argument
     Op("repeat", 2, lambda a, t: a[0].expand(a[1].shape[0], *t["shape"]), None),
+    # what every step of a window over the last axes covers, as a convolution reads it
+    Op("patches", 1, lambda a, t: patches(a[0], t)),
     # entries of an axis, by a constant list of whole numbers
     Op("gather", 2, lambda a, t: a[0].index_select(t["axis"], a[1].to(torch.int64)), "Gather"),
     # reductions and products of values

@@ -1,7 +1,7 @@
 """The Program: a topologically sorted list of nodes over the closed op table. What every other part works on."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -181,14 +181,7 @@ class Program:
     @cached_property
     def last_use(self) -> dict[str, list[str]]:
         """Node name to the values that nobody reads after it, so that memory is given back early."""
-        keep = {*self.outputs, *self.constants, *(v.name for v in self.inputs)}
-        last: dict[str, str] = {}
-        for node in self.nodes:
-            last.update({name: node.name for name in node.inputs if name not in keep})
-        uses: dict[str, list[str]] = {}
-        for value, node_name in last.items():
-            uses.setdefault(node_name, []).append(value)
-        return uses
+        return last_uses(self.nodes, {*self.outputs, *self.constants, *(v.name for v in self.inputs)})
 
     def check_inputs(self, inputs: Sequence[Any]) -> None:
         """Raise InputError unless there is one (batch, *shape) array per input, all of one batch size."""
@@ -237,6 +230,17 @@ class Program:
         inputs = tuple(Value(*v, kinds.get(v[0], "float"), paths.get(v[0], ())) for v in plain.inputs)
         nodes = tuple(Node(*n) for n in plain.nodes)
         return Program(inputs, nodes, plain.outputs, dict(constants), plain.generated)
+
+
+def last_uses(nodes: Sequence[Node], keep: Collection[str]) -> dict[str, list[str]]:
+    """Node name to the values that no later one of `nodes` reads, but for those to keep."""
+    last: dict[str, str] = {}
+    for node in nodes:
+        last.update({name: node.name for name in node.inputs if name not in keep})
+    uses: dict[str, list[str]] = {}
+    for value, node_name in last.items():
+        uses.setdefault(node_name, []).append(value)
+    return uses
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ ONNX Runtime 1.31, AVX-512), within a factor of 1.5. A wrong choice costs time, 
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from hrt.hmatrix.batched_products import Plan, plan
 from hrt.hmatrix.hmatrix import HMatrix
+from hrt.program.convolutions import CONVOLUTION, fused
 from hrt.program.program import Program
 
 ANY_BATCH, FEW_ROWS, MANY_ROWS = (1, 16, 256), (1, 8), (64, 256)  # batches that a graph should be fast at, alike
@@ -72,13 +74,41 @@ def choose_forms(program: Program, batches: Sequence[int], never_slower: bool = 
 
     never_slower: compressed only where no single one of the batches is predicted to take longer than dense.
     """
-    return {name: _choose(program.constants[name], batches, never_slower) for name in program.weights}
+    steps = convolution_steps(program)
+    return {
+        name: _choose(program.constants[name], batches, never_slower) if name not in steps else _thin(weight)
+        for name, weight in ((name, program.constants[name]) for name in program.weights)
+    }
 
 
 def program_us(program: Program, forms: Mapping[str, str], rows: int) -> float:
     """Predicted microseconds of all linear layers of a program on so many rows."""
+    steps = convolution_steps(program)
     weights = (n.inputs[1] for n in program.nodes if n.op == "linear" and n.inputs[1] in forms)
-    return sum(layer_us(program.constants[name], forms[name], rows) for name in weights)
+    return sum(layer_us(program.constants[name], forms[name], rows * steps.get(name, 1)) for name in weights)
+
+
+def convolution_steps(program: Program) -> dict[str, int]:
+    """How many rows of patches a sample gives to every weight that only convolutions use."""
+    convolutions = [node for node in fused(program) if node.op == CONVOLUTION]
+    counts = Counter(node.inputs[1] for node in convolutions)
+    steps = {
+        node.inputs[1]: math.prod(node.shape) // program.constants[node.inputs[1]].shape[0] for node in convolutions
+    }
+    return {name: steps[name] for name, nodes in program.weights.items() if counts[name] == len(nodes)}
+
+
+def _is_plain(weight: HMatrix) -> bool:
+    return weight.is_dense and weight.row_order is None and weight.col_order is None
+
+
+def _thin(weight: Tensor | HMatrix) -> str:
+    """The form of a convolution: of low rank where that is less arithmetic; other leaves are written out at loading."""
+    if not isinstance(weight, HMatrix) or _is_plain(weight):
+        return "dense"
+    (m, n), rank = weight.shape, sum(e.rank for e in weight.leaves)
+    thin = compressed_form(weight) == "low rank" and rank * (m + n) < CLEAR * m * n
+    return "low rank" if thin else "multiplied"
 
 
 def compressed_form(weight: HMatrix) -> str:
@@ -89,7 +119,7 @@ def compressed_form(weight: HMatrix) -> str:
 
 
 def _choose(weight: Tensor | HMatrix, batches: Sequence[int], never_slower: bool) -> str:
-    if not isinstance(weight, HMatrix) or (weight.is_dense and weight.row_order is None and weight.col_order is None):
+    if not isinstance(weight, HMatrix) or _is_plain(weight):
         return "dense"
     form = compressed_form(weight)
     batched = plan(weight) if form == "batched" else None

@@ -1,6 +1,6 @@
 """The reference backend: a program in torch, hierarchical layers as a few batched products."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from hrt.errors import BackendError
-from hrt.hmatrix.torch_products import prepare
-from hrt.program.program import Program
+from hrt.hmatrix.torch_products import is_low_rank, prepare
+from hrt.program.convolutions import CONVOLUTION, convolve, fused
+from hrt.program.op_table import Attrs
+from hrt.program.program import Constant, Node, Program, last_uses
 from hrt.runtime.backends import Request
 from hrt.runtime.session import Session, as_tensors, of_kind
 from hrt.support.torch_state import is_autocasting
@@ -40,13 +42,14 @@ class TorchSession(Session):
             reason = str(error).partition("\n")[0]
             raise BackendError(f"Device {str(device)!r} cannot be used: {reason}. Use 'cpu'.") from error
         self.resident_bytes = sum(c.nbytes for c in constants.values())
-        names = [v.name for v in program.inputs] + list(constants) + [n.name for n in program.nodes]
+        nodes = fused(program, _as_kernels)
+        names = [v.name for v in program.inputs] + list(constants) + [n.name for n in nodes]
         slot = {name: k for k, name in enumerate(names)}
-        self._start = [*constants.values(), *([None] * len(program.nodes))]
-        dead = program.last_use
+        self._start = [*constants.values(), *([None] * len(nodes))]
+        dead = last_uses(nodes, {*program.outputs, *program.constants, *(v.name for v in program.inputs)})
         self._steps = [
-            (n.row.torch, [slot[i] for i in n.inputs], n.attrs, slot[n.name], [slot[d] for d in dead.get(n.name, ())])
-            for n in program.nodes
+            (_function(n), [slot[i] for i in n.inputs], n.attrs, slot[n.name], [slot[d] for d in dead.get(n.name, ())])
+            for n in nodes
         ]
         self._outputs = [slot[name] for name in program.outputs]
         rows = workspace // (4 * row_numbers(program, constants))
@@ -86,6 +89,16 @@ class TorchSession(Session):
             for k in dead:
                 values[k] = None
         return [values[k] for k in self._outputs]
+
+
+def _as_kernels(weight: Constant) -> bool:
+    """Whether a weight is prepared as one matrix, or as two, which can be the kernels of convolutions."""
+    return isinstance(weight, Tensor) or weight.is_dense or (is_low_rank(weight) and any(e.rank for e in weight.leaves))
+
+
+def _function(node: Node) -> Callable[[Sequence[Any], Attrs], Tensor]:
+    """What a step of `fused` computes."""
+    return convolve if node.op == CONVOLUTION else node.row.torch
 
 
 def row_numbers(program: Program, constants: Mapping[str, Any]) -> int:

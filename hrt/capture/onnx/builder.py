@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ ROWS = 3  # of the examples
 class OnnxBuilder:
     """The program while it grows. known: constants by name.  example: values of ROWS rows.  at: the node at hand."""
 
-    def __init__(self, known: dict[str, np.ndarray], values: set[str]):
-        self.known = known
+    def __init__(self, known: dict[str, np.ndarray], values: set[str], opset: int):
+        self.known, self.opset = known, opset
         self.values = values  # names that the graph's own values have
         self.example: dict[str, Tensor] = {}
         self.alone: dict[str, Tensor] = {}  # the first row of each, computed without the others
@@ -108,6 +109,14 @@ class OnnxBuilder:
         self.nodes.append(Node(name, op, tuple(inputs), tuple(value.shape[1:]), attrs, self.at.name))
         return name
 
+    def finish(self, name: str) -> None:
+        """Give a value that the node at hand wrote, or one that it passes on, the name of its result."""
+        if not self.nodes or self.nodes[-1].name != name or name in self.values:
+            self.emit("reshape", [name], self.out, shape=list(self.example[name].shape[1:]))
+            return
+        self.nodes[-1] = replace(self.nodes[-1], name=self.out)
+        self.example[self.out], self.alone[self.out] = self.example.pop(name), self.alone.pop(name)
+
     def _check_room(self, op: str, name: str, inputs: Sequence[str], attrs: dict[str, Any]) -> None:
         """Raise CaptureError where the value of an op is more than is left for the examples. Nothing is allocated."""
         arguments = [(self.alone[n] if n in self.alone else self.constants[n]).to("meta") for n in inputs]
@@ -115,6 +124,14 @@ class OnnxBuilder:
         node = Node(name, op, tuple(inputs), tuple(shape[1:]), attrs)
         intermediate, products = work(node, [tuple(a.shape) for a in arguments], self.constants)
         self._spend(name, ROWS + 1, shape.numel() + intermediate, products)
+
+    def rename(self, value: str) -> None:
+        """Give the value that was emitted last the name of the node's output."""
+        last = self.nodes.pop()
+        if last.name != value:
+            raise self.fail("it says nothing, or the same as a node before it")
+        self.nodes.append(replace(last, name=self.out))
+        self.example[self.out], self.alone[self.out] = self.example.pop(value), self.alone.pop(value)
 
     @property
     def out(self) -> str:

@@ -7,19 +7,13 @@ import numpy as np
 
 from hrt.capture.builder import runs
 from hrt.capture.onnx.builder import ROWS, OnnxBuilder
+from hrt.capture.onnx.choices import CHOICES, Lowering, listed
+from hrt.capture.onnx.convolutions import CONVOLUTIONS
 from hrt.program.op_table import TABLE
 
 UNARY = {row.onnx: name for name, row in TABLE.items() if row.onnx and row.arity == 1 and row.derivative is not None}
+MOST_SLICES = 64  # that a list of places is said as; a longer one is a `gather`
 BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Max": "maximum", "Min": "minimum"}
-
-Lowering = Callable[[OnnxBuilder, Sequence[str], Mapping[str, Any]], object]
-
-
-def _listed(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any], key: str, position: int) -> list[int]:
-    """Whole numbers that are an attribute in older opsets and an input in newer ones; none where both are missing."""
-    if key in t:
-        return list(t[key])
-    return b.integers(x[position], key) if len(x) > position and x[position] else []
 
 
 def _number(b: OnnxBuilder, x: Sequence[str], position: int) -> np.ndarray | None:
@@ -79,18 +73,6 @@ def _gemm(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     b.linear(x[0], weight, bias, b.out)
 
 
-def _conv(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
-    weight, bias = _number(b, x, 1), _number(b, x, 2)
-    ones = ("kernel_shape", "strides", "dilations")
-    plain = all(set(t.get(k, [1])) == {1} for k in ones) and not any(t.get("pads", [])) and t.get("group", 1) == 1
-    if weight is None or not plain or any(s != 1 for s in weight.shape[2:]):
-        raise b.fail("only pointwise convolutions (kernel 1, stride 1, one group) are linear layers")
-    last = [*range(-(weight.ndim - 2), 0), -(weight.ndim - 1)]
-    moved = b.emit("transpose", x[:1], None, axes=last)
-    y = b.linear(moved, weight.reshape(weight.shape[:2]), bias, None)
-    b.emit("transpose", [y], b.out, axes=[-1, *range(-(weight.ndim - 1), -1)])
-
-
 def _shaped(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     value = b.example[x[0]]
     if b.at.op_type == "Flatten":
@@ -104,7 +86,7 @@ def _shaped(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
         target = [value.shape[k] if v == 0 and not t.get("allowzero", 0) else v for k, v in enumerate(target)]
         shape = target[1:]
     else:
-        axes = _listed(b, x, t, "axes", 1)
+        axes = listed(b, x, t, "axes", 1)
         size = value.ndim + (len(axes) if b.at.op_type == "Unsqueeze" else 0)
         axes = sorted(a % size for a in axes) or [k for k in range(1, value.ndim) if value.shape[k] == 1]
         if 0 in axes:
@@ -129,8 +111,8 @@ def _transpose(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
 
 def _slice(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     starts, ends = b.integers(x[1], "starts"), b.integers(x[2], "ends")
-    axes = _listed(b, x, {}, "axes", 3) or list(range(len(starts)))
-    steps = _listed(b, x, {}, "steps", 4) or [1] * len(starts)
+    axes = listed(b, x, {}, "axes", 3) or list(range(len(starts)))
+    steps = listed(b, x, {}, "steps", 4) or [1] * len(starts)
     value = x[0]
     for k, (start, stop, axis, step) in enumerate(zip(starts, ends, axes, steps, strict=True)):
         if step < 1:
@@ -144,7 +126,7 @@ def _split(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     axis = b.axis(t.get("axis", 0), x[0])
     length, count = b.example[x[0]].shape[axis], len(b.at.output)
     even = [-(-length // count)] * (count - 1)
-    sizes = _listed(b, x, t, "split", 1) or [*even, length - sum(even)]
+    sizes = listed(b, x, t, "split", 1) or [*even, length - sum(even)]
     start = 0
     for name, size in zip(b.at.output, sizes, strict=True):
         b.emit("slice", x[:1], name, axis=axis, start=start, stop=start + size, step=1)
@@ -163,6 +145,9 @@ def _gather(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     if not wanted or any(not -length <= int(i) < length for i in index.reshape(-1)):
         raise b.fail(f"its indices reach outside the {length} numbers that there are")
     ranges = runs(wanted)
+    if len(ranges) > MOST_SLICES:
+        b.emit("gather", [x[0], b.constant(f"{b.out}.places", np.asarray(wanted))], b.out, axis=axis)
+        return
     name = b.out if index.ndim and len(ranges) == 1 else None
     pieces = [b.emit("slice", x[:1], name, axis=axis, start=i, stop=j, step=1) for i, j in ranges]
     if len(pieces) > 1:
@@ -178,14 +163,6 @@ def _concat(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     b.emit("concat", list(x), b.out, axis=b.axis(t["axis"], first))
 
 
-def _reduce(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
-    axes = _listed(b, x, t, "axes", 1)
-    if not axes:
-        raise b.fail("it reduces all dimensions, the batch too")
-    op = {"ReduceSum": "sum", "ReduceMean": "mean"}[b.at.op_type]
-    b.emit(op, x[:1], b.out, axes=[b.axis(a, x[0]) for a in axes], keep=bool(t.get("keepdims", 1)))
-
-
 def _layer_norm(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     axis = b.axis(t.get("axis", -1), x[0])
     shape = list(b.example[x[0]].shape[axis:])
@@ -198,14 +175,14 @@ LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(BINARY, _binary),
     "MatMul": _matmul,
     "Gemm": _gemm,
-    "Conv": _conv,
+    **CONVOLUTIONS,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _shaped),
     "Transpose": _transpose,
     "Slice": _slice,
     "Split": _split,
     "Concat": _concat,
     "Gather": _gather,
-    **dict.fromkeys(("ReduceSum", "ReduceMean"), _reduce),
+    **CHOICES,
     "LayerNormalization": _layer_norm,
     "Einsum": lambda b, x, t: b.emit("einsum", [b.operand(n) for n in x], b.out, equation=t["equation"].decode()),
 }

@@ -209,7 +209,9 @@ def test_every_claim_without_a_verdict_is_judged_by_its_part(part):
 
 
 def test_a_wide_interval_supports_no_exponent():
-    """Losses that scatter so that any exponent is possible are no evidence of one more."""
+    """Losses that scatter so that any exponent is possible are no evidence of one more; nor bytes of any growth."""
+    noisy = [r | {"bytes": r["bytes"] * (9 if k % 2 else 1)} for k, r in enumerate(grown_to(1.0, 1.0))]
+    assert claims.complexity(noisy).judged["3.2.1"].verdict == "Does not agree"
     finding = claims.rates(fallen(1.0, 3.0))
     assert "0 of 2" in finding.judged["3.1.2"].figures
     assert all("where" in line for line in finding.lines[1:])
