@@ -19,6 +19,7 @@ LOGICAL = {"And": "and", "Or": "or", "Xor": "xor", "Not": "not"}
 ROUNDED = {"Ceil": "ceil", "Sign": "sign"}
 REDUCED = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "amax", "ReduceMin": "amin"}
 REDUCED |= {"ReduceLogSumExp": "logsumexp"}
+WHOLE = {getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
 ALONG = {"Softmax": "softmax", "LogSoftmax": "log_softmax"}
 
 
@@ -133,8 +134,10 @@ def cast(b: OnnxBuilder, x: Sequence[str], kind: int) -> None:
     say = saying(b)
     if kind == TensorProto.BOOL:
         b.rename(COMPARISONS["ne"](say, x[0], 0))
-    else:
+    elif kind in WHOLE:
         b.rename(trunc(say, x[0]))
+    else:
+        raise b.fail(f"it casts to {TensorProto.DataType.Name(kind)}; expected a type of numbers")
 
 
 CHOICES: dict[str, Lowering] = {
