@@ -1,9 +1,15 @@
-"""Small networks as scientists write them: what capture has to understand. Weights are seeded, nothing is trained."""
+"""Small networks as scientists write them: what capture has to understand. Weights are seeded, nothing is trained.
+
+`python tests/zoo.py` records what each is captured as: a change of a digest is a change of files that users have.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -336,7 +342,22 @@ def captured(name: str) -> Program:
     return capture(ZOO[name].build(), ZOO[name].inputs(2))
 
 
+PROGRAMS = Path(__file__).with_name("zoo_programs.json")
+TORCH = ".".join(torch.__version__.split(".")[:2])  # another torch gives its graphs other names
+
+
+def digest(program: Program) -> str:
+    """Of names, order, attributes and shapes; not of the numbers, which depend on how torch draws them."""
+    constants = [[k, list(c.shape)] for k, c in program.constants.items()]
+    return hashlib.sha256(json.dumps([program.to_header(), constants]).encode()).hexdigest()[:16]
+
+
 # What a slow backend is tried on in every run; `make test-all` tries it on the rest.
 SOME_OF_THE_ZOO = [
     pytest.param(name, marks=() if k % 4 == 0 else pytest.mark.slow) for k, name in enumerate(sorted(ZOO))
 ]
+
+
+if __name__ == "__main__":
+    record = {"torch": TORCH, "digests": {name: digest(captured(name)) for name in sorted(ZOO)}}
+    PROGRAMS.write_text(json.dumps(record, indent=1) + "\n")

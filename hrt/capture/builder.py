@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hrt.errors import CaptureError, InputError
+from hrt.program.generated import Recipe, check_recipes
 from hrt.program.names import unique_name
 from hrt.program.program import Node, Value
 
@@ -66,6 +67,8 @@ class Builder:
         self.nodes: list[Node] = []
         self.inputs: list[Value] = []
         self.constants: dict[str, Tensor] = {}
+        self.generated: dict[str, Recipe] = {}
+        self.shared: dict[Any, Ref] = {}  # products with generated matrices, by what they are of
         self.names: dict[int, tuple[Tensor, str]] = {}  # by id, which the tensor kept beside it holds
         self.roles: dict[int, tuple[Tensor, str]] = {}  # the same for constants that were computed
         self.zero_padded: dict[str, tuple[Ref, tuple[tuple[int, int], ...]]] = {}  # what stands within zeros, and how
@@ -84,6 +87,17 @@ class Builder:
         self.nodes.append(Node(name, op, names, tuple(shape), attrs, _innermost(self.current)[0]))
         like = next((x for x in inputs if isinstance(x, Ref) and len(x.shape) == len(shape)), Ref("", ()))
         return Ref(name, tuple(shape), like.axis, like.before, like.after)
+
+    def generate(self, recipe: Recipe) -> str:
+        """The name of a constant that is made from a recipe. Raises CaptureError where all of them are too large."""
+        stem = f"generated/{'dft' if recipe.sign < 0 else 'idft' if recipe.sign else 'parts'}{recipe.length}"
+        name = unique_name(stem, lambda name: self.generated.get(name, recipe) != recipe)
+        self.generated[name] = recipe
+        try:
+            check_recipes(self.generated.values())
+        except ValueError as error:
+            raise self.fail(f"{error}. Use fewer modes, or shorter transforms") from error
+        return name
 
     def named(self, constant: Tensor, role: str, source: Tensor | None = None) -> Tensor:
         """Give a constant the name of the one it was computed from, or that of its role in the current module."""

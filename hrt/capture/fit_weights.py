@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ Wanted = Mapping[str, tuple[str, Tensor]]  # the network's tensors and their nam
 
 # Segments that torch.compile, FSDP and activation checkpointing put into names, anywhere.
 WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-MAX_PARTS = 8  # of a network, looked for one by one
+MAX_PARTS, MAX_STARTS = 8, 16  # parts of a network and prefixes in a file that are looked at one by one
 # Keys that hold the network itself, before others that may hold one of the same shape (ema, teacher).
 NETWORKS = ("", "state_dict", "model_state_dict", "model", "net", "network", "module")
 
@@ -50,9 +51,7 @@ class Fit:
     @property
     def order(self) -> tuple[bool, int, int, int]:
         """The best first: all that fit, those with most tensors or names, those under a key that names a network."""
-        key = self.start.partition(".")[0]
-        rank = NETWORKS.index(key) if key in NETWORKS else len(NETWORKS)
-        return not self.complete, -self.matched, -len(self.wrong), rank
+        return not self.complete, -self.matched, -len(self.wrong), _rank(self.start)
 
 
 def fit_weights(net: nn.Module, checkpoint: Checkpoint) -> None:
@@ -85,6 +84,11 @@ def _plain(name: str) -> str:
     return WRAPPERS.sub("", name)
 
 
+def _rank(start: str) -> int:
+    key = start.partition(".")[0]
+    return NETWORKS.index(key) if key in NETWORKS else len(NETWORKS)
+
+
 def _fits(wanted: Wanted, checkpoint: Checkpoint) -> list[Fit]:
     """One for every prefix below which the file has a name of the network; `inside` is none, or common to all names."""
     common = set.intersection(*({name[:cut] for cut in _cuts(name)} for name in wanted))
@@ -97,10 +101,16 @@ def _fits(wanted: Wanted, checkpoint: Checkpoint) -> list[Fit]:
 
 
 def _fits_inside(inside: str, wanted: Wanted, checkpoint: Checkpoint) -> list[Fit]:
-    names = {name.removeprefix(inside) for name in wanted if name.startswith(inside)}
-    plain = map(_plain, checkpoint.tensors)
-    starts = dict.fromkeys(name[:cut] for name in plain for cut in _cuts(name) if name[cut:] in names)
-    return [_fit(start, inside, wanted, checkpoint) for start in starts]
+    """Those below which most names and shapes agree."""
+    shapes = {name.removeprefix(inside): t for name, (_, t) in wanted.items() if name.startswith(inside)}
+    agreed = Counter[str]()
+    for key, tensor in checkpoint.tensors.items():
+        name = _plain(key)
+        for cut in _cuts(name):
+            if name[cut:] in shapes:
+                agreed[name[:cut]] += 1 + (not _difference(tensor, shapes[name[cut:]]))
+    likely = sorted(agreed, key=lambda start: (-agreed[start], _rank(start)))[:MAX_STARTS]
+    return [_fit(start, inside, wanted, checkpoint) for start in likely]
 
 
 def _cuts(name: str) -> Iterable[int]:
@@ -108,11 +118,12 @@ def _cuts(name: str) -> Iterable[int]:
 
 
 def _fit(start: str, inside: str, wanted: Wanted, checkpoint: Checkpoint) -> Fit:
-    below = {k: inside + _plain(k)[len(start) :] for k in checkpoint.tensors if _plain(k).startswith(start)}
+    plain = {k: _plain(k) for k in checkpoint.tensors}
+    below = {k: inside + name[len(start) :] for k, name in plain.items() if name.startswith(start)}
     # What stands in dictionaries of the file without one name of the network is no part of it: an optimizer's state.
     holders = {checkpoint.holders[k] for k, name in below.items() if name in wanted}
     below = {k: name for k, name in below.items() if checkpoint.holders[k] in holders}
-    tensors, wrong = dict[str, Tensor](), dict[str, str]()
+    names, tensors, wrong = set(below.values()), dict[str, Tensor](), dict[str, str]()
     for key, name in below.items():
         tensor = checkpoint.tensors[key]
         actual, expected = wanted.get(name, (name, tensor))
@@ -124,7 +135,7 @@ def _fit(start: str, inside: str, wanted: Wanted, checkpoint: Checkpoint) -> Fit
         start,
         inside,
         tensors,
-        missing=tuple(name for name in wanted if name not in below.values()),
+        missing=tuple(name for name in wanted if name not in names),
         unexpected=(*(name for name in below.values() if name not in wanted), *(outside if inside else ())),
         wrong=wrong,
         outside=outside,
@@ -133,15 +144,17 @@ def _fit(start: str, inside: str, wanted: Wanted, checkpoint: Checkpoint) -> Fit
 
 
 def _difference(tensor: Tensor, expected: Tensor) -> str:
-    """In words, what keeps a tensor from its place: another shape, or another kind of number."""
+    """In words, what keeps a tensor from its place: another shape, another kind of number, or none."""
+    if tensor.is_meta:
+        return "without numbers"
     if not is_lazy(expected) and tensor.shape != expected.shape and tensor.numel() + expected.numel() != 2:
         return f"{tuple(tensor.shape)}, expected {tuple(expected.shape)}"
     kinds = [(t.is_complex(), t.is_floating_point()) for t in (tensor, expected)]
-    return "" if kinds[0] == kinds[1] else f"{_type(tensor)}, expected {_type(expected)}"
+    return "" if kinds[0] == kinds[1] else f"{_type(tensor.dtype)}, expected {_type(expected.dtype)}"
 
 
-def _type(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _type(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -156,12 +169,16 @@ def _remarks(best: Fit, rivals: list[Fit], net: nn.Module, checkpoint: Checkpoin
     if best.outside:
         yield f"{path}: took what is below {start}, and left out {listed(best.outside)} beside it."
     types = {k: v.dtype for k, v in net.state_dict().items() if isinstance(v, Tensor)}
-    rounded = [k for k, v in best.tensors.items() if v.dtype == torch.float64 and types.get(k) == torch.float32]
-    if rounded:
+    rounded = [(v.dtype, types[k]) for k, v in best.tensors.items() if k in types and _is_wider(v.dtype, types[k])]
+    for stored, used in dict.fromkeys(rounded):
         yield (
-            f"{path} holds float64 weights and the network float32: they are rounded. If the network is used in "
-            "float64, build() should return net.double()."
+            f"{path} holds {_type(stored)} weights and the network {_type(used)}: they are rounded. If it is used in "
+            f"{_type(stored)}, build() should return net.to(torch.{_type(stored)})."
         )
+
+
+def _is_wider(stored: torch.dtype, used: torch.dtype) -> bool:
+    return stored.is_floating_point and used.is_floating_point and torch.finfo(stored).eps < torch.finfo(used).eps
 
 
 def _misfit(fits: Sequence[Fit], wanted: Wanted, checkpoint: Checkpoint, error: Exception | None = None) -> str:

@@ -27,6 +27,8 @@ from hrt.program.program import Program
 from hrt.support.torch_state import as_called
 
 one_at_a_time = threading.RLock()  # while a network is read: torch.export puts tensors of its own into it
+CONSTRAINED = "Constraints violated"  # torch.export of a batch of any size; it is often wrong about what is fixed
+SAME_ROW = 1e-3  # relative, of one row's answer alone and among others: what rounding may do in half precision
 BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
 
 # What torch.export says of habits that it cannot follow, and what the caller did.
@@ -205,11 +207,16 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
     if any(x.ndim == 0 for x in example):
         raise InputError("Found an input without dimensions. Expected (batch, ...).")
     rows = in_its_type(net, [torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]) for x in example], call)
-    shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
     try:
-        with inference(net), call.flat(net), quiet(), _AnyBatch():
-            _write_out_sparse(net)
-            graph = torch.export.export(net, rows, dynamic_shapes=_match_signature(net, shapes), strict=False)
+        try:
+            graph = _traced(net, rows, call, torch.export.Dim("batch", min=1))
+        except Exception as error:
+            if CONSTRAINED not in str(error):
+                raise
+            graph = _traced(net, rows, call, torch.export.Dim.AUTO)
+            fixed = [f for f in fakes_of_inputs(graph) if str(f.shape[0]).isdigit()]  # a symbol may be a number
+            if fixed or not _is_rowwise(net, rows, call):
+                raise
         if any(isinstance(c, Tensor) and is_functorch_wrapped_tensor(c) for c in graph.constants.values()):
             raise ValueError("a functorch tensor without numbers was taken for a constant")  # see HIDDEN
         return graph
@@ -225,6 +232,35 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
             "Every input needs a leading batch dimension of any size, and its rows must not touch each other; control "
             "flow must not depend on the data (torch.maximum, clamp or a smooth blend may say the same)."
         ) from error
+
+
+def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
+    shapes = tuple({0: batch} for _ in rows)
+    with inference(net), call.flat(net), quiet(), _AnyBatch():
+        _write_out_sparse(net)
+        return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
+
+
+def _is_rowwise(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
+    """Whether a row's answer does not depend on how many there are. The trace is of more than one: where its author
+    asks for the batch size, another may take another way.
+    """
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.rand(x.shape, generator=generator).to(x) for x in rows]
+    buffers = {k: b.clone() for k, b in net.named_buffers()}
+
+    def answers(x: Sequence[Tensor]) -> Tensor:
+        y = torch.func.functional_call(net, buffers, *call.arguments(x))
+        return torch.cat([v.reshape(len(x[0]), -1).double() for v in tree_leaves(y) if isinstance(v, Tensor)], dim=1)
+
+    try:
+        with inference(net):
+            together, first = answers(given), answers([x[:1] for x in given])
+    except Exception:  # the batch is in a shape: that is said better where the graph is read
+        return True
+    if together.shape[1] != first.shape[1]:
+        return True
+    return bool((together[:1] - first).norm() <= SAME_ROW * together[:1].norm())
 
 
 def _hidden_step(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.export.graph_signature import OutputKind
 
-from hrt.capture.aten import LOWERINGS
+from hrt.capture.aten import COMPLEX, LOWERINGS, depends, is_complex, lower_complex
 from hrt.capture.builder import Builder, Ref, module_path, schema_name
 from hrt.capture.weights import check_numbers
 from hrt.errors import CaptureError
@@ -90,7 +90,8 @@ class _Walk(Builder):
                     raise CaptureError(f"The network changes its own {changed} when it runs. Expected no memory.")
                 outputs = [self._output(v) for v, spec in specs if spec.kind == OutputKind.USER_OUTPUT]
         constants = {k: c.clone(memory_format=torch.contiguous_format) for k, c in self.constants.items()}
-        return Program(tuple(self.inputs), tuple(self.nodes), tuple(r.name for r in outputs), constants).simplified()
+        names = tuple(r.name for r in outputs)
+        return Program(tuple(self.inputs), tuple(self.nodes), names, constants, dict(self.generated)).simplified()
 
     def _value(self, node: Any) -> Any:
         """What a call gives, or the graph or tensor that a node names."""
@@ -125,7 +126,7 @@ class _Walk(Builder):
         same = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and same in self.tied:
             return self.tied[same]
-        value = tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype)
+        value = tensor.detach().to("cpu", widest(tensor.dtype))
         value = value.view_as(value)  # its own object, also where nothing was converted
         self.names[id(value)] = (value, target)
         self.tied[same] = value
@@ -175,8 +176,15 @@ class _Walk(Builder):
         if schema is not None and schema.is_mutable:
             raise self.fail("it works in place", _OutsideError)
         dynamic = any(isinstance(f, Tensor) and not all(isinstance(n, int) for n in f.shape) for f in fakes)
-        if not dynamic and not any(isinstance(a, Ref) for a in _flatten([*arguments, *keywords.values()])):
+        given = _flatten([*arguments, *keywords.values()])
+        if not dynamic and not any(map(depends, given)):
             return self._fold(node, arguments, keywords)
+        if is_complex([*given, *fakes]):
+            keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
+            try:
+                return self.placed(lower_complex(self, name, arguments, keywords), node.meta["val"])
+            except (TypeError, AttributeError, IndexError, KeyError) as error:
+                raise self.fail(f"these arguments are not supported ({error})") from error
         if name not in LOWERINGS:
             raise self.fail(f"it is outside the op table{_nearest(name)}", _OutsideError)
         keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
@@ -214,7 +222,7 @@ class _Walk(Builder):
         except Exception as error:
             raise self.fail(f"its constant value cannot be computed ({error})") from error
         if isinstance(value, Tensor):
-            value = value.to(torch.float64) if value.is_floating_point() else value
+            value = value.to(widest(value.dtype))
             sources = [self.names[id(a)] for a in _flatten(arguments) if id(a) in self.names]
             if len({name for _, name in sources}) == 1:
                 self.named(value, "", sources[0][0])
@@ -237,14 +245,16 @@ class _Walk(Builder):
         """A node's argument as its value; constants live on the CPU, in float64 where they are floats."""
         if isinstance(argument, (list, tuple)):
             return [self._read(a) for a in argument]
-        if isinstance(argument, torch.dtype) and argument.is_floating_point:
-            return torch.float64
+        if isinstance(argument, torch.dtype):
+            return widest(argument)
         if isinstance(argument, torch.device):
             return torch.device("cpu")
         return self.values[argument] if isinstance(argument, torch.fx.Node) else argument
 
     def _output(self, node: Any) -> Ref:
         value = self._read(node)
+        if is_complex([value]):
+            raise CaptureError(f"Output {node} of the network is complex. Return torch.view_as_real(y), or y.real.")
         if not isinstance(value, Ref):
             raise CaptureError(f"Output {node} of the network does not depend on its input.")
         if value.axis or value.before or value.after:
@@ -254,6 +264,11 @@ class _Walk(Builder):
                 f"Output {node} of the network has shape {shape}. Expected the batch as dimension 0: return {remedy}."
             )
         return value
+
+
+def widest(dtype: torch.dtype) -> torch.dtype:
+    """In which constants are computed: 64 bits a real number."""
+    return torch.complex128 if dtype.is_complex else torch.float64 if dtype.is_floating_point else dtype
 
 
 def _nearest(name: str) -> str:
@@ -288,4 +303,6 @@ def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.Exported
     table = torch.export.default_decompositions()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return exported.run_decompositions({op: f for op, f in table.items() if schema_name(op) not in LOWERINGS})
+        return exported.run_decompositions(
+            {op: f for op, f in table.items() if schema_name(op) not in {*LOWERINGS, *COMPLEX}}
+        )

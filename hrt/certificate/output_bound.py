@@ -219,12 +219,13 @@ class _Search:
     def __init__(self, original: DenseView, compressed: DenseView, boxes: Sequence[Box]):
         program, w, h = original.program, original.constants, compressed.constants
         self.program, self.boxes, self.trouble = program, boxes, ""
-        made = {k: Weight.make(w[k], h[k], compressed.program.constants[k]) for k in program.weights}
+        names = (*program.weights, *program.generated)
+        made = {k: Weight.make(w[k], h[k], compressed.program.constants[k]) for k in names}
         self.weights = {n.name: made[n.inputs[1]] for n in program.linear_nodes}
         plain = {name for n in program.nodes for k, name in enumerate(n.inputs) if k != 1 or n.name not in self.weights}
         self.known = {k: _constant(w[k], h[k]) for k in w if k in plain or k in program.outputs}
         # two products each with W, H, E, for d and for the centre; some hundred operations an entry for the rest
-        sizes = {name: math.prod(program.constants[name].shape) for name in program.weights}
+        sizes = {name: math.prod(program.constants[name].shape) for name in made}
         work = 20.0 * sum(sizes[n.inputs[1]] * math.prod(n.shape[:-1]) for n in program.linear_nodes)
         work += 400.0 * sum(math.prod(n.shape) for n in program.nodes)
         self.parts = int(min(MAX_BOXES, max(1.0, WORK / max(work, 1.0))))

@@ -5,7 +5,7 @@ the names and texts of a pickle are listed, not looked up.
 import pickletools
 import tarfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -115,7 +115,8 @@ def _of_zip(path: Path) -> Foreign:
         if not pickles:
             return Foreign("")
         with archive.open(pickles[0]) as file:
-            return _of_pickle(file.read(MOST))
+            foreign = _of_pickle(file.read(MOST))
+        return replace(foreign, kind="state_dict") if foreign.kind == "pickle" else foreign  # of numbers, not tensors
 
 
 @dataclass(frozen=True)

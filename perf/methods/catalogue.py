@@ -37,7 +37,7 @@ from hrt.perf.methods.quantizers import QUANTIZERS
 from hrt.perf.methods.runtimes import compiled, first_line, in_onnxruntime, in_torch, run_of, ways_in_onnxruntime
 from hrt.perf.methods.svd import Factors, nbytes_of, second_moments, svd_factors, weights_of
 from hrt.perf.networks.as_torch_module import factored, module_of
-from hrt.perf.networks.burgers_derivatives import torch_ways
+from hrt.perf.networks.burgers import torch_ways
 from hrt.perf.networks.registry import WEIGHTS_MARGIN, MissingError, Workload
 from hrt.program.program import Program
 

@@ -10,6 +10,7 @@ network sees the equation, initial and boundary values; the exact solution measu
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,8 @@ import torch
 import typer
 from rich.progress import Progress
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import grad
 
 from hrt.perf.networks.pinn_training import Course, Equation, fit
 from hrt.perf.networks.taylor_pass import Pinn, Tap, by_jvp, jets
@@ -32,6 +34,8 @@ ADAM_STEPS, NEWTON_STEPS, BATCH = 2000, 400, 768
 CHECKPOINT = Path(__file__).parent.parent / "data" / "burgers.safetensors"
 ERROR_GRID = (513, 101)  # x and t points, ends included, where the relative error is measured
 TARGET_ERROR = 1e-4  # relative L2 error on ERROR_GRID that the committed checkpoint has to meet
+DERIVATIVES = ("d0", "d1", "d0d0")  # that torch gives by its own ways, which ours are measured beside
+Way = Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
 
 
 def burgers_network(width: int = 128, depth: int = 4, seed: int = 0) -> Pinn:
@@ -146,6 +150,48 @@ def burgers_points(count: int, seed: int) -> Tensor:
     """Uniform points (count, 2) of the domain [-1, 1] x [0, 1], float32."""
     unit = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
     return unit * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
+
+
+def reverse(net: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """u, u_x, u_t, u_xx by reverse over reverse."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        u = net(x)
+        (first,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first[:, 0].sum(), x)
+    return u.detach(), first[:, :1].detach(), first[:, 1:].detach(), second[:, :1]
+
+
+def functional_reverse(net: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """The same by torch.func, which torch.compile takes."""
+
+    def value(z: Tensor) -> tuple[Tensor, Tensor]:
+        u = net(z)
+        return u.sum(), u
+
+    def slope(z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        first, u = grad(value, has_aux=True)(z)
+        return first[:, 0].sum(), (u, first)
+
+    second, (u, first) = grad(slope, has_aux=True)(x)
+    return u, first[:, :1], first[:, 1:], second[:, :1]
+
+
+class Differentiating(nn.Module):
+    """The PINN with its derivatives, by one of these ways; parameters are frozen."""
+
+    def __init__(self, way: Way) -> None:
+        super().__init__()
+        self.net, self.way = load_burgers().requires_grad_(False), way
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.way(self.net, x)
+
+
+def torch_ways() -> dict[str, nn.Module]:
+    """By name; the first is what most people write, the last what torch.compile takes."""
+    ways = {"reverse over reverse": reverse, "jvp of jvp": by_jvp, "torch.func": functional_reverse}
+    return {name: Differentiating(way) for name, way in ways.items()}
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="The network of Burgers' equation.")

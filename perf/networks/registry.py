@@ -24,7 +24,7 @@ from hrt.capture.onnx.file import read_onnx
 from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
-from hrt.perf.networks import burgers, burgers_derivatives, deeponet, emulator, neuralfoil, operators, pinns, qlknn
+from hrt.perf.networks import burgers, deeponet, emulator, neuralfoil, operators, pinns, qlknn
 from hrt.perf.networks.as_torch_module import written_out
 from hrt.perf.networks.pinn_training import one_thread
 from hrt.program.program import Program
@@ -181,7 +181,7 @@ _qlknn = _of(lambda name, size: (str(qlknn.qlknn_path()), qlknn.qlknn_inputs))
 
 
 def _derivatives(name: str, entry: Entry, size: int) -> Workload:
-    workload, asked = _burgers(name, entry, size), burgers_derivatives.DERIVATIVES
+    workload, asked = _burgers(name, entry, size), burgers.DERIVATIVES
     return replace(workload, program=differentiate(workload.program, asked).program, derivatives=asked)
 
 

@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
         lambda m, x: F.conv2d(torch.ones(1, 1, 2, 2, dtype=x.dtype), x.reshape(-1, 1, 2, 2)),
         ("Op conv2d in 1 (Probe)", "kernel depends on the input"),
     ),
-    "fft": (lambda m, x: torch.fft.rfft(x).abs(), ("Op fft_rfft in 1",)),
+    "fft": (lambda m, x: torch.fft.rfft(x).sqrt().abs(), ("Op sqrt in 1", "complex numbers")),
     "sort": (lambda m, x: x.sort(1)[0], ("Op sort in 1", "outside the op table")),
     "near": (lambda m, x: torch.logcumsumexp(x, 1), ("Op logcumsumexp in 1 (Probe)", "near to it: logsumexp")),
     "softmax_over_batch": (lambda m, x: x.softmax(0), ("Op softmax in 1", "samples would depend on each other")),
@@ -69,7 +69,6 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "active_dropout": (lambda m, x: F.dropout(x), ("Op dropout in 1", "net.eval()", "training=self.training")),
     "batch_statistics": (lambda m, x: F.batch_norm(x, None, None, training=True), ("Op batch_norm in 1", "batch")),
     "as_halves": (lambda m, x: x.view(torch.float16), ("Op view in 1", "another type")),
-    "complex": (lambda m, x: (x * 1j).real, ("Op mul in 1", "complex")),
     "jumping_softplus": (lambda m, x: F.softplus(x, 1, 2), ("Op softplus in 1", "threshold")),
     # samples that depend on each other
     "transpose": (lambda m, x: x.T @ x, ("Op matmul in 1", "sums over the batch")),
@@ -86,6 +85,16 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
         ("Output linear", "(4*s", "the batch as dimension 0", "y.reshape(x.shape[0], ...)"),
     ),
     "leading_axis": (lambda m, x: m.linear(x)[None], ("Output unsqueeze", "batch as dimension 0", "y.transpose(0, 1)")),
+    "moved_softmax": (lambda m, x: torch.softmax(x.T, -1).T, ("Op softmax in 1", "along the batch")),
+    "cumsum_over_batch": (lambda m, x: x.cumsum(0), ("Op cumsum in 1", "along the batch")),
+    "spread_over_batch": (lambda m, x: x / x.std(0), ("Op std in 1", "along the batch")),
+    "norm_over_batch": (lambda m, x: x / x.norm(dim=0), ("Op linalg_vector_norm in 1", "along the batch")),
+    "moved_mean": (lambda m, x: x - torch.stack([x, x.sin()]).mean(1), ("Op mean in 1", "along the batch")),
+    "shifted": (lambda m, x: (x.T[:, :, None] * x[:, None]).mean(0), ("Op mul in 1", "only the batch may vary")),
+    "stack_over_batch": (
+        lambda m, x: torch.bmm(x.T[:, None], x.T[:, :, None])[:, 0],
+        ("Op bmm in 1", "sums over the batch"),
+    ),
     "batch_split": (
         lambda m, x: x[:, None].expand(-1, 3, 4).transpose(0, 1).reshape(-1, 4).reshape(-1, 3, 4),
         ("Op reshape in 1", "samples", "keep the batch whole"),

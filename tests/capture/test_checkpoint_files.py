@@ -216,6 +216,8 @@ WRONG = {
     "five.pt": (protocol, "pickle_protocol"),
     "state.pkl": (plain_pickle, "a pickle, which may run code"),
     "numbers.pt": (lambda net, path: torch.save({"epoch": 3, "set": {torch.float32}}, path), "no tensors"),
+    "arrays.pt": (lambda net, path: torch.save({"w": net[0].weight.detach().numpy()}, path), "no tensors"),
+    "page.pt": (lambda net, path: path.write_text("<!DOCTYPE html>"), "begins with b'<!DOCTYPE"),
     "one.pt": (lambda net, path: torch.save(torch.ones(3), path), "0 of 6 tensors do"),
     "bomb.pt": (bomb, "compressed"),
     "names.pt": (many_names, "201 classes and functions"),

@@ -131,11 +131,18 @@ def test_layers_without_shapes_take_those_of_the_file():
     fits(nn.Sequential(nn.LazyLinear(3), nn.Tanh(), nn.LazyLinear(1)), {"net": state}, state)
 
 
-def test_float64_weights_in_a_float32_network_are_remarked():
-    content = {"model": mlp(2, 3, 1).double().state_dict()}
-    (text,) = fit(mlp(2, 3, 1), content)
-    assert "float64 weights and the network float32" in text and "net.double()" in text
-    assert fit(mlp(2, 3, 1).double(), content) == []
+@pytest.mark.parametrize("stored, used", [("float64", "float32"), ("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_weights_that_are_rounded_are_remarked(stored, used):
+    types = [getattr(torch, name) for name in (stored, used)]
+    content = {"model": mlp(2, 3, 1).to(types[0]).state_dict()}
+    texts = fit(mlp(2, 3, 1).to(types[1]), content)
+    assert len(texts) == (0 if stored == "bfloat16" else 1)
+    assert all(f"{stored} weights and the network {used}" in t and f"net.to(torch.{stored})" in t for t in texts)
+    assert fit(mlp(2, 3, 1).to(types[0]), content) == []
+
+
+def test_weights_without_numbers_are_named():
+    assert "0.weight without numbers" in misfit(mlp(2, 3, 1), mlp(2, 3, 1).to("meta").state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int8])

@@ -16,7 +16,7 @@ from hrt.capture.torch_export import capture, guess_example
 from hrt.errors import CaptureError, InputError
 from hrt.program.program import Program
 
-from zoo import ZOO, Apply, Entry, mlp
+from zoo import PROGRAMS, TORCH, ZOO, Apply, Entry, digest, mlp
 
 EVERY_NETWORK = pytest.mark.parametrize("entry", [pytest.param(e, id=name) for name, e in ZOO.items()])
 
@@ -106,6 +106,13 @@ class TestZoo:
         assert again.to_header() == program.to_header()
         for y, r in zip(again.run(x), program.run(x), strict=True):
             assert torch.equal(y, r)
+
+    @EVERY_NETWORK
+    def test_is_the_program_that_it_was(self, entry: Entry) -> None:
+        record = json.loads(PROGRAMS.read_text())
+        if record["torch"] != TORCH or entry.name not in record["digests"]:
+            pytest.skip("not recorded; another torch gives its graphs other names")
+        assert digest(captured(entry.name)) == record["digests"][entry.name]
 
     @EVERY_NETWORK
     def test_products_with_constants_are_linear_nodes(self, entry: Entry) -> None:

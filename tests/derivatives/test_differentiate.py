@@ -23,7 +23,7 @@ from hrt.derivatives.differentiate import closure, differentiate
 from hrt.derivatives.jet_rules import RULES, STACK_LEAVES
 from hrt.export.onnx.exporter import export_onnx
 from hrt.model.model import CompressedModel
-from hrt.perf.networks import burgers_derivatives as timing
+from hrt.perf.networks import burgers as timing
 from hrt.perf.networks.burgers import burgers_points, load_burgers
 from hrt.perf.networks.deeponet import DeepONet
 from hrt.perf.networks.neuralfoil import load_neuralfoil

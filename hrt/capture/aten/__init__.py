@@ -4,11 +4,12 @@ A lowering takes the builder and a call's arguments: a `Ref`, a constant tensor,
 number that depends on the batch size. What does not depend on the input was folded; shapes are checked afterwards.
 """
 
+from hrt.capture.aten.complex_numbers import COMPLEX, is_complex, lower_complex
+from hrt.capture.aten.complex_products import depends
 from hrt.capture.aten.convolutions import CONVOLUTIONS
 from hrt.capture.aten.elementwise import ELEMENTWISE
 from hrt.capture.aten.indices import INDICES
 from hrt.capture.aten.masks import MASKS
-from hrt.capture.aten.normalizing import NORMALIZING
 from hrt.capture.aten.padding import PADDING
 from hrt.capture.aten.pooling import POOLING
 from hrt.capture.aten.products import PRODUCTS
@@ -28,7 +29,6 @@ LOWERINGS: dict[str, Lowering] = {
     **CONVOLUTIONS,
     **POOLING,
     **RESIZING,
-    **NORMALIZING,
 }
 
-__all__ = ["LOWERINGS"]
+__all__ = ["COMPLEX", "LOWERINGS", "depends", "is_complex", "lower_complex"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hrt.capture.aten.masks import added, divided
-from hrt.capture.builder import Builder, Lowering, Ref
+from hrt.capture.builder import Builder, Lowering, Ref, axis_of
 
 SOFTPLUS_THRESHOLD = 15.0  # from here on torch's jump, exp(-threshold), is lost in float32's rounding
 
@@ -135,8 +135,13 @@ def _rrelu(b: Builder, x: Ref, lower: float = 1 / 8, upper: float = 1 / 3, train
     return b.emit("leaky_relu", [x], x.shape, slope=(lower + upper) / 2)
 
 
+def _channels(b: Builder, x: Ref) -> tuple[int, ...]:
+    """The shape of a constant along the author's dimension 1."""
+    return (-1, *(1,) * (-1 - axis_of(x, 1, b) if x.ndim > 1 else 0))
+
+
 def _prelu(b: Builder, x: Ref, slope: Tensor) -> Ref:
-    slope = b.named(slope.reshape(-1, *(1,) * (len(x.shape) - 1)), "slope", slope)
+    slope = b.named(slope.reshape(_channels(b, x)), "slope", slope)
     negative = b.emit("clamp", [x], x.shape, low=None, high=0.0)
     return b.emit("add", [b.emit("relu", [x], x.shape), b.emit("mul", [negative, slope], x.shape)], x.shape)
 
@@ -155,7 +160,7 @@ def _batch_norm(b: Builder, x: Ref, weight: Any, bias: Any, mean: Any, var: Any,
         raise b.fail("it averages over the batch; call net.eval(), and keep track_running_stats=True")
     scale = (var + rest[1]).rsqrt() * (1 if weight is None else weight)
     shift = (0 if bias is None else bias) - mean * scale
-    side = (-1, *(1,) * (len(x.shape) - 1))
+    side = _channels(b, x)
     scale, shift = b.named(scale.reshape(side), "scale"), b.named(shift.reshape(side), "shift")
     return b.emit("add", [b.emit("mul", [x, scale], x.shape), shift], x.shape)
 

@@ -83,7 +83,7 @@ def _addmm(b: Builder, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float 
     return _linear(b, x, b.named(y.T, "weight", y), bias)
 
 
-def _explicit(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
+def explicit(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
     """The terms and the result of an equation, an ellipsis and a missing right side written out."""
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -121,7 +121,7 @@ def _on_samples(
 
 def _einsum(b: Builder, equation: str, operands: Sequence[Any], path: Any = None) -> Ref:
     """A product by equation: linear where a value's axes are summed with a constant's, else einsum over the samples."""
-    on_samples = _on_samples(b, *_explicit(equation, operands), operands)
+    on_samples = _on_samples(b, *explicit(equation, operands), operands)
     return _contracted(b, *on_samples) or _product(b, *on_samples)
 
 
