@@ -278,6 +278,8 @@ def _culprit(error: Exception, net: nn.Module) -> str:
     path = source = ""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
+        if frame.f_code is _AnyBatch.__torch_function__.__code__:
+            continue  # it stands around every call
         if file == __file__:
             break
         path = path or next((paths[id(v)] for v in frame.f_locals.values() if id(v) in paths), "")
