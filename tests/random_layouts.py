@@ -112,6 +112,31 @@ def fold(d: Draw) -> None:
         d.do(f"flatten {first}", lambda x, c: x.flatten(first, first + 1))
 
 
+def copies(d: Draw) -> None:
+    """Batches one after the other, or every sample more than once."""
+    p, count = d.place, d.whole(2, 3)
+    if d.sizes[p] * count <= 40 * BATCH:
+        times = [count if k == p else 1 for k in range(len(d.sizes))]
+        kinds: list[tuple[str, Step, list[int]]] = [
+            (f"repeat {times}", lambda x, c: x.repeat(times), [count, *d.fold]),
+            (f"repeat_interleave {count}", lambda x, c: x.repeat_interleave(count, p), [*d.fold, count]),
+            (f"cat batches {p}", lambda x, c: torch.cat([x, x.sin()], p), [2, *d.fold]),
+        ]
+        words, step, d.fold = d.data.draw(st.sampled_from(kinds))
+        d.do(words, step)
+
+
+def half(d: Draw) -> None:
+    """The first part of batches that stand one after the other."""
+    if d.fold[0] > 1:
+        p, count, first = d.place, d.fold[0], d.whole(0, d.fold[0] - 1)
+        d.fold = [count - first, *d.fold[1:]]
+        d.do(
+            f"batches {first}",
+            lambda x, c: x.narrow(p, x.shape[p] // count * first, x.shape[p] // count * (count - first)),
+        )
+
+
 def unfold(d: Draw) -> None:
     if len(d.fold) > 1:
         p, sizes = d.place, d.sizes
@@ -274,7 +299,7 @@ def activate(d: Draw) -> None:
     d.do("tanh", lambda x, c: torch.tanh(x))
 
 
-MOVES = [permute, permute, unsqueeze, squeeze, fold, unfold, merge, split, expand]
+MOVES = [permute, permute, unsqueeze, squeeze, fold, copies, half, unfold, merge, split, expand]
 WORK = [
     take,
     take,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hrt.export.onnx.graph import Graph
-from hrt.export.onnx.layers import columns_of, entries_of, factors_of
+from hrt.export.onnx.layers import entries_of, factors_of
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.patches import Window
 
@@ -35,7 +35,7 @@ def convolution(g: Graph, x: str, shape: Sequence[int], layer: Layer, window: Wi
         us, vts = factors_of(g, weight, wanted)
         entries = g.beside(vts, f"{wanted}.vt", 0)
     elif g.narrow:
-        entries = g.add("Transpose", [columns_of(g, weight, wanted)], f"{wanted}.weight", perm=[1, 0])
+        entries = _written_out(g, weight, wanted)
     else:
         entries = g.constant(weight.to_dense(torch.float32), f"{wanted}.weight")
     kernel = g.integers([-1, n // window.numbers, *window.kernel])
@@ -50,13 +50,35 @@ def convolution(g: Graph, x: str, shape: Sequence[int], layer: Layer, window: Wi
     return g.add("Reshape", [y, g.integers([-1, *lead, m, *window.steps(tuple(shape))])], wanted) if lead else y
 
 
+def _written_out(g: Graph, h: HMatrix, wanted: str) -> str:
+    """The entries (m, n) of a compressed weight, from constants alone: OpenVINO takes no other kernels, and folds these
+    (not EyeLike, by which other layers are written out).
+    """
+    m, n = h.shape
+    parts = []
+    for e in (e for e in h.leaves if e.is_dense or e.rank):
+        if e.is_dense:
+            block = g.decoded(e.tensors[0], e.scale, f"{wanted}.block")
+        else:
+            u, vt = g.decoded(e.tensors[0], None, f"{wanted}.u"), g.decoded(e.tensors[1], e.scale, f"{wanted}.vt")
+            block = g.add("MatMul", [u, vt], f"{wanted}.block")
+        around = [e.row, e.col, m - e.row - e.rows, n - e.col - e.cols]
+        parts.append(g.add("Pad", [block, g.integers(around, "around")], f"{wanted}.part") if any(around) else block)
+    whole = g.add("Sum", parts, f"{wanted}.entries") if parts else g.constant(torch.zeros(m, n), f"{wanted}.entries")
+    for axis, order in enumerate((h.row_order, h.col_order)):
+        if order is not None:
+            whole = g.add("Gather", [whole, g.index(order.long().argsort().numpy())], f"{wanted}.entries", axis=axis)
+    return whole
+
+
 def patches(g: Graph, x: str, shape: Sequence[int], window: Window, wanted: str) -> str:
     """The row `patches` alone: a convolution of every channel whose kernels are units, and channels moved behind."""
     axes, size, steps = window.axes, window.numbers, window.steps(tuple(shape))
     lead, channels, sizes = [*shape[: -axes - 1]], shape[-axes - 1], shape[-axes:]
     if lead:
         x = g.add("Reshape", [x, g.integers([-1, channels, *sizes])], f"{wanted}.images")
-    units = g.add("Reshape", [g.unit(size, wanted), g.integers([1, size, 1, *window.kernel])], f"{wanted}.units")
+    unit = g.decoded(torch.eye(size, dtype=torch.int8), None, f"{wanted}.unit")
+    units = g.add("Reshape", [unit, g.integers([1, size, 1, *window.kernel])], f"{wanted}.units")
     units = g.add("Expand", [units, g.integers([channels, size, 1, *window.kernel])], f"{wanted}.units")
     units = g.add("Reshape", [units, g.integers([channels * size, 1, *window.kernel])], f"{wanted}.units")
     y = g.add("Conv", [x, units], f"{wanted}.steps", group=channels, **_attributes(window))

@@ -98,11 +98,6 @@ class Graph:
         """Values next to each other; one alone is itself."""
         return values[0] if len(values) == 1 else self.add("Concat", values, wanted, axis=axis)
 
-    def unit(self, size: int, wanted: str) -> str:
-        """The unit matrix (size, size), which a runtime makes when it loads the graph."""
-        square = self.add("Expand", [self.number(0.0), self.integers([size, size])], f"{wanted}.zeros")
-        return self.add("EyeLike", [square], f"{wanted}.unit", dtype=TensorProto.FLOAT)
-
     def gemm(self, x: str, weight: str, bias: Tensor | None, wanted: str) -> str:
         """x (rows, n) times weight (m, n) transposed, plus bias (m,)."""
         inputs = [x, weight] if bias is None else [x, weight, self.constant(bias, f"{wanted}.bias")]

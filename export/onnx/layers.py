@@ -1,6 +1,7 @@
 """A linear layer as ONNX nodes, in one of several forms (`hrt.runtime.onnx_costs` says which is fastest)."""
 
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from hrt.export.onnx.batched_layer import batched, plan_of
@@ -76,17 +77,14 @@ def _dense(g: Graph, x: str, w: str, shape: tuple[int, ...], bias: Tensor | None
     return g.gemm(wider, g.beside([w, column], f"{wanted}.block", 1), None, wanted)
 
 
-def columns_of(g: Graph, h: HMatrix, wanted: str) -> str:
-    """The entries (n, m) of a compressed weight in a file: its answer to unit vectors, worked out at loading."""
-    unit = g.unit(h.shape[1], wanted)
-    return linear(g, unit, 2, h, None, f"{wanted}.entries", compressed_form(h))
-
-
 def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
     """One Gemm with the entries of a compressed weight; in a file they are the layer's answer to unit vectors."""
     if not g.narrow:
         return _dense(g, x, g.constant(h.to_dense(torch.float32), f"{wanted}.weight"), h.shape, bias, wanted)
-    columns = columns_of(g, h, wanted)
+    n = h.shape[1]
+    square = g.add("Expand", [g.number(0.0), g.integers([n, n])], f"{wanted}.zeros")
+    unit = g.add("EyeLike", [square], f"{wanted}.unit", dtype=TensorProto.FLOAT)
+    columns = linear(g, unit, 2, h, None, f"{wanted}.entries", compressed_form(h))
     inputs = [x, columns] if bias is None else [x, columns, g.constant(bias, f"{wanted}.bias")]
     return g.add("Gemm", inputs, wanted)
 

@@ -64,26 +64,16 @@ def _window(before: Node, first: Node) -> Window | None:
 
 
 def convolve(arguments: Sequence[Any], attrs: Mapping[str, Any]) -> Tensor:
-    """The torch function of a CONVOLUTION. The weight is a tensor, or has `vt` and `u`: a thin kernel, and points."""
+    """The torch function of a CONVOLUTION of x (..., channels, *axes) by a matrix (outputs, channels * kernel)."""
     x, weight, *rest = arguments
-    bias = rest[0] if rest else None
     window = Window.of(attrs)
     axes, lead = window.axes, x.shape[: x.ndim - window.axes - 1]
-    channels = x.shape[x.ndim - axes - 1]
     if len(lead) != 1:
         x = x.reshape(math.prod(lead), *x.shape[len(lead) :])
     padding, tail = window.padding[:axes], window.padding[axes:]
     if padding != tail:
         x = F.pad(x, [n for k in reversed(range(axes)) for n in (padding[k], tail[k])])
         padding = (0,) * axes
-    convolution, points = BY_AXES[axes - 1], (1,) * axes
-
-    def thin(matrix: Tensor, shift: Tensor | None) -> Tensor:
-        kernel = matrix.reshape(matrix.shape[0], channels, *window.kernel)
-        return convolution(x, kernel, shift, window.stride, padding, window.dilation)
-
-    if isinstance(weight, Tensor):
-        y = thin(weight, bias)
-    else:
-        y = convolution(thin(weight.vt, None), weight.u.reshape(*weight.u.shape, *points), bias)
+    kernel = weight.reshape(weight.shape[0], x.shape[1], *window.kernel)
+    y = BY_AXES[axes - 1](x, kernel, rest[0] if rest else None, window.stride, padding, window.dilation)
     return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,13 +41,13 @@ def joined(program: Program) -> Program:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Linear nodes on parts of `base` whose results stand side by side in `result`. starts: first column of each.
-    rows: whether the parts are rows (..., T, n) of it, which are laid out one behind the other.
+    """Linear nodes on parts of `base`, whose results stand side by side in `result` along `axis`. starts: their first
+    columns. Parts along another axis than the last are laid out one behind the other.
     """
 
     result: Node
     base: str
-    rows: bool
+    axis: int
     starts: tuple[int, ...]
     weights: tuple[HMatrix, ...]
     bias: Tensor | None
@@ -55,7 +55,7 @@ class _Group:
     def nodes(self, shape: Sequence[int], taken: set[str], constants: dict[str, Constant]) -> list[Node]:
         """The nodes that take the place of the concatenation; their constants are added to `constants`."""
         name, module, final = self.result.name, self.result.module, self.result.shape
-        width = prod(shape[-2:]) if self.rows else shape[-1]
+        width = shape[-1] if self.axis == -1 else shape[self.axis] * shape[-1]
         height = sum(w.shape[0] for w in self.weights)
 
         def new(stem: str) -> str:
@@ -68,15 +68,25 @@ class _Group:
         if self.bias is not None:
             inputs.append(new("bias"))
             constants[inputs[1]] = self.bias
-        if not self.rows:
+        if self.axis == -1:
             return [Node(name, "linear", (self.base, *inputs), final, {}, module)]
-        flat, product = (*shape[:-2], width), (*final[:-2], height)
-        read, written = new("rows"), new("product")
-        return [
-            Node(read, "reshape", (self.base,), flat, {"shape": list(flat)}, module),
-            Node(written, "linear", (read, *inputs), product, {}, module),
-            Node(name, "reshape", (written,), final, {"shape": list(final)}, module),
+        lead = [k for k in range(-len(shape), -1) if k != self.axis]
+        order = [*lead, self.axis, -1]
+        back = [order.index(k) - len(order) for k in range(-len(shape), 0)]
+        rest = tuple(shape[k] for k in lead)
+        steps: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+            ("transpose", (*rest, shape[self.axis], shape[-1]), {"axes": order}),
+            ("reshape", (*rest, width), {"shape": [*rest, width]}),
+            ("linear", (*rest, height), {}),
+            ("reshape", (*rest, final[self.axis], final[-1]), {"shape": [*rest, final[self.axis], final[-1]]}),
+            ("transpose", final, {"axes": back}),
         ]
+        nodes, value = [], self.base
+        for op, made, attrs in steps if self.axis < -2 else steps[1:-1]:
+            more = inputs if op == "linear" else []
+            nodes.append(Node(new(op), op, (value, *more), made, attrs, module))
+            value = nodes[-1].name
+        return [*nodes[:-1], replace(nodes[-1], name=name)]
 
 
 def _group(
@@ -86,7 +96,7 @@ def _group(
     parts = [nodes.get(name) for name in node.inputs]
     linear = [p for p in parts if p is not None and p.op == "linear" and uses[p.name] == 1]
     axis = node.attrs["axis"]
-    if len(linear) < max(2, len(parts)) or axis not in (-1, -2) or len({len(p.shape) for p in linear}) > 1:
+    if len(linear) < max(2, len(parts)) or len({len(p.shape) for p in linear}) > 1:
         return None
     if any(p.inputs[1] in program.generated or p.inputs[0] in program.constants for p in linear):
         return None
@@ -96,15 +106,15 @@ def _group(
         return None
     (base,) = bases
     weights = tuple(_hmatrix(program.constants[p.inputs[1]]) for p in linear)
-    if axis == -2:
+    if axis < -1:
         alike = len({w.shape for w in weights}) == 1 and all(stop - start == 1 for _, start, stop in places)
-        if not alike or len(shapes[base]) < 2:
+        if not alike or len(shapes[base]) < -axis:
             return None
-    width = weights[0].shape[1] if axis == -2 else 1
+    width = 1 if axis == -1 else weights[0].shape[1]
     starts = tuple(start * width for _, start, _ in places)
     if not _orders_fit(weights, starts):
         return None
-    return _Group(node, base, axis == -2, starts, weights, _bias(program, linear))
+    return _Group(node, base, axis, starts, weights, _bias(program, linear))
 
 
 def _place(

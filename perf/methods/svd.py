@@ -50,8 +50,8 @@ def weights_of(program: Program) -> dict[str, Tensor]:
 
 
 def nbytes_of(program: Program) -> int:
-    """Of all constants in float32."""
-    return sum(4 * math.prod(c.shape) for c in program.constants.values())
+    """Of all stored constants in float32."""
+    return sum(4 * math.prod(c.shape) for c in program.stored_constants.values())
 
 
 def svd_nbytes(shape: Sequence[int], rank: int) -> int:

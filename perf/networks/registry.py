@@ -24,7 +24,7 @@ from hrt.capture.onnx.file import read_onnx
 from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
-from hrt.perf.networks import burgers, deeponet, emulator, neuralfoil, operators, pinns, qlknn
+from hrt.perf.networks import burgers, deeponet, emulator, fno, images, neuralfoil, operators, pinns, qlknn
 from hrt.perf.networks.as_torch_module import written_out
 from hrt.perf.networks.pinn_training import one_thread
 from hrt.program.program import Program
@@ -67,7 +67,7 @@ class Workload:
 
     @property
     def dense_nbytes(self) -> int:
-        return sum(4 * int(np.prod(c.shape)) for c in self.program.constants.values())
+        return sum(4 * int(np.prod(c.shape)) for c in self.program.stored_constants.values())
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returned when `key` was first asked for."""
@@ -161,13 +161,13 @@ def _three(rows: Rows, share: int = 1) -> list[Tensors]:
 
 
 def _of(
-    make: Callable[[str, int], tuple[Any, Rows]], by_weights: bool = False
+    make: Callable[[str, int], tuple[Any, Rows]], by_weights: bool = False, share: int = 1
 ) -> Callable[[str, Entry, int], Workload]:
-    """A builder of workloads from what makes, by name and size, a network and its rows."""
+    """A builder of workloads from what makes, by name and size, a network and its rows. share: see `_three`."""
 
     def built(name: str, entry: Entry, size: int) -> Workload:
         net, rows = make(name, size)
-        parts = _three(rows, 2 if entry.size else 1)  # rows of operators are long
+        parts = _three(rows, 2 if entry.size else share)  # rows of operators are long
         program = capture(net, parts[0]) if isinstance(net, nn.Module) else read_onnx(net)
         return Workload(name, entry.about, net, program, parts[0], parts[1], parts[2], entry.batches, by_weights)
 
@@ -212,6 +212,16 @@ def _emulator(name: str, size: int) -> tuple[nn.Module, Rows]:
         return emulator.train_emulator(), emulator.parameters
 
 
+def _fno(name: str, size: int) -> tuple[nn.Module, Rows]:
+    with one_thread():
+        return fno.train_fno(), fno.flows
+
+
+def _images(name: str, size: int) -> tuple[nn.Module, Rows]:
+    with one_thread():
+        return images.train_images(name.partition("-")[0])[0], images.sources
+
+
 def _laplace(size: int) -> np.ndarray:
     return operators.laplace_2d(round(size**0.5) ** 2)[0]
 
@@ -227,7 +237,16 @@ REGISTRY: Mapping[str, Entry] = {
     "deeponet": Entry(
         "DeepONet of the log-kernel operator, 128 sensors, 192 wide, trained for seconds", _of(_deeponet)
     ),
+    "fno": Entry(
+        "Fourier neural operator of Burgers' equation, 64 points, 4 x 32 channels, 12 modes, trained for minutes",
+        _of(_fno),
+        batches=(1, 16, 256),
+    ),
     "emulator": Entry("emulator of a spectrum, 6 -> 4 x 512 SiLU -> 2507, trained for seconds", _of(_emulator)),
+    "unet-poisson": Entry(
+        "U-Net of Poisson's equation on 32 x 32 points, trained for a minute", _of(_images, share=32)
+    ),
+    "cnn-poisson": Entry("CNN of the fluxes of Poisson's equation, trained for seconds", _of(_images, share=16)),
     "neuralfoil-xlarge": Entry("NeuralFoil xlarge, an airfoil surrogate that others trained", _neuralfoil),
     "neuralfoil-xxxlarge": Entry("NeuralFoil xxxlarge, 6 x 512 swish, trained by others", _neuralfoil),
     "qlknn": Entry("QLKNN 7_11, a tokamak turbulence surrogate, 5 x 133 tanh, an ONNX file of others", _qlknn),

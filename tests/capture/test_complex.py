@@ -140,6 +140,7 @@ CASES: dict[str, Callable[[Called, Tensor], Tensor]] = {
     "matmul from the left": lambda m, x: real(m.square[:, :6] @ fft.fft(x)),
     "matmul of a real value": lambda m, x: real(torch.matmul(x.to(C), m.square)),
     "a real weight": lambda m, x: real(torch.einsum("bixy,iy->bxy", fft.rfft(x)[..., :4], m.real.to(C))),
+    "tensordot": lambda m, x: real(torch.tensordot(fft.rfft(x), m.factors[1], dims=([1], [0]))),
     "modes alone": lambda m, x: real(torch.einsum("biny,iny->biny", fft.rfft(x), m.phase.expand(3, 6, 5))),
     "zeros": lambda m, x: real(torch.zeros(x.shape[0], 3, dtype=C) + fft.rfft(x)[:, :, 0, 0]),
     "the whole assigned": lambda m, x: real(torch.zeros_like(fft.rfft(x)).copy_(fft.rfft(x[:, :, :1]))),

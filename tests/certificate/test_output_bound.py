@@ -91,6 +91,7 @@ def test_holds_on_every_network_with_flat_inputs(name, quick):
 
 
 SHAPED = {"mixer": (6, 3), "SetNetwork": (5, 3), "GridMixing": (4, 6), "Shapes": (3, 4), "normalized": (4,)}
+SHAPED |= {"SmallUNet": (1, 6, 6), "convolutions_1d": (2, 9)}
 
 
 @pytest.mark.parametrize("name", SHAPED)
@@ -120,6 +121,7 @@ BINARY = {
     "transpose": ((2, 3), {"axes": [-1, -2]}, (3, 2)),
     "expand": ((3, 1), {"shape": [3, 2]}, (3, 2)),
     "layer_norm": ((6,), {"shape": [6], "eps": 1e-5}, (6,)),
+    "patches": ((2, 4), {"kernel": [3], "stride": [1], "dilation": [1], "padding": [1, 0]}, (3, 6)),
 }
 
 

@@ -51,6 +51,8 @@ ROWS = [(k, k + 1) for k in range(COUNT)]
 SIDE = [(k * N, (k + 1) * N) for k in range(COUNT)]
 CASES = {
     "rows of a stack": parallel((3, COUNT, N), -2, matrices(0), ROWS),
+    "rows of an outer axis": parallel((COUNT, 2, 3, N), -4, matrices(13), ROWS, biases=(1,)),
+    "rows of a middle axis": parallel((2, COUNT, 3, N), -3, matrices(14), ROWS),
     "some rows, in another order": parallel((COUNT + 3, N), -2, matrices(1), [(5, 6), (0, 1), (2, 3), (6, 7)]),
     "one row twice": parallel((2, N), -2, matrices(2, 3, ordered=False), [(1, 2), (0, 1), (1, 2)]),
     "with some biases": parallel((COUNT, N), -2, matrices(3), ROWS, biases=(0, 2)),

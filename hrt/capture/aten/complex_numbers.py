@@ -11,6 +11,7 @@ from hrt.capture.aten.complex_products import (
     as_complex,
     complex_einsum,
     complex_matmul,
+    complex_tensordot,
     depends,
     expanded,
     is_real,
@@ -155,6 +156,7 @@ COMPLEX: dict[str, Lowering] = {
     "view_as_real": _view_as_real,
     **{name: lambda b, z: z.conjugate() for name in ("conj", "_conj", "conj_physical", "_conj_physical")},
     "einsum": complex_einsum,
+    "tensordot": complex_tensordot,
     **{name: complex_matmul for name in ("matmul", "mm", "bmm")},
     **{
         name: _same

@@ -160,6 +160,16 @@ def _outer(first: tuple[str, Tensor], second: tuple[str, Tensor]) -> tuple[str, 
     return t + u, torch.einsum(f"{t},{u}->{t + u}", x.to(kind), y.to(kind))
 
 
+def complex_tensordot(b: Builder, x: Any, y: Any, dims: Sequence[int], others: Sequence[int]) -> Any:
+    """Said as an equation."""
+    left, right = string.ascii_lowercase[: x.ndim], list(string.ascii_uppercase[: y.ndim])
+    for d, e in zip(dims, others, strict=True):
+        right[e % y.ndim] = left[d % x.ndim]
+    summed = {left[d % x.ndim] for d in dims}
+    out = [c for c in (*left, *right) if c not in summed]
+    return complex_einsum(b, f"{left},{''.join(right)}->{''.join(out)}", [x, y])
+
+
 def complex_matmul(b: Builder, x: Any, y: Any) -> Any:
     """Said as an equation."""
     letters = string.ascii_lowercase

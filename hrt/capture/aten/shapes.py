@@ -9,17 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.builder import Builder, Lowering, Ref, axis_of, joined, moved, picked, reshaped, resized, sliced
+from hrt.capture.builder import (
+    ALONG_THE_BATCH,
+    Builder,
+    Lowering,
+    Ref,
+    axis_of,
+    joined,
+    moved,
+    picked,
+    reshaped,
+    resized,
+    sliced,
+)
 
+ENDLESS = 2**40  # torch's "to the end" is beyond
 MERGED = "it merges samples so that they cannot be told apart; keep the batch whole, and in one dimension"
 
 
 def _concat(b: Builder, parts: Sequence[Any], dim: int = 0) -> Ref:
     if not all(isinstance(p, Ref) for p in parts):
         raise b.fail("it joins a constant of a fixed number of rows; expand the constant to x.shape[0] rows")
-    axis = axis_of(parts[0], dim, b)
+    first: Ref = parts[0]
+    if dim % first.ndim == first.axis:
+        return _join_batches(b, parts)
     b.check_alike(parts)
-    return joined(b, parts, axis)
+    return joined(b, parts, axis_of(first, dim, b))
 
 
 def _stack(b: Builder, parts: Sequence[Any], dim: int = 0) -> Ref:
@@ -36,9 +51,8 @@ def _stack(b: Builder, parts: Sequence[Any], dim: int = 0) -> Ref:
 
 def _slice(b: Builder, x: Ref, dim: int = 0, start: Any = None, stop: Any = None, step: int = 1) -> Ref:
     if dim % x.ndim == x.axis:
-        if start in (None, 0) and (stop is None or stop > 2**40) and step == 1:
-            return x
-        raise b.fail("it slices the batch")
+        bounds = b.current.args[2:]
+        return _slice_batches(b, x, _in_batches(b, bounds, 0), _in_batches(b, bounds, 1), step)
     return sliced(b, x, axis_of(x, dim, b), start, stop, step)
 
 
@@ -53,6 +67,9 @@ def _select(b: Builder, x: Ref, dim: int, index: int) -> Ref:
 
 
 def _split(b: Builder, x: Ref, size: Any, dim: int = 0) -> list[Ref]:
+    if dim % x.ndim == x.axis:
+        counts = [b.batch_place(fake)[1] for fake in b.current.meta["val"]]
+        return [_slice_batches(b, x, sum(counts[:k]), sum(counts[: k + 1])) for k in range(len(counts))]
     axis = axis_of(x, dim, b)
     whole = x.shape[axis]
     sizes = [min(size, whole - k) for k in range(0, whole, size)] if isinstance(size, int) else list(size)
@@ -101,7 +118,8 @@ def _roll(b: Builder, x: Ref, shifts: Sequence[int], dims: Sequence[int] = ()) -
 def _scatter(b: Builder, x: Ref, part: Any, dim: int = 0, start: Any = None, stop: Any = None, step: int = 1) -> Any:
     """x with the slice start:stop replaced by `part`: what assigning to x[:, start:stop] does."""
     if dim % x.ndim == x.axis:
-        _slice(b, x, dim, start, stop, step)  # refuses all but the whole batch
+        if start not in (None, 0) or (stop is not None and stop < ENDLESS) or step != 1:
+            raise b.fail("it assigns to some samples of the batch")
         return part
     return _replaced(b, x, part, axis_of(x, dim, b), range(x.shape[axis_of(x, dim, b)])[start:stop:step])
 
@@ -163,15 +181,38 @@ def _expand(b: Builder, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _repeat(b: Builder, x: Any, times: Sequence[Any]) -> Any:
     if not isinstance(x, Ref):
-        return _repeated(b, x.repeat(*(1 if n is None else n for n in times)))
+        return _tiled(b, x.repeat(*(1 if n is None else n for n in times)), inner=True)
     place = len(times) - x.ndim + x.axis
-    if times[place] != 1:
-        raise b.fail("it repeats the batch")
     (x,) = b.aligned([x], len(times), place)
     for dim, count in enumerate(times):
-        if count != 1:
+        if dim == place and count != 1:
+            x = _copy_batches(b, x, count, inner=False)
+        elif count != 1:
             x = replace(joined(b, [x] * count, axis_of(x, dim, b)), axis=x.axis, before=x.before, after=x.after)
     return x
+
+
+def _repeat_interleave(b: Builder, x: Any, count: Any, dim: int | None = None, **_: Any) -> Any:
+    if dim is None or isinstance(count, (Tensor, Ref)):
+        raise b.fail("it repeats without a dimension, or every entry another number of times")
+    if not isinstance(x, Ref):
+        return _tiled(b, x if count is None else x.repeat_interleave(count, dim), inner=False)
+    if dim % x.ndim == x.axis:
+        return _copy_batches(b, x, count, inner=True)
+    axis = axis_of(x, dim, b)
+    return picked(b, x, axis, [k for k in range(x.shape[axis]) for _ in range(count)])
+
+
+def _tiled(b: Builder, constant: Tensor, *, inner: bool) -> Any:
+    """A constant repeated over the batch along its own dimension. inner: the constant whole, again and again; else
+    every entry as often as there are samples.
+    """
+    fake = b.current.meta["val"]
+    if b.static_shape() is not None or (place := b.batch_place(fake)[0]) >= constant.ndim or constant.shape[place] == 1:
+        return _repeated(b, constant)
+    shape = list(constant.shape)
+    y = b.emit("repeat", [constant, b.batch_ref()], shape, shape=shape)
+    return replace(y, axis=place, before=int(not inner), after=int(inner))
 
 
 def _repeated(b: Builder, constant: Tensor) -> Any:
@@ -190,6 +231,67 @@ def _full(value: float | None, position: int = 0) -> Lowering:
         return _repeated(b, torch.full((), float(fill), dtype=torch.float64))
 
     return lower
+
+
+# --- batches side by side: what tells them apart is an axis of the samples that is merged with the batch
+
+
+def _in_batches(b: Builder, arguments: Sequence[Any], place: int) -> int | None:
+    """An argument of the current call that counts rows, in batches; None for one that is missing, or the end."""
+    argument = arguments[place] if len(arguments) > place else None
+    value = argument.meta["val"] if isinstance(argument, torch.fx.Node) else argument
+    if value is None or (isinstance(value, int) and (value == 0 or value > ENDLESS)):
+        return 0 if value == 0 else None
+    count, symbol = (0, None) if isinstance(value, int) else value.node.expr.as_coeff_Mul()
+    if str(symbol) != b.batch:
+        raise b.fail("it slices the batch")
+    return int(count)
+
+
+def _opened(b: Builder, x: Ref) -> Ref:
+    """`x` with an axis for what stands before the batch in its dimension, also where that is one batch alone."""
+    return reshaped(b, x, (*x.shape[: x.axis], x.fold[0], *x.shape[x.axis + x.before :]))
+
+
+def _closed(b: Builder, x: Ref, like: Ref) -> Ref:
+    """The inverse."""
+    before = int(x.shape[like.axis] > 1)
+    y = x if before else reshaped(b, x, (*x.shape[: like.axis], *x.shape[like.axis + 1 :]))
+    return replace(y, axis=like.axis, before=before, after=like.after)
+
+
+def _join_batches(b: Builder, parts: Sequence[Ref]) -> Ref:
+    """One batch after the other."""
+    first = parts[0]
+    if len({(p.ndim - p.axis, p.fold[1]) for p in parts}) > 1:
+        raise b.fail(ALONG_THE_BATCH)
+    opened = [_opened(b, p) for p in parts]
+    return _closed(b, joined(b, opened, first.axis - len(opened[0].shape)), first)
+
+
+def _slice_batches(b: Builder, x: Ref, start: int | None, stop: int | None, step: int = 1) -> Ref:
+    """Some of the batches that stand one after the other."""
+    count = x.fold[0] * x.fold[1]
+    start, stop = start or 0, count if stop is None else stop
+    if (start, stop, step) == (0, count, 1):
+        return x
+    if step != 1 or start % x.fold[1] or stop % x.fold[1]:
+        raise b.fail("it slices the batch")
+    opened = _opened(b, x)
+    part = sliced(b, opened, x.axis - len(opened.shape), start // x.fold[1], stop // x.fold[1])
+    return _closed(b, part, x)
+
+
+def _copy_batches(b: Builder, x: Ref, count: int, *, inner: bool) -> Ref:
+    """Every row `count` times, one after the other; or, where not inner, the whole batch so often."""
+    at = x.axis + (x.before + x.after if inner else 0)
+    thin = reshaped(b, x, (*x.shape[:at], 1, *x.shape[at:]))
+    wide = (*x.shape[:at], count, *x.shape[at:])
+    y = b.emit("expand", [thin], wide, shape=list(wide))
+    before, after = x.fold[0] * (1 if inner else count), x.fold[1] * (count if inner else 1)
+    merged = (n for n in (before, after) if n > 1)
+    y = reshaped(b, y, (*x.shape[: x.axis], *merged, *x.shape[x.axis + x.before + x.after :]))
+    return replace(y, axis=x.axis, before=int(before > 1), after=int(after > 1))
 
 
 SHAPES: dict[str, Lowering] = {
@@ -212,6 +314,7 @@ SHAPES: dict[str, Lowering] = {
     **{name: _expand for name in ("expand", "expand_as", "broadcast_to")},
     "copy": lambda b, target, source, *_: _expand(b, source),
     "repeat": _repeat,
+    "repeat_interleave": _repeat_interleave,
     **{name: _full(0.0) for name in ("zeros", "zeros_like", "new_zeros", "empty_like")},  # what is empty is not read
     **{name: _full(1.0) for name in ("ones", "ones_like", "new_ones")},
     **{name: _full(None) for name in ("full", "full_like", "fill")},

@@ -73,7 +73,9 @@ WORK: Mapping[str, Callable[[Arrays], int]] = {
     **dict.fromkeys(("Relu", "LeakyRelu", "Elu", "Gelu", "Clip", "Softmax", "CumSum", "Dropout"), _inputs),
     **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin"), _inputs),
     **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceSumSquare", "LayerNormalization", "ScatterND"), _inputs),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Where", "And", "Or", "Xor"), _broadcast),
+    **dict.fromkeys(
+        ("Add", "Sum", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Where", "And", "Or", "Xor"), _broadcast
+    ),
     **dict.fromkeys(("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"), _broadcast),
     **dict.fromkeys(("MatMul", "Gemm"), _product),
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), _inputs),

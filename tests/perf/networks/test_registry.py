@@ -23,7 +23,11 @@ class TestRegistry:
             "emulator",
             "qlknn",
         }
-        assert wanted | {"neuralfoil-xlarge", "neuralfoil-xxxlarge", "random"} == set(workloads.REGISTRY)
+        assert wanted | {"fno", "unet-poisson", "cnn-poisson"} | {
+            "neuralfoil-xlarge",
+            "neuralfoil-xxxlarge",
+            "random",
+        } == set(workloads.REGISTRY)
         assert all(entry.about for entry in workloads.REGISTRY.values())
         assert set(workloads.QUICK) <= set(workloads.REGISTRY)
 
