@@ -18,7 +18,7 @@ def between(first: nn.Module, function, last: nn.Module) -> nn.Module:
     return nn.Sequential(first, Apply(function), last)
 
 
-@CHOICES.add([(6,)], fast=True, openvino=True)
+@CHOICES.add([(6,)], fast=True)
 def classifier() -> nn.Module:
     return nn.Sequential(mlp(6, 32, 32, 5), nn.Softmax(-1))
 
