@@ -67,6 +67,26 @@ class _Gradients(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _AnyBatch(TorchFunctionMode):
+    """Calls whose implementation fixes the batch, written as others: distances go by a way that is chosen by the number
+    of rows, products of sparse matrices by what allocates them.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.functional.cdist:
+            options["compute_mode"] = "donot_use_mm_for_euclid_dist"
+        return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
+
+
+def _write_out_sparse(net: nn.Module) -> None:
+    """Make sparse constants dense: torch.export has no sparse ones. `inference` puts them back."""
+    for m in net.modules():
+        for name, value in (*m.named_buffers(recurse=False), *list(vars(m).items())):
+            if isinstance(value, Tensor) and value.layout != torch.strided:
+                setattr(m, name, value.to_dense())
+
+
 def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Program:
     """A Program with float64 constants. example: one tensor per input, (batch, *shape); only shapes are used.
 
@@ -216,7 +236,8 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
 
 def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
     shapes = tuple({0: batch} for _ in rows)
-    with inference(net), call.flat(net), quiet():
+    with inference(net), call.flat(net), quiet(), _AnyBatch():
+        _write_out_sparse(net)
         return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
 
 
@@ -257,6 +278,8 @@ def _culprit(error: Exception, net: nn.Module) -> str:
     path = source = ""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
+        if frame.f_code is _AnyBatch.__torch_function__.__code__:
+            continue  # it stands around every call
         if file == __file__:
             break
         path = path or next((paths[id(v)] for v in frame.f_locals.values() if id(v) in paths), "")
