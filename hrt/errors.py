@@ -42,10 +42,10 @@ class CaptureError(HrtError):
     Example:
         >>> import hrt, torch
         >>> try:
-        ...     hrt.compress(torch.nn.Conv1d(1, 1, 3), inputs=torch.rand(8, 1, 5), progress=False)
+        ...     hrt.compress(torch.nn.Softmax(dim=0), inputs=torch.rand(8, 5), progress=False)
         ... except hrt.CaptureError as error:
         ...     print(str(error).partition(":")[0])
-        Op conv1d in the forward of Conv1d cannot be captured
+        Op softmax in the forward of Softmax cannot be captured
     """
 
 

@@ -144,5 +144,6 @@ def _samples(model: CompressedModel, inputs: Any = None) -> list[list[np.ndarray
             raise InputError("Found no rows, or NaN or infinite inputs. Expected rows that tell right from wrong.")
         return [rows]
     g = torch.Generator().manual_seed(0)
-    shapes = [v.shape for v in model.program.inputs]
-    return [[torch.rand(b, *s, generator=g).numpy() for s in shapes] for b in BATCHES]
+    kinds, shapes = [v.kind for v in model.program.inputs], [v.shape for v in model.program.inputs]
+    rows = [[torch.rand(b, *s, generator=g) for s in shapes] for b in BATCHES]
+    return [[(x if kind == "float" else x.round()).numpy() for x, kind in zip(r, kinds, strict=True)] for r in rows]

@@ -96,7 +96,7 @@ def sample_boxes(boxes: Sequence[Box], count: int, seed: int) -> tuple[Tensor, .
 def given_inputs(inputs: Inputs, seed: int = 0, *, count: int = BOX_SAMPLES) -> Given:
     """User inputs as rows, with all that is known of them. Of a data set's pairs, the first. Raises InputError."""
     source = rows_of(inputs, seed) if isinstance(inputs, (Dataset, DataLoader)) else inputs
-    parts, structure = flattened(source, (Box,))
+    parts, structure = flattened(source, (Box,), opened=True)
     boxes = [p for p in parts if isinstance(p, Box)]
     if boxes and len(boxes) < len(parts):
         raise InputError("Found boxes beside arrays. Expected one kind for all inputs.")

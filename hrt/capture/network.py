@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from hrt.capture.answers import Answers, TorchAnswers
 from hrt.capture.calls import PLAIN_CALL, Call, Given
-from hrt.capture.torch_export import exported, guess_example, one_at_a_time
+from hrt.capture.torch_export import culprit, exported, guess_example, one_at_a_time
 from hrt.capture.torch_graph import program_of, roundings
 from hrt.capture.weights import check_modules, check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line, shown
@@ -136,6 +136,12 @@ def _check_runs(net: nn.Module, example: tuple[Tensor, ...], call: Call) -> None
     except CaptureError:
         raise
     except Exception as error:
+        if "'Tensor' object has no attribute" in str(error):
+            raise CaptureError(
+                f"{first_line(error)}, which {type(net).__name__} asks of its input{culprit(error, net)}: it takes "
+                "tensors of a class of its own, with labels, say, which no trace follows. Expected a forward of plain "
+                "tensors: columns by number, x[:, :2]; or the module inside it."
+            ) from error
         widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
         expected = f" Its first linear layer expects {widths[0]} features." if widths else ""
         if len(example) > 1 and all(x.shape == (widths[0], 1) for x in example if widths):

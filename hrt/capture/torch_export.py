@@ -8,6 +8,7 @@ import os
 import threading
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any
@@ -19,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from hrt.capture.calls import PLAIN_CALL, Call
+from hrt.capture.calls import PLAIN_CALL, Call, dispatched
 from hrt.capture.torch_graph import program_of
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
@@ -36,7 +37,10 @@ PLAIN = {
     "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if); "
     "keep it a tensor, or make the number once in __init__",
     "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
+    "Creating a new Tensor subclass": "it makes tensors of a class of its own, of which the trace sees nothing; use "
+    "plain tensors inside, x[:, :2] in the place of columns by label",
 }
+TABLES = (dict, OrderedDict)  # in which a module keeps its parts; others are the author's
 HIDDEN = (  # what it says where a graph of autograd or .data kept a step from it
     "fake tensor in the exported program constant's list",
     "'Tensor' object has no attribute 'constant'",
@@ -65,6 +69,26 @@ class _Gradients(TorchFunctionMode):
         name = GRADIENTS.get(getattr(func, "__name__", ""))
         self.names += [name] if name else []
         return func(*args, **(kwargs or {}))
+
+
+class _AnyBatch(TorchFunctionMode):
+    """Calls whose implementation fixes the batch, written as others: distances go by a way that is chosen by the number
+    of rows, products of sparse matrices by what allocates them.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.functional.cdist:
+            options["compute_mode"] = "donot_use_mm_for_euclid_dist"
+        return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
+
+
+def _write_out_sparse(net: nn.Module) -> None:
+    """Make sparse constants dense: torch.export has no sparse ones. `inference` puts them back."""
+    for m in net.modules():
+        for name, value in (*m.named_buffers(recurse=False), *list(vars(m).items())):
+            if isinstance(value, Tensor) and value.layout != torch.strided:
+                setattr(m, name, value.to_dense())
 
 
 def capture(net: nn.Module | ExportedProgram, example: Sequence[Tensor]) -> Program:
@@ -153,7 +177,7 @@ def inference(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def _restored(net: nn.Module) -> Iterator[None]:
     before = [
-        (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if isinstance(v, dict)])
+        (m.__dict__, dict(m.__dict__), [(v, v.copy()) for v in m.__dict__.values() if type(v) in TABLES])
         for m in net.modules()
     ]
     try:
@@ -201,6 +225,9 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
             raise ValueError("a functorch tensor without numbers was taken for a constant")  # see HIDDEN
         return graph
     except Exception as error:
+        graph = _as_dispatched(net, rows, call)
+        if graph is not None:
+            return graph
         lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]
         cause = ". ".join([line for line in lines if line][:2]) or type(error).__name__
         cause = next((plain for sign, plain in PLAIN.items() if sign in str(error)), cause)
@@ -208,15 +235,25 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
             cause = _hidden_step(net, rows, call)
         raise CaptureError(
             f"torch.export could not trace {type(net).__name__} with inputs of shapes "
-            f"{[('batch', *x.shape[1:]) for x in example]}{_culprit(error, net)}: {cause}. "
+            f"{[('batch', *x.shape[1:]) for x in example]}{culprit(error, net)}: {cause}. "
             "Every input needs a leading batch dimension of any size, and its rows must not touch each other; control "
             "flow must not depend on the data (torch.maximum, clamp or a smooth blend may say the same)."
         ) from error
 
 
+def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedProgram | None:
+    """The graph that the dispatcher sees, where it is one that can be captured: that of derivatives, say."""
+    with suppress(Exception), inference(net), quiet():  # torch's tracers raise nearly anything
+        graph = dispatched(net, rows, call)
+        program_of(graph)
+        return graph if _is_rowwise(net, rows, call) else None
+    return None
+
+
 def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
     shapes = tuple({0: batch} for _ in rows)
-    with inference(net), call.flat(net), quiet():
+    with inference(net), call.flat(net), quiet(), _AnyBatch():
+        _write_out_sparse(net)
         return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
 
 
@@ -250,13 +287,15 @@ def _hidden_step(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:
     return DIFFERENTIATES.format(gradients.names[0]) if gradients.names else READS_DATA
 
 
-def _culprit(error: Exception, net: nn.Module) -> str:
+def culprit(error: Exception, net: nn.Module) -> str:
     """The module and the user's source line in which tracing failed, where the traceback has them."""
     paths = {id(m): f"{name} ({type(m).__name__})" if name else "forward" for name, m in net.named_modules()}
     library, standard = os.path.dirname(torch.__file__), os.path.dirname(os.__file__)
     path = source = ""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
+        if frame.f_code is _AnyBatch.__torch_function__.__code__:
+            continue  # it stands around every call
         if file == __file__:
             break
         path = path or next((paths[id(v)] for v in frame.f_locals.values() if id(v) in paths), "")

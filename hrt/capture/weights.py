@@ -19,6 +19,7 @@ def check_numbers(name: str, t: Tensor) -> None:
         raise InputError(f"{name!r} is on the meta device and holds no numbers. Load the weights first.")
     if not t.is_floating_point() or not t.numel():
         return
+    t = t.to_dense()  # of a sparse one; others are as they were
     if not bool(torch.isfinite(t).all()):
         bad = int((~torch.isfinite(t)).sum())
         raise InputError(f"{name!r} holds {bad} NaN or infinite numbers. Expected finite weights.")

@@ -7,6 +7,7 @@ Forward (Taylor) mode: one pass carries the value and the derivatives that the a
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import factorial, prod
 
@@ -17,7 +18,7 @@ from hrt.derivatives.jets import Index, Jet, Part
 from hrt.derivatives.step import Step
 from hrt.derivatives.symbols import Symbol, Writer
 from hrt.errors import InputError, shown
-from hrt.program.program import Node, Program
+from hrt.program.program import Node, Program, Value
 
 HIGHEST = 8  # order: the derivatives below it are many; most ops have rules to the third
 
@@ -78,12 +79,26 @@ def parse(program: Program, derivatives: Sequence[str]) -> tuple[Index, ...]:
         index = coordinates(text)
         if index[-1] >= count:
             raise InputError(f"Found the derivative {text!r} of a network of {count} input coordinates. {known}.")
+        if discrete := next((v for v in map(partial(_input_of, program), index) if v.kind != "float"), None):
+            raise InputError(
+                f"Found the derivative {text!r} by the input {discrete.name!r}, which holds "
+                f"{'truth values' if discrete.kind == 'bool' else 'whole numbers'}. Expected one by floats."
+            )
         if len(index) > HIGHEST:
             raise InputError(f"Found the order {len(index)}. Expected at most {HIGHEST}: it takes all that are lower.")
         if index in indices:
             raise InputError(f"Found the derivative {text!r} more than once. Expected each once, in whatever spelling.")
         indices.append(index)
     return tuple(indices)
+
+
+def _input_of(program: Program, coordinate: int) -> Value:
+    """The input that a coordinate is a feature of."""
+    for v in program.inputs:
+        if coordinate < prod(v.shape):
+            return v
+        coordinate -= prod(v.shape)
+    raise IndexError(coordinate)
 
 
 def coordinates(text: str) -> Index:

@@ -3,7 +3,7 @@ reads another, and one row takes no more memory and time than a network may.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.program.patches import Window
 from hrt.program.program import Constant, Node, Program
 
+Shape = tuple[int, ...]
+Cost = tuple[int, int]  # numbers, products
 ROWS = (2, 3)  # what holds for both counts holds for every one: no op turns one of them into the other
 MAX_NODES = 1 << 15
 MAX_NUMBERS = 1 << 27  # alive at a time in one row: half a gigabyte in float32
@@ -167,20 +169,46 @@ def _check_work(program: Program) -> None:
         alive -= sum(sizes[name] for name in program.last_use.get(node.name, ()))
 
 
-def work(node: Node, shapes: Sequence[tuple[int, ...]], constants: Mapping[str, Constant]) -> tuple[int, int]:
-    """Numbers that come and go within a node, and its products, for arguments of these shapes (values: of one row)."""
-    if node.op == "linear":
-        weight = constants[node.inputs[1]]
-        entries = math.prod(weight.shape) if isinstance(weight, Tensor) else sum(map(_numbers, weight.leaves))
-        return 0, math.prod(node.shape[:-1]) * entries
-    if node.op == "matmul":
-        return 0, math.prod(node.shape) * (shapes[0][-1] if shapes[0] else 1)
-    if node.op == "einsum":
-        terms = einsum_labels(node.attrs["equation"], [len(shape) for shape in shapes])
-        pairs = [pair for term, shape in zip(terms, shapes, strict=False) for pair in zip(term, shape, strict=True)]
-        products = math.prod(dict(pairs).values())
-        return (products if len(shapes) > 2 else 0), products
+def _nothing(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Constant]) -> Cost:
+    """Its result is all that it takes."""
     return 0, 0
+
+
+def work(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Constant]) -> Cost:
+    """Numbers that come and go within a node, and its products, for arguments of these shapes (values: of one row)."""
+    return (0, 0) if node.row.elementwise else WORK[node.op](node, shapes, constants)
+
+
+def _linear(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Constant]) -> Cost:
+    weight = constants[node.inputs[1]]
+    entries = math.prod(weight.shape) if isinstance(weight, Tensor) else sum(map(_numbers, weight.leaves))
+    return 0, math.prod(node.shape[:-1]) * entries
+
+
+def _matmul(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Constant]) -> Cost:
+    return 0, math.prod(node.shape) * (shapes[0][-1] if shapes[0] else 1)
+
+
+def _einsum(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Constant]) -> Cost:
+    terms = einsum_labels(node.attrs["equation"], [len(shape) for shape in shapes])
+    pairs = [pair for term, shape in zip(terms, shapes, strict=False) for pair in zip(term, shape, strict=True)]
+    products = math.prod(dict(pairs).values())
+    return (products if len(shapes) > 2 else 0), products
+
+
+def _pass(copies: int) -> Callable[..., Cost]:
+    """Reads every number of its first argument once, and makes so many copies of all on the way."""
+    return lambda node, shapes, constants: (copies * math.prod(shapes[0]), math.prod(shapes[0]))
+
+
+WORK: dict[str, Callable[[Node, Sequence[Shape], Mapping[str, Constant]], Cost]] = {
+    "linear": _linear,
+    "matmul": _matmul,
+    "einsum": _einsum,
+    **dict.fromkeys(("concat", "slice", "reshape", "transpose", "expand", "repeat", "gather", "patches"), _nothing),
+    **dict.fromkeys(("sum", "mean", "amax", "amin", "cumsum", "layer_norm"), _pass(0)),
+    **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), _pass(1)),
+}
 
 
 def _numbers(leaf: Leaf) -> int:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from torch import Tensor, nn
+
 from hrt.support.arrays import as_parts, is_numbers
 
 Key = str | int  # of a dictionary's entry, a dataclass's field, or a place in a list
@@ -28,11 +30,19 @@ class Structure:
 
     def filled(self, arrays: Sequence[Any]) -> Any:
         """The structure around other arrays, in containers of the same kinds."""
-        return _mapped(self.tree, lambda leaf, _: arrays[leaf.number] if isinstance(leaf, Leaf) else leaf, ())
+
+        def leaf(x: Any, path: Path) -> Any:
+            if isinstance(x, Leaf):
+                return arrays[x.number]
+            names = [name for name, v in getattr(x, "__dict__", {}).items() if isinstance(v, Leaf)]
+            return _changed(x, {name: arrays[vars(x)[name].number] for name in names}) if names else x
+
+        return _mapped(self.tree, leaf, ())
 
 
-def flattened(given: Any, atoms: tuple[type, ...] = ()) -> tuple[tuple[Any, ...], Structure]:
-    """The arrays in `given`, and the structure around them. atoms: types that count as arrays.
+def flattened(given: Any, atoms: tuple[type, ...] = (), *, opened: bool = False) -> tuple[tuple[Any, ...], Structure]:
+    """The arrays in `given`, and the structure around them. atoms: types that count as arrays. opened: objects around
+    one tensor, such as points that know their space, are structures, too.
 
     Numbers in lists are one array, and so are rows in a list (see `as_parts`).
     """
@@ -44,12 +54,29 @@ def flattened(given: Any, atoms: tuple[type, ...] = ()) -> tuple[tuple[Any, ...]
     def leaf(x: Any, path: Path) -> Any:
         if path and isinstance(path[-1], str) and isinstance(x, OPTION):
             return x
+        if opened and (name := _only_tensor(x)):
+            return _changed(x, {name: leaf(vars(x)[name], path)})
         arrays.append(x)
         paths.append(path)
         return Leaf(len(arrays) - 1)
 
     tree = _mapped(given, leaf, (), atoms)
     return tuple(arrays), Structure(tree, tuple(paths))
+
+
+def _only_tensor(x: Any) -> str:
+    """The name of the one tensor that a plain object holds; "" for any other."""
+    names = [name for name, v in getattr(x, "__dict__", {}).items() if isinstance(v, Tensor)]
+    plain = not isinstance(x, (type, Tensor, nn.Module)) and not hasattr(x, "__array__")
+    return names[0] if plain and len(names) == 1 else ""
+
+
+def _changed(x: Any, attributes: Mapping[Key, Any]) -> Any:
+    """A copy of an object with other attributes."""
+    changed = copy.copy(x)
+    for key, v in attributes.items():
+        object.__setattr__(changed, str(key), v)  # frozen ones, too; what checks them has checked the whole
+    return changed
 
 
 def _mapped(x: Any, leaf: Callable[[Any, Path], Any], path: Path, atoms: tuple[type, ...] = ()) -> Any:
@@ -63,10 +90,7 @@ def _mapped(x: Any, leaf: Callable[[Any, Path], Any], path: Path, atoms: tuple[t
     if isinstance(x, Mapping):
         return over(x.items())
     if is_dataclass(x) and not isinstance(x, type):
-        changed = copy.copy(x)
-        for key, v in over((f.name, getattr(x, f.name)) for f in fields(x)).items():
-            object.__setattr__(changed, str(key), v)  # frozen ones, too; __post_init__ has checked the whole
-        return changed
+        return _changed(x, over((f.name, getattr(x, f.name)) for f in fields(x)))
     if isinstance(x, (tuple, list)) and not is_numbers(x):
         parts = over(enumerate(x)).values()
         return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)

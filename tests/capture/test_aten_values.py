@@ -65,6 +65,49 @@ AXES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+SEND, RECEIVE = torch.tensor([0, 1, 2, 3, 3, 0, 1]), torch.tensor([1, 2, 3, 0, 0, 0, 2])
+TABLE = torch.tensor([[0.3, 1.0], [-0.2, 2.0], [0.7, 0.5], [1.5, -1.0], [0.1, 0.2]]).double()
+
+
+def messages(x: Tensor) -> Tensor:
+    """(batch, 4 nodes, 2) along the edges of a fixed graph."""
+    nodes = torch.stack([x, x.sin()], -1)
+    return (nodes[:, SEND] * TABLE[:, 0].sum() - nodes[:, RECEIVE]).tanh()
+
+
+PLACES: dict[str, Callable[[Tensor], Tensor]] = {
+    "index_add": lambda x: torch.zeros(x.shape[0], 4, 2, dtype=x.dtype).index_add(1, RECEIVE, messages(x)).flatten(1),
+    "index_add_to_values": lambda x: x.index_add(1, RECEIVE, messages(x)[..., 0], alpha=0.5),
+    "scatter_add": lambda x: (
+        torch.zeros(x.shape[0], 4, 2, dtype=x.dtype)
+        .scatter_add(1, RECEIVE[None, :, None].expand_as(messages(x)), messages(x))
+        .flatten(1)
+    ),
+    "scatter_reduce": lambda x: x.scatter_reduce(1, RECEIVE.expand(x.shape[0], -1), messages(x)[..., 1], "sum"),
+    "many_places": lambda x: x[:, (torch.arange(200) * 3) % 4],
+    "places_in_a_grid": lambda x: x[:, torch.tensor([[0, 2], [3, 3], [1, 0]])].flatten(1),
+    "lookup": lambda x: TABLE[(x.abs() * 2).long().clamp(max=4)].flatten(1),
+    "embedding": lambda x: F.embedding((x.abs() * 2).long().clamp(max=4), TABLE).flatten(1),
+    "one_hot": lambda x: F.one_hot((x.abs() * 2).long().clamp(max=4), 5).to(x.dtype).flatten(1),
+    "gather": lambda x: x.gather(1, (x.abs() * 2).long().clamp(max=3)),
+    "best_two": lambda x: (lambda top: (top[0].softmax(1) * x.sin().gather(1, top[1])).sum(1))((x + SOME).topk(2)),
+    "interpolation": lambda x: interpolated(x),
+    "bilinear": lambda x: F.bilinear(
+        x[:, :3],
+        x[:, :2],
+        TABLE[:6].to(x.dtype).flatten()[:6].view(1, 3, 2) * SOME[1:3, None, None].to(x.dtype),
+        SOME[:2].to(x.dtype),
+    ),
+}
+
+
+def interpolated(x: Tensor) -> Tensor:
+    knots, values = torch.linspace(-3, 8, 6, dtype=x.dtype), TABLE.flatten()[:6]
+    k = torch.searchsorted(knots, x.clamp(-2.9, 7.9)) - 1
+    t = (x - knots[k]) / (knots[k + 1] - knots[k])
+    return values[k] * (1 - t) + values[k + 1] * t
+
+
 def agrees(function: Callable[[Tensor], Tensor], x: Tensor) -> Program:
     program = capture(Apply(function).double(), [torch.zeros(2, *x.shape[1:])])
     expected = function(x).double()
@@ -82,6 +125,46 @@ def test_elementwise(name: str) -> None:
 @pytest.mark.parametrize("name", AXES)
 def test_along_an_axis(name: str) -> None:
     agrees(AXES[name], SPECIAL)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_by_places(name: str) -> None:
+    agrees(PLACES[name], SPECIAL.clamp(-3, 7))
+
+
+def test_a_graph_is_gathered_not_multiplied() -> None:
+    """As many numbers as there are edges, not nodes times edges."""
+    program = agrees(PLACES["index_add"], SPECIAL)
+    assert not program.weights and {"gather"} <= {n.op for n in program.nodes}
+
+
+class Constants(nn.Module):
+    """Distances to centres whose rows are the batch, and a sparse matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.rand(30, 4))
+        self.register_buffer("mesh", torch.eye(4).add(torch.ones(4).diag(1)[:4, :4]).to_sparse())
+        self.plain = torch.eye(4)[[1, 2, 3, 0]].to_sparse()
+
+    def forward(self, x: Tensor) -> Tensor:
+        nodes = torch.sparse.mm(self.mesh, x.T).T + (self.plain.to(x.dtype) @ x.T).T
+        return torch.cat([torch.cdist(x, self.centres), nodes], 1)
+
+
+def test_rows_that_are_the_batch() -> None:
+    net = Constants().double()
+    before = (net.mesh, net.plain)
+    program = capture(net, [torch.zeros(2, 4)])
+    with torch.no_grad():
+        torch.testing.assert_close(program.run([SPECIAL])[0], net(SPECIAL), rtol=1e-11, atol=1e-12)
+    assert net.mesh is before[0] and net.plain is before[1]
+
+
+@pytest.mark.parametrize("name", ["lookup", "embedding"])
+def test_tables_are_in_reach_of_the_planner(name: str) -> None:
+    program = agrees(PLACES[name], SPECIAL.clamp(-3, 7))
+    assert [tuple(program.constants[k].shape) for k in program.weights] == [(2, 5)]
 
 
 class Attention(nn.Module):

@@ -181,17 +181,35 @@ def of_rows(transform):
 
 
 DIFFERENTIATES = r": it differentiates inside its forward \(by {}.*ask for its derivatives by compress\(.*derivatives="
+FOLLOWED = {
+    "autograd": sloped,
+    "backward": lambda x: sloped(x, backward=True),
+    "twice": lambda x: torch.func.grad(lambda w: torch.func.grad(lambda v: torch.tanh(v).sum())(w).square().sum())(x),
+    "grad": lambda x: torch.func.grad(lambda v: torch.tanh(v).sum())(x),
+    "grad of rows": of_rows(torch.func.grad),
+    "data": lambda x: x.data * 2,
+}
 HABITS = {
-    "autograd": (sloped, DIFFERENTIATES.format(r"torch\.autograd\.grad")),
-    "backward": (lambda x: sloped(x, backward=True), DIFFERENTIATES.format("backward")),
-    "grad": (lambda x: torch.func.grad(lambda v: torch.tanh(v).sum())(x), DIFFERENTIATES.format(".*torch.func")),
-    "grad of rows": (of_rows(torch.func.grad), DIFFERENTIATES.format(".*torch.func")),
+    "jacrev of rows": (of_rows(torch.func.jacrev), DIFFERENTIATES.format(".*torch.func")),
     "jacfwd of rows": (of_rows(torch.func.jacfwd), DIFFERENTIATES.format("torch.func, forward")),
-    "data": (lambda x: x.data * 2, r"reads \.data of a tensor.*\.detach\(\)"),
     "float": (lambda x: x * float(x.max()), "Op max|makes a Python number"),
     "numpy": (lambda x: torch.from_numpy(x.detach().numpy()), "leaves torch for numpy; use torch's functions"),
     "branch": (lambda x: x if x.sum() > 0 else -x, "Op sum|a branch of a tensor's values"),
 }
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_steps_that_torch_export_does_not_see_are_followed(name) -> None:
+    """Derivatives inside a forward and .data, for any batch, with weights under their own names."""
+    net = Net(FOLLOWED[name])
+    with torch.random.fork_rng():
+        program = captured_network(net, (ROWS,)).program
+    assert {"a.weight", "b.weight"} <= program.weights.keys()
+    for count in (1, 2, 7):
+        x = torch.rand(count, ROWS.shape[1], generator=torch.Generator().manual_seed(count))
+        with torch.no_grad():
+            expected = net(x)
+        assert torch.allclose(program.run([x.double()])[0].float(), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", HABITS)

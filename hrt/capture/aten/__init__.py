@@ -8,8 +8,8 @@ from hrt.capture.aten.complex_numbers import COMPLEX, is_complex, lower_complex
 from hrt.capture.aten.complex_products import depends
 from hrt.capture.aten.convolutions import CONVOLUTIONS
 from hrt.capture.aten.elementwise import ELEMENTWISE
+from hrt.capture.aten.indices import INDICES
 from hrt.capture.aten.masks import MASKS
-from hrt.capture.aten.normalizing import NORMALIZING
 from hrt.capture.aten.padding import PADDING
 from hrt.capture.aten.pooling import POOLING
 from hrt.capture.aten.products import PRODUCTS
@@ -24,11 +24,11 @@ LOWERINGS: dict[str, Lowering] = {
     **ELEMENTWISE,
     **MASKS,
     **REDUCTIONS,
+    **INDICES,
     **PADDING,
     **CONVOLUTIONS,
     **POOLING,
     **RESIZING,
-    **NORMALIZING,
 }
 
 __all__ = ["COMPLEX", "LOWERINGS", "depends", "is_complex", "lower_complex"]

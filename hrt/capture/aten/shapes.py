@@ -315,7 +315,7 @@ SHAPES: dict[str, Lowering] = {
     "copy": lambda b, target, source, *_: _expand(b, source),
     "repeat": _repeat,
     "repeat_interleave": _repeat_interleave,
-    **{name: _full(0.0) for name in ("zeros", "zeros_like", "new_zeros")},
+    **{name: _full(0.0) for name in ("zeros", "zeros_like", "new_zeros", "empty_like")},  # what is empty is not read
     **{name: _full(1.0) for name in ("ones", "ones_like", "new_ones")},
     **{name: _full(None) for name in ("full", "full_like", "fill")},
     "new_full": _full(None, 1),

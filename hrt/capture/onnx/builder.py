@@ -25,8 +25,8 @@ ROWS = 3  # of the examples
 class OnnxBuilder:
     """The program while it grows. known: constants by name.  example: values of ROWS rows.  at: the node at hand."""
 
-    def __init__(self, known: dict[str, np.ndarray], values: set[str]):
-        self.known = known
+    def __init__(self, known: dict[str, np.ndarray], values: set[str], opset: int):
+        self.known, self.opset = known, opset
         self.values = values  # names that the graph's own values have
         self.example: dict[str, Tensor] = {}
         self.alone: dict[str, Tensor] = {}  # the first row of each, computed without the others
@@ -124,6 +124,14 @@ class OnnxBuilder:
         node = Node(name, op, tuple(inputs), tuple(shape[1:]), attrs)
         intermediate, products = work(node, [tuple(a.shape) for a in arguments], self.constants)
         self._spend(name, ROWS + 1, shape.numel() + intermediate, products)
+
+    def rename(self, value: str) -> None:
+        """Give the value that was emitted last the name of the node's output."""
+        last = self.nodes.pop()
+        if last.name != value:
+            raise self.fail("it says nothing, or the same as a node before it")
+        self.nodes.append(replace(last, name=self.out))
+        self.example[self.out], self.alone[self.out] = self.example.pop(value), self.alone.pop(value)
 
     @property
     def out(self) -> str:

@@ -24,6 +24,7 @@ from onnx.reference import ReferenceEvaluator
 from hrt.capture.answers import ROWS, RuntimeAnswers
 from hrt.capture.onnx.budgets import CALL_BYTES, FOLDED, RUNTIME_BYTES, WORK, check_expansion
 from hrt.capture.onnx.builder import OnnxBuilder
+from hrt.capture.onnx.choices import COMPARED, LOGICAL, cast
 from hrt.capture.onnx.operators import LOWERINGS
 from hrt.errors import CaptureError, first_line, reason
 from hrt.program.check_program import check_program
@@ -79,7 +80,7 @@ def _load(path: Path) -> onnx.ModelProto:
         raise
     except Exception as error:  # protobuf, the system and onnx each have their own
         raise CaptureError(f"{path} cannot be read as ONNX: {first_line(error)}") from error
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    opset = _opset(proto)
     if opset < OLDEST_OPSET:
         raise CaptureError(
             f"{path} is of opset {opset}. Expected {OLDEST_OPSET} or newer (see onnx.version_converter)."
@@ -90,6 +91,10 @@ def _load(path: Path) -> onnx.ModelProto:
         return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
     except Exception as error:  # as above
         raise CaptureError(f"{path} has functions that cannot be written out: {first_line(error)}") from error
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
 def _check_file(path: Path) -> None:
@@ -125,7 +130,8 @@ class _Reader:
         self.proto, self.graph = proto, proto.graph
         known = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
         values = {n for node in self.graph.node for n in node.output} | {v.name for v in self.graph.input}
-        self.builder = OnnxBuilder(known, values)
+        self.builder = OnnxBuilder(known, values, _opset(proto))
+        self.masks: set[str] = set()  # names of booleans
         self.alias: dict[str, str] = {}
         self.room = FOLDED + 2 * sum(v.size for v in known.values())  # numbers that constants may still become
         self.types: dict[str, np.dtype] = {}  # of the inputs
@@ -181,11 +187,13 @@ class _Reader:
             if node.op_type not in LOWERINGS:
                 raise self.builder.fail("the op table has nothing for it; replace it, or ask for it")
             LOWERINGS[node.op_type](self.builder, names, attributes)
+            self.masks |= {*node.output} if node.op_type in {*COMPARED, *LOGICAL} else set()
 
     def _passed(self, node: onnx.NodeProto, names: Sequence[str], attributes: dict[str, Any]) -> None:
-        if node.op_type == "Cast" and attributes["to"] not in FLOATS:
-            kind = TensorProto.DataType.Name(attributes["to"])
-            raise self.builder.fail(f"it casts to {kind}; expected a floating type")
+        if node.op_type == "Cast" and attributes["to"] not in FLOATS and names[0] not in self.masks:
+            self.masks |= {node.output[0]} if attributes["to"] == TensorProto.BOOL else set()
+            cast(self.builder, names, attributes["to"])
+            return
         if node.op_type == "Dropout" and len(names) > 2 and names[2]:
             training = self.builder.known.get(names[2])
             if training is None or bool(training.any()):

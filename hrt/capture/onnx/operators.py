@@ -7,20 +7,13 @@ import numpy as np
 
 from hrt.capture.builder import runs
 from hrt.capture.onnx.builder import ROWS, OnnxBuilder
+from hrt.capture.onnx.choices import CHOICES, Lowering, listed
 from hrt.capture.onnx.convolutions import CONVOLUTIONS
 from hrt.program.op_table import TABLE
 
 UNARY = {row.onnx: name for name, row in TABLE.items() if row.onnx and row.arity == 1 and row.derivative is not None}
+MOST_SLICES = 64  # that a list of places is said as; a longer one is a `gather`
 BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Max": "maximum", "Min": "minimum"}
-
-Lowering = Callable[[OnnxBuilder, Sequence[str], Mapping[str, Any]], object]
-
-
-def _listed(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any], key: str, position: int) -> list[int]:
-    """Whole numbers that are an attribute in older opsets and an input in newer ones; none where both are missing."""
-    if key in t:
-        return list(t[key])
-    return b.integers(x[position], key) if len(x) > position and x[position] else []
 
 
 def _number(b: OnnxBuilder, x: Sequence[str], position: int) -> np.ndarray | None:
@@ -93,7 +86,7 @@ def _shaped(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
         target = [value.shape[k] if v == 0 and not t.get("allowzero", 0) else v for k, v in enumerate(target)]
         shape = target[1:]
     else:
-        axes = _listed(b, x, t, "axes", 1)
+        axes = listed(b, x, t, "axes", 1)
         size = value.ndim + (len(axes) if b.at.op_type == "Unsqueeze" else 0)
         axes = sorted(a % size for a in axes) or [k for k in range(1, value.ndim) if value.shape[k] == 1]
         if 0 in axes:
@@ -118,8 +111,8 @@ def _transpose(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
 
 def _slice(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     starts, ends = b.integers(x[1], "starts"), b.integers(x[2], "ends")
-    axes = _listed(b, x, {}, "axes", 3) or list(range(len(starts)))
-    steps = _listed(b, x, {}, "steps", 4) or [1] * len(starts)
+    axes = listed(b, x, {}, "axes", 3) or list(range(len(starts)))
+    steps = listed(b, x, {}, "steps", 4) or [1] * len(starts)
     value = x[0]
     for k, (start, stop, axis, step) in enumerate(zip(starts, ends, axes, steps, strict=True)):
         if step < 1:
@@ -133,7 +126,7 @@ def _split(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     axis = b.axis(t.get("axis", 0), x[0])
     length, count = b.example[x[0]].shape[axis], len(b.at.output)
     even = [-(-length // count)] * (count - 1)
-    sizes = _listed(b, x, t, "split", 1) or [*even, length - sum(even)]
+    sizes = listed(b, x, t, "split", 1) or [*even, length - sum(even)]
     start = 0
     for name, size in zip(b.at.output, sizes, strict=True):
         b.emit("slice", x[:1], name, axis=axis, start=start, stop=start + size, step=1)
@@ -152,6 +145,9 @@ def _gather(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     if not wanted or any(not -length <= int(i) < length for i in index.reshape(-1)):
         raise b.fail(f"its indices reach outside the {length} numbers that there are")
     ranges = runs(wanted)
+    if len(ranges) > MOST_SLICES:
+        b.emit("gather", [x[0], b.constant(f"{b.out}.places", np.asarray(wanted))], b.out, axis=axis)
+        return
     name = b.out if index.ndim and len(ranges) == 1 else None
     pieces = [b.emit("slice", x[:1], name, axis=axis, start=i, stop=j, step=1) for i, j in ranges]
     if len(pieces) > 1:
@@ -165,14 +161,6 @@ def _concat(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
     if any(n not in b.example for n in x):
         raise b.fail("it joins a constant; expected values that depend on an input")
     b.emit("concat", list(x), b.out, axis=b.axis(t["axis"], first))
-
-
-def _reduce(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
-    axes = _listed(b, x, t, "axes", 1)
-    if not axes:
-        raise b.fail("it reduces all dimensions, the batch too")
-    op = {"ReduceSum": "sum", "ReduceMean": "mean"}[b.at.op_type]
-    b.emit(op, x[:1], b.out, axes=[b.axis(a, x[0]) for a in axes], keep=bool(t.get("keepdims", 1)))
 
 
 def _layer_norm(b: OnnxBuilder, x: Sequence[str], t: Mapping[str, Any]) -> None:
@@ -194,7 +182,7 @@ LOWERINGS: dict[str, Lowering] = {
     "Split": _split,
     "Concat": _concat,
     "Gather": _gather,
-    **dict.fromkeys(("ReduceSum", "ReduceMean"), _reduce),
+    **CHOICES,
     "LayerNormalization": _layer_norm,
     "Einsum": lambda b, x, t: b.emit("einsum", [b.operand(n) for n in x], b.out, equation=t["equation"].decode()),
 }

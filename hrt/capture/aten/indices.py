@@ -1,0 +1,179 @@
+"""Entries by their places: by constant lists, as on a fixed graph, and by whole numbers that depend on the input."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt.capture.aten.masks import one_hot
+from hrt.capture.aten.shapes import SHAPES
+from hrt.capture.builder import Builder, Lowering, Ref, axis_of, moved, reshaped, resized, runs
+
+MOST_SLICES = 64  # that a list of places is said as; a longer one is a `gather`
+
+
+def _gathered(b: Builder, x: Ref, axis: int, places: Sequence[int]) -> Ref:
+    index = b.named(torch.tensor(places, dtype=torch.float64), "places")
+    return b.emit("gather", [x, index], resized(x, axis, len(places)), axis=axis)
+
+
+def _index_select(b: Builder, x: Ref, dim: int, index: Any) -> Ref:
+    """Entries by a constant list, which may have several axes."""
+    if not isinstance(index, Tensor):
+        raise b.fail("its index depends on the input; write it as a mask, or by torch.gather")
+    axis = axis_of(x, dim, b)
+    places = torch.arange(x.shape[axis])[index]
+    if places.ndim == 1 and len(runs(places.tolist())) <= MOST_SLICES:
+        return SHAPES["index_select"](b, x, dim, index)
+    return reshaped(b, _gathered(b, x, axis, places.flatten().tolist()), resized(x, axis, *places.shape))
+
+
+def _index(b: Builder, x: Any, indices: Sequence[Any]) -> Ref:
+    given = [k for k, i in enumerate(indices) if i is not None]
+    if len(given) != 1:
+        raise b.fail("only one axis may be indexed")
+    index = indices[given[0]]
+    if isinstance(x, Tensor):
+        if given != [0]:
+            raise b.fail("only the first axis of a constant may be indexed by values")
+        return _looked_up(b, x, index)
+    return _index_select(b, x, given[0], index)
+
+
+def _looked_up(b: Builder, table: Tensor, index: Ref) -> Ref:
+    """Rows of a constant table by whole numbers: a product with the table, which may be compressed as a weight."""
+    rows = b.named(table.flatten(1) if table.ndim > 1 else table[:, None], "table", table)
+    places = one_hot(b, index, len(table))
+    y = b.emit("linear", [places, b.named(rows.T, "table", rows)], (*index.shape, rows.shape[1]))
+    return reshaped(b, y, (*index.shape, *table.shape[1:]))
+
+
+def _gather(b: Builder, x: Ref, dim: int, index: Any, **kwargs: Any) -> Ref:
+    """x[..., index[..., k], ...]: by a mask for every k where the places depend on the input or on other axes."""
+    axis, constant = axis_of(x, dim, b), _constant_behind(b, index)
+    if constant is not None and (places := _along_one_axis(constant, axis)) is not None:
+        wanted = _gathered(b, x, axis, places)
+        shape = tuple(constant.shape)
+        if wanted.shape == shape:
+            return wanted
+        raise b.fail("its index has other axes than what it is taken from")
+    index = (
+        index
+        if isinstance(index, Ref)
+        else b.emit("repeat", [index, b.batch_ref()], index.shape[1:], shape=[*index.shape[1:]])
+    )
+    if resized(x, axis, 1) != resized(index, axis, 1):
+        raise b.fail("its index has other axes than what it is taken from")
+    last = [k for k in range(-len(x.shape), 0) if k != axis] + [axis]
+    values, picks = (moved(b, v, last) for v in (x, index))
+    masks = one_hot(b, picks, values.shape[-1])
+    spread = reshaped(b, values, (*values.shape[:-1], 1, values.shape[-1]))
+    product = b.emit("mul", [masks, spread], masks.shape)
+    y = b.emit("sum", [product], picks.shape, axes=[-1], keep=False)
+    return moved(b, y, [last.index(k) - len(last) for k in range(-len(last), 0)])
+
+
+def _constant_behind(b: Builder, x: Any) -> Tensor | None:
+    """The numbers of one sample, where they are the same in all."""
+    if isinstance(x, Tensor):
+        return None
+    node = next((n for n in reversed(b.nodes) if n.name == x.name and n.op == "repeat"), None)
+    if node is None:
+        return None
+    constant = b.constants[node.inputs[0]]
+    return constant[0] if constant.ndim > len(x.shape) else constant.expand(x.shape)
+
+
+def _along_one_axis(index: Tensor, axis: int) -> list[int] | None:
+    """The places that an index names along an axis; None where they depend on other axes."""
+    rows = index.movedim(axis, 0).reshape(index.shape[axis], -1)
+    return rows[:, 0].long().tolist() if bool((rows == rows[:, :1]).all()) else None
+
+
+def _added_at(b: Builder, x: Any, axis: int, places: Sequence[int], source: Any) -> Ref:
+    """x plus the entries of `source`, each added in its place: every place sums over the entries that come to it."""
+    lists: list[list[int]] = [[] for _ in range(x.shape[axis])]
+    for entry, place in enumerate(places):
+        lists[place].append(entry)
+    most = max(map(len, lists), default=0)
+    if not most:
+        return x
+    side = (1,) * (-axis - 1)
+    mask = torch.tensor([[float(k < len(v)) for k in range(most)] for v in lists], dtype=torch.float64)
+    wanted = [v[k] if k < len(v) else 0 for v in lists for k in range(most)]
+    y = _gathered(b, source, axis, wanted)
+    y = reshaped(b, y, resized(source, axis, len(lists), most))
+    if not bool(mask.all()):
+        y = b.emit("mul", [y, b.named(mask.reshape(*mask.shape, *side), "mask")], y.shape)
+    y = b.emit("sum", [y], resized(source, axis, len(lists)), axes=[axis], keep=False)
+    behind = _constant_behind(b, x)
+    return y if behind is not None and not bool(behind.any()) else b.emit("add", [x, y], x.shape)
+
+
+def _index_add(b: Builder, x: Ref, dim: int, index: Any, source: Any, *, alpha: float = 1) -> Ref:
+    if not isinstance(index, Tensor) or not isinstance(source, Ref):
+        raise b.fail("its index depends on the input, or what it adds does not")
+    source = source if alpha == 1 else b.emit("mul", [source, float(alpha)], source.shape)
+    axis = axis_of(x, dim, b)
+    return _added_at(b, x, axis, torch.arange(x.shape[axis])[index].tolist(), source)
+
+
+def _scatter_add(b: Builder, x: Ref, dim: int, index: Any, source: Any) -> Ref:
+    axis, constant = axis_of(x, dim, b), _constant_behind(b, index)
+    places = None if constant is None else _along_one_axis(constant, axis)
+    if places is None or not isinstance(source, Ref) or source.shape != index.shape:
+        raise b.fail(
+            "its index is no constant list along the axis; expand one, as in index[None, :, None].expand_as(x)"
+        )
+    return _added_at(b, x, axis, places, source)
+
+
+def _scatter_reduce(
+    b: Builder, x: Ref, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
+) -> Ref:
+    if reduce != "sum" or not include_self:
+        raise b.fail(f"it reduces by {reduce!r}; only sums over what is there are said")
+    return _scatter_add(b, x, dim, index, source)
+
+
+def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Ref:
+    given = [k for k, i in enumerate(indices) if i is not None]
+    if not accumulate or len(given) != 1:
+        raise b.fail("it assigns to a list of places; torch.index_add and torch.cat say the same")
+    return _index_add(b, x, given[0], indices[given[0]], values)
+
+
+def _embedding(b: Builder, table: Any, index: Any, *_: Any, **__: Any) -> Ref:
+    if not isinstance(table, Tensor):
+        raise b.fail("its table depends on the input")
+    return _looked_up(b, table, index)
+
+
+def _bilinear(b: Builder, x: Ref, y: Ref, weight: Any, bias: Any = None) -> Ref:
+    """x^T W_o y for every o: W as one matrix applied to x, then a product of values."""
+    if not isinstance(weight, Tensor) or not isinstance(x, Ref) or not isinstance(y, Ref):
+        raise b.fail("its weight depends on the input, or one of its inputs does not")
+    for v in (x, y):
+        axis_of(v, -1, b)
+    outputs, left, right = weight.shape
+    matrix = b.named(weight.transpose(1, 2).reshape(outputs * right, left), "weight", weight)
+    lead = x.shape[:-1]
+    rows = reshaped(b, b.emit("linear", [x, matrix], (*lead, outputs * right)), (*lead, outputs, right))
+    product = b.emit("matmul", [rows, reshaped(b, y, (*lead, right, 1))], (*lead, outputs, 1))
+    out = reshaped(b, product, (*lead, outputs))
+    return out if bias is None else b.emit("add", [out, bias], out.shape)
+
+
+INDICES: dict[str, Lowering] = {
+    "index": _index,
+    "index_select": _index_select,
+    "gather": _gather,
+    "index_add": _index_add,
+    **dict.fromkeys(("index_put", "_unsafe_index_put"), _index_put),
+    "scatter_add": _scatter_add,
+    "scatter_reduce": _scatter_reduce,
+    "embedding": _embedding,
+    "one_hot": lambda b, x, count=-1: one_hot(b, x, count),
+    "bilinear": _bilinear,
+}

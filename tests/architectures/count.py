@@ -1,0 +1,82 @@
+"""Which of 183 public networks are captured: python tests/architectures/count.py FILE writes the table.
+
+Plain ones are tried in small versions, those of packages by their own classes where the package can be imported. The
+rest is said to be not tried.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+os.environ.setdefault("DDE_BACKEND", "pytorch")
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import torch  # noqa: E402
+
+from hrt.calibration.samples import given_inputs  # noqa: E402
+from hrt.capture.network import call_for, captured_network  # noqa: E402
+from hrt.errors import HrtError  # noqa: E402
+
+from architectures import public_more  # noqa: E402, F401
+from architectures.public_packages import PACKAGES  # noqa: E402
+from architectures.public_plain import PLAIN  # noqa: E402
+
+LONGEST = 110  # characters of a reason
+
+
+def outcome(name: str) -> str:
+    """captured, or why not."""
+    make = {**PLAIN, **PACKAGES}.get(name)
+    if make is None:
+        return "not tried"
+    torch.manual_seed(0)
+    try:
+        net, inputs = make()
+    except Exception as error:  # a package that is not there, or of another version
+        return f"not tried: {type(error).__name__}: {error}".replace("\n", " ")[:LONGEST]
+    try:
+        samples, call = call_for(net.eval(), given_inputs(inputs))
+        program = captured_network(net.eval(), samples, call).program
+    except HrtError as error:
+        return str(error).replace("\n", " ").replace("|", "/")[:LONGEST]
+    weights = sum(program.constants[k].numel() for k in program.weights)
+    total = sum(c.numel() for k, c in program.constants.items() if k not in program.generated)
+    return f"captured, {weights / max(total, 1):.0%} in reach"
+
+
+def main() -> None:
+    rows = list(csv.DictReader((HERE / "public_networks.csv").open()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = {}
+        for row in rows:
+            found[row["network"]] = outcome(row["network"])
+            print(row["network"], "|", found[row["network"]], flush=True)
+    counts = Counter(next((w for w in ("captured", "not tried") if o.startswith(w)), "refused") for o in found.values())
+    before = sum(row["before"] == "captured" for row in rows)
+    lines = [
+        "# Which public networks are captured",
+        "",
+        f"Of {len(rows)} public networks {counts['captured']} are captured, {counts['refused']} are refused, "
+        f"{counts['not tried']} were not tried. Before version 0.1.0's work on this it were {before}.",
+        "`python tests/architectures/count.py docs/results/networks.md` writes this page. Plain networks are small "
+        "versions of ours; those of packages are the packages' own classes, tried where the package is installed. "
+        "Captured means that the program gives the network's answers on random rows; how well a network compresses is "
+        "another question (`python tests/architectures/table.py`). In reach: the share of the numbers that are weights "
+        "which the planner may compress.",
+        "",
+        "| network | from | before | now |",
+        "|---|---|---|---|",
+        *(f"| {r['network']} | {r['from']} | {r['before']} | {found[r['network']]} |" for r in rows),
+    ]
+    Path(sys.argv[1]).write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
