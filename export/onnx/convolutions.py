@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hrt.export.onnx.graph import Graph
-from hrt.export.onnx.layers import entries_of, factors_of
+from hrt.export.onnx.layers import entries_of, factors_of, written_out
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.patches import Window
 
@@ -35,7 +35,7 @@ def convolution(g: Graph, x: str, shape: Sequence[int], layer: Layer, window: Wi
         us, vts = factors_of(g, weight, wanted)
         entries = g.beside(vts, f"{wanted}.vt", 0)
     elif g.narrow:
-        entries = _written_out(g, weight, wanted)
+        entries = written_out(g, weight, wanted)
     else:
         entries = g.constant(weight.to_dense(torch.float32), f"{wanted}.weight")
     kernel = g.integers([-1, n // window.numbers, *window.kernel])
@@ -48,27 +48,6 @@ def convolution(g: Graph, x: str, shape: Sequence[int], layer: Layer, window: Wi
         points = g.add("Reshape", [g.beside(us, f"{wanted}.u", 1), g.integers([m, -1, *[1] * axes])], f"{wanted}.u")
         y = g.add("Conv", [y, points, *bias], name)
     return g.add("Reshape", [y, g.integers([-1, *lead, m, *window.steps(tuple(shape))])], wanted) if lead else y
-
-
-def _written_out(g: Graph, h: HMatrix, wanted: str) -> str:
-    """The entries (m, n) of a compressed weight, from constants alone: OpenVINO takes no other kernels, and folds these
-    (not EyeLike, by which other layers are written out).
-    """
-    m, n = h.shape
-    parts = []
-    for e in (e for e in h.leaves if e.is_dense or e.rank):
-        if e.is_dense:
-            block = g.decoded(e.tensors[0], e.scale, f"{wanted}.block")
-        else:
-            u, vt = g.decoded(e.tensors[0], None, f"{wanted}.u"), g.decoded(e.tensors[1], e.scale, f"{wanted}.vt")
-            block = g.add("MatMul", [u, vt], f"{wanted}.block")
-        around = [e.row, e.col, m - e.row - e.rows, n - e.col - e.cols]
-        parts.append(g.add("Pad", [block, g.integers(around, "around")], f"{wanted}.part") if any(around) else block)
-    whole = g.add("Sum", parts, f"{wanted}.entries") if parts else g.constant(torch.zeros(m, n), f"{wanted}.entries")
-    for axis, order in enumerate((h.row_order, h.col_order)):
-        if order is not None:
-            whole = g.add("Gather", [whole, g.index(order.long().argsort().numpy())], f"{wanted}.entries", axis=axis)
-    return whole
 
 
 def patches(g: Graph, x: str, shape: Sequence[int], window: Window, wanted: str) -> str:

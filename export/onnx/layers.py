@@ -1,13 +1,12 @@
 """A linear layer as ONNX nodes, in one of several forms (`hrt.runtime.onnx_costs` says which is fastest)."""
 
 import torch
-from onnx import TensorProto
 from torch import Tensor
 
 from hrt.export.onnx.batched_layer import batched, plan_of
 from hrt.export.onnx.graph import Graph
 from hrt.hmatrix.hmatrix import HMatrix
-from hrt.runtime.onnx_costs import LANES, compressed_form
+from hrt.runtime.onnx_costs import LANES
 
 NARROW_INPUTS = 8  # a layer of so few inputs takes its bias as one more of them
 
@@ -78,15 +77,31 @@ def _dense(g: Graph, x: str, w: str, shape: tuple[int, ...], bias: Tensor | None
 
 
 def _multiplied(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
-    """One Gemm with the entries of a compressed weight; in a file they are the layer's answer to unit vectors."""
+    """One Gemm with the entries of a compressed weight; in a file runtimes work them out."""
     if not g.narrow:
         return _dense(g, x, g.constant(h.to_dense(torch.float32), f"{wanted}.weight"), h.shape, bias, wanted)
-    n = h.shape[1]
-    square = g.add("Expand", [g.number(0.0), g.integers([n, n])], f"{wanted}.zeros")
-    unit = g.add("EyeLike", [square], f"{wanted}.unit", dtype=TensorProto.FLOAT)
-    columns = linear(g, unit, 2, h, None, f"{wanted}.entries", compressed_form(h))
-    inputs = [x, columns] if bias is None else [x, columns, g.constant(bias, f"{wanted}.bias")]
-    return g.add("Gemm", inputs, wanted)
+    return g.gemm(x, written_out(g, h, wanted), bias, wanted)
+
+
+def written_out(g: Graph, h: HMatrix, wanted: str) -> str:
+    """The entries (m, n) of a compressed weight, from constants alone, which runtimes fold. Not the layer's answer to
+    unit vectors: OpenVINO 2026.4 folds no EyeLike, and refuses what it then meets in a Gemm or as a kernel.
+    """
+    m, n = h.shape
+    parts = []
+    for e in (e for e in h.leaves if e.is_dense or e.rank):
+        if e.is_dense:
+            block = g.decoded(e.tensors[0], e.scale, f"{wanted}.block")
+        else:
+            u, vt = g.decoded(e.tensors[0], None, f"{wanted}.u"), g.decoded(e.tensors[1], e.scale, f"{wanted}.vt")
+            block = g.add("MatMul", [u, vt], f"{wanted}.block")
+        around = [e.row, e.col, m - e.row - e.rows, n - e.col - e.cols]
+        parts.append(g.add("Pad", [block, g.integers(around, "around")], f"{wanted}.part") if any(around) else block)
+    whole = g.add("Sum", parts, f"{wanted}.entries") if parts else g.constant(torch.zeros(m, n), f"{wanted}.entries")
+    for axis, order in enumerate((h.row_order, h.col_order)):
+        if order is not None:
+            whole = g.add("Gather", [whole, g.index(order.long().argsort().numpy())], f"{wanted}.entries", axis=axis)
+    return whole
 
 
 def _low_rank(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import hrt
 from hrt.export.onnx import to_onnx
@@ -31,6 +32,15 @@ def test_int8_weights_do_not_make_it_quantize_activations():
     assert max(check_openvino(to_onnx(model), model, x).values()) <= 1e-6
     session = open_openvino(to_onnx(model))
     assert session.compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_small_layers_whose_entries_it_works_out(seed):
+    """Their int8 factors reach a Gemm through constants alone: it refused what was written as an answer to EyeLike."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+    model = hrt.compress(net, inputs=torch.rand(500, 2), tol=1e-2, progress=False)
+    assert max(check_openvino(to_onnx(model), model).values()) <= 1e-5
 
 
 def test_where_it_is_not_installed(monkeypatch):
