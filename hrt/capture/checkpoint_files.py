@@ -278,7 +278,7 @@ def _no_weights(path: Path, foreign: Foreign) -> str:
 def _runs_code(path: Path, foreign: Foreign) -> str:
     return (
         f"The weights {path} hold more than tensors ({', '.join(foreign.names[:SHOWN])}), and would run code when "
-        f"read. {STATE} If you trust the file, let build() return torch.load(path, weights_only=False)."
+        f"read. {STATE} If you trust the file, let build() return what torch.load reads with weights_only=False."
     )
 
 

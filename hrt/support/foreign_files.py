@@ -22,7 +22,7 @@ PLAIN = (
     "builtins set",
     "__builtin__ set",
 )
-NESTED_PICKLES = "torch.storage _load_from_bytes"  # what pickle.dump, without torch.save, makes of a tensor
+NESTED_PICKLES = "torch.storage _load_from_bytes"  # what a pickle that is not of torch.save makes of a tensor
 BUILD = "hrt compress mynets.py:build --weights {path}, where build() returns {net}"
 WHAT_IT_IS = {
     "state_dict": ("a state_dict, weights without their network", BUILD, "the nn.Module that they belong to"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.aten.products import explicit
+from hrt.capture.aten.products import dot_equation, explicit
 from hrt.capture.aten.stacks import is_stack, stacked
 from hrt.capture.builder import Builder, Ref, picked, reshaped
 from hrt.capture.spectra import PAIR, Complex, collected, of_pair, ordered, pair, real_part, settled
@@ -162,12 +162,7 @@ def _outer(first: tuple[str, Tensor], second: tuple[str, Tensor]) -> tuple[str, 
 
 def complex_tensordot(b: Builder, x: Any, y: Any, dims: Sequence[int], others: Sequence[int]) -> Any:
     """Said as an equation."""
-    left, right = string.ascii_lowercase[: x.ndim], list(string.ascii_uppercase[: y.ndim])
-    for d, e in zip(dims, others, strict=True):
-        right[e % y.ndim] = left[d % x.ndim]
-    summed = {left[d % x.ndim] for d in dims}
-    out = [c for c in (*left, *right) if c not in summed]
-    return complex_einsum(b, f"{left},{''.join(right)}->{''.join(out)}", [x, y])
+    return complex_einsum(b, dot_equation(x.ndim, y.ndim, dims, others), [x, y])
 
 
 def complex_matmul(b: Builder, x: Any, y: Any) -> Any:

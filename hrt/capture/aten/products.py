@@ -171,9 +171,23 @@ def _varying(labels: str, shape: Sequence[int], other: dict[str, int]) -> tuple[
     return "".join(c for c, _ in pairs), [n for _, n in pairs]
 
 
+def dot_equation(rank: int, other: int, dims: Sequence[int], others: Sequence[int]) -> str:
+    """The equation of a product of tensors of these ranks that sums `dims` of one with `others` of the other."""
+    left, right = string.ascii_lowercase[:rank], list(string.ascii_uppercase[:other])
+    for d, e in zip(dims, others, strict=True):
+        right[e % other] = left[d % rank]
+    summed = {left[d % rank] for d in dims}
+    return f"{left},{''.join(right)}->{''.join(c for c in (*left, *right) if c not in summed)}"
+
+
+def _tensordot(b: Builder, x: Any, y: Any, dims: Sequence[int], others: Sequence[int]) -> Ref:
+    return _einsum(b, dot_equation(x.ndim, y.ndim, dims, others), [x, y])
+
+
 PRODUCTS: dict[str, Lowering] = {
     "linear": _linear,
     "addmm": _addmm,
     **{name: _matmul for name in ("matmul", "mm", "bmm", "mv")},
     "einsum": _einsum,
+    "tensordot": _tensordot,
 }
