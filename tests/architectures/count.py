@@ -64,7 +64,8 @@ def main() -> None:
         "# Which public networks are captured",
         "",
         f"Of {len(rows)} public networks {counts['captured']} are captured, {counts['refused']} are refused, "
-        f"{counts['not tried']} were not tried. Before version 0.1.0's work on this it were {before}.",
+        f"{counts['not tried']} were not tried. {before} were captured before the batch, "
+        "convolutions and spectral layers were understood.",
         "`python tests/architectures/count.py docs/results/networks.md` writes this page. Plain networks are small "
         "versions of ours; those of packages are the packages' own classes, tried where the package is installed. "
         "Captured means that the program gives the network's answers on random rows; how well a network compresses is "
