@@ -117,7 +117,9 @@ def observed_uses(
         scaled = [y * part.reshape(y.shape[1:]) for y, part in zip(probed, parts, strict=True)]
     loss = sum((y * _signs(y, generator)).sum() for y in scaled)
     probes = [probe for _, _, probe in seen]
-    grads = torch.autograd.grad(loss, probes, allow_unused=True) if isinstance(loss, Tensor) and probes else []
+    grads: Sequence[Tensor | None] = [None] * len(probes)  # where every output is constant between its jumps
+    if isinstance(loss, Tensor) and loss.requires_grad:
+        grads = torch.autograd.grad(loss, probes, allow_unused=True)
     read = {name for node in program.nodes for name in node.inputs}
     alone = [name not in read and program.outputs.count(name) == 1 for name in program.outputs]
     ones = [torch.ones(y.shape[1:], dtype=y.dtype) for y in probed]

@@ -176,6 +176,25 @@ def _check_capture(network: Captured, rows: Sequence[Tensor]) -> None:
                 f"expected at most {allowed:.3g}. "
                 + (f"That is its own rounding: {narrow}." if exact and narrow else cause)
             )
+    _check_one_row(network, [x[:1] for x in rows], program, allowed)
+
+
+def _check_one_row(network: Captured, row: Sequence[Tensor], program: Sequence[Tensor], allowed: float) -> None:
+    """Raise CaptureError where the network gives one row alone another answer than the program gave it among others.
+    A network that does not run on one row, or drops its dimension, is taken as it is for several.
+    """
+    try:
+        alone = network.answers.outputs(row) if network.answers and len(row[0]) else ()
+    except Exception:  # in whatever way the network fails
+        return
+    for k, (expected, actual) in enumerate(zip(alone, program, strict=False)):
+        if expected.numel() == actual[:1].numel():
+            error = _difference(expected.reshape(actual[:1].shape), actual[:1], 1.0)
+            if error > allowed:
+                raise CaptureError(
+                    f"The network answers one row alone otherwise than among others: output {k} is {error:.3g} off. "
+                    "Expected answers that do not depend on the number of rows; does it ask for x.shape[0]?"
+                )
 
 
 def _difference(expected: Tensor, actual: Tensor, share: float = CANCELLED) -> float:

@@ -15,6 +15,7 @@ from torch.export.graph_signature import OutputKind
 
 from hrt.capture.aten import COMPLEX, LOWERINGS, depends, is_complex, lower_complex
 from hrt.capture.builder import Builder, Ref, module_path, schema_name
+from hrt.capture.compositions import LARGEST
 from hrt.capture.weights import check_numbers
 from hrt.errors import CaptureError
 from hrt.program.program import Program, Value
@@ -122,11 +123,13 @@ class _Walk(Builder):
             tensor = self.exported.state_dict.get(target, self.exported.constants.get(target))
         if not isinstance(tensor, Tensor):
             raise CaptureError(f"{target!r} is a {type(tensor).__name__}. Expected networks of tensors only.")
-        check_numbers(target, tensor)
+        check_numbers(target, tensor, masks=target not in self.exported.graph_signature.parameters)
         same = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and same in self.tied:
             return self.tied[same]
         value = tensor.detach().to("cpu", widest(tensor.dtype))
+        if value.is_floating_point() and bool(torch.isinf(value).any()):
+            value = value.clamp(-LARGEST, LARGEST)
         value = value.view_as(value)  # its own object, also where nothing was converted
         self.names[id(value)] = (value, target)
         self.tied[same] = value

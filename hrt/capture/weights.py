@@ -11,8 +11,8 @@ from hrt.errors import CaptureError, InputError
 QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "torch.nn.intrinsic.q")
 
 
-def check_numbers(name: str, t: Tensor) -> None:
-    """Raise InputError unless `t` holds numbers that are finite, also in float32."""
+def check_numbers(name: str, t: Tensor, *, masks: bool = False) -> None:
+    """Raise InputError unless `t` holds numbers that are finite, also in float32. masks: infinite ones are masks."""
     if is_lazy(t):
         raise InputError(f"{name!r} has no shape yet. Run the network once on an input before.")
     if t.device.type == "meta":
@@ -20,18 +20,21 @@ def check_numbers(name: str, t: Tensor) -> None:
     if not t.is_floating_point() or not t.numel():
         return
     t = t.to_dense()  # of a sparse one; others are as they were
-    if not bool(torch.isfinite(t).all()):
-        bad = int((~torch.isfinite(t)).sum())
+    finite = torch.isfinite(t) | torch.isinf(t) if masks else torch.isfinite(t)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
         raise InputError(f"{name!r} holds {bad} NaN or infinite numbers. Expected finite weights.")
-    largest = float(t.detach().abs().max())
+    largest = float(torch.where(torch.isinf(t), 0, t).detach().abs().max())
     if largest > torch.finfo(torch.float32).max:
         raise InputError(f"{name!r} holds {largest:.3g}, beyond what float32 can hold. Scale the network.")
 
 
 def check_weights(net: nn.Module) -> None:
     """Raise InputError for parameters or buffers that hold no finite numbers."""
-    for name, t in (*net.named_parameters(), *net.named_buffers()):
+    for name, t in net.named_parameters():
         check_numbers(name, t)
+    for name, t in net.named_buffers():
+        check_numbers(name, t, masks=True)
 
 
 def check_modules(net: nn.Module) -> None:

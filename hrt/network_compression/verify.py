@@ -218,10 +218,28 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
         out.append(f"{original.rounding}: errors are against its own answers, derivatives' against those in float64")
     if distinct_rows < FEW_ROWS:
         out.append(f"only {distinct_rows} distinct calibration rows; the confidence limit is wide")
+    if places := jumps(original.network.program):
+        out.append(
+            f"it may jump, in {', '.join(places[:SHOWN])}: rows near a jump are rare among those held out, and each "
+            "may change by the whole jump; give more rows, or do not rely on the limit there"
+        )
     constant = [i for i, x in enumerate(original.given) if bool((x == x[:1]).all())]
     if constant:
         out.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
     return out
+
+
+def jumps(program: Program) -> list[str]:
+    """Where a value that depends on a weight may jump, by op and module."""
+    weighted: set[str] = set()
+    places = []
+    for node in program.nodes:
+        if weighted.intersection(node.inputs):
+            places += [f"{node.op} ({node.module or node.name})"] if node.row.jumps else []
+            weighted.add(node.name)
+        elif node.op == "linear":
+            weighted.add(node.name)
+    return list(dict.fromkeys(places))
 
 
 def too_few_rows(error: OutputError, rows: int) -> list[str]:

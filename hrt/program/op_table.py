@@ -25,7 +25,7 @@ class Op:
     torch: (arguments, attributes) -> value.  arity: None for any.  onnx: the operator that says the same, if one does.
     derivative: f'(x) of an elementwise op of one input.  lipschitz: attributes -> a constant with
     |f(x) - f(y)| <= L |x - y| everywhere.  taylor: coefficients as formulas (`hrt.program.taylor_table`).  kinked: some
-    derivative jumps.  elementwise: every number comes from those at its place, arguments broadcast.
+    derivative jumps.  elementwise: every number comes from those at its place, arguments broadcast.  jumps: values may.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Op:
     taylor: Rule | None = None
     kinked: bool = False
     elementwise: bool = False
+    jumps: bool = False
 
     @property
     def is_activation(self) -> bool:
@@ -169,10 +170,36 @@ _ROWS = [
     _unary("sinc", lambda x, t: torch.sinc(x), None, _sinc_derivative, 1.370306),
     _unary("power", lambda x, t: x ** t["exponent"], "Pow", lambda x, t: t["exponent"] * x ** (t["exponent"] - 1)),
     # 1 for x > 0, at_zero for 0, else 0: the derivative of a kink. No activation: it has no Lipschitz constant
-    Op("step", 1, lambda a, t: heaviside(a[0], t["at_zero"]), taylor=RULES["step"], kinked=True, elementwise=True),
+    Op(
+        "step",
+        1,
+        lambda a, t: heaviside(a[0], t["at_zero"]),
+        taylor=RULES["step"],
+        kinked=True,
+        jumps=True,
+        elementwise=True,
+    ),
     # whole numbers, which have no derivative between their jumps; round: half to even
-    Op("floor", 1, lambda a, t: torch.floor(a[0]), "Floor", taylor=RULES["floor"], kinked=True, elementwise=True),
-    Op("round", 1, lambda a, t: torch.round(a[0]), "Round", taylor=RULES["round"], kinked=True, elementwise=True),
+    Op(
+        "floor",
+        1,
+        lambda a, t: torch.floor(a[0]),
+        "Floor",
+        taylor=RULES["floor"],
+        kinked=True,
+        jumps=True,
+        elementwise=True,
+    ),
+    Op(
+        "round",
+        1,
+        lambda a, t: torch.round(a[0]),
+        "Round",
+        taylor=RULES["round"],
+        kinked=True,
+        jumps=True,
+        elementwise=True,
+    ),
     # two arguments, broadcast
     Op("add", 2, lambda a, t: a[0] + a[1], "Add", elementwise=True),
     Op("sub", 2, lambda a, t: a[0] - a[1], "Sub", elementwise=True),
@@ -181,8 +208,8 @@ _ROWS = [
     Op("maximum", 2, lambda a, t: torch.maximum(a[0], a[1]), "Max", kinked=True, elementwise=True),
     Op("minimum", 2, lambda a, t: torch.minimum(a[0], a[1]), "Min", kinked=True, elementwise=True),
     # x - y trunc(x / y), without rounding
-    Op("fmod", 2, lambda a, t: torch.fmod(a[0], a[1]), "Mod", kinked=True, elementwise=True),
-    Op("atan2", 2, lambda a, t: torch.atan2(a[0], a[1]), None, elementwise=True),
+    Op("fmod", 2, lambda a, t: torch.fmod(a[0], a[1]), "Mod", kinked=True, jumps=True, elementwise=True),
+    Op("atan2", 2, lambda a, t: torch.atan2(a[0], a[1]), None, jumps=True, elementwise=True),
     # the second argument where the first, a mask of zeros and ones, is not 0, else the third
     Op("where", 3, lambda a, t: torch.where(a[0] != 0, a[1], a[2]), "Where", kinked=True, elementwise=True),
     # shape

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hrt.capture.aten.masks import added, divided
-from hrt.capture.builder import Builder, Lowering, Ref, axis_of
+from hrt.capture.builder import ALONG_THE_BATCH, Builder, Lowering, Ref, axis_of
 
 SOFTPLUS_THRESHOLD = 15.0  # from here on torch's jump, exp(-threshold), is lost in float32's rounding
 
@@ -149,6 +149,8 @@ def _prelu(b: Builder, x: Ref, slope: Tensor) -> Ref:
 def _layer_norm(
     b: Builder, x: Ref, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Ref:
+    if None in shape:
+        raise b.fail(ALONG_THE_BATCH)
     affine = [p for p in (weight, bias) if p is not None]
     if bias is not None and weight is None:
         raise b.fail("it has a bias without a weight")

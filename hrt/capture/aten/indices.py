@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.aten.masks import one_hot
+from hrt.capture.aten.masks import one_hot, saying
 from hrt.capture.aten.shapes import SHAPES
 from hrt.capture.builder import Builder, Lowering, Ref, axis_of, moved, reshaped, resized, runs
+from hrt.capture.compositions import COMPARISONS
 
 MOST_SLICES = 64  # that a list of places is said as; a longer one is a `gather`
 
@@ -37,8 +38,14 @@ def _index(b: Builder, x: Any, indices: Sequence[Any]) -> Ref:
     if isinstance(x, Tensor):
         if given != [0]:
             raise b.fail("only the first axis of a constant may be indexed by values")
-        return _looked_up(b, x, index)
+        return _looked_up(b, x, _from_the_front(b, index, len(x)))
     return _index_select(b, x, given[0], index)
+
+
+def _from_the_front(b: Builder, index: Ref, count: int) -> Ref:
+    """Places that may count from the end, as torch takes them, from 0 on."""
+    behind = COMPARISONS["lt"](saying(b), index, 0)
+    return b.emit("add", [index, b.emit("mul", [behind, float(count)], index.shape)], index.shape)
 
 
 def _looked_up(b: Builder, table: Tensor, index: Ref) -> Ref:
