@@ -92,9 +92,15 @@ def rule(key: Key) -> Config:
     crowded = packed and mixed and key.precision == "tf32x3"
     if plain or crowded or (key.kernel == "network" and (packed or mixed)):
         block = 32 if crowded and key.kernel == "network" else min(block, 32)
+    ampere = key.arch.startswith("sm_8")
+    if ampere and key.kernel == "network" and key.precision == "tf32x3" and key.streams > 1:
+        block = min(block, 32)  # operands come by registers there: Triton 3.7 spills at 64 rows
     wide = 4096 if key.streams > 1 and key.kernel == "network" else 8192
     converted = (key.converts and block < 64) or (mixed and key.streams > 1 and block > 16)
-    warps = 8 if block * key.rows >= wide or (converted and key.kernel == "step") else 4  # fewer registers a thread
+    if key.arch.startswith("sm_10"):
+        converted = converted and block > 16  # 16 rows are few for 8 warps: Triton 3.9 goes by local memory
+    crammed = converted or (ampere and packed and mixed and block >= 64)
+    warps = 8 if block * key.rows >= wide or (crammed and key.kernel == "step") else 4  # fewer registers a thread
     item = WORKSPACE[key.precision].itemsize
     weight = max(item if mixed else ITEM[s] for s in storage)
     stage = key.columns * (block * item + key.rows * weight)

@@ -44,6 +44,14 @@ def test_an_index_may_count_from_the_end() -> None:
         assert float((model.predict((X, k)) - expected).norm() / expected.norm()) <= 2 * TOL
 
 
+def test_an_index_outside_the_table_is_no_number() -> None:
+    """torch refuses it; a row of zeros would look like an answer."""
+    net = nn.Sequential(nn.Embedding(7, 5), nn.Tanh(), nn.Linear(5, 2))
+    model = compressed(net, torch.randint(0, 7, (300,), generator=torch.Generator().manual_seed(1)))
+    answers = model.predict(torch.tensor([0, 6, 7, -1, 1_000_000]))
+    assert torch.isfinite(answers).all(1).tolist() == [True, True, False, False, False]
+
+
 def test_one_row_alone_is_compared_too() -> None:
     net = Net(lambda net, x: net.layer(x) * (5 if x.shape[0] == 1 else 1))
     with pytest.raises(hrt.CaptureError, match=r"answers one row alone otherwise .* x\.shape\[0\]"):

@@ -118,13 +118,14 @@ def _bucketize(b: Builder, x: Any, bounds: Any, *, right: bool = False, **kwargs
 
 
 def one_hot(b: Builder, x: Ref, count: int) -> Ref:
-    """(..., count): 1 in the place that a whole number names, else 0."""
+    """(..., count): 1 in the place that a whole number names, else 0; NaN where it names none, as torch refuses it."""
     wide = (*x.shape, count)
 
     def say(op: str, *operands: Any, **attrs: Any) -> Ref:
         return b.emit(op, list(operands), wide, **attrs)
 
-    return equal(say, reshaped(b, x, (*x.shape, 1)), torch.arange(count, dtype=torch.float64))
+    places = equal(say, reshaped(b, x, (*x.shape, 1)), torch.arange(count, dtype=torch.float64))
+    return say("div", places, b.emit("sum", [places], (*x.shape, 1), axes=[-1], keep=True))
 
 
 def _picked(b: Builder, x: Ref, axis: int) -> tuple[Ref, Ref]:
