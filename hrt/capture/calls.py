@@ -152,6 +152,17 @@ class Given:
             yield Call(self.structure, alone=True)
 
 
+def in_arguments_order(net: Any, inputs: Any) -> Any:
+    """A dictionary of inputs in the order of the network's arguments, in which they may come as a tuple, too; those
+    that it takes by name alone behind them, as they were given.
+    """
+    parameters = _parameters(net) if isinstance(net, nn.Module) else {}
+    if not isinstance(inputs, Mapping) or not inputs.keys() <= parameters.keys():
+        return inputs
+    by_place = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and name in inputs]
+    return {name: inputs[name] for name in dict.fromkeys([*by_place, *inputs])}
+
+
 def words(path: Path) -> str:
     """The name of an input that stands at a path, as torch.export makes it."""
     return "_".join(map(str, path))

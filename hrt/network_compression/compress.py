@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hrt.calibration.samples import Inputs, as_boxes, given_inputs
 from hrt.capture.answers import TorchAnswers
-from hrt.capture.calls import PLAIN_CALL, Call
+from hrt.capture.calls import PLAIN_CALL, Call, in_arguments_order
 from hrt.capture.network import Captured, call_for, captured_network, rounding_places, unwrapped
 from hrt.capture.torch_export import one_at_a_time
 from hrt.capture.weights import check_weights
@@ -113,6 +113,7 @@ def compress(
             "Found per_output=True and no inputs. Expected rows or hrt.Box(low, high) to measure outputs on."
         )
     with track("compress", progress) as advance:
+        inputs = in_arguments_order(unwrapped(net), inputs)
         given = None if inputs is None else given_inputs(inputs, request.seed)
         advance("capture", 0.0)
         with one_at_a_time:

@@ -75,7 +75,7 @@ WAYS: dict[str, tuple[Callable[[], nn.Module], Any, list[Any], list[str]]] = {
     "list": (TakesList, [F, X], [(F, X), ([F, X],)], ["inputs_0", "inputs_1"]),
     "list in a tuple": (TakesList, ([F, X],), [[F, X], (F, X)], ["inputs_0", "inputs_1"]),
     "named tuple": (TakesList, Pair(F, X), [(F, X)], ["inputs_0", "inputs_1"]),
-    "keywords": (TakesKeywords, {"x": X, "f": F}, [{"f": F, "x": X}, (X, F)], ["x", "f"]),
+    "keywords": (TakesKeywords, {"x": X, "f": F}, [{"f": F, "x": X}, (F, X)], ["f", "x"]),
     "option": (TakesKeywords, {"f": F, "x": X, "shift": True}, [{"x": X, "f": F}, (F, X)], ["f", "x"]),
     "dictionary": (TakesDictionary, {"f": F, "x": X}, [{"x": X, "f": F}, (F, X), Batch(F, X)], ["f", "x"]),
     "dataclass": (TakesDataclass, Batch(F, X), [{"x": X, "f": F}, (F, X)], ["f", "x"]),
@@ -133,7 +133,7 @@ def test_onnx_inputs_have_the_same_names(way, tmp_path):
 
 def test_derivatives_are_asked_by_the_same_structure():
     model = model_of("keywords")
-    by_name, flat = (model.predict(x, derivatives=["d0"])[1] for x in ({"f": F, "x": X}, (X, F)))
+    by_name, flat = (model.predict(x, derivatives=["d0"])[1] for x in ({"x": X, "f": F}, (F, X)))
     assert torch.equal(by_name, flat)
 
 

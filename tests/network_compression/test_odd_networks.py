@@ -52,6 +52,27 @@ def test_an_index_outside_the_table_is_no_number() -> None:
     assert torch.isfinite(answers).all(1).tolist() == [True, True, False, False, False]
 
 
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.layer(u) + 3 * self.layer(v).sin()
+
+
+@pytest.mark.parametrize("names", ["uv", "vu"])
+def test_a_tuple_comes_in_the_order_of_the_arguments(names: str) -> None:
+    """Not in that of the dictionary that was given for calibration."""
+    rows = {"u": X, "v": X.flip(0)}
+    net = TwoInputs()
+    model = compressed(net, {name: rows[name] for name in names})
+    expected = net(**rows).detach()
+    for given in ((rows["u"], rows["v"]), {name: rows[name] for name in names}):
+        assert float((model.predict(given) - expected).norm() / expected.norm()) <= 2 * TOL
+
+
 def test_one_row_alone_is_compared_too() -> None:
     net = Net(lambda net, x: net.layer(x) * (5 if x.shape[0] == 1 else 1))
     with pytest.raises(hrt.CaptureError, match=r"answers one row alone otherwise .* x\.shape\[0\]"):
