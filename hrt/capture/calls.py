@@ -10,12 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._decomp import decomposition_table
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
-from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
 from hrt.errors import InputError, shown
@@ -184,6 +179,12 @@ def dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedPr
     """The graph of a network in evaluation mode as torch's dispatcher sees it, with the derivatives inside. rows: of a
     few samples. Raises, in any way, where there is none.
     """
+    # Here, because torch's compiler takes two seconds to import, which whoever loads a network would pay.
+    from torch._decomp import decomposition_table
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
     state: dict[str, Any] = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     fakes = FakeTensorMode(shape_env=ShapeEnv())
 
@@ -221,7 +222,7 @@ def _with_weights(traced: torch.fx.GraphModule, state: dict[str, Any]) -> torch.
                 node.replace_all_uses_with(
                     graph.call_function(aten.full.default, (shape, FILLED[node.target]), options)
                 )
-    graph.set_codegen(CodeGen())
+    graph.set_codegen(torch.fx.graph.CodeGen())
     module = torch.fx.GraphModule(attributes, graph)
     module.graph.eliminate_dead_code()
     module.recompile()

@@ -100,7 +100,8 @@ def as_tensor(x: Any, what: str, *, masks: bool = False) -> Tensor:
 
 
 def _checked_tensor(x: Tensor, what: str, masks: bool) -> Tensor:
-    x = x.as_subclass(Tensor) if type(x) is not Tensor else x  # labels and the like stay outside
+    if type(x) is not Tensor and not x.is_nested:
+        x = x.as_subclass(Tensor)  # labels and the like stay outside
     if x.layout is torch.strided and x.is_floating_point() and not (x.is_meta or x.is_nested):
         return x.detach().resolve_neg()
     if x.is_meta:
