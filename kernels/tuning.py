@@ -98,7 +98,7 @@ def rule(key: Key) -> Config:
     wide = 4096 if key.streams > 1 and key.kernel == "network" else 8192
     converted = (key.converts and block < 64) or (mixed and key.streams > 1 and block > 16)
     if key.arch.startswith("sm_10"):
-        converted = converted and block > 16  # 16 rows are few for 8 warps: Triton 3.9 goes by local memory
+        converted = converted and (block > 16 or key.columns > 32)  # Triton 3.9 spills fewer
     crammed = converted or (ampere and packed and mixed and block >= 64)
     warps = 8 if block * key.rows >= wide or (crammed and key.kernel == "step") else 4  # fewer registers a thread
     item = WORKSPACE[key.precision].itemsize

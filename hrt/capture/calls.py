@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
 from hrt.errors import InputError, shown
@@ -222,7 +223,7 @@ def _with_weights(traced: torch.fx.GraphModule, state: dict[str, Any]) -> torch.
                 node.replace_all_uses_with(
                     graph.call_function(aten.full.default, (shape, FILLED[node.target]), options)
                 )
-    graph.set_codegen(torch.fx.graph.CodeGen())
+    graph.set_codegen(CodeGen())
     module = torch.fx.GraphModule(attributes, graph)
     module.graph.eliminate_dead_code()
     module.recompile()
