@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = commands.add_parser("report", help="the figures as a table, and the goals")
     report.add_argument("json", type=Path, help="a gpu.json")
     args = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also where a shell in the background ignores SIGINT
     try:
         return {"run": run_all, "worker": work, "pack": make_pack, "report": show_report}[args.command](args)
     except (HrtError, RefusedError) as error:
