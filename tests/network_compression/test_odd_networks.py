@@ -39,9 +39,10 @@ def test_an_index_may_count_from_the_end() -> None:
     index[::50] = -1
     net = Net(lambda net, x, i: net.layer(x) * net.table[i])
     model = compressed(net, (X, index))
-    for k in (index, -1 - index.abs() % 5):
-        expected = net(X, k).detach()
-        assert float((model.predict((X, k)) - expected).norm() / expected.norm()) <= 2 * TOL
+    expected = net(X, index).detach()
+    assert float((model.predict((X, index)) - expected).norm() / expected.norm()) <= TOL
+    from_the_front = model.predict((X, index % 5))
+    torch.testing.assert_close(model.predict((X, index)), from_the_front, rtol=0, atol=0)
 
 
 def test_an_index_outside_the_table_is_no_number() -> None:
@@ -70,7 +71,7 @@ def test_a_tuple_comes_in_the_order_of_the_arguments(names: str) -> None:
     model = compressed(net, {name: rows[name] for name in names})
     expected = net(**rows).detach()
     for given in ((rows["u"], rows["v"]), {name: rows[name] for name in names}):
-        assert float((model.predict(given) - expected).norm() / expected.norm()) <= 2 * TOL
+        assert float((model.predict(given) - expected).norm() / expected.norm()) <= TOL
 
 
 def test_one_row_alone_is_compared_too() -> None:
@@ -129,4 +130,4 @@ def test_a_buffer_may_be_a_mask_of_infinities() -> None:
 
     net, x = Masked(), torch.randn(200, 3, 4, generator=torch.Generator().manual_seed(2))
     expected = net(x).detach()
-    assert float((compressed(net, x).predict(x) - expected).norm() / expected.norm()) <= 2 * TOL
+    assert float((compressed(net, x).predict(x) - expected).norm() / expected.norm()) <= TOL
