@@ -101,7 +101,7 @@ def risks() -> Iterator[float]:
 def wideness(error: OutputError) -> float:
     """By how much the limit exceeds the error, over the error: of whichever has the larger limit."""
     part = max((error, *error.derivatives), key=lambda e: e.upper_99)
-    return part.upper_99 / part.value - 1 if 0 < part.value <= part.upper_99 < math.inf else 0.0
+    return part.upper_99 / part.expected - 1 if 0 < part.expected <= part.upper_99 < math.inf else 0.0
 
 
 def down_the_front(searches: Searches, start: Member, risk: float) -> Held | None:

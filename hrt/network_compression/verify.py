@@ -9,6 +9,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from hrt.calibration.jumps import Jumps, Unseen, jumping
 from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
 from hrt.calibration.output_error import RISK, OutputError, output_error
@@ -22,7 +23,7 @@ from hrt.certificate.output_bound import output_bound
 from hrt.certificate.paper_statements import box_statement
 from hrt.network_compression.request import CompressionRequest
 from hrt.program.dense_view import DenseView
-from hrt.program.program import Program
+from hrt.program.program import Node, Program
 from hrt.runtime.backends import on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
@@ -104,6 +105,23 @@ class Original:
         answers, captured = self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]
         return output_error(answers, captured, self.aim.each).largest
 
+    @cached_property
+    def jumping(self) -> tuple[Node, ...]:
+        """Where its value jumps, or nearly so, and with it where its derivatives do."""
+        if not jumping(self.program, self.split.search):
+            return ()
+        return jumping(self.aim.graph, self.split.search)
+
+    @cached_property
+    def search_jumps(self) -> Jumps | None:
+        """What the search rows say of rows that cross a jump; None where it has none."""
+        return Jumps.of(self.aim.graph, self.jumping, self.split.search) if self.jumping else None
+
+    @cached_property
+    def jumps(self) -> Jumps | None:
+        """What the held-out rows say of them."""
+        return Jumps.of(self.aim.graph, self.jumping, self.split.held_out) if self.jumping else None
+
     @property
     def reference_runtime(self) -> str | None:
         """What evaluates the network as its author does, with its version; None where nothing here can."""
@@ -124,13 +142,17 @@ class Original:
         derivatives = self.aim.parts(self.aim.outputs(rows))[1:] if self.aim.names else ()
         return torch.cat([self.network.answers.flat(rows), *derivatives], dim=1)
 
+    def unseen(self, program: Program) -> Unseen | None:
+        """What crossings of jumps do to rows like those held out, if `program` takes the network's place."""
+        return None if self.jumps is None else self.jumps.unseen(program.constants)
+
     def served_errors(
         self, program: Program, risk: float = RISK, backends: Sequence[str] | None = None
     ) -> dict[str, OutputError]:
         """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
-        rows, errors = self.split.held_out, {}
+        rows, errors, unseen = self.split.held_out, {}, self.unseen(program)
         for backend in backends or on_cpu():
-            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk)
+            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk, unseen)
             if self.aim.names:
                 value = self.aim.parts(self.reference)[0]
                 alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each, risk)
@@ -196,7 +218,12 @@ def output_certificate(
             **({"reference": original.reference_runtime} if original.reference_runtime else {}),
             "target": request.target,
             "runtimes": list(served),
-            "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
+            "remarks": [
+                *_remarks(original, remarks),
+                *too_few_rows(error, rows[0].shape[0]),
+                *jumps(original, best),
+                *over,
+            ],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
@@ -218,28 +245,28 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
         out.append(f"{original.rounding}: errors are against its own answers, derivatives' against those in float64")
     if distinct_rows < FEW_ROWS:
         out.append(f"only {distinct_rows} distinct calibration rows; the confidence limit is wide")
-    if places := jumps(original.network.program):
-        out.append(
-            f"it may jump, in {', '.join(places[:SHOWN])}: rows near a jump are rare among those held out, and each "
-            "may change by the whole jump; give more rows, or do not rely on the limit there"
-        )
     constant = [i for i, x in enumerate(original.given) if bool((x == x[:1]).all())]
     if constant:
         out.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
     return out
 
 
-def jumps(program: Program) -> list[str]:
-    """Where a value that depends on a weight may jump, by op and module."""
-    weighted: set[str] = set()
-    places = []
-    for node in program.nodes:
-        if weighted.intersection(node.inputs):
-            places += [f"{node.op} ({node.module or node.name})"] if node.row.jumps else []
-            weighted.add(node.name)
-        elif node.op == "linear":
-            weighted.add(node.name)
-    return list(dict.fromkeys(places))
+def jumps(original: Original, best: Program) -> list[str]:
+    """A remark on where values may jump, how often new rows cross that, and by how much; or nothing."""
+    if not original.jumping:
+        return []
+    modules = {n.name: f"{n.op} ({n.module or n.name})" for n in original.jumping}
+    places = ", ".join(list(dict.fromkeys(modules.values()))[:SHOWN])
+    unseen = original.unseen(best)
+    rates, sizes = (unseen.rates, unseen.sizes) if unseen else ({}, {})
+    power = float(original.reference.square().sum(1).mean())
+    frequent = sorted(rates, key=lambda name: -rates[name] * sizes[name])[:SHOWN]
+    cross = [f"about 1 in {1 / rates[n]:,.0f} at {modules[n]}, by {math.sqrt(sizes[n] / power):.2g}" for n in frequent]
+    counted = f": of new rows, {'; '.join(cross)} times an output's size" if cross and power > 0 else ""
+    return [
+        f"it may jump, in {places}, and rows that come to the other side change by the whole jump{counted}. The limit "
+        "counts such rows; the more rows are given, the better it is known how rare they are"
+    ]
 
 
 def too_few_rows(error: OutputError, rows: int) -> list[str]:
@@ -289,11 +316,12 @@ def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) ->
 def served_limits(original: Original, program: Program, risk: float) -> dict[str, float]:
     """The largest 99 % limit in every emulated arithmetic of a GPU: of the network alone, and with its derivatives."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
+    error = partial(aim.error, risk=risk, unseen=original.unseen(program))
+    if not aim.names:
+        return precision_limits(program, rows, reference, error)
     value = partial(output_error, each=aim.each, risk=risk)
     limits = precision_limits(program, rows, aim.parts(reference)[0], value)
-    if not aim.names:
-        return limits
-    others = precision_limits(aim.served(program), rows, reference, partial(aim.error, risk=risk))
+    others = precision_limits(aim.served(program), rows, reference, error)
     return {name: max(limit, others[name]) for name, limit in limits.items()}
 
 
