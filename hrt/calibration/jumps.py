@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.special import gammaincinv
 from torch import Tensor
@@ -208,14 +207,17 @@ def _across(start: Tensor, end: Tensor) -> Tensor:
 def share_before_one(steps: Tensor) -> float:
     """Which share of the rows that cross at these steps, and are the first to, is expected to before the first step.
 
-    As many in every step, unless there are more further off: then the least rate that goes with 99 % confidence with
-    the k rows before some step (Poisson). Fewer in later steps if Hill's index of the steps is surely below 1.
+    As many in every step as in those up to the row, LEAST or a later one, where they are densest; but no more than goes
+    with the few rows before some earlier row in 1 of 100 cases (Poisson), where there are more further off. Fewer in
+    later steps if Hill's index of the steps is surely below 1.
     """
     steps, count = steps.sort().values, len(steps)
     index = 1 / max(float((steps[-1] / (steps - 0.5)).log().mean()), 1e-6)
     reached = steps ** min(1.0, index * (1 + SURE / math.sqrt(count)))
-    limits = torch.from_numpy(gammaincinv(np.arange(count) + 1, 1 - RISK)) / reached
-    return min(1.0, float(limits.min()) / count, 1 / float(reached[-1]))
+    rows, early = torch.arange(count) + 1, min(LEAST, count) - 1
+    densest = float((rows / reached)[early:].max())
+    limits = torch.from_numpy(gammaincinv(rows.numpy(), 1 - RISK)) / reached
+    return min(densest, float(limits[: early + 1].min())) / count
 
 
 def side(node: Node, arguments: Sequence[Tensor]) -> Tensor:
