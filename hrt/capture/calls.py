@@ -27,7 +27,7 @@ WHOLE = {"int": torch.int64, "bool": torch.bool}  # the types of inputs that are
 @dataclass(frozen=True, eq=False)
 class Call:
     """net(*positional, **keywords), with a Leaf in the place of every input. kinds: of the inputs; () where all are
-    floats.
+    floats.  slopes: it differentiates inside, and runs only where gradients are taken.
 
     Without a structure inputs are positional, one after the other.
     """
@@ -36,6 +36,7 @@ class Call:
     keywords: bool = False
     alone: bool = False
     kinds: tuple[Kind, ...] = ()
+    slopes: bool = False
 
     def arguments(self, rows: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the network is called with."""

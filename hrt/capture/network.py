@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +26,9 @@ UNROUNDED = 1e-5  # without rounding: constants that were made in float32, and t
 ROUNDED = 1e4 * torch.finfo(torch.float32).eps
 NARROW = 0.1  # of networks that compute in less than float32; what is below is measured where inputs are given
 CANCELLED = 1e-4  # a column may be a difference of large numbers
+NO_INDEX = ("used as indices must be", "scalar type", "Expected dtype int")  # what torch says of floats as indices
+BEYOND = ("out of bounds", "out of range")  # what torch says of an index
+NO_SLOPE = "does not require grad"  # what torch says of a derivative where gradients are off
 SHOWN = 3  # modules that a message names
 
 
@@ -66,13 +68,31 @@ def call_for(net: Network, given: Given) -> tuple[tuple[Tensor, ...], Call]:
     ways = list(given.calls())
     if not isinstance(net, nn.Module):
         return given.in_order(_input_names(net)) if given.is_named else given.rows, PLAIN_CALL
-    for rows, call in ways if len(ways) > 1 else ():
+    usual = next(way for way in ways if way[0] is given.rows)  # whose error is said when it is captured
+    for way in ways if len(ways) > 1 else ():
+        rows, call = way
         answers = TorchAnswers(net, call)
-        with suppress(Exception):  # in whatever way the network fails
+        try:
             few, more = (answers.outputs([x[:count] for x in rows]) for count in (1, 2))
             if all(a.shape[1:] == b.shape[1:] and len(a) < len(b) for a, b in zip(few, more, strict=True)):
                 return rows, call  # where a wrong shape is broadcast, samples meet
-    return next(way for way in ways if way[0] is given.rows)  # its error is said when it is captured
+        except Exception as error:  # in whatever way the network fails
+            if way is usual and any(sign in str(error) for sign in (*NO_INDEX, *BEYOND)):
+                usual = rows, replace(call, kinds=given.kinds)
+    rows, call = usual
+    return rows, replace(call, slopes=_takes_slopes(net, rows, call))
+
+
+def _takes_slopes(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
+    """Whether it differentiates inside and leaves it to the caller that gradients are on."""
+    for slopes in (False, True):
+        try:
+            TorchAnswers(net, replace(call, slopes=slopes)).outputs([x[:2] for x in rows])
+            return slopes
+        except Exception as error:  # in whatever way the network fails
+            if NO_SLOPE not in str(error):
+                break
+    return False
 
 
 def _input_names(net: ExportedProgram | str | os.PathLike[str]) -> list[str]:
@@ -141,6 +161,12 @@ def _check_runs(net: nn.Module, example: tuple[Tensor, ...], call: Call) -> None
                 f"{first_line(error)}, which {type(net).__name__} asks of its input{culprit(error, net)}: it takes "
                 "tensors of a class of its own, with labels, say, which no trace follows. Expected a forward of plain "
                 "tensors: columns by number, x[:, :2]; or the module inside it."
+            ) from error
+        if "int" in call.kinds and any(sign in str(error) for sign in BEYOND):
+            raise CaptureError(
+                f"The network does not run on two rows alone{culprit(error, net)}: {first_line(error)}. Expected rows "
+                "that do not touch each other. If an input says which row is beside which (edge_index), one sample is "
+                "the whole graph, (nodes, features), and the edges are a buffer of the network; or embed more rows."
             ) from error
         widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
         expected = f" Its first linear layer expects {widths[0]} features." if widths else ""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.export import ExportedProgram
+from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -37,9 +38,14 @@ PLAIN = {
     "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if); "
     "keep it a tensor, or make the number once in __init__",
     "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
+    CONSTRAINED: "it fixes the number of rows: a loop over them, int(x.shape[0]), or a number in a shape where "
+    "the batch stands; write x.shape[0] or -1 there, and operations on all rows at once (torch.vmap)",
+    "does not require grad": "it differentiates inside its forward, where gradients are off; write "
+    "'with torch.enable_grad():' around that, or give inputs=",
     "Creating a new Tensor subclass": "it makes tensors of a class of its own, of which the trace sees nothing; use "
     "plain tensors inside, x[:, :2] in the place of columns by label",
 }
+DETECTS = "_detect_is_causal_mask"  # of torch.nn.modules.transformer
 TABLES = (dict, OrderedDict)  # in which a module keeps its parts; others are the author's
 HIDDEN = (  # what it says where a graph of autograd or .data kept a step from it
     "fake tensor in the exported program constant's list",
@@ -142,7 +148,7 @@ def in_its_type(net: nn.Module, rows: Sequence[Tensor], call: Call = PLAIN_CALL)
     for dtype in types[:-1]:
         arguments, keywords = call.arguments([x[:2] for x in call.placed(rows, device, dtype)])
         try:
-            with inference(net):
+            with inference(net, call.slopes):
                 net(*arguments, **keywords)
         except Exception:  # in whatever way the network fails
             continue
@@ -165,11 +171,11 @@ def _reads_all(net: nn.Module, example: Tensor) -> bool:
 
 
 @contextmanager
-def inference(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, in the caller's torch state. Modules are restored: tracing assigns to computed
-    weights.
+def inference(net: nn.Module, slopes: bool = False) -> Iterator[None]:
+    """Evaluation mode, without gradients unless `slopes`, in the caller's torch state. Modules are restored: tracing
+    assigns to computed weights.
     """
-    with one_at_a_time, _restored(net), as_called(), torch.no_grad():
+    with one_at_a_time, _restored(net), as_called(), torch.set_grad_enabled(slopes):
         net.eval()
         yield
 
@@ -243,7 +249,7 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
 
 def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedProgram | None:
     """The graph that the dispatcher sees, where it is one that can be captured: that of derivatives, say."""
-    with suppress(Exception), inference(net), quiet():  # torch's tracers raise nearly anything
+    with suppress(Exception), inference(net, call.slopes), quiet():  # torch's tracers raise nearly anything
         graph = dispatched(net, rows, call)
         program_of(graph)
         return graph if _is_rowwise(net, rows, call) else None
@@ -252,9 +258,23 @@ def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> Export
 
 def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
     shapes = tuple({0: batch} for _ in rows)
-    with inference(net), call.flat(net), quiet(), _AnyBatch():
+    with inference(net, call.slopes), call.flat(net), quiet(), _masks_as_given(), _AnyBatch():
         _write_out_sparse(net)
         return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
+
+
+@contextmanager
+def _masks_as_given() -> Iterator[None]:
+    """Inside, torch's transformers do not branch on the numbers of a mask, to see whether a faster kernel would do."""
+    detect = getattr(transformer, DETECTS, None)
+    if detect is None:
+        yield
+        return
+    try:
+        setattr(transformer, DETECTS, lambda mask, is_causal=None, size=None: is_causal is True)
+        yield
+    finally:
+        setattr(transformer, DETECTS, detect)
 
 
 def _is_rowwise(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
@@ -270,7 +290,7 @@ def _is_rowwise(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
         return torch.cat([v.reshape(len(x[0]), -1).double() for v in tree_leaves(y) if isinstance(v, Tensor)], dim=1)
 
     try:
-        with inference(net):
+        with inference(net, call.slopes):
             together, first = answers(given), answers([x[:1] for x in given])
     except Exception:  # the batch is in a shape: that is said better where the graph is read
         return True
@@ -282,7 +302,7 @@ def _is_rowwise(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
 def _hidden_step(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:
     """Which step the trace did not see: the network is run once more, on copies of its buffers, to find out."""
     buffers = {k: b.clone() for k, b in net.named_buffers()}
-    with inference(net), quiet(), suppress(Exception), _Gradients() as gradients:
+    with inference(net, call.slopes), quiet(), suppress(Exception), _Gradients() as gradients:
         torch.func.functional_call(net, buffers, *call.arguments(rows))
     return DIFFERENTIATES.format(gradients.names[0]) if gradients.names else READS_DATA
 
