@@ -11,9 +11,9 @@ from pathlib import Path
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
 from hrt.export.c.body import Shared
-from hrt.export.c.example_files import check_example, example_names, examples
-from hrt.export.c.fortran import fortran_text
-from hrt.export.c.header import Promise, about, header_text, promise_of
+from hrt.export.c.companions.example_files import check_example, example_names, examples
+from hrt.export.c.companions.fortran import fortran_text
+from hrt.export.c.companions.header import Promise, about, header_text, promise_of
 from hrt.export.c.names import checked_name, checked_stem
 from hrt.export.c.numbers import Numbers
 from hrt.export.c.packing import ORDER
@@ -89,11 +89,8 @@ def export_c(
     warn_of_suffix(path, ".c")
     folder, stem = Path(path).parent, checked_stem(Path(path))
     name = checked_name(stem if name is None else name, fortran=fortran or example)
-    beside = [f"{stem}.h", *([f"{stem}.f90"] if fortran or example else [])]
-    for file in beside:
-        check_writable(folder / file, force)
-    for file in example_names(stem) if example else ():
-        check_example(folder / file, force)
+    for file in companions(stem, fortran=fortran, example=example):
+        (check_example if file in example_names(stem) else check_writable)(folder / file, force)
     if not isinstance(model_or_path, CompressedModel | str | PathLike):
         raise InputError(f"Found {type(model_or_path).__name__}. Expected a compressed network or a path to one.")
     model = model_or_path if isinstance(model_or_path, CompressedModel) else load(model_or_path, backend="torch")
@@ -105,9 +102,14 @@ def export_c(
     if example:
         texts |= examples(source.functions[-1], name, real, stem)
     with ExitStack() as stack:
-        for file, text in {**texts, target.name: source.c}.items():
-            where = target if file == target.name else folder / file
+        for where, text in [*((folder / file, text) for file, text in texts.items()), (target, source.c)]:
             stack.enter_context(replacing(where, force=force)).write(text.encode())
+
+
+def companions(stem: str, *, fortran: bool = False, example: bool = False) -> list[str]:
+    """The files that are written beside `stem`.c."""
+    module = [f"{stem}.f90"] if fortran or example else []
+    return [f"{stem}.h", *module, *(example_names(stem) if example else ())]
 
 
 def to_c(

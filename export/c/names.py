@@ -62,7 +62,7 @@ def checked_name(name: str, *, fortran: bool = False) -> str:
     elif name in LIBRARY:
         fault = "a name that no function of the C library has: programs would call the network in its place"
     elif len(name) > LONGEST:
-        fault = f"at most {LONGEST} characters"
+        fault = f"a C identifier of at most {LONGEST} characters"
     elif fortran and len(name) > LONGEST_IN_FORTRAN:
         fault = f"at most {LONGEST_IN_FORTRAN} characters: Fortran's names have 63, that of the derivatives 12 more"
     elif fortran and (name.lower() in FORTRAN or re.fullmatch(r"[xy]\d*", name.lower())):

@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 
 from hrt.errors import InputError
-from hrt.export.c.fortran import dimensions
+from hrt.export.c.companions.fortran import dimensions
 from hrt.export.c.program_text import Function
 from hrt.support.atomic_files import check_writable
 
@@ -70,7 +70,7 @@ def examples(f: Function, name: str, real: str, stem: str) -> dict[str, str]:
     }
     pattern = re.compile("|".join(words))
     texts = {k: "\n".join(v) if isinstance(v, list) else v for k, v in words.items()}
-    folder = files("hrt.export.c") / "examples"
+    folder = files("hrt.export.c.companions") / "examples"
     return {
         file.replace("STEM", stem): pattern.sub(lambda m: texts[m[0]], (folder / template).read_text("utf-8"))
         for file, template in FILES.items()

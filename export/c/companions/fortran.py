@@ -1,20 +1,21 @@
 """`net.f90`: a Fortran module with explicit interfaces of the generated functions (Fortran 2003)."""
 
 from collections.abc import Sequence
+from itertools import repeat
 from textwrap import wrap
 
 from hrt import __version__
-from hrt.export.c.header import Promise
+from hrt.export.c.companions.header import Promise
 from hrt.export.c.program_text import Function
 
 MODULE = """\
-! {name}: Fortran interfaces of the generated file {stem}.c, by hrt {version}. Do not edit.
+! {name}: Fortran interfaces of {stem}.c, by hrt {version}. Do not edit.
 !
 !   cc -O3 -march=native -c {stem}.c
 !   gfortran -O2 {stem}.f90 program.f90 {stem}.o
 !
-!   integer(c_int8_t), target :: memory({name}_workspace() + 63)        bytes; one per thread
-!   status = {name}({arguments}, rows, {name}_aligned(memory))
+!   integer(c_int8_t), target :: memory({name}_workspace() + 63) ! bytes; one per thread
+{call}
 !
 ! Status 0; 1 a pointer is null; 2 workspace misaligned; 3 too many rows; 4 of the self-test: answers differ.
 {promise}module {name}_module
@@ -26,13 +27,15 @@ MODULE = """\
 
   interface
     ! Bytes of the workspace.
-    function {name}_workspace() bind(c, name="{name}_workspace") result(bytes)
+    function {name}_workspace() &
+        bind(c, name="{name}_workspace") result(bytes)
       import :: c_size_t
       integer(c_size_t) :: bytes
     end function {name}_workspace
 {functions}
     ! 0 where embedded rows give the embedded answers on this machine.
-    function {name}_self_test(workspace) bind(c, name="{name}_self_test") result(status)
+    function {name}_self_test(workspace) &
+        bind(c, name="{name}_self_test") result(status)
       import :: c_int, c_ptr
       type(c_ptr), value :: workspace
       integer(c_int) :: status
@@ -65,6 +68,7 @@ FUNCTION = """
       integer(c_int) :: status
     end function {name}
 """
+ABOUT = ("Outputs of so many rows.", "Outputs, then derivatives.")
 WIDTH = 100  # characters of a line of arguments
 RANK = 15  # dimensions of an array, at most
 
@@ -73,15 +77,17 @@ def fortran_text(functions: Sequence[Function], real: str, promise: Promise, ste
     """The module for the functions of a generated file `stem`.c that computes in `real`."""
     name, kind = functions[0].name, f"c_{real}"
     public = [*(f.name for f in functions), f"{name}_workspace", f"{name}_self_test", f"{name}_aligned"]
+    arguments = ", ".join(functions[0].inputs + functions[0].outputs)
+    call = f"status = {name}({arguments}, rows, {name}_aligned(memory))"
     return MODULE.format(
         name=name,
         version=__version__,
         stem=_plain(stem),
-        arguments=", ".join(functions[0].inputs + functions[0].outputs),
+        call="\n".join(f"!   {line}" for line in wrap(call, WIDTH, subsequent_indent="    ")),
         promise="".join(f"! {_plain(line)}\n" for line in promise.lines),
         public=", &\n    ".join(public),
         real=kind,
-        functions="".join(_interface(f, kind) for f in functions),
+        functions="".join(map(_interface, functions, repeat(kind), ABOUT)),
     )
 
 
@@ -91,7 +97,7 @@ def dimensions(shape: Sequence[int], rows: str) -> str:
     return ", ".join(axes) if len(axes) <= RANK else "*"
 
 
-def _interface(f: Function, kind: str) -> str:
+def _interface(f: Function, kind: str, about: str) -> str:
     arguments = wrap(", ".join([*f.inputs, *f.outputs, "rows, workspace"]), WIDTH)
     declarations = [
         f"      real({kind}), intent({'in' if p in f.inputs else 'inout'}) :: {p}({dimensions(shape, 'rows')})"
@@ -101,7 +107,7 @@ def _interface(f: Function, kind: str) -> str:
     return FUNCTION.format(
         name=f.name,
         real=kind,
-        about="Outputs, then derivatives." if f.name.endswith("_derivatives") else "Outputs of so many rows.",
+        about=about,
         arguments=" &\n".join(f"        {line}" for line in arguments),
         declarations="\n".join(declarations),
     )
