@@ -9,12 +9,12 @@ from hrt.export.c.companions.header import Promise
 from hrt.export.c.program_text import Function
 
 MODULE = """\
-! {name}: Fortran interfaces of {stem}.c, by hrt {version}. Do not edit.
+! {name}: interfaces of {stem}.c for Fortran, by hrt {version}. Do not edit.
 !
 !   cc -O3 -march=native -c {stem}.c
 !   gfortran -O2 {stem}.f90 program.f90 {stem}.o
 !
-!   integer(c_int8_t), target :: memory({name}_workspace() + 63) ! bytes; one per thread
+!   integer(c_int8_t), target :: memory({name}_workspace() + 63) ! one per thread
 {call}
 !
 ! Status 0; 1 a pointer is null; 2 workspace misaligned; 3 too many rows; 4 of the self-test: answers differ.
@@ -23,7 +23,7 @@ MODULE = """\
   implicit none
   private
   public :: {public}
-  integer, parameter, public :: {name}_real = {real} ! of inputs and outputs
+  integer, parameter, public :: {name}_real = {real}
 
   interface
     ! Bytes of the workspace.

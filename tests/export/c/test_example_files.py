@@ -32,7 +32,7 @@ class Lookup(torch.nn.Module):
         return torch.tanh(self.field(x)) * self.table(k)
 
 
-@pytest.fixture(scope="module", params=["plain", "derivatives"])
+@pytest.fixture(scope="module", params=["plain", "derivatives", "lookup"])
 def exported(request, tmp_path_factory) -> tuple[Path, np.ndarray]:
     """A folder with the files, and the numbers that their programs should print."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -51,7 +51,9 @@ class Two(torch.nn.Module):
         return y, y[:, 0, 0]
 
 
-@pytest.mark.parametrize("precision, dtype", [("float32", np.float32)])
+@pytest.mark.parametrize(
+    "precision, dtype", [("float32", np.float32), pytest.param("float64", np.float64, marks=pytest.mark.slow)]
+)
 def test_fortran_gives_what_predict_gives(tmp_path: Path, precision: str, dtype: type) -> None:
     cc, fc = compiler(), compiler("gfortran")
     torch.manual_seed(0)
@@ -90,7 +92,7 @@ def test_lines_and_names_are_within_fortrans_limits(tmp_path: Path) -> None:
             return tuple(part(x) for part in self.parts)
 
     model = hrt.compress(Many(), progress=False)
-    hrt.export_c(model, tmp_path / "net.c", name="n" * 51, fortran=True)
+    hrt.export_c(model, tmp_path / "net.c", name="n" * 51, fortran=True, derivatives=["d0"])
     text = (tmp_path / "net.f90").read_text()
     assert max(map(len, text.splitlines())) <= 132
     assert max(map(len, re.findall(r"\w+", text))) <= 63
