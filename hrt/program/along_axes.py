@@ -105,9 +105,9 @@ class _Walk:
         self.nodes: list[Node] = []
         self.constants: dict[str, Constant] = {}
         self.rewritten = 0
-        kept = fused(program)
-        names = {node.name for node in kept}
-        self.convolved = {node.name for node in kept if node.op == CONVOLUTION}
+        run = fused(program)
+        names = {node.name for node in run}
+        self.convolved = {node.name for node in run if node.op == CONVOLUTION}
         self.convolved.update(node.name for node in program.nodes if node.name not in names)
         self.reshaped: dict[tuple[str, tuple[int, ...]], str] = {}
         self.shapes = {v.name: tuple(v.shape) for v in (*program.inputs, *program.nodes)}
@@ -153,7 +153,7 @@ class _Walk:
             return None
         lead = math.prod(view.sizes[:first])
         shape = tuple(d for d in (lead,) if d > 1)
-        rows = self.kept(view.source, (*shape, n, behind), node.module)
+        rows = self.in_shape(view.source, (*shape, n, behind), node.module)
         made = self.fresh(f"{node.name}.product")
         weight = self.matrix(name, [view.sizes[k] for k in last], [k - first for k in last])
         self.nodes.append(Node(made, "matmul", (weight, rows), (*shape, m, behind), {}, node.module))
@@ -187,16 +187,16 @@ class _Walk:
         """A value whose numbers lie elsewhere: one transpose at most, and reshapes around it."""
         view, shape = self.views[name].merged(), self.shapes[name]
         if view.in_place:
-            return self.kept(view.source, shape, module)
-        rows = self.kept(view.source, view.sizes, module)
+            return self.in_shape(view.source, shape, module)
+        rows = self.in_shape(view.source, view.sizes, module)
         moved = tuple(view.sizes[k] for k in view.order)
         axes = [k - len(moved) for k in view.order]
         turned = self.fresh(f"{name}.turned")
         self.nodes.append(Node(turned, "transpose", (rows,), moved, {"axes": axes}, module))
         self.shapes[turned] = moved
-        return self.kept(turned, shape, module)
+        return self.in_shape(turned, shape, module)
 
-    def kept(self, source: str, shape: tuple[int, ...], module: str) -> str:
+    def in_shape(self, source: str, shape: tuple[int, ...], module: str) -> str:
         """`source` in another shape, in the same order."""
         if self.shapes[source] == shape:
             return source
