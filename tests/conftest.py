@@ -11,6 +11,8 @@ if find_spec("hypothesis"):  # card.py does without
     settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
     settings.load_profile("untimed")
 
+os.environ.setdefault("HRT_NATIVE", "off")  # no test compiles C but those that ask for it, by the fixture below
+
 if "HRT_ON_CARD" not in os.environ:
     os.environ["TRITON_INTERPRET"] = "1"
 

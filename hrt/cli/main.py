@@ -15,6 +15,7 @@ import typer
 from hrt import __version__
 from hrt.cli import INTERRUPTED, INTERRUPTION
 from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch, arrays_in
+from hrt.cli.compile_ahead import compile_ahead
 from hrt.cli.compress import Boxes, Samples, Weights, compress, samples_in
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
@@ -159,6 +160,7 @@ def export(
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes{', checked by ONNX Runtime' if check else ''}")
 
 
+app.command("compile")(compile_ahead)
 app.command()(repository)
 app.command()(triton_backend)
 
