@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrt.errors import BackendError
+from hrt.errors import BackendError, ExportError
 from hrt.export.c import python_call
 from hrt.export.c.library_cache import library
-from hrt.export.c.session_source import NAME, session_files
+from hrt.export.c.session_source import NAME, session_source
 from hrt.export.c.toolchain import LONGEST, compiler
 from hrt.program.program import Program
 from hrt.runtime.backends import Request
@@ -26,7 +26,6 @@ from hrt.runtime.session import Session
 
 ALIGNMENT = 64  # bytes, of workspaces
 FEW_ROWS = 16  # up to here other Python threads wait for a call
-PART_ROWS = 32  # that a thread gets at least: to wake it takes 5 to 10 us
 
 _sessions: "weakref.WeakSet[NativeSession]" = weakref.WeakSet()
 
@@ -35,8 +34,8 @@ class NativeSession(Session):
     """A network in generated C, float32 arithmetic on as many threads as torch uses when it is made; they sleep between
     calls. Thread-safe.
 
-    compiler: what made the library. Raises BackendError for any device but the CPU, and where the network cannot be
-    generated, compiled or loaded.
+    compiler: what made the library. resident_bytes: its tables, which hold the numbers as they are stored. Raises
+    BackendError for any device but the CPU, and where the network cannot be generated, compiled or loaded.
     """
 
     backend = "native"
@@ -46,7 +45,12 @@ class NativeSession(Session):
             raise BackendError(f"Backend 'native' runs on the CPU. Found device {str(device)!r}.")
         self.device = torch.device("cpu")
         self.compiler = compiler()
-        code = library(session_files(program), self.compiler, timeout)
+        try:
+            source = session_source(program)
+        except ExportError as error:
+            raise BackendError(f"{error} Or use backend='torch'.") from error
+        code = library(source.files, self.compiler, timeout)
+        self.resident_bytes = source.nbytes
         self._out_shapes = [tuple(program.shape_of(name)) for name in program.outputs]
         self._call_type = _call_type(len(program.inputs), len(program.outputs))
         self._function = _function(code, "hrt_run", ctypes.c_int, 3)
@@ -57,8 +61,8 @@ class NativeSession(Session):
         self._state = np.zeros(_function(code, "hrt_session_bytes", ctypes.c_size_t, 0)(), np.uint8)
         threads = torch.get_num_threads()
         shared = aligned(threads * self._workspace)
-        numbers = (FEW_ROWS, PART_ROWS, shared.ctypes.data, self._workspace, threads)
-        _function(code, "hrt_open", None, 7)(self._state.ctypes.data, python_call.table(), *numbers)
+        numbers = (FEW_ROWS, shared.ctypes.data, self._workspace, threads)
+        _function(code, "hrt_open", None, 6)(self._state.ctypes.data, python_call.table(), *numbers)
         # The threads end before the memory that they use is freed.
         weakref.finalize(self, _close, _function(code, "hrt_close", None, 1), self._state, shared)
         if python_call.is_usual():
@@ -72,7 +76,10 @@ class NativeSession(Session):
         rows = len(arrays[0])
         outputs = tuple([np.empty((rows, *shape), np.float32) for shape in self._out_shapes])
         call = self._call_type(*(x.ctypes.data for x in arrays), *(y.ctypes.data for y in outputs), rows)
-        workspace = self._waiting.pop() if self._waiting else aligned(self._workspace)
+        try:
+            workspace = self._waiting.pop()
+        except IndexError:
+            workspace = aligned(self._workspace)
         status = self._function(self._state.ctypes.data, ctypes.byref(call), workspace.ctypes.data)
         self._waiting.append(workspace)
         if status:
@@ -121,4 +128,4 @@ if hasattr(os, "register_at_fork"):
 
 def open_native(request: Request) -> NativeSession:
     """The backend "native"."""
-    return NativeSession(request.program, request.device)
+    return NativeSession(request.program, request.device, request.patience)

@@ -1,7 +1,8 @@
 /* What the backend "native" puts behind a generated network: row blocks over sleeping threads, and one call from Python.
 
    Defined before this text: INPUTS, OUTPUTS, MOST_DIMS; X_DIMS, Y_DIMS (numbers of dimensions, the batch among them),
-   X_SHAPE, Y_SHAPE (of one sample), X_SIZE, Y_SIZE (numbers of one sample); NETWORK(x, y, rows, workspace).
+   X_SHAPE, Y_SHAPE (of one sample), X_SIZE, Y_SIZE (numbers of one sample); PART_ROWS, of a block, a multiple of the
+   network's own; NETWORK(x, y, rows, workspace).
 
    The interpreter's and NumPy's functions come as addresses, so that neither's headers are needed. Of their structures
    only the heads are used that every compiled extension has built in. */
@@ -35,7 +36,6 @@ typedef struct { /* in this order in native_session.py */
 typedef struct {
     python py;
     size_t few; /* rows up to which other Python threads wait */
-    size_t part; /* rows of a block, a multiple of the network's own */
     char *workspaces; /* one per thread, the caller's first */
     size_t workspace;
     int threads, made, started, inside;
@@ -60,7 +60,7 @@ static void run_parts(session *s, const call *c, void *workspace) {
     for (;;) {
         size_t k = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
         if (k >= s->parts) return;
-        size_t first = k * s->part, rows = k + 1 < s->parts ? s->part : c->rows - first;
+        size_t first = k * PART_ROWS, rows = k + 1 < s->parts ? PART_ROWS : c->rows - first;
         int status = run_rows(c, first, rows, workspace);
         if (status) __atomic_store_n(&s->status, status, __ATOMIC_RELAXED);
     }
@@ -98,7 +98,7 @@ static void start(session *s) {
 
 /* By whoever has s->inside. A member that is not yet awake when the last block begins is not waited for. */
 static int run_shared(session *s, const call *c) {
-    size_t parts = c->rows / s->part;
+    size_t parts = c->rows / PART_ROWS;
     if (s->threads < 2 || parts < 2) return run_rows(c, 0, c->rows, s->workspaces);
     pthread_mutex_lock(&s->lock);
     s->parts = parts;
@@ -130,11 +130,10 @@ void hrt_renew(session *s) {
     pthread_cond_init(&s->done, NULL);
 }
 
-void hrt_open(session *s, const python *py, size_t few, size_t part, char *workspaces, size_t workspace, int threads) {
+void hrt_open(session *s, const python *py, size_t few, char *workspaces, size_t workspace, int threads) {
     memset(s, 0, sizeof *s);
     s->py = *py;
     s->few = few;
-    s->part = part;
     s->workspaces = workspaces;
     s->workspace = workspace;
     s->threads = threads > MOST_THREADS ? MOST_THREADS : threads;

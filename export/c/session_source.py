@@ -2,22 +2,42 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 
+from hrt.export.c.exporter import generate
+from hrt.export.c.library_cache import SOURCE
 from hrt.program.program import Program
 
 NAME = "network"  # the prefix of the functions
+PART_ROWS = 32  # that a thread gets at least, a multiple of every block: to wake it takes 5 to 10 us
 
 
-def session_text(program: Program, arguments: str) -> str:
-    """What stands behind the generated functions. arguments: of NAME before rows and workspace, from arrays x and y."""
+@dataclass(frozen=True)
+class SessionSource:
+    """What a compiler needs, by name. nbytes: of the tables."""
+
+    files: dict[str, bytes]
+    nbytes: int
+
+
+def session_source(program: Program) -> SessionSource:
+    """Of a program, joined. Raises ExportError for an op that cannot be written in C."""
+    source = generate(program, NAME)
+    return SessionSource({SOURCE: f"{source.c}\n{_session_text(program)}".encode()}, source.nbytes)
+
+
+def _session_text(program: Program) -> str:
+    """What stands behind the generated functions."""
     given = [tuple(v.shape) for v in program.inputs]
     answered = [tuple(program.shape_of(name)) for name in program.outputs]
     most = max(1, *map(len, (*given, *answered)))
+    arguments = ", ".join([*(f"x[{k}]" for k in range(len(given))), *(f"y[{k}]" for k in range(len(answered)))])
     lines = [
         f"enum {{ INPUTS = {len(given)}, OUTPUTS = {len(answered)}, MOST_DIMS = {1 + most} }};",
         *_tables("X", given, most),
         *_tables("Y", answered, most),
+        f"#define PART_ROWS ({NAME.upper()}_LANES == 1 ? 1 : {PART_ROWS})",
         f"#define NETWORK(x, y, rows, workspace) {NAME}({arguments}, rows, workspace)",
     ]
     return "\n".join(lines) + "\n" + files(__package__).joinpath("session.c").read_text("utf-8")
