@@ -67,7 +67,9 @@ def _missing_native() -> str | None:
 BACKENDS: dict[str, Backend] = {
     "torch": Backend("hrt.runtime.torch_session:open_torch", on_cpu=True),
     "onnxruntime": Backend("hrt.export.onnx.onnxruntime_session:open_onnxruntime", _missing_onnxruntime, on_cpu=True),
-    "native": Backend("hrt.export.c.native_session:open_native", _missing_native, True, "hrt.export.c.toolchain:compiler"),
+    "native": Backend(
+        "hrt.export.c.native_session:open_native", _missing_native, True, "hrt.export.c.toolchain:compiler"
+    ),
     "cuda": Backend("hrt.runtime.cuda_session:open_cuda", missing_for_cuda),
 }
 

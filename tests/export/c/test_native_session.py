@@ -203,7 +203,9 @@ def test_a_forked_process_goes_on(program, session):
     expected = [session.run(x) for x in inputs]
 
     def work() -> str:
-        return str([same(session.run(x), e) and same(session.run_as_given(x) or e, e) for x, e in zip(inputs, expected)])
+        return str(
+            [same(session.run(x), e) and same(session.run_as_given(x) or e, e) for x, e in zip(inputs, expected)]
+        )
 
     assert forked(work) == ("[True, True]", 0)
     assert [same(session.run(x), e) for x, e in zip(inputs, expected, strict=True)] == [True, True]
