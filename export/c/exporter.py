@@ -128,6 +128,7 @@ class Source:
 
     c: str
     h: str
+    nbytes: int
 
 
 @guarded

@@ -55,16 +55,16 @@ class NativeSession(Session):
         self._call_type = _call_type(len(program.inputs), len(program.outputs))
         self._function = _function(code, "hrt_run", ctypes.c_int, 3)
         self._renew = _function(code, "hrt_renew", None, 1)
-        workspace = _function(code, f"{NAME}_workspace", ctypes.c_size_t, 0)()
-        self._workspace = -(-workspace // ALIGNMENT) * ALIGNMENT
+        sizes = (_function(code, name, ctypes.c_size_t, 0)() for name in ("hrt_session_bytes", f"{NAME}_workspace"))
+        size, self._workspace = (-(-nbytes // ALIGNMENT) * ALIGNMENT for nbytes in sizes)
         self._waiting: list[np.ndarray] = []  # workspaces of calls that find another one inside
-        self._state = np.zeros(_function(code, "hrt_session_bytes", ctypes.c_size_t, 0)(), np.uint8)
         threads = torch.get_num_threads()
-        shared = aligned(threads * self._workspace)
-        numbers = (FEW_ROWS, shared.ctypes.data, self._workspace, threads)
-        _function(code, "hrt_open", None, 6)(self._state.ctypes.data, python_call.table(), *numbers)
-        # The threads end before the memory that they use is freed.
-        weakref.finalize(self, _close, _function(code, "hrt_close", None, 1), self._state, shared)
+        self._state = aligned(size + threads * self._workspace)  # and the workspaces of the threads
+        start = self._state.ctypes.data
+        numbers = (FEW_ROWS, start + size, self._workspace, threads)
+        _function(code, "hrt_open", None, 6)(start, python_call.table(), *numbers)
+        # Threads end before their memory is freed, which the builtin function may need for longer.
+        weakref.finalize(self, _close, _function(code, "hrt_close", None, 1), self._state)
         if python_call.is_usual():
             self.run_as_given = python_call.builtin(code.hrt_call, self._state)
         _sessions.add(self)
@@ -112,9 +112,8 @@ def _function(code: ctypes.CDLL, name: str, result: Any, arguments: int) -> Any:
     return function
 
 
-def _close(close: Any, state: np.ndarray, workspaces: np.ndarray) -> None:
+def _close(close: Any, state: np.ndarray) -> None:
     close(state.ctypes.data)
-    del workspaces
 
 
 def _renew_all() -> None:

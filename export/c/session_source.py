@@ -40,7 +40,7 @@ def _session_text(program: Program) -> str:
         f"#define PART_ROWS ({NAME.upper()}_LANES == 1 ? 1 : {PART_ROWS})",
         f"#define NETWORK(x, y, rows, workspace) {NAME}({arguments}, rows, workspace)",
     ]
-    return "\n".join(lines) + "\n" + files(__package__).joinpath("session.c").read_text("utf-8")
+    return "\n".join(lines) + "\n" + files("hrt.export.c").joinpath("session.c").read_text("utf-8")
 
 
 def _tables(which: str, shapes: Sequence[tuple[int, ...]], most: int) -> list[str]:

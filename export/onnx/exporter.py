@@ -1,6 +1,7 @@
 """`export_onnx`: a compressed network as one plain ONNX file, for any runtime that reads standard operators."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -212,7 +213,18 @@ class _Exporter:
             (x,), window = node.inputs, Window.of(node.attrs)
             return patches(self.g, self.value(x), self.shapes[x], window, node.name or "value")
         inputs, ranks = [self.value(name) for name in node.inputs], [self.ranks[name] for name in node.inputs]
+        if node.op in ("add", "sub"):
+            inputs = [self._filled(x, name, node.shape) for x, name in zip(inputs, node.inputs, strict=True)]
         return lower(self.g, node.op, inputs, node.attrs, ranks, node.name or "value")
+
+    def _filled(self, value: str, name: str, shape: tuple[int, ...]) -> str:
+        """An operand of a sum. OpenVINO 2026.4 takes a constant (c, 1, 1) beside a product with a constant matrix for
+        the bias of that: it refuses the graph, or adds along the last axis where that has c entries. So it fills that.
+        """
+        sizes = tuple(getattr(self.program.constants.get(name), "shape", ()))
+        if len(shape) < 3 or sizes[-1:] != (1,) or math.prod(sizes) != shape[0] or shape[-1] == 1:
+            return value
+        return self.g.add("Expand", [value, self.g.integers([*sizes[:-1], shape[-1]])], f"{value}.wide")
 
     def _layer(self, node: Node) -> str:
         x, name, *rest = node.inputs

@@ -24,7 +24,7 @@ from hrt.errors import BackendError
 from hrt.network_compression.request import CompressionRequest
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
-from hrt.runtime.backends import made_with, on_cpu, open_session
+from hrt.runtime.backends import compiler_of, on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
@@ -207,7 +207,7 @@ def output_certificate(
             **({"reference": original.reference_runtime} if original.reference_runtime else {}),
             "target": request.target,
             "runtimes": list(served),
-            **made_with(served),
+            **({"compiler": compiler_of("native")} if "native" in served else {}),
             "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),

@@ -20,7 +20,6 @@ from hrt.runtime.native_costs import is_faster
 from hrt.runtime.session import Session
 from hrt.support.devices import missing_for_cuda
 
-
 PATIENT, IMPATIENT = 300.0, 3.0  # seconds for a compiler: that somebody asked for, and that "auto" would like to have
 
 
@@ -129,7 +128,7 @@ def on_cpu() -> list[str]:
     return [name for name, backend in BACKENDS.items() if backend.on_cpu and backend.missing() is None]
 
 
-def made_with(names: Collection[str]) -> dict[str, str]:
-    """The compiler, with its flags, of those backends that have one, as a certificate's context names it."""
-    compilers = [BACKENDS[name].compiler for name in names]
-    return {"compiler": str(resolve_name(c)()) for c in compilers if c}
+def compiler_of(name: str) -> str:
+    """What makes a backend's code on this machine, with its flags; nothing for most."""
+    where = BACKENDS[name].compiler
+    return str(resolve_name(where)()) if where else ""
