@@ -69,7 +69,8 @@ def info(
 
     model = hrt.load(artifact)
     program, session = model.program, model.session
-    others = (open_session(program, name) for name in on_cpu() if name != session.backend)
+    # What is not in use is not compiled for this.
+    others = (open_session(program, name) for name in on_cpu() if name not in (session.backend, "native"))
     sizes = Sizes.of(model, session, *others, file=artifact.stat().st_size)
     if as_json:
         header = read_header(artifact)
