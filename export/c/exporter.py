@@ -261,7 +261,7 @@ def _c(functions: Sequence[Function], shared: Shared, promise: Sequence[str], he
             f"#define HRT_EACH_KIND {each}",
             native("products.h"),
             native("moves.h"),
-            native("activations.h"),
+            *(native(f"{file}.h") for file in ("coefficients", "activations", "reductions", "contractions")),
             "#define HRT_BLOCK (2 * (int)HRT_LANES > 8 ? 2 * (int)HRT_LANES : 8) /* samples of a block */",
             "#define HRT_FEW 10 /* rows from which a block is faster than one row after the other */",
             "enum { HRT_OK, HRT_NULL, HRT_MISALIGNED, HRT_TOO_MANY };",
