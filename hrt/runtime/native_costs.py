@@ -5,14 +5,14 @@ feature. A wrong choice costs time, never correctness.
 """
 
 from collections.abc import Mapping
-from math import ceil, prod
+from math import prod
 
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.program import Constant, Node, Program
 from hrt.runtime.onnx_costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
 
 BATCHES = (1, 16, 64, 256, 1024)
-BLOCK, FEW = 32, 10  # rows of a block, and from how many on there are blocks
+LARGE, SMALL, FEW = 32, 16, 10  # rows of a block, of a half, and from how many on there are any
 LANES = 16  # numbers that rows and columns of leaves are padded to
 FREE = frozenset({"reshape"})
 LIGHT = frozenset(
@@ -37,9 +37,15 @@ LIGHT = frozenset(
     }
 )
 UNKNOWN = frozenset({"patches", "matmul", "einsum"})  # whose products ONNX Runtime has better kernels for
-ROW: Mapping[str, float] = {}
-BLOCKS: Mapping[str, float] = {}
-ONNX: Mapping[str, float] = {}
+ROW: Mapping[str, float] = {
+    **{"call": 0.05, "nodes": 0.0095, "leaves": 0.0067, "weights": 0.025},
+    **{"light": 0.05, "heavy": 0.1},
+}
+BLOCK: Mapping[str, float] = {
+    **{"call": 0.05, "nodes": 0.01, "leaves": 0.04, "decoded": 0.01, "products": 0.0141, "moved": 0.0426},
+    **{"light": 0.05, "heavy": 0.1},
+}
+ONNX: Mapping[str, float] = {"call": 1.85, "nodes": 0.3, "linear": 1.57, "light": 0.05, "heavy": 0.527}
 
 
 def is_faster(program: Program) -> bool:
@@ -51,9 +57,11 @@ def is_faster(program: Program) -> bool:
 
 def native_us(program: Program, rows: int) -> float:
     """Predicted microseconds of generated C on so many rows, on one thread."""
-    if rows < FEW:
-        return rows * _sum(ROW, row_features(program))
-    return ceil(rows / BLOCK) * _sum(BLOCKS, block_features(program))
+    blocks, rest = divmod(rows, LARGE)
+    us = blocks * _sum(BLOCK, block_features(program, LARGE))
+    if rest < FEW:
+        return us + rest * _sum(ROW, row_features(program))
+    return us + _sum(BLOCK, block_features(program, SMALL if rest <= SMALL else LARGE))
 
 
 def onnx_us(program: Program, rows: int) -> float:
@@ -74,18 +82,18 @@ def row_features(program: Program) -> dict[str, float]:
     }
 
 
-def block_features(program: Program) -> dict[str, float]:
-    """What a block of rows costs."""
+def block_features(program: Program, rows: int) -> dict[str, float]:
+    """What a block of so many rows costs."""
     linear, _, _ = _work(program)
     one = row_features(program)
     inside = sum(prod(program.constants[n.inputs[1]].shape[:1]) * _positions(program, n) for n in linear)
     return {
         **{k: one[k] for k in ("call", "nodes", "leaves")},
         "decoded": 1e-3 * sum(_numbers(program.constants[n.inputs[1]]) for n in linear),
-        "products": BLOCK * one["weights"],
-        "moved": 1e-3 * BLOCK * (inside + sum(prod(v.shape) for v in program.inputs)),
-        "light": BLOCK * one["light"],
-        "heavy": BLOCK * one["heavy"],
+        "products": rows * one["weights"],
+        "moved": 1e-3 * rows * (inside + sum(prod(v.shape) for v in program.inputs)),
+        "light": rows * one["light"],
+        "heavy": rows * one["heavy"],
     }
 
 

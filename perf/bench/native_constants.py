@@ -28,7 +28,7 @@ from hrt.perf.networks.operators import log_kernel
 from hrt.program.parallel_linears import joined
 from hrt.program.program import Node, Program, Value
 from hrt.runtime.backends import open_session
-from hrt.runtime.native_costs import BLOCK, FEW, block_features, onnx_features, row_features
+from hrt.runtime.native_costs import FEW, LARGE, SMALL, block_features, onnx_features, row_features
 
 BATCHES = (1, 16, 64, 256, 1024)
 BURST_S, BURSTS = 2e-3, 25
@@ -37,7 +37,7 @@ BURST_S, BURSTS = 2e-3, 25
 def networks(paths: Sequence[str]) -> Iterator[tuple[str, Program]]:
     """Plain networks, layers of a log kernel, and the files' networks."""
     for width in (16, 64, 256):
-        for depth, act in ((1, nn.Tanh), (4, nn.Tanh), (3, nn.ReLU)):
+        for depth, act in ((1, nn.Tanh), (4, nn.Tanh), (3, nn.ReLU), (3, nn.SiLU)):
             layers = [m for _ in range(depth) for m in (nn.Linear(width, width), act())]
             net = nn.Sequential(nn.Linear(3, width), *layers, nn.Linear(width, 2))
             yield f"{depth} x {width} {act.__name__}", capture(net, [torch.rand(4, 3)])
@@ -106,7 +106,8 @@ def main(paths: Sequence[str]) -> int:
             if rows < FEW:
                 one.append((row_features(program), native[rows] / rows))
             else:
-                block.append((block_features(program), native[rows] / -(-rows // BLOCK)))
+                size = SMALL if rows <= SMALL else LARGE
+                block.append((block_features(program, size), native[rows] / (rows / size)))
             onnx.append((onnx_features(program, rows), runtime[rows]))
         table.append((name, native, runtime))
         print(name, *(f"{rows}: {native[rows]:.3g} {runtime[rows]:.3g};" for rows in BATCHES), flush=True)
