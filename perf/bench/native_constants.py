@@ -3,9 +3,9 @@
     python -m hrt.perf.bench.native_constants
     python -m hrt.perf.bench.native_constants net.hrt other.hrt
 
-Networks of many widths and depths, and those of any files, are run as generated C on one thread and in ONNX Runtime;
-the thread's own time counts, which a busy machine disturbs least, in the shortest of many bursts. The constants are the non-negative
-least squares solution for relative errors. Printed: the constants, and how far the predictions are off.
+Networks of many widths and depths, and those of any files, run as generated C on one thread and in ONNX Runtime. The
+thread's own time counts, which a busy machine disturbs least, in the shortest of many bursts. The constants are the
+non-negative least squares solution for relative errors. Printed: the constants, and how far the predictions are off.
 """
 
 import sys

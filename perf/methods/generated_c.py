@@ -14,7 +14,7 @@ from hrt.errors import BackendError
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.hmatrix.leaf import Leaf
 from hrt.matrix_compression.rounding import round_rows
-from hrt.perf.measuring.results import UNREACHABLE
+from hrt.perf.measuring.results import MISSING, UNREACHABLE
 from hrt.perf.methods.matched_error import (
     Arrays,
     Execution,
@@ -28,7 +28,7 @@ from hrt.perf.methods.matched_error import (
 from hrt.perf.networks.registry import Workload
 from hrt.program.dense_view import stored
 from hrt.program.program import Program, program_nbytes
-from hrt.runtime.backends import on_cpu, open_session
+from hrt.runtime.backends import BACKENDS, on_cpu, open_session
 
 BACKEND = "generated C"
 
@@ -58,6 +58,8 @@ def int8_rows(workload: Workload, tol: float) -> Offer | Refusal:
     """Every weight in int8 with a scale for each row, decoded as it is read, float32 arithmetic. The knob is which
     layers stay float32, as in `hrt.perf.methods.quantizers`.
     """
+    if lacks := BACKENDS["native"].missing():
+        return Refusal(MISSING, lacks)
     names = list(workload.program.weights)
     known: dict[frozenset[str], OutputError] = workload.once("int8 rows, errors", dict)
 
