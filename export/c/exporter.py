@@ -1,21 +1,24 @@
 """`export_c`: a compressed network as one C file and its header, for programs that have no Python."""
 
-import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.resources import files
-from math import prod
 from os import PathLike
 from pathlib import Path
 
-from hrt import __version__
-from hrt.certificate.derivative_outputs import limits
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
-from hrt.export.c.body import Shared, comment
+from hrt.export.c.body import Shared
+from hrt.export.c.companions.example_files import check_example, example_names, examples
+from hrt.export.c.companions.fortran import fortran_text
+from hrt.export.c.companions.header import Promise, about, header_text, promise_of
+from hrt.export.c.names import checked_name, checked_stem
 from hrt.export.c.numbers import Numbers
 from hrt.export.c.packing import ORDER
 from hrt.export.c.program_text import Function, function
+from hrt.export.c.self_test import self_test
 from hrt.model.load import load
 from hrt.model.model import CompressedModel
 from hrt.program.parallel_linears import joined
@@ -23,112 +26,19 @@ from hrt.program.program import Program
 from hrt.support.atomic_files import check_writable, replacing, warn_of_suffix
 from hrt.support.torch_state import guarded
 
-PRECISIONS = ("float32", "float64")
-RESERVED = frozenset(
-    [
-        "alignas",
-        "alignof",
-        "and",
-        "and_eq",
-        "asm",
-        "auto",
-        "bitand",
-        "bitor",
-        "bool",
-        "break",
-        "case",
-        "catch",
-        "char",
-        "class",
-        "compl",
-        "const",
-        "const_cast",
-        "constexpr",
-        "continue",
-        "decltype",
-        "default",
-        "delete",
-        "do",
-        "double",
-        "dynamic_cast",
-        "else",
-        "enum",
-        "explicit",
-        "export",
-        "extern",
-        "false",
-        "final",
-        "float",
-        "for",
-        "friend",
-        "goto",
-        "if",
-        "import",
-        "inline",
-        "int",
-        "long",
-        "main",
-        "module",
-        "mutable",
-        "namespace",
-        "new",
-        "noexcept",
-        "not",
-        "not_eq",
-        "nullptr",
-        "operator",
-        "or",
-        "or_eq",
-        "override",
-        "private",
-        "protected",
-        "public",
-        "real",
-        "register",
-        "reinterpret_cast",
-        "requires",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "static_assert",
-        "static_cast",
-        "struct",
-        "switch",
-        "template",
-        "this",
-        "thread_local",
-        "throw",
-        "true",
-        "try",
-        "typedef",
-        "typeid",
-        "typename",
-        "union",
-        "unsigned",
-        "using",
-        "virtual",
-        "void",
-        "volatile",
-        "wchar_t",
-        "while",
-        "xor",
-        "xor_eq",
-        "memcpy",
-        "memset",
-    ]
-)
+REALS = {"float32": "float", "float64": "double"}  # by precision
+NOTHING = Promise()
 
 
 @dataclass(frozen=True)
 class Source:
-    """A generated file and its header. nbytes: of the tables in it."""
+    """A generated file and its header, the bytes of its numbers, its functions, and what is promised of them."""
 
     c: str
     h: str
     nbytes: int
+    functions: tuple[Function, ...]
+    promise: Promise
 
 
 @guarded
@@ -141,6 +51,7 @@ def export_c(
     fortran: bool = False,
     force: bool = True,
     precision: str = "float32",
+    example: bool = False,
 ) -> None:
     """Write a network as one self-contained C99 file, and a header beside it.
 
@@ -154,12 +65,14 @@ def export_c(
         path: The file to write, such as "net.c". The header "net.h" stands beside it.
         name: Of the C functions; by default the file's.
         derivatives: By input coordinates, as `predict` takes them.
-        fortran: Also write "net.f90", a module that binds the functions.
+        fortran: Also write "net.f90", a module that binds the functions. Names then have at most 51 characters.
         force: Replace files that exist.
         precision: "float32" or "float64": of the arithmetic, the inputs and the outputs.
+        example: Also write short programs that call the network from C, C++ and Fortran ("net_example.c" and so on,
+            with "net.f90"), and a CMakeLists.txt that builds them. Files of these names that are not hrt's are kept.
 
     Raises:
-        InputError: A path, name or precision that cannot be used.
+        InputError: A path, name or precision that cannot be used, a file that may not be replaced.
         DerivativeError: An op on the way has no such derivative.
         ExportError: An op cannot be written in C.
 
@@ -174,25 +87,29 @@ def export_c(
     """
     target = check_writable(path, force)
     warn_of_suffix(path, ".c")
-    header = check_writable(Path(path).with_suffix(".h"), force)
-    name = checked_name(target.stem if name is None else name)
+    folder, stem = Path(path).parent, checked_stem(Path(path))
+    name = checked_name(stem if name is None else name, fortran=fortran or example)
+    for file in companions(stem, fortran=fortran, example=example):
+        (check_example if file in example_names(stem) else check_writable)(folder / file, force)
     if not isinstance(model_or_path, CompressedModel | str | PathLike):
         raise InputError(f"Found {type(model_or_path).__name__}. Expected a compressed network or a path to one.")
     model = model_or_path if isinstance(model_or_path, CompressedModel) else load(model_or_path, backend="torch")
-    source = to_c(model, name, derivatives=derivatives, precision=precision, header=header.name)
-    with replacing(header, force=force) as h, replacing(target, force=force) as c:
-        h.write(source.h.encode())
-        c.write(source.c.encode())
+    source = to_c(model, name, derivatives=derivatives, precision=precision, stem=stem)
+    real = REALS[precision]
+    texts = {f"{stem}.h": source.h}
+    if fortran or example:
+        texts[f"{stem}.f90"] = fortran_text(source.functions, real, source.promise, stem)
+    if example:
+        texts |= examples(source.functions[-1], name, real, stem)
+    with ExitStack() as stack:
+        for where, text in [*((folder / file, text) for file, text in texts.items()), (target, source.c)]:
+            stack.enter_context(replacing(where, force=force)).write(text.encode())
 
 
-def checked_name(name: str) -> str:
-    """`name` where it can be that of C functions. Raises InputError."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,60}", name) or name in RESERVED or name.lower().startswith("hrt_"):
-        raise InputError(
-            f"Found the name {name[:80]!r}. Expected a C identifier: a letter, then letters, digits and _, no word "
-            "of C, C++ or of the generated file itself (hrt_...). Pass name=."
-        )
-    return name
+def companions(stem: str, *, fortran: bool = False, example: bool = False) -> list[str]:
+    """The files that are written beside `stem`.c."""
+    module = [f"{stem}.f90"] if fortran or example else []
+    return [f"{stem}.h", *module, *(example_names(stem) if example else ())]
 
 
 def to_c(
@@ -201,15 +118,15 @@ def to_c(
     *,
     derivatives: Sequence[str] | None = None,
     precision: str = "float32",
-    header: str | None = None,
+    stem: str | None = None,
 ) -> Source:
-    """The text that `export_c` writes."""
-    if precision not in PRECISIONS:
-        raise InputError(f"Found precision {precision!r}. Expected one of {', '.join(PRECISIONS)}.")
+    """The text that `export_c` writes to `stem`.c."""
+    if precision not in REALS:
+        raise InputError(f"Found precision {precision!r}. Expected one of {', '.join(REALS)}.")
     program = joined(model.program)
     derived = None if derivatives is None else joined(differentiate(model.program, derivatives).program)
-    promise = _promise(model, derivatives)
-    return generate(program, name, derived=derived, precision=precision, promise=promise, header=header)
+    promise = promise_of(model, derivatives)
+    return generate(program, name, derived=derived, precision=precision, promise=promise, stem=stem, tested=True)
 
 
 def generate(
@@ -218,18 +135,25 @@ def generate(
     *,
     derived: Program | None = None,
     precision: str = "float32",
-    promise: Sequence[str] = (),
-    header: str | None = None,
+    promise: Promise = NOTHING,
+    stem: str | None = None,
+    tested: bool = False,
 ) -> Source:
     """The C file of a program, joined, and of one with derivatives behind its outputs, as `NAME_derivatives`.
 
-    promise: lines about errors, for the comment at the top.  header: its name; None: the file stands alone.
+    stem: of the file and its header; None: it stands alone.  tested: with `NAME_self_test`.
     """
     shared = Shared(Numbers(precision == "float64"))
     functions = [function(program, name, shared)]
     if derived is not None:
         functions.append(function(derived, f"{name}_derivatives", shared))
-    return Source(_c(functions, shared, promise, header), _h(functions, shared, promise), shared.numbers.nbytes)
+    nbytes = shared.numbers.nbytes
+    test = self_test(functions, shared.numbers) if tested else ("", "0")
+    top = about(functions, REALS[precision], promise, stem or name)
+    c = "\n".join([top, *([f'#include "{stem}.h"'] if stem else []), _c(functions, shared, test)])
+    digest = sha256(c.encode()).hexdigest() if tested else None
+    h = header_text(functions, REALS[precision], promise, top, digest)
+    return Source(c, h, nbytes, tuple(functions), promise)
 
 
 def native(file: str) -> str:
@@ -237,7 +161,7 @@ def native(file: str) -> str:
     return (files("hrt.kernels") / "native" / file).read_text("utf-8")
 
 
-def _c(functions: Sequence[Function], shared: Shared, promise: Sequence[str], header: str | None) -> str:
+def _c(functions: Sequence[Function], shared: Shared, test: tuple[str, str]) -> str:
     numbers, name = shared.numbers, functions[0].name
     arrays = numbers.text()
     used = [k for k in ORDER if numbers.arrays[k]] or ["f32"]
@@ -248,15 +172,15 @@ def _c(functions: Sequence[Function], shared: Shared, promise: Sequence[str], he
         f"{{ hrt_many({n}, N, layer, ports); }}"
         for n in sorted(shared.many)
     )
-    sizes = [f"({f.name.upper()}_LANES * {f.name.upper()}_SIZE + {f.name.upper()}_FIXED)" for f in functions]
+    sizes = [f"((size_t){f.name.upper()}_LANES * {f.name.upper()}_SIZE + {f.name.upper()}_FIXED)" for f in functions]
     largest = sizes[0] if len(sizes) == 1 else f"({sizes[0]} > {sizes[1]} ? {sizes[0]} : {sizes[1]})"
+    tested, room = test
     layers = "\n".join(text.replace("%", layer) for text, layer in shared.layers.items())
     return "\n".join(
         [
-            _about(functions, shared, promise),
             *(["#define HRT_DOUBLE"] if numbers.double else []),
             f"typedef {'uint' + numbers.index_type[4:6] + '_t'} hrt_index;".join(["#include <stdint.h>\n", ""]),
-            *([f'#include "{header}"'] if header else ["#include <stddef.h>"]),
+            "#include <stddef.h>",
             native("vectors.h"),
             f"#define HRT_EACH_KIND {each}",
             native("products.h"),
@@ -264,7 +188,7 @@ def _c(functions: Sequence[Function], shared: Shared, promise: Sequence[str], he
             *(native(f"{file}.h") for file in ("coefficients", "activations", "reductions", "contractions")),
             "#define HRT_BLOCK (2 * (int)HRT_LANES > 8 ? 2 * (int)HRT_LANES : 8) /* samples of a block */",
             "#define HRT_FEW 10 /* rows from which a block is faster than one row after the other */",
-            "enum { HRT_OK, HRT_NULL, HRT_MISALIGNED, HRT_TOO_MANY };",
+            "enum { HRT_OK, HRT_NULL, HRT_MISALIGNED, HRT_TOO_MANY, HRT_DIFFERS };",
             "",
             arrays,
             layers,
@@ -273,62 +197,11 @@ def _c(functions: Sequence[Function], shared: Shared, promise: Sequence[str], he
             many,
             *(f.text for f in functions),
             "",
+            f"#define {name.upper()}_WORK {largest}",
             f"size_t {name}_workspace(void) {{",
-            f"    return sizeof(real) * (size_t){largest};",
+            f"    return (sizeof(real) * ({name.upper()}_WORK + {room}) + 63) / 64 * 64;",
             "}",
+            tested,
             "",
         ]
     )
-
-
-def _h(functions: Sequence[Function], shared: Shared, promise: Sequence[str]) -> str:
-    name = functions[0].name
-    real = "double" if shared.numbers.double else "float"
-    lines = [
-        _about(functions, shared, promise),
-        f"#ifndef {name.upper()}_H",
-        f"#define {name.upper()}_H",
-        "#include <stddef.h>",
-        "#ifdef __cplusplus",
-        'extern "C" {',
-        "#endif",
-        f"size_t {name}_workspace(void);",
-        *(f"{f.prototype.replace('REAL', real)};" for f in functions),
-        "#ifdef __cplusplus",
-        "}",
-        "#endif",
-        "#endif",
-    ]
-    return "\n".join([*lines, ""])
-
-
-def _about(functions: Sequence[Function], shared: Shared, promise: Sequence[str]) -> str:
-    """The comment at the top: what the file is, how it is compiled and called, what is promised."""
-    name, real = functions[0].name, "double" if shared.numbers.double else "float"
-    lines = [
-        f"/* {name}: a compressed network as C, generated by hrt {__version__}. Do not edit.",
-        "",
-        f"   Compile     cc -O3 -march=native -c {name}.c      (C99; no library but memcpy and memset)",
-        f"   Workspace   {name}_workspace() bytes, aligned to 64, one per thread; nothing is kept in it between calls",
-        "   Returns     0; 1 a pointer is null; 2 workspace misaligned; 3 too many rows for size_t. rows may be 0",
-    ]
-    for f in functions:
-        lines += ["", f"   {f.prototype.replace('REAL', real)}"]
-        shapes = {v.name: v.shape for v in (*f.program.inputs, *f.program.nodes)}
-        shapes |= {k: tuple(c.shape) for k, c in f.program.constants.items() if k not in shapes}
-        for pointer, value in [
-            *zip(f.inputs, (v.name for v in f.program.inputs), strict=True),
-            *zip(f.outputs, f.program.outputs, strict=True),
-        ]:
-            axes = "".join(f" x {n}" for n in shapes[value])
-            lines.append(f"       {pointer:<4} {comment(value)}: rows{axes} {real}s, {prod(shapes[value])} a row")
-    lines += ["", *(f"   {comment(line)}" for line in promise)] if promise else []
-    return "\n".join([*lines, "*/"])
-
-
-def _promise(model: CompressedModel, derivatives: Sequence[str] | None) -> list[str]:
-    """What the certificate says, output by output."""
-    shown = model if derivatives is None else model.differentiated(derivatives)
-    bounds = limits(shown.certificate, shown.program.outputs)
-    lines = [f"Compressed to a relative error of {model.certificate.tol:g}; 99 % upper limits on new inputs:"]
-    return lines + [f"    {name}: {bound}" for name, bound in bounds.items()]

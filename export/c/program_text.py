@@ -36,6 +36,15 @@ class Function:
         return pointers("y", len(self.program.outputs))
 
     @property
+    def arguments(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Of every pointer its name, the value behind it and the shape of one row of that, inputs first."""
+        program = self.program
+        shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
+        shapes |= {k: tuple(c.shape) for k, c in program.constants.items() if k not in shapes}
+        values = [*(v.name for v in program.inputs), *program.outputs]
+        return [(p, v, shapes[v]) for p, v in zip([*self.inputs, *self.outputs], values, strict=True)]
+
+    @property
     def prototype(self) -> str:
         """The declaration, without its semicolon."""
         arguments = [f"const REAL *{x}" for x in self.inputs] + [f"REAL *{y}" for y in self.outputs]

@@ -61,7 +61,7 @@ def subjects_of(model: hrt.CompressedModel) -> dict[str, Timed]:
     """By name. Native ones are missing where there is no compiler."""
     asked = questions(model.program, 1)
     dense = written_out(model.program)
-    subjects = {"empty, Python": partial(_from_python, lambda x: None, asked)}
+    subjects: dict[str, Timed] = {"empty, Python": partial(_from_python, lambda x: None, asked)}
     for backend in ("onnxruntime", "native"):
         if backend not in on_cpu():
             continue
