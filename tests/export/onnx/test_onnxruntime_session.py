@@ -310,12 +310,12 @@ class TestAuto:
         assert type(model.session) is (Off if len(expected) == 2 else TorchSession)
 
     def test_is_torch_where_onnxruntime_is_not_installed_or_fails(self, monkeypatch):
-        assert choose("auto", None, "cpu", ("torch", "onnxruntime")) == "onnxruntime"
-        assert choose("auto", None, "cpu", ("torch",)) == "torch"
-        assert choose("auto", "cpu", "cpu", ("onnxruntime",)) == "onnxruntime"
-        assert choose("auto", "meta", "cpu", ("onnxruntime",)) == "torch"
+        assert choose("auto", None, "cpu", ("torch", "onnxruntime"))[0] == "onnxruntime"
+        assert choose("auto", None, "cpu", ("torch",))[0] == "torch"
+        assert choose("auto", "cpu", "cpu", ("onnxruntime",))[0] == "onnxruntime"
+        assert choose("auto", "meta", "cpu", ("onnxruntime",))[0] == "torch"
         monkeypatch.setitem(BACKENDS, "onnxruntime", Backend("nowhere:at_all", lambda: "not installed."))
-        assert choose("auto", None, "cpu", ("torch", "onnxruntime")) == "torch"
+        assert choose("auto", None, "cpu", ("torch", "onnxruntime"))[0] == "torch"
 
         def broken(request):
             raise hrt.BackendError("refused")
