@@ -5,6 +5,7 @@ stored), or linear nodes on one weight that follow each other (its numbers are d
 whole runs are the same memory. Values that do not live at the same time share memory.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -58,11 +59,12 @@ def plan(program: Program) -> Plan:
             name = aliases[name].source
         return name
 
+    uses = Counter([*(name for node in program.nodes for name in node.inputs), *program.outputs])
     steps: list[list[Node]] = []
     for node in program.nodes:
         if node.name in aliases:
             continue
-        if steps and _joins(node, steps[-1], root):
+        if steps and (_joins(node, steps[-1], root) or _accompanies(node, steps[-1][-1], shapes, uses)):
             steps[-1].append(node)
         else:
             steps.append([node])
@@ -116,6 +118,29 @@ def _joins(node: Node, group: Sequence[Node], root: Callable[[str], str]) -> boo
         alike = node.inputs[1] == group[0].inputs[1] and len(biases) <= 1
         return alike and rows <= STREAMS and root(node.inputs[0]) not in inside
     return False
+
+
+def _accompanies(node: Node, last: Node, shapes: Mapping[str, Sequence[int]], uses: Mapping[str, int]) -> bool:
+    """Whether a linear node of many rows reads what nobody else does of windows or of channels turned to the end, or
+    turns such a node's results back: rows are then read and written where they are (`hrt.export.c.operators.many_rows`).
+    """
+    if node.inputs[0] != last.name or uses[last.name] > 1:
+        return False
+    if node.op == "linear" and prod(node.shape[:-1]) > STREAMS:
+        return is_window(last, shapes) or turns(last, shapes, -1)
+    return last.op == "linear" and prod(last.shape[:-1]) > STREAMS and turns(node, shapes, 1)
+
+
+def is_window(node: Node, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Patches of one image."""
+    return node.op == "patches" and prod(shapes[node.inputs[0]][: -len(node.attrs["kernel"]) - 1]) == 1
+
+
+def turns(node: Node, shapes: Mapping[str, Sequence[int]], by: int) -> bool:
+    """Whether a transpose brings the last axis to the front (1), or the first to the end (-1), and moves no other."""
+    rank = len(node.shape)
+    order = list(range(-rank, 0))
+    return node.op == "transpose" and rank > 1 and list(node.attrs["axes"]) == [*order[-by:], *order[:-by]]
 
 
 def moved_index(node: Node, shape: Sequence[int]) -> Tensor | None:
