@@ -14,6 +14,7 @@ from hrt.program.op_table import TABLE
 from hrt.program.program import Program
 
 PART = 40  # steps of one function: compilers take more than in proportion for long ones
+PORTS = "const real *const *given, real *const *asked, real *w, real *fixed, const hrt_numbers *N"  # of a part
 LARGE = 1 << 18  # numbers of a sample beyond which blocks of samples would not fit a cache: one sample at a time
 
 
@@ -64,7 +65,7 @@ def function(program: Program, name: str, shared: Shared) -> Function:
     body = Body(program, name, shared)
     parts = _steps(body, EXPRESSIONS)
     upper = name.upper()
-    lanes = "HRT_BLOCK" if body.plan.size + body.scratch_size <= LARGE else "1"
+    lanes = upper_lanes(body)
     lines = [
         f"/* {name} " + "-" * max(0, 110 - len(name)) + " */",
         f"#define {upper}_LANES {lanes} /* samples of a block */",
@@ -75,19 +76,24 @@ def function(program: Program, name: str, shared: Shared) -> Function:
     ]
     for k, text in enumerate(parts):
         lines += [
-            f"HRT_INLINE void {name}_part_{k}(const int L, real *w, real *fixed, const hrt_numbers *N) {{",
+            f"HRT_INLINE void {name}_part_{k}(const int L, {PORTS}) {{",
             *text,
-            "    (void)w, (void)fixed, (void)N;",
+            "    (void)given, (void)asked, (void)w, (void)fixed, (void)N;",
             "}",
-            f"HRT_APART void {name}_part_{k}_one(real *w, real *fixed, const hrt_numbers *N) {{",
-            f"    {name}_part_{k}(1, w, fixed, N);",
-            "}",
-            f"HRT_APART void {name}_part_{k}_block(real *w, real *fixed, const hrt_numbers *N) {{",
-            f"    {name}_part_{k}({upper}_LANES, w, fixed, N);",
-            "}",
+            f"HRT_APART void {name}_part_{k}_one({PORTS}) {{ {name}_part_{k}(1, given, asked, w, fixed, N); }}",
         ]
+        if lanes != "1":
+            lines += [
+                f"HRT_APART void {name}_part_{k}_{what}({PORTS}) {{ {name}_part_{k}({size}, given, asked, w, fixed, N); }}"
+                for what, size in (("block", "HRT_BLOCK"), ("half", "HRT_HALF"))
+            ]
     made = Function(program, name, "")
     return Function(program, name, "\n".join([*lines, _driver(made, body, len(parts))]))
+
+
+def upper_lanes(body: Body) -> str:
+    """Samples of a block, in C."""
+    return "HRT_BLOCK" if body.plan.size + body.scratch_size <= LARGE else "1"
 
 
 def _steps(body: Body, expressions: Mapping[str, Expression]) -> list[list[str]]:
@@ -117,47 +123,58 @@ def _steps(body: Body, expressions: Mapping[str, Expression]) -> list[list[str]]
 def _driver(made: Function, body: Body, parts: int) -> str:
     """The functions that take rows: one, a block, any number."""
     name, upper, program = made.name, made.name.upper(), made.program
-    arguments = ", ".join([f"const real *{x}" for x in made.inputs] + [f"real *{y}" for y in made.outputs])
-    widths = {x: prod(v.shape) for x, v in zip(made.inputs, program.inputs, strict=True)}
-    heights = {y: body.of(n) for y, n in zip(made.outputs, program.outputs, strict=True)}
-    feeds, answers = [], []
-    for (x, width), v in zip(widths.items(), program.inputs, strict=True):
-        feeds.append(f"    hrt_lanes_in(L, {body.of(v.name).pointer}, {x}, {width}, {width}, rows);")
-    for y, place in heights.items():
+    direct = body.plan.direct
+    feeds, answers, numbers = [], [], []
+    for k, v in enumerate(program.inputs):
+        n = prod(v.shape)
+        numbers.append(n)
+        test = "if (L != 1) " if v.name in direct else ""
+        place = f"w + (size_t)L * {body.plan.offset(v.name)}"
+        feeds.append(f"    {test}hrt_lanes_in(L, {place}, given[{k}], {n}, {n}, rows);")
+    for k, value in enumerate(program.outputs):
+        place = body.of(value)
         m = place.numbers
-        if place.batch:
-            answers.append(f"    hrt_lanes_out(L, {y}, {place.pointer}, {m}, {m}, rows);")
+        numbers.append(m)
+        if value in direct:
+            answers.append(f"    if (L != 1) hrt_lanes_out(L, asked[{k}], {place.pointer}, {m}, {m}, rows);")
+        elif place.batch:
+            answers.append(f"    hrt_lanes_out(L, asked[{k}], {place.pointer}, {m}, {m}, rows);")
         else:
-            answers.append(
-                f"    for (size_t s = 0; s < rows; s++) memcpy({y} + s * {m}, {place.pointer}, {m} * sizeof(real));"
-            )
-    calls = "\n".join(
-        f"    if (L == 1) {name}_part_{k}_one(w, fixed, N); else {name}_part_{k}_block(w, fixed, N);"
-        for k in range(parts)
-    )
-    every = [*made.inputs, *made.outputs]
-    numbers = {**widths, **{y: place.numbers for y, place in heights.items()}}
-    step = ", ".join(f"{p} += part * {numbers[p]}" for p in every)
-    null = " || ".join(f"!{p}" for p in every)
-    return f"""
-HRT_INLINE void {name}_rows(const int L, {arguments}, size_t rows, real *w, real *fixed, const hrt_numbers *N) {{
-{chr(10).join(feeds)}
-{calls}
-{chr(10).join(answers)}
-}}
-
-{made.prototype.replace("REAL", "real")} {{
-    real *const w = (real *)workspace, *const fixed = w + (size_t){upper}_LANES * {upper}_SIZE;
-    const hrt_numbers *const N = &hrt_all_numbers;
-    if (!rows) return HRT_OK;
-    if (!workspace || {null}) return HRT_NULL;
-    if ((uintptr_t)workspace % 64) return HRT_MISALIGNED;
-    if (rows > (size_t)-1 / sizeof(real) / {max(1, *numbers.values())}) return HRT_TOO_MANY;
-    while (rows) {{
-        const size_t most = {upper}_LANES == 1 || rows < HRT_FEW ? 1 : {upper}_LANES, part = rows < most ? rows : most;
-        if (most == 1) {name}_rows(1, {", ".join(every)}, 1, w, fixed, N);
-        else {name}_rows({upper}_LANES, {", ".join(every)}, part, w, fixed, N);
-        {step}, rows -= part;
-    }}
-    return HRT_OK;
-}}"""
+            answers.append(f"    for (size_t s = 0; s < rows; s++) memcpy(asked[{k}] + s * {m}, {place.pointer}, {m} * sizeof(real));")
+    blocks = upper_lanes(body) != "1"
+    other = [("HRT_BLOCK", "block"), ("HRT_HALF", "half")] if blocks else []
+    calls = []
+    for k in range(parts):
+        calls += [f"    if (L == {size}) {name}_part_{k}_{what}(given, asked, w, fixed, N);" for size, what in [("1", "one"), *other]]
+    lines = [
+        f"HRT_INLINE void {name}_rows(const int L, size_t rows, {PORTS}) {{",
+        *feeds,
+        *calls,
+        *answers,
+        "    (void)rows;",
+        "}",
+        "",
+        f"{made.prototype.replace('REAL', 'real')} {{",
+        f"    real *const w = (real *)workspace, *const fixed = w + (size_t){upper}_LANES * {upper}_SIZE;",
+        "    const hrt_numbers *const N = &hrt_all_numbers;",
+        "    if (!rows) return HRT_OK;",
+        f"    if (!workspace || {' || '.join(f'!{p}' for p in (*made.inputs, *made.outputs))}) return HRT_NULL;",
+        "    if ((uintptr_t)workspace % 64) return HRT_MISALIGNED;",
+        f"    if (rows > (size_t)-1 / sizeof(real) / {max(1, *numbers)}) return HRT_TOO_MANY;",
+        f"    const real *x_at[] = {{{', '.join(made.inputs)}}};",
+        f"    real *y_at[] = {{{', '.join(made.outputs)}}};",
+        "    for (size_t part; rows; rows -= part) {",
+        "        part = 1;",
+    ]
+    one = f"{name}_rows(1, 1, x_at, y_at, w, fixed, N);"
+    if blocks:
+        lines += [
+            f"        if (rows < HRT_FEW) {one}",
+            f"        else if (rows <= HRT_HALF) {name}_rows(HRT_HALF, part = rows, x_at, y_at, w, fixed, N);",
+            f"        else {name}_rows(HRT_BLOCK, part = rows < HRT_BLOCK ? rows : HRT_BLOCK, x_at, y_at, w, fixed, N);",
+        ]
+    else:
+        lines.append(f"        {one}")
+    moves = [f"x_at[{k}] += part * {n}" for k, n in enumerate(numbers[: len(program.inputs)])]
+    moves += [f"y_at[{k}] += part * {m}" for k, m in enumerate(numbers[len(program.inputs) :])]
+    return "\n".join([*lines, f"        {', '.join(moves)};", "    }", "    return HRT_OK;", "}"])

@@ -31,7 +31,8 @@ class Alias:
 @dataclass(frozen=True)
 class Plan:
     """steps: in order.  offsets: by value that has memory.  aliases: by value that has none of its own.  size: numbers
-    of a sample in all. inside: values that only their own step reads, and that are not stored.
+    of a sample in all. inside: values that only their own step reads, and that are not stored.  direct: inputs and
+    outputs that one row reads and writes where the caller keeps them, by name: "given[0]", "asked[1]".
     """
 
     steps: tuple[tuple[Node, ...], ...]
@@ -39,6 +40,7 @@ class Plan:
     aliases: Mapping[str, Alias]
     inside: frozenset[str]
     size: int
+    direct: Mapping[str, str]
 
     def offset(self, name: str) -> int:
         """Where a value begins, in numbers of one sample."""
@@ -81,7 +83,21 @@ def plan(program: Program) -> Plan:
     born = [(-1, v.name) for v in program.inputs]
     born += [(k, node.name) for k, step in enumerate(steps) for node in step if node.name not in inside]
     offsets, size = _offsets(born, last, {name: up16(prod(shapes[name])) + SPARE for name in shapes})
-    return Plan(tuple(map(tuple, steps)), offsets, aliases, inside, size)
+    return Plan(tuple(map(tuple, steps)), offsets, aliases, inside, size, _direct(program, aliases))
+
+
+def _direct(program: Program, aliases: Mapping[str, Alias]) -> dict[str, str]:
+    """Values that linear nodes alone read or make: they touch no number outside of them."""
+    readers: dict[str, set[str]] = {}
+    for node in program.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, set()).add(node.op)
+    linear = {node.name for node in program.linear_nodes}
+    direct = {v.name: f"given[{k}]" for k, v in enumerate(program.inputs) if readers.get(v.name) == {"linear"}}
+    for k, name in enumerate(program.outputs):
+        if name in linear and name not in readers and program.outputs.count(name) == 1:
+            direct[name] = f"asked[{k}]"
+    return {name: pointer for name, pointer in direct.items() if name not in aliases}
 
 
 def _offsets(
