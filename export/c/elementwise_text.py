@@ -13,11 +13,16 @@ def elementwise(body: Body, step: Sequence[Node], expressions: Mapping[str, Expr
     """One loop over the numbers of the result, nested where an argument is broadcast."""
     shape = step[0].shape
     inside = {node.name for node in step}
-    outer = list(dict.fromkeys(name for node in step for name in node.inputs if name not in inside))
+    same = body.plan.same
+    outer = list(dict.fromkeys(name for node in step for name in node.inputs if same(name) not in inside))
     places = {name: body.of(name) for name in outer}
     dims = _merged(shape, {name: _strides(places[name], len(shape)) for name in outer})
     names = {name: f"v{k}" for k, name in enumerate([*outer, *(node.name for node in step)])}
     size, last = dims[-1]
+
+    def inner(name: str) -> str:
+        return same(name) if same(name) in inside else name
+
     lines = []
     for name in outer:
         p, unit, where = places[name], last[name] == 1, _index(dims, name)
@@ -30,7 +35,7 @@ def elementwise(body: Body, step: Sequence[Node], expressions: Mapping[str, Expr
             load = f"hrt_constant(L, {pointer}, j)" if unit else f"hrt_splat(*({pointer}))"
         lines.append(f"const hrt_v {names[name]} = {load};")
     for node in step:
-        text = expressions[node.op](body, node).format(*(names[name] for name in node.inputs))
+        text = expressions[node.op](body, node).format(*(names[inner(name)] for name in node.inputs))
         lines.append(f"const hrt_v {names[node.name]} = {text};")
         if node.name not in body.plan.inside:
             p = body.out(node)

@@ -140,12 +140,17 @@ def _driver(made: Function, body: Body, parts: int) -> str:
         elif place.batch:
             answers.append(f"    hrt_lanes_out(L, asked[{k}], {place.pointer}, {m}, {m}, rows);")
         else:
-            answers.append(f"    for (size_t s = 0; s < rows; s++) memcpy(asked[{k}] + s * {m}, {place.pointer}, {m} * sizeof(real));")
+            answers.append(
+                f"    for (size_t s = 0; s < rows; s++) memcpy(asked[{k}] + s * {m}, {place.pointer}, {m} * sizeof(real));"
+            )
     blocks = upper_lanes(body) != "1"
     other = [("HRT_BLOCK", "block"), ("HRT_HALF", "half")] if blocks else []
     calls = []
     for k in range(parts):
-        calls += [f"    if (L == {size}) {name}_part_{k}_{what}(given, asked, w, fixed, N);" for size, what in [("1", "one"), *other]]
+        calls += [
+            f"    if (L == {size}) {name}_part_{k}_{what}(given, asked, w, fixed, N);"
+            for size, what in [("1", "one"), *other]
+        ]
     lines = [
         f"HRT_INLINE void {name}_rows(const int L, size_t rows, {PORTS}) {{",
         *feeds,
