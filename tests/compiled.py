@@ -45,7 +45,7 @@ def aligned(nbytes: int) -> np.ndarray:
     return memory[start : start + nbytes]
 
 
-def call(library: ctypes.CDLL, name: str, program: Program, inputs: Sequence[Tensor], dtype=np.float32):
+def call(library: ctypes.CDLL, name: str, program: Program, inputs: Sequence[Tensor], dtype: type = np.float32):
     """The outputs of `name` for inputs (rows, *shape), each (rows, *shape), from a workspace full of NaN."""
     size = getattr(library, f"{name.removesuffix('_derivatives')}_workspace")
     size.restype = ctypes.c_size_t
