@@ -33,7 +33,7 @@ class Alias:
 class Plan:
     """steps: in order.  offsets: by value that has memory.  aliases: by value that has none of its own.  size: numbers
     of a sample in all. inside: values that only their own step reads, and that are not stored.  direct: inputs and
-    outputs that one row reads and writes where the caller keeps them, by name: "given[0]", "asked[1]".  equal: see `same`.
+    outputs that one row reads and writes where the caller keeps them, by name: "given[0]".  equal: see `same`.
     """
 
     steps: tuple[tuple[Node, ...], ...]
