@@ -4,16 +4,34 @@ import ctypes
 import shutil
 import subprocess
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from hrt.export.c.exporter import Source
-from hrt.program.program import Program
+from hrt.program.program import Node, Program, Value
+
+from models import any_hmatrix
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror")
+
+
+def chain(*widths: int, seed: int = 0) -> Program:
+    """Linear layers with tanh between them; H-matrices of every storage type, with orderings."""
+    generator = torch.Generator().manual_seed(seed)
+    nodes, constants, value = [], {}, "x"
+    for k, (n, m) in enumerate(pairwise(widths)):
+        constants |= {f"w{k}": any_hmatrix(seed + k, m, n), f"b{k}": torch.randn(m, generator=generator)}
+        nodes.append(Node(f"l{k}", "linear", (value, f"w{k}", f"b{k}"), (m,), {}))
+        value = f"l{k}"
+        if k < len(widths) - 2:
+            nodes.append(Node(f"t{k}", "tanh", (value,), (m,), {}))
+            value = f"t{k}"
+    return Program((Value("x", (widths[0],)),), tuple(nodes), (value,), constants)
 
 
 def compiler(name: str = "") -> str:

@@ -44,8 +44,8 @@ class Function:
     program: Program
     name: str
     text: str
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    given: tuple[Port, ...]
+    asked: tuple[Port, ...]
     parts: int
     blocks: bool
 
@@ -54,9 +54,25 @@ class Function:
         """The name as macros begin with it."""
         return self.name.upper()
 
-    def prototype(self, real: str) -> str:
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the input pointers."""
+        return [p.pointer for p in self.given]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the output pointers."""
+        return [p.pointer for p in self.asked]
+
+    @property
+    def arguments(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Of every pointer its name, the value behind it and the shape of one row of that, inputs first."""
+        return [(p.pointer, p.value, p.shape) for p in (*self.given, *self.asked)]
+
+    @property
+    def prototype(self) -> str:
         """The declaration, without its semicolon."""
-        arguments = [f"const {real} *{p.pointer}" for p in self.inputs] + [f"{real} *{p.pointer}" for p in self.outputs]
+        arguments = [f"const REAL *{x}" for x in self.inputs] + [f"REAL *{y}" for y in self.outputs]
         return f"int {self.name}({', '.join(arguments)}, size_t rows, void *workspace)"
 
 

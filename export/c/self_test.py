@@ -1,106 +1,120 @@
-"""The rows that a generated file checks itself on, with the answers of float64 arithmetic."""
+"""`NAME_self_test`: rows and their answers inside the generated file, checked on the machine where it runs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hrt.errors import HrtError
 from hrt.export.c.numbers import Numbers, literal
-from hrt.program.program import Program, Value
+from hrt.export.c.program_text import Function
 
-ROWS = 3
-ALLOWED = 32  # times what roundings were seen to move
-LEAST = 32  # roundings that are always allowed
-ILL = 1e-4  # relative moves by roundings to float32 above which rows test nothing
-ROUNDING = torch.finfo(torch.float32).eps
-
-
-@dataclass(frozen=True)
-class CheckedRows:
-    """inputs, outputs: tables in C, `count` rows each.  limits: relative L2 errors that are allowed, in C."""
-
-    count: int
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    limits: tuple[str, ...] = ()
-    remark: str = ""
-
-
-Draw = Callable[[Value, torch.Generator], Tensor]
-
-
-def _normal(v: Value, generator: torch.Generator) -> Tensor:
-    x = torch.randn(ROWS, *v.shape, generator=generator)
-    return x if v.kind == "float" else (x > 0).float()
-
-
-def _small(v: Value, generator: torch.Generator) -> Tensor:
-    return _normal(v, generator) / 8 if v.kind == "float" else _normal(v, generator)
-
-
-def _positive(v: Value, generator: torch.Generator) -> Tensor:
-    x = 0.25 + 0.5 * torch.rand(ROWS, *v.shape, generator=generator)
-    return x if v.kind == "float" else torch.ones_like(x)
-
-
-def checked_rows(program: Program, numbers: Numbers) -> CheckedRows:
-    """Random rows whose answers are finite and that roundings hardly move; none where there are no such rows."""
-    unit = torch.finfo(torch.float64 if numbers.double else torch.float32).eps
-    for draw in (_normal, _small, _positive):
-        generator = torch.Generator().manual_seed(0)
-        inputs = [draw(v, generator) for v in program.inputs]
-        answers = _answers(program, inputs)
-        if answers is None:
-            continue
-        exact, moved = answers
-        if max(moved, default=0) <= ILL:
-            limits = [max(LEAST, ALLOWED * change / ROUNDING) * unit for change in moved]
-            suffix = "" if numbers.double else "f"
-            return CheckedRows(
-                ROWS,
-                tuple(f"N->reals + {numbers.add('reals', x, 'self-test: rows')}" for x in inputs),
-                tuple(f"N->reals + {numbers.add('reals', y, 'self-test: answers')}" for y in exact),
-                tuple(literal(limit, suffix=suffix) for limit in limits),
-            )
-    return CheckedRows(0, remark="random rows have no finite answers that roundings leave where they are: no self-test")
-
-
-def _answers(program: Program, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[float]] | None:
-    """Answers in float64, and by what part of a row's size they move at most where every node's result is moved by a
-    rounding to float32; None where they are not finite.
-    """
-    try:
-        exact, *others = (_run(program, inputs, seed) for seed in (None, 1, 2, 3))
-    except (RuntimeError, HrtError):  # an index that random rows do not fit
-        return None
-    if not all(bool(y.isfinite().all()) for ys in (exact, *others) for y in ys):
-        return None
-    moved = []
-    for k, y in enumerate(exact):
-        sizes = y.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-        moved.append(max(float(((other[k] - y).norm(dim=1) / sizes).max()) for other in others))
-    return exact, moved
-
-
-def _run(program: Program, inputs: Sequence[Tensor], seed: int | None) -> list[Tensor]:
-    """Outputs (ROWS, numbers) in float64. seed: of random moves of every node's result; None: no moves."""
-    generator = torch.Generator().manual_seed(seed or 0)
-    values: dict[str, Any] = {
-        k: c.to(torch.float64) if isinstance(c, Tensor) else c for k, c in program.constants.items()
+ROWS = 2
+MEASURED = 16  # rows on which rounding is measured; the first of them are embedded
+ROUNDING = 16  # answers may differ by so many times what float32 costs in torch: sums have another order in C
+SMALLEST = 2.0**-16  # of the largest answer, in float32: where torch loses nothing, C may
+FINER = 2.0**-29  # what float64 rounds to, beside float32
+TEXT = """
+/* Whether count rows of n numbers differ from the answers, which repeat, by more than the limit. */
+static int hrt_differs(const real *y, const real *answers, size_t count, size_t n, real limit) {
+    for (size_t k = 0; k < count * n; k++) {
+        const real a = y[k], b = answers[k % (ROWS * n)], d = a > b ? a - b : b - a;
+        if (!(d <= limit) && a != b && (a == a || b == b)) return 1;
     }
-    values |= {v.name: x.to(torch.float64) for v, x in zip(program.inputs, inputs, strict=True)}
-    for node in program.nodes:
-        y = node.row.torch([values[name] for name in node.inputs], node.attrs)
-        if seed is not None:
-            y = y * (1 + ROUNDING * torch.randn(y.shape, generator=generator, dtype=torch.float64))
-        values[node.name] = y
-    sizes = {v.name: prod(v.shape) for v in (*program.inputs, *program.nodes)}
-    outputs = [values[name] for name in program.outputs]
-    return [
-        y.reshape(ROWS, -1) if name in sizes and len(y) == ROWS else y.reshape(1, -1).repeat(ROWS, 1)
-        for name, y in zip(program.outputs, outputs, strict=True)
-    ]
+    return 0;
+}
+
+int NAME_self_test(void *workspace) {
+    if (!workspace) return HRT_NULL;
+    if ((uintptr_t)workspace % 64) return HRT_MISALIGNED;
+    if (!HRT_READY(workspace)) return HRT_WITHOUT_NUMBERS;
+    const hrt_numbers *const N = HRT_NUMBERS(workspace);
+CHECKS
+    return HRT_OK;
+}"""
+CHECK = """    { /* rows one by one, then as a block */
+        const size_t many = MANY;
+        real *const x = (real *)workspace + WORK, *const y = x + many * WIDTH;
+        int status = NAME(SOURCES, ROWS, workspace);
+        if (status) return status;
+        if (DIFFERENCES_OF_ROWS) return HRT_DIFFERS;
+        if (many > ROWS) {
+            for (size_t s = 0; s < many; s++) {
+FILL
+            }
+            status = NAME(TARGETS, many, workspace);
+            if (status) return status;
+            if (DIFFERENCES_OF_BLOCK) return HRT_DIFFERS;
+        }
+    }"""
+
+
+def self_test(functions: Sequence[Function], numbers: Numbers) -> tuple[str, str]:
+    """The C text of `NAME_self_test`, and the reals that it needs behind the functions' part of the workspace,
+    NAME_WORK of them. `numbers` takes rows and answers.
+    """
+    checks, rooms = zip(*(_check(f, functions[0].name.upper(), numbers) for f in functions), strict=True)
+    text = _filled(TEXT, NAME=functions[0].name, CHECKS="\n".join(checks), ROWS=ROWS)
+    return text, rooms[0] if len(rooms) == 1 else f"({rooms[0]} > {rooms[1]} ? {rooms[0]} : {rooms[1]})"
+
+
+def sample_rows(f: Function) -> list[Tensor]:
+    """Rows between 0 and 1, the same for every file of a network; whole numbers where inputs are."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.rand(MEASURED, *v.shape, generator=generator) for v in f.program.inputs]
+    return [x if v.kind == "float" else x.round() for x, v in zip(rows, f.program.inputs, strict=True)]
+
+
+def _check(f: Function, upper: str, numbers: Numbers) -> tuple[str, str]:
+    """The C text that checks one function, and the reals that it needs."""
+    suffix, many = "" if numbers.double else "f", f"(size_t)({f.name.upper()}_LANES > 1 ? HRT_FEW : {ROWS})"
+    sources, blocks, fill, outputs, differences = [], [], [], [], []
+    width = height = 0
+    samples = sample_rows(f)
+    for row in samples:
+        row, n = row[:ROWS], prod(row.shape[1:])
+        sources.append(f"N->reals + {numbers.add('reals', row.reshape(-1), 'rows of the self-test')}")
+        blocks.append(f"x + many * {width}")
+        fill.append(f"memcpy({blocks[-1]} + s * {n}, {sources[-1]} + s % {ROWS} * {n}, {n} * sizeof(real));")
+        width += n
+    for answer, limit in _answers(f, samples, numbers.double):
+        m = answer.shape[1]
+        outputs.append(f"y + many * {height}")
+        at = numbers.add("reals", answer.reshape(-1), "their answers")
+        differences.append(f"hrt_differs({outputs[-1]}, N->reals + {at}, COUNT, {m}, {literal(limit, suffix=suffix)})")
+        height += m
+    differs = " || ".join(differences)
+    text = _filled(
+        CHECK,
+        NAME=f.name,
+        MANY=many,
+        WORK=f"{upper}_WORK",
+        WIDTH=width,
+        SOURCES=", ".join([*sources, *outputs]),
+        TARGETS=", ".join([*blocks, *outputs]),
+        DIFFERENCES_OF_ROWS=differs.replace("COUNT", str(ROWS)),
+        DIFFERENCES_OF_BLOCK=differs.replace("COUNT", "many"),
+        FILL="\n".join(f"                {line}" for line in fill),
+        ROWS=ROWS,
+    )
+    return text, f"{many} * {width + height}"
+
+
+def _answers(f: Function, rows: Sequence[Tensor], double: bool) -> list[tuple[Tensor, float]]:
+    """By output: the answers of the stored numbers, computed in float64, and by how much C's may differ."""
+    answers = []
+    constant = f.program.constants
+    exact, rounded = f.program.run(rows), f.program.run(rows, dtype=torch.float32)
+    for name, y, z in zip(f.program.outputs, exact, rounded, strict=True):
+        y, z = (v.double().reshape(1 if name in constant else MEASURED, -1).expand(MEASURED, -1) for v in (y, z))
+        finite = y.isfinite() & z.isfinite()
+        noise, largest = (float(v[finite].abs().max()) if finite.any() else 0.0 for v in (y - z, y))
+        answers.append((y[:ROWS], max(ROUNDING * noise, SMALLEST * largest) * (FINER if double else 1)))
+    return answers
+
+
+def _filled(text: str, **values: object) -> str:
+    """`text` with its words in capitals replaced."""
+    for word, value in values.items():
+        text = text.replace(word, str(value))
+    return text

@@ -18,6 +18,7 @@ from hrt.program.program import Node, Program
 
 SPARE = 16  # numbers behind every value that loops may read and write
 BACK = 8  # steps that a node may be moved back over
+LOOP = 16  # elementwise nodes of one loop: more would not fit the registers
 STREAMS = 8  # rows of one weight that are multiplied together
 
 
@@ -159,7 +160,7 @@ def _joins(node: Node, group: Sequence[Node], names: _Names) -> bool:
     inside = {n.name for n in group}
     if TABLE[node.op].elementwise and TABLE[group[0].op].elementwise:
         moved = any(names.root(name) in inside and names.same(name) not in inside for name in node.inputs)
-        return lined(node.shape) == lined(group[0].shape) and not moved
+        return len(group) < LOOP and lined(node.shape) == lined(group[0].shape) and not moved
     if node.op == group[0].op == "linear":
         rows = sum(prod(n.shape[:-1]) for n in (*group, node))
         biases = {n.inputs[2] for n in (*group, node) if len(n.inputs) > 2}

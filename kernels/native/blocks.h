@@ -2,7 +2,7 @@
 #define HRT_HALF ((int)HRT_LANES > 1 ? (int)HRT_LANES : 2) /* rows of a small block */
 #define HRT_BLOCK (2 * (int)HRT_LANES)
 #define HRT_FEW 10 /* rows from which a block is faster than one row after the other */
-enum { HRT_OK, HRT_NULL, HRT_MISALIGNED, HRT_TOO_MANY, HRT_FAILED, HRT_WITHOUT_NUMBERS };
+enum { HRT_OK, HRT_NULL, HRT_MISALIGNED, HRT_TOO_MANY, HRT_DIFFERS, HRT_WITHOUT_NUMBERS };
 
 HRT_APART void hrt_block_half(const hrt_numbers *N, const hrt_layer *layer, const hrt_ports *ports, real *scratch) {
     hrt_block(HRT_HALF, N, layer, ports, scratch);
