@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hrt.export.c.exporter import generate
-from hrt.export.c.workspace import plan
+from hrt.export.c.layout.workspace import plan
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program, Value
 
