@@ -21,10 +21,12 @@ from hrt.certificate.figures import IN_PRECISION
 from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
 from hrt.certificate.paper_statements import box_statement
+from hrt.errors import BackendError
+from hrt.network_compression.remarks import columns_over, heavy_tails, jumps, too_few_rows
 from hrt.network_compression.request import CompressionRequest
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Node, Program
-from hrt.runtime.backends import on_cpu, open_session
+from hrt.runtime.backends import compiler_of, on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
@@ -32,8 +34,6 @@ Boxes = tuple[Box, ...] | None
 UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its program before that counts as error
 ROUNDED = 0.01  # of the tolerance; squared, a rounding error of this is a ten-thousandth of what is allowed
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
-WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
-SHOWN = 5  # output columns that one remark names
 CALLER = 5  # frames up from a certificate to whoever called `hrt.compress`, which is guarded
 
 
@@ -149,17 +149,27 @@ class Original:
     def served_errors(
         self, program: Program, risk: float = RISK, backends: Sequence[str] | None = None
     ) -> dict[str, OutputError]:
-        """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
-        rows, errors, unseen = self.split.held_out, {}, self.unseen(program)
+        """Float32 errors on the held-out rows by CPU backend, without those that cannot run this network: the larger of
+        `program`'s and its derivatives'.
+        """
+        errors, unseen = {}, self.unseen(program)
         for backend in backends or on_cpu():
-            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk, unseen)
-            if self.aim.names:
-                value = self.aim.parts(self.reference)[0]
-                alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each, risk)
-                among = replace(error, derivatives=())
-                error = replace(max(alone, among, key=lambda e: e.limit), derivatives=error.derivatives)
-            errors[backend] = error
+            try:
+                errors[backend] = self._served_error(program, risk, backend, unseen)
+            except BackendError:
+                if backend == "torch":
+                    raise
         return errors
+
+    def _served_error(self, program: Program, risk: float, backend: str, unseen: Unseen | None) -> OutputError:
+        rows = self.split.held_out
+        error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk, unseen)
+        if self.aim.names:
+            value = self.aim.parts(self.reference)[0]
+            alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each, risk)
+            among = replace(error, derivatives=())
+            error = replace(max(alone, among, key=lambda e: e.limit), derivatives=error.derivatives)
+        return error
 
 
 def output_certificate(
@@ -218,10 +228,11 @@ def output_certificate(
             **({"reference": original.reference_runtime} if original.reference_runtime else {}),
             "target": request.target,
             "runtimes": list(served),
+            **({"compiler": compiler_of("native")} if "native" in served else {}),
             "remarks": [
                 *_remarks(original, remarks),
                 *too_few_rows(error, rows[0].shape[0]),
-                *jumps(original, best),
+                *jumps(original.jumping, original.unseen(best), float(reference.square().sum(1).mean())),
                 *over,
             ],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
@@ -249,68 +260,6 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
     if constant:
         out.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
     return out
-
-
-def jumps(original: Original, best: Program) -> list[str]:
-    """A remark on where values may jump, how often new rows cross that, and by how much; or nothing."""
-    if not original.jumping:
-        return []
-    modules = {n.name: f"{n.op} ({n.module or n.name})" for n in original.jumping}
-    places = ", ".join(list(dict.fromkeys(modules.values()))[:SHOWN])
-    unseen = original.unseen(best)
-    rates, sizes = (unseen.rates, unseen.sizes) if unseen else ({}, {})
-    power = float(original.reference.square().sum(1).mean())
-    frequent = sorted(rates, key=lambda name: -rates[name] * sizes[name])[:SHOWN]
-    cross = [f"about 1 in {1 / rates[n]:,.0f} at {modules[n]}, by {math.sqrt(sizes[n] / power):.2g}" for n in frequent]
-    counted = f": of new rows, {'; '.join(cross)} times an output's size" if cross and power > 0 else ""
-    return [
-        f"it may jump, in {places}, and rows that come to the other side change by the whole jump{counted}. The limit "
-        "counts such rows; the more rows are given, the better it is known how rare they are"
-    ]
-
-
-def too_few_rows(error: OutputError, rows: int) -> list[str]:
-    """A remark where the limit is so much larger than the error that more rows would pay; or nothing."""
-    wide = error.upper_99 / error.value if 0 < error.value < math.inf else 1.0
-    if not WIDE < wide < math.inf:
-        return []
-    return [
-        f"{rows} held-out rows are too few: the 99 % limit is {wide:.1f} times the measured error; more rows would "
-        "allow a smaller network"
-    ]
-
-
-def heavy_tails(error: OutputError, rows: int) -> list[str]:
-    """A remark where the rows do not settle what new ones of the same distribution are like; or nothing."""
-    unsettled = next((e for e in (error, *error.derivatives) if e.unsettled), None)
-    if unsettled is None:
-        return []
-    return [
-        f"the errors of {rows} held-out rows have too heavy a tail to speak for new rows at 99 %: the largest holds "
-        f"{100 * unsettled.leverage:.0f} % of the squared error (tail index {unsettled.tail:.1f}; from 1 on a mean may "
-        "not exist). Give more rows, or bound the inputs (hrt.Box)"
-    ]
-
-
-def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) -> list[str]:
-    """A remark on the output columns whose own error exceeds `tol`, which those of larger numbers hide; or nothing."""
-    over, count = [], 0
-    parts = zip(("", *aim.names), (error, *error.derivatives), aim.parts(reference), strict=True)
-    for name, part, y in parts:
-        sizes = y.abs().amax(0).tolist()
-        count += len(sizes)
-        where = f" of {name}" if name else ""
-        over += [
-            (e, f"{k}{where}") for k, (e, s) in enumerate(zip(part.per_output, sizes, strict=True)) if s and e > tol
-        ]
-    if aim.each or not over:
-        return []
-    over.sort(reverse=True)
-    named = ", ".join(f"{where} by {e:.2g}" for e, where in over[:SHOWN]) + (", ..." if len(over) > SHOWN else "")
-    return [
-        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by "
-        f"larger ones: {named}. per_output=True holds every column to tol"
-    ]
 
 
 def served_limits(original: Original, program: Program, risk: float) -> dict[str, float]:
