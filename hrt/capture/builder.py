@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.compositions import LARGEST
 from hrt.errors import CaptureError, InputError
 from hrt.program.generated import Recipe, check_recipes
 from hrt.program.names import unique_name
@@ -235,9 +234,8 @@ class Builder:
         else:
             name = self.roles[id(self.named(value, schema_name(self.current.target)))][1]
             name = next((k for k, c in self.constants.items() if torch.equal(c, tensor)), name)
-        if bool(torch.isnan(tensor).any()):
-            raise InputError(f"The constant {name!r} holds NaN.")
-        tensor = tensor.clamp(-LARGEST, LARGEST) if bool(torch.isinf(tensor).any()) else tensor
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"The constant {name!r} holds NaN or infinite numbers.")
         taken = {v.name for v in self.inputs} | {n.name for n in self.nodes}
 
         def is_taken(name: str) -> bool:

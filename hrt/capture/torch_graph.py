@@ -37,6 +37,7 @@ REMEDIES = {  # for operators outside the table, by how their names begin
     **{name: "it orders values; amax, amin and topk of few are captured" for name in ("sort", "argsort", "kthvalue")},
     **{name: "the shape of its result depends on the values; write it as a mask" for name in ("unique", "nonzero")},
 }
+MASKING = ("masked_fill", "where")  # they put infinities where nothing is to be seen
 READS_FILES = "from_file"  # the one functional ATen operator that touches more than its arguments
 
 
@@ -240,6 +241,8 @@ class _Walk(Builder):
             raise self.fail(f"its constant value cannot be computed ({error})") from error
         if isinstance(value, Tensor):
             value = value.to(widest(value.dtype))
+            if schema_name(node.target) in MASKING and value.is_floating_point():
+                value = value.clamp(-LARGEST, LARGEST)
             sources = [self.names[id(a)] for a in _flatten(arguments) if id(a) in self.names]
             if len({name for _, name in sources}) == 1:
                 self.named(value, "", sources[0][0])

@@ -18,6 +18,6 @@ def test_few_rows_do_not_hide_a_jump(kind: str, seed: int) -> None:
 
 @pytest.mark.slow
 def test_random_networks_of_every_kind_hold() -> None:
-    """26 of these 30 exceeded the tolerance."""
+    """21 of these 30 exceeded the tolerance, by up to 7 times."""
     kinds = list(KINDS)
     assert sum(error_over_tol(kinds[k % len(kinds)], k)[0] > 1 for k in SLOW_SEEDS) <= EXCEEDED
