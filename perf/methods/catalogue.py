@@ -21,6 +21,7 @@ import hrt
 from hrt.errors import BackendError
 from hrt.export.onnx.exporter import graph_of
 from hrt.export.onnx.onnxruntime_session import forms_for
+from hrt.hmatrix.diagonal import diagonal_blocks
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.perf.measuring.results import FAILED, MISSING, UNREACHABLE
 from hrt.perf.methods.generated_c import int8_rows, ways_in_c
@@ -42,6 +43,7 @@ from hrt.perf.methods.svd import Factors, nbytes_of, second_moments, svd_factors
 from hrt.perf.networks.as_torch_module import factored, module_of
 from hrt.perf.networks.burgers import torch_ways
 from hrt.perf.networks.registry import WEIGHTS_MARGIN, MissingError, Workload
+from hrt.program.parallel_linears import joined
 from hrt.program.program import Program
 from hrt.runtime.backends import on_cpu
 
@@ -193,17 +195,21 @@ def hrt_method(target: str, every: bool = True) -> Method:
 
 def as_run(model: hrt.CompressedModel, batch: int) -> tuple[str, int, dict[str, Any]]:
     """Note, multiply-adds of a row, and facts: of the graph that ONNX Runtime runs on so many rows."""
-    forms = forms_for(model.program, batch)
+    program = joined(model.program)
+    forms = forms_for(program, batch)
     leaves = work = 0
-    for name in model.program.weights:
-        weight = model.program.constants[name]
+    for name in program.weights:
+        weight = program.constants[name]
         sizes = [weight.shape[0] * weight.shape[1]]
         if isinstance(weight, HMatrix):
             sizes = [e.rows * e.cols if e.is_dense else e.rank * (e.rows + e.cols) for e in weight.leaves]
         leaves += len(sizes)
-        work += weight.shape[0] * weight.shape[1] if forms[name] in ("dense", "multiplied") else sum(sizes)
+        whole = weight.shape[0] * weight.shape[1]
+        if forms[name] == "stacked":
+            whole //= len(diagonal_blocks(weight))
+        work += whole if forms[name] in ("dense", "multiplied", "stacked") else sum(sizes)
     facts = {
-        "nodes": len(graph_of(model.program, narrow=False, forms=forms).graph.node),
+        "nodes": len(graph_of(program, narrow=False, forms=forms).graph.node),
         "layers": len(forms),
         "stored dense": sum(f == "dense" for f in forms.values()),
         "run dense": sum(f in ("dense", "multiplied") for f in forms.values()),
