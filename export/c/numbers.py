@@ -27,6 +27,9 @@ def up16(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
 
 
+OF_CONSTANTS = ("#define HRT_NUMBERS(workspace) (&hrt_all_numbers)", "#define HRT_READY(workspace) 1")
+
+
 def literal(value: float, *, suffix: str = "f") -> str:
     """A finite number exactly, as C reads it: short where it is short, else in hexadecimal."""
     number = float(np.float32(value)) if suffix else float(value)
@@ -85,7 +88,7 @@ class Numbers:
         return sum(a.nbytes for arrays in self.arrays.values() for a in arrays)
 
     def text(self) -> str:
-        """The arrays as C, each with its notes, and N, which points at them."""
+        """The arrays as C, each with its notes, and what finds them."""
         lines = []
         for kind in KINDS:
             if self.arrays[kind]:
@@ -94,7 +97,20 @@ class Numbers:
                     lines += [f"/* {note} */"] * bool(note) + [wrapped(self._texts(kind, table)) + ","]
                 lines.append("};")
         pointers = ", ".join(f"hrt_all_{kind}" if self.arrays[kind] else "0" for kind in KINDS)
-        return "\n".join([*lines, f"static const hrt_numbers hrt_all_numbers = {{{pointers}}};"])
+        lines += [f"static const hrt_numbers hrt_all_numbers = {{{pointers}}};", "#define HRT_HEADER 0"]
+        return "\n".join([*lines, *OF_CONSTANTS])
+
+    def data(self) -> bytes:
+        """The arrays one behind the other, little-endian, each at a multiple of 64 bytes."""
+        return b"".join(self.raw(kind) for kind in KINDS)
+
+    def raw(self, kind: str) -> bytes:
+        """An array as `data` has it."""
+        tables = self.arrays[kind]
+        if kind == "index":
+            tables = [t.astype(self.index_type.removesuffix("_t")) for t in tables]
+        raw = b"".join(t.astype(t.dtype.newbyteorder("<")).tobytes() for t in tables)
+        return raw + b"\0" * (-len(raw) % 64)
 
     def _texts(self, kind: str, table: np.ndarray) -> Iterable[str]:
         if table.dtype.kind != "f":
