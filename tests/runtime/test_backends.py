@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import hrt
-from hrt.runtime import BACKENDS, Backend, Session, TorchSession, open_session
+from hrt.runtime import BACKENDS, Backend, Session, TorchSession, backends, choose, open_session
 
 from models import linear_program
 
@@ -66,3 +66,54 @@ def test_a_device_that_is_not_there(device, program):
 def test_cuda_without_a_gpu(program):
     with pytest.raises(hrt.BackendError, match="cuda"):
         open_session(program, device="cuda")
+
+
+class TestGeneratedC:
+    """When "auto" takes it, and what it falls back to."""
+
+    CERTIFIED = ("torch", "onnxruntime", "native")
+
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """A compiler that is there, and what sessions were asked for."""
+        requests = []
+
+        def opened(request):
+            requests.append(request)
+            return Constant(request)
+
+        monkeypatch.setitem(BACKENDS, "native", Backend(opened))
+        monkeypatch.setattr(backends, "is_faster", lambda program: True)
+        return requests
+
+    def test_it_is_first_where_it_is_certified_and_faster(self, asked, program, monkeypatch):
+        assert choose("auto", None, "cpu", self.CERTIFIED, program)[0] == "native"
+        assert choose("auto", None, "cpu", ("torch", "onnxruntime"), program)[0] == "onnxruntime"
+        assert choose("auto", "meta", "cpu", self.CERTIFIED, program) == ("torch",)
+        monkeypatch.setattr(backends, "is_faster", lambda program: False)
+        assert choose("auto", None, "cpu", self.CERTIFIED, program)[0] == "onnxruntime"
+
+    def test_without_a_compiler_all_is_as_before(self, asked, program, monkeypatch):
+        monkeypatch.setitem(BACKENDS, "native", Backend("nowhere:at_all", lambda: "There is none."))
+        assert choose("auto", None, "cpu", self.CERTIFIED, program) == ("onnxruntime", "torch")
+        assert "native" not in backends.on_cpu()
+
+    def test_auto_does_not_wait_for_a_slow_compiler(self, asked, program, monkeypatch):
+        open_session(program, "native")
+        open_session(program, certified=self.CERTIFIED)
+        assert [request.patience for request in asked] == [backends.PATIENT, backends.IMPATIENT]
+
+        def slow(request):
+            raise hrt.BackendError("took more than 3 seconds")
+
+        monkeypatch.setitem(BACKENDS, "native", Backend(slow))
+        assert open_session(program, certified=self.CERTIFIED).backend == "onnxruntime"
+        assert isinstance(open_session(program, certified=("native",)), TorchSession)
+        with pytest.raises(hrt.BackendError, match="3 seconds"):
+            open_session(program, "native")
+
+    def test_it_can_be_switched_off(self, program, monkeypatch):
+        monkeypatch.setenv("HRT_NATIVE", "off")
+        assert choose("auto", None, "cpu", self.CERTIFIED, program) == ("onnxruntime", "torch")
+        with pytest.raises(hrt.BackendError, match=r"HRT_NATIVE=off is set\. Use backend='torch'"):
+            open_session(program, "native")
