@@ -6,8 +6,8 @@ from math import prod
 import torch
 
 from hrt.export.c.body import Body
-from hrt.export.c.numbers import up16
-from hrt.export.c.packing import ORDER, Dots, Packed, Strip
+from hrt.export.c.layout.numbers import up16
+from hrt.export.c.layout.packing import ORDER, Dots, Packed, Strip
 from hrt.program.program import Node
 
 UNROLLED = 12  # blocks of a layer up to which one row is straight-line code

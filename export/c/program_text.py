@@ -7,8 +7,8 @@ from math import prod
 from hrt.errors import ExportError
 from hrt.export.c.body import Body, Shared, comment
 from hrt.export.c.elementwise_text import Expression, elementwise
+from hrt.export.c.layout.numbers import up16
 from hrt.export.c.linear_text import LinearText
-from hrt.export.c.numbers import up16
 from hrt.export.c.operators import EXPRESSIONS, LOWERINGS
 from hrt.program.op_table import TABLE
 from hrt.program.program import Program

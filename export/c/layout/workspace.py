@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from hrt.export.c.numbers import up16
+from hrt.export.c.layout.numbers import up16
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program
 
