@@ -38,7 +38,7 @@ typedef struct { /* in this order in native_session.py */
 
 typedef struct {
     python py;
-    size_t few; /* rows up to which other Python threads wait */
+    size_t few, most; /* rows up to which other Python threads wait; up to which hrt_call answers */
     char *workspaces; /* one per thread, the caller's first */
     size_t workspace;
     int threads, made, started, inside;
@@ -151,10 +151,11 @@ void hrt_renew(session *s) {
     pthread_cond_init(&s->done, NULL);
 }
 
-void hrt_open(session *s, const python *py, size_t few, char *workspaces, size_t workspace, int threads) {
+void hrt_open(session *s, const python *py, size_t few, size_t most, char *workspaces, size_t workspace, int threads) {
     memset(s, 0, sizeof *s);
     s->py = *py;
     s->few = few;
+    s->most = most;
     s->workspaces = workspaces;
     s->workspace = workspace;
     s->threads = threads > MOST_THREADS ? MOST_THREADS : threads;
@@ -200,6 +201,7 @@ static object *answer(session *s, object *given) {
         c.rows = (size_t)a->shape[0];
         c.x[k] = (const float *)a->data;
     }
+    if (c.rows > s->most) return NULL;
     int made = 0, status = 0;
     for (; made < OUTPUTS; made++) {
         intptr_t shape[MOST_DIMS] = {(intptr_t)c.rows};
