@@ -140,6 +140,12 @@ def on_cpu() -> list[str]:
     return [name for name, backend in BACKENDS.items() if backend.on_cpu and backend.missing() is None]
 
 
+def serving(program: Program) -> list[str]:
+    """Those of `on_cpu` that "auto" may take for a network: nothing is compiled that would not serve."""
+    names = on_cpu()
+    return [n for n in names if n != "native" or faster_up_to(joined(program))]
+
+
 def compiler_of(name: str) -> str:
     """What makes a backend's code on this machine, with its flags; nothing for most."""
     where = BACKENDS[name].compiler

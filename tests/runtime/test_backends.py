@@ -83,7 +83,7 @@ class TestGeneratedC:
             requests.append(request)
             return Constant(request)
 
-        monkeypatch.setitem(BACKENDS, "native", Backend(opened))
+        monkeypatch.setitem(BACKENDS, "native", Backend(opened, on_cpu=True))
         monkeypatch.setattr(backends, "faster_up_to", lambda program: EVERY)
         return requests
 
@@ -128,3 +128,8 @@ class TestGeneratedC:
             session.run_as_given(x)  # memory is bound
             answer = session.run_as_given(x)
             assert answer is None if rows <= 4 else (answer == expected).all()
+
+    def test_what_would_not_serve_is_not_verified(self, asked, program, monkeypatch):
+        assert "native" in backends.serving(program)
+        monkeypatch.setattr(backends, "faster_up_to", lambda program: 0)
+        assert backends.serving(program) == [n for n in backends.on_cpu() if n != "native"]
