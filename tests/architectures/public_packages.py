@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import nn
 
 from architectures.public_plain import Made, Net, rand
@@ -72,7 +73,7 @@ add(
 add(
     "pnm One2ManyRNN (ConvGRU)",
     (1, 1, 16, 16),
-    lambda: of(f"{PNM}.rnn:One2ManyRNN", 1, 2, 3, nr_latent_channels=4, nr_residual_blocks=1, nr_downsamples=1),
+    lambda: of(f"{PNM}.rnn:One2ManyRNN", 1, 2, 4, 1, nr_downsamples=1, nr_tsteps=3),
 )
 add(
     "pnm Transolver",
@@ -93,7 +94,7 @@ add(
 DDE = "deepxde.nn.pytorch"
 add("dde FNN tanh", (2,), lambda: of(f"{DDE}:FNN", [2, 16, 16, 1], "tanh", "Glorot normal"))
 add(
-    "dde FNN sin, per-layer acts LAAF", (2,), lambda: of(f"{DDE}:FNN", [2, 16, 16, 1], ["sin", "tanh"], "Glorot normal")
+    "dde FNN sin, per-layer acts LAAF", (2,), lambda: of(f"{DDE}:FNN", [2, 16, 16, 1], ["sin", "LAAF-10 tanh", "tanh"], "Glorot normal")
 )
 add("dde PFNN parallel", (2,), lambda: of(f"{DDE}:PFNN", [2, [8, 8], [8, 8], 2], "tanh", "Glorot normal"))
 
@@ -141,6 +142,22 @@ PINA = "pina.model"
 add("pina FeedForward", (3,), lambda: of(f"{PINA}:FeedForward", 3, 1, 16, 2))
 add("pina ResidualFeedForward", (3,), lambda: of(f"{PINA}:ResidualFeedForward", 3, 1, 16, 2))
 add("pina PirateNet", (3,), lambda: of(f"{PINA}:PirateNet", 3, 16, 1))
+add("pina Spline", (1,), lambda: of(f"{PINA}:Spline", 4, torch.linspace(0, 1, 9), rand(5)))
+
+
+def averaging() -> Made:
+    feed = lambda *sizes: of(f"{PINA}:FeedForward", *sizes)  # noqa: E731
+    net = of(f"{PINA}:AveragingNeuralOperator", feed(3, 8), feed(10, 1), ["f"], ["x", "y"], n_layers=2)
+    return net, of("pina:LabelTensor", rand(16, 12, 3), ["f", "x", "y"])
+
+
+def labelled() -> Made:
+    nets = [of(f"{PINA}:FeedForward", 2, 8) for _ in range(2)]
+    net = of(f"{PINA}:DeepONet", *nets, ["a", "b"], ["x", "y"])
+    return Net(lambda s, x: s.n(of("pina:LabelTensor", x, ["a", "b", "x", "y"])), n=net), rand(16, 4)
+
+
+PACKAGES |= {"pina AveragingNeuralOperator": averaging, "pina DeepONet with LabelTensor inside": labelled}
 add("pina KAN", (2,), lambda: of(f"{PINA}:KolmogorovArnoldNetwork", [2, 4, 1]))
 
 

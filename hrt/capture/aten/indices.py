@@ -65,20 +65,47 @@ def _gather(b: Builder, x: Ref, dim: int, index: Any, **kwargs: Any) -> Ref:
         if wanted.shape == shape:
             return wanted
         raise b.fail("its index has other axes than what it is taken from")
-    index = (
-        index
-        if isinstance(index, Ref)
-        else b.emit("repeat", [index, b.batch_ref()], index.shape[1:], shape=[*index.shape[1:]])
-    )
-    if resized(x, axis, 1) != resized(index, axis, 1):
-        raise b.fail("its index has other axes than what it is taken from")
-    last = [k for k in range(-len(x.shape), 0) if k != axis] + [axis]
-    values, picks = (moved(b, v, last) for v in (x, index))
-    masks = one_hot(b, picks, values.shape[-1])
+    last, values, masks = _masks(b, x, axis, index)
     spread = reshaped(b, values, (*values.shape[:-1], 1, values.shape[-1]))
     product = b.emit("mul", [masks, spread], masks.shape)
-    y = b.emit("sum", [product], picks.shape, axes=[-1], keep=False)
-    return moved(b, y, [last.index(k) - len(last) for k in range(-len(last), 0)])
+    return _back(b, b.emit("sum", [product], masks.shape[:-1], axes=[-1], keep=False), last)
+
+
+def _masks(b: Builder, x: Ref, axis: int, index: Any) -> tuple[list[int], Ref, Ref]:
+    """The order of the axes that puts one last, the samples in it, and for every place in the index a mask of it."""
+    if not isinstance(index, Ref):
+        index = b.emit("repeat", [index, b.batch_ref()], index.shape[1:], shape=[*index.shape[1:]])
+    if resized(x, axis, 1) != resized(index, axis, 1):
+        raise b.fail("its index has other axes than what it is of")
+    last = [k for k in range(-len(x.shape), 0) if k != axis] + [axis]
+    values = moved(b, x, last)
+    return last, values, one_hot(b, moved(b, index, last), values.shape[-1])
+
+
+def _back(b: Builder, x: Ref, order: Sequence[int]) -> Ref:
+    """The axes as they were before they were put in this order."""
+    return moved(b, x, [order.index(k) - len(order) for k in range(-len(order), 0)])
+
+
+def _scattered(b: Builder, x: Ref, axis: int, index: Any, source: Any) -> tuple[list[int], Ref, Ref, Ref]:
+    """The order of the axes that puts one last; in it the samples, what comes to every place, and whether any does."""
+    last, values, masks = _masks(b, x, axis, index)
+    if isinstance(source, Ref):
+        if source.shape != index.shape:
+            raise b.fail(f"its source has shape {source.shape}, its index {index.shape}")
+        source = reshaped(b, moved(b, source, last), (*masks.shape[:-1], 1))
+    parts = b.emit("mul", [masks, source], masks.shape)
+    total = b.emit("sum", [parts], values.shape, axes=[-2], keep=False)
+    return last, values, total, b.emit("amax", [masks], values.shape, axes=[-2], keep=False)
+
+
+def _scatter(b: Builder, x: Ref, dim: int, index: Any, source: Any, *, reduce: str | None = None) -> Ref:
+    """x with entries of `source` in places that may depend on the input, which must differ along the axis."""
+    if reduce is not None or isinstance(source, Tensor) and source.numel() > 1:
+        raise b.fail("it reduces, or what it puts in does not depend on the input")
+    source = float(source) if isinstance(source, Tensor) else source
+    last, values, total, covered = _scattered(b, x, axis_of(x, dim, b), index, source)
+    return _back(b, b.emit("where", [covered, total, values], values.shape), last)
 
 
 def _constant_behind(b: Builder, x: Any) -> Tensor | None:
@@ -129,11 +156,12 @@ def _index_add(b: Builder, x: Ref, dim: int, index: Any, source: Any, *, alpha: 
 def _scatter_add(b: Builder, x: Ref, dim: int, index: Any, source: Any) -> Ref:
     axis, constant = axis_of(x, dim, b), _constant_behind(b, index)
     places = None if constant is None else _along_one_axis(constant, axis)
-    if places is None or not isinstance(source, Ref) or source.shape != index.shape:
-        raise b.fail(
-            "its index is no constant list along the axis; expand one, as in index[None, :, None].expand_as(x)"
-        )
-    return _added_at(b, x, axis, places, source)
+    if not isinstance(source, Ref) or source.shape != index.shape:
+        raise b.fail("what it adds does not depend on the input, or is larger than its index")
+    if places is not None:
+        return _added_at(b, x, axis, places, source)
+    last, values, total, _ = _scattered(b, x, axis, index, source)
+    return _back(b, b.emit("add", [values, total], values.shape), last)
 
 
 def _scatter_reduce(
@@ -178,6 +206,7 @@ INDICES: dict[str, Lowering] = {
     "gather": _gather,
     "index_add": _index_add,
     **dict.fromkeys(("index_put", "_unsafe_index_put"), _index_put),
+    "scatter": _scatter,
     "scatter_add": _scatter_add,
     "scatter_reduce": _scatter_reduce,
     "embedding": _embedding,
