@@ -3,9 +3,10 @@ numbers and truth values as what they are.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from hrt.support.structures import Leaf, Path, Structure, flattened
 
 aten = torch.ops.aten
 FILLED = {aten.ones_like.default: 1.0, aten.zeros_like.default: 0.0}  # read nothing of their argument but its shape
+MOST_BARE = 3  # inputs of a network that is tried sample by sample: every one doubles the ways
 WHOLE = {"int": torch.int64, "bool": torch.bool}  # the types of inputs that are no floats
 
 
@@ -29,13 +31,33 @@ class Call:
     """net(*positional, **keywords), with a Leaf in the place of every input. kinds: of the inputs; () where all are
     floats.
 
-    Without a structure inputs are positional, one after the other.
+    Without a structure inputs are positional, one after the other. bare: of every input whether the network takes one
+    sample of it without a batch, so that samples are given to it one by one, the other inputs as batches of one; () for
+    a network that takes batches.
     """
 
     structure: Structure | None = None
     keywords: bool = False
     alone: bool = False
     kinds: tuple[Kind, ...] = ()
+    bare: tuple[bool, ...] = ()
+
+    def answers(self, net: Callable[..., Any], rows: Sequence[Tensor]) -> Any:
+        """What the network, or what stands for it, gives."""
+        if self.bare:
+            return torch.vmap(lambda *sample: self._of_one(net, sample))(*rows)
+        arguments, keywords = self.arguments(rows)
+        return net(*arguments, **keywords)
+
+    def answers_in_turn(self, net: Callable[..., Any], rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same of a network that takes single samples, where torch cannot give them to it at once."""
+        answers = [self._of_one(net, sample) for sample in zip(*rows, strict=True)]
+        return tuple(torch.stack(parts) for parts in zip(*answers, strict=True))
+
+    def _of_one(self, net: Callable[..., Any], sample: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        given = [x if bare else x[None] for x, bare in zip(sample, self.bare, strict=True)]
+        outputs = tensors_in(replace(self, bare=()).answers(net, given))
+        return tuple(outputs if all(self.bare) else (y.squeeze(0) for y in outputs))
 
     def arguments(self, rows: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the network is called with."""
@@ -49,7 +71,7 @@ class Call:
     @property
     def is_plain(self) -> bool:
         """Whether inputs are floats, one after the other."""
-        return self.structure is None and not any(kind != "float" for kind in self.kinds)
+        return self.structure is None and not self.bare and not any(kind != "float" for kind in self.kinds)
 
     def placed(self, rows: Sequence[Tensor], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Rows on a device, floats in `dtype`."""
@@ -59,14 +81,13 @@ class Call:
     @contextmanager
     def flat(self, net: nn.Module) -> Iterator[None]:
         """Inside, the network takes its inputs one after the other and gives its outputs so. The caller restores it."""
-        if self.structure is None:
+        if self.structure is None and not self.bare:
             yield
             return
         forward = net.forward
 
         def flat_forward(*rows: Tensor) -> tuple[Tensor, ...]:
-            arguments, keywords = self.arguments(rows)
-            return tuple(tensors_in(forward(*arguments, **keywords)))
+            return tuple(tensors_in(self.answers(forward, rows)))
 
         net.forward = flat_forward
         yield
@@ -123,6 +144,16 @@ class Given:
                 continue
             yield from ((rows, replace(call, kinds=kinds)) for call in self._forms())
 
+    def one_by_one(self) -> Iterator[tuple[tuple[Tensor, ...], Call]]:
+        """The ways to call a network that takes some input of one sample alone, without a batch."""
+        if len(self.rows) > MOST_BARE:
+            return
+        for rows, call in self.calls():
+            shapes = [x.ndim for x in rows]
+            for bare in product((True, False), repeat=len(rows)):
+                if any(bare) and all(n > 1 for n, one in zip(shapes, bare, strict=True) if one):
+                    yield rows, replace(call, bare=bare)
+
     @property
     def is_named(self) -> bool:
         """Whether inputs came in a dictionary."""
@@ -170,6 +201,11 @@ def tensors_in(outputs: Any) -> list[Tensor]:
     return [part for part in parts if isinstance(part, Tensor)]
 
 
+def with_state(net: nn.Module, state: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """The network as a function, with other tensors in the place of its own."""
+    return lambda *arguments, **keywords: torch.func.functional_call(net, dict(state), arguments, keywords)
+
+
 def _parameters(net: nn.Module) -> Mapping[str, inspect.Parameter]:
     with suppress(TypeError, ValueError):  # builtins have none
         return inspect.signature(net.forward).parameters
@@ -187,7 +223,7 @@ def dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedPr
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     state: dict[str, Any] = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    fakes = FakeTensorMode(shape_env=ShapeEnv())
+    fakes = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
 
     def fake(x: Tensor, first: DimDynamic) -> Tensor:
         sizes = [first, *[DimDynamic.STATIC] * x.ndim][: x.ndim]
@@ -195,10 +231,12 @@ def dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedPr
 
     def outputs(weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         named = dict(zip(state, weights, strict=True))
-        return tuple(tensors_in(torch.func.functional_call(net, named, *call.arguments(inputs))))
+        return tuple(tensors_in(call.answers(with_state(net, named), inputs)))
 
     weights = [fake(t, DimDynamic.STATIC) for t in state.values()]
-    inputs = [fake(x, DimDynamic.DYNAMIC) for x in rows]
+    inputs = [fake(x, DimDynamic.DYNAMIC) for x in rows[:1]]
+    with fakes:  # of one batch
+        inputs += [torch.empty((inputs[0].shape[0], *x.shape[1:]), dtype=x.dtype, device=x.device) for x in rows[1:]]
     simpler = {op: f for op, f in decomposition_table.items() if "backward" in str(op)}  # derivatives as plain ops
     trace = make_fx(outputs, simpler, tracing_mode="symbolic", _allow_non_fake_inputs=True)
     module = _with_weights(trace(weights, inputs), state)

@@ -1,5 +1,6 @@
 """Entries by their places: by constant lists, as on a fixed graph, and by whole numbers that depend on the input."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,20 +67,28 @@ def _gather(b: Builder, x: Ref, dim: int, index: Any, **kwargs: Any) -> Ref:
             return wanted
         raise b.fail("its index has other axes than what it is taken from")
     last, values, masks = _masks(b, x, axis, index)
+    shape = (*values.shape[:-1], masks.shape[-2])
+    if masks.ndim < values.ndim + 1:
+        return _back(b, b.emit("matmul", [values, moved(b, masks, [-1, -2])], shape), last)
     spread = reshaped(b, values, (*values.shape[:-1], 1, values.shape[-1]))
     product = b.emit("mul", [masks, spread], masks.shape)
-    return _back(b, b.emit("sum", [product], masks.shape[:-1], axes=[-1], keep=False), last)
+    return _back(b, b.emit("sum", [product], shape, axes=[-1], keep=False), last)
 
 
 def _masks(b: Builder, x: Ref, axis: int, index: Any) -> tuple[list[int], Ref, Ref]:
-    """The order of the axes that puts one last, the samples in it, and for every place in the index a mask of it."""
+    """The order of the axes that puts one last, the samples in it, and a mask of it (..., places, n) for every place
+    in the index; (places, n) for an index that was repeated along the other axes.
+    """
     if not isinstance(index, Ref):
         index = b.emit("repeat", [index, b.batch_ref()], index.shape[1:], shape=[*index.shape[1:]])
     if resized(x, axis, 1) != resized(index, axis, 1):
         raise b.fail("its index has other axes than what it is of")
-    last = [k for k in range(-len(x.shape), 0) if k != axis] + [axis]
-    values = moved(b, x, last)
-    return last, values, one_hot(b, moved(b, index, last), values.shape[-1])
+    others = [k for k in range(-len(x.shape), 0) if k != axis]
+    values, thin = moved(b, x, [*others, axis]), b.before_expansion(index, others)
+    count = thin.shape[axis]
+    repeated = len(thin.shape) > 1 and thin.name != index.name and math.prod(thin.shape) == count
+    picks = reshaped(b, thin, (count,)) if repeated else moved(b, index, [*others, axis])
+    return [*others, axis], values, one_hot(b, picks, values.shape[-1])
 
 
 def _back(b: Builder, x: Ref, order: Sequence[int]) -> Ref:
@@ -90,13 +99,16 @@ def _back(b: Builder, x: Ref, order: Sequence[int]) -> Ref:
 def _scattered(b: Builder, x: Ref, axis: int, index: Any, source: Any) -> tuple[list[int], Ref, Ref, Ref]:
     """The order of the axes that puts one last; in it the samples, what comes to every place, and whether any does."""
     last, values, masks = _masks(b, x, axis, index)
-    if isinstance(source, Ref):
-        if source.shape != index.shape:
-            raise b.fail(f"its source has shape {source.shape}, its index {index.shape}")
-        source = reshaped(b, moved(b, source, last), (*masks.shape[:-1], 1))
-    parts = b.emit("mul", [masks, source], masks.shape)
-    total = b.emit("sum", [parts], values.shape, axes=[-2], keep=False)
-    return last, values, total, b.emit("amax", [masks], values.shape, axes=[-2], keep=False)
+    covered = b.emit("amax", [masks], (*masks.shape[:-2], masks.shape[-1]), axes=[-2], keep=False)
+    if not isinstance(source, Ref):
+        return last, values, b.emit("mul", [covered, source], covered.shape), covered
+    if source.shape != index.shape:
+        raise b.fail(f"its source has shape {source.shape}, its index {index.shape}")
+    source = moved(b, source, last)
+    if masks.ndim < values.ndim + 1:
+        return last, values, b.emit("matmul", [source, masks], values.shape), covered
+    parts = b.emit("mul", [masks, reshaped(b, source, (*source.shape, 1))], masks.shape)
+    return last, values, b.emit("sum", [parts], values.shape, axes=[-2], keep=False), covered
 
 
 def _scatter(b: Builder, x: Ref, dim: int, index: Any, source: Any, *, reduce: str | None = None) -> Ref:

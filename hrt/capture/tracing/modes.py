@@ -1,0 +1,72 @@
+"""Calls that a trace cannot follow, written as others that say the same, and what is noted of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.overrides import TorchFunctionMode
+
+SPARSE = ("to_sparse", "to_sparse_csr", "to_sparse_csc", "to_sparse_coo", "coalesce")  # same numbers
+WHOLE = (torch.int64, torch.int32)
+GRADIENTS = {  # by the names of torch's functions
+    "grad": "torch.autograd.grad or torch.func",
+    "backward": "backward()",
+    "_make_dual": "torch.func, forward",
+}
+
+
+class Gradients(TorchFunctionMode):
+    """Notes what is called of GRADIENTS, in words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = GRADIENTS.get(getattr(func, "__name__", ""))
+        self.names += [name] if name else []
+        return func(*args, **(kwargs or {}))
+
+
+class AnyBatch(TorchFunctionMode):
+    """Calls whose implementation fixes the batch, written as others: distances go by a way that is chosen by the number
+    of rows, products of sparse matrices by what allocates them. What is made sparse stays dense.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.functional.cdist:
+            options["compute_mode"] = "donot_use_mm_for_euclid_dist"
+        if getattr(func, "__name__", "") in SPARSE:
+            return args[0]
+        return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
+
+
+class ByProducts(TorchFunctionMode):
+    """Entries by lists of places, of which every sample may have its own, as products with masks: torch takes them
+    from samples one after the other.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, keywords = getattr(func, "__name__", ""), kwargs or {}
+        if name == "__getitem__" and _is_of_samples(args[1]):
+            x, places = args
+            return (_masks_of(places, x) @ x.reshape(len(x), -1)).reshape(*places.shape, *x.shape[1:])
+        if name in ("index_add", "index_add_") and args[1:2] == (0,) and len(args) == 4 and _is_of_samples(args[2]):
+            x, _, places, parts = args
+            total = (_masks_of(places, x).T @ parts.reshape(len(parts), -1)).reshape(x.shape)
+            return x.add_(total) if name.endswith("_") else x + total
+        return func(*args, **keywords)
+
+
+def _is_of_samples(places: Any) -> bool:
+    """Whether these are whole numbers of which every sample has its own."""
+    return isinstance(places, Tensor) and places.dtype in WHOLE and is_functorch_wrapped_tensor(places)
+
+
+def _masks_of(places: Tensor, x: Tensor) -> Tensor:
+    """(*places, rows of x): 1 in each place, NaN where there is none."""
+    places = places + len(x) * (places < 0)
+    masks = (places[..., None] == torch.arange(len(x), device=x.device)).to(x.dtype)
+    return masks / masks.sum(-1, keepdim=True)
