@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
 from hrt.errors import InputError, shown
@@ -20,8 +18,6 @@ from hrt.program.names import unique_name
 from hrt.program.program import Kind, Program
 from hrt.support.structures import Leaf, Path, Structure, flattened
 
-aten = torch.ops.aten
-FILLED = {aten.ones_like.default: 1.0, aten.zeros_like.default: 0.0}  # read nothing of their argument but its shape
 MOST_BARE = 3  # inputs of a network that is tried sample by sample: every one doubles the ways
 WHOLE = {"int": torch.int64, "bool": torch.bool}  # the types of inputs that are no floats
 
@@ -45,7 +41,11 @@ class Call:
     def answers(self, net: Callable[..., Any], rows: Sequence[Tensor]) -> Any:
         """What the network, or what stands for it, gives."""
         if self.bare:
-            return torch.vmap(lambda *sample: self._of_one(net, sample))(*rows)
+
+            def of_one(*sample: Any) -> tuple[Tensor, ...]:
+                return self._of_one(net, sample)
+
+            return torch.vmap(of_one)(*rows)
         arguments, keywords = self.arguments(rows)
         return net(*arguments, **keywords)
 
@@ -210,59 +210,3 @@ def _parameters(net: nn.Module) -> Mapping[str, inspect.Parameter]:
     with suppress(TypeError, ValueError):  # builtins have none
         return inspect.signature(net.forward).parameters
     return {}
-
-
-def dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedProgram:
-    """The graph of a network in evaluation mode as torch's dispatcher sees it, with the derivatives inside. rows: of a
-    few samples. Raises, in any way, where there is none.
-    """
-    # Here, because torch's compiler takes two seconds to import, which whoever loads a network would pay.
-    from torch._decomp import decomposition_table
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
-
-    state: dict[str, Any] = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    fakes = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-
-    def fake(x: Tensor, first: DimDynamic) -> Tensor:
-        sizes = [first, *[DimDynamic.STATIC] * x.ndim][: x.ndim]
-        return fakes.from_tensor(x.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
-
-    def outputs(weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        named = dict(zip(state, weights, strict=True))
-        return tuple(tensors_in(call.answers(with_state(net, named), inputs)))
-
-    weights = [fake(t, DimDynamic.STATIC) for t in state.values()]
-    inputs = [fake(x, DimDynamic.DYNAMIC) for x in rows[:1]]
-    with fakes:  # of one batch
-        inputs += [torch.empty((inputs[0].shape[0], *x.shape[1:]), dtype=x.dtype, device=x.device) for x in rows[1:]]
-    simpler = {op: f for op, f in decomposition_table.items() if "backward" in str(op)}  # derivatives as plain ops
-    trace = make_fx(outputs, simpler, tracing_mode="symbolic", _allow_non_fake_inputs=True)
-    module = _with_weights(trace(weights, inputs), state)
-    shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
-    return torch.export.export(module, tuple(rows), dynamic_shapes=shapes, strict=False)
-
-
-def _with_weights(traced: torch.fx.GraphModule, state: dict[str, Any]) -> torch.fx.GraphModule:
-    """A module of the graph, whose first arguments become its attributes under the names of `state`."""
-    graph = traced.graph
-    attributes = {n.target: getattr(traced, n.target) for n in graph.nodes if n.op == "get_attr"}
-    for node, (name, tensor) in zip(list(graph.nodes), state.items(), strict=False):
-        if node.users:
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(graph.create_node("get_attr", name))
-            attributes[name] = tensor
-        graph.erase_node(node)
-    for node in list(graph.nodes):
-        if node.target in FILLED and all(isinstance(n, int) for n in node.meta["val"].shape):
-            shape, options = list(node.meta["val"].shape), {"dtype": node.meta["val"].dtype}
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(
-                    graph.call_function(aten.full.default, (shape, FILLED[node.target]), options)
-                )
-    graph.set_codegen(CodeGen())
-    module = torch.fx.GraphModule(attributes, graph)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module

@@ -140,10 +140,7 @@ def _of_single_samples(net: Any, example: tuple[Tensor, ...], call: Call, refusa
 
 
 def _checked(
-    net: nn.Module | ExportedProgram,
-    captured: tuple[Program, dict[str, str]],
-    example: tuple[Tensor, ...],
-    call: Call,
+    net: nn.Module | ExportedProgram, captured: tuple[Program, dict[str, str]], example: tuple[Tensor, ...], call: Call
 ) -> Captured:
     """What was captured under the network's names, checked to give its answers to these rows."""
     (program, narrow), answers = captured, TorchAnswers(net, call)

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +20,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
-from hrt.capture.calls import PLAIN_CALL, Call, dispatched, with_state
+from hrt.capture.calls import PLAIN_CALL, Call, with_state
 from hrt.capture.torch_graph import program_of
-from hrt.capture.tracing import AnyBatch, ByProducts, Gradients
+from hrt.capture.tracing import AnyBatch, Finite, Gradients, InVmap, dispatched
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
@@ -211,20 +211,21 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
         ) from error
 
 
-@contextmanager
-def _followed(call: Call) -> Iterator[None]:
-    """Inside, a network can be traced that is called in this way."""
-    with quiet(), AnyBatch(), ByProducts() if call.bare else nullcontext():
-        yield
-
-
 def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedProgram | None:
     """The graph that the dispatcher sees, where it is one that can be captured: that of derivatives, say."""
-    with suppress(Exception), inference(net), _followed(call):  # torch's tracers raise nearly anything
-        _write_out_sparse(net)
-        graph = dispatched(net, rows, call)
-        program_of(graph)
-        return graph if _is_rowwise(net, rows, call) else None
+    for any_batch in (True, False):
+        with (
+            suppress(Exception),
+            inference(net),
+            quiet(),
+            AnyBatch(),
+            Finite(),
+            InVmap(),
+        ):  # tracers raise nearly anything
+            _write_out_sparse(net)
+            graph = dispatched(net, rows, call, any_batch=any_batch)
+            program_of(graph)
+            return graph if _is_rowwise(net, rows, call) else None
     return None
 
 
@@ -236,7 +237,7 @@ def one_by_one(net: nn.Module, example: Sequence[Tensor], call: Call) -> Exporte
 
 def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
     shapes = tuple({0: batch} for _ in rows)
-    with inference(net), call.flat(net), _followed(call):
+    with inference(net), call.flat(net), quiet(), AnyBatch(), Finite():
         _write_out_sparse(net)
         return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
 

@@ -72,9 +72,7 @@ def rebuilt(scripted: Any) -> nn.Module:
     layers = list[nn.Module]()
     for part in scripted.seq_fc.children():
         weights = part.state_dict()
-        layers.append(
-            nn.Linear(*reversed(weights["weight"].shape)) if weights else getattr(nn, part.original_name)()
-        )
+        layers.append(nn.Linear(*reversed(weights["weight"].shape)) if weights else getattr(nn, part.original_name)())
         layers[-1].load_state_dict(weights)
     return nn.Sequential(*layers)
 
@@ -99,8 +97,4 @@ add(
     (384,),
     lambda: of("torchani.nn:AtomicNetwork", (384, 160, 128, 96, 1), "celu", True),
 )
-add(
-    "pykan MultKAN [2,5,1]",
-    (2,),
-    lambda: of("kan:KAN", width=[2, 5, 1], grid=3, k=3, seed=0, auto_save=False),
-)
+add("pykan MultKAN [2,5,1]", (2,), lambda: of("kan:KAN", width=[2, 5, 1], grid=3, k=3, seed=0, auto_save=False))

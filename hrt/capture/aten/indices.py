@@ -1,7 +1,7 @@
 """Entries by their places: by constant lists, as on a fixed graph, and by whole numbers that depend on the input."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -113,7 +113,7 @@ def _scattered(b: Builder, x: Ref, axis: int, index: Any, source: Any) -> tuple[
 
 def _scatter(b: Builder, x: Ref, dim: int, index: Any, source: Any, *, reduce: str | None = None) -> Ref:
     """x with entries of `source` in places that may depend on the input, which must differ along the axis."""
-    if reduce is not None or isinstance(source, Tensor) and source.numel() > 1:
+    if reduce is not None or (isinstance(source, Tensor) and source.numel() > 1):
         raise b.fail("it reduces, or what it puts in does not depend on the input")
     source = float(source) if isinstance(source, Tensor) else source
     last, values, total, covered = _scattered(b, x, axis_of(x, dim, b), index, source)
@@ -191,6 +191,27 @@ def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumula
     return _index_add(b, x, given[0], indices[given[0]], values)
 
 
+def _diagonal(b: Builder, x: Ref, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Ref:
+    """Its entries stand last."""
+    first, second = axis_of(x, dim1, b), axis_of(x, dim2, b)
+    others = [k for k in range(-len(x.shape), 0) if k not in (first, second)]
+    flat = moved(b, x, [*others, first, second])
+    rows, columns = flat.shape[-2:]
+    flat = reshaped(b, flat, (*flat.shape[:-2], rows * columns))
+    return _gathered(b, flat, -1, [k * columns + k + offset for k in range(rows) if 0 <= k + offset < columns])
+
+
+def _triangle(keep: Callable[[Tensor, int], Tensor]) -> Lowering:
+    """Zeros beyond a diagonal."""
+
+    def lower(b: Builder, x: Ref, diagonal: int = 0) -> Ref:
+        for dim in (-1, -2):
+            axis_of(x, dim, b)
+        return b.emit("mul", [x, keep(torch.ones(x.shape[-2:], dtype=torch.float64), diagonal)], x.shape)
+
+    return lower
+
+
 def _embedding(b: Builder, table: Any, index: Any, *_: Any, **__: Any) -> Ref:
     if not isinstance(table, Tensor):
         raise b.fail("its table depends on the input")
@@ -223,5 +244,8 @@ INDICES: dict[str, Lowering] = {
     "scatter_reduce": _scatter_reduce,
     "embedding": _embedding,
     "one_hot": lambda b, x, count=-1: one_hot(b, x, count),
+    "diagonal": _diagonal,
+    "tril": _triangle(torch.tril),
+    "triu": _triangle(torch.triu),
     "bilinear": _bilinear,
 }

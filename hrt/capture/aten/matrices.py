@@ -106,9 +106,7 @@ def _cholesky(b: Builder, x: Ref, upper: bool = False, **_: Any) -> Ref:
     return _assembled(b, [list(row) for row in zip(*lower, strict=True)] if upper else lower)
 
 
-def _triangular(
-    b: Builder, x: Ref, y: Ref, *, upper: bool, left: bool = True, unitriangular: bool = False
-) -> Ref:
+def _triangular(b: Builder, x: Ref, y: Ref, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Ref:
     """X^-1 Y by substitution, all columns at once."""
     if not isinstance(x, Ref) or not isinstance(y, Ref) or x.ndim != y.ndim or not left:
         raise b.fail("only matrices that depend on the input are solved, for columns: X Y = B")

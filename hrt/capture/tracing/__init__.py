@@ -1,5 +1,8 @@
-"""What a network meets while it is traced: calls that no trace follows, said otherwise. Knows nothing of Programs."""
+"""How a network is traced: calls that no trace follows, said otherwise, and its graph as torch's dispatcher sees it.
+Knows nothing of Programs.
+"""
 
-from hrt.capture.tracing.modes import AnyBatch, ByProducts, Gradients
+from hrt.capture.tracing.dispatched import dispatched
+from hrt.capture.tracing.modes import AnyBatch, Finite, Gradients, InVmap
 
-__all__ = ["AnyBatch", "ByProducts", "Gradients"]
+__all__ = ["AnyBatch", "Finite", "Gradients", "InVmap", "dispatched"]

@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import is_batchedtensor
 from torch.overrides import TorchFunctionMode
 
 SPARSE = ("to_sparse", "to_sparse_csr", "to_sparse_csc", "to_sparse_coo", "coalesce")  # same numbers
+FINITE = {"isfinite": True, "isnan": False, "isinf": False}
 WHOLE = (torch.int64, torch.int32)
 GRADIENTS = {  # by the names of torch's functions
     "grad": "torch.autograd.grad or torch.func",
@@ -43,9 +44,33 @@ class AnyBatch(TorchFunctionMode):
         return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
 
 
-class ByProducts(TorchFunctionMode):
-    """Entries by lists of places, of which every sample may have its own, as products with masks: torch takes them
-    from samples one after the other.
+class Finite(TorchFunctionMode):
+    """Branches on whether all numbers are finite, taken as where they are: no promise is of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: dict[int, tuple[Tensor, bool]] = {}  # by id, which the tensor kept beside it holds
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        of = self.answers.get(id(args[0])) if args else None
+        if of and name == "__bool__":
+            return of[1]
+        if of and name in ("all", "any") and len(args) == 1 and not kwargs:
+            return self._known(torch.ones((), dtype=torch.bool), of[1])
+        result = func(*args, **(kwargs or {}))
+        if of and name in ("logical_not", "bitwise_not", "__invert__"):
+            return self._known(result, not of[1])
+        return self._known(result, FINITE[name]) if name in FINITE else result
+
+    def _known(self, result: Tensor, answer: bool) -> Tensor:
+        self.answers[id(result)] = (result, answer)
+        return result
+
+
+class InVmap(TorchFunctionMode):
+    """Entries by lists of places, of which every sample has its own, as products with masks: torch takes them from
+    samples one after the other.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -62,7 +87,7 @@ class ByProducts(TorchFunctionMode):
 
 def _is_of_samples(places: Any) -> bool:
     """Whether these are whole numbers of which every sample has its own."""
-    return isinstance(places, Tensor) and places.dtype in WHOLE and is_functorch_wrapped_tensor(places)
+    return isinstance(places, Tensor) and places.dtype in WHOLE and is_batchedtensor(places)
 
 
 def _masks_of(places: Tensor, x: Tensor) -> Tensor:
