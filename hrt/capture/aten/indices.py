@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hrt.capture.aten.masks import one_hot, saying
 from hrt.capture.aten.shapes import SHAPES
-from hrt.capture.builder import Builder, Lowering, Ref, axis_of, moved, reshaped, resized, runs
+from hrt.capture.builder import Builder, Lowering, Ref, axis_of, joined, moved, reshaped, resized, runs
 from hrt.capture.compositions import COMPARISONS
 
 MOST_SLICES = 64  # that a list of places is said as; a longer one is a `gather`
@@ -33,14 +33,44 @@ def _index_select(b: Builder, x: Ref, dim: int, index: Any) -> Ref:
 
 def _index(b: Builder, x: Any, indices: Sequence[Any]) -> Ref:
     given = [k for k, i in enumerate(indices) if i is not None]
+    if len(given) > 1 and isinstance(x, Ref):
+        return _index_lists(b, x, indices, given)
     if len(given) != 1:
-        raise b.fail("only one axis may be indexed")
+        raise b.fail("only one axis of a constant may be indexed by values")
     index = indices[given[0]]
     if isinstance(x, Tensor):
         if given != [0]:
             raise b.fail("only the first axis of a constant may be indexed by values")
         return _looked_up(b, x, _from_the_front(b, index, len(x)))
     return _index_select(b, x, given[0], index)
+
+
+def _places(
+    b: Builder, x: Ref, indices: Sequence[Any], given: Sequence[int]
+) -> tuple[list[int], Ref, Tensor, tuple[int, ...]]:
+    """Neighbouring axes that constant lists index: the order of the axes that puts them last, the samples with these
+    as one, the places that the lists name in it, and their sizes.
+    """
+    if not all(isinstance(indices[k], Tensor) for k in given):
+        raise b.fail("its lists of places depend on the input; torch.where and torch.scatter say the same of one axis")
+    if list(given) != list(range(given[0], given[0] + len(given))):
+        raise b.fail("the axes that it indexes are no neighbours")
+    axes = [axis_of(x, k, b) for k in given]
+    others = [k for k in range(-len(x.shape), 0) if k not in axes]
+    sizes = tuple(x.shape[k] for k in axes)
+    grid = torch.arange(math.prod(sizes)).reshape(sizes)
+    flat = reshaped(b, moved(b, x, [*others, *axes]), (*(x.shape[k] for k in others), grid.numel()))
+    return [*others, *axes], flat, grid[tuple(indices[k] for k in given)], sizes
+
+
+def _index_lists(b: Builder, x: Ref, indices: Sequence[Any], given: Sequence[int]) -> Ref:
+    """x[..., rows, columns]"""
+    order, flat, places, _ = _places(b, x, indices, given)
+    y = _gathered(b, flat, -1, places.flatten().tolist())
+    front = sum(k < order[-1] for k in order[: -len(given)])  # axes that stand before the lists
+    axes = list(range(-len(y.shape), -1))
+    y = moved(b, y, [*axes[:front], -1, *axes[front:]])
+    return reshaped(b, y, (*y.shape[:front], *places.shape, *y.shape[front + 1 :]))
 
 
 def _from_the_front(b: Builder, index: Ref, count: int) -> Ref:
@@ -185,10 +215,28 @@ def _scatter_reduce(
 
 
 def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Ref:
+    """What x[..., rows, columns] = values does, by constant lists or a mask of x's shape, and += by one list."""
     given = [k for k, i in enumerate(indices) if i is not None]
-    if not accumulate or len(given) != 1:
-        raise b.fail("it assigns to a list of places; torch.index_add and torch.cat say the same")
-    return _index_add(b, x, given[0], indices[given[0]], values)
+    constant = all(isinstance(indices[k], Tensor) for k in given)
+    if accumulate and len(given) == 1:
+        return _index_add(b, x, given[0], indices[given[0]], values)
+    number = not isinstance(values, Ref) and values.numel() == 1
+    if not constant and number and not accumulate and given == [0] and indices[0].shape == x.shape[: indices[0].ndim - 1]:
+        mask = reshaped(b, indices[0], (*indices[0].shape, *(1,) * (x.ndim - indices[0].ndim)))
+        return b.emit("where", [mask, float(values), x], x.shape)
+    if accumulate:
+        raise b.fail("it adds to places on several axes; torch.index_add says the same of one")
+    order, flat, places, sizes = _places(b, x, indices, given)
+    count = math.prod(sizes)
+    if number:
+        mask = torch.zeros(count, dtype=torch.float64).index_fill(0, places.flatten(), 1.0)
+        y = b.emit("where", [b.named(mask, "mask"), float(values), flat], flat.shape)
+    elif isinstance(values, Ref) and places.ndim == 1 and values.shape == (*flat.shape[:-1], len(places)):
+        sources = torch.arange(count).index_copy(0, places, count + torch.arange(len(places)))
+        y = _gathered(b, joined(b, [flat, values], -1), -1, sources.tolist())
+    else:
+        raise b.fail("what it assigns has another shape than its places, which must stand last")
+    return _back(b, reshaped(b, y, [x.shape[k] for k in order]), order)
 
 
 def _diagonal(b: Builder, x: Ref, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Ref:
