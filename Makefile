@@ -87,7 +87,7 @@ coverage: $(VENV)/.dev
 # Needs Node's npm and its registry; without, these tests are skipped and say so.
 web: $(VENV)/.dev
 	@$(BIN)/python -m hrt.export.other_runtimes.web
-	@$(BIN)/pytest tests/export/other_runtimes
+	@$(BIN)/pytest tests/export/other_runtimes tests/architectures
 
 # import-linter reads folders, not mappings: it is shown a copy laid out as the wheel is.
 lint: $(VENV)/.dev

@@ -1,6 +1,7 @@
 """`export_onnx`: a compressed network as one plain ONNX file, for any runtime that reads standard operators."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,13 +17,14 @@ from torch import Tensor
 from hrt.certificate.derivative_outputs import limits
 from hrt.errors import InputError
 from hrt.export.onnx.check import check_onnx, fits_one_message
-from hrt.export.onnx.convolutions import Layer, convolution, patches
+from hrt.export.onnx.convolutions import convolution, patches
 from hrt.export.onnx.graph import DOMAIN, VERSION, Functions, Graph
-from hrt.export.onnx.layers import linear
+from hrt.export.onnx.layers import Layer, linear
 from hrt.export.onnx.operators import lower
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.model.load import load
 from hrt.model.model import CompressedModel
+from hrt.program.along_axes import along_axes
 from hrt.program.convolutions import CONVOLUTION, fused
 from hrt.program.parallel_linears import joined
 from hrt.program.patches import Window
@@ -128,6 +130,7 @@ def graph_of(
     narrow: weights keep their storage types, as in a file, else float32.  forms: of every linear weight (see
     `hrt.runtime.onnx_costs`), by default the predicted fastest.  functions: one node per linear layer, with a body.
     """
+    program = along_axes(program)
     opset = DEFAULT_OPSET if opset is None else opset
     if opset not in OPSETS:
         raise InputError(f"Found opset {opset!r}. Expected one of {OPSETS.start} to {OPSETS.stop - 1}.")
@@ -212,7 +215,18 @@ class _Exporter:
             (x,), window = node.inputs, Window.of(node.attrs)
             return patches(self.g, self.value(x), self.shapes[x], window, node.name or "value")
         inputs, ranks = [self.value(name) for name in node.inputs], [self.ranks[name] for name in node.inputs]
+        if node.op in ("add", "sub"):
+            inputs = [self._filled(x, name, node.shape) for x, name in zip(inputs, node.inputs, strict=True)]
         return lower(self.g, node.op, inputs, node.attrs, ranks, node.name or "value")
+
+    def _filled(self, value: str, name: str, shape: tuple[int, ...]) -> str:
+        """An operand of a sum. OpenVINO 2026.4 takes a constant (c, 1, 1) beside a product with a constant matrix for
+        the bias of that: it refuses the graph, or adds along the last axis where that has c entries. So it fills that.
+        """
+        sizes = tuple(getattr(self.program.constants.get(name), "shape", ()))
+        if len(shape) < 3 or sizes[-1:] != (1,) or math.prod(sizes) != shape[0] or shape[-1] == 1:
+            return value
+        return self.g.add("Expand", [value, self.g.integers([*sizes[:-1], shape[-1]])], f"{value}.wide")
 
     def _layer(self, node: Node) -> str:
         x, name, *rest = node.inputs
@@ -224,7 +238,7 @@ class _Exporter:
         with self.functions.layer(kind) if self.functions else nullcontext():
             if node.op == CONVOLUTION:
                 return convolution(self.g, self.value(x), self.shapes[x], layer, Window.of(node.attrs))
-            return linear(self.g, self.value(x), self.ranks[x], weight, added, layer.wanted, form)
+            return linear(self.g, self.value(x), node.shape, layer)
 
     def _keep_names(self, outputs: Sequence[str]) -> list[str]:
         """The outputs under the program's own names, by which clients know them; names inside a layer give way."""

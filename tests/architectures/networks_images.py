@@ -28,7 +28,7 @@ def conv1d_kernel_one() -> nn.Module:
     return nn.Sequential(nn.Conv1d(3, 24, 1), nn.GELU(), nn.Conv1d(24, 24, 1), nn.GELU(), nn.Conv1d(24, 2, 1))
 
 
-@IMAGES.add([(1, 12, 12)], openvino=True)
+@IMAGES.add([(1, 12, 12)])
 def cnn_encoder_regressor() -> nn.Module:
     layers = [nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.SiLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
@@ -60,7 +60,7 @@ def unet_1d() -> nn.Module:
     return UNet(1, 8)
 
 
-@IMAGES.add([(1, 8, 8)], openvino=True)
+@IMAGES.add([(1, 8, 8)])
 def unet_2d() -> nn.Module:
     return UNet(2, 6)
 

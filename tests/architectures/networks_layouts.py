@@ -99,7 +99,7 @@ class EnsembleWithSpread(DeepEnsemble):
         return members.mean(dim=0), members.std(dim=0)
 
 
-@LAYOUTS.add([(2,)], derivatives=("d0",), openvino=True)
+@LAYOUTS.add([(2,)], derivatives=("d0",))
 class BatchedEnsemble(nn.Module):
     """Members along axis 0 of every weight; the batch is axis 1."""
 

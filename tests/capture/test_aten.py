@@ -257,3 +257,11 @@ class TestOperators:
             expected = expected.reshape(batch, *expected.shape[-1:]) if name == "squeeze" else expected
             (y,) = program.run([x])
             torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_sum_over_an_axis_of_a_constant_alone_is_in_it():
+    """Tensor trains begin with such an axis, of size 1; what is left is a weight."""
+    stack = torch.rand(2, 3, 4)
+    program = capture(probe(lambda m, x: torch.einsum("pij,bj->bi", stack, x)), [torch.zeros(2, 4)])
+    assert [node.op for node in program.nodes] == ["linear"]
+    torch.testing.assert_close(program.constants[program.nodes[0].inputs[1]].float(), stack.sum(0))

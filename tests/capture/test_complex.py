@@ -136,6 +136,7 @@ CASES: dict[str, Callable[[Called, Tensor], Tensor]] = {
     "a complex constant times a real value": lambda m, x: real(m.phase * x[..., :5]),
     "over": lambda m, x: real(fft.rfft(x) / m.phase / 3.0),
     "sum": lambda m, x: real(fft.rfft(x).sum(dim=1) - fft.rfft(x).mean(dim=(1,))),
+    "a train": lambda m, x: real(torch.einsum("eiy,biny->bn", m.modes[:, :3], fft.rfft(x)[..., :4])),
     "matmul": lambda m, x: real(fft.fft(x) @ m.square),
     "matmul from the left": lambda m, x: real(m.square[:, :6] @ fft.fft(x)),
     "matmul of a real value": lambda m, x: real(torch.matmul(x.to(C), m.square)),

@@ -84,7 +84,7 @@ def multiplied(b: Builder, x: Any, y: Any, shape: Sequence[int] | None = None) -
 
 def complex_einsum(b: Builder, equation: str, operands: Sequence[Any], path: Any = None) -> Any:
     """Constants are multiplied into the value one after the other; those that cannot be meet each other before."""
-    terms, out = explicit(equation, operands)
+    terms, out, operands = explicit(b, equation, operands)
     values = [(t, as_complex(x)) for t, x in zip(terms, operands, strict=True) if isinstance(x, (Ref, Complex))]
     constants = [(t, x) for t, x in zip(terms, operands, strict=True) if not isinstance(x, (Ref, Complex))]
     if len(values) != 1:

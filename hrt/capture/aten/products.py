@@ -83,8 +83,10 @@ def _addmm(b: Builder, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float 
     return _linear(b, x, b.named(y.T, "weight", y), bias)
 
 
-def explicit(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
-    """The terms and the result of an equation, an ellipsis and a missing right side written out."""
+def explicit(b: Builder, equation: str, operands: Sequence[Any]) -> tuple[list[str], str, list[Any]]:
+    """The terms, the result and the operands of an equation, an ellipsis and a missing right side written out. Axes
+    that a constant alone has are summed in it.
+    """
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     spare = [c for c in string.ascii_uppercase if c not in equation]
@@ -93,7 +95,16 @@ def explicit(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
     written = left.replace("...", "").replace(",", "")
     terms = [t.replace("...", dots[len(dots) - k :]) for t, k in zip(terms, counts, strict=True)]
     out = out.replace("...", dots) if arrow else dots + "".join(sorted(c for c in written if written.count(c) == 1))
-    return terms, out
+    alone = [[c for c in t if c not in out and "".join(terms).count(c) == 1] for t in terms]
+    summed = [
+        b.named(x.sum([t.index(c) for c in axes]), "weight", x) if axes and isinstance(x, Tensor) else x
+        for x, t, axes in zip(operands, terms, alone, strict=True)
+    ]
+    terms = [
+        "".join(c for c in t if c not in axes) if isinstance(x, Tensor) else t
+        for x, t, axes in zip(operands, terms, alone, strict=True)
+    ]
+    return terms, out, summed
 
 
 def _on_samples(
@@ -121,7 +132,7 @@ def _on_samples(
 
 def _einsum(b: Builder, equation: str, operands: Sequence[Any], path: Any = None) -> Ref:
     """A product by equation: linear where a value's axes are summed with a constant's, else einsum over the samples."""
-    on_samples = _on_samples(b, *explicit(equation, operands), operands)
+    on_samples = _on_samples(b, *explicit(b, equation, operands))
     return _contracted(b, *on_samples) or _product(b, *on_samples)
 
 

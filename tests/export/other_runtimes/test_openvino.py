@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 import hrt
+from hrt.capture.torch_export import capture
+from hrt.certificate.certificate import Certificate
 from hrt.export.onnx import to_onnx
 from hrt.export.other_runtimes import check_openvino, open_openvino, openvino
+from hrt.model.model import CompressedModel
 
 from models import linear_model
 
@@ -40,6 +43,27 @@ def test_small_layers_whose_entries_it_works_out(seed):
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
     model = hrt.compress(net, inputs=torch.rand(500, 2), tol=1e-2, progress=False)
+    assert max(check_openvino(to_onnx(model), model).values()) <= 1e-5
+
+
+class PerChannel(nn.Module):
+    """A number for every channel, beside a product with a constant matrix."""
+
+    def __init__(self, *bias: int):
+        super().__init__()
+        self.matrix, self.bias = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.randn(bias))
+
+    def forward(self, x):
+        return (x @ self.matrix + self.bias) - 2 * self.bias
+
+
+@pytest.mark.parametrize(
+    ("shape", "bias"), [((8, 5, 6), (8, 1, 1)), ((8, 5, 6), (1, 8, 1, 1)), ((7, 2, 3, 6), (7, 1, 1, 1))]
+)
+def test_channels_are_not_taken_for_the_bias_of_a_product(shape, bias):
+    """It added 8 of them along a last axis of 8, as in FNOs on as many points as channels, and refused 7."""
+    torch.manual_seed(0)
+    model = CompressedModel(capture(PerChannel(*bias), [torch.rand(2, *shape)]), Certificate(1e-2, "layers", ()))
     assert max(check_openvino(to_onnx(model), model).values()) <= 1e-5
 
 
