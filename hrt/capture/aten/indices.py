@@ -221,7 +221,13 @@ def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumula
     if accumulate and len(given) == 1:
         return _index_add(b, x, given[0], indices[given[0]], values)
     number = not isinstance(values, Ref) and values.numel() == 1
-    if not constant and number and not accumulate and given == [0] and indices[0].shape == x.shape[: indices[0].ndim - 1]:
+    if (
+        not constant
+        and number
+        and not accumulate
+        and given == [0]
+        and indices[0].shape == x.shape[: indices[0].ndim - 1]
+    ):
         mask = reshaped(b, indices[0], (*indices[0].shape, *(1,) * (x.ndim - indices[0].ndim)))
         return b.emit("where", [mask, float(values), x], x.shape)
     if accumulate:
