@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from hrt.errors import InputError, shown
 from hrt.program.names import unique_name
 from hrt.program.program import Kind, Program
-from hrt.support.structures import Leaf, Path, Structure, flattened
+from hrt.support.structures import Leaf, Path, Structure, flattened, is_labelled
 
 MOST_BARE = 3  # inputs of a network that is tried sample by sample: every one doubles the ways
 WHOLE = {"int": torch.int64, "bool": torch.bool}  # the types of inputs that are no floats
@@ -198,7 +198,7 @@ def words(path: Path) -> str:
 def tensors_in(outputs: Any) -> list[Tensor]:
     """The tensors in what a network gives, in their order."""
     parts = [part for leaf in tree_leaves(outputs) for part in flattened((leaf,), opened=True)[0]]
-    return [part for part in parts if isinstance(part, Tensor)]
+    return [part.as_subclass(Tensor) if is_labelled(part) else part for part in parts if isinstance(part, Tensor)]
 
 
 def with_state(net: nn.Module, state: Mapping[str, Tensor]) -> Callable[..., Any]:

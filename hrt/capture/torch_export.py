@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from hrt.capture.calls import PLAIN_CALL, Call, with_state
 from hrt.capture.torch_graph import program_of
-from hrt.capture.tracing import AnyBatch, Finite, Gradients, InVmap, dispatched
+from hrt.capture.tracing import AnyBatch, Finite, Gradients, InVmap, dispatched, labels_followed
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
@@ -237,7 +237,7 @@ def one_by_one(net: nn.Module, example: Sequence[Tensor], call: Call) -> Exporte
 
 def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
     shapes = tuple({0: batch} for _ in rows)
-    with inference(net), call.flat(net), quiet(), AnyBatch(), Finite():
+    with inference(net), call.flat(net), quiet(), AnyBatch(), Finite(), labels_followed():
         _write_out_sparse(net)
         return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
 

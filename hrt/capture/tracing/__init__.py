@@ -3,6 +3,6 @@ Knows nothing of Programs.
 """
 
 from hrt.capture.tracing.dispatched import dispatched
-from hrt.capture.tracing.modes import AnyBatch, Finite, Gradients, InVmap
+from hrt.capture.tracing.modes import AnyBatch, Finite, Gradients, InVmap, labels_followed
 
-__all__ = ["AnyBatch", "Finite", "Gradients", "InVmap", "dispatched"]
+__all__ = ["AnyBatch", "Finite", "Gradients", "InVmap", "dispatched", "labels_followed"]

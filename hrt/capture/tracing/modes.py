@@ -1,11 +1,15 @@
 """Calls that a trace cannot follow, written as others that say the same, and what is noted of them."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 from torch.overrides import TorchFunctionMode
+
+from hrt.support.structures import is_traced, labelled
 
 SPARSE = ("to_sparse", "to_sparse_csr", "to_sparse_csc", "to_sparse_coo", "coalesce")  # same numbers
 FINITE = {"isfinite": True, "isnan": False, "isinf": False}
@@ -66,6 +70,45 @@ class Finite(TorchFunctionMode):
     def _known(self, result: Tensor, answer: bool) -> Tensor:
         self.answers[id(result)] = (result, answer)
         return result
+
+
+@contextmanager
+def labels_followed() -> Iterator[None]:
+    """Inside, tensors of the author's classes can be made of those that stand for others in a trace, and back."""
+    from torch._subclasses.fake_tensor import FakeTensor  # here, because it takes long to import
+
+    kinds = [kind for kind in _below(Tensor) if not kind.__module__.startswith("torch")]
+    before = {kind: vars(kind).get("__new__") for kind in kinds}
+    for kind in kinds:
+        kind.__new__ = _made_by(kind.__new__)
+    FakeTensor.as_subclass = _as_subclass
+    try:
+        yield
+    finally:
+        del FakeTensor.as_subclass
+        for kind, new in before.items():
+            if new is None:
+                del kind.__new__
+            else:
+                kind.__new__ = new
+
+
+def _as_subclass(x: Tensor, kind: type[Tensor]) -> Tensor:
+    """By a step that a trace sees."""
+    return x.view_as(x) if kind is Tensor else labelled(x.view_as(x), kind)
+
+
+def _below(kind: type) -> Iterator[type]:
+    for inner in kind.__subclasses__():
+        yield inner
+        yield from _below(inner)
+
+
+def _made_by(new: Callable[..., Any]) -> Callable[..., Any]:
+    def make(kind: type[Tensor], *args: Any, **keywords: Any) -> Any:
+        return labelled(args[0], kind) if args and is_traced(args[0]) else new(kind, *args, **keywords)
+
+    return make
 
 
 class InVmap(TorchFunctionMode):
