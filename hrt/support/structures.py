@@ -42,17 +42,14 @@ def labelled(x: Tensor, kind: type[Tensor]) -> Tensor:
     if isinstance(x, kind) or not is_traced(x):
         return x if isinstance(x, kind) else x.as_subclass(kind)
     y = x.view_as(x)
-    bases = (kind,) if type(x) is Tensor else (type(x), kind)
     made_by = {"__init__": kind.__init__, "__torch_function__": torch._C._disabled_torch_function_impl}
-    y.__class__ = type(kind.__name__, bases, made_by)
+    y.__class__ = type(kind.__name__, (type(x), kind), made_by)
     return y
 
 
 def is_traced(x: Any) -> bool:
     """Whether `x` stands for other tensors in a trace."""
-    return isinstance(x, Tensor) and (
-        torch._is_functional_tensor(x) or any(k.__module__.startswith("torch._subclasses") for k in type(x).__mro__)
-    )
+    return isinstance(x, Tensor) and any(k.__module__.startswith("torch._subclasses") for k in type(x).__mro__)
 
 
 def is_labelled(x: Any) -> bool:

@@ -220,7 +220,7 @@ def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumula
     constant = all(isinstance(indices[k], Tensor) for k in given)
     if accumulate and len(given) == 1:
         return _index_add(b, x, given[0], indices[given[0]], values)
-    number = not isinstance(values, Ref) and values.numel() == 1
+    number = float(values) if isinstance(values, Tensor) and values.numel() == 1 else None
     if (
         not constant
         and number
@@ -229,14 +229,14 @@ def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumula
         and indices[0].shape == x.shape[: indices[0].ndim - 1]
     ):
         mask = reshaped(b, indices[0], (*indices[0].shape, *(1,) * (x.ndim - indices[0].ndim)))
-        return b.emit("where", [mask, float(values), x], x.shape)
+        return b.emit("where", [mask, number, x], x.shape)
     if accumulate:
         raise b.fail("it adds to places on several axes; torch.index_add says the same of one")
     order, flat, places, sizes = _places(b, x, indices, given)
     count = math.prod(sizes)
-    if number:
+    if number is not None:
         mask = torch.zeros(count, dtype=torch.float64).index_fill(0, places.flatten(), 1.0)
-        y = b.emit("where", [b.named(mask, "mask"), float(values), flat], flat.shape)
+        y = b.emit("where", [b.named(mask, "mask"), number, flat], flat.shape)
     elif isinstance(values, Ref) and places.ndim == 1 and values.shape == (*flat.shape[:-1], len(places)):
         sources = torch.arange(count).index_copy(0, places, count + torch.arange(len(places)))
         y = _gathered(b, joined(b, [flat, values], -1), -1, sources.tolist())

@@ -81,11 +81,11 @@ def labels_followed() -> Iterator[None]:
     before = {kind: vars(kind).get("__new__") for kind in kinds}
     for kind in kinds:
         kind.__new__ = _made_by(kind.__new__)
-    FakeTensor.as_subclass = _as_subclass
+    setattr(FakeTensor, "as_subclass", _as_subclass)  # noqa: B010 (a class of torch's)
     try:
         yield
     finally:
-        del FakeTensor.as_subclass
+        delattr(FakeTensor, "as_subclass")
         for kind, new in before.items():
             if new is None:
                 del kind.__new__
