@@ -226,7 +226,7 @@ def _ensemble(name: str, size: int) -> tuple[nn.Module, Rows]:
 def _fno(name: str, entry: Entry, size: int) -> Workload:
     with one_thread():
         net = fno.train_fno()
-    workload = _of(lambda name, size: (net, fno.flows))(name, entry, size)
+    workload = _of(lambda name, size: (net, fno.flows), share=8)(name, entry, size)
     return replace(workload, graph=fno.dft_graph(net))
 
 
@@ -262,7 +262,7 @@ REGISTRY: Mapping[str, Entry] = {
     "cnn-poisson": Entry("CNN of the fluxes of Poisson's equation, trained for seconds", _of(_images, share=16)),
     "transformer-pendulum": Entry(
         "Transformer of a driven pendulum's trajectory, 32 times, 6 layers of 64, trained for a minute",
-        _of(_transformer, share=4),
+        _of(_transformer, share=8),
     ),
     "pinn-ensemble": Entry("deep ensemble of five PINNs of Burgers' equation, 4 x 128 tanh each", _of(_ensemble)),
     "neuralfoil-xlarge": Entry("NeuralFoil xlarge, an airfoil surrogate that others trained", _neuralfoil),

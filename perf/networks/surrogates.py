@@ -19,7 +19,7 @@ STEPS, BATCH = 300, 256
 TIMES, DURATION, FRICTION, HARMONICS = 32, 10.0, 0.4, 4
 SUBSTEPS = 4  # of Runge and Kutta's fourth order between two times
 CHANNELS, HEADS, LAYERS = 64, 4, 6
-TRAJECTORIES, TRANSFORMER_STEPS, TRANSFORMER_BATCH = 4096, 600, 64
+TRAJECTORIES, TRANSFORMER_STEPS, TRANSFORMER_BATCH = 4096, 500, 32
 
 
 def parameters(count: int, seed: int) -> Tensor:
@@ -88,7 +88,7 @@ class Transformer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.read = nn.Linear(1, CHANNELS), nn.Linear(CHANNELS, 1)
-        self.places = nn.Parameter(torch.randn(TIMES, CHANNELS) / CHANNELS**0.5)
+        self.places = nn.Parameter(torch.randn(TIMES, CHANNELS))
         layer = nn.TransformerEncoderLayer(
             CHANNELS, HEADS, 4 * CHANNELS, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
@@ -116,7 +116,7 @@ def train_transformer(seed: int = 0, steps: int = TRANSFORMER_STEPS) -> tuple[Tr
         rows = torch.randint(TRAJECTORIES, (TRANSFORMER_BATCH,), generator=generator)
         return (net(f[rows]) - x[rows]).square().mean() / scale
 
-    adam(net, loss, steps, (1e-3, 1e-5), lambda step, value: None)
+    adam(net, loss, steps, (2e-3, 1e-5), lambda step, value: None)
     net.eval()
     with torch.no_grad():
         unseen = angles(256, seed + 2)
