@@ -143,8 +143,8 @@ def _steps(body: Body, expressions: Mapping[str, Expression]) -> list[list[str]]
         op = step[0].op
         if TABLE[op].elementwise:
             elementwise(body, step, expressions)
-        elif op == "linear":
-            LinearText(body, step, body.weight(step[0].inputs[1])).write()
+        elif linear := [node for node in step if node.op == "linear"]:
+            LinearText(body, step, body.weight(linear[0].inputs[1])).write()
         else:
             LOWERINGS[op](body, step[0])
     return parts

@@ -5,6 +5,7 @@ stored), or linear nodes on one weight that follow each other (its numbers are d
 whole runs are the same memory. Values that do not live at the same time share memory.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -64,6 +65,11 @@ def plan(program: Program) -> Plan:
 
     names = _Names(aliases, shapes)
     root = names.root
+    uses = Counter([*(name for node in program.nodes for name in node.inputs), *program.outputs])
+
+    def accompanies(node: Node, last: Node) -> bool:
+        return node.inputs[0] == last.name and uses[last.name] == 1 and _accompanies(node, last, shapes)
+
     steps: list[list[Node]] = []
     made: dict[str, int] = {}  # the step of a value
     for node in program.nodes:
@@ -71,7 +77,7 @@ def plan(program: Program) -> Plan:
             continue
         first = max([made.get(root(name), 0) for name in node.inputs if name in shapes], default=0)
         earlier = range(len(steps) - 1, max(first, len(steps) - BACK) - 1, -1)
-        k = next((k for k in earlier if _joins(node, steps[k], names)), len(steps))
+        k = next((k for k in earlier if _joins(node, steps[k], names) or accompanies(node, steps[k][-1])), len(steps))
         if k == len(steps):
             steps.append([])
         steps[k].append(node)
@@ -190,6 +196,27 @@ def _joins(node: Node, group: Sequence[Node], names: _Names) -> bool:
         alike = node.inputs[1] == group[0].inputs[1] and len(biases) <= 1
         return alike and rows <= STREAMS and names.root(node.inputs[0]) not in inside
     return False
+
+
+def _accompanies(node: Node, last: Node, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a linear node of many rows reads windows or channels turned to the end, or such a node's results are
+    turned back, by the only reader: rows are then read and written where they are (`operators.many_rows`).
+    """
+    if node.op == "linear" and prod(node.shape[:-1]) > STREAMS:
+        return is_window(last, shapes) or turns(last, shapes, -1)
+    return last.op == "linear" and prod(last.shape[:-1]) > STREAMS and turns(node, shapes, 1)
+
+
+def is_window(node: Node, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Patches of one image."""
+    return node.op == "patches" and prod(shapes[node.inputs[0]][: -len(node.attrs["kernel"]) - 1]) == 1
+
+
+def turns(node: Node, shapes: Mapping[str, Sequence[int]], by: int) -> bool:
+    """Whether a transpose brings the last axis to the front (1), or the first to the end (-1), and moves no other."""
+    rank = len(node.shape)
+    order = list(range(-rank, 0))
+    return node.op == "transpose" and rank > 1 and list(node.attrs["axes"]) == [*order[-by:], *order[:-by]]
 
 
 def moved_index(node: Node, shape: Sequence[int]) -> Tensor | None:
