@@ -26,7 +26,7 @@ from hrt.network_compression.remarks import columns_over, heavy_tails, jumps, to
 from hrt.network_compression.request import CompressionRequest
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Node, Program
-from hrt.runtime.backends import compiler_of, on_cpu, open_session
+from hrt.runtime.backends import compiler_of, open_session, serving
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
@@ -153,7 +153,7 @@ class Original:
         `program`'s and its derivatives'.
         """
         errors, unseen = {}, self.unseen(program)
-        for backend in backends or on_cpu():
+        for backend in backends or serving(program):
             try:
                 errors[backend] = self._served_error(program, risk, backend, unseen)
             except BackendError:
