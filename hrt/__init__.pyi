@@ -7,10 +7,12 @@ from .errors import ArtifactError as ArtifactError
 from .errors import BackendError as BackendError
 from .errors import CaptureError as CaptureError
 from .errors import DerivativeError as DerivativeError
+from .errors import ExportError as ExportError
 from .errors import HrtError as HrtError
 from .errors import InputError as InputError
 from .errors import ToleranceError as ToleranceError
 from .errors import TrainingError as TrainingError
+from .export.c.exporter import export_c as export_c  # pyright: ignore[reportMissingImports] # a checkout keeps it beside hrt/
 from .export.onnx.exporter import export_onnx as export_onnx  # pyright: ignore[reportMissingImports] # a checkout keeps it beside hrt/
 from .export.servers.repository import export_repository as export_repository  # pyright: ignore[reportMissingImports] # a checkout keeps it beside hrt/
 from .export.servers.repository import install_triton_backend as install_triton_backend  # pyright: ignore[reportMissingImports] # a checkout keeps it beside hrt/

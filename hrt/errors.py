@@ -91,6 +91,15 @@ class BackendError(HrtError, RuntimeError):
     """
 
 
+class ExportError(HrtError):
+    """A network holds something that the format of an export cannot express. Nothing was written.
+
+    Example:
+        >>> issubclass(ExportError, HrtError)
+        True
+    """
+
+
 class TrainingError(HrtError, RuntimeError):
     """A loss that is not finite. The network was put back to its last good state, which the message names.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import lzma
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import numpy as np
 import torch
 
 import hrt
-from hrt.certificate.certificate import Certificate, LayerRecord
+from hrt.certificate.certificate import Certificate, LayerRecord, Statement
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.model.artifact import DIGEST
+from hrt.model.artifact import COLUMNS, DIGEST, LZMA
 from hrt.model.model import CompressedModel
 from hrt.program.program import Node, Program, Value
 
@@ -130,13 +131,42 @@ def mixed_model(seed: int = 0) -> CompressedModel:
     return CompressedModel(program, certificate, target="bytes", dense_nbytes=12345)
 
 
-def parts_of(data: bytes) -> tuple[dict, dict, bytes]:
-    """A file taken apart: the table of its tensors, its header, its numbers."""
+def many_model(count: int = 60) -> CompressedModel:
+    """A stack of `count` small matrices, each on its own number, whose records make the file one in columns."""
+    generator = np.random.default_rng(0)
+    nodes, constants, layers = [], {}, []
+    for k in range(count):
+        weight = f"stack.weight.{k}"
+        constants[weight] = HMatrix.from_dense(torch.full((2, 1), 1.0 + k), torch.float16)
+        nodes.append(Node(f"part_{2 * k}", "slice", ("x",), (1,), {"axis": -1, "start": k, "stop": k + 1, "step": 1}))
+        nodes.append(Node(f"linear_{2 * k + 1}", "linear", (f"part_{2 * k}", weight), (2,), {}, "stack"))
+        figures = {name: float(f"{generator.random():.4g}") for name in ("frobenius", "spectral", "condition")}
+        bound, measured = (float(f"{v:.4g}") for v in generator.random(2))
+        statement = Statement("product", bound, measured, "holds", f"tau {bound:.1e}")
+        layers.append(record(weight, constants[weight], statements=(statement,), **figures))
+    nodes.append(Node("all", "concat", tuple(f"linear_{2 * k + 1}" for k in range(count)), (2 * count,), {"axis": -1}))
+    program = Program((Value("x", (count,)),), tuple(nodes), ("all",), constants)
+    return CompressedModel(program, Certificate(1e-3, "layers", tuple(layers), {"worst": float("inf")}))
+
+
+def parts_of(data: bytes) -> tuple[Any, dict, bytes]:
+    """A file taken apart: the table of its tensors, its header, its numbers. Both in columns where the file is."""
     length = int.from_bytes(data[:8], "little")
     outer, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     cut = outer["numbers"]["shape"][0]
-    header = {**json.loads(outer["__metadata__"]["hrt"]), **json.loads(zlib.decompress(body[cut:]))}
+    opening = json.loads(outer["__metadata__"]["hrt"])
+    header = {**opening, **json.loads(inflated(body[cut:], opening["version"]))}
     return header.pop("tensors"), header, body[:cut]
+
+
+def inflated(header: bytes, version: int) -> bytes:
+    """The JSON of a header as it stands in a file."""
+    return lzma.decompress(header, lzma.FORMAT_RAW, filters=LZMA) if version == COLUMNS else zlib.decompress(header)
+
+
+def deflated(text: bytes, version: int) -> bytes:
+    """The inverse of `inflated`."""
+    return lzma.compress(text, lzma.FORMAT_RAW, filters=LZMA) if version == COLUMNS else zlib.compress(text, 9)
 
 
 def sealed(metadata: str, header: bytes, numbers: bytes) -> bytes:
@@ -159,13 +189,13 @@ def resealed(
 ) -> bytes:
     """The file `data` with its table (first argument of `change`), header (second) and numbers changed, and sealed."""
     table, header, raw = parts_of(data)
-    numbers = bytearray(raw)
+    version, numbers = header["version"], bytearray(raw)
     change(table, header)
     if payload:
         payload(numbers)
     opening = {key: header.pop(key) for key in ("format", "version") if key in header}
     text = json.dumps({**header, "tensors": table}, separators=(",", ":")).encode()
-    return sealed(json.dumps(opening, separators=(",", ":")), zlib.compress(text, 9), bytes(numbers))
+    return sealed(json.dumps(opening, separators=(",", ":")), deflated(text, version), bytes(numbers))
 
 
 def file_bytes(model: CompressedModel) -> bytes:
@@ -178,6 +208,11 @@ def file_bytes(model: CompressedModel) -> bytes:
 @cache
 def mixed_bytes() -> bytes:
     return file_bytes(mixed_model())
+
+
+@cache
+def many_bytes() -> bytes:
+    return file_bytes(many_model())
 
 
 @cache

@@ -9,7 +9,9 @@ import msgspec
 
 from hrt.certificate.figures import Count, check_figures
 
-DIGITS, LONG, DIGITS_OF_LONG = 6, 64, 2  # significant digits of a layer's figures; in a list longer than LONG
+DIGITS = 6  # significant, of a layer's figures
+SEVERAL, DIGITS_OF_SEVERAL = 16, 4  # of the figures of more layers than that, and in a longer list
+LONG, DIGITS_OF_LONG = 64, 2
 UPWARDS = {"bound", "spectral_upper", "spectral_bound", "per_output_upper_99"}  # limits
 HOLDS, VIOLATED, VACUOUS = "holds", "violated", "vacuous"
 
@@ -98,7 +100,8 @@ class Certificate:
             column over the whole hrt.Box, for the stored numbers in exact arithmetic, without a runtime's rounding.
         context: How many rows calibrated and verified, the seed, versions, remarks. `reference`: what evaluated the
             network as its author does ("torch 2.13.0", "onnxruntime 1.32.0"). `no_output_bound`: why there is none.
-            `precision`: the arithmetic chosen for a GPU. `runtimes`: the CPU backends that kept `tol`.
+            `precision`: the arithmetic chosen for a GPU. `runtimes`: the CPU backends that kept `tol`,
+            `compiler`: what made the code of "native", and its flags.
             `derivatives`: the names held to `tol`. `kinks`: the ops whose derivatives jump ("relu (layers.1)").
             `outputs`: what each is held to `tol` as, "value", a derivative's name, or "not bounded".
         statements: Bounds of the whole network beside the measured figures.
@@ -121,11 +124,11 @@ class Certificate:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """The CPU backends whose arithmetic was verified; any, where only weights are promised."""
-        if self.kind != "output":
-            return ("torch", "onnxruntime")
+        """The CPU backends whose arithmetic was verified; where only weights are promised, those that were there."""
         named = self.context.get("runtimes")
-        return tuple(named) if isinstance(named, (list, tuple)) else ("torch",)
+        if isinstance(named, (list, tuple)):
+            return tuple(named)
+        return ("torch",) if self.kind == "output" else ("torch", "onnxruntime")  # as older files have it
 
     @property
     def derivatives(self) -> tuple[str, ...]:
@@ -138,14 +141,16 @@ class Certificate:
         return self.context.get("precision")
 
     def brief(self) -> "Certificate":
-        """With 6 significant digits in the records of layers, and 2 in lists of more than 64 figures: a file needs no
-        more. Limits and bounds are rounded up. A figure keeps all its digits where fewer would take it across `tol`.
+        """With 6 significant digits in the records of layers, 4 where there are more than 16 of them and in lists of
+        more than 16 figures, and 2 in lists of more than 64: a file needs no more. Limits and bounds are rounded up.
+        A figure keeps all its digits where fewer would take it across `tol`.
 
         Returns:
             The certificate.
         """
         header = self.to_header()
-        records = {k: _rounded(header[k], self.tol, DIGITS) for k in ("layers", "statements")}
+        digits = DIGITS if len(self.layers) <= SEVERAL else DIGITS_OF_SEVERAL
+        records = {k: _rounded(header[k], self.tol, digits) for k in ("layers", "statements")}
         figures = {k: _rounded(header[k], self.tol) for k in ("measured", "estimated")}
         guaranteed = _rounded(header["guaranteed"], self.tol, up=True)
         return Certificate.from_header({**header, **records, **figures, "guaranteed": guaranteed})
@@ -188,7 +193,8 @@ def _rounded(value: Any, tol: float, digits: int | None = None, up: bool = False
     if isinstance(value, Mapping):
         return {k: _rounded(v, tol, digits, up or k in UPWARDS) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        digits = DIGITS_OF_LONG if len(value) > LONG and isinstance(value[0], float) else digits
+        if len(value) > SEVERAL and isinstance(value[0], float):
+            digits = DIGITS_OF_LONG if len(value) > LONG else DIGITS_OF_SEVERAL
         return [_rounded(v, tol, digits, up) for v in value]
     if not isinstance(value, float) or digits is None:
         return value

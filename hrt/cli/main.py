@@ -15,7 +15,9 @@ import typer
 from hrt import __version__
 from hrt.cli import INTERRUPTED, INTERRUPTION
 from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch, arrays_in
+from hrt.cli.compile_ahead import compile_ahead
 from hrt.cli.compress import Boxes, Samples, Weights, compress, samples_in
+from hrt.cli.export import export
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
 from hrt.errors import HrtError, InputError, printable
@@ -68,7 +70,8 @@ def info(
 
     model = hrt.load(artifact)
     program, session = model.program, model.session
-    others = (open_session(program, name) for name in on_cpu() if name != session.backend)
+    # What is not in use is not compiled for this.
+    others = (open_session(program, name) for name in on_cpu() if name not in (session.backend, "native"))
     sizes = Sizes.of(model, session, *others, file=artifact.stat().st_size)
     if as_json:
         header = read_header(artifact)
@@ -127,38 +130,8 @@ def predict(
 app.command()(residual)
 
 
-@app.command()
-def export(
-    artifact: Artifact,
-    *,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="NET.onnx", help="The ONNX file to write.")],
-    opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 20,
-    external: Annotated[bool, typer.Option(help="Weights in a second file, NET.onnx.data.")] = False,
-    functions: Annotated[bool, typer.Option(help="One node per layer, with a body in standard operators.")] = False,
-    check: Annotated[bool, typer.Option(help="Compare ONNX Runtime with predict before anything is written.")] = True,
-    derivatives: Derivatives = None,
-    force: Force = False,
-) -> None:
-    """Write a compressed network as a plain ONNX file, for any inference server.
-
-    ```
-    hrt export net.hrt -o net.onnx
-    hrt export net.hrt -o net.onnx --derivatives d0 d1 d0d0
-    ```
-    Standard operators only, any batch size; float16 and int8 weights keep their bytes. The certificate is in the
-    file's metadata.
-    """
-    from hrt.export.onnx.exporter import export_onnx
-    from hrt.support.atomic_files import check_writable
-
-    if out.suffix != ".onnx":
-        raise InputError(f"Found -o {out}. Expected a name that ends with .onnx.")
-    check_writable(out, force)
-    options = {"opset": opset, "external": external, "functions": functions, "check": check}
-    export_onnx(artifact, out, derivatives=derivatives or None, force=force, **options)
-    typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes{', checked by ONNX Runtime' if check else ''}")
-
-
+app.command()(export)
+app.command("compile")(compile_ahead)
 app.command()(repository)
 app.command()(triton_backend)
 

@@ -5,6 +5,9 @@ its version. There are two tensors of bytes: `numbers`, and `header`, JSON defla
 target, how every constant is kept, and `tensors`, the table of what stands in `numbers`, written as safetensors writes
 its own. (Version 1 had the header as metadata and the tensors as tensors, in five times the bytes.)
 
+A header of at most MOST characters that takes more than LONG bytes so, and fewer in columns (hrt.model.columns, LZMA),
+is written in those: version 4, whose `tensors` is a list of name, type and shape in the order of their places.
+
 A plain constant NAME is the tensor `NAME/value`. An H-matrix is `NAME/<storage>` (one flat buffer per storage type, the
 leaves in order, each its dense block or u then vt, row-major), `NAME/scales` (bfloat16, of the int8 leaves in order),
 `NAME/leaves` (int table: row, rows, col, cols, rank; -1 is dense), `NAME/codes` (uint8 storage type per leaf) and,
@@ -15,11 +18,12 @@ inputs by name or of whole numbers, has version 3.
 
 import hashlib
 import json
+import lzma
 import math
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from os import PathLike
@@ -33,6 +37,7 @@ from torch import Tensor
 from hrt.certificate.certificate import Certificate
 from hrt.errors import ArtifactError
 from hrt.hmatrix.hmatrix import LEAF_FIELDS
+from hrt.model.columns import columns, rows
 from hrt.model.contents import Contents
 from hrt.model.packing import Spec, check_leaves, pack, unpack
 from hrt.program.check_program import check_program
@@ -40,10 +45,16 @@ from hrt.program.program import Extent, Program
 from hrt.support.atomic_files import check_writable, replacing, usable
 from hrt.support.devices import on_the_cpu
 
-FORMAT_VERSION = 3  # the newest; a file is written in the oldest that can say what it holds
+FORMAT_VERSION = 4  # the newest; a file is written in the oldest that can say what it holds
 DEFLATED = 2  # the first version whose header is
 EXTENDED = 3  # the first version whose program may say more than BASIC: recipes, and how inputs are given
 BASIC = {"inputs", "nodes", "outputs"}
+COLUMNS = 4  # the version whose header is in columns
+MOST = 1 << 22  # characters of JSON that are written in columns, whose entries are at most twice as many
+LONG = 1 << 12  # bytes of a deflated header beyond which older readers are given up for a shorter one
+LZMA: list[dict[str, Any]] = [
+    {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 20, "pb": 0}
+]
 NUMBERS, HEADER = "numbers", "header"  # the tensors of such a file, in this order
 MAX_TEXT = 1 << 24  # bytes of an inflated header, beside an eighth of the file: parsed it may take thirty times that
 MAX_HEADER = 1 << 24  # bytes of JSON as they stand; parsed it may take thirty times as much
@@ -118,8 +129,13 @@ def _encoded(contents: Contents) -> tuple[bytearray, list[Any]]:
         "target": contents.target,
         "dense_nbytes": contents.dense_nbytes,
     }
-    text, end = _text(header, tensors)
+    end = sum(t.numel() * t.element_size() for t in tensors.values())
     version = DEFLATED if header["program"].keys() <= BASIC else EXTENDED
+    plain = _text(header, tensors, version)
+    text = zlib.compress(plain, 9)
+    if len(text) > LONG and len(plain) <= MOST:
+        shorter = lzma.compress(_text(header, tensors, COLUMNS), lzma.FORMAT_RAW, filters=LZMA)
+        version, text = (COLUMNS, shorter) if len(shorter) < len(text) else (version, text)
     return _head(version, end, len(text)), [*map(_bytes, tensors.values()), text]
 
 
@@ -210,8 +226,8 @@ def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str
     if version < DEFLATED:
         return header, entries
     try:
-        inflated, tensors = _inflated(file, entries)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+        inflated, tensors = _inflated(file, entries, version)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error, lzma.LZMAError) as error:
         raise _bad(path, f"its header is malformed ({error})") from error
     return {**inflated, **header}, tensors
 
@@ -226,18 +242,22 @@ def _layout(table: Mapping[str, Entry]) -> tuple[dict[str, Entry], int]:
     return ordered, end
 
 
-def _text(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
-    """The deflated header, with the places of `tensors` among the numbers, and where the last ends."""
+def _text(header: Mapping[str, Any], tensors: Mapping[str, Tensor], version: int) -> bytes:
+    """The header as JSON, with the places of `tensors` among the numbers."""
     table: dict[str, Any] = {}
     end = 0
     for name, t in tensors.items():
         name.encode()  # a name that is no valid text is an error here, not in other readers
         start, end = end, end + t.numel() * t.element_size()
         table[name] = {"dtype": DTYPE_NAME[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
-    text = _json(_plain({**header, "tensors": table})).encode()
+    plain = _plain({**header, "tensors": table})
+    text = _json(plain).encode()
     if len(text) > MAX_TEXT + end // 8:
         raise ValueError(f"its header takes {len(text)} bytes, the format allows {MAX_TEXT} and an eighth of its size")
-    return zlib.compress(text, 9), end
+    if version < COLUMNS:
+        return text
+    plain["tensors"] = [[name, entry["dtype"], entry["shape"]] for name, entry in table.items()]
+    return _json(columns(plain)).encode()
 
 
 def _head(version: int, numbers: int, header: int) -> bytearray:
@@ -253,7 +273,9 @@ def _head(version: int, numbers: int, header: int) -> bytearray:
     return bytearray(len(text).to_bytes(8, "little") + text)
 
 
-def _inflated(file: BufferedReader, entries: Mapping[str, Entry]) -> tuple[dict[str, Any], dict[str, Entry]]:
+def _inflated(
+    file: BufferedReader, entries: Mapping[str, Entry], version: int
+) -> tuple[dict[str, Any], dict[str, Entry]]:
     """The header and the tensors of a file from version 2 on; `file` stands where its numbers begin, and stays there.
     Raises ValueError, KeyError or TypeError.
     """
@@ -261,16 +283,31 @@ def _inflated(file: BufferedReader, entries: Mapping[str, Entry]) -> tuple[dict[
         raise ValueError(f"it has the tensors {list(entries)}, expected {[NUMBERS, HEADER]}")
     begin, (numbers, end) = file.tell(), entries[HEADER].data_offsets
     file.seek(begin + numbers)
-    inflate = zlib.decompressobj()
+    inflate = zlib.decompressobj() if version < COLUMNS else lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA)
     text = inflate.decompress(file.read(end - numbers), MAX_TEXT + end // 8)
     if not inflate.eof or inflate.unused_data:
         raise ValueError(f"more than {len(text)} bytes of JSON, or none")
     header = json.loads(text, object_hook=_restored)
+    if version >= COLUMNS:
+        header = rows(header, 2 * MOST)
+        header["tensors"] = _placed(msgspec.convert(header["tensors"], list[tuple[str, str, tuple[Extent, ...]]]))
     tensors, last = _layout(msgspec.convert(header.pop("tensors"), dict[str, Entry]))
     if last != numbers:
         raise ValueError(f"its tensors take {last} bytes, it holds {numbers}")
     file.seek(begin)
     return header, tensors
+
+
+def _placed(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> dict[str, dict[str, Any]]:
+    """The table of tensors that follow each other. Raises ValueError or KeyError."""
+    table: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, dtype, shape in tensors:
+        if name in table:
+            raise ValueError(f"there are two tensors {name}")
+        start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
+    return table
 
 
 _json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode

@@ -58,16 +58,25 @@ def test_brief_figures_keep_their_side_of_tol_and_limits_their_truth():
     tol, third = 1.23456789e-3, 1 / 3
     layer = replace(RECORD, frobenius=third, weighted=tol * (1 - 1e-9), spectral=third, spectral_bound=third)
     statement = replace(STATEMENT, bound=third, measured=third)
-    figures = {"output_error": third, "few": [third] * 64, "many": [third, 1.23567e-3, math.inf, *[1.0] * 62]}
+    figures = {
+        "output_error": third,
+        "few": [third] * 16,
+        "some": [third] * 64,
+        "many": [third, 1.23567e-3, math.inf, *[1.0] * 62],
+    }
     limits = {"per_output_upper_99": [third] * 65}
     c = Certificate(tol, "output", (layer,), figures, limits, {"g": [third] * 65}, statements=(statement,)).brief()
     assert c.estimated["per_output_upper_99"] == [0.34] * 65
     assert (c.layers[0].frobenius, c.layers[0].spectral_bound) == (0.333333, 0.333334)
     assert c.layers[0].weighted == tol * (1 - 1e-9)  # 0.00123457 would be above tol
     assert (c.statements[0].bound, c.statements[0].measured) == (0.333334, 0.333333)
-    assert c.measured["output_error"] == third and c.measured["few"] == [third] * 64
+    assert c.measured["output_error"] == third and c.measured["few"] == [third] * 16
+    assert c.measured["some"] == [0.3333] * 64
     assert c.measured["many"][:3] == [0.33, 1.23567e-3, math.inf] and c.guaranteed["g"] == [0.34] * 65
     assert c.tol == tol and c.brief() == c
+    several = replace(c, layers=(layer,) * 17).brief()
+    assert (several.layers[16].frobenius, several.layers[16].spectral_bound) == (0.3333, 0.3334)
+    assert several.layers[16].weighted == tol * (1 - 1e-9) and several.brief() == several
 
 
 @pytest.mark.parametrize("sigma, rows, least", [(0.0, 100, 0.99), (1.0, 100, 0.99), (2.0, 100, 0.97), (2.0, 750, 0.99)])

@@ -22,12 +22,12 @@ import hrt
 from hrt.certificate.certificate import BOX_BOUND, Certificate
 from hrt.certificate.layer_records import layer_records
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.model.artifact import DEFLATED, DIGEST, read_header
+from hrt.model.artifact import COLUMNS, DEFLATED, DIGEST, read_header
 from hrt.model.model import CompressedModel
 from hrt.program.dense_view import DenseView
 
 from forked import forked
-from models import any_hmatrix, linear_model, linear_program, mixed_bytes, mixed_model
+from models import any_hmatrix, linear_model, linear_program, many_bytes, many_model, mixed_bytes, mixed_model
 from zoo import ZOO, captured
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,6 +160,18 @@ class TestRoundTrip:
         model = CompressedModel(linear_program(torch.ones(600, 2), torch.zeros(600)), certificate)
         model.save(tmp_path / "m.hrt")
         assert (tmp_path / "m.hrt").stat().st_size <= 1.1 * model.nbytes + 4096
+
+    def test_of_a_stack_of_matrices_is_in_columns(self, tmp_path):
+        """Every matrix has a record and two nodes; the file is bit for bit the same after a round trip."""
+        model, path = many_model(), tmp_path / "m.hrt"
+        path.write_bytes(many_bytes())
+        assert read_header(path)["version"] == COLUMNS and len(many_bytes()) <= 1.1 * model.nbytes + 4096
+        loaded = hrt.load(path)
+        assert loaded.certificate == model.certificate and loaded.program.nodes == model.program.nodes
+        for name, value in model.program.constants.items():
+            assert_same_constant(value, loaded.program.constants[name])
+        loaded.save(path)
+        assert path.read_bytes() == many_bytes()
 
     def test_of_version_1_still_loads(self, tmp_path):
         """The file of mixed_model as the first format had it."""

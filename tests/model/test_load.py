@@ -20,10 +20,10 @@ from safetensors.torch import save
 
 import hrt
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
-from hrt.model.artifact import DEFLATED, DIGEST, FORMAT_VERSION, MAX_TEXT, read_header
+from hrt.model.artifact import COLUMNS, DEFLATED, DIGEST, FORMAT_VERSION, MAX_TEXT, read_header
 
 from forked import forked, limit_memory
-from models import file_bytes, linear_model, mixed_bytes, parts_of, resealed, sealed, small_bytes
+from models import deflated, file_bytes, linear_model, many_bytes, mixed_bytes, parts_of, resealed, sealed, small_bytes
 
 VERSION_1 = Path(__file__).with_name("version1.hrt").read_bytes()
 
@@ -258,6 +258,30 @@ class TestForgery:
             assert tracemalloc.get_traced_memory()[1] < 3 * MAX_TEXT
         finally:
             tracemalloc.stop()
+
+    def test_of_columns(self, refused, monkeypatch):
+        """A few bytes that stand for a text of 32 MB, and for 100 lists of 100,000 entries in each other."""
+        monkeypatch.setattr("hrt.model.artifact.MOST", 2**18)
+        opening, numbers = json.dumps({"format": "hrt", "version": COLUMNS}), parts_of(many_bytes())[2]
+        deep = b'{"tensors":' + b'{"|rows":[' * 100 + json.dumps([0] * 10**5).encode() + b"]}" * 100 + b"}"
+        for text, most in ((b" " * 2**25, 3 * MAX_TEXT), (deep, 2**26), (b"{}", 2**22), (b"[]", 2**22)):
+            header = deflated(text, COLUMNS)
+            tracemalloc.start()
+            try:
+                assert "its header is malformed" in refused(sealed(opening, header, numbers))
+                assert tracemalloc.get_traced_memory()[1] < most
+            finally:
+                tracemalloc.stop()
+        for header in (b"", b"x", deflated(b"{}", COLUMNS)[:-1], deflated(b"{}", COLUMNS) + b"x", zlib.compress(b"{}")):
+            assert "its header is malformed" in refused(sealed(opening, header, numbers))
+
+    @pytest.mark.parametrize("row", [["more/value", "F32", [2**62]], ["more/value", "F7", [1]], ["a", "F32", 3], [5]])
+    def test_of_the_tensors_of_columns(self, row, refused):
+        def change(table, header):
+            table.clear()
+            table.update({"|lists": [[len(row)], row]})
+
+        assert "malformed" in refused(resealed(many_bytes(), change))
 
     def test_of_the_tensors_of_the_file_itself(self, refused):
         data = small_bytes()

@@ -13,7 +13,7 @@ from hrt.certificate.certificate import Certificate
 from hrt.model.model import CompressedModel
 
 from helpers import hierarchical
-from models import file_bytes, mixed_bytes, resealed, small_bytes
+from models import file_bytes, many_bytes, mixed_bytes, resealed, small_bytes
 from mutations import change_bytes, change_json, worst
 from zoo import captured
 
@@ -25,7 +25,7 @@ def originals() -> tuple[bytes, ...]:
     models = [
         CompressedModel(hierarchical(captured(name), seed=1), Certificate(1e-3, "layers", ())) for name in NETWORKS
     ]
-    return (mixed_bytes(), small_bytes(), *map(file_bytes, models))
+    return (mixed_bytes(), small_bytes(), many_bytes(), *map(file_bytes, models))
 
 
 def damaged(chance: random.Random) -> bytes:

@@ -1,0 +1,78 @@
+"""Elementwise nodes of one shape as one loop, whatever their arguments' shapes broadcast to."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+from hrt.export.c.body import Body, Place
+from hrt.program.program import Node
+
+Expression = Callable[[Body, Node], str]  # C of type hrt_v with {0}, {1}... in place of the arguments
+
+
+def elementwise(body: Body, step: Sequence[Node], expressions: Mapping[str, Expression]) -> None:
+    """One loop over the numbers of the result, nested where an argument is broadcast."""
+    shape = step[0].shape
+    inside = {node.name for node in step}
+    outer = list(dict.fromkeys(name for node in step for name in node.inputs if name not in inside))
+    places = {name: body.of(name) for name in outer}
+    dims = _merged(shape, {name: _strides(places[name], len(shape)) for name in outer})
+    names = {name: f"v{k}" for k, name in enumerate([*outer, *(node.name for node in step)])}
+    size, last = dims[-1]
+    lines = []
+    for name in outer:
+        p, unit, where = places[name], last[name] == 1, _index(dims, name)
+        pointer = p.pointer if where == "0" else p.at(where)
+        if p.number is not None:
+            load = f"hrt_splat({p.number})"
+        elif p.batch:
+            load = f"hrt_load({pointer} + j)" if unit else f"hrt_spread(L, {pointer}, j)"
+        else:
+            load = f"hrt_constant(L, {pointer}, j)" if unit else f"hrt_splat(*({pointer}))"
+        lines.append(f"const hrt_v {names[name]} = {load};")
+    for node in step:
+        text = expressions[node.op](body, node).format(*(names[name] for name in node.inputs))
+        lines.append(f"const hrt_v {names[node.name]} = {text};")
+        if node.name not in body.plan.inside:
+            p = body.out(node)
+            where = _index(dims, None)
+            lines.append(f"hrt_store({p.pointer if where == '0' else p.at(where)} + j, {names[node.name]});")
+    for k, (count, _) in enumerate(dims[:-1]):
+        body.add("    " * k + f"for (size_t i{k} = 0; i{k} < {count}; i{k}++)")
+    pad = "    " * (len(dims) - 1)
+    body.add(f"{pad}for (size_t j = 0; j < {size} * (size_t)L; j += HRT_LANES) {{")
+    body.add(*(f"{pad}    {line}" for line in lines), f"{pad}}}")
+
+
+Dim = tuple[int, dict[str | None, int]]  # numbers, and the stride of every argument; None: the result
+
+
+def _strides(place: Place, rank: int) -> list[int]:
+    """Of an argument at every axis of a result of so many, 0 where it is broadcast."""
+    shape = place.shape[1:] if len(place.shape) == rank + 1 else place.shape  # a constant (1, *shape)
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(0 if size == 1 else step)
+        step *= size
+    return [0] * (rank - len(shape)) + strides[::-1]
+
+
+def _merged(shape: Sequence[int], strides: dict[str, list[int]]) -> list[Dim]:
+    """The axes of a result, merged where all arguments allow it; at least one."""
+    whole = prod(shape)
+    dims: list[Dim] = []
+    for k, size in enumerate(shape):
+        whole //= max(size, 1)
+        if size == 1:
+            continue
+        here: dict[str | None, int] = {**{name: s[k] for name, s in strides.items()}, None: whole}
+        if dims and all(dims[-1][1][name] == size * here[name] for name in here):
+            dims[-1] = (dims[-1][0] * size, here)
+        else:
+            dims.append((size, here))
+    return dims or [(1, {**dict.fromkeys(strides, 1), None: 1})]
+
+
+def _index(dims: Sequence[Dim], name: str | None) -> str:
+    """Where an argument is read in the outer loops, in numbers of one sample."""
+    terms = [f"i{k} * {d[1][name]}" for k, d in enumerate(dims[:-1]) if d[1][name]]
+    return " + ".join(terms) or "0"

@@ -1,0 +1,113 @@
+"""The numbers of a generated file: one array per storage type, equal tables once, as text of C.
+
+`Numbers.add` gives the offset of a table in the array of its type; C finds it at `N->KIND + offset`, where N is the
+`hrt_numbers` of `kernels/native/products.h`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ALIGNMENT = 16  # numbers: every table begins and ends at a multiple, so that tables are the same for all vectors
+WIDTH = 118  # characters of a line of numbers
+KINDS = ("i8", "f16", "bf16", "f32", "f64", "reals", "ints", "index")
+STORED = {torch.int8: "i8", torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32", torch.float64: "f64"}
+C_TYPES = {
+    "i8": "int8_t", "f16": "uint16_t", "bf16": "uint16_t", "f32": "float", "f64": "double", "reals": "real",
+    "ints": "int32_t", "index": "hrt_index",
+}  # fmt: skip
+
+
+def up16(count: int) -> int:
+    """The next multiple of 16."""
+    return -(-count // ALIGNMENT) * ALIGNMENT
+
+
+def literal(value: float, *, suffix: str = "f") -> str:
+    """A finite number exactly, as C reads it: short where it is short, else in hexadecimal."""
+    number = float(np.float32(value)) if suffix else float(value)
+    text = repr(number) if number == int(number) and abs(number) < 1e6 else number.hex()
+    return text + suffix
+
+
+@dataclass
+class Numbers:
+    """The arrays of a file as they grow. double: the file computes in float64."""
+
+    double: bool = False
+    arrays: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    notes: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    places: dict[tuple[str, bytes], int] = field(default_factory=dict)
+
+    def kind_of(self, numbers: Tensor) -> str:
+        """The array that stored numbers go to: float64 only where the file computes in it."""
+        kind = STORED.get(numbers.dtype, "f32")
+        return "f32" if kind == "f64" and not self.double else kind
+
+    def add(self, kind: str, table: Any, note: str = "") -> int:
+        """The offset of a table, padded with zeros; of one that is there already where equal. note: a comment."""
+        flat = self._encoded(kind, table)
+        padded = np.zeros(max(ALIGNMENT, up16(flat.size)), flat.dtype)
+        padded[: flat.size] = flat
+        key = (kind, padded.tobytes())
+        if key not in self.places:
+            self.places[key] = self.sizes[kind]
+            self.arrays[kind].append(padded)
+            self.notes[kind].append(note)
+            self.sizes[kind] += padded.size
+        return self.places[key]
+
+    def _encoded(self, kind: str, table: Any) -> np.ndarray:
+        if isinstance(table, Tensor):
+            table = table.detach().cpu().contiguous().reshape(-1)
+            if kind in ("f16", "bf16") and table.dtype in (torch.float16, torch.bfloat16):
+                return table.view(torch.int16).numpy().view(np.uint16)
+            table = table.to(torch.float64).numpy() if table.is_floating_point() else table.numpy()
+        flat = np.asarray(table).reshape(-1)
+        wide = {"f32": np.float32, "f64": np.float64, "reals": np.float64 if self.double else np.float32}
+        narrow = {"i8": np.int8, "f16": np.uint16, "bf16": np.uint16, "ints": np.int32, "index": np.uint32}
+        return flat.astype((wide | narrow)[kind])
+
+    @property
+    def index_type(self) -> str:
+        """The C type of indices: 16 bits where they suffice."""
+        largest = max((int(a.max()) for a in self.arrays["index"]), default=0)
+        return "uint16_t" if largest < 1 << 16 else "uint32_t"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(a.nbytes for arrays in self.arrays.values() for a in arrays)
+
+    def text(self) -> str:
+        """The arrays as C, each with its notes, and N, which points at them."""
+        lines = []
+        for kind in KINDS:
+            if self.arrays[kind]:
+                lines.append(f"static const {C_TYPES[kind]} hrt_all_{kind}[] HRT_ALIGNED = {{")
+                for note, table in zip(self.notes[kind], self.arrays[kind], strict=True):
+                    lines += [f"/* {note} */"] * bool(note) + [wrapped(self._texts(kind, table)) + ","]
+                lines.append("};")
+        pointers = ", ".join(f"hrt_all_{kind}" if self.arrays[kind] else "0" for kind in KINDS)
+        return "\n".join([*lines, f"static const hrt_numbers hrt_all_numbers = {{{pointers}}};"])
+
+    def _texts(self, kind: str, table: np.ndarray) -> Iterable[str]:
+        if table.dtype.kind != "f":
+            return map(str, table.tolist())
+        return (literal(v, suffix="" if table.dtype == np.float64 else "f") for v in table.tolist())
+
+
+def wrapped(items: Iterable[str]) -> str:
+    """Items separated by commas, in lines."""
+    lines, line = [], ""
+    for item in items:
+        if line and len(line) + len(item) + 2 > WIDTH:
+            lines.append(line)
+            line = ""
+        line += (", " if line else "") + item
+    return ",\n".join([*lines, line])
