@@ -25,6 +25,7 @@ from hrt.capture.answers import ROWS, RuntimeAnswers
 from hrt.capture.onnx.budgets import CALL_BYTES, FOLDED, RUNTIME_BYTES, WORK, check_expansion
 from hrt.capture.onnx.builder import OnnxBuilder, TooMuchError
 from hrt.capture.onnx.choices import COMPARED, LOGICAL, WHOLE, cast
+from hrt.capture.onnx.operands import NodeError
 from hrt.capture.onnx.operators import LOWERINGS
 from hrt.capture.onnx.replayed import is_replayable, replayed
 from hrt.errors import CaptureError, first_line, reason
@@ -199,6 +200,8 @@ class _Reader:
                 self._rounded(node, onnx.helper.get_node_attr_value(node, "to"))
         try:
             program = replayed(self.graph, b.opset, b.known, inputs)
+        except NodeError:
+            raise
         except CaptureError as error:
             raise error if outside else refusal from None
         b.count(program)

@@ -7,7 +7,7 @@ dimensions is a Python number. Operands at the places in `SIZES` are numpy array
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,52 +15,14 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
-from hrt.errors import CaptureError
-
-Function = Callable[[Sequence[Any], Mapping[str, Any]], Any]
-
-# Where sizes, places and bounds stand among the operands.
-SIZES: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "TopK", "CumSum", "Split", "Trilu"), (1,)),
-    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"), (1,)),
-    **dict.fromkeys(("ReduceSumSquare", "ReduceLogSumExp", "ReduceLogSum", "CenterCropPad"), (1,)),
-    "Slice": (1, 2, 3, 4),
-    "Pad": (1, 2, 3),
-    "Resize": (1, 2, 3),
-    "DFT": (1, 2),
-    "ConstantOfShape": (0,),
-    "OneHot": (1, 2),
-}
-WHOLE = {getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
-FLOATING = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
-
-
-def tensor(x: Any) -> Tensor:
-    """An operand as a tensor; numbers are float64 or int64."""
-    return x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64 if isinstance(x, float) else None)
-
-
-def ints(x: Any) -> list[Any]:
-    """Sizes in a list; an entry may be a symbol."""
-    return [n if isinstance(n, torch.SymInt) else int(n) for n in np.asarray(x, dtype=object).reshape(-1)]
-
-
-def given(x: Sequence[Any], position: int) -> Any:
-    """An operand that may be left out."""
-    return x[position] if len(x) > position else None
-
-
-def listed(x: Sequence[Any], t: Mapping[str, Any], key: str, position: int = 1) -> list[int] | None:
-    """Whole numbers that are an attribute in older opsets and an operand in newer ones."""
-    value = t.get(key, given(x, position))
-    return None if value is None else ints(value)
+from hrt.capture.onnx.operands import FLOATING, WHOLE, Function, NodeError, given, ints, listed, tensor
 
 
 def _cast(x: Sequence[Any], t: Mapping[str, Any]) -> Any:
     kinds = {TensorProto.BOOL: torch.bool, **dict.fromkeys(FLOATING, torch.float64)}
     kind = torch.int64 if t["to"] in WHOLE else kinds.get(t["to"])
     if kind is None:
-        raise CaptureError(f"it casts to {TensorProto.DataType.Name(t['to'])}; expected a type of numbers")
+        raise NodeError(f"it casts to {TensorProto.DataType.Name(t['to'])}; expected a type of numbers")
     return x[0].to(kind) if isinstance(x[0], Tensor) else tensor(x[0]).to(kind)
 
 
@@ -146,21 +108,21 @@ def _gather(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
 
 def _gather_nd(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     if t.get("batch_dims", 0):
-        raise CaptureError("it gathers along leading dimensions together")
+        raise NodeError("it gathers along leading dimensions together")
     return x[0][tuple(x[1].unbind(-1))]
 
 
 def _scatter_nd(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     reduction = t.get("reduction", "none")
     if reduction not in ("none", "add"):
-        raise CaptureError(f"its reduction is {reduction!r}; expected none or add")
+        raise NodeError(f"its reduction is {reduction!r}; expected none or add")
     return torch.index_put(x[0], tuple(x[1].unbind(-1)), tensor(x[2]), accumulate=reduction == "add")
 
 
 def _scatter(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     reduction, axis = t.get("reduction", "none"), t.get("axis", 0)
     if reduction not in ("none", "add"):
-        raise CaptureError(f"its reduction is {reduction!r}; expected none or add")
+        raise NodeError(f"its reduction is {reduction!r}; expected none or add")
     return (x[0].scatter_add if reduction == "add" else x[0].scatter)(axis, x[1], tensor(x[2]))
 
 
@@ -177,18 +139,13 @@ def _clip(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
 
 def _dropout(x: Sequence[Any], t: Mapping[str, Any]) -> Any:
     if given(x, 2):
-        raise CaptureError("it is in training mode, and so drops values at random")
+        raise NodeError("it is in training mode, and so drops values at random")
     return x[0]
 
 
 def _div(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     whole = all(isinstance(v, int) or (isinstance(v, Tensor) and not v.is_floating_point()) for v in x)
     return torch.div(tensor(x[0]), x[1], rounding_mode="trunc" if whole else None)
-
-
-def _pad_indices(mode: str, size: int, before: int, behind: int) -> list[int]:
-    places = np.arange(size)
-    return np.pad(places, (before, behind), mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]).tolist()
 
 
 def _pad(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
@@ -199,9 +156,11 @@ def _pad(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     if mode == "constant":
         first = min((axis for axis, both in sides.items() if any(both)), default=y.ndim)
         return F.pad(y, [n for axis in reversed(range(first, y.ndim)) for n in sides.get(axis, (0, 0))], value=value)
+    modes: dict[str, Literal["reflect", "edge", "wrap"]] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
     for axis, (before, behind) in sides.items():
         if before or behind:
-            y = y.index_select(axis, torch.tensor(_pad_indices(mode, int(y.shape[axis]), before, behind)))
+            places = np.pad(np.arange(int(y.shape[axis])), (before, behind), mode=modes[mode])
+            y = y.index_select(axis, torch.from_numpy(places))
     return y
 
 

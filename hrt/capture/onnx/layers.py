@@ -1,9 +1,8 @@
 """ONNX's layers as torch's functions: convolutions, pools, norms, resizing, recurrent cells, attention, transforms.
 
-See `functions.py` for what a function is given.
+See `functions.py` for what a function takes.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrt.capture.onnx.functions import Function, given, ints, listed
-from hrt.errors import CaptureError
+from hrt.capture.compositions import LARGEST
+from hrt.capture.onnx.operands import Function, NodeError, given, ints, listed
 
 USUAL = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}  # of one direction
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners")  # of Resize, as torch has them, too
@@ -49,7 +48,7 @@ def _conv_transpose(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     """Padding that differs on both sides cuts what torch would give without any."""
     weight, axes = x[1], x[1].ndim - 2
     if "output_shape" in t or t.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise CaptureError("expected its padding as numbers")
+        raise NodeError("expected its padding as numbers")
     pads, extra = list(t.get("pads", [0] * 2 * axes)), list(t.get("output_padding", [0] * axes))
     stride, dilation = (t.get(k, [1] * axes) for k in ("strides", "dilations"))
     function: Callable[..., Tensor] = getattr(F, f"conv_transpose{axes}d")
@@ -69,7 +68,7 @@ def _window(t: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:
 
 def _max_pool(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     kernel, stride, dilation = _window(t)
-    y, padding = _padded(x[0], kernel, t, -math.inf)
+    y, padding = _padded(x[0], kernel, t, -LARGEST)
     function: Callable[..., Tensor] = getattr(F, f"max_pool{len(kernel)}d")
     return function(y, kernel, stride, padding, dilation, bool(t.get("ceil_mode", 0)))
 
@@ -79,7 +78,7 @@ def _average_pool(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     counted = bool(t.get("count_include_pad", 0))
     y, padding = _padded(x[0], kernel, t)
     if set(dilation) != {1} or (y is not x[0] and not counted):
-        raise CaptureError("it leaves steps between its numbers, or is padded on one side alone")
+        raise NodeError("it leaves steps between its numbers, or is padded on one side alone")
     function: Callable[..., Tensor] = getattr(F, f"avg_pool{len(kernel)}d")
     return function(y, kernel, stride, padding, bool(t.get("ceil_mode", 0)), counted)
 
@@ -90,7 +89,7 @@ def _global_pool(function: Callable[..., Tensor]) -> Function:
 
 def _batch_norm(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     if t.get("training_mode", 0):
-        raise CaptureError("it is in training mode, and so mixes the samples of a batch")
+        raise NodeError("it is in training mode, and so mixes the samples of a batch")
     y, scale, bias, mean, variance = x
     return F.batch_norm(y, mean, variance, scale, bias, False, 0.0, t.get("epsilon", 1e-5))
 
@@ -128,7 +127,7 @@ def _resize(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     axes, y = x[0].ndim - 2, x[0]
     cubic = mode == "cubic" and (axes != 2 or t.get("cubic_coeff_a", -0.75) != -0.75 or t.get("exclude_outside", 0))
     if key not in RESIZED or "axes" in t or t.get("antialias", 0) or cubic:
-        raise CaptureError(f"its mode {key} is none of {sorted(RESIZED)}")
+        raise NodeError(f"its mode {key} is none of {sorted(RESIZED)}")
     scales, sizes = given(x, 2), given(x, 3)
     name, aligned = RESIZED[key]
     name = {1: "linear", 2: "bilinear", 3: "trilinear"}[axes] if name == "linear" else name
@@ -137,7 +136,7 @@ def _resize(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
         return F.interpolate(y, size=ints(sizes)[2:], **options)
     factors = [float(s) for s in np.asarray(scales).reshape(-1)]
     if factors[:2] != [1.0, 1.0]:
-        raise CaptureError("it resizes the batch or the channels")
+        raise NodeError("it resizes the batch or the channels")
     return F.interpolate(y, scale_factor=factors[2:], **options)
 
 
@@ -167,9 +166,9 @@ def recurrent(kind: str) -> Function:
         names = t.get("activations", USUAL[kind] * count)
         unusual = {*names} - {*ACTIVATIONS} or t.get("clip", 0) or t.get("input_forget", 0) or given(x, 7) is not None
         if unusual or given(x, 4) is not None:
-            raise CaptureError("it has rare activations, lengths of its own, clips or peepholes; expected a plain one")
+            raise NodeError("it has rare activations, lengths of its own, clips or peepholes; expected a plain one")
         if kind == "GRU" and not t.get("linear_before_reset", 0):
-            raise CaptureError("it resets before the product; expected linear_before_reset=1, as torch has it")
+            raise NodeError("it resets before the product; expected linear_before_reset=1, as torch has it")
         axis, width = t.get("layout", 0), x[2].shape[-1]
         steps = x[0].unbind(axis)
         zeros, each = steps[0].new_zeros(steps[0].shape[0], width), len(USUAL[kind])
@@ -198,7 +197,7 @@ def _heads(x: Tensor, count: int) -> Tensor:
 
 def _attention(x: Sequence[Any], t: Mapping[str, Any]) -> Tensor:
     if any(given(x, k) is not None for k in (4, 5)) or t.get("softcap", 0.0) or t["outputs"] > 1:
-        raise CaptureError("it has a memory of keys, a cap or more than one output; expected plain attention")
+        raise NodeError("it has a memory of keys, a cap or more than one output; expected plain attention")
     counts = t.get("q_num_heads", 0), t.get("kv_num_heads", 0), t.get("kv_num_heads", 0)
     q, k, v = (_heads(value, count) for value, count in zip(x[:3], counts, strict=True))
     if k.shape[1] != q.shape[1]:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from hrt.capture.calls import Call
 from hrt.capture.onnx.budgets import EXAMPLE_BYTES
-from hrt.capture.onnx.functions import FUNCTIONS, SIZES, ints
+from hrt.capture.onnx.functions import FUNCTIONS
 from hrt.capture.onnx.layers import LAYERS
+from hrt.capture.onnx.operands import SIZES, NodeError, ints
 from hrt.capture.torch_export import BATCH_AT_EXPORT, exported
 from hrt.capture.torch_graph import program_of
 from hrt.errors import CaptureError, reason
@@ -38,10 +39,8 @@ def replayed(graph: onnx.GraphProto, opset: int, known: Mapping[str, np.ndarray]
     rows = [torch.zeros(BATCH_AT_EXPORT, *v.shape) for v in inputs]
     try:
         program = program_of(exported(net, rows, Call(kinds=tuple(v.kind for v in inputs))))
-    except CaptureError:
-        if net.refusals:
-            raise net.refusals[0] from None
-        raise
+    except CaptureError as error:
+        raise (net.refusals or [error])[-1] from None
     return _named(program, net.constants, inputs, [o.name for o in graph.output])
 
 
@@ -58,7 +57,7 @@ class _Replayed(nn.Module):
         self.known, self.opset, self.inputs = known, opset, tuple(inputs)
         self.nodes = [n for n in graph.node if not all(o in known for o in n.output)]
         self.outputs = [o.name for o in graph.output]
-        self.refusals: list[CaptureError] = []
+        self.refusals: list[CaptureError] = []  # filled, not replaced: a trace puts attributes back
         self.constants: list[str] = []
         self.places: dict[str, str] = {}
         for node in self.nodes:
@@ -79,17 +78,18 @@ class _Replayed(nn.Module):
         values: dict[str, Any] = dict(zip(self.inputs, rows, strict=True))
         room = NUMBERS
         for node in self.nodes:
+            where = f"ONNX node {node.name!r} ({node.op_type})"
             try:
                 results = self._results(node, values)
-            except Exception as error:  # what torch says of shapes that do not fit, or a lowering of what it misses
-                self.refusals.append(CaptureError(f"ONNX node {node.name!r} ({node.op_type}): {reason(error)}."))
+                room -= sum(_numbers(r) for r in results)
+                if room < 0:
+                    raise NodeError("its values are too many numbers")
+            except NodeError as error:
+                self.refusals.append(NodeError(f"{where}: {error}."))
                 raise
-            room -= sum(_numbers(r) for r in results)
-            if room < 0:
-                self.refusals.append(
-                    CaptureError(f"ONNX node {node.name!r} ({node.op_type}): its values are too many.")
-                )
-                raise self.refusals[-1]
+            except Exception as error:  # what torch says of shapes that do not fit, or a lowering of what it misses
+                self.refusals.append(CaptureError(f"{where}: {reason(error)}."))
+                raise
             values.update(zip(node.output, results, strict=False))
         return tuple(values[name] for name in self.outputs)
 
@@ -113,7 +113,7 @@ class _Replayed(nn.Module):
         value = values.get(name)
         if name not in self.known:
             if is_size and isinstance(value, Tensor):
-                raise CaptureError("its sizes or places depend on an input; only the batch may vary")
+                raise NodeError("its sizes or places depend on an input; only the batch may vary")
             return value
         if is_size:
             return self.known[name]
@@ -139,7 +139,7 @@ def _as_tensor(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     if value.dtype == object:
-        raise CaptureError("it computes with the batch's size")
+        raise NodeError("it computes with the batch's size")
     return torch.from_numpy(value) if value.ndim else value.item()
 
 
