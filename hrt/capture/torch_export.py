@@ -252,7 +252,8 @@ def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> Export
 
 def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
     shapes = tuple({0: batch} for _ in rows)
-    with inference(net), call.flat(net), quiet(), _AnyBatch():
+    # opt_einsum, where it is installed, asks for the batch's size to choose an order.
+    with inference(net), call.flat(net), quiet(), _AnyBatch(), torch.backends.opt_einsum.flags(enabled=False):
         _write_out_sparse(net)
         return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
 

@@ -361,3 +361,18 @@ class TestGuessExample:
     def test_says_when_it_cannot(self, name: str) -> None:
         with pytest.raises(InputError, match=r"cannot be guessed \(.+\)\. Pass inputs="):
             guess_example(ZOO[name].build())
+
+
+def test_an_order_of_products_that_asks_for_the_batch_is_left_out(monkeypatch):
+    """As opt_einsum chooses one where it is installed."""
+
+    class Chooses:
+        @staticmethod
+        def contract_path(equation, *operands, optimize):
+            return [(0, 1), (0, 1)] if int(operands[0].shape[0]) > 1 else [], None
+
+    monkeypatch.setattr(torch.backends.opt_einsum, "_opt_einsum", Chooses)
+    monkeypatch.setattr(torch.backends.opt_einsum, "enabled", True)
+    net = Apply(lambda x: torch.einsum("bi,ij,jk->bk", x, torch.ones(4, 3), torch.ones(3, 2)))
+    assert capture(net, [torch.zeros(2, 4)]).outputs
+    assert torch.backends.opt_einsum.enabled
