@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import _VF, Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
@@ -73,13 +73,16 @@ class _Gradients(TorchFunctionMode):
 
 class _AnyBatch(TorchFunctionMode):
     """Calls whose implementation fixes the batch, written as others: distances go by a way that is chosen by the number
-    of rows, products of sparse matrices by what allocates them.
+    of rows, products of sparse matrices by what allocates them, equations by an order that opt_einsum chooses by sizes.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
         if func is torch.functional.cdist:
             options["compute_mode"] = "donot_use_mm_for_euclid_dist"
+        if func is torch.functional.einsum and isinstance(args[0], str):
+            operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
+            return _VF.einsum(args[0], operands)  # pyright: ignore[reportAttributeAccessIssue]
         return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
 
 
@@ -252,8 +255,7 @@ def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> Export
 
 def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
     shapes = tuple({0: batch} for _ in rows)
-    # opt_einsum, where it is installed, asks for the batch's size to choose an order.
-    with inference(net), call.flat(net), quiet(), _AnyBatch(), torch.backends.opt_einsum.flags(enabled=False):
+    with inference(net), call.flat(net), quiet(), _AnyBatch():
         _write_out_sparse(net)
         return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
 
