@@ -8,7 +8,7 @@ from hrt.program.convolutions import CONVOLUTION, convolve, fused
 
 
 class ThenAlongPoints(nn.Module):
-    """A kernel of 1, a matrix along the points, channels behind: the transpose in the middle could be part of either."""
+    """A kernel of 1, a matrix along points, channels behind: the transpose in the middle could be part of both."""
 
     def __init__(self):
         super().__init__()
