@@ -21,7 +21,7 @@ import hrt
 from hrt.errors import BackendError
 from hrt.export.onnx.exporter import graph_of
 from hrt.export.onnx.onnxruntime_session import forms_for
-from hrt.hmatrix.diagonal import diagonal_blocks
+from hrt.hmatrix.diagonal import block_count
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.perf.measuring.results import FAILED, MISSING, UNREACHABLE
 from hrt.perf.methods.generated_c import int8_rows, ways_in_c
@@ -206,7 +206,7 @@ def as_run(model: hrt.CompressedModel, batch: int) -> tuple[str, int, dict[str, 
         whole = weight.shape[0] * weight.shape[1]
         if isinstance(weight, HMatrix):
             sizes = [e.rows * e.cols if e.is_dense else e.rank * (e.rows + e.cols) for e in weight.leaves]
-            whole //= len(diagonal_blocks(weight)) if forms[name] == "stacked" else 1
+            whole //= block_count(weight) if forms[name] == "stacked" else 1
         leaves += len(sizes)
         work += whole if forms[name] in ("dense", "multiplied", "stacked") else sum(sizes)
     facts = {
