@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from architectures import public_flows, public_more  # noqa: E402, F401
 from architectures.public_packages import PACKAGES  # noqa: E402
 from architectures.public_plain import PLAIN  # noqa: E402
 
+PROCESSES = 4
 LONGEST = 260  # characters of a reason
 DISTRIBUTIONS = (
     *("deepxde", "neuraloperator", "nvidia-physicsnemo", "pina-mathlab", "torchphysics", "sbi", "nflows", "zuko"),
@@ -89,9 +91,11 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         outcomes = {}
-        for row in rows:
-            outcomes[row["network"]] = outcome(row["network"])
-            print(row["network"], "|", outcomes[row["network"]], flush=True)
+        names = [row["network"] for row in rows]
+        with ProcessPoolExecutor(PROCESSES) as pool:
+            for name, result in zip(names, pool.map(outcome, names), strict=True):
+                outcomes[name] = result
+                print(name, "|", result, flush=True)
     counts = Counter(
         next((w for w in ("captured", "not tried") if o.startswith(w)), "refused") for o in outcomes.values()
     )
