@@ -1,1 +1,1 @@
-"""Where everything lies in a generated file and in memory: numbers, packed weights, the workspace. Knows no C functions."""
+"""Where everything lies: numbers and packed weights in a file, values in the workspace. Knows no functions."""

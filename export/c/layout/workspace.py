@@ -98,7 +98,10 @@ def plan(program: Program) -> Plan:
     equal = {name: names.same(name) for name in aliases}
     born = [(-1, v.name) for v in program.inputs]
     born += [(k, node.name) for k, step in enumerate(steps) for node in step if node.name not in inside]
-    offsets, size = _offsets(born, last, {name: up16(prod(shapes[name])) + SPARE for name in shapes})
+    sizes = {name: up16(prod(shapes[name])) + SPARE for name in shapes}
+    shapes |= {name: tuple(c.shape) for name, c in program.constants.items()}
+    taken = _taken(steps, shapes, {name: k for name, k in last.items() if name not in aliases})
+    offsets, size = _offsets(born, last, sizes, {new: old for new, old in taken.items() if new not in inside})
     return Plan(tuple(map(tuple, steps)), offsets, aliases, inside, size, _direct(program, aliases), equal)
 
 
@@ -116,15 +119,35 @@ def _direct(program: Program, aliases: Mapping[str, Alias]) -> dict[str, str]:
     return {name: pointer for name, pointer in direct.items() if name not in aliases}
 
 
+def _taken(
+    steps: Sequence[Sequence[Node]], shapes: Mapping[str, Sequence[int]], last: Mapping[str, int]
+) -> dict[str, str]:
+    """Results of elementwise steps and the arguments in whose memory they may be written: those that nobody reads
+    later, of loops that read and write every number at its own place.
+    """
+    taken = {}
+    for k, step in enumerate(steps):
+        shape, made = lined(step[0].shape), {node.name for node in step}
+        arguments = [name for node in step for name in node.inputs if name not in made]
+        if TABLE[step[0].op].elementwise and all(lined(shapes[name]) in (shape, ()) for name in arguments):
+            ending = [name for name in dict.fromkeys(arguments) if last.get(name) == k and lined(shapes[name]) == shape]
+            taken |= dict(zip((node.name for node in step[::-1]), ending, strict=False))
+    return taken
+
+
 def _offsets(
-    born: Sequence[tuple[int, str]], last: Mapping[str, int], sizes: Mapping[str, int]
+    born: Sequence[tuple[int, str]], last: Mapping[str, int], sizes: Mapping[str, int], taken: Mapping[str, str]
 ) -> tuple[dict[str, int], int]:
-    """First fit: every value in the lowest gap between those that live while it does."""
+    """First fit: every value in the lowest gap between those that live while it does, or in the place of another."""
     offsets: dict[str, int] = {}
     living: list[tuple[int, int, int]] = []  # offset, end, last step
     top = 0
     for step, name in born:
         living = sorted(e for e in living if e[2] >= step)
+        if name in taken:
+            offset = offsets[name] = offsets[taken[name]]
+            living = [e for e in living if e[0] != offset] + [(offset, offset + sizes[name], max(last[name], step))]
+            continue
         offset = 0
         for start, end, _ in living:
             if offset + sizes[name] <= start:
