@@ -310,8 +310,8 @@ def page(rows: Sequence[Sequence[str]]) -> str:
 
 TEXT = """# Generated C on compilers and processors
 
-`python tests/portability.py`, at commit {commit}. {versions}. All with `-std=c99 -Wall -Wextra -Werror`. Processors other
-than this machine's run under qemu-user, so that nothing here is a time.
+`python tests/portability.py`, at commit {commit}. {versions}. All with
+`-std=c99 -Wall -Wextra -Werror`. Processors other than this machine's run under qemu-user: nothing here is a time.
 
 A network passed where its self-test did, its return codes for bad arguments are right, no byte behind outputs and
 workspace was written, nothing was allocated (malloc, calloc and realloc wrapped and counted with gcc and clang), and 1,

@@ -6,6 +6,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,11 @@ def up16(count: int) -> int:
 
 
 def literal(value: float, *, suffix: str = "f") -> str:
-    """A finite number exactly, as C reads it: short where it is short, else in hexadecimal."""
-    number = float(np.float32(value)) if suffix else float(value)
+    """A number exactly, as C reads it: short where it is short, else in hexadecimal; infinities and NaN by name."""
+    with np.errstate(over="ignore"):
+        number = float(np.float32(value)) if suffix else float(value)
+    if not isfinite(number):
+        return "HRT_NAN" if isnan(number) else "HRT_INFINITY" if number > 0 else "-HRT_INFINITY"
     text = repr(number) if number == int(number) and abs(number) < 1e6 else number.hex()
     return text + suffix
 
@@ -71,7 +75,8 @@ class Numbers:
         flat = np.asarray(table).reshape(-1)
         wide = {"f32": np.float32, "f64": np.float64, "reals": np.float64 if self.double else np.float32}
         narrow = {"i8": np.int8, "f16": np.uint16, "bf16": np.uint16, "ints": np.int32, "index": np.uint32}
-        return flat.astype((wide | narrow)[kind])
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+            return flat.astype((wide | narrow)[kind])
 
     @property
     def index_type(self) -> str:

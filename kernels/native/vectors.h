@@ -59,6 +59,14 @@ typedef int32_t hrt_int;
 #define HRT_LANES (HRT_WIDTH ? HRT_WIDTH / 4 : 1)
 #endif
 
+#if defined(__GNUC__) /* constants; a product that overflows is a warning there */
+#define HRT_INFINITY ((real)__builtin_inf())
+#define HRT_NAN ((real)__builtin_nan(""))
+#else
+#define HRT_INFINITY ((real)(1e300 * 1e300))
+#define HRT_NAN (HRT_INFINITY - HRT_INFINITY)
+#endif
+
 #if HRT_WIDTH
 typedef real hrt_v __attribute__((vector_size(HRT_WIDTH)));
 typedef hrt_int hrt_i __attribute__((vector_size(HRT_WIDTH)));
