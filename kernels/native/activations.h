@@ -82,7 +82,7 @@ HRT_INLINE int hrt_any(hrt_i mask) {
 }
 
 /* Correctly rounded. */
-static inline real hrt_root(real x) {
+HRT_INLINE real hrt_root(real x) {
 #if HRT_WIDTH && defined(__SSE2__) && defined(HRT_DOUBLE)
     return _mm_cvtsd_f64(_mm_sqrt_sd(_mm_set_sd(x), _mm_set_sd(x)));
 #elif HRT_WIDTH && defined(__SSE2__)

@@ -41,6 +41,7 @@
 #endif
 #if defined(__clang__)
 #define HRT_UNROLL _Pragma("clang loop unroll(full)")
+#pragma clang diagnostic ignored "-Wpass-failed" /* where a processor has few registers it is not done: no fault */
 #elif defined(__GNUC__)
 #define HRT_UNROLL _Pragma("GCC unroll 64")
 #else
