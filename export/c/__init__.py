@@ -7,5 +7,6 @@
     int NAME(const float *x, float *y, size_t rows, void *workspace)   several: x0, x1, ..., then y0, y1, ...
     int NAME_derivatives(...)                                          outputs, then derivatives, as predict
 
-Knows programs, models and their certificates; the generator knows nothing of compilers.
+Knows programs, models and their certificates. The generator knows nothing of compilers: `toolchain` finds one,
+`library_cache` keeps what it made, `native_session` runs that.
 """

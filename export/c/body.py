@@ -100,7 +100,10 @@ class Body:
     def of(self, name: str) -> Place:
         """Where a value or constant lies."""
         if name in self.shapes:
-            return Place(f"w + (size_t)L * {self.plan.offset(name)}", self.shapes[name])
+            pointer = f"w + (size_t)L * {self.plan.offset(name)}"
+            if name in self.plan.direct:
+                pointer = f"(L == 1 ? {self.plan.direct[name]} : {pointer})"
+            return Place(pointer, self.shapes[name])
         constant = self.constant(name)
         number = literal(float(constant), suffix=self.suffix) if constant.numel() == 1 else None
         return Place(self.table(constant, name), tuple(constant.shape), False, number)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from hrt.export.c.body import Body, Place
+from hrt.export.c.workspace import lined
 from hrt.program.program import Node
 
 Expression = Callable[[Body, Node], str]  # C of type hrt_v with {0}, {1}... in place of the arguments
@@ -11,13 +12,17 @@ Expression = Callable[[Body, Node], str]  # C of type hrt_v with {0}, {1}... in 
 
 def elementwise(body: Body, step: Sequence[Node], expressions: Mapping[str, Expression]) -> None:
     """One loop over the numbers of the result, nested where an argument is broadcast."""
-    shape = step[0].shape
     inside = {node.name for node in step}
-    outer = list(dict.fromkeys(name for node in step for name in node.inputs if name not in inside))
+    same = body.plan.same
+    outer = {name: node.shape for node in step for name in node.inputs if same(name) not in inside}
     places = {name: body.of(name) for name in outer}
-    dims = _merged(shape, {name: _strides(places[name], len(shape)) for name in outer})
+    dims = _merged(lined(step[0].shape), {name: _strides(places[name], shape) for name, shape in outer.items()})
     names = {name: f"v{k}" for k, name in enumerate([*outer, *(node.name for node in step)])}
     size, last = dims[-1]
+
+    def inner(name: str) -> str:
+        return same(name) if same(name) in inside else name
+
     lines = []
     for name in outer:
         p, unit, where = places[name], last[name] == 1, _index(dims, name)
@@ -30,7 +35,7 @@ def elementwise(body: Body, step: Sequence[Node], expressions: Mapping[str, Expr
             load = f"hrt_constant(L, {pointer}, j)" if unit else f"hrt_splat(*({pointer}))"
         lines.append(f"const hrt_v {names[name]} = {load};")
     for node in step:
-        text = expressions[node.op](body, node).format(*(names[name] for name in node.inputs))
+        text = expressions[node.op](body, node).format(*(names[inner(name)] for name in node.inputs))
         lines.append(f"const hrt_v {names[node.name]} = {text};")
         if node.name not in body.plan.inside:
             p = body.out(node)
@@ -46,24 +51,20 @@ def elementwise(body: Body, step: Sequence[Node], expressions: Mapping[str, Expr
 Dim = tuple[int, dict[str | None, int]]  # numbers, and the stride of every argument; None: the result
 
 
-def _strides(place: Place, rank: int) -> list[int]:
-    """Of an argument at every axis of a result of so many, 0 where it is broadcast."""
-    shape = place.shape[1:] if len(place.shape) == rank + 1 else place.shape  # a constant (1, *shape)
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(0 if size == 1 else step)
-        step *= size
-    return [0] * (rank - len(shape)) + strides[::-1]
+def _strides(place: Place, shape: Sequence[int]) -> list[int]:
+    """Of an argument at every axis of a result of this shape that has over one number; 0 where it is broadcast."""
+    sizes = place.shape[-len(shape) :] if shape else ()  # a constant may be (1, *shape)
+    sizes = (1,) * (len(shape) - len(sizes)) + sizes
+    steps = [prod(sizes[k + 1 :]) if n > 1 else 0 for k, n in enumerate(sizes)]
+    return [step for step, n in zip(steps, shape, strict=True) if n != 1]
 
 
 def _merged(shape: Sequence[int], strides: dict[str, list[int]]) -> list[Dim]:
-    """The axes of a result, merged where all arguments allow it; at least one."""
+    """The axes of a result, each of over one number, merged where all arguments allow it; at least one."""
     whole = prod(shape)
     dims: list[Dim] = []
     for k, size in enumerate(shape):
         whole //= max(size, 1)
-        if size == 1:
-            continue
         here: dict[str | None, int] = {**{name: s[k] for name, s in strides.items()}, None: whole}
         if dims and all(dims[-1][1][name] == size * here[name] for name in here):
             dims[-1] = (dims[-1][0] * size, here)

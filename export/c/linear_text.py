@@ -27,7 +27,7 @@ class LinearText:
         nodes = sorted(nodes, key=lambda node: len(node.inputs) < 3)  # those with a bias first
         self.rows = [(node, r) for node in nodes for r in range(prod(node.shape[:-1]))]
         self.biased = sum(len(node.inputs) > 2 for node, _ in self.rows)
-        self.whole = all(prod(node.shape[:-1]) == 1 for node in nodes)
+        self.whole = all(prod(n.shape[:-1]) == 1 and n.name not in body.plan.direct for n in nodes)
         bias = next((node.inputs[2] for node in nodes if len(node.inputs) > 2), None)
         numbers = torch.zeros(weight.m) if bias is None else body.constant(bias).reshape(-1)
         if weight.row_order is not None:
@@ -48,7 +48,7 @@ class LinearText:
             self._one_row(self.rows[k : k + TOGETHER], min(max(self.biased - k, 0), TOGETHER))
         add("} else {")
         self._ports(self.rows, self.biased, in_lanes=True)
-        add(f"    hrt_blocks(N, &{self.layer}, &ports, fixed);")
+        add(f"    hrt_blocks(L, N, &{self.layer}, &ports, fixed);")
         self._ordered_outputs(self.rows)
         add("}")
 
@@ -166,7 +166,7 @@ class LinearText:
             f"    const real *const x[] = {{{x}}};",
             f"    real *const t[] = {{{step}({n} + {n})}}, *const y[] = {{{y}}};",
             f"    const hrt_ports ports = {{x, t, y, 1, {min(self.biased, 1)}, 0}};",
-            f"    hrt_blocks(N, &{self.layer}, &ports, fixed);",
+            f"    hrt_blocks({lanes}, N, &{self.layer}, &ports, fixed);",
         )
         if back is None:
             add("    real *const out = y[0];")

@@ -28,6 +28,11 @@ def up16(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
 
 
+FACTOR = 6364136223846793005  # odd: a change of one word changes the digest
+CHUNK = 1 << 16
+OF_CONSTANTS = ("#define HRT_NUMBERS(workspace) (&hrt_all_numbers)", "#define HRT_READY(workspace) 1")
+
+
 def literal(value: float, *, suffix: str = "f") -> str:
     """A number exactly, as C reads it: short where it is short, else in hexadecimal; infinities and NaN by name."""
     with np.errstate(over="ignore"):
@@ -90,7 +95,7 @@ class Numbers:
         return sum(a.nbytes for arrays in self.arrays.values() for a in arrays)
 
     def text(self) -> str:
-        """The arrays as C, each with its notes, and N, which points at them."""
+        """The arrays as C, each with its notes, and what finds them."""
         lines = []
         for kind in KINDS:
             if self.arrays[kind]:
@@ -99,7 +104,20 @@ class Numbers:
                     lines += [f"/* {note} */"] * bool(note) + [wrapped(self._texts(kind, table)) + ","]
                 lines.append("};")
         pointers = ", ".join(f"hrt_all_{kind}" if self.arrays[kind] else "0" for kind in KINDS)
-        return "\n".join([*lines, f"static const hrt_numbers hrt_all_numbers = {{{pointers}}};"])
+        lines += [f"static const hrt_numbers hrt_all_numbers = {{{pointers}}};", "#define HRT_HEADER 0"]
+        return "\n".join([*lines, *OF_CONSTANTS])
+
+    def data(self) -> bytes:
+        """The arrays one behind the other, little-endian, each at a multiple of 64 bytes."""
+        return b"".join(self.raw(kind) for kind in KINDS)
+
+    def raw(self, kind: str) -> bytes:
+        """An array as `data` has it."""
+        tables = self.arrays[kind]
+        if kind == "index":
+            tables = [t.astype(self.index_type.removesuffix("_t")) for t in tables]
+        raw = b"".join(t.astype(t.dtype.newbyteorder("<")).tobytes() for t in tables)
+        return raw + b"\0" * (-len(raw) % 64)
 
     def _texts(self, kind: str, table: np.ndarray) -> Iterable[str]:
         if table.dtype.kind != "f":
@@ -116,3 +134,60 @@ def wrapped(items: Iterable[str]) -> str:
             line = ""
         line += (", " if line else "") + item
     return ",\n".join([*lines, line])
+
+
+def digest(data: bytes) -> int:
+    """Of words of 64 bits w: the sum of w[k] FACTOR^(count - 1 - k), modulo 2^64."""
+    words = np.frombuffer(data, "<u8").astype(np.uint64)
+    powers = np.ones(CHUNK, np.uint64)
+    powers[1:] = FACTOR
+    powers = np.multiply.accumulate(powers)
+    total = 0
+    for start in range(0, words.size, CHUNK):
+        part = words[start : start + CHUNK]
+        added = int(np.add.reduce(part * powers[: part.size][::-1], dtype=np.uint64))
+        total = (total * int(powers[part.size - 1]) * FACTOR + added) % (1 << 64)
+    return total
+
+
+def file_text(numbers: Numbers, name: str) -> str:
+    """What finds the arrays in a file: a part of the object file (NAME_INCBIN), or memory given to NAME_initialise."""
+    lines, pointers, at = [f"/* The numbers lie in {name}.bin. */"], [], 0
+    for kind in KINDS:
+        pointers.append(f"(const {C_TYPES[kind]} *)(const void *)(base + {at})" if numbers.arrays[kind] else "0")
+        at += len(numbers.raw(kind))
+    upper, data = name.upper(), numbers.data()
+    array = f"{name}_numbers"
+    lines += [
+        f"#ifdef {upper}_INCBIN /* its path, in quotes: assemblers for ELF make it part of the object file */",
+        f'__asm__(".section .rodata\\n.balign 64\\n{array}:\\n.incbin \\"" {upper}_INCBIN "\\"\\n.previous\\n");',
+        f'extern const unsigned char {array}[] __attribute__((visibility("hidden")));',
+        f"static const hrt_numbers hrt_all_numbers = {{{', '.join(pointers).replace('base', array)}}};",
+        "#define HRT_HEADER 0",
+        *OF_CONSTANTS,
+        "#else",
+        "typedef struct { hrt_numbers numbers; uint64_t ready; } hrt_header;",
+        "#define HRT_HEADER 128 /* bytes at the beginning of a workspace */",
+        "#define HRT_NUMBERS(workspace) (&((const hrt_header *)(workspace))->numbers)",
+        f"#define HRT_READY(workspace) (((const hrt_header *)(workspace))->ready == UINT64_C({digest(data)}))",
+        f"int {name}_initialise(void *workspace, const void *numbers, size_t bytes) {{",
+        "    const unsigned char *const base = (const unsigned char *)numbers;",
+        "    hrt_header *const header = (hrt_header *)workspace;",
+        "    uint64_t digest = 0;",
+        "    if (!workspace || !numbers) return HRT_NULL;",
+        "    if ((uintptr_t)workspace % 64 || (uintptr_t)numbers % 64) return HRT_MISALIGNED;",
+        f"    if (bytes != {len(data)}) return HRT_WITHOUT_NUMBERS;",
+        "    for (size_t k = 0; k < bytes; k += 8) {",
+        "        uint64_t word;",
+        "        memcpy(&word, base + k, 8);",
+        f"        digest = digest * UINT64_C({FACTOR}) + word;",
+        "    }",
+        f"    if (digest != UINT64_C({digest(data)})) return HRT_WITHOUT_NUMBERS;",
+        f"    const hrt_numbers all = {{{', '.join(pointers)}}};",
+        "    header->numbers = all;",
+        "    header->ready = digest;",
+        "    return HRT_OK;",
+        "}",
+        "#endif",
+    ]
+    return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""A Program as the functions of a C file: its body, step by step, and the driver that feeds it rows."""
+"""A Program as the functions of a C file: its body, step by step, for one row and for blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -14,35 +14,60 @@ from hrt.program.op_table import TABLE
 from hrt.program.program import Program
 
 PART = 40  # steps of one function: compilers take more than in proportion for long ones
+PORTS = "const real *const *given, real *const *asked, real *w, real *fixed, const hrt_numbers *N"  # of a part
 LARGE = 1 << 18  # numbers of a sample beyond which blocks of samples would not fit a cache: one sample at a time
 
 
 @dataclass(frozen=True)
+class Port:
+    """An input or output of a C function. pointer: its parameter.  place: of its value in the workspace, in C.  direct:
+    one row is read or written where the caller keeps it.  batch: whether it has samples.
+    """
+
+    pointer: str
+    value: str
+    shape: tuple[int, ...]
+    place: str
+    direct: bool
+    batch: bool = True
+
+    @property
+    def numbers(self) -> int:
+        """Of a row."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
 class Function:
-    """A program in C. text: its functions; `arguments` and `call` as the header and the self-test write them."""
+    """A program in C: parts `NAME_part_K_one`, `_half` and `_block`. blocks: whether rows are computed together."""
 
     program: Program
     name: str
     text: str
+    given: tuple[Port, ...]
+    asked: tuple[Port, ...]
+    parts: int
+    blocks: bool
+
+    @property
+    def upper(self) -> str:
+        """The name as macros begin with it."""
+        return self.name.upper()
 
     @property
     def inputs(self) -> list[str]:
         """Names of the input pointers."""
-        return pointers("x", len(self.program.inputs))
+        return [p.pointer for p in self.given]
 
     @property
     def outputs(self) -> list[str]:
         """Names of the output pointers."""
-        return pointers("y", len(self.program.outputs))
+        return [p.pointer for p in self.asked]
 
     @property
     def arguments(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Of every pointer its name, the value behind it and the shape of one row of that, inputs first."""
-        program = self.program
-        shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
-        shapes |= {k: tuple(c.shape) for k, c in program.constants.items() if k not in shapes}
-        values = [*(v.name for v in program.inputs), *program.outputs]
-        return [(p, v, shapes[v]) for p, v in zip([*self.inputs, *self.outputs], values, strict=True)]
+        return [(p.pointer, p.value, p.shape) for p in (*self.given, *self.asked)]
 
     @property
     def prototype(self) -> str:
@@ -51,9 +76,14 @@ class Function:
         return f"int {self.name}({', '.join(arguments)}, size_t rows, void *workspace)"
 
 
-def pointers(letter: str, count: int) -> list[str]:
-    """x, or x0, x1 and so on."""
-    return [letter] if count == 1 else [f"{letter}{k}" for k in range(count)]
+def _ports(body: Body, letter: str, values: Sequence[str]) -> tuple[Port, ...]:
+    """The parameters x, or x0, x1 and so on."""
+    ports = []
+    for k, name in enumerate(values):
+        place, pointer = body.of(name), letter if len(values) == 1 else f"{letter}{k}"
+        where = f"w + (size_t)L * {body.plan.offset(name)}" if place.batch else place.pointer
+        ports.append(Port(pointer, name, place.shape, where, name in body.plan.direct, place.batch))
+    return tuple(ports)
 
 
 def check_ops(program: Program) -> None:
@@ -72,31 +102,28 @@ def function(program: Program, name: str, shared: Shared) -> Function:
     check_ops(program)
     body = Body(program, name, shared)
     parts = _steps(body, EXPRESSIONS)
-    upper = name.upper()
-    lanes = "HRT_BLOCK" if body.plan.size + body.scratch_size <= LARGE else "1"
+    upper, blocks = name.upper(), body.plan.size + body.scratch_size <= LARGE
     lines = [
         f"/* {name} " + "-" * max(0, 110 - len(name)) + " */",
-        f"#define {upper}_LANES {lanes} /* samples of a block */",
+        f"#define {upper}_LANES {'HRT_BLOCK' if blocks else '1'} /* samples of a block */",
         f"#define {upper}_VALUES {body.plan.size} /* numbers of a sample that are values, and with scratch memory */",
         f"#define {upper}_SIZE ({upper}_VALUES + {body.scratch_size})",
         f"#define {upper}_DECODED {up16(body.fixed_size)} /* numbers of a block of a weight, decoded */",
         f"#define {upper}_FIXED ({upper}_DECODED + HRT_BLOCK * {body.lanes_size})",
     ]
+    sizes = {"one": "1", **({"half": "HRT_HALF", "block": "HRT_BLOCK"} if blocks else {})}
     for k, text in enumerate(parts):
+        part = f"{name}_part_{k}"
         lines += [
-            f"HRT_INLINE void {name}_part_{k}(const int L, real *w, real *fixed, const hrt_numbers *N) {{",
+            f"HRT_INLINE void {part}(const int L, {PORTS}) {{",
             *text,
-            "    (void)w, (void)fixed, (void)N;",
-            "}",
-            f"HRT_APART void {name}_part_{k}_one(real *w, real *fixed, const hrt_numbers *N) {{",
-            f"    {name}_part_{k}(1, w, fixed, N);",
-            "}",
-            f"HRT_APART void {name}_part_{k}_block(real *w, real *fixed, const hrt_numbers *N) {{",
-            f"    {name}_part_{k}({upper}_LANES, w, fixed, N);",
+            "    (void)given, (void)asked, (void)w, (void)fixed, (void)N;",
             "}",
         ]
-    made = Function(program, name, "")
-    return Function(program, name, "\n".join([*lines, _driver(made, body, len(parts))]))
+        for what, size in sizes.items():
+            lines += [f"HRT_APART void {part}_{what}({PORTS})", f"{{ {part}({size}, given, asked, w, fixed, N); }}"]
+    ports = _ports(body, "x", [v.name for v in program.inputs]), _ports(body, "y", program.outputs)
+    return Function(program, name, "\n".join(lines), *ports, len(parts), blocks)
 
 
 def _steps(body: Body, expressions: Mapping[str, Expression]) -> list[list[str]]:
@@ -121,52 +148,3 @@ def _steps(body: Body, expressions: Mapping[str, Expression]) -> list[list[str]]
         else:
             LOWERINGS[op](body, step[0])
     return parts
-
-
-def _driver(made: Function, body: Body, parts: int) -> str:
-    """The functions that take rows: one, a block, any number."""
-    name, upper, program = made.name, made.name.upper(), made.program
-    arguments = ", ".join([f"const real *{x}" for x in made.inputs] + [f"real *{y}" for y in made.outputs])
-    widths = {x: prod(v.shape) for x, v in zip(made.inputs, program.inputs, strict=True)}
-    heights = {y: body.of(n) for y, n in zip(made.outputs, program.outputs, strict=True)}
-    feeds, answers = [], []
-    for (x, width), v in zip(widths.items(), program.inputs, strict=True):
-        feeds.append(f"    hrt_lanes_in(L, {body.of(v.name).pointer}, {x}, {width}, {width}, rows);")
-    for y, place in heights.items():
-        m = place.numbers
-        if place.batch:
-            answers.append(f"    hrt_lanes_out(L, {y}, {place.pointer}, {m}, {m}, rows);")
-        else:
-            answers.append(
-                f"    for (size_t s = 0; s < rows; s++) memcpy({y} + s * {m}, {place.pointer}, {m} * sizeof(real));"
-            )
-    calls = "\n".join(
-        f"    if (L == 1) {name}_part_{k}_one(w, fixed, N); else {name}_part_{k}_block(w, fixed, N);"
-        for k in range(parts)
-    )
-    every = [*made.inputs, *made.outputs]
-    numbers = {**widths, **{y: place.numbers for y, place in heights.items()}}
-    step = ", ".join(f"{p} += part * {numbers[p]}" for p in every)
-    null = " || ".join(f"!{p}" for p in every)
-    return f"""
-HRT_INLINE void {name}_rows(const int L, {arguments}, size_t rows, real *w, real *fixed, const hrt_numbers *N) {{
-{chr(10).join(feeds)}
-{calls}
-{chr(10).join(answers)}
-}}
-
-{made.prototype.replace("REAL", "real")} {{
-    real *const w = (real *)workspace, *const fixed = w + (size_t){upper}_LANES * {upper}_SIZE;
-    const hrt_numbers *const N = &hrt_all_numbers;
-    if (!rows) return HRT_OK;
-    if (!workspace || {null}) return HRT_NULL;
-    if ((uintptr_t)workspace % 64) return HRT_MISALIGNED;
-    if (rows > (size_t)-1 / sizeof(real) / {max(1, *numbers.values())}) return HRT_TOO_MANY;
-    while (rows) {{
-        const size_t most = {upper}_LANES == 1 || rows < HRT_FEW ? 1 : {upper}_LANES, part = rows < most ? rows : most;
-        if (most == 1) {name}_rows(1, {", ".join(every)}, 1, w, fixed, N);
-        else {name}_rows({upper}_LANES, {", ".join(every)}, part, w, fixed, N);
-        {step}, rows -= part;
-    }}
-    return HRT_OK;
-}}"""

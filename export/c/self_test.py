@@ -25,8 +25,10 @@ static int hrt_differs(const real *y, const real *answers, size_t count, size_t 
 }
 
 int NAME_self_test(void *workspace) {
-    const hrt_numbers *const N = &hrt_all_numbers;
     if (!workspace) return HRT_NULL;
+    if ((uintptr_t)workspace % 64) return HRT_MISALIGNED;
+    if (!HRT_READY(workspace)) return HRT_WITHOUT_NUMBERS;
+    const hrt_numbers *const N = HRT_NUMBERS(workspace);
 CHECKS
     return HRT_OK;
 }"""

@@ -78,7 +78,7 @@ def compiler() -> Compiler:
     lacks, command = missing_compiler(), _command()
     if lacks:
         raise BackendError(lacks)
-    return _asked(command)
+    return Compiler(command, _version(command), (*LIBRARY, *_cpu_flags(_is_zig(command))))
 
 
 def shown(text: str) -> str:
@@ -87,7 +87,7 @@ def shown(text: str) -> str:
 
 
 @cache
-def _asked(command: tuple[str, ...]) -> Compiler:
+def _version(command: tuple[str, ...]) -> str:
     fault = f"The C compiler {shlex.join(command)}"
     try:
         status, text = _run([*command, "--version"], ANSWERS_IN)
@@ -97,8 +97,7 @@ def _asked(command: tuple[str, ...]) -> Compiler:
         raise BackendError(f"{fault} cannot be run: {error.strerror}. Use another, by CC.") from error
     if status:
         raise BackendError(f"{fault} failed with status {status}: {_complaint(text)}. Use another, by CC.")
-    line = shown(next((line.strip() for line in text.splitlines() if line.strip()), "unknown version"))
-    return Compiler(command, line, (*LIBRARY, *_cpu_flags(_is_zig(command))))
+    return shown(next((line.strip() for line in text.splitlines() if line.strip()), "unknown version"))
 
 
 def _command() -> tuple[str, ...]:

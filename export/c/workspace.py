@@ -5,7 +5,7 @@ stored), or linear nodes on one weight that follow each other (its numbers are d
 whole runs are the same memory. Values that do not live at the same time share memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -17,6 +17,8 @@ from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program
 
 SPARE = 16  # numbers behind every value that loops may read and write
+BACK = 8  # steps that a node may be moved back over
+LOOP = 16  # elementwise nodes of one loop: more would not fit the registers
 STREAMS = 8  # rows of one weight that are multiplied together
 
 
@@ -31,7 +33,8 @@ class Alias:
 @dataclass(frozen=True)
 class Plan:
     """steps: in order.  offsets: by value that has memory.  aliases: by value that has none of its own.  size: numbers
-    of a sample in all. inside: values that only their own step reads, and that are not stored.
+    of a sample in all. inside: values that only their own step reads, and that are not stored.  direct: inputs and
+    outputs that one row reads and writes where the caller keeps them, by name: "given[0]".  equal: see `same`.
     """
 
     steps: tuple[tuple[Node, ...], ...]
@@ -39,6 +42,12 @@ class Plan:
     aliases: Mapping[str, Alias]
     inside: frozenset[str]
     size: int
+    direct: Mapping[str, str]
+    equal: Mapping[str, str]
+
+    def same(self, name: str) -> str:
+        """The value that has the same numbers in the same order and is no alias, where there is one."""
+        return self.equal.get(name, name)
 
     def offset(self, name: str) -> int:
         """Where a value begins, in numbers of one sample."""
@@ -53,35 +62,52 @@ def plan(program: Program) -> Plan:
     shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
     aliases = _aliases(program, shapes)
 
-    def root(name: str) -> str:
-        while name in aliases:
-            name = aliases[name].source
-        return name
-
+    names = _Names(aliases, shapes)
+    root = names.root
     steps: list[list[Node]] = []
+    made: dict[str, int] = {}  # the step of a value
     for node in program.nodes:
         if node.name in aliases:
             continue
-        if steps and _joins(node, steps[-1], root):
-            steps[-1].append(node)
-        else:
-            steps.append([node])
+        first = max([made.get(root(name), 0) for name in node.inputs if name in shapes], default=0)
+        earlier = range(len(steps) - 1, max(first, len(steps) - BACK) - 1, -1)
+        k = next((k for k in earlier if _joins(node, steps[k], names)), len(steps))
+        if k == len(steps):
+            steps.append([])
+        steps[k].append(node)
+        made[node.name] = k
     readers: dict[str, int] = {}  # the last step that reads a value's memory, by value that has memory
-    at = {node.name: k for k, step in enumerate(steps) for node in step}
     outside = {root(name) for name in program.outputs}
     for k, step in enumerate(steps):
         for name in (root(name) for node in step for name in node.inputs if name in shapes):
             readers[name] = k
-            outside |= {name} if at.get(name, -1) != k else set()
-    for name in aliases:  # its memory is read where it is
-        outside.add(root(name))
+            outside |= {name} if made.get(name, -1) != k else set()
+    for node in program.nodes:  # what reads an alias reads memory, but in the loop that makes it
+        for name in node.inputs if node.name in made else ():
+            if name in aliases and not (names.same(name) == root(name) and made.get(root(name), -1) == made[node.name]):
+                outside.add(root(name))
     inside = frozenset(node.name for step in steps for node in step if node.name not in outside)
     last = {name: readers.get(name, -1) for name in shapes}
     last |= dict.fromkeys((root(name) for name in program.outputs), len(steps))
+    equal = {name: names.same(name) for name in aliases}
     born = [(-1, v.name) for v in program.inputs]
     born += [(k, node.name) for k, step in enumerate(steps) for node in step if node.name not in inside]
     offsets, size = _offsets(born, last, {name: up16(prod(shapes[name])) + SPARE for name in shapes})
-    return Plan(tuple(map(tuple, steps)), offsets, aliases, inside, size)
+    return Plan(tuple(map(tuple, steps)), offsets, aliases, inside, size, _direct(program, aliases), equal)
+
+
+def _direct(program: Program, aliases: Mapping[str, Alias]) -> dict[str, str]:
+    """Values that linear nodes alone read or make: they touch no number outside of them."""
+    readers: dict[str, set[str]] = {}
+    for node in program.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, set()).add(node.op)
+    linear = {node.name for node in program.linear_nodes}
+    direct = {v.name: f"given[{k}]" for k, v in enumerate(program.inputs) if readers.get(v.name) == {"linear"}}
+    for k, name in enumerate(program.outputs):
+        if name in linear and name not in readers and program.outputs.count(name) == 1:
+            direct[name] = f"asked[{k}]"
+    return {name: pointer for name, pointer in direct.items() if name not in aliases}
 
 
 def _offsets(
@@ -104,17 +130,42 @@ def _offsets(
     return offsets, top
 
 
-def _joins(node: Node, group: Sequence[Node], root: Callable[[str], str]) -> bool:
-    """Whether a node can be computed together with those of a step. root: the value in whose memory one lies."""
+@dataclass(frozen=True)
+class _Names:
+    """Which values are the same memory."""
+
+    aliases: Mapping[str, Alias]
+    shapes: Mapping[str, Sequence[int]]
+
+    def root(self, name: str) -> str:
+        """The value in whose memory one lies."""
+        while name in self.aliases:
+            name = self.aliases[name].source
+        return name
+
+    def same(self, name: str) -> str:
+        """The value that has the same numbers in the same order."""
+        while name in self.aliases and prod(self.shapes[name]) == prod(self.shapes[self.aliases[name].source]):
+            name = self.aliases[name].source
+        return name
+
+
+def lined(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without axes of one number."""
+    return tuple(n for n in shape if n != 1)
+
+
+def _joins(node: Node, group: Sequence[Node], names: _Names) -> bool:
+    """Whether a node can be computed together with those of a step."""
     inside = {n.name for n in group}
     if TABLE[node.op].elementwise and TABLE[group[0].op].elementwise:
-        moved = any(root(name) in inside and name not in inside for name in node.inputs)
-        return node.shape == group[0].shape and not moved
+        moved = any(names.root(name) in inside and names.same(name) not in inside for name in node.inputs)
+        return len(group) < LOOP and lined(node.shape) == lined(group[0].shape) and not moved
     if node.op == group[0].op == "linear":
         rows = sum(prod(n.shape[:-1]) for n in (*group, node))
         biases = {n.inputs[2] for n in (*group, node) if len(n.inputs) > 2}
         alike = node.inputs[1] == group[0].inputs[1] and len(biases) <= 1
-        return alike and rows <= STREAMS and root(node.inputs[0]) not in inside
+        return alike and rows <= STREAMS and names.root(node.inputs[0]) not in inside
     return False
 
 

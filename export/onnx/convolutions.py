@@ -1,25 +1,13 @@
 """Convolutions as ONNX nodes: one Conv, or two for a weight of low rank; patches alone where they are read as such."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from hrt.export.onnx.graph import Graph
-from hrt.export.onnx.layers import entries_of, factors_of, written_out
+from hrt.export.onnx.layers import Layer, entries_of, factors_of, written_out
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.patches import Window
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """A weight (m, n), a bias (m,) or none, the name of what they give, and the form (see `linear`)."""
-
-    weight: Tensor | HMatrix
-    bias: Tensor | None
-    wanted: str
-    form: str
 
 
 def convolution(g: Graph, x: str, shape: Sequence[int], layer: Layer, window: Window) -> str:

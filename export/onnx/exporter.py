@@ -17,13 +17,14 @@ from torch import Tensor
 from hrt.certificate.derivative_outputs import limits
 from hrt.errors import InputError
 from hrt.export.onnx.check import check_onnx, fits_one_message
-from hrt.export.onnx.convolutions import Layer, convolution, patches
+from hrt.export.onnx.convolutions import convolution, patches
 from hrt.export.onnx.graph import DOMAIN, VERSION, Functions, Graph
-from hrt.export.onnx.layers import linear
+from hrt.export.onnx.layers import Layer, linear
 from hrt.export.onnx.operators import lower
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.model.load import load
 from hrt.model.model import CompressedModel
+from hrt.program.along_axes import along_axes
 from hrt.program.convolutions import CONVOLUTION, fused
 from hrt.program.parallel_linears import joined
 from hrt.program.patches import Window
@@ -129,6 +130,7 @@ def graph_of(
     narrow: weights keep their storage types, as in a file, else float32.  forms: of every linear weight (see
     `hrt.runtime.onnx_costs`), by default the predicted fastest.  functions: one node per linear layer, with a body.
     """
+    program = along_axes(program)
     opset = DEFAULT_OPSET if opset is None else opset
     if opset not in OPSETS:
         raise InputError(f"Found opset {opset!r}. Expected one of {OPSETS.start} to {OPSETS.stop - 1}.")
@@ -236,7 +238,7 @@ class _Exporter:
         with self.functions.layer(kind) if self.functions else nullcontext():
             if node.op == CONVOLUTION:
                 return convolution(self.g, self.value(x), self.shapes[x], layer, Window.of(node.attrs))
-            return linear(self.g, self.value(x), self.ranks[x], weight, added, layer.wanted, form)
+            return linear(self.g, self.value(x), node.shape, layer)
 
     def _keep_names(self, outputs: Sequence[str]) -> list[str]:
         """The outputs under the program's own names, by which clients know them; names inside a layer give way."""

@@ -1,29 +1,45 @@
 """A linear layer as ONNX nodes, in one of several forms (`hrt.runtime.onnx_costs` says which is fastest)."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from hrt.export.onnx.batched_layer import batched, plan_of
 from hrt.export.onnx.graph import Graph
+from hrt.hmatrix.diagonal import diagonal_blocks
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.runtime.onnx_costs import LANES
 
 NARROW_INPUTS = 8  # a layer of so few inputs takes its bias as one more of them
 
 
-def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor | None, wanted: str, form: str) -> str:
-    """x (batch, ..., n) times weight^T plus bias.
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A weight (m, n), a bias (m,) or none, the name of what they give, and the form (see `linear`)."""
+
+    weight: Tensor | HMatrix
+    bias: Tensor | None
+    wanted: str
+    form: str
+
+
+def linear(g: Graph, x: str, shape: Sequence[int], layer: Layer) -> str:
+    """x (batch, ..., n) times weight^T plus bias, of `shape` (..., m) per sample.
 
     form: "dense" is one Gemm; "multiplied" too, of a compressed weight whose entries a runtime works out when it loads;
-    "low rank" is two Gemms; "batched" a few products of many leaves.
+    "low rank" is two Gemms; "batched" a few products of many leaves; "stacked" one of equal blocks on the diagonal.
     """
-    m, n = weight.shape
+    weight, bias, wanted, form = layer.weight, layer.bias, layer.wanted, layer.form
+    (m, n), rank = weight.shape, 1 + len(shape)
     added = None if bias is None else bias.float()
     if form == "dense" and rank > 2:
         return _dense_rows(g, x, weight, added, wanted)
     if rank == 2 and not m * n:  # a weight without entries: OpenVINO takes it for a scalar
-        shape, row = g.batched_shape(x, [m], wanted), torch.zeros(m) if added is None else added
-        return g.add("Expand", [g.constant(row[None], f"{wanted}.row"), shape], wanted)
+        row = torch.zeros(m) if added is None else added
+        return g.add("Expand", [g.constant(row[None], f"{wanted}.row"), g.batched_shape(x, [m], wanted)], wanted)
     flat = x if rank == 2 else g.add("Reshape", [x, g.integers([-1, n])], f"{wanted}.rows")
     if isinstance(weight, Tensor) or form == "dense":
         y = _dense(g, flat, entries_of(g, weight, wanted), weight.shape, added, wanted)
@@ -31,13 +47,14 @@ def linear(g: Graph, x: str, rank: int, weight: Tensor | HMatrix, bias: Tensor |
         y = _multiplied(g, flat, weight, added, wanted)
     elif form == "low rank":
         y = _low_rank(g, flat, weight, added, wanted)
+    elif form == "stacked":
+        y = _stacked(g, flat, weight, added, wanted)
     else:
         y = batched(g, flat, weight, plan_of(g, weight), added, wanted)
     if rank == 2:
         return y
-    lead = g.add("Slice", [g.add("Shape", [x]), g.integers([0]), g.integers([-1])], f"{wanted}.lead")
-    shape = g.add("Concat", [lead, g.integers([m])], f"{wanted}.shape", axis=0)
-    return g.add("Reshape", [y, shape], wanted)
+    whole = g.integers([-1, *shape]) if math.prod(shape) else g.batched_shape(x, shape, wanted)
+    return g.add("Reshape", [y, whole], wanted)
 
 
 def entries_of(g: Graph, weight: Tensor | HMatrix, wanted: str) -> str:
@@ -102,6 +119,25 @@ def written_out(g: Graph, h: HMatrix, wanted: str) -> str:
         if order is not None:
             whole = g.add("Gather", [whole, g.index(order.long().argsort().numpy())], f"{wanted}.entries", axis=axis)
     return whole
+
+
+def _stacked(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:
+    """One batched product with the blocks on the diagonal written out; the rows' parts go to the front and back."""
+    blocks = diagonal_blocks(h)
+    (m, n), count = blocks[0].shape, len(blocks)
+    if g.narrow:
+        one = g.integers([1, m, n])
+        parts = [g.add("Reshape", [written_out(g, b, wanted), one], f"{wanted}.entries") for b in blocks]
+        weight = g.add("Transpose", [g.beside(parts, f"{wanted}.stack", 0)], f"{wanted}.weight", perm=[0, 2, 1])
+    else:
+        weight = g.constant(torch.stack([b.to_dense(torch.float32).T for b in blocks]), f"{wanted}.weight")
+    parted = g.add("Reshape", [x, g.integers([-1, count, n])], f"{wanted}.parts")
+    read = g.add("Transpose", [parted], f"{wanted}.read", perm=[1, 0, 2])
+    product = g.add("MatMul", [read, weight], f"{wanted}.blocks")
+    written = g.add("Transpose", [product], f"{wanted}.written", perm=[1, 0, 2])
+    name = wanted if bias is None else f"{wanted}.product"
+    y = g.add("Reshape", [written, g.integers([-1, count * m])], name)
+    return y if bias is None else g.add("Add", [y, g.constant(bias, f"{wanted}.bias")], wanted)
 
 
 def _low_rank(g: Graph, x: str, h: HMatrix, bias: Tensor | None, wanted: str) -> str:

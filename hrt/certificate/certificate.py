@@ -100,7 +100,8 @@ class Certificate:
             column over the whole hrt.Box, for the stored numbers in exact arithmetic, without a runtime's rounding.
         context: How many rows calibrated and verified, the seed, versions, remarks. `reference`: what evaluated the
             network as its author does ("torch 2.13.0", "onnxruntime 1.32.0"). `no_output_bound`: why there is none.
-            `precision`: the arithmetic chosen for a GPU. `runtimes`: the CPU backends that kept `tol`.
+            `precision`: the arithmetic chosen for a GPU. `runtimes`: the CPU backends that kept `tol`,
+            `compiler`: what made the code of "native", and its flags.
             `derivatives`: the names held to `tol`. `kinks`: the ops whose derivatives jump ("relu (layers.1)").
             `outputs`: what each is held to `tol` as, "value", a derivative's name, or "not bounded".
         statements: Bounds of the whole network beside the measured figures.
@@ -123,11 +124,11 @@ class Certificate:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """The CPU backends whose arithmetic was verified; any, where only weights are promised."""
-        if self.kind != "output":
-            return ("torch", "onnxruntime")
+        """The CPU backends whose arithmetic was verified; where only weights are promised, those that were there."""
         named = self.context.get("runtimes")
-        return tuple(named) if isinstance(named, (list, tuple)) else ("torch",)
+        if isinstance(named, (list, tuple)):
+            return tuple(named)
+        return ("torch",) if self.kind == "output" else ("torch", "onnxruntime")  # as older files have it
 
     @property
     def derivatives(self) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class Context(msgspec.Struct, frozen=True):
     ntk_points: Count | None = None
     remarks: tuple[Text, ...] = ()
     runtimes: tuple[Text, ...] = ()
+    compiler: Text = ""
     derivatives: tuple[Text, ...] = ()
     kinks: tuple[Text, ...] = ()
     outputs: dict[str, str] = {}

@@ -11,7 +11,7 @@ import typer
 from hrt.errors import InputError
 
 Artifact = Annotated[Path, typer.Argument(metavar="NET.hrt", help="A file that `hrt compress` wrote.")]
-Backend = Annotated[str, typer.Option(help="auto, torch, onnxruntime or cuda.")]
+Backend = Annotated[str, typer.Option(help="auto, torch, onnxruntime, native or cuda.")]
 Derivatives = Annotated[
     list[str] | None,
     typer.Option(metavar="d0 d1 d0d0", help="Derivatives by input coordinates too, behind the outputs, in this order."),

@@ -15,6 +15,7 @@ import typer
 from hrt import __version__
 from hrt.cli import INTERRUPTED, INTERRUPTION
 from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inputs, MaxBatch, arrays_in
+from hrt.cli.compile_ahead import compile_ahead
 from hrt.cli.compress import Boxes, Samples, Weights, compress, samples_in
 from hrt.cli.export import export
 from hrt.cli.residual import residual
@@ -69,7 +70,8 @@ def info(
 
     model = hrt.load(artifact)
     program, session = model.program, model.session
-    others = (open_session(program, name) for name in on_cpu() if name != session.backend)
+    # What is not in use is not compiled for this.
+    others = (open_session(program, name) for name in on_cpu() if name not in (session.backend, "native"))
     sizes = Sizes.of(model, session, *others, file=artifact.stat().st_size)
     if as_json:
         header = read_header(artifact)
@@ -129,6 +131,7 @@ app.command()(residual)
 
 
 app.command()(export)
+app.command("compile")(compile_ahead)
 app.command()(repository)
 app.command()(triton_backend)
 

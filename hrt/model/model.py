@@ -45,7 +45,7 @@ class CompressedModel(Contents):
         certificate: What is measured, estimated and guaranteed of it.
         target: What it was compressed for: "cpu", "cuda" or "bytes".
         dense_nbytes: Bytes of the original network in float32.
-        backend: "auto", "torch", "onnxruntime" or "cuda".
+        backend: "auto", "torch", "onnxruntime", "native" or "cuda".
         device: Where that backend runs, such as "cuda:1".
         max_batch: Larger batches are computed in parts of so many rows.
         strict: Refuse tensors that are not on the backend's device, instead of moving them.

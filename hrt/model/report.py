@@ -52,7 +52,8 @@ def predicted_speed(program: Program) -> list[str]:
     times = []
     for rows, batches in ((FEW_ROWS[0], FEW_ROWS), (MANY_ROWS[-1], MANY_ROWS)):
         forms = choose_forms(program, batches, never_slower=True)
-        dense = program_us(program, dict.fromkeys(forms, "multiplied"), rows)
+        written_out = {name: form if form == "stacked" else "multiplied" for name, form in forms.items()}
+        dense = program_us(program, written_out, rows)
         if not dense:
             return []
         times.append(

@@ -90,6 +90,8 @@ def details(c: Certificate, outputs: Sequence[str], verbose: bool) -> list[str]:
     if "unseen_probability_99" in estimated:
         share = 100 * estimated["unseen_probability_99"]
         lines.append(f"not covered: kinds of input rarer than {share:.2g} %, of which the held-out rows may hold none")
+    if "compiler" in context:
+        lines.append(f"native: verified as compiled by {context['compiler']}")
     if "precision" in context:
         rounded = {k.removeprefix(IN_PRECISION): v for k, v in estimated.items() if k.startswith(IN_PRECISION)}
         limits = ", ".join(f"{name} {_figure(v)}" for name, v in rounded.items())

@@ -28,6 +28,7 @@ from hrt.network_compression.verified import verified
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.dense_view import DenseView, stored, to_float64
 from hrt.program.program import Program, program_nbytes
+from hrt.runtime.backends import on_cpu
 from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
 from hrt.support.torch_state import guarded
@@ -175,6 +176,7 @@ def by_layers(network: Captured, request: CompressionRequest) -> tuple[Program, 
             "seed": request.seed,
             "torch": torch.__version__,
             "target": request.target,
+            "runtimes": on_cpu(),
             "no_output_bound": "no inputs were given: nothing says where the network is used",
             **({"remarks": [f"{places}: what that rounding does to its answers was not measured"]} if places else {}),
         },
@@ -192,8 +194,7 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
     moments = aim.moments(original.split.calibration, request.seed)
     plain = {k: HMatrix.from_dense(to_float64(program.constants[k])) for k in program.weights}
     dense = stored(program.with_constants(plain))
-    served = original.served_errors(dense)
-    floor = served["torch"]
+    floor = original.served_errors(dense, backends=("torch",))["torch"]
     if (original.capture_difference or 0.0) > tol:
         raise ToleranceError(
             f"tol = {tol:.3g} is below what the network's own rounding allows: {original.rounding}. Ask for a larger "
@@ -204,12 +205,12 @@ def by_output(original: Original, request: CompressionRequest) -> tuple[Program,
             f"tol = {tol:.3g} is below what float32 can hold for this network: the dense float32 network already "
             f"differs from float64 by {floor.largest:.3g}{aim.where(floor)}. Ask for a larger tol."
         )
-    best, served = dense, {name: e for name, e in served.items() if e.largest <= tol}
     count, held_out = original.samples[0].shape[0], original.split.held_out[0].shape[0]
-    remarks = []
+    remarks, chosen = [], None
     if held_out >= FEWEST_HELD_OUT and count >= FEWEST_SAMPLES:
-        best, served = verified(original, moments, request, program_nbytes(dense)) or (best, served)
+        chosen = verified(original, moments, request, program_nbytes(dense))
     else:
         remarks = [f"{count} distinct rows are too few to verify anything: the network stays dense"]
     request.advance("certify", 0.96)
+    best, served = chosen or (dense, {k: e for k, e in original.served_errors(dense).items() if e.largest <= tol})
     return best, output_certificate(original, best, served, moments, request, remarks)

@@ -143,7 +143,8 @@ def in_sixteen_bits(
     changed = {k: HMatrix.from_dense(w, STORAGE[chosen[k]]) for k, w in weights.items()}
     for biases in (halvable(program, types), frozenset()):
         result = stored(program.with_constants({**changed, **halves(program.constants, biases)}))
-        errors = original.served_errors(result, next(chains))
-        if errors["torch"].limit <= request.tol and program_nbytes(result) < nbytes:
-            return result, within(errors, request.tol)
+        risk = next(chains)
+        limit = original.served_errors(result, risk, ("torch",))["torch"].limit
+        if limit <= request.tol and program_nbytes(result) < nbytes:
+            return result, within(original.served_errors(result, risk), request.tol)
     return None

@@ -20,10 +20,11 @@ from hrt.certificate.figures import IN_PRECISION
 from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
 from hrt.certificate.paper_statements import box_statement
+from hrt.errors import BackendError
 from hrt.network_compression.request import CompressionRequest
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
-from hrt.runtime.backends import on_cpu, open_session
+from hrt.runtime.backends import compiler_of, on_cpu, open_session
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
@@ -127,17 +128,27 @@ class Original:
     def served_errors(
         self, program: Program, risk: float = RISK, backends: Sequence[str] | None = None
     ) -> dict[str, OutputError]:
-        """Float32 errors on the held-out rows by CPU backend: the larger of `program`'s and its derivatives'."""
-        rows, errors = self.split.held_out, {}
+        """Float32 errors on the held-out rows by CPU backend, without those that cannot run this network: the larger of
+        `program`'s and its derivatives'.
+        """
+        errors = {}
         for backend in backends or on_cpu():
-            error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk)
-            if self.aim.names:
-                value = self.aim.parts(self.reference)[0]
-                alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each, risk)
-                among = replace(error, derivatives=())
-                error = replace(max(alone, among, key=lambda e: e.limit), derivatives=error.derivatives)
-            errors[backend] = error
+            try:
+                errors[backend] = self._served_error(program, risk, backend)
+            except BackendError:
+                if backend == "torch":
+                    raise
         return errors
+
+    def _served_error(self, program: Program, risk: float, backend: str) -> OutputError:
+        rows = self.split.held_out
+        error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk)
+        if self.aim.names:
+            value = self.aim.parts(self.reference)[0]
+            alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each, risk)
+            among = replace(error, derivatives=())
+            error = replace(max(alone, among, key=lambda e: e.limit), derivatives=error.derivatives)
+        return error
 
 
 def output_certificate(
@@ -196,6 +207,7 @@ def output_certificate(
             **({"reference": original.reference_runtime} if original.reference_runtime else {}),
             "target": request.target,
             "runtimes": list(served),
+            **({"compiler": compiler_of("native")} if "native" in served else {}),
             "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),

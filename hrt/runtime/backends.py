@@ -4,7 +4,9 @@ A row names the function that opens a session as "module:function", imported whe
 on every machine, and a backend may live above this room.
 """
 
+import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pkgutil import resolve_name
@@ -14,29 +16,36 @@ from hrt.derivatives.differentiate import Differentiated
 from hrt.errors import BackendError
 from hrt.program.parallel_linears import joined
 from hrt.program.program import Program
+from hrt.runtime.native_costs import is_faster
 from hrt.runtime.session import Session
 from hrt.support.devices import missing_for_cuda
+
+PATIENT, IMPATIENT = 300.0, 3.0  # seconds for a compiler: that somebody asked for, and that "auto" would like to have
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a backend is asked for. differentiated: what `program` came from, where it gives derivatives."""
+    """What a backend is asked for. differentiated: what `program` came from, where it gives derivatives. patience: how
+    many seconds a compiler may take.
+    """
 
     program: Program
     device: Any = None
     precision: str = "tf32x3"
     differentiated: Differentiated | None = None
+    patience: float = PATIENT
 
 
 @dataclass(frozen=True)
 class Backend:
     """opens: Request to Session, a function or where to find one. missing: what the backend lacks on this machine and
-    what to do, None where it can run.
+    what to do, None where it can run. compiler: where to find what makes its code here.
     """
 
     opens: str | Callable[[Request], Session]
     missing: Callable[[], str | None] = lambda: None
     on_cpu: bool = False
+    compiler: str | None = None
 
     def open(self, request: Request) -> Session:
         """A session. Raises BackendError where the network or the device does not suit the backend."""
@@ -48,25 +57,40 @@ def _missing_onnxruntime() -> str | None:
     return None if find_spec("onnxruntime") else "ONNX Runtime is not installed (pip install onnxruntime)."
 
 
+def _missing_native() -> str | None:
+    if os.environ.get("HRT_NATIVE", "").lower() == "off":
+        return "HRT_NATIVE=off is set."
+    return resolve_name("hrt.export.c.toolchain:missing_compiler")()
+
+
 BACKENDS: dict[str, Backend] = {
     "torch": Backend("hrt.runtime.torch_session:open_torch", on_cpu=True),
     "onnxruntime": Backend("hrt.export.onnx.onnxruntime_session:open_onnxruntime", _missing_onnxruntime, on_cpu=True),
+    "native": Backend(
+        "hrt.export.c.native_session:open_native", _missing_native, True, "hrt.export.c.toolchain:compiler"
+    ),
     "cuda": Backend("hrt.runtime.cuda_session:open_cuda", missing_for_cuda),
 }
 
 
-def choose(backend: str, device: Any, target: str, certified: Collection[str] = ()) -> str:
-    """The backend that "auto" stands for: the GPU's where a CUDA device is named, or where the network was compressed
-    for one and one is there; on the CPU ONNX Runtime where it is `certified` for this network; else torch.
+def choose(
+    backend: str, device: Any, target: str, certified: Collection[str] = (), program: Program | None = None
+) -> tuple[str, ...]:
+    """The backends to try, the first choice first. What "auto" stands for: the GPU's where a CUDA device is named, or
+    where the network was compressed for one and one is there. On the CPU, of those that are `certified` for this
+    network, generated C where that is predicted to be faster, and ONNX Runtime; else torch.
     """
     if backend != "auto":
-        return backend
+        return (backend,)
     names_cuda = device is not None and str(device).startswith("cuda")
     if (names_cuda or (device is None and target == "cuda")) and BACKENDS["cuda"].missing() is None:
-        return "cuda"
-    on_this_cpu = device is None or str(device) == "cpu"
-    served = on_this_cpu and "onnxruntime" in certified and BACKENDS["onnxruntime"].missing() is None
-    return "onnxruntime" if served else "torch"
+        return ("cuda",)
+    if device is not None and str(device) != "cpu":
+        return ("torch",)
+    served = [n for n in ("native", "onnxruntime") if n in certified and BACKENDS[n].missing() is None]
+    if "native" in served and (program is None or not is_faster(program)):
+        served.remove("native")
+    return (*served, "torch")
 
 
 def open_session(
@@ -82,23 +106,29 @@ def open_session(
     """A session of `program` (see `Request`). certified: the backends that "auto" may take beside torch, which it falls
     back to. Raises BackendError for a name that is unknown or cannot run here.
     """
-    name = choose(backend, device, target, certified)
-    if name not in BACKENDS:
+    program = joined(program)
+    names = choose(backend, device, target, certified, program)
+    if names[0] not in BACKENDS:
         raise BackendError(f"Found backend {backend!r}. Expected one of auto, {', '.join(sorted(BACKENDS))}.")
-    lacks = BACKENDS[name].missing()
+    lacks = BACKENDS[names[0]].missing()
     if lacks:
-        raise BackendError(f"Backend {name!r} cannot run here: {lacks} Use backend='torch'.")
+        raise BackendError(f"Backend {names[0]!r} cannot run here: {lacks} Use backend='torch'.")
     if differentiated is not None:
         differentiated = replace(differentiated, origin=joined(differentiated.origin))
-    request = Request(joined(program), device, precision, differentiated)
-    try:
-        return BACKENDS[name].open(request)
-    except BackendError:
-        if backend != "auto" or name != "onnxruntime":
-            raise
-        return BACKENDS["torch"].open(request)
+    patience = IMPATIENT if backend == "auto" else PATIENT
+    request = Request(program, device, precision, differentiated, patience)
+    for name in names[:-1]:
+        with suppress(BackendError):
+            return BACKENDS[name].open(request)
+    return BACKENDS[names[-1]].open(request)
 
 
 def on_cpu() -> list[str]:
     """The backends that can serve a network on this machine's CPU."""
     return [name for name, backend in BACKENDS.items() if backend.on_cpu and backend.missing() is None]
+
+
+def compiler_of(name: str) -> str:
+    """What makes a backend's code on this machine, with its flags; nothing for most."""
+    where = BACKENDS[name].compiler
+    return str(resolve_name(where)()) if where else ""

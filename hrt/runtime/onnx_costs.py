@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from hrt.hmatrix.batched_products import Plan, plan
+from hrt.hmatrix.diagonal import diagonal_blocks
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.convolutions import CONVOLUTION, fused
 from hrt.program.program import Program
@@ -34,11 +35,23 @@ def layer_us(weight: Tensor | HMatrix, form: str, rows: int, batched: Plan | Non
     if not isinstance(weight, HMatrix) or form in ("dense", "multiplied"):
         size = 4e-6 * m * n
         return GEMM_US + DENSE_US * 2e-6 * m * n * rows + size * (CACHED_US if size < CACHE_MB else STREAMED_US)
+    if form == "stacked":
+        return _stacked_us(weight.shape, len(diagonal_blocks(weight)), rows)
     if form == "low rank":
         rank = sum(e.rank for e in weight.leaves)
         numbers = n * math.ceil(rank / LANES) * LANES + m * (rank + 1)
         return 2 * GEMM_US + DENSE_US * 2e-6 * numbers * rows + CACHED_US * 4e-6 * rank * (m + n)
     return _batched_us(weight, rows, batched or plan(weight))
+
+
+def _stacked_us(shape: tuple[int, int], blocks: int, rows: int) -> float:
+    """Equal blocks along the diagonal, written out, as one batched product of rows that are transposed before and
+    after it.
+    """
+    m, n = shape
+    numbers = m * n / blocks
+    moved = NODE_US * 3 + MOVED_US * 4e-6 * (m + n) * rows + SMALL_US * blocks
+    return moved + DENSE_US * 2e-6 * numbers * rows + CACHED_US * 4e-6 * numbers
 
 
 def _batched_us(matrix: HMatrix, rows: int, batched: Plan) -> float:
@@ -74,28 +87,24 @@ def choose_forms(program: Program, batches: Sequence[int], never_slower: bool = 
 
     never_slower: compressed only where no single one of the batches is predicted to take longer than dense.
     """
-    steps = convolution_steps(program)
-    return {
-        name: _choose(program.constants[name], batches, never_slower) if name not in steps else _thin(weight)
-        for name, weight in ((name, program.constants[name]) for name in program.weights)
-    }
+    convolved, forms = _convolved(program), {}
+    for name, nodes in program.weights.items():
+        rows, weight = max(math.prod(node.shape[:-1]) for node in nodes), program.constants[name]
+        several = [rows * b for b in batches]
+        forms[name] = _thin(weight) if name in convolved else _choose(weight, several, never_slower)
+    return forms
 
 
 def program_us(program: Program, forms: Mapping[str, str], rows: int) -> float:
     """Predicted microseconds of all linear layers of a program on so many rows."""
-    steps = convolution_steps(program)
-    weights = (n.inputs[1] for n in program.nodes if n.op == "linear" and n.inputs[1] in forms)
-    return sum(layer_us(program.constants[name], forms[name], rows * steps.get(name, 1)) for name in weights)
+    layers = ((n.inputs[1], math.prod(n.shape[:-1])) for n in program.linear_nodes if n.inputs[1] in forms)
+    return sum(layer_us(program.constants[name], forms[name], rows * steps) for name, steps in layers)
 
 
-def convolution_steps(program: Program) -> dict[str, int]:
-    """How many rows of patches a sample gives to every weight that only convolutions use."""
-    convolutions = [node for node in fused(program) if node.op == CONVOLUTION]
-    counts = Counter(node.inputs[1] for node in convolutions)
-    steps = {
-        node.inputs[1]: math.prod(node.shape) // program.constants[node.inputs[1]].shape[0] for node in convolutions
-    }
-    return {name: steps[name] for name, nodes in program.weights.items() if counts[name] == len(nodes)}
+def _convolved(program: Program) -> set[str]:
+    """The weights that only convolutions use."""
+    counts = Counter(node.inputs[1] for node in fused(program) if node.op == CONVOLUTION)
+    return {name for name, nodes in program.weights.items() if counts[name] == len(nodes)}
 
 
 def _is_plain(weight: HMatrix) -> bool:
@@ -121,8 +130,12 @@ def compressed_form(weight: HMatrix) -> str:
 def _choose(weight: Tensor | HMatrix, batches: Sequence[int], never_slower: bool) -> str:
     if not isinstance(weight, HMatrix) or _is_plain(weight):
         return "dense"
-    form = compressed_form(weight)
-    batched = plan(weight) if form == "batched" else None
-    shares = [layer_us(weight, form, b, batched) / layer_us(weight, "multiplied", b) for b in batches]
-    fast = math.prod(shares) < CLEAR ** len(shares) and (max(shares) <= 1.0 or not never_slower)
-    return form if fast else "multiplied"
+    forms = (compressed_form(weight), *(("stacked",) if diagonal_blocks(weight) else ()))
+    times = [layer_us(weight, "multiplied", b) for b in batches]
+    best, least = "multiplied", CLEAR ** len(batches)
+    for form in forms:
+        batched = plan(weight) if form == "batched" else None
+        shares = [layer_us(weight, form, b, batched) / t for b, t in zip(batches, times, strict=True)]
+        if math.prod(shares) < least and (max(shares) <= 1.0 or not never_slower):
+            best, least = form, math.prod(shares)
+    return best

@@ -46,10 +46,12 @@ HRT_APART void hrt_contract_row(real *o, const real *a, const real *b, const hrt
     if (s->b_column == 1 && s->o_column == 1) {
         for (size_t c = 0; c < s->columns; c += 2 * HRT_LANES) {
             const int left = s->columns - c < 2 * HRT_LANES ? (int)(s->columns - c) : 2 * (int)HRT_LANES;
-            size_t r = 0;
-            for (; r + 4 <= s->rows; r += 4)
-                hrt_contract_columns(o + r * s->o_row + c, a + r * s->a_row, b + c, s, 4, left);
-            for (; r < s->rows; r++) hrt_contract_columns(o + r * s->o_row + c, a + r * s->a_row, b + c, s, 1, left);
+            const real *x = a;
+            real *at = o + c;
+            for (size_t r = 0; r < s->rows / 4; r++, x += 4 * s->a_row, at += 4 * s->o_row)
+                hrt_contract_columns(at, x, b + c, s, 4, left);
+            for (size_t r = 0; r < s->rows % 4; r++, x += s->a_row, at += s->o_row)
+                hrt_contract_columns(at, x, b + c, s, 1, left);
         }
     } else for (size_t r = 0; r < s->rows; r++) for (size_t c = 0; c < s->columns; c++) {
         const real *x = a + r * s->a_row, *y = b + c * s->b_column;

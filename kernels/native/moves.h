@@ -5,8 +5,7 @@ HRT_INLINE void hrt_copy(const int L, real *o, const real *x, size_t n) { memcpy
 /* o[i] = x[table[i]]; zero where table[i] < 0. */
 HRT_INLINE void hrt_take(const int L, real *o, const real *x, const int32_t *table, size_t n) {
     for (size_t i = 0; i < n; i++, o += L) {
-        if (table[i] < 0) HRT_UNROLL for (int s = 0; s < L; s += L < (int)HRT_LANES ? 1 : (int)HRT_LANES)
-            if (L < (int)HRT_LANES) o[s] = 0; else hrt_store(o + s, hrt_splat(0));
+        if (table[i] < 0) memset(o, 0, (size_t)L * sizeof(real));
         else hrt_copy(L, o, x + (size_t)L * (size_t)table[i], 1);
     }
 }
@@ -16,25 +15,79 @@ HRT_INLINE void hrt_padded(real *o, const real *x, const int32_t *table, size_t 
     else memcpy(o, x, n * sizeof(real));
     memset(o + n, 0, 16 * sizeof(real));
 }
+
+/* A square of HRT_SQUARE x HRT_SQUARE numbers, transposed: rows of x are x_step apart, those of o o_step. */
+#if HRT_WIDTH == 64 && !defined(HRT_DOUBLE)
+#define HRT_SQUARE 16
+HRT_INLINE void hrt_transpose(real *o, size_t o_step, const real *x, size_t x_step) {
+    __m512 r[16], s[16];
+    HRT_UNROLL for (int k = 0; k < 16; k++) r[k] = _mm512_loadu_ps(x + (size_t)k * x_step);
+    HRT_UNROLL for (int k = 0; k < 16; k += 2) {
+        s[k] = _mm512_unpacklo_ps(r[k], r[k + 1]);
+        s[k + 1] = _mm512_unpackhi_ps(r[k], r[k + 1]);
+    }
+    HRT_UNROLL for (int k = 0; k < 16; k += 4) /* r[k + c]: columns 4 q + c, of rows k to k + 3, in quarter q */
+        HRT_UNROLL for (int h = 0; h < 2; h++) {
+            const __m512d low = _mm512_castps_pd(s[k + h]), high = _mm512_castps_pd(s[k + 2 + h]);
+            r[k + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            r[k + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    HRT_UNROLL for (int c = 0; c < 4; c++) {
+        const __m512 a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88), b = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);
+        const __m512 d = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88);
+        const __m512 e = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
+        _mm512_storeu_ps(o + (size_t)c * o_step, _mm512_shuffle_f32x4(a, d, 0x88));
+        _mm512_storeu_ps(o + (size_t)(4 + c) * o_step, _mm512_shuffle_f32x4(b, e, 0x88));
+        _mm512_storeu_ps(o + (size_t)(8 + c) * o_step, _mm512_shuffle_f32x4(a, d, 0xdd));
+        _mm512_storeu_ps(o + (size_t)(12 + c) * o_step, _mm512_shuffle_f32x4(b, e, 0xdd));
+    }
+}
+#elif HRT_WIDTH && defined(__SSE2__) && !defined(HRT_DOUBLE)
+#define HRT_SQUARE 4
+HRT_INLINE void hrt_transpose(real *o, size_t o_step, const real *x, size_t x_step) {
+    const __m128 a = _mm_loadu_ps(x), b = _mm_loadu_ps(x + x_step);
+    const __m128 c = _mm_loadu_ps(x + 2 * x_step), d = _mm_loadu_ps(x + 3 * x_step);
+    const __m128 e = _mm_unpacklo_ps(a, b), f = _mm_unpackhi_ps(a, b);
+    const __m128 g = _mm_unpacklo_ps(c, d), h = _mm_unpackhi_ps(c, d);
+    _mm_storeu_ps(o, _mm_movelh_ps(e, g));
+    _mm_storeu_ps(o + o_step, _mm_movehl_ps(g, e));
+    _mm_storeu_ps(o + 2 * o_step, _mm_movelh_ps(f, h));
+    _mm_storeu_ps(o + 3 * o_step, _mm_movehl_ps(h, f));
+}
+#else
+#define HRT_SQUARE 1
+HRT_INLINE void hrt_transpose(real *o, size_t o_step, const real *x, size_t x_step) {
+    (void)o_step, (void)x_step;
+    *o = *x;
+}
+#endif
+/* o[j][i] = x[i][j] for rows x columns numbers. */
+HRT_INLINE void hrt_transposed(real *o, size_t o_step, const real *x, size_t x_step, size_t rows, size_t columns) {
+    size_t i = 0;
+    for (; HRT_SQUARE > 1 && i + HRT_SQUARE <= rows; i += HRT_SQUARE) {
+        size_t j = 0;
+        for (; j + HRT_SQUARE <= columns; j += HRT_SQUARE)
+            hrt_transpose(o + j * o_step + i, o_step, x + i * x_step + j, x_step);
+        for (; j < columns; j++)
+            for (size_t k = i; k < i + HRT_SQUARE; k++) o[j * o_step + k] = x[k * x_step + j];
+    }
+    for (; i < rows; i++)
+        for (size_t j = 0; j < columns; j++) o[j * o_step + i] = x[i * x_step + j];
+}
 /* rows x n numbers, stride apart, as n x L with samples as lanes; lanes beyond rows repeat the last row. */
 HRT_INLINE void hrt_lanes_in(const int L, real *o, const real *x, size_t stride, size_t n, size_t rows) {
     if (L == 1) {
         hrt_padded(o, x, 0, n);
         return;
     }
-    for (size_t s = 0; s < (size_t)L; s++) {
-        const real *row = x + stride * (s < rows ? s : rows - 1);
-        for (size_t i = 0; i < n; i++) o[i * (size_t)L + s] = row[i];
-    }
+    hrt_transposed(o, (size_t)L, x, stride, rows, n);
+    for (size_t s = rows; s < (size_t)L; s++)
+        for (size_t i = 0; i < n; i++) o[i * (size_t)L + s] = o[i * (size_t)L + rows - 1];
 }
 /* The inverse. */
 HRT_INLINE void hrt_lanes_out(const int L, real *y, const real *o, size_t stride, size_t m, size_t rows) {
-    if (L == 1) {
-        memcpy(y, o, m * sizeof(real));
-        return;
-    }
-    for (size_t s = 0; s < rows; s++)
-        for (size_t i = 0; i < m; i++) y[stride * s + i] = o[i * (size_t)L + s];
+    if (L == 1) memcpy(y, o, m * sizeof(real));
+    else hrt_transposed(y, stride, o, (size_t)L, m, rows);
 }
 
 /* What element j of a loop over n x L numbers reads: hrt_spread of a value that is one number, hrt_constant of a table

@@ -84,15 +84,15 @@ HRT_INLINE void hrt_dot_rows(const int kind, const int streams, const int count,
     }
     HRT_UNROLL for (int s = 0; s < streams; s++) {
         real *o = t[s] + place;
+        const hrt_v *b = a + s * count;
         HRT_UNROLL for (int j = 0; j + 4 <= count; j += 4)
-            hrt_sums4(o + j, a[s * count + j], a[s * count + j + 1], a[s * count + j + 2], a[s * count + j + 3], 4);
+            hrt_sums4(o + j, b[j], b[j + 1], b[j + 2], b[j + 3], 4, scale ? scale + j : 0);
         const int done = count / 4 * 4;
-        if (count % 4 == 1) o[done] = hrt_sum(a[s * count + done]);
+        if (count % 4 == 1) o[done] = scale ? hrt_sum(b[done]) * scale[done] : hrt_sum(b[done]);
         if (count % 4 >= 2) {
-            const hrt_v last = count % 4 == 3 ? a[s * count + done + 2] : hrt_splat(0);
-            hrt_sums4(o + done, a[s * count + done], a[s * count + done + 1], last, hrt_splat(0), count % 4);
+            const hrt_v last = count % 4 == 3 ? b[done + 2] : hrt_splat(0);
+            hrt_sums4(o + done, b[done], b[done + 1], last, hrt_splat(0), count % 4, scale ? scale + done : 0);
         }
-        if (scale) HRT_UNROLL for (int j = 0; j < count; j++) o[j] *= scale[j];
     }
 }
 
@@ -222,6 +222,8 @@ HRT_INLINE void hrt_many_strips(const int streams, const hrt_numbers *N, const h
         int c = 0;
         for (; c + HRT_STEP(64, streams) <= tall; c += HRT_STEP(64, streams))
             hrt_any_strip(streams, HRT_STEP(64, streams), N, layer, strip, c, ports);
+        for (; c + HRT_STEP(32, streams) <= tall; c += HRT_STEP(32, streams))
+            hrt_any_strip(streams, HRT_STEP(32, streams), N, layer, strip, c, ports);
         for (; c < tall; c += HRT_STEP(16, streams))
             hrt_any_strip(streams, HRT_STEP(16, streams), N, layer, strip, c, ports);
     }
@@ -234,36 +236,52 @@ HRT_INLINE void hrt_many(const int streams, const hrt_numbers *N, const hrt_laye
 
 /* Blocks --------------------------------------------------------------------------------------------------------- */
 
-/* out[i] = b[i] + sum over k of w[i, k] x[index[k]], then the same over t: rows of L lanes. A null bias is 0. */
-HRT_INLINE void hrt_tile(const int L, const int rows, const real *w, int row_step, int column_step,
+/* Repetition by macros, not by loops: sums are then variables, which every compiler keeps in registers. */
+#define HRT_TIMES16(M)                                                                                                 \
+    M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
+
+/* out[i] = b[i] + sum over k of w[i, k] x[index[k]], then the same over t: rows of L lanes, L being one or two
+   vectors. A null bias is 0. */
+HRT_INLINE void hrt_tile(const int L, const int rows, const real *w, size_t row_step, size_t column_step,
                          const hrt_index *index, int over_x, const real *x, int over_t, const real *t, real *out,
                          const real *bias) {
-    const int wide = L / (int)HRT_LANES;
-    hrt_v a[HRT_MOST];
-    HRT_UNROLL for (int i = 0; i < rows; i++)
-        HRT_UNROLL for (int j = 0; j < wide; j++) a[i * wide + j] = hrt_splat(bias ? bias[i] : 0);
+    const int wide = L / (int)HRT_LANES, lanes = (int)HRT_LANES;
+    const hrt_v zero = hrt_splat(0);
+#define HRT_SUM(i, j) hrt_v a##i##_##j = bias && i < rows && j < wide ? hrt_splat(bias[i]) : zero;
+#define HRT_ROW(i) HRT_SUM(i, 0) HRT_SUM(i, 1)
+    HRT_TIMES16(HRT_ROW)
+#undef HRT_SUM
+#undef HRT_ROW
+#define HRT_SUM(i, j) if (j < wide) a##i##_##j = hrt_fma(s, v##j, a##i##_##j);
+#define HRT_ROW(i)                                                                                                     \
+    if (i < rows) {                                                                                                    \
+        const hrt_v s = hrt_splat(w[i * row_step]);                                                                    \
+        HRT_SUM(i, 0) HRT_SUM(i, 1)                                                                                         \
+    }
 #define HRT_COLUMN(from)                                                                                               \
     {                                                                                                                  \
         const real *p = (from) + (size_t)L * (index ? (size_t)index[k] : (size_t)k);                                   \
-        hrt_v v[16];                                                                                                   \
-        HRT_UNROLL for (int j = 0; j < wide; j++) v[j] = hrt_load(p + j * (int)HRT_LANES);                             \
-        HRT_UNROLL for (int i = 0; i < rows; i++) {                                                                    \
-            const hrt_v s = hrt_splat(w[i * row_step + k * column_step]);                                              \
-            HRT_UNROLL for (int j = 0; j < wide; j++) a[i * wide + j] = hrt_fma(s, v[j], a[i * wide + j]);             \
-        }                                                                                                              \
+        const hrt_v v0 = hrt_load(p), v1 = wide > 1 ? hrt_load(p + lanes) : zero;                                      \
+        HRT_TIMES16(HRT_ROW)                                                                                           \
+        w += column_step;                                                                                              \
     }
     int k = 0;
     for (; k < over_x; k++) HRT_COLUMN(x)
     for (; k < over_x + over_t; k++) HRT_COLUMN(t)
 #undef HRT_COLUMN
-    HRT_UNROLL for (int i = 0; i < rows; i++)
-        HRT_UNROLL for (int j = 0; j < wide; j++) hrt_store(out + i * L + j * (int)HRT_LANES, a[i * wide + j]);
+#undef HRT_SUM
+#undef HRT_ROW
+#define HRT_SUM(i, j) if (i < rows && j < wide) hrt_store(out + i * L + j * lanes, a##i##_##j);
+#define HRT_ROW(i) HRT_SUM(i, 0) HRT_SUM(i, 1)
+    HRT_TIMES16(HRT_ROW)
+#undef HRT_SUM
+#undef HRT_ROW
 }
 
-#if HRT_WIDTH == 64 || (HRT_WIDTH == 16 && defined(__aarch64__)) /* rows of a tile: 24 or 12 sums */
-#define HRT_TILE(L) ((L) / (int)HRT_LANES == 1 ? 12 : 24 / ((L) / (int)HRT_LANES))
+#if HRT_SUMS == 16 /* rows of a tile: so many sums fit the registers */
+#define HRT_TILE(L) ((L) == (int)HRT_LANES ? 16 : 12)
 #else
-#define HRT_TILE(L) ((L) / (int)HRT_LANES <= 1 ? 8 : (L) / (int)HRT_LANES >= 12 ? 1 : 12 / ((L) / (int)HRT_LANES))
+#define HRT_TILE(L) ((L) == (int)HRT_LANES ? 8 : 6)
 #endif
 
 /* Any number of rows, in tiles of nearly one height. */
@@ -275,10 +293,12 @@ HRT_INLINE void hrt_tiles(const int L, const int columns_first, int rows, const 
         const int r = (rows + tiles - 1) / tiles;
         switch (r) {
 #define HRT_ROWS(n)                                                                                                    \
-        case n: if (n <= most) hrt_tile(L, n, w, columns_first ? 1 : ld, columns_first ? ld : 1, index, over_x, x,     \
+        case n: if (n <= most) hrt_tile(L, n, w, columns_first ? 1 : (size_t)ld, columns_first ? (size_t)ld : 1, index, over_x, x,     \
                                         over_t, t, out, bias); break;
-        HRT_ROWS(1) HRT_ROWS(2) HRT_ROWS(3) HRT_ROWS(4) HRT_ROWS(5) HRT_ROWS(6)
-        HRT_ROWS(7) HRT_ROWS(8) HRT_ROWS(9) HRT_ROWS(10) HRT_ROWS(11) HRT_ROWS(12)
+        HRT_ROWS(1) HRT_ROWS(2) HRT_ROWS(3) HRT_ROWS(4) HRT_ROWS(5) HRT_ROWS(6) HRT_ROWS(7) HRT_ROWS(8)
+#if HRT_SUMS == 16
+        HRT_ROWS(9) HRT_ROWS(10) HRT_ROWS(11) HRT_ROWS(12) HRT_ROWS(13) HRT_ROWS(14) HRT_ROWS(15) HRT_ROWS(16)
+#endif
 #undef HRT_ROWS
         }
         rows -= r, w += columns_first ? r : r * ld, out += r * L, bias += bias ? r : 0;

@@ -157,7 +157,9 @@ typedef int32_t hrt_i32s;
 HRT_INLINE hrt_f32s hrt_floats_of_bits(hrt_i32s i) { hrt_f32s f; memcpy(&f, &i, sizeof f); return f; }
 HRT_INLINE hrt_i32s hrt_bits_of_floats(hrt_f32s f) { hrt_i32s i; memcpy(&i, &f, sizeof i); return i; }
 HRT_INLINE hrt_i32s hrt_load_u16(const uint16_t *p) {
-#if HRT_WIDTH
+#if HRT_WIDTH == 16 && defined(__SSE2__) && !defined(HRT_DOUBLE)
+    return (hrt_i32s)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i *)p), _mm_setzero_si128());
+#elif HRT_WIDTH
     hrt_u16s h;
     memcpy(&h, p, sizeof h);
     return __builtin_convertvector(h, hrt_i32s);
@@ -184,6 +186,11 @@ HRT_INLINE hrt_v hrt_load_i8(const int8_t *p) {
     return (hrt_v)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 #elif HRT_WIDTH == 32 && !defined(HRT_DOUBLE)
     return (hrt_v)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+#elif HRT_WIDTH == 16 && defined(__SSE2__) && !defined(HRT_DOUBLE)
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    const __m128i bytes = _mm_cvtsi32_si128(four), pairs = _mm_unpacklo_epi8(bytes, bytes);
+    return (hrt_v)_mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(pairs, pairs), 24));
 #elif HRT_WIDTH
     hrt_i8s b;
     memcpy(&b, p, sizeof b);
@@ -215,7 +222,7 @@ HRT_INLINE hrt_v hrt_load_f32(const float *p) {
 HRT_INLINE hrt_v hrt_load_f64(const double *p) { return hrt_load(p); }
 #endif
 
-/* Sums over lanes: of one vector, and of four, written to p[0..4). */
+/* Sums over lanes: of one vector, and of count of four, times their scales (null: 1), written to p. */
 HRT_INLINE real hrt_sum(hrt_v v) {
 #if HRT_WIDTH == 64 && !defined(HRT_DOUBLE)
     return _mm512_reduce_add_ps((__m512)v);
@@ -227,7 +234,8 @@ HRT_INLINE real hrt_sum(hrt_v v) {
     return v;
 #endif
 }
-HRT_INLINE void hrt_sums4(real *p, hrt_v a, hrt_v b, hrt_v c, hrt_v d, const int count) {
+HRT_INLINE void hrt_sums4(real *p, hrt_v a, hrt_v b, hrt_v c, hrt_v d, const int count,
+                          const real *scale) {
 #if HRT_WIDTH >= 32 && !defined(HRT_DOUBLE)
 #if HRT_WIDTH == 64
     __m512 u = _mm512_add_ps(_mm512_unpacklo_ps((__m512)a, (__m512)b), _mm512_unpackhi_ps((__m512)a, (__m512)b));
@@ -238,10 +246,18 @@ HRT_INLINE void hrt_sums4(real *p, hrt_v a, hrt_v b, hrt_v c, hrt_v d, const int
     __m256 s = _mm256_hadd_ps(_mm256_hadd_ps((__m256)a, (__m256)b), _mm256_hadd_ps((__m256)c, (__m256)d));
 #endif
     __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    if (scale) t = _mm_mul_ps(t, _mm_loadu_ps(scale));
+    if (count == 4) _mm_storeu_ps(p, t);
+    else memcpy(p, &t, 4 * (size_t)count);
+#elif HRT_WIDTH == 16 && defined(__SSE2__) && !defined(HRT_DOUBLE)
+    const __m128 e = _mm_add_ps(_mm_unpacklo_ps((__m128)a, (__m128)b), _mm_unpackhi_ps((__m128)a, (__m128)b));
+    const __m128 f = _mm_add_ps(_mm_unpacklo_ps((__m128)c, (__m128)d), _mm_unpackhi_ps((__m128)c, (__m128)d));
+    __m128 t = _mm_add_ps(_mm_movelh_ps(e, f), _mm_movehl_ps(f, e));
+    if (scale) t = _mm_mul_ps(t, _mm_loadu_ps(scale));
     if (count == 4) _mm_storeu_ps(p, t);
     else memcpy(p, &t, 4 * (size_t)count);
 #else
     const hrt_v v[4] = {a, b, c, d};
-    HRT_UNROLL for (int k = 0; k < count; k++) p[k] = hrt_sum(v[k]);
+    HRT_UNROLL for (int k = 0; k < count; k++) p[k] = scale ? hrt_sum(v[k]) * scale[k] : hrt_sum(v[k]);
 #endif
 }

@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ import torch
 from torch import Tensor, nn
 
 import hrt
+from hrt.errors import BackendError
 from hrt.export.onnx.exporter import graph_of
 from hrt.export.onnx.onnxruntime_session import forms_for
+from hrt.hmatrix.diagonal import diagonal_blocks
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.perf.measuring.results import FAILED, MISSING, UNREACHABLE
+from hrt.perf.methods.generated_c import int8_rows, ways_in_c
 from hrt.perf.methods.matched_error import (
     Arrays,
     Bind,
@@ -39,7 +43,9 @@ from hrt.perf.methods.svd import Factors, nbytes_of, second_moments, svd_factors
 from hrt.perf.networks.as_torch_module import factored, module_of
 from hrt.perf.networks.burgers import torch_ways
 from hrt.perf.networks.registry import WEIGHTS_MARGIN, MissingError, Workload
+from hrt.program.parallel_linears import joined
 from hrt.program.program import Program
+from hrt.runtime.backends import on_cpu
 
 LOOSEST, TIGHTEST = 0.0, -7.0  # log10 of a weight's relative error, where knobs are searched
 NOT_SMALLER = "nothing smaller than dense"
@@ -64,7 +70,9 @@ def dense_narrow(dtype: torch.dtype, widened: bool = False) -> Method:
     """Weights in 16 bits, and arithmetic too, in torch; or `widened` to float32 at loading, as dense float32 runs."""
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
-        program, nbytes = _in_halves(workload.program) if widened else (workload.program, workload.dense_nbytes // 2)
+        program, narrow, nbytes = workload.program, None, workload.dense_nbytes // 2
+        if widened:
+            program, narrow, nbytes = _in_halves(workload.program)
         kind = torch.float32 if widened else dtype
         net = module_of(program).to(kind)
         run = run_of(lambda *x: net(*(v.to(kind) for v in x)))
@@ -72,7 +80,7 @@ def dense_narrow(dtype: torch.dtype, widened: bool = False) -> Method:
         if not upper <= tol:
             return Refusal(UNREACHABLE, f"error up to {upper:.1e}; it has no knob")
         if widened:
-            return _offer(nbytes, program, (in_torch(net),), "widened at loading")
+            return _offer(nbytes, program, (in_torch(net),), "widened at loading", narrow)
         ways = (in_torch(net, dtype), compiled(net, dtype))
         return Offer(nbytes, ways, work=work_of(program), arithmetic=str(dtype).removeprefix("torch."))
 
@@ -91,9 +99,9 @@ def svd(weighted: bool, halves: bool = False) -> Method:
         def make(t: float) -> dict[str, tuple[Tensor, Tensor]]:
             return {k: cut for k, f in factors.items() if (cut := _cut(f, t)) is not None}
 
-        def stored(cut: dict[str, tuple[Tensor, Tensor]]) -> tuple[Program, int]:
+        def stored(cut: dict[str, tuple[Tensor, Tensor]]) -> tuple[Program, Program, int]:
             program = factored(workload.program, cut)
-            return _in_halves(program) if halves else (program, nbytes_of(program))
+            return _in_halves(program) if halves else (program, program, nbytes_of(program))
 
         def holds(cut: dict[str, tuple[Tensor, Tensor]]) -> bool:
             return accepted(workload, run_of(module_of(stored(cut)[0])), tol)
@@ -101,10 +109,10 @@ def svd(weighted: bool, halves: bool = False) -> Method:
         cut = loosest(make, holds, TIGHTEST, LOOSEST)
         if not cut:
             return Refusal(UNREACHABLE, "at no rank that is smaller than dense" if cut is None else NOT_SMALLER)
-        program, nbytes = stored(cut)
+        program, narrow, nbytes = stored(cut)
         shapes = {k: workload.program.constants[k].shape for k in workload.program.weights}
         ranks = (str(len(cut[k][1])) if k in cut else f"dense {min(shape)}" for k, shape in shapes.items())
-        return _offer(nbytes, program, (in_torch(module_of(program)),), f"ranks {', '.join(ranks)}")
+        return _offer(nbytes, program, (in_torch(module_of(program)),), f"ranks {', '.join(ranks)}", narrow)
 
     return method
 
@@ -159,8 +167,10 @@ class SparseLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
-    """hrt at the tolerance, saved and loaded again, by `predict` on numpy arrays."""
+def hrt_method(target: str, every: bool = True) -> Method:
+    """hrt at the tolerance, saved and loaded again, by `predict` on numpy arrays. every: in every backend of the CPU
+    that can run it, beside "auto".
+    """
 
     def method(workload: Workload, tol: float) -> Offer | Refusal:
         served = workload.served
@@ -173,7 +183,10 @@ def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.hrt"
             model.save(path)
-            loaded = {b: hrt.load(path, backend=b) for b in backends}
+            loaded = {"auto": hrt.load(path)}
+            for backend in on_cpu() if every else ():
+                with suppress(BackendError):
+                    loaded[backend] = hrt.load(path, backend=backend)
         ways = tuple(Execution(b, _predicting(net, workload.derivatives)) for b, net in loaded.items())
         return Offer(model.nbytes, ways, on_rows=partial(as_run, model))
 
@@ -182,17 +195,21 @@ def hrt_method(target: str, backends: tuple[str, ...]) -> Method:
 
 def as_run(model: hrt.CompressedModel, batch: int) -> tuple[str, int, dict[str, Any]]:
     """Note, multiply-adds of a row, and facts: of the graph that ONNX Runtime runs on so many rows."""
-    forms = forms_for(model.program, batch)
+    program = joined(model.program)
+    forms = forms_for(program, batch)
     leaves = work = 0
-    for name in model.program.weights:
-        weight = model.program.constants[name]
+    for name in program.weights:
+        weight = program.constants[name]
         sizes = [weight.shape[0] * weight.shape[1]]
         if isinstance(weight, HMatrix):
             sizes = [e.rows * e.cols if e.is_dense else e.rank * (e.rows + e.cols) for e in weight.leaves]
         leaves += len(sizes)
-        work += weight.shape[0] * weight.shape[1] if forms[name] in ("dense", "multiplied") else sum(sizes)
+        whole = weight.shape[0] * weight.shape[1]
+        if forms[name] == "stacked":
+            whole //= len(diagonal_blocks(weight))
+        work += whole if forms[name] in ("dense", "multiplied", "stacked") else sum(sizes)
     facts = {
-        "nodes": len(graph_of(model.program, narrow=False, forms=forms).graph.node),
+        "nodes": len(graph_of(program, narrow=False, forms=forms).graph.node),
         "layers": len(forms),
         "stored dense": sum(f == "dense" for f in forms.values()),
         "run dense": sum(f in ("dense", "multiplied") for f in forms.values()),
@@ -224,18 +241,25 @@ def _one_or_all(x: tuple[Any, ...]) -> Any:
     return x if len(x) > 1 else next(iter(x))
 
 
-def _offer(nbytes: int, program: Program, ways: tuple[Execution, ...], note: str = "") -> Offer:
-    """A program in float32, run by `ways` and in every way of ONNX Runtime."""
+def _offer(
+    nbytes: int, program: Program, ways: tuple[Execution, ...], note: str = "", narrow: Program | None = None
+) -> Offer:
+    """A program in float32, run by `ways`, in every way of ONNX Runtime and as generated C. There 16-bit numbers stay
+    as they are stored, and are decoded as they are read.
+    """
     proto = graph_of(program, narrow=False)
     facts = {"nodes": len(proto.graph.node)}
-    return Offer(nbytes, (*ways, *ways_in_onnxruntime(proto)), note, work_of(program), facts)
+    ways = (*ways, *ways_in_onnxruntime(proto), *ways_in_c(program if narrow is None else narrow))
+    return Offer(nbytes, ways, note, work_of(program), facts)
 
 
-def _in_halves(program: Program) -> tuple[Program, int]:
-    """The program with its matrices rounded to float16, and bytes with those stored so."""
+def _in_halves(program: Program) -> tuple[Program, Program, int]:
+    """The program with its matrices rounded to float16: as float32 and as stored, and bytes with those stored so."""
     matrices = {k: c for k, c in program.constants.items() if isinstance(c, Tensor) and c.ndim == 2}
-    rounded = {k: c.to(torch.float16).to(torch.float32) for k, c in matrices.items()}
-    return program.with_constants(rounded), nbytes_of(program) - sum(2 * c.numel() for c in matrices.values())
+    halves = {k: c.to(torch.float16) for k, c in matrices.items()}
+    wide = program.with_constants({k: c.to(torch.float32) for k, c in halves.items()})
+    nbytes = nbytes_of(program) - sum(2 * c.numel() for c in matrices.values())
+    return wide, program.with_constants(halves), nbytes
 
 
 def _all_factors(workload: Workload, weighted: bool) -> dict[str, Factors]:
@@ -308,12 +332,13 @@ _OTHERS: Mapping[str, Method] = {
     "svd, data-weighted": svd(True),
     "svd, data-weighted float16": svd(True, halves=True),
     "pruned, magnitude": pruned_magnitude,
+    "quantized, int8 in generated C": int8_rows,
     **QUANTIZERS,
 }
 METHODS: Mapping[str, Method] = {
     "dense float32": dense_float32,
     **{name: _checked(method) for name, method in _OTHERS.items()},
-    "hrt": hrt_method("cpu", ("auto", "torch")),
-    "hrt, fewest bytes": hrt_method("bytes", ("auto",)),
+    "hrt": hrt_method("cpu"),
+    "hrt, fewest bytes": hrt_method("bytes", every=False),
 }
 USUAL = tuple(m for m in METHODS if m != "hrt, fewest bytes")  # which takes as long as "hrt" again

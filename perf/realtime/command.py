@@ -2,6 +2,7 @@
 
     python -m hrt.perf.realtime net.hrt --rate 1000 --seconds 60
     python -m hrt.perf.realtime net.hrt --name burgers --http 127.0.0.1:8000 --grpc 127.0.0.1:8001
+    python -m hrt.perf.realtime net.hrt --jitter 1000000
     python -m hrt.perf.realtime --self-test
 
 Request k is due at start + k / rate, whether or not the one before has been answered, and its latency counts from
@@ -37,6 +38,7 @@ from hrt.perf.measuring.provenance import commit, scheduling, versions
 from hrt.perf.measuring.results import FAILED, OK, Results, Row, check_results
 from hrt.perf.realtime import server_load
 from hrt.perf.realtime.inference_client import TOLERANCE, Server, servers
+from hrt.perf.realtime.jitter import jitter, lines
 from hrt.perf.realtime.latencies import Figures, histogram_library, shown, summarise
 from hrt.perf.realtime.open_loop import SPIN_NS, Clock, Options, Slice, serve
 from hrt.perf.realtime.self_test import SECONDS, self_test
@@ -68,6 +70,9 @@ def realtime(
     name: Annotated[str | None, typer.Option(help="The model's name at the server; else the file's.")] = None,
     json_tensors: Tensors = False,
     json: Annotated[Path | None, typer.Option(help="Write the figures here; they can be drawn as a page.")] = None,
+    calls: Annotated[
+        int | None, typer.Option("--jitter", help="Time so many calls of one row instead, from Python and from C.")
+    ] = None,
     test: Annotated[bool, typer.Option("--self-test", help="Stall an empty call for 5 ms: is that found?")] = False,
 ) -> int:
     """Measure and print."""
@@ -77,6 +82,10 @@ def realtime(
         return self_test(checked.rate, spin_us=checked.spin_us)
     if artifact is None:
         raise InputError("Found no network. Expected the path of a .hrt file, or --self-test.")
+    if calls is not None:
+        torch.set_num_threads(threads)
+        print(*lines(jitter(hrt.load(artifact), max(1, calls))), f"Scheduling: {scheduling()}.", sep="\n")
+        return 0
     options = Options(rate, seconds, deadline_us, batch, spin_us, not no_gc, threads)
     if json is not None:
         check_results(json)

@@ -12,6 +12,7 @@ import pytest
 import hrt
 from hrt.calibration.input_files import read_array
 from hrt.cli.main import app, main
+from hrt.export.c.toolchain import Compiler
 from hrt.model.rows import say_float32
 from hrt.runtime.backends import on_cpu, open_session
 
@@ -210,6 +211,23 @@ class TestNamesThatNoFileHas:
         name = "n" * 251 + ".hrt"
         hrt.load("net.hrt").save(name)
         assert main(["predict", name, "x.npy", "-o", "y" * 251 + ".npy"]) == 0
+
+
+@pytest.mark.usefixtures("native")
+class TestCompile:
+    def test_what_it_compiled_is_loaded_after(self, lab, capsys, monkeypatch):
+        assert main(["compile", "net.hrt", "--derivatives", "d0"]) == 0
+        assert "compiled in" in capsys.readouterr().out
+        monkeypatch.setattr(Compiler, "build", lambda *_: pytest.fail("compiled again"))
+        model = hrt.load("net.hrt", backend="native")
+        assert model.predict(np.zeros((2, 2)), derivatives=["d0"])[0].shape == (2, 3)
+        assert main(["info", "net.hrt"]) == 0 and "native" not in capsys.readouterr().out  # it is not in use
+
+    def test_mistakes(self, lab, monkeypatch, mistake):
+        monkeypatch.setenv("CC", "no-such-compiler")
+        assert "no-such-compiler" in mistake("compile", "net.hrt")
+        monkeypatch.setenv("HRT_CACHE", str(lab / "net.py"))
+        assert "Set HRT_CACHE" in mistake("compile", "net.hrt")
 
 
 class TestPlot:

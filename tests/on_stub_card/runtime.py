@@ -326,7 +326,7 @@ def test_the_network_kernel_is_not_left_out_for_want_of_memory(program):
 def test_which_card_is_meant(program, card, monkeypatch):
     assert devices.cuda_device(None) == devices.cuda_device("cuda") == devices.cuda_device("cuda:0") == DEVICE
     assert devices.architecture(DEVICE) == "sm_90"
-    assert choose("auto", None, "cuda") == choose("auto", "cuda:0", "cpu") == "cuda"
+    assert choose("auto", None, "cuda") == choose("auto", "cuda:0", "cpu") == ("cuda",)
     card.arch = 75
     with pytest.raises(hrt.BackendError, match=r"Stub sm_\d+ has compute capability 7\.5\. Expected 8\.0"):
         CudaSession(program)

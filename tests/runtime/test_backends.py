@@ -36,7 +36,7 @@ def test_torch_is_there(backend, program):
 
 @pytest.mark.parametrize("backend", ["Torch", "", "tensorrt", None, 5])
 def test_an_unknown_backend_names_those_that_are_known(backend, program):
-    with pytest.raises(hrt.BackendError, match="auto, cuda, onnxruntime, torch"):
+    with pytest.raises(hrt.BackendError, match="auto, cuda, native, onnxruntime, torch"):
         open_session(program, backend)
 
 

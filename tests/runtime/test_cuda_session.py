@@ -357,13 +357,13 @@ def test_the_largest_bucket_fits_the_memory(monkeypatch):
 
 
 def test_auto_takes_the_gpu_where_it_is_wanted(monkeypatch):
-    assert choose("auto", None, "cuda") == ("cuda" if torch.cuda.is_available() else "torch")
+    assert choose("auto", None, "cuda")[0] == ("cuda" if torch.cuda.is_available() else "torch")
     monkeypatch.setitem(BACKENDS, "cuda", Backend("nowhere:at_all"))
-    assert choose("auto", None, "cuda") == "cuda"
-    assert choose("auto", "cuda:1", "cpu") == "cuda"
-    assert choose("auto", None, "cpu") == "torch"
-    assert choose("auto", "cpu", "cuda") == "torch"
-    assert choose("torch", "cuda:1", "cuda") == "torch"
+    assert choose("auto", None, "cuda")[0] == "cuda"
+    assert choose("auto", "cuda:1", "cpu")[0] == "cuda"
+    assert choose("auto", None, "cpu")[0] == "torch"
+    assert choose("auto", "cpu", "cuda")[0] == "torch"
+    assert choose("torch", "cuda:1", "cuda")[0] == "torch"
 
 
 def test_layers_without_any_weights():

@@ -51,6 +51,11 @@ def header_text(functions: Sequence[Function], real: str, promise: Promise, abou
         f"size_t {name}_workspace(void);",
         *(f"{f.prototype.replace('REAL', real)};" for f in functions),
         *([f"int {name}_self_test(void *workspace);"] if digest else []),
+        *(
+            ["#ifndef " + upper + "_INCBIN", f"int {initialiser(name)};", "#endif"]
+            if initialiser(name) in about
+            else []
+        ),
         "#ifdef __cplusplus",
         "}",
         "#endif",
@@ -59,10 +64,15 @@ def header_text(functions: Sequence[Function], real: str, promise: Promise, abou
     return "\n".join([*lines, ""])
 
 
-def about(functions: Sequence[Function], real: str, promise: Promise, stem: str) -> str:
+def initialiser(name: str) -> str:
+    """The declaration of the function that takes numbers that are a file of their own."""
+    return f"{name}_initialise(void *workspace, const void *numbers, size_t bytes)"
+
+
+def about(functions: Sequence[Function], real: str, promise: Promise, stem: str, numbers: bytes | None = None) -> str:
     """The comment at the top: what the file is, how it is compiled and called, what is promised.
 
-    stem: of the file.
+    stem: of the file.  numbers: what stands in `stem`.bin, None where there is none.
     """
     name = functions[0].name
     lines = [
@@ -73,6 +83,14 @@ def about(functions: Sequence[Function], real: str, promise: Promise, stem: str)
         "   Returns     0; 1 a pointer is null; 2 workspace misaligned; 3 too many rows for size_t. rows may be 0",
         f"   Check       {name}_self_test(workspace) is 0 where embedded rows give the embedded answers, else 4",
     ]
+    if numbers is not None:
+        lines += [
+            f"   Numbers     {comment(stem)}.bin, {len(numbers):,} bytes. Either map it into memory, or read it to a",
+            "               multiple of 64, keep it there, and call once for every workspace",
+            f"                   {initialiser(name)}",
+            "               which is 5 where these are not the numbers; functions are 5 before that. Or compile with",
+            f"               -D{name.upper()}_INCBIN='\"{comment(stem)}.bin\"', which puts it into the object file.",
+        ]
     for f in functions:
         lines += ["", f"   {f.prototype.replace('REAL', real)}"]
         for pointer, value, shape in f.arguments:

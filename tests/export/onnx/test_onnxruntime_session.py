@@ -21,11 +21,13 @@ from hrt.export.onnx.exporter import graph_of
 from hrt.export.onnx.onnxruntime_session import OnnxSession
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.perf.networks.operators import log_kernel
+from hrt.program.parallel_linears import beside
+from hrt.program.program import Node, Program, Value
 from hrt.runtime import BACKENDS, Backend, TorchSession, choose
-from hrt.runtime.onnx_costs import ANY_BATCH, FEW_ROWS, MANY_ROWS, choose_forms, compressed_form, layer_us
+from hrt.runtime.onnx_costs import ANY_BATCH, FEW_ROWS, MANY_ROWS, choose_forms, compressed_form, layer_us, program_us
 
 from helpers import random_hmatrix
-from models import linear_model, mixed_model
+from models import allowed, any_hmatrix, linear_model, mixed_model
 from zoo import SOME_OF_THE_ZOO, ZOO
 
 EPS = torch.finfo(torch.float32).eps
@@ -103,6 +105,34 @@ class TestForms:
             size = np.abs(x).astype(np.float64) @ absolute(h).T + np.abs(b)
             assert y.shape == (batch, m)
             assert (np.abs(y - (x.astype(np.float64) @ dense.T + b)) <= (n + 8) * EPS * size).all()
+
+    @pytest.mark.parametrize("narrow", [False, True])
+    @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+    def test_blocks_on_the_diagonal_are_one_batched_product(self, narrow, lead):
+        """Of any leaves and orders, under biases, whatever stands before the last axis."""
+        parts = [any_hmatrix(seed, 6, 5, depth=2, ordered=seed % 2 == 1) for seed in range(4)]
+        h, bias = beside(parts, [0, 5, 10, 15], 20), torch.randn(24, dtype=torch.float32)
+        node = Node("y", "linear", ("x", "w", "b"), (*lead, 24), {})
+        program = Program((Value("x", (*lead, 20)),), (node,), ("y",), {"w": h, "b": bias})
+        graph = graph_of(program, narrow=narrow, forms={"w": "stacked"})
+        assert sum(n.op_type == "MatMul" and "blocks" in n.output[0] for n in graph.graph.node) >= 1
+        assert all(n.op_type != "Shape" for n in graph.graph.node)
+        for batch in (1, 5):
+            x = torch.randn(batch, *lead, 20, dtype=torch.float32)
+            (y,) = open_runtime(graph).run(None, {"x": x.numpy()})
+            (exact,) = program.run([x.double()])
+            limit = allowed(x, h) + 4 * EPS * (exact.abs() + bias.abs())
+            assert y.shape == exact.shape and bool(((torch.from_numpy(y) - exact).abs() <= limit).all())
+
+    def test_blocks_of_a_stack_are_chosen_by_count(self):
+        """Dense blocks multiply a twelfth of the numbers; of rank 1 they are fewer still, but in more products."""
+        dense = beside([HMatrix.from_dense(torch.randn(64, 32)) for _ in range(12)], range(0, 384, 32), 384)
+        node = Node("y", "linear", ("x", "w"), (2, 768), {})
+        program = Program((Value("x", (2, 384)),), (node,), ("y",), {"w": dense})
+        assert {choose_forms(program, rows, never_slower=True)["w"] for rows in (FEW_ROWS, MANY_ROWS)} == {"stacked"}
+        assert layer_us(dense, "stacked", 32) < layer_us(dense, "multiplied", 32) / 2
+        few, several = (program_us(program, {"w": "stacked"}, rows) for rows in (1, 2))
+        assert few == layer_us(dense, "stacked", 2) and several == layer_us(dense, "stacked", 4)
 
 
 class TestRun:
@@ -280,12 +310,12 @@ class TestAuto:
         assert type(model.session) is (Off if len(expected) == 2 else TorchSession)
 
     def test_is_torch_where_onnxruntime_is_not_installed_or_fails(self, monkeypatch):
-        assert choose("auto", None, "cpu", ("torch", "onnxruntime")) == "onnxruntime"
-        assert choose("auto", None, "cpu", ("torch",)) == "torch"
-        assert choose("auto", "cpu", "cpu", ("onnxruntime",)) == "onnxruntime"
-        assert choose("auto", "meta", "cpu", ("onnxruntime",)) == "torch"
+        assert choose("auto", None, "cpu", ("torch", "onnxruntime"))[0] == "onnxruntime"
+        assert choose("auto", None, "cpu", ("torch",))[0] == "torch"
+        assert choose("auto", "cpu", "cpu", ("onnxruntime",))[0] == "onnxruntime"
+        assert choose("auto", "meta", "cpu", ("onnxruntime",))[0] == "torch"
         monkeypatch.setitem(BACKENDS, "onnxruntime", Backend("nowhere:at_all", lambda: "not installed."))
-        assert choose("auto", None, "cpu", ("torch", "onnxruntime")) == "torch"
+        assert choose("auto", None, "cpu", ("torch", "onnxruntime"))[0] == "torch"
 
         def broken(request):
             raise hrt.BackendError("refused")
