@@ -5,12 +5,14 @@
 Compilers: gcc, clang, and zig where the package ziglang is installed. Other processors run under qemu-user.
 """
 
+import os
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -237,7 +239,7 @@ def byte_order(target: Target, network: Network) -> np.dtype:
 
 def run(folder: Path, *command: str) -> str:
     """What a command prints. Raises RuntimeError where it fails or takes long."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800)
     if done.returncode:
         raise RuntimeError(f"status {done.returncode}: {done.stderr.strip()[:1000]}")
     return done.stdout
@@ -272,28 +274,29 @@ def processor_flags() -> str:
     return path.read_text() if path.exists() else ""
 
 
-def main() -> None:
-    """Run everything and write the page."""
-    rows = []
-    for target in TARGETS:
-        if reason := target.missing():
-            print(f"{target}: {reason}")
-            rows.append([target.compiler, target.processor, reason])
-            continue
-        cells, codes, outcomes = [], "", []
-        for network in networks():
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    o = outcome(target, network, Path(folder))
-                    outcomes.append(o)
-                    cells.append(f"{o.difference:.1e}" if o.passed else f"FAILED {o}")
-                except RuntimeError as error:
-                    cells.append(f"FAILED {error}")
-        codes = f"{outcomes[0].code:,}" if outcomes else ""
-        passed = sum(o.passed for o in outcomes)
-        rows.append([target.compiler, target.processor, f"{passed} of {len(networks())}", *cells, codes])
-        print(*rows[-1], sep=" | ", flush=True)
-    PAGE.write_text(page(rows))
+def row_of(target: Target) -> list[str]:
+    """A line of the table."""
+    if reason := target.missing():
+        return [target.compiler, target.processor, reason]
+    cells, outcomes = [], []
+    for network in networks():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                outcomes.append(outcome(target, network, Path(folder)))
+                cells.append(f"{outcomes[-1].difference:.1e}" if outcomes[-1].passed else f"FAILED: {outcomes[-1]}")
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                cells.append("FAILED: " + " ".join(str(error).split())[:300])
+    passed = f"{sum(o.passed for o in outcomes)} of {len(networks())}"
+    row = [target.compiler, target.processor, passed, *cells, f"{outcomes[0].code:,}" if outcomes else ""]
+    print(*row, sep=" | ", flush=True)
+    return row
+
+
+def main(jobs: int) -> None:
+    """Run everything, so many targets at once, and write the page."""
+    networks()
+    with ThreadPoolExecutor(jobs) as executor:
+        PAGE.write_text(page(list(executor.map(row_of, TARGETS))))
 
 
 def version_of(compiler: str) -> str:
@@ -330,4 +333,4 @@ Code is that of the first network, without its numbers.
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else os.cpu_count() or 1)
