@@ -24,7 +24,7 @@ import torch
 
 import hrt
 from hrt.derivatives.differentiate import differentiate
-from hrt.export.c.exporter import Source, generate
+from hrt.export.c.source import Source, generate
 from hrt.export.onnx.check import ROUNDING, TOLERANCE, relative
 from hrt.perf.measuring.provenance import commit
 from hrt.program.parallel_linears import joined
@@ -81,10 +81,10 @@ class Target:
 
 
 INTEL = (
-    ("x86-64, SSE2", ("-march=x86-64"), "sse2"),
-    ("x86-64, AVX2", ("-march=haswell"), "avx2"),
-    ("x86-64, AVX-512", ("-march=skylake-avx512"), "avx512vl"),
-    ("x86-64, plain C99", ("-DHRT_WIDTH=0"), "sse2"),
+    ("x86-64, SSE2", ("-march=x86-64",), "sse2"),
+    ("x86-64, AVX2", ("-march=haswell",), "avx2"),
+    ("x86-64, AVX-512", ("-march=skylake-avx512",), "avx512vl"),
+    ("x86-64, plain C99", ("-DHRT_WIDTH=0",), "sse2"),
     ("x86-64, ASan and UBSan", SANITIZED, "avx2"),
 )
 ELSEWHERE = (

@@ -159,6 +159,9 @@ def file_text(numbers: Numbers, name: str) -> str:
     upper, data = name.upper(), numbers.data()
     array = f"{name}_numbers"
     lines += [
+        "#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__",
+        f'#error "{name}.bin is little-endian, and this processor is not"',
+        "#endif",
         f"#ifdef {upper}_INCBIN /* its path, in quotes: assemblers for ELF make it part of the object file */",
         f'__asm__(".section .rodata\\n.balign 64\\n{array}:\\n.incbin \\"" {upper}_INCBIN "\\"\\n.previous\\n");',
         f'extern const unsigned char {array}[] __attribute__((visibility("hidden")));',
