@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.export.c.numbers import Numbers, literal, up16, wrapped
-from hrt.export.c.packing import Packed, packed
-from hrt.export.c.workspace import SPARE, Plan, plan
+from hrt.export.c.layout.numbers import Numbers, literal, up16, wrapped
+from hrt.export.c.layout.packing import Packed, packed
+from hrt.export.c.layout.workspace import SPARE, Plan, plan
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.program import Node, Program
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from hrt.export.c.body import Body, Place
-from hrt.export.c.workspace import lined
+from hrt.export.c.layout.workspace import lined
 from hrt.program.program import Node
 
 Expression = Callable[[Body, Node], str]  # C of type hrt_v with {0}, {1}... in place of the arguments

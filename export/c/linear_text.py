@@ -6,8 +6,9 @@ from math import prod
 import torch
 
 from hrt.export.c.body import Body
-from hrt.export.c.numbers import up16
-from hrt.export.c.packing import ORDER, Dots, Packed, Strip
+from hrt.export.c.layout.numbers import up16
+from hrt.export.c.layout.packing import ORDER, Dots, Packed, Strip
+from hrt.export.c.operators.many_rows import Arrivals, Departures
 from hrt.program.program import Node
 
 UNROLLED = 12  # blocks of a layer up to which one row is straight-line code
@@ -22,8 +23,11 @@ def kind_name(kind: str) -> str:
 class LinearText:
     """Nodes on one weight that are computed together. Their rows are streams: the weight is decoded once for all."""
 
-    def __init__(self, body: Body, nodes: Sequence[Node], weight: Packed):
+    def __init__(self, body: Body, step: Sequence[Node], weight: Packed):
         self.body, self.weight = body, weight
+        nodes = [node for node in step if node.op == "linear"]
+        self.before = step[0] if step[0] is not nodes[0] else None  # what brings its rows in order
+        self.behind = step[-1] if step[-1] is not nodes[-1] else None  # and what turns its results
         nodes = sorted(nodes, key=lambda node: len(node.inputs) < 3)  # those with a bias first
         self.rows = [(node, r) for node in nodes for r in range(prod(node.shape[:-1]))]
         self.biased = sum(len(node.inputs) > 2 for node, _ in self.rows)
@@ -132,25 +136,25 @@ class LinearText:
         """Many rows of one node. One sample: rows are lanes, in blocks; blocks of samples: row by row."""
         add, w, body = self.body.add, self.weight, self.body
         body.lanes_size = max(body.lanes_size, 2 * w.n + w.places + 2 * w.m + 5 * 16)
-        x0, y0 = body.of(node.inputs[0]).pointer, body.out(node).pointer
         take = "0" if w.col_order is None else body.table(w.col_order.to(torch.int32))
         back = None if w.row_order is None else body.table(torch.argsort(w.row_order.long()).to(torch.int32))
         n, m, t = up16(w.n), up16(w.m) + 16, up16(w.places)
+        arrivals, departures = Arrivals(body, self.before, node, rows), Departures(body, self.behind, node, rows)
         add(
             f"if (L == 1) for (size_t r = 0; r < {rows}; r += HRT_BLOCK) {{ /* rows are lanes */",
             f"    const size_t count = {rows} - r < HRT_BLOCK ? {rows} - r : HRT_BLOCK;",
             f"    real *const lanes = fixed + {body.name.upper()}_DECODED;",
-            f"    hrt_lanes_in(HRT_BLOCK, lanes, {x0} + r * {w.n}, {w.n}, {w.n}, count);",
+            f"    {arrivals.of_block}",
         )
         self._lanes(["lanes", n, t, m], take, back, "HRT_BLOCK")
-        add(f"    hrt_lanes_out(HRT_BLOCK, {y0} + r * {w.m}, out, {w.m}, {w.m}, count);", "}")
+        add(f"    {departures.of_block}", "}")
         add(
             f"else for (size_t r = 0; r < {rows}; r++) {{",
             f"    real *const lanes = {body.scratch(n + t + 2 * m + n)};",
+            f"    {arrivals.of_row}",
         )
-        add(f"    hrt_copy(L, lanes, {x0} + (size_t)L * (r * {w.n}), {w.n});")
         self._lanes(["lanes", n, t, m], take, back, "L")
-        add(f"    hrt_copy(L, {y0} + (size_t)L * (r * {w.m}), out, {w.m});", "}")
+        add(f"    {departures.of_row}", "}")
 
     def _lanes(self, sizes: Sequence[str | int], take: str, back: str | None, lanes: str) -> None:
         """One block: x at `lanes`, behind it ordered x, t, y and ordered y; declares `out`."""

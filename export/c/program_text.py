@@ -7,8 +7,8 @@ from math import prod
 from hrt.errors import ExportError
 from hrt.export.c.body import Body, Shared, comment
 from hrt.export.c.elementwise_text import Expression, elementwise
+from hrt.export.c.layout.numbers import up16
 from hrt.export.c.linear_text import LinearText
-from hrt.export.c.numbers import up16
 from hrt.export.c.operators import EXPRESSIONS, LOWERINGS
 from hrt.program.op_table import TABLE
 from hrt.program.program import Program
@@ -143,8 +143,8 @@ def _steps(body: Body, expressions: Mapping[str, Expression]) -> list[list[str]]
         op = step[0].op
         if TABLE[op].elementwise:
             elementwise(body, step, expressions)
-        elif op == "linear":
-            LinearText(body, step, body.weight(step[0].inputs[1])).write()
+        elif linear := [node for node in step if node.op == "linear"]:
+            LinearText(body, step, body.weight(linear[0].inputs[1])).write()
         else:
             LOWERINGS[op](body, step[0])
     return parts

@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from hrt.export.c.numbers import Numbers, literal
+from hrt.export.c.layout.numbers import Numbers, literal
 from hrt.export.c.program_text import Function
 
 ROWS = 2

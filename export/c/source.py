@@ -8,8 +8,8 @@ from importlib.resources import files
 from hrt.export.c.body import Shared
 from hrt.export.c.companions.header import Promise, about, header_text
 from hrt.export.c.driver_text import driver
-from hrt.export.c.numbers import Numbers, file_text
-from hrt.export.c.packing import ORDER
+from hrt.export.c.layout.numbers import Numbers, file_text
+from hrt.export.c.layout.packing import ORDER
 from hrt.export.c.program_text import Function, function
 from hrt.export.c.self_test import self_test
 from hrt.program.program import Program

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_unflatten
 
-from hrt.capture.calls import PLAIN_CALL, Call, tensors_in
+from hrt.capture.calls import PLAIN_CALL, Call, tensors_in, with_state
 from hrt.capture.torch_export import fakes_of_inputs, in_its_type, inference
 
 ROWS = 4096  # evaluated at a time
@@ -60,8 +60,7 @@ class TorchAnswers(Answers):
 
     def outputs(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
         with self._evaluating():
-            arguments, keywords = self._arguments(self._placed(rows))
-            y = self._module(*arguments, **keywords)
+            y = self._called(self._module, self._placed(rows))
         return tuple(v.detach().cpu().to(torch.float64) for v in tensors_in(y))
 
     def unrounded(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
@@ -70,7 +69,7 @@ class TorchAnswers(Answers):
         try:
             with self._evaluating(), _InFloat64():
                 inputs = tuple(x.double() if x.is_floating_point() else x for x in self._placed(rows))
-                y = torch.func.functional_call(self._module, wide, *self._arguments(inputs))
+                y = self._called(with_state(self._module, wide), inputs)
         except Exception:  # a kernel of its own, a type that it asks for: in whatever way the network fails
             return None
         return tuple(v.detach().cpu().to(torch.float64) for v in tensors_in(y))
@@ -79,14 +78,20 @@ class TorchAnswers(Answers):
     def _module(self) -> nn.Module:
         return self.net if isinstance(self.net, nn.Module) else self.net.module(check_guards=False)
 
-    def _arguments(self, rows: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the network is called with."""
+    def _called(self, net: Callable[..., Any], rows: Sequence[Tensor]) -> Any:
+        """What the network, or what stands for it, gives."""
         if isinstance(self.net, nn.Module):
-            return self.call.arguments(rows)
+            try:
+                return self.call.answers(net, rows)
+            except Exception:  # in whatever way the network fails
+                if not self.call.bare:
+                    raise
+                return self.call.answers_in_turn(net, rows)
         spec = self.net.call_spec.in_spec
         if spec is None or spec.num_leaves != len(rows):  # options that were given at export are among its leaves
-            return tuple(rows), {}
-        return tree_unflatten(rows, spec)
+            return net(*rows)
+        arguments, keywords = tree_unflatten(rows, spec)
+        return net(*arguments, **keywords)
 
     def _evaluating(self) -> AbstractContextManager[None]:
         """Exported programs have no modes."""

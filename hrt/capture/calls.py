@@ -3,24 +3,22 @@ numbers and truth values as what they are.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
 from hrt.errors import InputError, shown
 from hrt.program.names import unique_name
 from hrt.program.program import Kind, Program
-from hrt.support.structures import Leaf, Path, Structure, flattened
+from hrt.support.structures import Leaf, Path, Structure, flattened, is_labelled
 
-aten = torch.ops.aten
-FILLED = {aten.ones_like.default: 1.0, aten.zeros_like.default: 0.0}  # read nothing of their argument but its shape
+MOST_BARE = 3  # inputs of a network that is tried sample by sample: every one doubles the ways
 WHOLE = {"int": torch.int64, "bool": torch.bool}  # the types of inputs that are no floats
 
 
@@ -29,13 +27,37 @@ class Call:
     """net(*positional, **keywords), with a Leaf in the place of every input. kinds: of the inputs; () where all are
     floats.
 
-    Without a structure inputs are positional, one after the other.
+    Without a structure inputs are positional, one after the other. bare: of every input whether the network takes one
+    sample of it without a batch, so that samples are given to it one by one, the other inputs as batches of one; () for
+    a network that takes batches.
     """
 
     structure: Structure | None = None
     keywords: bool = False
     alone: bool = False
     kinds: tuple[Kind, ...] = ()
+    bare: tuple[bool, ...] = ()
+
+    def answers(self, net: Callable[..., Any], rows: Sequence[Tensor]) -> Any:
+        """What the network, or what stands for it, gives."""
+        if self.bare:
+
+            def of_one(*sample: Any) -> tuple[Tensor, ...]:
+                return self._of_one(net, sample)
+
+            return torch.vmap(of_one)(*rows)
+        arguments, keywords = self.arguments(rows)
+        return net(*arguments, **keywords)
+
+    def answers_in_turn(self, net: Callable[..., Any], rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same of a network that takes single samples, where torch cannot give them to it at once."""
+        answers = [self._of_one(net, sample) for sample in zip(*rows, strict=True)]
+        return tuple(torch.stack(parts) for parts in zip(*answers, strict=True))
+
+    def _of_one(self, net: Callable[..., Any], sample: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        given = [x if bare else x[None] for x, bare in zip(sample, self.bare, strict=True)]
+        outputs = tensors_in(replace(self, bare=()).answers(net, given))
+        return tuple(outputs if all(self.bare) else (y.squeeze(0) for y in outputs))
 
     def arguments(self, rows: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the network is called with."""
@@ -49,7 +71,7 @@ class Call:
     @property
     def is_plain(self) -> bool:
         """Whether inputs are floats, one after the other."""
-        return self.structure is None and not any(kind != "float" for kind in self.kinds)
+        return self.structure is None and not self.bare and not any(kind != "float" for kind in self.kinds)
 
     def placed(self, rows: Sequence[Tensor], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Rows on a device, floats in `dtype`."""
@@ -59,14 +81,13 @@ class Call:
     @contextmanager
     def flat(self, net: nn.Module) -> Iterator[None]:
         """Inside, the network takes its inputs one after the other and gives its outputs so. The caller restores it."""
-        if self.structure is None:
+        if self.structure is None and not self.bare:
             yield
             return
         forward = net.forward
 
         def flat_forward(*rows: Tensor) -> tuple[Tensor, ...]:
-            arguments, keywords = self.arguments(rows)
-            return tuple(tensors_in(forward(*arguments, **keywords)))
+            return tuple(tensors_in(self.answers(forward, rows)))
 
         net.forward = flat_forward
         yield
@@ -123,6 +144,16 @@ class Given:
                 continue
             yield from ((rows, replace(call, kinds=kinds)) for call in self._forms())
 
+    def one_by_one(self) -> Iterator[tuple[tuple[Tensor, ...], Call]]:
+        """The ways to call a network that takes some input of one sample alone, without a batch."""
+        if len(self.rows) > MOST_BARE:
+            return
+        for rows, call in self.calls():
+            shapes = [x.ndim for x in rows]
+            for bare in product((True, False), repeat=len(rows)):
+                if any(bare) and all(n > 1 for n, one in zip(shapes, bare, strict=True) if one):
+                    yield rows, replace(call, bare=bare)
+
     @property
     def is_named(self) -> bool:
         """Whether inputs came in a dictionary."""
@@ -167,64 +198,15 @@ def words(path: Path) -> str:
 def tensors_in(outputs: Any) -> list[Tensor]:
     """The tensors in what a network gives, in their order."""
     parts = [part for leaf in tree_leaves(outputs) for part in flattened((leaf,), opened=True)[0]]
-    return [part for part in parts if isinstance(part, Tensor)]
+    return [part.as_subclass(Tensor) if is_labelled(part) else part for part in parts if isinstance(part, Tensor)]
+
+
+def with_state(net: nn.Module, state: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """The network as a function, with other tensors in the place of its own."""
+    return lambda *arguments, **keywords: torch.func.functional_call(net, dict(state), arguments, keywords)
 
 
 def _parameters(net: nn.Module) -> Mapping[str, inspect.Parameter]:
     with suppress(TypeError, ValueError):  # builtins have none
         return inspect.signature(net.forward).parameters
     return {}
-
-
-def dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedProgram:
-    """The graph of a network in evaluation mode as torch's dispatcher sees it, with the derivatives inside. rows: of a
-    few samples. Raises, in any way, where there is none.
-    """
-    # Here, because torch's compiler takes two seconds to import, which whoever loads a network would pay.
-    from torch._decomp import decomposition_table
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
-
-    state: dict[str, Any] = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    fakes = FakeTensorMode(shape_env=ShapeEnv())
-
-    def fake(x: Tensor, first: DimDynamic) -> Tensor:
-        sizes = [first, *[DimDynamic.STATIC] * x.ndim][: x.ndim]
-        return fakes.from_tensor(x.detach(), symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
-
-    def outputs(weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        named = dict(zip(state, weights, strict=True))
-        return tuple(tensors_in(torch.func.functional_call(net, named, *call.arguments(inputs))))
-
-    weights = [fake(t, DimDynamic.STATIC) for t in state.values()]
-    inputs = [fake(x, DimDynamic.DYNAMIC) for x in rows]
-    simpler = {op: f for op, f in decomposition_table.items() if "backward" in str(op)}  # derivatives as plain ops
-    trace = make_fx(outputs, simpler, tracing_mode="symbolic", _allow_non_fake_inputs=True)
-    module = _with_weights(trace(weights, inputs), state)
-    shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in rows)
-    return torch.export.export(module, tuple(rows), dynamic_shapes=shapes, strict=False)
-
-
-def _with_weights(traced: torch.fx.GraphModule, state: dict[str, Any]) -> torch.fx.GraphModule:
-    """A module of the graph, whose first arguments become its attributes under the names of `state`."""
-    graph = traced.graph
-    attributes = {n.target: getattr(traced, n.target) for n in graph.nodes if n.op == "get_attr"}
-    for node, (name, tensor) in zip(list(graph.nodes), state.items(), strict=False):
-        if node.users:
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(graph.create_node("get_attr", name))
-            attributes[name] = tensor
-        graph.erase_node(node)
-    for node in list(graph.nodes):
-        if node.target in FILLED and all(isinstance(n, int) for n in node.meta["val"].shape):
-            shape, options = list(node.meta["val"].shape), {"dtype": node.meta["val"].dtype}
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(
-                    graph.call_function(aten.full.default, (shape, FILLED[node.target]), options)
-                )
-    graph.set_codegen(CodeGen())
-    module = torch.fx.GraphModule(attributes, graph)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module

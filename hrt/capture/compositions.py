@@ -81,6 +81,19 @@ def floor_divided(say: Say, x: Any, y: Any) -> Any:
     return say("round", say("div", say("sub", x, remainder(say, x, y)), y))
 
 
+def is_known(say: Say, x: Any) -> Any:
+    """1 where x is a number, 0 where it is NaN."""
+    return say("maximum", say("step", x, at_zero=1.0), say("step", say("neg", x), at_zero=1.0))
+
+
+def nan_to_num(say: Say, x: Any, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Any:
+    """Numbers in the place of NaN and of what is infinite."""
+    y = say("where", is_known(say, x), x, nan or 0.0)
+    for bound, name, number in ((posinf, "gt", LARGEST), (neginf, "lt", -LARGEST)):
+        y = y if bound is None else say("where", COMPARISONS[name](say, y, number), bound, y)
+    return say("clamp", y, low=-LARGEST, high=LARGEST)
+
+
 def finite(value: Any) -> Any:
     """A fill value without infinity."""
     return math.copysign(LARGEST, value) if isinstance(value, (int, float)) and math.isinf(value) else value
@@ -95,6 +108,7 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "log10": lambda say, x: say("mul", say("log", x), 1 / math.log(10)),
     "exp2": lambda say, x: say("exp", say("mul", x, math.log(2))),
     "remainder": remainder,
+    "nan_to_num": nan_to_num,
     "hypot": lambda say, x, y: say("sqrt", say("add", say("mul", x, x), say("mul", y, y))),
     "softshrink": lambda say, x, bound=0.5: say("sub", x, say("clamp", x, low=-bound, high=bound)),
     "hardshrink": lambda say, x, bound=0.5: say("mul", x, COMPARISONS["gt"](say, say("abs", x), bound)),

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from hrt.capture.answers import Answers, TorchAnswers
 from hrt.capture.calls import PLAIN_CALL, Call, Given
-from hrt.capture.torch_export import culprit, exported, guess_example, one_at_a_time
+from hrt.capture.torch_export import culprit, exported, guess_example, one_at_a_time, one_by_one
 from hrt.capture.torch_graph import program_of, roundings
 from hrt.capture.weights import check_modules, check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line, shown
@@ -66,13 +66,26 @@ def call_for(net: Network, given: Given) -> tuple[tuple[Tensor, ...], Call]:
     ways = list(given.calls())
     if not isinstance(net, nn.Module):
         return given.in_order(_input_names(net)) if given.is_named else given.rows, PLAIN_CALL
+    usual = next(way for way in ways if way[0] is given.rows)
     for rows, call in ways if len(ways) > 1 else ():
-        answers = TorchAnswers(net, call)
-        with suppress(Exception):  # in whatever way the network fails
-            few, more = (answers.outputs([x[:count] for x in rows]) for count in (1, 2))
-            if all(a.shape[1:] == b.shape[1:] and len(a) < len(b) for a, b in zip(few, more, strict=True)):
-                return rows, call  # where a wrong shape is broadcast, samples meet
-    return next(way for way in ways if way[0] is given.rows)  # its error is said when it is captured
+        if _runs(net, rows, call):
+            return rows, call
+    with suppress(Exception):
+        TorchAnswers(net, usual[1]).outputs([x[:2] for x in usual[0]])
+        return usual
+    ways = (way for way in given.one_by_one() if _runs(net, *way))
+    return next(ways, usual)  # the error of the usual way is said when it is captured
+
+
+def _runs(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
+    """Whether a network takes rows in this way, few and more, and gives as many. Where a wrong shape is broadcast,
+    samples meet.
+    """
+    answers = TorchAnswers(net, call)
+    with suppress(Exception):  # in whatever way the network fails
+        few, more = (answers.outputs([x[:count] for x in rows]) for count in (1, 2))
+        return all(a.shape[1:] == b.shape[1:] and len(a) < len(b) for a, b in zip(few, more, strict=True))
+    return False
 
 
 def _input_names(net: ExportedProgram | str | os.PathLike[str]) -> list[str]:
@@ -105,8 +118,32 @@ def _captured(net: Network, samples: tuple[Tensor, ...] | None, call: Call) -> C
     example = _points([x.shape[1:] for x in guess_example(net)]) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
         _check_runs(net, example, call)
-    graph = exported(net, [x[:2] for x in example], call)
-    program, answers, narrow = program_of(graph), TorchAnswers(net, call), roundings(graph)
+    try:
+        graph = exported(net, [x[:2] for x in example], call)
+        program = program_of(graph)
+    except CaptureError as refusal:
+        return _of_single_samples(net, example, call, refusal)
+    return _checked(net, (program, roundings(graph)), example, call)
+
+
+def _of_single_samples(net: Any, example: tuple[Tensor, ...], call: Call, refusal: CaptureError) -> Captured:
+    """The program of every sample alone, where it gives the network's answers to many: it may read of the first sample
+    what all have in common, such as points. Raises the refusal where there is none.
+    """
+    graph = None if isinstance(net, ExportedProgram) or call.bare else one_by_one(net, [x[:2] for x in example], call)
+    if graph is None:
+        raise refusal
+    try:
+        return _checked(net, (program_of(graph), roundings(graph)), example, call)
+    except CaptureError:
+        raise refusal from None
+
+
+def _checked(
+    net: nn.Module | ExportedProgram, captured: tuple[Program, dict[str, str]], example: tuple[Tensor, ...], call: Call
+) -> Captured:
+    """What was captured under the network's names, checked to give its answers to these rows."""
+    (program, narrow), answers = captured, TorchAnswers(net, call)
     if isinstance(net, nn.Module):
         program = call.named(program, net)
         types = [str(t).removeprefix("torch.") for t in floating_types(net) if t.itemsize < 4]

@@ -11,17 +11,18 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.export import ExportedProgram
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from hrt.capture.calls import PLAIN_CALL, Call, dispatched
+from hrt.capture.calls import PLAIN_CALL, Call, with_state
 from hrt.capture.torch_graph import program_of
+from hrt.capture.tracing import AnyBatch, Finite, Gradients, InVmap, dispatched, labels_followed
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
@@ -51,36 +52,6 @@ DIFFERENTIATES = (
     "differentiated, and ask for its derivatives by compress(..., derivatives=...)"
 )
 READS_DATA = "it reads .data of a tensor, or hides another step from the trace; use the tensor itself, or .detach()"
-GRADIENTS = {  # by the names of torch's functions
-    "grad": "torch.autograd.grad or torch.func",
-    "backward": "backward()",
-    "_make_dual": "torch.func, forward",
-}
-
-
-class _Gradients(TorchFunctionMode):
-    """Notes what is called of GRADIENTS, in words."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = GRADIENTS.get(getattr(func, "__name__", ""))
-        self.names += [name] if name else []
-        return func(*args, **(kwargs or {}))
-
-
-class _AnyBatch(TorchFunctionMode):
-    """Calls whose implementation fixes the batch, written as others: distances go by a way that is chosen by the number
-    of rows, products of sparse matrices by what allocates them.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = dict(kwargs or {})
-        if func is torch.functional.cdist:
-            options["compute_mode"] = "donot_use_mm_for_euclid_dist"
-        return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
 
 
 def _write_out_sparse(net: nn.Module) -> None:
@@ -140,10 +111,9 @@ def in_its_type(net: nn.Module, rows: Sequence[Tensor], call: Call = PLAIN_CALL)
     """Rows on the network's device, floats in the widest floating type of its numbers that it runs with."""
     device, types = computing_tensor(net).device, floating_types(net)
     for dtype in types[:-1]:
-        arguments, keywords = call.arguments([x[:2] for x in call.placed(rows, device, dtype)])
         try:
             with inference(net):
-                net(*arguments, **keywords)
+                call.answers(net, [x[:2] for x in call.placed(rows, device, dtype)])
         except Exception:  # in whatever way the network fails
             continue
         return call.placed(rows, device, dtype)
@@ -243,16 +213,31 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
 
 def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedProgram | None:
     """The graph that the dispatcher sees, where it is one that can be captured: that of derivatives, say."""
-    with suppress(Exception), inference(net), quiet():  # torch's tracers raise nearly anything
-        graph = dispatched(net, rows, call)
-        program_of(graph)
-        return graph if _is_rowwise(net, rows, call) else None
+    for any_batch in (True, False):
+        with (
+            suppress(Exception),
+            inference(net),
+            quiet(),
+            AnyBatch(),
+            Finite(),
+            InVmap(),
+        ):  # tracers raise nearly anything
+            _write_out_sparse(net)
+            graph = dispatched(net, rows, call, any_batch=any_batch)
+            program_of(graph)
+            return graph if _is_rowwise(net, rows, call) else None
     return None
+
+
+def one_by_one(net: nn.Module, example: Sequence[Tensor], call: Call) -> ExportedProgram | None:
+    """The graph of a network that is given every sample alone, as a batch of one, where it is one."""
+    rows = in_its_type(net, [torch.zeros(BATCH_AT_EXPORT, *x.shape[1:]) for x in example], call)
+    return _as_dispatched(net, rows, replace(call, bare=(False,) * len(rows)))
 
 
 def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
     shapes = tuple({0: batch} for _ in rows)
-    with inference(net), call.flat(net), quiet(), _AnyBatch():
+    with inference(net), call.flat(net), quiet(), AnyBatch(), Finite(), labels_followed():
         _write_out_sparse(net)
         return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
 
@@ -266,7 +251,7 @@ def _is_rowwise(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
     buffers = {k: b.clone() for k, b in net.named_buffers()}
 
     def answers(x: Sequence[Tensor]) -> Tensor:
-        y = torch.func.functional_call(net, buffers, *call.arguments(x))
+        y = call.answers(with_state(net, buffers), x)
         return torch.cat([v.reshape(len(x[0]), -1).double() for v in tree_leaves(y) if isinstance(v, Tensor)], dim=1)
 
     try:
@@ -282,8 +267,8 @@ def _is_rowwise(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
 def _hidden_step(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:
     """Which step the trace did not see: the network is run once more, on copies of its buffers, to find out."""
     buffers = {k: b.clone() for k, b in net.named_buffers()}
-    with inference(net), quiet(), suppress(Exception), _Gradients() as gradients:
-        torch.func.functional_call(net, buffers, *call.arguments(rows))
+    with inference(net), quiet(), suppress(Exception), Gradients() as gradients:
+        call.answers(with_state(net, buffers), rows)
     return DIFFERENTIATES.format(gradients.names[0]) if gradients.names else READS_DATA
 
 
@@ -294,7 +279,7 @@ def culprit(error: Exception, net: nn.Module) -> str:
     path = source = ""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
-        if frame.f_code is _AnyBatch.__torch_function__.__code__:
+        if frame.f_code.co_filename == AnyBatch.__torch_function__.__code__.co_filename:
             continue  # it stands around every call
         if file == __file__:
             break

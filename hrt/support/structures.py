@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hrt.support.arrays import as_parts, is_numbers
@@ -22,6 +23,41 @@ class Leaf:
 
 
 @dataclass(frozen=True, eq=False)
+class Labelled:
+    """A tensor of a class of its own, with what it says of its columns. inside: the place of its numbers."""
+
+    kind: type[Tensor]
+    attributes: Mapping[str, Any]
+    inside: Any
+
+    def around(self, x: Tensor) -> Tensor:
+        """Other numbers under the same labels."""
+        y = labelled(x, self.kind)
+        vars(y).update(self.attributes)
+        return y
+
+
+def labelled(x: Tensor, kind: type[Tensor]) -> Tensor:
+    """`x` as a tensor of a class of the author's. One that stands for others in a trace stays that, too."""
+    if isinstance(x, kind) or not is_traced(x):
+        return x if isinstance(x, kind) else x.as_subclass(kind)
+    y = x.view_as(x)
+    made_by = {"__init__": kind.__init__, "__torch_function__": torch._C._disabled_torch_function_impl}
+    y.__class__ = type(kind.__name__, (type(x), kind), made_by)
+    return y
+
+
+def is_traced(x: Any) -> bool:
+    """Whether `x` stands for other tensors in a trace."""
+    return isinstance(x, Tensor) and any(k.__module__.startswith("torch._subclasses") for k in type(x).__mro__)
+
+
+def is_labelled(x: Any) -> bool:
+    """Whether `x` is a tensor of a class that is not torch's."""
+    return isinstance(x, Tensor) and not type(x).__module__.startswith("torch")
+
+
+@dataclass(frozen=True, eq=False)
 class Structure:
     """tree: what was given, with a Leaf in the place of every array. paths: of the arrays, in their order."""
 
@@ -34,6 +70,8 @@ class Structure:
         def leaf(x: Any, path: Path) -> Any:
             if isinstance(x, Leaf):
                 return arrays[x.number]
+            if isinstance(x, Labelled):
+                return x.around(arrays[x.inside.number])
             names = [name for name, v in getattr(x, "__dict__", {}).items() if isinstance(v, Leaf)]
             return _changed(x, {name: arrays[vars(x)[name].number] for name in names}) if names else x
 
@@ -58,7 +96,8 @@ def flattened(given: Any, atoms: tuple[type, ...] = (), *, opened: bool = False)
             return _changed(x, {name: leaf(vars(x)[name], path)})
         arrays.append(x)
         paths.append(path)
-        return Leaf(len(arrays) - 1)
+        place = Leaf(len(arrays) - 1)
+        return Labelled(type(x), dict(vars(x)), place) if opened and is_labelled(x) else place
 
     tree = _mapped(given, leaf, (), atoms)
     return tuple(arrays), Structure(tree, tuple(paths))
@@ -81,7 +120,7 @@ def _changed(x: Any, attributes: Mapping[Key, Any]) -> Any:
 
 def _mapped(x: Any, leaf: Callable[[Any, Path], Any], path: Path, atoms: tuple[type, ...] = ()) -> Any:
     """`x` with leaf(part, path) in the place of every part that holds no others."""
-    if isinstance(x, (Leaf, *atoms)):
+    if isinstance(x, (Leaf, Labelled, *atoms)):
         return leaf(x, path)
 
     def over(entries: Iterable[tuple[Key, Any]]) -> dict[Key, Any]:

@@ -103,25 +103,73 @@ HRT_INLINE hrt_v hrt_constant(const int L, const real *p, size_t j) {
 HRT_INLINE void hrt_copy_steps(const int L, real *o, const real *x, size_t n, size_t o_step, size_t x_step) {
     for (size_t i = 0; i < n; i++) hrt_copy(L, o + (size_t)L * (i * o_step), x + (size_t)L * (i * x_step), 1);
 }
-/* What every step of a window over three axes covers of `channels` x size numbers: steps x channels x kernel. */
+/* n numbers one after the other, of one sample. */
+HRT_INLINE void hrt_line(real *o, const real *x, size_t n) {
+    for (; n >= 8; n -= 8, o += 8, x += 8) memcpy(o, x, 8 * sizeof(real));
+    while (n--) *o++ = *x++;
+}
+/* n x L, number i of row r being at x[i * stride + r]: rows as lanes, those that are missing zeros; and the inverse. */
+HRT_INLINE void hrt_runs_in(const int L, real *o, const real *x, size_t stride, size_t n, size_t count) {
+    if (count < (size_t)L) memset(o, 0, n * (size_t)L * sizeof(real));
+    for (size_t i = 0; i < n; i++, o += L, x += stride) {
+        if (count == (size_t)L) memcpy(o, x, (size_t)L * sizeof(real));
+        else hrt_line(o, x, count);
+    }
+}
+HRT_INLINE void hrt_runs_out(const int L, real *y, const real *o, size_t stride, size_t m, size_t count) {
+    for (size_t i = 0; i < m; i++, o += L, y += stride) {
+        if (count == (size_t)L) memcpy(y, o, (size_t)L * sizeof(real));
+        else hrt_line(y, o, count);
+    }
+}
+
+/* A window over three axes of `channels` images. Step r covers channels x kernel numbers, zeros outside. */
 typedef struct {
     size_t channels;
     int size[3], steps[3], kernel[3], stride[3], dilation[3], padding[3];
 } hrt_window;
-HRT_INLINE void hrt_patches(const int L, real *o, const real *x, const hrt_window *w) {
-    const int *n = w->size, *d = w->dilation;
-    for (int a = 0; a < w->steps[0]; a++) for (int b = 0; b < w->steps[1]; b++) for (int c = 0; c < w->steps[2]; c++) {
-        const int p = a * w->stride[0] - w->padding[0], q = b * w->stride[1] - w->padding[1];
-        const int r = c * w->stride[2] - w->padding[2];
-        const real *channel = x;
-        for (size_t k = 0; k < w->channels; k++, channel += (size_t)L * (size_t)(n[0] * n[1] * n[2]))
-            for (int e = p; e < p + w->kernel[0] * d[0]; e += d[0]) for (int f = q; f < q + w->kernel[1] * d[1]; f += d[1]) {
+HRT_INLINE void hrt_window_row(const int L, real *o, const real *x, const hrt_window *w, size_t step) {
+    const int *n = w->size, *d = w->dilation, *k = w->kernel;
+    const int c = (int)(step % (size_t)w->steps[2]), ab = (int)(step / (size_t)w->steps[2]);
+    const int p = ab / w->steps[1] * w->stride[0] - w->padding[0], q = ab % w->steps[1] * w->stride[1] - w->padding[1];
+    const int r = c * w->stride[2] - w->padding[2];
+    for (size_t i = 0; i < w->channels; i++, x += (size_t)L * (size_t)(n[0] * n[1] * n[2]))
+        for (int e = p; e < p + k[0] * d[0]; e += d[0]) for (int f = q; f < q + k[1] * d[1]; f += d[1]) {
+            const int inside = e >= 0 && e < n[0] && f >= 0 && f < n[1];
+            const real *row = x + (size_t)L * (size_t)(inside ? (e * n[1] + f) * n[2] : 0);
+            for (int g = r; g < r + k[2] * d[2]; g += d[2], o += L) {
+                if (inside && g >= 0 && g < n[2]) hrt_copy(L, o, row + (size_t)L * (size_t)g, 1);
+                else memset(o, 0, (size_t)L * sizeof(real));
+            }
+        }
+}
+/* Of one sample, steps r to r + count - 1 as lanes: along the last axis its numbers are runs. */
+HRT_APART void hrt_window_lanes(size_t L, real *lanes, const real *x, const hrt_window *w, size_t r, size_t count) {
+    const int *n = w->size, *d = w->dilation, *k = w->kernel, stride = w->stride[2];
+    const size_t image = (size_t)(n[0] * n[1] * n[2]);
+    if (count < L) memset(lanes, 0, w->channels * (size_t)(k[0] * k[1] * k[2]) * L * sizeof(real));
+    for (size_t s = 0; s < count;) {
+        const int c = (int)((r + s) % (size_t)w->steps[2]), ab = (int)((r + s) / (size_t)w->steps[2]);
+        const int p = ab / w->steps[1] * w->stride[0] - w->padding[0], q = ab % w->steps[1] * w->stride[1] - w->padding[1];
+        const int left = w->steps[2] - c, run = (size_t)left < count - s ? left : (int)(count - s);
+        real *o = lanes + s;
+        for (size_t i = 0; i < w->channels; i++)
+            for (int e = p; e < p + k[0] * d[0]; e += d[0]) for (int f = q; f < q + k[1] * d[1]; f += d[1]) {
                 const int inside = e >= 0 && e < n[0] && f >= 0 && f < n[1];
-                const real *row = channel + (size_t)L * (size_t)(inside ? (e * n[1] + f) * n[2] : 0);
-                for (int g = r; g < r + w->kernel[2] * d[2]; g += d[2], o += L) {
-                    if (inside && g >= 0 && g < n[2]) hrt_copy(L, o, row + (size_t)L * (size_t)g, 1);
-                    else memset(o, 0, (size_t)L * sizeof(real));
+                const real *row = x + i * image + (inside ? (e * n[1] + f) * n[2] : 0);
+                int g = c * stride - w->padding[2];
+                for (int j = 0; j < k[2]; j++, g += d[2], o += L) {
+                    /* lanes 0 to low - 1 are left of the image, those from high on right of it */
+                    int low = g < 0 ? (stride - 1 - g) / stride : 0, high = n[2] > g ? (n[2] - g + stride - 1) / stride : 0;
+                    if (!inside) high = 0;
+                    if (high > run) high = run;
+                    if (low > high) low = high;
+                    for (int z = 0; z < low; z++) o[z] = 0;
+                    if (stride == 1) hrt_line(o + low, row + g + low, (size_t)(high - low));
+                    else for (int z = low; z < high; z++) o[z] = row[g + z * stride];
+                    for (int z = high; z < run; z++) o[z] = 0;
                 }
             }
+        s += (size_t)run;
     }
 }

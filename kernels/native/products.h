@@ -47,11 +47,14 @@ typedef struct { /* one pointer for every stream; the first so many streams have
 #define HRT_SUMS 8
 #endif
 #define HRT_UP16(n) (((n) + 15) / 16 * 16)
-/* Outputs of a strip that are summed at once: tall, its half, quarter or eighth, as fits the registers. */
 #define HRT_ROOM ((HRT_WIDTH ? HRT_SUMS : 16) * (int)HRT_LANES)
-#define HRT_STEP(tall, streams) \
-    ((tall) * (streams) <= HRT_ROOM ? (tall) : (tall) / 2 * (streams) <= HRT_ROOM ? (tall) / 2 : \
-     (tall) / 4 * (streams) <= HRT_ROOM ? (tall) / 4 : (tall) / 8 >= (int)HRT_LANES ? (tall) / 8 : (tall) / 4)
+/* Outputs of a strip that are summed at once: the largest part of tall that is whole vectors and fits the registers. */
+#define HRT_FITS(tall, part, streams)                                                                                  \
+    ((tall) % (part) == 0 && (tall) / (part) % (int)HRT_LANES == 0 && (tall) / (part) * (streams) <= HRT_ROOM)
+#define HRT_STEP(tall, streams)                                                                                        \
+    (HRT_FITS(tall, 1, streams) ? (tall) : HRT_FITS(tall, 2, streams) ? (tall) / 2 :                                   \
+     HRT_FITS(tall, 3, streams) ? (tall) / 3 : HRT_FITS(tall, 4, streams) ? (tall) / 4 :                               \
+     HRT_FITS(tall, 6, streams) ? (tall) / 6 : HRT_FITS(tall, 8, streams) ? (tall) / 8 : (int)HRT_LANES)
 #define HRT_MOST 64 /* sums at once, also where a compiler has few registers */
 
 HRT_INLINE hrt_v hrt_decode(const int kind, const hrt_numbers *N, size_t at) {

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 os.environ.setdefault("DDE_BACKEND", "pytorch")
@@ -23,11 +26,42 @@ from hrt.calibration.samples import given_inputs  # noqa: E402
 from hrt.capture.network import call_for, captured_network  # noqa: E402
 from hrt.errors import HrtError  # noqa: E402
 
-from architectures import public_more  # noqa: E402, F401
+from architectures import public_flows, public_more  # noqa: E402, F401
 from architectures.public_packages import PACKAGES  # noqa: E402
 from architectures.public_plain import PLAIN  # noqa: E402
 
-LONGEST = 110  # characters of a reason
+LONGEST = 260  # characters of a reason
+DISTRIBUTIONS = (
+    *("deepxde", "neuraloperator", "nvidia-physicsnemo", "pina-mathlab", "torchphysics", "sbi", "nflows", "zuko"),
+    *("torchani", "pykan", "sagenetgw", "dark_emulator2", "torch_geometric"),
+)
+OWN_WEIGHTS = "its stored weights in layers of ours"
+OWN_CLASS = "the package's own class"
+TORCH_SCATTER = f"{OWN_CLASS}, torch's sums for torch_scatter where that is not installed"
+
+
+def made_as(row: dict[str, str]) -> str:
+    """What stands for a network of the list."""
+    name = row["network"]
+    if row["from"] == "plain":
+        return "a small one of ours"
+    if name.endswith("rebuilt as nn.Module"):
+        return OWN_WEIGHTS
+    return TORCH_SCATTER if "MeshGraphNet" in name else OWN_CLASS
+
+
+def versions() -> Iterator[str]:
+    """Of torch and the packages that are there."""
+    for name in ("torch", *DISTRIBUTIONS):
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+
+
+def commit() -> str:
+    command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def outcome(name: str) -> str:
@@ -54,11 +88,13 @@ def main() -> None:
     rows = list(csv.DictReader((HERE / "public_networks.csv").open()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = {}
+        outcomes = {}
         for row in rows:
-            found[row["network"]] = outcome(row["network"])
-            print(row["network"], "|", found[row["network"]], flush=True)
-    counts = Counter(next((w for w in ("captured", "not tried") if o.startswith(w)), "refused") for o in found.values())
+            outcomes[row["network"]] = outcome(row["network"])
+            print(row["network"], "|", outcomes[row["network"]], flush=True)
+    counts = Counter(
+        next((w for w in ("captured", "not tried") if o.startswith(w)), "refused") for o in outcomes.values()
+    )
     before = sum(row["before"] == "captured" for row in rows)
     lines = [
         "# Which public networks are captured",
@@ -66,15 +102,17 @@ def main() -> None:
         f"Of {len(rows)} public networks {counts['captured']} are captured, {counts['refused']} are refused, "
         f"{counts['not tried']} were not tried. {before} were captured before the batch, "
         "convolutions and spectral layers were understood.",
-        "`python tests/architectures/count.py docs/results/networks.md` writes this page. Plain networks are small "
-        "versions of ours; those of packages are the packages' own classes, tried where the package is installed. "
+        "",
+        "`python tests/architectures/count.py docs/results/networks.md` wrote this page in one run "
+        f"at commit {commit()}, "
+        f"with {', '.join(versions())}.",
         "Captured means that the program gives the network's answers on random rows; how well a network compresses is "
         "another question (`python tests/architectures/table.py`). In reach: the share of the numbers that are weights "
         "which the planner may compress.",
         "",
-        "| network | from | before | now |",
-        "|---|---|---|---|",
-        *(f"| {r['network']} | {r['from']} | {r['before']} | {found[r['network']]} |" for r in rows),
+        "| network | from | tried as | before | now |",
+        "|---|---|---|---|---|",
+        *(f"| {r['network']} | {r['from']} | {made_as(r)} | {r['before']} | {outcomes[r['network']]} |" for r in rows),
     ]
     Path(sys.argv[1]).write_text("\n".join(lines) + "\n")
 

@@ -48,7 +48,7 @@ add(
 )
 add(
     "DeepONet cartesian (trunk rows not batch)",
-    lambda: (rand(16, 10), rand(16, 12, 2)),
+    lambda: (rand(16, 10), rand(12, 2).expand(16, 12, 2)),
     lambda: Net(lambda s, f, x: torch.einsum("bi,ni->bn", s.b(f), s.t(x[0])), **pair()),
 )
 add(

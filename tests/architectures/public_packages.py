@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from architectures.public_plain import Made, Net, rand
 
@@ -72,7 +76,7 @@ add(
 add(
     "pnm One2ManyRNN (ConvGRU)",
     (1, 1, 16, 16),
-    lambda: of(f"{PNM}.rnn:One2ManyRNN", 1, 2, 3, nr_latent_channels=4, nr_residual_blocks=1, nr_downsamples=1),
+    lambda: of(f"{PNM}.rnn:One2ManyRNN", 1, 2, 4, 1, nr_downsamples=1, nr_tsteps=3),
 )
 add(
     "pnm Transolver",
@@ -90,10 +94,63 @@ add(
         slice_num=4,
     ),
 )
+
+
+def mesh(graph_inside: bool) -> Made:
+    """MeshGraphNet on one fixed mesh, whose features are those of a sample: its forward knows no batch."""
+    with scatter_of_torch():
+        kind = of(f"{PNM}.meshgraphnet:MeshGraphNet", **MESH)
+    edges = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 2], [1, 2, 3, 4, 5, 0, 2, 4]])
+    data = of("torch_geometric.data:Data", edge_index=edges)
+    if graph_inside:
+        return Net(lambda s, x, e: s.n(x, e, data), n=kind), (rand(16, 6, 4), rand(16, 8, 3))
+    fixed = rand(8, 3)
+    return Net(lambda s, x: torch.vmap(lambda v: s.n(v, s.fixed, data))(x), n=kind, fixed=fixed), rand(16, 6, 4)
+
+
+MESH = {
+    "input_dim_nodes": 4,
+    "input_dim_edges": 3,
+    "output_dim": 2,
+    "processor_size": 2,
+    **{f"hidden_dim_{part}": 8 for part in ("processor", "node_encoder", "edge_encoder", "node_decoder")},
+}
+
+
+@contextmanager
+def scatter_of_torch() -> Iterator[None]:
+    """Inside, torch_scatter can be imported: where it is not installed, torch's own sums stand for it."""
+    with suppress(ImportError):
+        import_module("torch_scatter")
+        yield
+        return
+
+    def scatter(x: Tensor, index: Tensor, dim: int, dim_size: int, reduce: str) -> Tensor:
+        assert reduce == "sum"
+        return x.new_zeros(dim_size, *x.shape[1:]).index_add(dim, index, x)
+
+    module: Any = ModuleType("torch_scatter")
+    module.scatter = scatter
+    checks: Any = import_module("physicsnemo.core.version_check")
+    version = checks.get_installed_version
+    sys.modules["torch_scatter"] = module
+    checks.get_installed_version = lambda name: "2.1" if name == "torch_scatter" else version(name)
+    try:
+        yield
+    finally:
+        checks.get_installed_version = version
+
+
+PACKAGES |= {
+    "pnm MeshGraphNet (graph object)": lambda: mesh(True),
+    "pnm MeshGraphNet fixed mesh, vmapped": lambda: mesh(False),
+}
 DDE = "deepxde.nn.pytorch"
 add("dde FNN tanh", (2,), lambda: of(f"{DDE}:FNN", [2, 16, 16, 1], "tanh", "Glorot normal"))
 add(
-    "dde FNN sin, per-layer acts LAAF", (2,), lambda: of(f"{DDE}:FNN", [2, 16, 16, 1], ["sin", "tanh"], "Glorot normal")
+    "dde FNN sin, per-layer acts LAAF",
+    (2,),
+    lambda: of(f"{DDE}:FNN", [2, 16, 16, 1], ["sin", "LAAF-10 tanh", "tanh"], "Glorot normal"),
 )
 add("dde PFNN parallel", (2,), lambda: of(f"{DDE}:PFNN", [2, [8, 8], [8, 8], 2], "tanh", "Glorot normal"))
 
@@ -122,7 +179,7 @@ add(
 )
 add(
     "dde DeepONetCartesianProd (list)",
-    [(10,), (2,)],
+    [(10,), (12, 2)],
     lambda: cartesian("DeepONetCartesianProd", False, [10, 16, 8], [2, 16, 8]),
 )
 add("dde PODDeepONet, trunk frozen", (10,), lambda: cartesian("PODDeepONet", True, rand(12, 8), [10, 16, 8]))
@@ -141,6 +198,22 @@ PINA = "pina.model"
 add("pina FeedForward", (3,), lambda: of(f"{PINA}:FeedForward", 3, 1, 16, 2))
 add("pina ResidualFeedForward", (3,), lambda: of(f"{PINA}:ResidualFeedForward", 3, 1, 16, 2))
 add("pina PirateNet", (3,), lambda: of(f"{PINA}:PirateNet", 3, 16, 1))
+add("pina Spline", (1,), lambda: of(f"{PINA}:Spline", 4, torch.linspace(0, 1, 9), rand(5)))
+
+
+def averaging() -> Made:
+    feed = lambda *sizes: of(f"{PINA}:FeedForward", *sizes)  # noqa: E731
+    net = of(f"{PINA}:AveragingNeuralOperator", feed(3, 8), feed(10, 1), ["f"], ["x", "y"], n_layers=2)
+    return net, of("pina:LabelTensor", rand(16, 12, 3), ["f", "x", "y"])
+
+
+def labelled() -> Made:
+    nets = [of(f"{PINA}:FeedForward", 2, 8) for _ in range(2)]
+    net = of(f"{PINA}:DeepONet", *nets, ["a", "b"], ["x", "y"])
+    return Net(lambda s, x: s.n(of("pina:LabelTensor", x, ["a", "b", "x", "y"])), n=net), rand(16, 4)
+
+
+PACKAGES |= {"pina AveragingNeuralOperator": averaging, "pina DeepONet with LabelTensor inside": labelled}
 add("pina KAN", (2,), lambda: of(f"{PINA}:KolmogorovArnoldNetwork", [2, 4, 1]))
 
 

@@ -205,10 +205,18 @@ add("GNN fixed graph dense adjacency", (6, 4), lambda: graph("dense"))
 add("GNN fixed graph index_add", (6, 4), lambda: graph("add"))
 add("GNN fixed graph scatter_add", (6, 4), lambda: graph("scatter"))
 add("GNN fixed graph sparse mm", (6, 4), lambda: graph("sparse"))
+
+
+def messages(s: Any, x: Tensor, edges: Tensor) -> Tensor:
+    """On one graph: nodes (nodes, features), edges (2, edges)."""
+    h = torch.tanh(s.a(x))
+    return s.b(h.new_zeros(len(x), 8).index_add(0, edges[1], h[edges[0]]))
+
+
 add(
     "GNN edge_index input (int)",
-    lambda: (rand(16, 4), torch.randint(0, 16, (16, 2))),
-    lambda: Net(lambda s, x, e: s.b(torch.tanh(s.a(x))[e[:, 0]] + torch.tanh(s.a(x))[e[:, 1]]), a=L(4, 8), b=L(8, 1)),
+    lambda: (rand(16, 6, 4), torch.randint(0, 6, (16, 2, 9))),
+    lambda: Net(messages, a=L(4, 8), b=L(8, 2)),
 )
 whole = lambda *s: torch.randint(0, 4, (16, *s))  # noqa: E731
 add(

@@ -43,6 +43,9 @@ ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "logarithms": lambda x: torch.log2(x + 4) + torch.log10(x + 4) + torch.exp2(x) + torch.log1p(x + 3),
     "shrinks": lambda x: F.softshrink(x, 0.3) + F.hardshrink(x) + F.threshold(x, 0.4, -1.0) + F.rrelu(x, 0.1, 0.3),
     "logaddexp_hypot": lambda x: torch.logaddexp(x, SOME) + torch.hypot(x, SOME),
+    "nan_to_num": lambda x: (
+        torch.nan_to_num(torch.log(x), neginf=-9.0) + torch.nan_to_num(SOME / (x - x), nan=3.0, posinf=7.0, neginf=-2.0)
+    ),
     "searchsorted": lambda x: (
         torch.searchsorted(SOME.sort()[0], x) + 9.0 * torch.bucketize(x, SOME.sort()[0], right=True)
     ),
@@ -92,6 +95,22 @@ PLACES: dict[str, Callable[[Tensor], Tensor]] = {
     "gather": lambda x: x.gather(1, (x.abs() * 2).long().clamp(max=3)),
     "best_two": lambda x: (lambda top: (top[0].softmax(1) * x.sin().gather(1, top[1])).sum(1))((x + SOME).topk(2)),
     "interpolation": lambda x: interpolated(x),
+    "scatter": lambda x: torch.zeros_like(x).scatter(1, (x + SOME).topk(2)[1], x.topk(2)[0].softmax(1)),
+    "scatter_number": lambda x: x.scatter(1, (x + SOME).argmax(1, keepdim=True), -1.0),
+    "scatter_add_to_values": lambda x: x.scatter_add(1, x.abs().long().clamp(max=3), x.sin()),
+    "gather_repeated": lambda x: (
+        torch.stack([x, x.sin()], -1).gather(1, x.abs().long().clamp(max=3)[..., None].expand(-1, -1, 2)).flatten(1)
+    ),
+    "scatter_repeated": lambda x: (
+        torch.stack([x, x.sin()], -1)
+        .scatter_add(1, x.abs().long().clamp(max=3)[..., None].expand(-1, -1, 2), torch.stack([x, x], -1))
+        .flatten(1)
+    ),
+    "two_lists": lambda x: x.view(-1, 2, 2)[:, [0, 1, 1], [1, 1, 0]] + x.view(-1, 2, 2)[:, :, [0]].flatten(1)[:, :1],
+    "assigned": lambda x: assigned(x),
+    "diagonals": lambda x: (
+        x.view(-1, 2, 2).diagonal(dim1=1, dim2=2) + x.view(-1, 2, 2).tril(-1).sum(1) + x.view(-1, 2, 2).triu().sum(2)
+    ),
     "bilinear": lambda x: F.bilinear(
         x[:, :3],
         x[:, :2],
@@ -99,6 +118,15 @@ PLACES: dict[str, Callable[[Tensor], Tensor]] = {
         SOME[:2].to(x.dtype),
     ),
 }
+
+
+def assigned(x: Tensor) -> Tensor:
+    """To lists of places on two axes, and where a mask says so."""
+    y = torch.zeros_like(x).view(-1, 2, 2)
+    y[:, [0, 1], [1, 1]] = x[:, :2].exp()
+    y[:, 0, [0]] = 3.0
+    y[x.view(-1, 2, 2) > 1] = -1.0
+    return y.flatten(1)
 
 
 def interpolated(x: Tensor) -> Tensor:

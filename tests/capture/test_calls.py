@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import hrt
 from hrt.calibration.samples import given_inputs
 from hrt.capture.network import call_for, captured_network
+from hrt.errors import CaptureError
 
-from zoo import mlp
+from zoo import Apply, mlp
 
 F, X = (torch.rand(64, n, generator=torch.Generator().manual_seed(n)) for n in (6, 2))
 
@@ -212,3 +213,57 @@ def test_numbers_are_rows_of_a_scalar_where_the_network_takes_them_so():
     assert model.predict((X, times)).shape == (64, 2)
     assert model.predict((X, times), derivatives=["d2"])[1].shape == (64, 2)
     assert np.allclose(model.predict((X[0].numpy(), np.float32(times[0]))), model.predict((X, times))[0], atol=1e-6)
+
+
+class OneGraph(nn.Module):
+    """Nodes (nodes, 2) and edges (2, edges) of one graph. numbers: of a kind that torch maps no function over."""
+
+    def __init__(self, *, numbers: bool):
+        super().__init__()
+        self.linear, self.numbers = nn.Linear(2, 3), numbers
+
+    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
+        if nodes.ndim != 2:
+            raise ValueError("one graph at a time")
+        h = torch.tanh(self.linear(nodes))
+        weights = torch.eye(4).to_sparse() if self.numbers else torch.eye(4)
+        return torch.sparse.mm(weights, torch.zeros_like(h).index_add(0, edges[1] % 4, h[edges[0]]))
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+def test_a_network_of_one_sample_is_given_samples_one_by_one(numbers: bool) -> None:
+    net, generator = OneGraph(numbers=numbers), torch.Generator().manual_seed(0)
+    given = torch.rand(5, 4, 2, generator=generator), torch.randint(-4, 4, (5, 2, 6), generator=generator)
+    samples, call = call_for(net, given_inputs(given))
+    assert call.bare == (True, True)
+    program = captured_network(net, samples, call).program
+    expected = torch.stack([net(*sample) for sample in zip(*given, strict=True)])
+    torch.testing.assert_close(program.run(samples)[0].float(), expected)
+
+
+class FirstRow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor, points: Tensor) -> Tensor:
+        return self.linear(x) @ self.linear(points[0]).T
+
+
+def test_what_is_read_of_the_first_sample_must_be_that_of_all() -> None:
+    net, x, points = FirstRow(), torch.rand(16, 2), torch.rand(16, 4, 2)
+    shared = points[:1].expand(16, 4, 2)
+    program = captured_network(net, (x.double(), shared.double())).program
+    torch.testing.assert_close(program.run([x.double(), shared.double()])[0].float(), net(x, shared))
+    with pytest.raises(CaptureError, match=r"Op select .*works along the batch"):
+        captured_network(net, (x.double(), points.double()))
+
+
+def test_a_branch_on_finite_numbers_is_that_of_finite_ones() -> None:
+    def guarded(x: Tensor) -> Tensor:
+        if not torch.isfinite(x).all() or torch.isnan(x.sin()).any():
+            raise ValueError("not finite")
+        return x.sin()
+
+    x = torch.rand(4, 3, dtype=torch.float64)
+    assert torch.equal(captured_network(Apply(guarded), (x,)).program.run([x])[0], x.sin())

@@ -57,6 +57,9 @@ class Inside(OfPoints):
         return super().forward(Points(x, self.space)).as_tensor
 
 
+LABELLED = set(vars(Labelled))  # a trace leaves it as it is
+
+
 def labelled(x: Tensor) -> Labelled:
     made = x.as_subclass(Labelled)
     made.labels = ["x", "y", "t"]
@@ -84,6 +87,27 @@ def test_subclasses_of_tensors_are_tensors_to_a_network_that_takes_those():
     assert torch.equal(model.predict(labelled(X)), model.predict(X))
 
 
+class ByLabels(nn.Module):
+    """Columns by label. inside: of tensors that it labels itself."""
+
+    def __init__(self, *, inside: bool):
+        super().__init__()
+        self.linear, self.inside = nn.Linear(2, 4), inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = labelled(x) if self.inside else x
+        return torch.tanh(self.linear(x.extract(["t", "x"])))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_columns_are_read_by_label(inside):
+    net = ByLabels(inside=inside)
+    model = hrt.compress(net, inputs=X if inside else labelled(X), tol=1e-2, progress=False)
+    expected = net(labelled(X)).detach()
+    assert (model.predict(X) - expected).norm() <= 1e-2 * expected.norm()
+    assert set(vars(Labelled)) == LABELLED
+
+
 class Inner(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -104,10 +128,6 @@ class Net(nn.Module):
 
 REFUSED = {
     "columns by label": (lambda x: x.extract(["x"]), r"no attribute 'extract', which Net asks.*part.*plain tensors"),
-    "labels inside": (
-        lambda x: labelled(x).extract(["x", "y"]),
-        r"part \(Inner\).*tensors of a class of its own.*x\[:, :2\]",
-    ),
     "as many rows as are positive": (lambda x: x[x[:, 0] > 0], r"Op index in part \(Inner\)"),
     "rows by number": (lambda x: x[torch.nonzero(x[:, 0])[:, 0]], r"Op nonzero in part \(Inner\)"),
     "a branch": (lambda x: x if x.sum() > 0 else -x, r"part \(Inner\).*a branch of a tensor's values.*torch.maximum"),

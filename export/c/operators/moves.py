@@ -9,8 +9,8 @@ import torch
 from hrt.errors import ExportError
 from hrt.export.c.body import Body, Place
 from hrt.export.c.elementwise_text import elementwise
+from hrt.export.c.operators.many_rows import window_fields
 from hrt.export.c.operators.strides import Axis, copy, row_major
-from hrt.program.patches import Window
 from hrt.program.program import Node
 
 Lowering = Callable[[Body, Node], None]
@@ -82,31 +82,19 @@ def _gather(body: Body, node: Node) -> None:
 
 
 def _patches(body: Body, node: Node) -> None:
-    """The window over three axes, those that are missing of size 1."""
-    window, shape = Window.of(node.attrs), _value(body, node).shape
-    lead, extra = shape[: len(shape) - window.axes], 3 - window.axes
-    axes = window.axes
-
-    def three(values: Sequence[int], filler: int) -> str:
-        return "{" + ", ".join(map(str, [*[filler] * extra, *values])) + "}"
-
-    fields = [
-        three(shape[len(lead) :], 1),
-        three(window.steps(shape), 1),
-        three(window.kernel, 1),
-        three(window.stride, 1),
-        three(window.dilation, 1),
-        three(window.padding[:axes], 0),
-    ]
+    """Step by step of every image."""
+    shape = _value(body, node).shape
     if not prod(node.shape):
         return
-    count = prod(lead[:-1])
-    size, result = prod(shape[len(lead) - 1 :]), prod(node.shape) // count
-    o, x = body.out(node).at(f"i * {result}"), body.of(node.inputs[0]).at(f"i * {size}")
+    axes = len(node.attrs["kernel"])
+    count, size = prod(shape[: -axes - 1]), prod(shape[-axes - 1 :])
+    steps, n = prod(node.shape[:-1]) // count, node.shape[-1]
+    o, x = body.out(node).at(f"(i * {steps} + r) * {n}"), body.of(node.inputs[0]).at(f"i * {size}")
     body.add(
         "{",
-        f"    static const hrt_window window = {{{lead[-1]}, {', '.join(fields)}}};",
-        f"    for (size_t i = 0; i < {count}; i++) hrt_patches(L, {o}, {x}, &window);",
+        f"    static const hrt_window window = {window_fields(node, shape)};",
+        f"    for (size_t i = 0; i < {count}; i++) for (size_t r = 0; r < {steps}; r++)",
+        f"        hrt_window_row(L, {o}, {x}, &window, r);",
         "}",
     )
 

@@ -10,6 +10,7 @@ from hrt.capture.aten.convolutions import CONVOLUTIONS
 from hrt.capture.aten.elementwise import ELEMENTWISE
 from hrt.capture.aten.indices import INDICES
 from hrt.capture.aten.masks import MASKS
+from hrt.capture.aten.matrices import MATRICES
 from hrt.capture.aten.padding import PADDING
 from hrt.capture.aten.pooling import POOLING
 from hrt.capture.aten.products import PRODUCTS
@@ -25,6 +26,7 @@ LOWERINGS: dict[str, Lowering] = {
     **MASKS,
     **REDUCTIONS,
     **INDICES,
+    **MATRICES,
     **PADDING,
     **CONVOLUTIONS,
     **POOLING,

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.aten.products import dot_equation, explicit
-from hrt.capture.aten.stacks import is_stack, stacked
+from hrt.capture.aten.products import dot_equation, explicit, is_stack, stacked
 from hrt.capture.builder import Builder, Ref, picked, reshaped
 from hrt.capture.spectra import PAIR, Complex, collected, of_pair, ordered, pair, real_part, settled
 

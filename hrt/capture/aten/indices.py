@@ -1,6 +1,7 @@
 """Entries by their places: by constant lists, as on a fixed graph, and by whole numbers that depend on the input."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from hrt.capture.aten.masks import one_hot, saying
 from hrt.capture.aten.shapes import SHAPES
-from hrt.capture.builder import Builder, Lowering, Ref, axis_of, moved, reshaped, resized, runs
+from hrt.capture.builder import Builder, Lowering, Ref, axis_of, joined, moved, reshaped, resized, runs
 from hrt.capture.compositions import COMPARISONS
 
 MOST_SLICES = 64  # that a list of places is said as; a longer one is a `gather`
@@ -32,14 +33,44 @@ def _index_select(b: Builder, x: Ref, dim: int, index: Any) -> Ref:
 
 def _index(b: Builder, x: Any, indices: Sequence[Any]) -> Ref:
     given = [k for k, i in enumerate(indices) if i is not None]
+    if len(given) > 1 and isinstance(x, Ref):
+        return _index_lists(b, x, indices, given)
     if len(given) != 1:
-        raise b.fail("only one axis may be indexed")
+        raise b.fail("only one axis of a constant may be indexed by values")
     index = indices[given[0]]
     if isinstance(x, Tensor):
         if given != [0]:
             raise b.fail("only the first axis of a constant may be indexed by values")
         return _looked_up(b, x, _from_the_front(b, index, len(x)))
     return _index_select(b, x, given[0], index)
+
+
+def _places(
+    b: Builder, x: Ref, indices: Sequence[Any], given: Sequence[int]
+) -> tuple[list[int], Ref, Tensor, tuple[int, ...]]:
+    """Neighbouring axes that constant lists index: the order of the axes that puts them last, the samples with these
+    as one, the places that the lists name in it, and their sizes.
+    """
+    if not all(isinstance(indices[k], Tensor) for k in given):
+        raise b.fail("its lists of places depend on the input; torch.where and torch.scatter say the same of one axis")
+    if list(given) != list(range(given[0], given[0] + len(given))):
+        raise b.fail("the axes that it indexes are no neighbours")
+    axes = [axis_of(x, k, b) for k in given]
+    others = [k for k in range(-len(x.shape), 0) if k not in axes]
+    sizes = tuple(x.shape[k] for k in axes)
+    grid = torch.arange(math.prod(sizes)).reshape(sizes)
+    flat = reshaped(b, moved(b, x, [*others, *axes]), (*(x.shape[k] for k in others), grid.numel()))
+    return [*others, *axes], flat, grid[tuple(indices[k] for k in given)], sizes
+
+
+def _index_lists(b: Builder, x: Ref, indices: Sequence[Any], given: Sequence[int]) -> Ref:
+    """x[..., rows, columns]"""
+    order, flat, places, _ = _places(b, x, indices, given)
+    y = _gathered(b, flat, -1, places.flatten().tolist())
+    front = sum(k < order[-1] for k in order[: -len(given)])  # axes that stand before the lists
+    axes = list(range(-len(y.shape), -1))
+    y = moved(b, y, [*axes[:front], -1, *axes[front:]])
+    return reshaped(b, y, (*y.shape[:front], *places.shape, *y.shape[front + 1 :]))
 
 
 def _from_the_front(b: Builder, index: Ref, count: int) -> Ref:
@@ -65,20 +96,58 @@ def _gather(b: Builder, x: Ref, dim: int, index: Any, **kwargs: Any) -> Ref:
         if wanted.shape == shape:
             return wanted
         raise b.fail("its index has other axes than what it is taken from")
-    index = (
-        index
-        if isinstance(index, Ref)
-        else b.emit("repeat", [index, b.batch_ref()], index.shape[1:], shape=[*index.shape[1:]])
-    )
-    if resized(x, axis, 1) != resized(index, axis, 1):
-        raise b.fail("its index has other axes than what it is taken from")
-    last = [k for k in range(-len(x.shape), 0) if k != axis] + [axis]
-    values, picks = (moved(b, v, last) for v in (x, index))
-    masks = one_hot(b, picks, values.shape[-1])
+    last, values, masks = _masks(b, x, axis, index)
+    shape = (*values.shape[:-1], masks.shape[-2])
+    if masks.ndim < values.ndim + 1:
+        return _back(b, b.emit("matmul", [values, moved(b, masks, [-1, -2])], shape), last)
     spread = reshaped(b, values, (*values.shape[:-1], 1, values.shape[-1]))
     product = b.emit("mul", [masks, spread], masks.shape)
-    y = b.emit("sum", [product], picks.shape, axes=[-1], keep=False)
-    return moved(b, y, [last.index(k) - len(last) for k in range(-len(last), 0)])
+    return _back(b, b.emit("sum", [product], shape, axes=[-1], keep=False), last)
+
+
+def _masks(b: Builder, x: Ref, axis: int, index: Any) -> tuple[list[int], Ref, Ref]:
+    """The order of the axes that puts one last, the samples in it, and a mask of it (..., places, n) for every place
+    in the index; (places, n) for an index that was repeated along the other axes.
+    """
+    if not isinstance(index, Ref):
+        index = b.emit("repeat", [index, b.batch_ref()], index.shape[1:], shape=[*index.shape[1:]])
+    if resized(x, axis, 1) != resized(index, axis, 1):
+        raise b.fail("its index has other axes than what it is of")
+    others = [k for k in range(-len(x.shape), 0) if k != axis]
+    values, thin = moved(b, x, [*others, axis]), b.before_expansion(index, others)
+    count = thin.shape[axis]
+    repeated = len(thin.shape) > 1 and thin.name != index.name and math.prod(thin.shape) == count
+    picks = reshaped(b, thin, (count,)) if repeated else moved(b, index, [*others, axis])
+    return [*others, axis], values, one_hot(b, picks, values.shape[-1])
+
+
+def _back(b: Builder, x: Ref, order: Sequence[int]) -> Ref:
+    """The axes as they were before they were put in this order."""
+    return moved(b, x, [order.index(k) - len(order) for k in range(-len(order), 0)])
+
+
+def _scattered(b: Builder, x: Ref, axis: int, index: Any, source: Any) -> tuple[list[int], Ref, Ref, Ref]:
+    """The order of the axes that puts one last; in it the samples, what comes to every place, and whether any does."""
+    last, values, masks = _masks(b, x, axis, index)
+    covered = b.emit("amax", [masks], (*masks.shape[:-2], masks.shape[-1]), axes=[-2], keep=False)
+    if not isinstance(source, Ref):
+        return last, values, b.emit("mul", [covered, source], covered.shape), covered
+    if source.shape != index.shape:
+        raise b.fail(f"its source has shape {source.shape}, its index {index.shape}")
+    source = moved(b, source, last)
+    if masks.ndim < values.ndim + 1:
+        return last, values, b.emit("matmul", [source, masks], values.shape), covered
+    parts = b.emit("mul", [masks, reshaped(b, source, (*source.shape, 1))], masks.shape)
+    return last, values, b.emit("sum", [parts], values.shape, axes=[-2], keep=False), covered
+
+
+def _scatter(b: Builder, x: Ref, dim: int, index: Any, source: Any, *, reduce: str | None = None) -> Ref:
+    """x with entries of `source` in places that may depend on the input, which must differ along the axis."""
+    if reduce is not None or (isinstance(source, Tensor) and source.numel() > 1):
+        raise b.fail("it reduces, or what it puts in does not depend on the input")
+    source = float(source) if isinstance(source, Tensor) else source
+    last, values, total, covered = _scattered(b, x, axis_of(x, dim, b), index, source)
+    return _back(b, b.emit("where", [covered, total, values], values.shape), last)
 
 
 def _constant_behind(b: Builder, x: Any) -> Tensor | None:
@@ -129,11 +198,12 @@ def _index_add(b: Builder, x: Ref, dim: int, index: Any, source: Any, *, alpha: 
 def _scatter_add(b: Builder, x: Ref, dim: int, index: Any, source: Any) -> Ref:
     axis, constant = axis_of(x, dim, b), _constant_behind(b, index)
     places = None if constant is None else _along_one_axis(constant, axis)
-    if places is None or not isinstance(source, Ref) or source.shape != index.shape:
-        raise b.fail(
-            "its index is no constant list along the axis; expand one, as in index[None, :, None].expand_as(x)"
-        )
-    return _added_at(b, x, axis, places, source)
+    if not isinstance(source, Ref) or source.shape != index.shape:
+        raise b.fail("what it adds does not depend on the input, or is larger than its index")
+    if places is not None:
+        return _added_at(b, x, axis, places, source)
+    last, values, total, _ = _scattered(b, x, axis, index, source)
+    return _back(b, b.emit("add", [values, total], values.shape), last)
 
 
 def _scatter_reduce(
@@ -145,10 +215,55 @@ def _scatter_reduce(
 
 
 def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Ref:
+    """What x[..., rows, columns] = values does, by constant lists or a mask of x's shape, and += by one list."""
     given = [k for k, i in enumerate(indices) if i is not None]
-    if not accumulate or len(given) != 1:
-        raise b.fail("it assigns to a list of places; torch.index_add and torch.cat say the same")
-    return _index_add(b, x, given[0], indices[given[0]], values)
+    constant = all(isinstance(indices[k], Tensor) for k in given)
+    if accumulate and len(given) == 1:
+        return _index_add(b, x, given[0], indices[given[0]], values)
+    number = float(values) if isinstance(values, Tensor) and values.numel() == 1 else None
+    if (
+        not constant
+        and number
+        and not accumulate
+        and given == [0]
+        and indices[0].shape == x.shape[: indices[0].ndim - 1]
+    ):
+        mask = reshaped(b, indices[0], (*indices[0].shape, *(1,) * (x.ndim - indices[0].ndim)))
+        return b.emit("where", [mask, number, x], x.shape)
+    if accumulate:
+        raise b.fail("it adds to places on several axes; torch.index_add says the same of one")
+    order, flat, places, sizes = _places(b, x, indices, given)
+    count = math.prod(sizes)
+    if number is not None:
+        mask = torch.zeros(count, dtype=torch.float64).index_fill(0, places.flatten(), 1.0)
+        y = b.emit("where", [b.named(mask, "mask"), number, flat], flat.shape)
+    elif isinstance(values, Ref) and places.ndim == 1 and values.shape == (*flat.shape[:-1], len(places)):
+        sources = torch.arange(count).index_copy(0, places, count + torch.arange(len(places)))
+        y = _gathered(b, joined(b, [flat, values], -1), -1, sources.tolist())
+    else:
+        raise b.fail("what it assigns has another shape than its places, which must stand last")
+    return _back(b, reshaped(b, y, [x.shape[k] for k in order]), order)
+
+
+def _diagonal(b: Builder, x: Ref, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Ref:
+    """Its entries stand last."""
+    first, second = axis_of(x, dim1, b), axis_of(x, dim2, b)
+    others = [k for k in range(-len(x.shape), 0) if k not in (first, second)]
+    flat = moved(b, x, [*others, first, second])
+    rows, columns = flat.shape[-2:]
+    flat = reshaped(b, flat, (*flat.shape[:-2], rows * columns))
+    return _gathered(b, flat, -1, [k * columns + k + offset for k in range(rows) if 0 <= k + offset < columns])
+
+
+def _triangle(keep: Callable[[Tensor, int], Tensor]) -> Lowering:
+    """Zeros beyond a diagonal."""
+
+    def lower(b: Builder, x: Ref, diagonal: int = 0) -> Ref:
+        for dim in (-1, -2):
+            axis_of(x, dim, b)
+        return b.emit("mul", [x, keep(torch.ones(x.shape[-2:], dtype=torch.float64), diagonal)], x.shape)
+
+    return lower
 
 
 def _embedding(b: Builder, table: Any, index: Any, *_: Any, **__: Any) -> Ref:
@@ -178,9 +293,13 @@ INDICES: dict[str, Lowering] = {
     "gather": _gather,
     "index_add": _index_add,
     **dict.fromkeys(("index_put", "_unsafe_index_put"), _index_put),
+    "scatter": _scatter,
     "scatter_add": _scatter_add,
     "scatter_reduce": _scatter_reduce,
     "embedding": _embedding,
     "one_hot": lambda b, x, count=-1: one_hot(b, x, count),
+    "diagonal": _diagonal,
+    "tril": _triangle(torch.tril),
+    "triu": _triangle(torch.triu),
     "bilinear": _bilinear,
 }

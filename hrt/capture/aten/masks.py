@@ -33,7 +33,7 @@ def dtype_of(b: Builder, place: int = 0) -> torch.dtype:
 
 def composed(composition: Callable[..., Any]) -> Lowering:
     """A lowering that says a composition."""
-    return lambda b, *operands: composition(saying(b), *operands)
+    return lambda b, *operands, **options: composition(saying(b), *operands, **options)
 
 
 def mask_of(b: Builder, x: Any, place: int) -> Any:

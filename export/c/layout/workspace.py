@@ -5,6 +5,7 @@ stored), or linear nodes on one weight that follow each other (its numbers are d
 whole runs are the same memory. Values that do not live at the same time share memory.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -12,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from hrt.export.c.numbers import up16
+from hrt.export.c.layout.numbers import up16
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program
 
@@ -64,6 +65,11 @@ def plan(program: Program) -> Plan:
 
     names = _Names(aliases, shapes)
     root = names.root
+    uses = Counter([*(name for node in program.nodes for name in node.inputs), *program.outputs])
+
+    def accompanies(node: Node, last: Node) -> bool:
+        return node.inputs[0] == last.name and uses[last.name] == 1 and _accompanies(node, last, shapes)
+
     steps: list[list[Node]] = []
     made: dict[str, int] = {}  # the step of a value
     for node in program.nodes:
@@ -71,7 +77,7 @@ def plan(program: Program) -> Plan:
             continue
         first = max([made.get(root(name), 0) for name in node.inputs if name in shapes], default=0)
         earlier = range(len(steps) - 1, max(first, len(steps) - BACK) - 1, -1)
-        k = next((k for k in earlier if _joins(node, steps[k], names)), len(steps))
+        k = next((k for k in earlier if _joins(node, steps[k], names) or accompanies(node, steps[k][-1])), len(steps))
         if k == len(steps):
             steps.append([])
         steps[k].append(node)
@@ -92,7 +98,10 @@ def plan(program: Program) -> Plan:
     equal = {name: names.same(name) for name in aliases}
     born = [(-1, v.name) for v in program.inputs]
     born += [(k, node.name) for k, step in enumerate(steps) for node in step if node.name not in inside]
-    offsets, size = _offsets(born, last, {name: up16(prod(shapes[name])) + SPARE for name in shapes})
+    sizes = {name: up16(prod(shapes[name])) + SPARE for name in shapes}
+    shapes |= {name: tuple(c.shape) for name, c in program.constants.items()}
+    taken = _taken(steps, shapes, {name: k for name, k in last.items() if name not in aliases})
+    offsets, size = _offsets(born, last, sizes, {new: old for new, old in taken.items() if new not in inside})
     return Plan(tuple(map(tuple, steps)), offsets, aliases, inside, size, _direct(program, aliases), equal)
 
 
@@ -110,15 +119,35 @@ def _direct(program: Program, aliases: Mapping[str, Alias]) -> dict[str, str]:
     return {name: pointer for name, pointer in direct.items() if name not in aliases}
 
 
+def _taken(
+    steps: Sequence[Sequence[Node]], shapes: Mapping[str, Sequence[int]], last: Mapping[str, int]
+) -> dict[str, str]:
+    """Results of elementwise steps and the arguments in whose memory they may be written: those that nobody reads
+    later, of loops that read and write every number at its own place.
+    """
+    taken = {}
+    for k, step in enumerate(steps):
+        shape, made = lined(step[0].shape), {node.name for node in step}
+        arguments = [name for node in step for name in node.inputs if name not in made]
+        if TABLE[step[0].op].elementwise and all(lined(shapes[name]) in (shape, ()) for name in arguments):
+            ending = [name for name in dict.fromkeys(arguments) if last.get(name) == k and lined(shapes[name]) == shape]
+            taken |= dict(zip((node.name for node in step[::-1]), ending, strict=False))
+    return taken
+
+
 def _offsets(
-    born: Sequence[tuple[int, str]], last: Mapping[str, int], sizes: Mapping[str, int]
+    born: Sequence[tuple[int, str]], last: Mapping[str, int], sizes: Mapping[str, int], taken: Mapping[str, str]
 ) -> tuple[dict[str, int], int]:
-    """First fit: every value in the lowest gap between those that live while it does."""
+    """First fit: every value in the lowest gap between those that live while it does, or in the place of another."""
     offsets: dict[str, int] = {}
     living: list[tuple[int, int, int]] = []  # offset, end, last step
     top = 0
     for step, name in born:
         living = sorted(e for e in living if e[2] >= step)
+        if name in taken:
+            offset = offsets[name] = offsets[taken[name]]
+            living = [e for e in living if e[0] != offset] + [(offset, offset + sizes[name], max(last[name], step))]
+            continue
         offset = 0
         for start, end, _ in living:
             if offset + sizes[name] <= start:
@@ -167,6 +196,27 @@ def _joins(node: Node, group: Sequence[Node], names: _Names) -> bool:
         alike = node.inputs[1] == group[0].inputs[1] and len(biases) <= 1
         return alike and rows <= STREAMS and names.root(node.inputs[0]) not in inside
     return False
+
+
+def _accompanies(node: Node, last: Node, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a linear node of many rows reads windows or channels turned to the end, or such a node's results are
+    turned back, by the only reader: rows are then read and written where they are (`operators.many_rows`).
+    """
+    if node.op == "linear" and prod(node.shape[:-1]) > STREAMS:
+        return is_window(last, shapes) or turns(last, shapes, -1)
+    return last.op == "linear" and prod(last.shape[:-1]) > STREAMS and turns(node, shapes, 1)
+
+
+def is_window(node: Node, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Patches of one image."""
+    return node.op == "patches" and prod(shapes[node.inputs[0]][: -len(node.attrs["kernel"]) - 1]) == 1
+
+
+def turns(node: Node, shapes: Mapping[str, Sequence[int]], by: int) -> bool:
+    """Whether a transpose brings the last axis to the front (1), or the first to the end (-1), and moves no other."""
+    rank = len(node.shape)
+    order = list(range(-rank, 0))
+    return node.op == "transpose" and rank > 1 and list(node.attrs["axes"]) == [*order[-by:], *order[:-by]]
 
 
 def moved_index(node: Node, shape: Sequence[int]) -> Tensor | None:

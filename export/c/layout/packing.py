@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hrt.export.c.numbers import Numbers, up16
+from hrt.export.c.layout.numbers import Numbers, up16
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.hmatrix.leaf import Leaf
 from hrt.program.program import Constant

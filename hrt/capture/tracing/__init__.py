@@ -1,0 +1,8 @@
+"""How a network is traced: calls that no trace follows, said otherwise, and its graph as torch's dispatcher sees it.
+Knows nothing of Programs.
+"""
+
+from hrt.capture.tracing.dispatched import dispatched
+from hrt.capture.tracing.modes import AnyBatch, Finite, Gradients, InVmap, labels_followed
+
+__all__ = ["AnyBatch", "Finite", "Gradients", "InVmap", "dispatched", "labels_followed"]

@@ -1,0 +1,140 @@
+"""Calls that a trace cannot follow, written as others that say the same, and what is noted of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor
+from torch.overrides import TorchFunctionMode
+
+from hrt.support.structures import is_traced, labelled
+
+SPARSE = ("to_sparse", "to_sparse_csr", "to_sparse_csc", "to_sparse_coo", "coalesce")  # same numbers
+FINITE = {"isfinite": True, "isnan": False, "isinf": False}
+WHOLE = (torch.int64, torch.int32)
+GRADIENTS = {  # by the names of torch's functions
+    "grad": "torch.autograd.grad or torch.func",
+    "backward": "backward()",
+    "_make_dual": "torch.func, forward",
+}
+
+
+class Gradients(TorchFunctionMode):
+    """Notes what is called of GRADIENTS, in words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = GRADIENTS.get(getattr(func, "__name__", ""))
+        self.names += [name] if name else []
+        return func(*args, **(kwargs or {}))
+
+
+class AnyBatch(TorchFunctionMode):
+    """Calls whose implementation fixes the batch, written as others: distances go by a way that is chosen by the number
+    of rows, products of sparse matrices by what allocates them. What is made sparse stays dense.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.functional.cdist:
+            options["compute_mode"] = "donot_use_mm_for_euclid_dist"
+        if getattr(func, "__name__", "") in SPARSE:
+            return args[0]
+        return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
+
+
+class Finite(TorchFunctionMode):
+    """Branches on whether all numbers are finite, taken as where they are: no promise is of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: dict[int, tuple[Tensor, bool]] = {}  # by id, which the tensor kept beside it holds
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        of = self.answers.get(id(args[0])) if args else None
+        if of and name == "__bool__":
+            return of[1]
+        if of and name in ("all", "any") and len(args) == 1 and not kwargs:
+            return self._known(torch.ones((), dtype=torch.bool), of[1])
+        result = func(*args, **(kwargs or {}))
+        if of and name in ("logical_not", "bitwise_not", "__invert__"):
+            return self._known(result, not of[1])
+        return self._known(result, FINITE[name]) if name in FINITE else result
+
+    def _known(self, result: Tensor, answer: bool) -> Tensor:
+        self.answers[id(result)] = (result, answer)
+        return result
+
+
+@contextmanager
+def labels_followed() -> Iterator[None]:
+    """Inside, tensors of the author's classes can be made of those that stand for others in a trace, and back."""
+    from torch._subclasses.fake_tensor import FakeTensor  # here, because it takes long to import
+
+    kinds = [kind for kind in _below(Tensor) if not kind.__module__.startswith("torch")]
+    before = {kind: vars(kind).get("__new__") for kind in kinds}
+    for kind in kinds:
+        kind.__new__ = _made_by(kind.__new__)
+    setattr(FakeTensor, "as_subclass", _as_subclass)  # noqa: B010 (a class of torch's)
+    try:
+        yield
+    finally:
+        delattr(FakeTensor, "as_subclass")
+        for kind, new in before.items():
+            if new is None:
+                del kind.__new__
+            else:
+                kind.__new__ = new
+
+
+def _as_subclass(x: Tensor, kind: type[Tensor]) -> Tensor:
+    """By a step that a trace sees."""
+    return x.view_as(x) if kind is Tensor else labelled(x.view_as(x), kind)
+
+
+def _below(kind: type) -> Iterator[type]:
+    for inner in kind.__subclasses__():
+        yield inner
+        yield from _below(inner)
+
+
+def _made_by(new: Callable[..., Any]) -> Callable[..., Any]:
+    def make(kind: type[Tensor], *args: Any, **keywords: Any) -> Any:
+        return labelled(args[0], kind) if args and is_traced(args[0]) else new(kind, *args, **keywords)
+
+    return make
+
+
+class InVmap(TorchFunctionMode):
+    """Entries by lists of places, of which every sample has its own, as products with masks: torch takes them from
+    samples one after the other.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, keywords = getattr(func, "__name__", ""), kwargs or {}
+        if name == "__getitem__" and _is_of_samples(args[1]):
+            x, places = args
+            return (_masks_of(places, x) @ x.reshape(len(x), -1)).reshape(*places.shape, *x.shape[1:])
+        if name in ("index_add", "index_add_") and args[1:2] == (0,) and len(args) == 4 and _is_of_samples(args[2]):
+            x, _, places, parts = args
+            total = (_masks_of(places, x).T @ parts.reshape(len(parts), -1)).reshape(x.shape)
+            return x.add_(total) if name.endswith("_") else x + total
+        return func(*args, **keywords)
+
+
+def _is_of_samples(places: Any) -> bool:
+    """Whether these are whole numbers of which every sample has its own."""
+    return isinstance(places, Tensor) and places.dtype in WHOLE and is_batchedtensor(places)
+
+
+def _masks_of(places: Tensor, x: Tensor) -> Tensor:
+    """(*places, rows of x): 1 in each place, NaN where there is none."""
+    places = places + len(x) * (places < 0)
+    masks = (places[..., None] == torch.arange(len(x), device=x.device)).to(x.dtype)
+    return masks / masks.sum(-1, keepdim=True)
