@@ -7,6 +7,7 @@ needs. Where the interpreter is not the usual one, `run` answers everything.
 
 import ctypes
 import os
+import sys
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -34,13 +35,14 @@ class NativeSession(Session):
     """A network in generated C, float32 arithmetic on as many threads as torch uses when it is made; they sleep between
     calls. Thread-safe.
 
-    compiler: what made the library. resident_bytes: its tables, which hold the numbers as they are stored. Raises
-    BackendError for any device but the CPU, and where the network cannot be generated, compiled or loaded.
+    most: rows that `run_as_given` answers. compiler: what made the library. resident_bytes: its tables, which hold the
+    numbers as they are stored. Raises BackendError for any device but the CPU, and where the network cannot be
+    generated, compiled or loaded.
     """
 
     backend = "native"
 
-    def __init__(self, program: Program, device: Any = None, timeout: float = LONGEST):
+    def __init__(self, program: Program, device: Any = None, timeout: float = LONGEST, most: int = sys.maxsize):
         if device is not None and torch.device(device).type != "cpu":
             raise BackendError(f"Backend 'native' runs on the CPU. Found device {str(device)!r}.")
         self.device = torch.device("cpu")
@@ -61,8 +63,8 @@ class NativeSession(Session):
         threads = torch.get_num_threads()
         self._state = aligned(size + threads * self._workspace)  # and the workspaces of the threads
         start = self._state.ctypes.data
-        numbers = (FEW_ROWS, start + size, self._workspace, threads)
-        _function(code, "hrt_open", None, 6)(start, python_call.table(), *numbers)
+        numbers = (FEW_ROWS, most, start + size, self._workspace, threads)
+        _function(code, "hrt_open", None, 7)(start, python_call.table(), *numbers)
         # Threads end before their memory is freed, which the builtin function may need for longer.
         weakref.finalize(self, _close, _function(code, "hrt_close", None, 1), self._state)
         if python_call.is_usual():
@@ -127,4 +129,4 @@ if hasattr(os, "register_at_fork"):
 
 def open_native(request: Request) -> NativeSession:
     """The backend "native"."""
-    return NativeSession(request.program, request.device, request.patience)
+    return NativeSession(request.program, request.device, request.patience, request.native_rows)

@@ -12,6 +12,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
 
 typedef struct { intptr_t references; void *type; } object;
 typedef struct { object head; char *data; int dims; intptr_t *shape, *strides; object *base; void *descr; int flags; } array;
@@ -35,7 +38,7 @@ typedef struct { /* in this order in native_session.py */
 
 typedef struct {
     python py;
-    size_t few; /* rows up to which other Python threads wait */
+    size_t few, most; /* rows up to which other Python threads wait; up to which hrt_call answers */
     char *workspaces; /* one per thread, the caller's first */
     size_t workspace;
     int threads, made, started, inside;
@@ -47,12 +50,30 @@ typedef struct {
     pthread_t members[MOST_THREADS];
 } session;
 
+/* Results too small for a normal number become 0 while the network runs: on x86 each would take a hundred cycles, and
+   sigmoids of large negative numbers are such. */
+#ifdef __SSE__
+enum { FLUSH = 0x8000 };
+static unsigned flush_small(void) {
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | FLUSH);
+    return before;
+}
+static void flush_as(unsigned before) { _mm_setcsr(before); }
+#else
+static unsigned flush_small(void) { return 0; }
+static void flush_as(unsigned before) { (void)before; }
+#endif
+
 static int run_rows(const call *c, size_t first, size_t rows, void *workspace) {
     const float *x[INPUTS];
     float *y[OUTPUTS];
     for (int k = 0; k < INPUTS; k++) x[k] = c->x[k] + first * X_SIZE[k];
     for (int k = 0; k < OUTPUTS; k++) y[k] = c->y[k] + first * Y_SIZE[k];
-    return NETWORK(x, y, rows, workspace);
+    const unsigned before = flush_small();
+    const int status = NETWORK(x, y, rows, workspace);
+    flush_as(before);
+    return status;
 }
 
 /* Blocks of the task until none is left. The last has the rest, so that bits do not depend on the number of threads. */
@@ -130,10 +151,11 @@ void hrt_renew(session *s) {
     pthread_cond_init(&s->done, NULL);
 }
 
-void hrt_open(session *s, const python *py, size_t few, char *workspaces, size_t workspace, int threads) {
+void hrt_open(session *s, const python *py, size_t few, size_t most, char *workspaces, size_t workspace, int threads) {
     memset(s, 0, sizeof *s);
     s->py = *py;
     s->few = few;
+    s->most = most;
     s->workspaces = workspaces;
     s->workspace = workspace;
     s->threads = threads > MOST_THREADS ? MOST_THREADS : threads;
@@ -179,6 +201,7 @@ static object *answer(session *s, object *given) {
         c.rows = (size_t)a->shape[0];
         c.x[k] = (const float *)a->data;
     }
+    if (c.rows > s->most) return NULL;
     int made = 0, status = 0;
     for (; made < OUTPUTS; made++) {
         intptr_t shape[MOST_DIMS] = {(intptr_t)c.rows};

@@ -1,15 +1,18 @@
 """The source of a network's library: the generated file, and behind it `session.c` with the shapes that it needs."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from hrt.export.c.exporter import generate
 from hrt.export.c.library_cache import SOURCE
+from hrt.export.c.source import generate
 from hrt.program.program import Program
 
 NAME = "network"  # the prefix of the functions
+NUMBERS = "network.bin"
+IN_TEXT = 1 << 16  # bytes of numbers that compilers read as text; more are included as they are, where assemblers can
 PART_ROWS = 32  # that a thread gets at least, a multiple of every block: to wake it takes 5 to 10 us
 
 
@@ -23,8 +26,10 @@ class SessionSource:
 
 def session_source(program: Program) -> SessionSource:
     """Of a program, joined. Raises ExportError for an op that cannot be written in C."""
-    source = generate(program, NAME)
-    return SessionSource({SOURCE: f"{source.c}\n{_session_text(program)}".encode()}, source.nbytes)
+    source = generate(program, NAME, in_text=IN_TEXT if sys.platform == "linux" else sys.maxsize)
+    text = f'#define {NAME.upper()}_INCBIN "{NUMBERS}"\n{source.c}\n{_session_text(program)}'
+    numbers = {} if source.numbers is None else {NUMBERS: source.numbers}
+    return SessionSource({SOURCE: text.encode(), **numbers}, source.nbytes)
 
 
 def _session_text(program: Program) -> str:

@@ -17,17 +17,17 @@ def compile_ahead(artifact: Artifact, derivatives: Derivatives = None) -> None:
     `hrt.load` and `hrt predict` find it then. The compiler is `$CC`, cc, gcc or clang, else zig's from the extra
     `native`. Libraries go to `$HRT_CACHE/native` (default: `~/.cache/hrt/native`). HRT_NATIVE=off switches this off.
     """
-    import hrt
     from hrt.errors import BackendError
     from hrt.export.c.library_cache import cache_folder
     from hrt.export.c.toolchain import compiler
+    from hrt.model.load import load
 
     folder, start = cache_folder(), time.perf_counter()
     if folder is None:
         raise BackendError(
             "The cache's folder cannot be made, or others may write to it. Set HRT_CACHE to a folder of yours."
         )
-    model = hrt.load(artifact, backend="native")
+    model = load(artifact, backend="native")
     for names in filter(None, (model.certificate.derivatives, derivatives)):
         _ = model.differentiated(names).session
     typer.echo(

@@ -4,19 +4,21 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hrt.hmatrix.hmatrix import HMatrix
+from hrt.hmatrix.leaf import Leaf
 
 
-def diagonal_blocks(matrix: HMatrix) -> tuple[HMatrix, ...]:
-    """The most equal blocks along the diagonal, from the top, outside of which every leaf is empty; () for less than
-    two. Orderings must keep to the blocks.
+def block_count(matrix: HMatrix) -> int:
+    """The most equal blocks along the diagonal outside of which every leaf is empty; 0 for less than two. Orderings
+    must keep to the blocks.
     """
     m, n = matrix.shape
     places = np.array([e.place for e in matrix.leaves if e.is_dense or e.rank]).reshape(-1, 4)
     if not len(places) or 2 * places[:, 1].max() > m or 2 * places[:, 3].max() > n:
-        return ()
+        return 0
     common = math.gcd(m, n)
     for count in (k for k in range(common, 1, -1) if common % k == 0):
         size = np.array([m // count, n // count])
@@ -24,8 +26,26 @@ def diagonal_blocks(matrix: HMatrix) -> tuple[HMatrix, ...]:
         last = (places[:, ::2] + places[:, 1::2] - 1) // size
         orders = (_keeps(order, count) for order in (matrix.row_order, matrix.col_order))
         if (first[:, 0] == first[:, 1]).all() and (first == last).all() and all(orders):
-            return tuple(_block(matrix, k, m // count, n // count) for k in range(count))
-    return ()
+            return count
+    return 0
+
+
+def diagonal_blocks(matrix: HMatrix) -> tuple[HMatrix, ...]:
+    """The blocks that `block_count` counts, from the top."""
+    if not (count := block_count(matrix)):
+        return ()
+    m, n = (size // count for size in matrix.shape)
+    leaves: list[list[Leaf]] = [[] for _ in range(count)]
+    for e in matrix.leaves:
+        k = min(e.row // m, count - 1)
+        row, col = e.row - k * m, e.col - k * n
+        if e.row + e.rows <= (k + 1) * m and col >= 0 and col + e.cols <= n:
+            leaves[k].append(replace(e, row=row, col=col))
+    orders = [
+        [None] * count if order is None else list(order.long().reshape(count, -1) - size * torch.arange(count)[:, None])
+        for order, size in ((matrix.row_order, m), (matrix.col_order, n))
+    ]
+    return tuple(HMatrix((m, n), tuple(part), *both) for part, *both in zip(leaves, *orders, strict=True))
 
 
 def _keeps(order: Tensor | None, count: int) -> bool:
@@ -34,15 +54,3 @@ def _keeps(order: Tensor | None, count: int) -> bool:
         return True
     parts = order.numpy().reshape(count, -1) // (len(order) // count)
     return bool((parts == np.arange(count)[:, None]).all())
-
-
-def _block(matrix: HMatrix, k: int, m: int, n: int) -> HMatrix:
-    row, col = k * m, k * n
-    leaves = tuple(
-        replace(e, row=e.row - row, col=e.col - col)
-        for e in matrix.leaves
-        if row <= e.row and e.row + e.rows <= row + m and col <= e.col and e.col + e.cols <= col + n
-    )
-    orders = ((matrix.row_order, row, m), (matrix.col_order, col, n))
-    parts = (None if order is None else order[start : start + size].long() - start for order, start, size in orders)
-    return HMatrix((m, n), leaves, *parts)

@@ -25,8 +25,9 @@ def load(
         path: The file.
         backend: "torch", "onnxruntime" (CPU), "native" (CPU: C that is generated, and compiled here), "cuda" (an NVIDIA
             GPU), or "auto": the GPU where `device` names one or the network was compressed for it. Else, of those that
-            are certified to keep the bound, "native" where it is predicted to be faster and compiles within 3 seconds
-            (`hrt compile` does so ahead; HRT_NATIVE=off switches it off), and ONNX Runtime; else torch.
+            are certified to keep the bound, "native" up to as many rows as it is predicted to be faster for, if
+            it compiles within 3 seconds (`hrt compile` does so ahead; HRT_NATIVE=off switches it off), and ONNX
+            Runtime; else torch.
         device: Where the backend runs, such as "cuda:1".
         max_batch: Larger batches are split into parts of so many rows.
         strict: Refuse tensors on another device instead of moving them.

@@ -24,7 +24,7 @@ from hrt.errors import BackendError
 from hrt.network_compression.request import CompressionRequest
 from hrt.program.dense_view import DenseView
 from hrt.program.program import Program
-from hrt.runtime.backends import compiler_of, on_cpu, open_session
+from hrt.runtime.backends import compiler_of, open_session, serving
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
 
@@ -132,7 +132,7 @@ class Original:
         `program`'s and its derivatives'.
         """
         errors = {}
-        for backend in backends or on_cpu():
+        for backend in backends or serving(program):
             try:
                 errors[backend] = self._served_error(program, risk, backend)
             except BackendError:

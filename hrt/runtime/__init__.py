@@ -1,4 +1,4 @@
-"""Sessions: a program made ready on torch, on a GPU, or in ONNX Runtime.
+"""Sessions: a program made ready on torch, on a GPU, in ONNX Runtime, or as compiled C.
 
 Knows nothing of models, files and certificates.
 """

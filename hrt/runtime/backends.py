@@ -5,8 +5,7 @@ on every machine, and a backend may live above this room.
 """
 
 import os
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pkgutil import resolve_name
@@ -16,7 +15,8 @@ from hrt.derivatives.differentiate import Differentiated
 from hrt.errors import BackendError
 from hrt.program.parallel_linears import joined
 from hrt.program.program import Program
-from hrt.runtime.native_costs import is_faster
+from hrt.runtime.by_rows import ByRows
+from hrt.runtime.native_costs import EVERY, faster_up_to
 from hrt.runtime.session import Session
 from hrt.support.devices import missing_for_cuda
 
@@ -26,7 +26,7 @@ PATIENT, IMPATIENT = 300.0, 3.0  # seconds for a compiler: that somebody asked f
 @dataclass(frozen=True)
 class Request:
     """What a backend is asked for. differentiated: what `program` came from, where it gives derivatives. patience: how
-    many seconds a compiler may take.
+    many seconds a compiler may take. native_rows: up to how many generated C is asked.
     """
 
     program: Program
@@ -34,6 +34,7 @@ class Request:
     precision: str = "tf32x3"
     differentiated: Differentiated | None = None
     patience: float = PATIENT
+    native_rows: int = EVERY
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,12 @@ BACKENDS: dict[str, Backend] = {
 
 
 def choose(
-    backend: str, device: Any, target: str, certified: Collection[str] = (), program: Program | None = None
+    backend: str, device: Any, target: str, certified: Collection[str] = (), native_rows: int = 0
 ) -> tuple[str, ...]:
     """The backends to try, the first choice first. What "auto" stands for: the GPU's where a CUDA device is named, or
     where the network was compressed for one and one is there. On the CPU, of those that are `certified` for this
-    network, generated C where that is predicted to be faster, and ONNX Runtime; else torch.
+    network, generated C where that is predicted to be faster up to some number of rows, `native_rows`, and ONNX
+    Runtime; else torch.
     """
     if backend != "auto":
         return (backend,)
@@ -88,9 +90,7 @@ def choose(
     if device is not None and str(device) != "cpu":
         return ("torch",)
     served = [n for n in ("native", "onnxruntime") if n in certified and BACKENDS[n].missing() is None]
-    if "native" in served and (program is None or not is_faster(program)):
-        served.remove("native")
-    return (*served, "torch")
+    return (*(name for name in served if native_rows or name != "native"), "torch")
 
 
 def open_session(
@@ -107,7 +107,9 @@ def open_session(
     back to. Raises BackendError for a name that is unknown or cannot run here.
     """
     program = joined(program)
-    names = choose(backend, device, target, certified, program)
+    asks_native = backend == "auto" and "native" in certified and BACKENDS["native"].missing() is None
+    native_rows = faster_up_to(program) if asks_native else 0
+    names = choose(backend, device, target, certified, native_rows)
     if names[0] not in BACKENDS:
         raise BackendError(f"Found backend {backend!r}. Expected one of auto, {', '.join(sorted(BACKENDS))}.")
     lacks = BACKENDS[names[0]].missing()
@@ -116,16 +118,32 @@ def open_session(
     if differentiated is not None:
         differentiated = replace(differentiated, origin=joined(differentiated.origin))
     patience = IMPATIENT if backend == "auto" else PATIENT
-    request = Request(program, device, precision, differentiated, patience)
-    for name in names[:-1]:
-        with suppress(BackendError):
-            return BACKENDS[name].open(request)
-    return BACKENDS[names[-1]].open(request)
+    request = Request(program, device, precision, differentiated, patience, native_rows or EVERY)
+    return _first_of(names, request)
+
+
+def _first_of(names: Sequence[str], request: Request) -> Session:
+    """A session of the first that opens; beside that of generated C which is best for few rows, one for many."""
+    name, *others = names
+    try:
+        session = BACKENDS[name].open(request)
+    except BackendError:
+        if not others:
+            raise
+        return _first_of(others, request)
+    few = name == "native" and request.native_rows < EVERY
+    return ByRows(session, _first_of(others, request), request.native_rows) if few else session
 
 
 def on_cpu() -> list[str]:
     """The backends that can serve a network on this machine's CPU."""
     return [name for name, backend in BACKENDS.items() if backend.on_cpu and backend.missing() is None]
+
+
+def serving(program: Program) -> list[str]:
+    """Those of `on_cpu` that "auto" may take for a network: nothing is compiled that would not serve."""
+    names = on_cpu()
+    return [n for n in names if n != "native" or faster_up_to(joined(program))]
 
 
 def compiler_of(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from hrt.hmatrix.batched_products import Plan, plan
-from hrt.hmatrix.diagonal import diagonal_blocks
+from hrt.hmatrix.diagonal import block_count
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.program.convolutions import CONVOLUTION, fused
 from hrt.program.program import Program
@@ -36,7 +36,7 @@ def layer_us(weight: Tensor | HMatrix, form: str, rows: int, batched: Plan | Non
         size = 4e-6 * m * n
         return GEMM_US + DENSE_US * 2e-6 * m * n * rows + size * (CACHED_US if size < CACHE_MB else STREAMED_US)
     if form == "stacked":
-        return _stacked_us(weight.shape, len(diagonal_blocks(weight)), rows)
+        return _stacked_us(weight.shape, block_count(weight), rows)
     if form == "low rank":
         rank = sum(e.rank for e in weight.leaves)
         numbers = n * math.ceil(rank / LANES) * LANES + m * (rank + 1)
@@ -130,7 +130,7 @@ def compressed_form(weight: HMatrix) -> str:
 def _choose(weight: Tensor | HMatrix, batches: Sequence[int], never_slower: bool) -> str:
     if not isinstance(weight, HMatrix) or _is_plain(weight):
         return "dense"
-    forms = (compressed_form(weight), *(("stacked",) if diagonal_blocks(weight) else ()))
+    forms = (compressed_form(weight), *(("stacked",) if block_count(weight) else ()))
     times = [layer_us(weight, "multiplied", b) for b in batches]
     best, least = "multiplied", CLEAR ** len(batches)
     for form in forms:

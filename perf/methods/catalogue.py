@@ -21,7 +21,7 @@ import hrt
 from hrt.errors import BackendError
 from hrt.export.onnx.exporter import graph_of
 from hrt.export.onnx.onnxruntime_session import forms_for
-from hrt.hmatrix.diagonal import diagonal_blocks
+from hrt.hmatrix.diagonal import block_count
 from hrt.hmatrix.hmatrix import HMatrix
 from hrt.perf.measuring.results import FAILED, MISSING, UNREACHABLE
 from hrt.perf.methods.generated_c import int8_rows, ways_in_c
@@ -61,6 +61,8 @@ def dense_float32(workload: Workload, tol: float) -> Offer:
         else:
             net = workload.net if isinstance(workload.net, nn.Module) else module_of(workload.program)
             ways = in_torch(net), compiled(net)
+            if workload.graph is not None:
+                ways = (*ways, in_onnxruntime(workload.graph, "onnxruntime, others' graph"))
         return _offer(workload.dense_nbytes, workload.program, ways)
 
     return workload.once("dense", make)
@@ -201,12 +203,11 @@ def as_run(model: hrt.CompressedModel, batch: int) -> tuple[str, int, dict[str, 
     for name in program.weights:
         weight = program.constants[name]
         sizes = [weight.shape[0] * weight.shape[1]]
+        whole = weight.shape[0] * weight.shape[1]
         if isinstance(weight, HMatrix):
             sizes = [e.rows * e.cols if e.is_dense else e.rank * (e.rows + e.cols) for e in weight.leaves]
+            whole //= block_count(weight) if forms[name] == "stacked" else 1
         leaves += len(sizes)
-        whole = weight.shape[0] * weight.shape[1]
-        if forms[name] == "stacked":
-            whole //= len(diagonal_blocks(weight))
         work += whole if forms[name] in ("dense", "multiplied", "stacked") else sum(sizes)
     facts = {
         "nodes": len(graph_of(program, narrow=False, forms=forms).graph.node),

@@ -10,7 +10,7 @@ network sees the equation, initial and boundary values; the exact solution measu
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +31,7 @@ NU = 0.01 / math.pi  # viscosity
 DATA_WEIGHT = 10.0  # of the mean squared initial and boundary error against the mean squared residual
 EDGE_SHARE = 8  # one initial or boundary point for so many inside
 ADAM_STEPS, NEWTON_STEPS, BATCH = 2000, 400, 768
+MEMBERS, MEMBER_ADAM, MEMBER_NEWTON, MEMBER_BATCH = 5, 200, 60, 512  # of an ensemble
 CHECKPOINT = Path(__file__).parent.parent / "data" / "burgers.safetensors"
 ERROR_GRID = (513, 101)  # x and t points, ends included, where the relative error is measured
 TARGET_ERROR = 1e-4  # relative L2 error on ERROR_GRID that the committed checkpoint has to meet
@@ -144,6 +145,29 @@ def load_burgers(path: str | Path = CHECKPOINT) -> Pinn:
     network = burgers_network()
     network.load_state_dict(load_file(path))
     return network.eval()
+
+
+class Ensemble(nn.Module):
+    """Several networks side by side: (rows, 2) to the answer of each, (rows, members)."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return torch.cat([member(points) for member in self.members], dim=1)
+
+
+def train_ensemble(members: int = MEMBERS, adam: int = MEMBER_ADAM, newton: int = MEMBER_NEWTON) -> Ensemble:
+    """A deep ensemble (Lakshminarayanan and others, 2017): networks that differ in the seeds of weights and points,
+    float32, in evaluation mode, trained for less than the committed one.
+    """
+    networks = []
+    for seed in range(members):
+        network = BURGERS.network(128, 4, seed)
+        fit(BURGERS, network, Course(adam, newton, MEMBER_BATCH, seed))
+        networks.append(network.float())
+    return Ensemble(networks).eval()
 
 
 def burgers_points(count: int, seed: int) -> Tensor:

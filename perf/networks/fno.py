@@ -9,12 +9,15 @@ as in that paper; the data come from a spectral solver.
 """
 
 import time
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+import onnx
 import torch
 import typer
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -98,11 +101,62 @@ class FNO(nn.Module):
         return self.head(x)[..., 0]
 
 
+def dft_graph(net: FNO) -> onnx.ModelProto:
+    """The network as an ONNX graph of opset 20 with DFT nodes, as exporters of others write it: (batch, POINTS), dense.
+
+    A mode's complex matrix is a real one over (re, im); the inverse transform reads the whole spectrum, because ONNX
+    has none of half a one before opset 23.
+    """
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+
+    def constant(value: Any) -> str:
+        array = value.detach().numpy() if isinstance(value, Tensor) else np.array(value)
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), f"c{len(constants)}"))
+        return constants[-1].name
+
+    def add(op: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, inputs, [f"v{len(nodes)}"], **attributes))
+        return nodes[-1].output[0]
+
+    def reshaped(x: str, *shape: int) -> str:
+        return add("Reshape", x, constant(shape))
+
+    def sliced(x: str, start: int, stop: int, axis: int, step: int = 1) -> str:
+        return add("Slice", x, *(constant([v]) for v in (start, stop, axis, step)))
+
+    def linear(x: str, layer: Any) -> str:
+        return add("Add", add("MatMul", x, constant(layer.weight.T)), constant(layer.bias))
+
+    def spectral(x: str, weight: Any) -> str:
+        spectrum = add("DFT", reshaped(add("Transpose", x, perm=[0, 2, 1]), -1, WIDTH, POINTS, 1), onesided=1)
+        modes = add("Transpose", sliced(spectrum, 0, MODES, 2), perm=[2, 0, 3, 1])
+        w = weight.detach().permute(2, 0, 1)
+        block = torch.cat([torch.cat([w.real, w.imag], 2), torch.cat([-w.imag, w.real], 2)], 1)
+        product = add("MatMul", reshaped(modes, MODES, -1, 2 * WIDTH), constant(block))
+        half = add("Transpose", reshaped(product, MODES, -1, 2, WIDTH), perm=[1, 3, 0, 2])
+        mirrored = add("Mul", sliced(half, MODES - 1, 0, 2, -1), constant(np.array([1, -1], dtype=np.float32)))
+        zeros = add("Pad", half, constant([0, 0, 0, 0, 0, 0, POINTS + 1 - 2 * MODES, 0]))
+        values = add("DFT", add("Concat", zeros, mirrored, axis=2), inverse=1)
+        return add("Transpose", reshaped(sliced(values, 0, 1, 3), -1, WIDTH, POINTS), perm=[0, 2, 1])
+
+    x = linear(reshaped("a", -1, POINTS, 1), net.lift)
+    for k, (layer, skip) in enumerate(zip(net.spectral, net.skips, strict=True)):
+        x = add("Add", spectral(x, layer.weight), linear(x, skip))
+        x = add("Gelu", x) if k < LAYERS - 1 else x
+    first, _, last = net.head
+    x = reshaped(linear(add("Gelu", linear(x, first)), last), -1, POINTS)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", POINTS]) for name in ("a", x)]
+    graph = helper.make_graph(nodes, "fno", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
 def flows(count: int, seed: int) -> Tensor:
     """Initial states (count, POINTS), float32: what the network is used on."""
     return torch.from_numpy(initial_states(count, seed)[:, :: FINE // POINTS]).float()
 
 
+@cache
 def pairs(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Initial states and solutions, (count, POINTS) float32."""
     start = initial_states(count, seed)

@@ -24,7 +24,7 @@ from hrt.capture.onnx.file import read_onnx
 from hrt.capture.torch_export import capture
 from hrt.derivatives.differentiate import differentiate
 from hrt.errors import InputError
-from hrt.perf.networks import burgers, deeponet, emulator, fno, images, neuralfoil, operators, pinns, qlknn
+from hrt.perf.networks import burgers, deeponet, fno, images, neuralfoil, operators, pinns, qlknn, surrogates
 from hrt.perf.networks.as_torch_module import written_out
 from hrt.perf.networks.pinn_training import one_thread
 from hrt.program.program import Program
@@ -49,7 +49,7 @@ class Workload:
 
     net: what hrt.compress takes; None where there is only a `.hrt` file, `served`.  program: the dense network.
     by_weights: whether hrt is asked to bound weights because the rows are white noise.  derivatives: what `program`
-    gives besides what `net` does.
+    gives besides what `net` does.  graph: ONNX, as others' exporters write the dense network.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Workload:
     by_weights: bool = False
     served: hrt.CompressedModel | None = None
     derivatives: tuple[str, ...] = ()
+    graph: Any = None
     memo: dict[Any, Any] = field(default_factory=dict)  # what several methods need, made once
 
     @property
@@ -209,12 +210,24 @@ def _deeponet(name: str, size: int) -> tuple[nn.Module, Rows]:
 
 def _emulator(name: str, size: int) -> tuple[nn.Module, Rows]:
     with one_thread():
-        return emulator.train_emulator(), emulator.parameters
+        return surrogates.train_emulator(), surrogates.parameters
 
 
-def _fno(name: str, size: int) -> tuple[nn.Module, Rows]:
+def _transformer(name: str, size: int) -> tuple[nn.Module, Rows]:
     with one_thread():
-        return fno.train_fno(), fno.flows
+        return surrogates.train_transformer()[0], surrogates.forces
+
+
+def _ensemble(name: str, size: int) -> tuple[nn.Module, Rows]:
+    with one_thread():
+        return burgers.train_ensemble(), burgers.burgers_points
+
+
+def _fno(name: str, entry: Entry, size: int) -> Workload:
+    with one_thread():
+        net = fno.train_fno()
+    workload = _of(lambda name, size: (net, fno.flows), share=8)(name, entry, size)
+    return replace(workload, graph=fno.dft_graph(net))
 
 
 def _images(name: str, size: int) -> tuple[nn.Module, Rows]:
@@ -239,7 +252,7 @@ REGISTRY: Mapping[str, Entry] = {
     ),
     "fno": Entry(
         "Fourier neural operator of Burgers' equation, 64 points, 4 x 32 channels, 12 modes, trained for minutes",
-        _of(_fno),
+        _fno,
         batches=(1, 16, 256),
     ),
     "emulator": Entry("emulator of a spectrum, 6 -> 4 x 512 SiLU -> 2507, trained for seconds", _of(_emulator)),
@@ -247,6 +260,11 @@ REGISTRY: Mapping[str, Entry] = {
         "U-Net of Poisson's equation on 32 x 32 points, trained for a minute", _of(_images, share=32)
     ),
     "cnn-poisson": Entry("CNN of the fluxes of Poisson's equation, trained for seconds", _of(_images, share=16)),
+    "transformer-pendulum": Entry(
+        "Transformer of a driven pendulum's trajectory, 32 times, 6 layers of 64, trained for a minute",
+        _of(_transformer, share=8),
+    ),
+    "pinn-ensemble": Entry("deep ensemble of five PINNs of Burgers' equation, 4 x 128 tanh each", _of(_ensemble)),
     "neuralfoil-xlarge": Entry("NeuralFoil xlarge, an airfoil surrogate that others trained", _neuralfoil),
     "neuralfoil-xxxlarge": Entry("NeuralFoil xxxlarge, 6 x 512 swish, trained by others", _neuralfoil),
     "qlknn": Entry("QLKNN 7_11, a tokamak turbulence surrogate, 5 x 133 tanh, an ONNX file of others", _qlknn),

@@ -72,9 +72,10 @@ def subjects_of(model: hrt.CompressedModel) -> dict[str, Timed]:
         except BackendError:
             continue
         if backend == "native":
-            subjects["empty, C"] = _in_c(model.program, asked, empty=True)
-            subjects["hrt, native, C"] = _in_c(model.program, asked)
-            subjects["dense, native, C"] = _in_c(dense, asked)
+            for name, program in (("hrt", model.program), ("dense", dense)):
+                timed = _in_c(program, asked)
+                subjects.setdefault("empty, C", partial(timed, empty=True))
+                subjects[f"{name}, native, C"] = timed
     return subjects
 
 
@@ -89,7 +90,7 @@ def _from_python(call: Callable[[Any], Any], asked: Sequence[tuple[np.ndarray, .
     return ns
 
 
-def _in_c(program: Program, asked: Sequence[tuple[np.ndarray, ...]], empty: bool = False) -> Timed:
+def _in_c(program: Program, asked: Sequence[tuple[np.ndarray, ...]]) -> Callable[..., np.ndarray]:
     """A loop in C around the network's own function."""
     source = session_source(joined(program))
     text = source.files[SOURCE] + files("hrt.perf.realtime").joinpath("jitter.c").read_bytes()
@@ -98,7 +99,7 @@ def _in_c(program: Program, asked: Sequence[tuple[np.ndarray, ...]], empty: bool
     rows = [[*(v.ctypes.data for v in x), *(y.ctypes.data for y in outputs), 1] for x in asked]
     table, workspace = np.array(rows, np.uint64), aligned(_workspace(code))
 
-    def timed(calls: int) -> np.ndarray:
+    def timed(calls: int, empty: bool = False) -> np.ndarray:
         ns = np.empty(calls, np.int64)
         pointers = [ctypes.c_void_p(a.ctypes.data) for a in (ns, table, workspace)]
         counts = ctypes.c_size_t(calls), ctypes.c_size_t(len(rows))

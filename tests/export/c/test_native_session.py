@@ -1,6 +1,7 @@
 """The backend "native": bits and errors beside torch, threads, forks, memory, and what it refuses."""
 
 import gc
+import platform
 import sys
 import threading
 import time
@@ -17,14 +18,14 @@ from torch import nn
 
 import hrt
 from hrt.export.c import native_session as module
-from hrt.export.c import python_call
+from hrt.export.c import python_call, session_source
 from hrt.export.c.native_session import NativeSession
 from hrt.export.c.session_source import PART_ROWS
 from hrt.program.program import Node, Program, Value
 from hrt.runtime import TorchSession, open_session
 
 from forked import forked
-from models import any_hmatrix
+from models import any_hmatrix, linear_program
 
 pytestmark = pytest.mark.usefixtures("native")
 EPS = torch.finfo(torch.float32).eps
@@ -244,6 +245,23 @@ class TestModels:
 
     def test_resident_are_the_stored_bytes(self, model):
         assert model.nbytes <= replace(model, backend="native").session.resident_bytes <= 2 * model.nbytes + 4096
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flushed on x86 alone")
+def test_small_results_are_flushed_while_it_runs_and_not_after():
+    tiny = np.float32(1e-30)
+    session = open_on(linear_program(torch.full((1, 1), 1e-10)), 1)
+    assert session.run([np.full((3, 1), tiny)])[0].tolist() == [[0.0]] * 3
+    assert tiny * np.float32(1e-10) > 0
+
+
+def test_numbers_may_be_a_file_of_their_own(monkeypatch):
+    monkeypatch.setattr(session_source, "IN_TEXT", 0)
+    weight = torch.linspace(-1, 1, 400).reshape(20, 20)
+    source = session_source.session_source(linear_program(weight))
+    assert set(source.files) == ({"network.c", "network.bin"} if sys.platform == "linux" else {"network.c"})
+    x = np.random.default_rng(0).random((40, 20), np.float32)
+    assert np.allclose(open_on(linear_program(weight), 1).run([x])[0], x @ weight.numpy().T, atol=1e-5)
 
 
 def test_another_device_is_refused(program):

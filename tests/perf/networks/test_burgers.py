@@ -165,3 +165,14 @@ def test_train_writes_a_checkpoint_with_the_command_that_made_it(tmp_path: Path,
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["epochs"] == "100" and "train --seed 3" in file.metadata()["command"]
     assert burgers.relative_error(burgers.load_burgers(path)) < 1
+
+
+def test_members_of_an_ensemble_differ_and_stand_side_by_side() -> None:
+    with one_thread():
+        net, x = burgers.train_ensemble(2, adam=1, newton=1), burgers.burgers_points(5, 0)
+    answers = net(x)
+    assert answers.shape == (5, 2) and answers.dtype == torch.float32 and not net.training
+    assert torch.equal(answers[:, 1:], net.members[1](x)) and not torch.equal(answers[:, 0], answers[:, 1])
+    with one_thread():
+        again = burgers.train_ensemble(2, adam=1, newton=1)
+    assert torch.equal(answers, again(x))

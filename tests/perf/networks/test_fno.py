@@ -4,7 +4,20 @@ import numpy as np
 import torch
 
 from hrt.capture.torch_export import capture
-from hrt.perf.networks.fno import FINE, FNO, LAYERS, MODES, NU, POINTS, flows, initial_states, solve, train_fno
+from hrt.export.onnx.check import open_runtime
+from hrt.perf.networks.fno import (
+    FINE,
+    FNO,
+    LAYERS,
+    MODES,
+    NU,
+    POINTS,
+    dft_graph,
+    flows,
+    initial_states,
+    solve,
+    train_fno,
+)
 
 
 def test_solver_decays_small_waves_as_the_heat_equation_does():
@@ -39,3 +52,12 @@ def test_every_mode_is_a_weight_and_transforms_are_none():
 def test_training_is_seeded():
     first, second = (train_fno(steps=2).state_dict() for _ in range(2))
     assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_the_graph_with_dft_nodes_is_the_network():
+    net, x = FNO().eval(), flows(5, 1)
+    graph = dft_graph(net)
+    assert sum(n.op_type == "DFT" for n in graph.graph.node) == 2 * LAYERS
+    (answer,) = open_runtime(graph, 1).run(None, {"a": x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(answer), net(x), rtol=1e-4, atol=1e-5)

@@ -23,7 +23,7 @@ class TestRegistry:
             "emulator",
             "qlknn",
         }
-        assert wanted | {"fno", "unet-poisson", "cnn-poisson"} | {
+        assert wanted | {"fno", "unet-poisson", "cnn-poisson", "transformer-pendulum", "pinn-ensemble"} | {
             "neuralfoil-xlarge",
             "neuralfoil-xxxlarge",
             "random",
