@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import helper
 
 from hrt.errors import BackendError, HrtError, InputError
 from hrt.model.model import CompressedModel
@@ -38,11 +39,12 @@ def check_onnx(
             onnx.checker.check_model(source, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise HrtError(f"The exported graph is not valid ONNX: {error}") from error
-    session, names = open_runtime(proto), [v.name for v in proto.graph.input]
+    session = open_runtime(proto)
+    types = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in proto.graph.input}
 
     def run(batches: Sequence[Batch]) -> Sequence[Batch]:
         try:
-            return [session.run(None, dict(zip(names, x, strict=True))) for x in batches]
+            return [session.run(None, {k: v.astype(types[k]) for k, v in zip(types, x, strict=True)}) for x in batches]
         except Exception as error:
             raise HrtError(f"ONNX Runtime cannot run the exported graph: {error}") from error
 

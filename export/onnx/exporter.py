@@ -36,6 +36,7 @@ from hrt.support.torch_state import guarded
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
 IR_VERSION = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}  # the oldest that goes with an opset
+WHOLE = {"int": TensorProto.INT64, "bool": TensorProto.BOOL}  # types of inputs that are no floats
 EXTERNAL_FROM, ALIGNMENT = 1024, 4096  # bytes; tensors in a second file begin where a page does
 
 
@@ -52,7 +53,8 @@ def export_onnx(
     inputs: Any = None,
     force: bool = True,
 ) -> None:
-    """Write a network as an ONNX file of standard operators: float32 inputs and outputs (batch, *shape), any batch.
+    """Write a network as an ONNX file of standard operators: inputs and outputs (batch, *shape) of any batch, float32
+    but for inputs of whole numbers and truth values, which are int64 and bool.
 
     The file's metadata holds the certificate and, for every output, the bound of its error or "not bounded". A failure
     leaves no file, and a file that was there as it was.
@@ -87,7 +89,7 @@ def export_onnx(
     check_writable(path, force)
     warn_of_suffix(path, ".onnx")
     model, values = opened(model_or_path, derivatives)
-    proto = to_onnx(model, opset, functions=functions)
+    proto = to_onnx(model, opset, functions=functions, kinds=True)
     if check:
         check_onnx(proto, model, inputs, values=values)
     write_graph(proto, path, external=external, force=force)
@@ -103,9 +105,14 @@ def opened(
     return model if derivatives is None else model.differentiated(derivatives), len(model.program.outputs)
 
 
-def to_onnx(model: CompressedModel, opset: int | None = None, *, functions: bool = False) -> onnx.ModelProto:
-    """The graph that `export_onnx` writes, with its metadata: the certificate, its bounds by output, tol and bytes."""
-    proto = graph_of(joined(model.program), opset, functions=functions)
+def to_onnx(
+    model: CompressedModel, opset: int | None = None, *, functions: bool = False, kinds: bool = False
+) -> onnx.ModelProto:
+    """The graph that `export_onnx` writes, with its metadata: the certificate, its bounds by output, tol and bytes.
+
+    kinds: whether inputs of whole numbers and truth values are such; all are float32 where servers stand before it.
+    """
+    proto = graph_of(joined(model.program), opset, functions=functions, kinds=kinds)
     bounds, names = limits(model.certificate, model.program.outputs), [v.name for v in proto.graph.output]
     facts = {
         "hrt.certificate": json.dumps(model.certificate.to_header(), default=str),
@@ -124,11 +131,13 @@ def graph_of(
     narrow: bool = True,
     forms: Mapping[str, str] | None = None,
     functions: bool = False,
+    kinds: bool = False,
 ) -> onnx.ModelProto:
     """A program as an ONNX graph of float32 inputs and outputs (batch, *shape) with a dynamic batch.
 
     narrow: weights keep their storage types, as in a file, else float32.  forms: of every linear weight (see
     `hrt.runtime.onnx_costs`), by default the predicted fastest.  functions: one node per linear layer, with a body.
+    kinds: inputs that are no floats are int64 and bool.
     """
     program = along_axes(program)
     opset = DEFAULT_OPSET if opset is None else opset
@@ -137,9 +146,11 @@ def graph_of(
     g = Graph(opset, narrow)
     layers = Functions(g) if functions else None
     exporter = _Exporter(program, g, choose_forms(program, ANY_BATCH) if forms is None else forms, layers)
-    names = exporter.run()
+    types = [WHOLE.get(v.kind, TensorProto.FLOAT) if kinds else TensorProto.FLOAT for v in program.inputs]
+    given = [exporter.names[v.name] for v in program.inputs]
+    names = exporter.run(types)
     shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}
-    inputs = [_described(exporter.names[v.name], v.shape) for v in program.inputs]
+    inputs = [_described(name, v.shape, t) for name, v, t in zip(given, program.inputs, types, strict=True)]
     outputs = [_described(name, shapes.get(o, ())) for name, o in zip(names, program.outputs, strict=True)]
     graph = helper.make_graph(g.nodes, "hrt", inputs, outputs, g.initializers)
     opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(DOMAIN, VERSION)] if layers else [])
@@ -176,8 +187,8 @@ def _move_weights(proto: onnx.ModelProto, location: str, file: BinaryIO) -> None
             tensor.ClearField("raw_data")
 
 
-def _described(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *map(int, shape)])
+def _described(name: str, shape: Sequence[int], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, ["batch", *map(int, shape)])
 
 
 class _Exporter:
@@ -190,8 +201,12 @@ class _Exporter:
         self.ranks = {k: len(c.shape) for k, c in program.constants.items()}
         self.ranks |= {k: 1 + len(shape) for k, shape in self.shapes.items()}
 
-    def run(self) -> list[str]:
+    def run(self, types: Sequence[int]) -> list[str]:
+        """The names of the outputs. types: of the inputs; what is no float becomes one first."""
         inputs = [self.names[v.name] for v in self.program.inputs]
+        for v, kind in zip(self.program.inputs, types, strict=True):
+            if kind != TensorProto.FLOAT:
+                self.names[v.name] = self.g.add("Cast", [self.names[v.name]], f"{v.name}.number", to=TensorProto.FLOAT)
         for node in fused(self.program):
             is_layer = node.op in ("linear", CONVOLUTION)
             self.names[node.name] = self._layer(node) if is_layer else self._node(node)

@@ -29,6 +29,8 @@ def fused(program: Program, admits: Callable[[Constant], bool] = lambda _: True)
         before, after = nodes.get(linear.inputs[0]), readers.get(linear.name)
         first = after if after is not None and uses[linear.name] == 1 else None
         window = None if before is None or first is None else _window(before, first)
+        if before is not None and replaced.get(before.name) is not None:
+            continue  # it ends the convolution before this one
         if before is None or first is None or window is None or not admits(program.constants[linear.inputs[1]]):
             continue
         inputs = (before.inputs[0], *linear.inputs[1:])

@@ -28,7 +28,7 @@ def families() -> Iterator[Family]:
     """Of every module networks_<family>.py, in the order of their names."""
     for path in sorted(HERE.glob("networks_*.py")):
         module = import_module(f"architectures.{path.stem}")
-        yield from (v for v in vars(module).values() if isinstance(v, Family))
+        yield from [v for v in vars(module).values() if isinstance(v, Family)]
 
 
 def table(names: set[str]) -> Iterator[str]:

@@ -16,17 +16,12 @@ from op_cases import ACTIVATIONS, CASES, A, Case, program_of
 
 ALL: list[Case] = [(name, arguments, attrs) for name, arguments, attrs, _ in CASES]
 ALL += [(p.values[0].name, (A * 0.4,), p.values[1]) for p in ACTIVATIONS]  # type: ignore[union-attr]
-UNREAD = {"repeat"}  # a constant that takes the batch of an input: its size is computed from a shape
 
 
 @pytest.mark.parametrize("case", ALL, ids=[f"{name}-{k}" for k, (name, *_) in enumerate(ALL)])
 def test_what_is_exported_is_read_back(case: Case, tmp_path) -> None:
     program, inputs = program_of(case)
     onnx.save(graph_of(program), tmp_path / "op.onnx")
-    if case[0] in UNREAD:
-        with pytest.raises(CaptureError):
-            read_onnx(tmp_path / "op.onnx")
-        return
     again = read_onnx(tmp_path / "op.onnx")
     assert [v.shape for v in again.inputs] == [v.shape for v in program.inputs]
     torch.testing.assert_close(again.run(inputs)[0], program.run(inputs)[0], rtol=1e-6, atol=1e-6, equal_nan=True)
@@ -91,8 +86,7 @@ def test_softmax_before_opset_13_is_of_flattened_dimensions(tmp_path) -> None:
     read(tmp_path, [node("Softmax", ["x"], ["y"], axis=1)], {}, opset=12)
     column = [node("Unsqueeze", ["x"], ["u"], axes=[2]), node("Softmax", ["u"], ["s"], axis=1)]
     column.append(node("Squeeze", ["s"], ["y"], axes=[2]))
-    with pytest.raises(CaptureError, match="flattens"):
-        read(tmp_path, column, {}, opset=12)
+    read(tmp_path, column, {}, opset=12)
 
 
 @pytest.mark.parametrize("op", ["Softmax", "ReduceMax", "CumSum"])

@@ -361,3 +361,21 @@ class TestGuessExample:
     def test_says_when_it_cannot(self, name: str) -> None:
         with pytest.raises(InputError, match=r"cannot be guessed \(.+\)\. Pass inputs="):
             guess_example(ZOO[name].build())
+
+
+def test_an_order_of_products_that_asks_for_the_batch_is_left_out(monkeypatch):
+    """As opt_einsum chooses one where it is installed."""
+
+    class Chooses:
+        @staticmethod
+        def contract_path(equation, *operands, optimize):
+            raise AssertionError("it would compare sizes, the batch's too")
+
+    module = vars(torch.backends.opt_einsum)["m"]  # torch stands a wrapper before it
+    monkeypatch.setattr(module, "_opt_einsum", Chooses)
+    monkeypatch.setattr(module, "is_available", lambda: True)
+    monkeypatch.setattr(module, "enabled", True)
+    net = Apply(lambda x: torch.einsum("bi,ij,jk->bk", x, torch.ones(4, 3), torch.ones(3, 2)))
+    assert capture(net, [torch.zeros(2, 4)]).outputs
+    with pytest.raises(AssertionError, match="compare sizes"):
+        net(torch.zeros(2, 4))

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 import hrt
 from hrt.calibration.samples import given_inputs
 from hrt.capture.network import call_for
+from hrt.capture.onnx.file import read_onnx
+from hrt.export.onnx import open_runtime
 
 from zoo import Apply, mlp
 
@@ -62,6 +64,11 @@ def test_kinds_are_kept_and_the_answers_are_right(switched, masked, tmp_path):
         with torch.no_grad():
             expected = net(*given)
         assert torch.equal(y, model.predict(given)) and (y - expected).norm() <= 1e-2 * expected.norm()
+        hrt.export_onnx(model, tmp_path / "net.onnx")
+        session = open_runtime(str(tmp_path / "net.onnx"))
+        feed = {v.name: x.numpy() for v, x in zip(session.get_inputs(), given, strict=True)}  # of the types they have
+        np.testing.assert_allclose(session.run(None, feed)[0], y.numpy(), rtol=1e-5, atol=1e-6)
+        assert [v.kind for v in read_onnx(tmp_path / "net.onnx").inputs] == [kind, "float"]
 
 
 def test_whole_numbers_come_in_any_type_that_holds_them(switched):

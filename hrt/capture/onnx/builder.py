@@ -17,9 +17,13 @@ from hrt.errors import CaptureError, first_line
 from hrt.program.check_program import without_numbers, work
 from hrt.program.names import unique_name
 from hrt.program.op_table import TABLE
-from hrt.program.program import Node, Value
+from hrt.program.program import Node, Program, Value
 
 ROWS = 3  # of the examples
+
+
+class TooMuchError(CaptureError):
+    """A file that asks for more numbers or products than are worked out."""
 
 
 class OnnxBuilder:
@@ -47,7 +51,8 @@ class OnnxBuilder:
         """Raise CaptureError where so many numbers and products a row are more than is left for the examples."""
         self.room, self.products = self.room - 8 * rows * numbers, self.products - rows * products
         if min(self.room, self.products) < 0:
-            raise self.fail(f"the values up to {name!r} take more than {EXAMPLE_BYTES >> 20} MB or too many products")
+            why = f"the values up to {name!r} take more than {EXAMPLE_BYTES >> 20} MB or too many products"
+            raise self.fail(why, TooMuchError)
 
     def rows_within(self, nbytes: int) -> int:
         """Rows whose values, in float64, take so many bytes, and whose products no more than the examples may; one at
@@ -56,9 +61,20 @@ class OnnxBuilder:
         spent = (EXAMPLE_BYTES - self.room) // (ROWS + 1), (EXAMPLE_PRODUCTS - self.products) // (ROWS + 1)
         return max(1, min(nbytes // max(1, spent[0]), EXAMPLE_PRODUCTS // max(1, spent[1])))
 
-    def fail(self, why: str) -> CaptureError:
+    def count(self, program: Program) -> None:
+        """Spend what a program that was made otherwise takes. Raises TooMuchError as lowerings do."""
+        self.room, self.products = EXAMPLE_BYTES, EXAMPLE_PRODUCTS
+        shapes = {v.name: (1, *v.shape) for v in (*program.inputs, *program.nodes)}
+        shapes |= {name: tuple(c.shape) for name, c in program.constants.items()}
+        for v in program.inputs:
+            self._spend(v.name, ROWS + 1, math.prod(v.shape))
+        for node in program.nodes:
+            intermediate, products = work(node, [shapes[name] for name in node.inputs], program.constants)
+            self._spend(node.name, ROWS + 1, math.prod(node.shape) + intermediate, products)
+
+    def fail(self, why: str, kind: type[CaptureError] = CaptureError) -> CaptureError:
         where = self.at.name or (self.at.output[0] if self.at.output else "")
-        return CaptureError(f"ONNX node {where!r} ({self.at.op_type}): {why}.")
+        return kind(f"ONNX node {where!r} ({self.at.op_type}): {why}.")
 
     def integers(self, name: str, what: str) -> list[int]:
         """A constant's whole numbers. Raises CaptureError where it depends on an input."""

@@ -1,4 +1,4 @@
-"""An ONNX file to a Program: MatMul, Gemm and pointwise-convolution networks over the same op table.
+"""An ONNX file to a Program over the same op table; what is refused is tried again as torch captures it (`replayed`).
 
 Every value is followed as an example of three rows, and of the first alone: a node that fixes the batch or mixes
 samples is found where it stands. Constants are computed by onnx's reference. Casts between floating types are left out
@@ -23,12 +23,14 @@ from onnx.reference import ReferenceEvaluator
 
 from hrt.capture.answers import ROWS, RuntimeAnswers
 from hrt.capture.onnx.budgets import CALL_BYTES, FOLDED, RUNTIME_BYTES, WORK, check_expansion
-from hrt.capture.onnx.builder import OnnxBuilder
-from hrt.capture.onnx.choices import COMPARED, LOGICAL, cast
+from hrt.capture.onnx.builder import OnnxBuilder, TooMuchError
+from hrt.capture.onnx.choices import COMPARED, LOGICAL, WHOLE, cast
+from hrt.capture.onnx.operands import NodeError
 from hrt.capture.onnx.operators import LOWERINGS
+from hrt.capture.onnx.replayed import is_replayable, replayed
 from hrt.errors import CaptureError, first_line, reason
 from hrt.program.check_program import check_program
-from hrt.program.program import Program
+from hrt.program.program import Kind, Program, Value
 from hrt.support.atomic_files import usable
 
 OLDEST_OPSET = 11
@@ -37,6 +39,7 @@ ALIASES = {"Identity", "Dropout", "Cast"}
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 NARROW: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, *NARROW}
+KINDS: dict[int, Kind] = {**dict.fromkeys(FLOATS, "float"), **dict.fromkeys(WHOLE, "int"), TensorProto.BOOL: "bool"}
 
 Opened = tuple[Program, RuntimeAnswers | None, Mapping[str, str]]
 
@@ -137,12 +140,26 @@ class _Reader:
         self.types: dict[str, np.dtype] = {}  # of the inputs
         self.roundings: dict[str, str] = {}  # types narrower than float32, by the nodes or inputs that have them
         self.nbytes = sum(v.nbytes for v in known.values())
-        self.result = self._program()
+        try:
+            self.result = self._program()
+        except TooMuchError:
+            raise
+        except CaptureError as refusal:
+            if not self._is_sound():
+                raise
+            self.result = self._as_torch(refusal)
+
+    @property
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """What the file is given; older files list their constants, too."""
+        constants = {t.name for t in self.graph.initializer}
+        return [v for v in self.graph.input if v.name not in constants]
 
     def _program(self) -> Program:
-        for v in self.graph.input:
-            if v.name not in self.builder.known:
-                self._input(v)
+        for v in self.inputs:
+            if v.type.tensor_type.elem_type not in FLOATS:
+                raise CaptureError(f"Input {v.name!r} holds no floats.")
+            self.builder.add_input(v.name, self._input(v).shape)
         for node in self.graph.node:
             self.builder.at = node
             try:
@@ -158,19 +175,56 @@ class _Reader:
         b = self.builder
         return Program(tuple(b.inputs), tuple(b.nodes), outputs, dict(b.constants)).simplified()
 
-    def _input(self, v: onnx.ValueInfoProto) -> None:
+    def _is_sound(self) -> bool:
+        """Whether the file's shapes fit each other, and its outputs come from nodes: no other is tried again."""
+        computed = {name for node in self.graph.node for name in node.output} - self.builder.known.keys()
+        with suppress(Exception):  # onnx has an error of its own for every finding
+            onnx.shape_inference.infer_shapes(self.proto, check_type=True, strict_mode=True, data_prop=True)
+            return all(o.name in computed for o in self.graph.output)
+        return False
+
+    def _as_torch(self, refusal: CaptureError) -> Program:
+        """The program by torch's own capture, for a file that was refused."""
+        b, outside = self.builder, self.builder.at.op_type not in LOWERINGS
+        self.roundings.clear()
+        inputs = [self._input(v) for v in self.inputs]
+        for node in self.graph.node:
+            b.at = node
+            if all(o in b.known for o in node.output):
+                continue
+            if node.op_type in RANDOM or (not (is_constant := self._is_constant(node)) and not is_replayable(node)):
+                raise refusal
+            if is_constant:
+                self._fold(node)
+            elif node.op_type == "Cast":
+                self._rounded(node, onnx.helper.get_node_attr_value(node, "to"))
+        try:
+            program = replayed(self.graph, b.opset, b.known, inputs)
+        except NodeError:
+            raise
+        except CaptureError as error:
+            raise error if outside else refusal from None
+        b.count(program)
+        return program
+
+    def _input(self, v: onnx.ValueInfoProto) -> Value:
         dims = [d.dim_value if d.HasField("dim_value") else -1 for d in v.type.tensor_type.shape.dim]
         if not dims or any(d < 0 for d in dims[1:]):
             raise CaptureError(f"Input {v.name!r} has the shape {dims} (-1: any). Expected a batch, then fixed ones.")
         kind = v.type.tensor_type.elem_type
-        if kind not in FLOATS:
-            raise CaptureError(
-                f"Input {v.name!r} is of type {TensorProto.DataType.Name(kind)}. Expected floating-point."
-            )
+        if kind not in KINDS:
+            raise CaptureError(f"Input {v.name!r} is of type {TensorProto.DataType.Name(kind)}. Expected real numbers.")
         self.types[v.name] = onnx.helper.tensor_dtype_to_np_dtype(kind)
         if kind in NARROW:
             self.roundings[v.name] = NARROW[kind]
-        self.builder.add_input(v.name, dims[1:])
+        return Value(v.name, tuple(dims[1:]), KINDS[kind])
+
+    def _is_constant(self, node: onnx.NodeProto) -> bool:
+        return all(not n or n in self.builder.known for n in node.input)
+
+    def _rounded(self, node: onnx.NodeProto, kind: int) -> None:
+        if kind in NARROW:
+            self.roundings[node.name or node.output[0]] = NARROW[kind]
 
     def _node(self, node: onnx.NodeProto) -> None:
         names = [self.alias.get(n, n) for n in node.input]
@@ -179,7 +233,7 @@ class _Reader:
         if node.op_type in RANDOM:
             raise self.builder.fail("it draws random numbers")
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Constant" or all(not n or n in self.builder.known for n in names):
+        if self._is_constant(node):
             self._fold(node)
         elif node.op_type in ALIASES:
             self._passed(node, names, attributes)
@@ -198,8 +252,8 @@ class _Reader:
             training = self.builder.known.get(names[2])
             if training is None or bool(training.any()):
                 raise self.builder.fail("it is in training mode, and so drops values at random")
-        if node.op_type == "Cast" and attributes["to"] in NARROW:
-            self.roundings[node.name or node.output[0]] = NARROW[attributes["to"]]
+        if node.op_type == "Cast":
+            self._rounded(node, attributes["to"])
         self.alias[node.output[0]] = names[0]
 
     def _fold(self, node: onnx.NodeProto) -> None:
@@ -207,7 +261,9 @@ class _Reader:
             raise self.builder.fail("it works on constants alone, and is none of the operators that are computed here")
         self.room -= WORK[node.op_type]([self.builder.known[n] for n in node.input if n])
         if self.room < 0:
-            raise self.builder.fail("its constants take more numbers than a file of this size may ask for")
+            raise self.builder.fail(
+                "its constants take more numbers than a file of this size may ask for", TooMuchError
+            )
         feed = {n: self.builder.known[n] for n in node.input if n}
         types = {n: onnx.helper.np_dtype_to_tensor_dtype(v.dtype) for n, v in feed.items()}
         inputs = [onnx.helper.make_tensor_value_info(n, types[n], v.shape) for n, v in feed.items()]

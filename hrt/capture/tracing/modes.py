@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import _VF, Tensor
 from torch._C._functorch import is_batchedtensor
 from torch.overrides import TorchFunctionMode
 
@@ -36,13 +36,17 @@ class Gradients(TorchFunctionMode):
 
 class AnyBatch(TorchFunctionMode):
     """Calls whose implementation fixes the batch, written as others: distances go by a way that is chosen by the number
-    of rows, products of sparse matrices by what allocates them. What is made sparse stays dense.
+    of rows, products of sparse matrices by what allocates them, equations in an order that opt_einsum chooses by sizes.
+    What is made sparse stays dense.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
         if func is torch.functional.cdist:
             options["compute_mode"] = "donot_use_mm_for_euclid_dist"
+        if func is torch.functional.einsum and isinstance(args[0], str):
+            operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
+            return _VF.einsum(args[0], operands)  # pyright: ignore[reportAttributeAccessIssue]
         if getattr(func, "__name__", "") in SPARSE:
             return args[0]
         return (torch.mm if func is torch.sparse.mm else func)(*args, **options)

@@ -45,12 +45,12 @@ TORCH = {
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    return Build(tmp_path_factory.mktemp("activations"))
+    return Build(tmp_path_factory.mktemp("activations"), flags=("-O1", "-march=native", "-ffp-contract=fast"))
 
 
 @pytest.fixture(scope="module")
 def builds(build: Build) -> list[Build]:
-    return [build, Build(build.folder, double=True)]
+    return [build, Build(build.folder, double=True, flags=build.flags)]
 
 
 def test_the_table_holds_every_function() -> None:
