@@ -213,17 +213,14 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
 
 def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> ExportedProgram | None:
     """The graph that the dispatcher sees, where it is one that can be captured: that of derivatives, say."""
+    graph = None
     for any_batch in (True, False):
-        with (
-            suppress(Exception),
-            inference(net),
-            quiet(),
-            AnyBatch(),
-            Finite(),
-            InVmap(),
-        ):  # tracers raise nearly anything
+        with suppress(Exception), inference(net), quiet(), AnyBatch(), Finite(), InVmap():  # tracers raise anything
             _write_out_sparse(net)
             graph = dispatched(net, rows, call, any_batch=any_batch)
+            break
+    if graph is not None:
+        with suppress(Exception):
             program_of(graph)
             return graph if _is_rowwise(net, rows, call) else None
     return None

@@ -70,7 +70,7 @@ def shortest_us(call: Callable[[], Any]) -> float:
 def _asked(program: Program, rows: int) -> Any:
     generator = np.random.default_rng(0)
     inputs = tuple(generator.random((rows, *v.shape), np.float32) for v in program.inputs)
-    return inputs if len(inputs) > 1 else inputs[0]
+    return inputs if len(inputs) > 1 else next(iter(inputs))
 
 
 def measured(program: Program, backend: str) -> dict[int, float]:

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -27,9 +28,11 @@ from hrt.capture.network import call_for, captured_network  # noqa: E402
 from hrt.errors import HrtError  # noqa: E402
 
 from architectures import public_flows, public_more  # noqa: E402, F401
+from architectures.networks_wheels import torchvision_stands_in  # noqa: E402
 from architectures.public_packages import PACKAGES  # noqa: E402
 from architectures.public_plain import PLAIN  # noqa: E402
 
+PROCESSES = 4
 LONGEST = 260  # characters of a reason
 DISTRIBUTIONS = (
     *("deepxde", "neuraloperator", "nvidia-physicsnemo", "pina-mathlab", "torchphysics", "sbi", "nflows", "zuko"),
@@ -57,6 +60,8 @@ def versions() -> Iterator[str]:
             yield f"{name} {version(name)}"
         except PackageNotFoundError:
             continue
+    if torchvision_stands_in():
+        yield "an empty module for torchvision, which cannot be imported here"
 
 
 def commit() -> str:
@@ -85,13 +90,15 @@ def outcome(name: str) -> str:
 
 
 def main() -> None:
-    rows = list(csv.DictReader((HERE / "public_networks.csv").open()))
+    rows, made_with = list(csv.DictReader((HERE / "public_networks.csv").open())), ", ".join(versions())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         outcomes = {}
-        for row in rows:
-            outcomes[row["network"]] = outcome(row["network"])
-            print(row["network"], "|", outcomes[row["network"]], flush=True)
+        names = [row["network"] for row in rows]
+        with ProcessPoolExecutor(PROCESSES) as pool:
+            for name, result in zip(names, pool.map(outcome, names), strict=True):
+                outcomes[name] = result
+                print(name, "|", result, flush=True)
     counts = Counter(
         next((w for w in ("captured", "not tried") if o.startswith(w)), "refused") for o in outcomes.values()
     )
@@ -105,7 +112,7 @@ def main() -> None:
         "",
         "`python tests/architectures/count.py docs/results/networks.md` wrote this page in one run "
         f"at commit {commit()}, "
-        f"with {', '.join(versions())}.",
+        f"with {made_with}.",
         "Captured means that the program gives the network's answers on random rows; how well a network compresses is "
         "another question (`python tests/architectures/table.py`). In reach: the share of the numbers that are weights "
         "which the planner may compress.",

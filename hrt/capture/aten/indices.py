@@ -223,7 +223,7 @@ def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumula
     number = float(values) if isinstance(values, Tensor) and values.numel() == 1 else None
     if (
         not constant
-        and number
+        and number is not None
         and not accumulate
         and given == [0]
         and indices[0].shape == x.shape[: indices[0].ndim - 1]
