@@ -54,8 +54,10 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     ),
     "fft": (lambda m, x: torch.fft.rfft(x).sqrt().abs(), ("Op sqrt in 1", "complex numbers")),
     "sort": (lambda m, x: x.sort(1)[0], ("Op sort in 1", "outside the op table")),
-    "determinant": (lambda m, x: x.reshape(-1, 2, 2).det(), ("Op det in 1 (Probe)", "write small ones out in sums")),
-    "solved": (lambda m, x: torch.linalg.solve(x.reshape(-1, 2, 2), x[:, :2]), ("in 1 (Probe)", "factors a matrix")),
+    "factored": (
+        lambda m, x: torch.linalg.svdvals(x.reshape(-1, 2, 2)),
+        ("Op linalg_svdvals in 1", "factors a matrix"),
+    ),
     "power": (lambda m, x: x.abs() ** x, ("Op pow in 1", "for a positive base write (y * x.log()).exp()")),
     "noise": (
         lambda m, x: x + torch.randn_like(x),
