@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrt.export.c.exporter import Source
+from hrt.export.c.source import Source
 from hrt.program.program import Node, Program, Value
 
 from models import any_hmatrix

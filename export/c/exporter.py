@@ -64,28 +64,48 @@ def export_c(
         ...     "int net(const float *x, float *y, size_t rows, void *workspace);" in open(f"{folder}/net.h").read()
         True
     """
-    target = check_writable(path, force)
+    check_writable(path, force)
     warn_of_suffix(path, ".c")
-    folder, stem = Path(path).parent, checked_stem(Path(path))
-    name = checked_name(stem if name is None else name, fortran=fortran or example)
+    options = {"derivatives": derivatives, "fortran": fortran, "precision": precision, "example": example}
+    write_c(model_or_path, Path(path), name=name, force=force, **options)
+
+
+@guarded
+def write_c(
+    model_or_path: CompressedModel | str | PathLike[str],
+    path: Path,
+    *,
+    name: str | None,
+    derivatives: Sequence[str] | None,
+    fortran: bool,
+    force: bool,
+    precision: str,
+    example: bool,
+) -> list[Path]:
+    """What `export_c` does. Returns the paths of all files, that of the C file first."""
+    target = check_writable(path, force)
+    stem, beside = checked_stem(path), fortran or example
+    name = checked_name(stem if name is None else name, fortran=beside)
     for file in companions(stem, fortran=fortran, example=example):
-        (check_example if file in example_names(stem) else check_writable)(folder / file, force)
+        (check_example if file in example_names(stem) else check_writable)(path.parent / file, force)
     if not isinstance(model_or_path, CompressedModel | str | PathLike):
         raise InputError(f"Found {type(model_or_path).__name__}. Expected a compressed network or a path to one.")
     model = model_or_path if isinstance(model_or_path, CompressedModel) else load(model_or_path, backend="torch")
     source = to_c(model, name, derivatives=derivatives, precision=precision, stem=stem)
-    real = REALS[precision]
+    real, is_file = REALS[precision], source.numbers is not None
     texts: dict[str, str | bytes] = {f"{stem}.h": source.h}
     if source.numbers is not None:
         texts[f"{stem}.bin"] = source.numbers
-    if fortran or example:
-        texts[f"{stem}.f90"] = fortran_text(source.functions, real, source.promise, stem)
+    if beside:
+        texts[f"{stem}.f90"] = fortran_text(source.functions, real, source.promise, stem, is_file)
     if example:
-        texts |= examples(source.functions[-1], name, real, stem)
+        texts |= examples(source.functions[-1], name, real, stem, is_file)
+    contents = [(target, source.c), *((path.parent / file, text) for file, text in texts.items())]
     with ExitStack() as stack:
-        for where, text in [*((folder / file, text) for file, text in texts.items()), (target, source.c)]:
+        for where, text in reversed(contents):  # the last to be opened is the first to be there
             content = text if isinstance(text, bytes) else text.encode()
             stack.enter_context(replacing(where, force=force)).write(content)
+    return [where for where, _ in contents]
 
 
 def companions(stem: str, *, fortran: bool = False, example: bool = False) -> list[str]:

@@ -81,8 +81,7 @@ def export(
 
 
 def _export_c(artifact: Path, out: Path, derivatives: list[str] | None, force: bool, options: dict[str, Any]) -> None:
-    from hrt.export.c.exporter import companions, export_c
+    from hrt.export.c.exporter import write_c
 
-    export_c(artifact, out, derivatives=derivatives or None, force=force, **options)
-    beside = ", ".join(companions(out.stem, fortran=options["fortran"], example=options["example"]))
-    typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes, and {beside}")
+    _, *beside = write_c(artifact, out, derivatives=derivatives or None, force=force, **options)
+    typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes, and {', '.join(path.name for path in beside)}")

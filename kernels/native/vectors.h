@@ -41,6 +41,7 @@
 #endif
 #if defined(__clang__)
 #define HRT_UNROLL _Pragma("clang loop unroll(full)")
+#pragma clang diagnostic ignored "-Wpass-failed" /* where a processor has few registers it is not done: no fault */
 #elif defined(__GNUC__)
 #define HRT_UNROLL _Pragma("GCC unroll 64")
 #else
@@ -57,6 +58,14 @@ typedef float real;
 typedef int32_t hrt_int;
 #define HRT_R(x) x##f
 #define HRT_LANES (HRT_WIDTH ? HRT_WIDTH / 4 : 1)
+#endif
+
+#if defined(__GNUC__) /* constants; a product that overflows is a warning there */
+#define HRT_INFINITY ((real)__builtin_inf())
+#define HRT_NAN ((real)__builtin_nan(""))
+#else
+#define HRT_INFINITY ((real)(1e300 * 1e300))
+#define HRT_NAN (HRT_INFINITY - HRT_INFINITY)
 #endif
 
 #if HRT_WIDTH

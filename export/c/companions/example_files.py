@@ -36,8 +36,9 @@ def check_example(path: Path, force: bool) -> None:
         raise InputError(f"{path} exists, is not one of hrt's examples and was kept. Export to another folder.")
 
 
-def examples(f: Function, name: str, real: str, stem: str) -> dict[str, str]:
+def examples(f: Function, name: str, real: str, stem: str, is_file: bool = False) -> dict[str, str]:
     """Texts by file name. f: the function that is called.  name: that of the file's first function.
+    is_file: its numbers are one too, which compilers put into the object file.
 
     Inputs are i modulo 8, divided by 8, for the numbers i of an input; i modulo 2 where they are whole numbers.
     """
@@ -50,6 +51,8 @@ def examples(f: Function, name: str, real: str, stem: str) -> dict[str, str]:
     each = "    for (int i = 0; i < {n}; i++) "
     put = "{p}[i] = {v};"
     show = f'printf("%.{digits}g\\n", {{p}}[i]);'
+    incbin = f"{name.upper()}_INCBIN"
+    cmake = f'target_compile_definitions({name}_network PRIVATE {incbin}="${{CMAKE_CURRENT_SOURCE_DIR}}/{stem}.bin")'
     words = {
         "CPP_ARRAYS": ", ".join(f"{p}({n})" for p, n in sizes.items()),
         "CPP_INPUTS": [(each + put).format(n=sizes[p], p=p, v=v) for p, v in values.items()],
@@ -63,6 +66,8 @@ def examples(f: Function, name: str, real: str, stem: str) -> dict[str, str]:
         "F_OUTPUTS": [f"  print '(es{digits + 8}.{digits - 1})', {p}" for p in f.outputs],
         "ARGUMENTS": ", ".join(shapes),
         "CALL": f.name,
+        "FLAGS": f"-O3 -march=native -D{incbin}='\"{stem}.bin\"'" if is_file else "-O3 -march=native",
+        "CMAKE_NUMBERS": cmake if is_file else "",
         "NAME": name,
         "STEM": stem,
         "REAL": real,

@@ -69,14 +69,27 @@ FUNCTION = """
     end function {name}
 """
 ABOUT = ("Outputs of so many rows.", "Outputs, then derivatives.")
+INITIALISE = """
+    ! Once for every workspace, unless the C file was compiled with {upper}_INCBIN: where the numbers of {stem}.bin lie,
+    ! at a multiple of 64, and how many bytes there are. 5: these are not the numbers.
+    function {name}_initialise(workspace, numbers, bytes) &
+        bind(c, name="{name}_initialise") result(status)
+      import :: c_int, c_ptr, c_size_t
+      type(c_ptr), value :: workspace, numbers
+      integer(c_size_t), value :: bytes
+      integer(c_int) :: status
+    end function {name}_initialise
+"""
 WIDTH = 100  # characters of a line of arguments
 RANK = 15  # dimensions of an array, at most
 
 
-def fortran_text(functions: Sequence[Function], real: str, promise: Promise, stem: str) -> str:
-    """The module for the functions of a generated file `stem`.c that computes in `real`."""
+def fortran_text(functions: Sequence[Function], real: str, promise: Promise, stem: str, is_file: bool = False) -> str:
+    """The module for the functions of a generated file `stem`.c that computes in `real`. is_file: its numbers are."""
     name, kind = functions[0].name, f"c_{real}"
     public = [*(f.name for f in functions), f"{name}_workspace", f"{name}_self_test", f"{name}_aligned"]
+    initialise = INITIALISE.format(name=name, upper=name.upper(), stem=_plain(stem)) if is_file else ""
+    public += [f"{name}_initialise"] if is_file else []
     arguments = ", ".join(functions[0].inputs + functions[0].outputs)
     call = f"status = {name}({arguments}, rows, {name}_aligned(memory))"
     return MODULE.format(
@@ -87,7 +100,7 @@ def fortran_text(functions: Sequence[Function], real: str, promise: Promise, ste
         promise="".join(f"! {_plain(line)}\n" for line in promise.lines),
         public=", &\n    ".join(public),
         real=kind,
-        functions="".join(map(_interface, functions, repeat(kind), ABOUT)),
+        functions="".join(map(_interface, functions, repeat(kind), ABOUT)) + initialise,
     )
 
 

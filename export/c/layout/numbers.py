@@ -6,6 +6,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,11 @@ OF_CONSTANTS = ("#define HRT_NUMBERS(workspace) (&hrt_all_numbers)", "#define HR
 
 
 def literal(value: float, *, suffix: str = "f") -> str:
-    """A finite number exactly, as C reads it: short where it is short, else in hexadecimal."""
-    number = float(np.float32(value)) if suffix else float(value)
+    """A number exactly, as C reads it: short where it is short, else in hexadecimal; infinities and NaN by name."""
+    with np.errstate(over="ignore"):
+        number = float(np.float32(value)) if suffix else float(value)
+    if not isfinite(number):
+        return "HRT_NAN" if isnan(number) else "HRT_INFINITY" if number > 0 else "-HRT_INFINITY"
     text = repr(number) if number == int(number) and abs(number) < 1e6 else number.hex()
     return text + suffix
 
@@ -76,7 +80,8 @@ class Numbers:
         flat = np.asarray(table).reshape(-1)
         wide = {"f32": np.float32, "f64": np.float64, "reals": np.float64 if self.double else np.float32}
         narrow = {"i8": np.int8, "f16": np.uint16, "bf16": np.uint16, "ints": np.int32, "index": np.uint32}
-        return flat.astype((wide | narrow)[kind])
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+            return flat.astype((wide | narrow)[kind])
 
     @property
     def index_type(self) -> str:
@@ -154,6 +159,9 @@ def file_text(numbers: Numbers, name: str) -> str:
     upper, data = name.upper(), numbers.data()
     array = f"{name}_numbers"
     lines += [
+        "#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__",
+        f'#error "{name}.bin is little-endian, and this processor is not"',
+        "#endif",
         f"#ifdef {upper}_INCBIN /* its path, in quotes: assemblers for ELF make it part of the object file */",
         f'__asm__(".section .rodata\\n.balign 64\\n{array}:\\n.incbin \\"" {upper}_INCBIN "\\"\\n.previous\\n");',
         f'extern const unsigned char {array}[] __attribute__((visibility("hidden")));',

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hrt.export.c.exporter import Source, generate
+from hrt.export.c.source import Source, generate
 
 from compiled import aligned, build, chain
 

@@ -1,5 +1,5 @@
 /* NAME: an example by hrt.
-   cc -O3 -march=native STEM_example.c STEM.c -o example && ./example */
+   cc FLAGS STEM_example.c STEM.c -o example && ./example */
 #include <stdio.h>
 #include <stdlib.h>
 #include "STEM.h"

@@ -1,5 +1,5 @@
 // NAME: an example by hrt.
-//   cc -O3 -march=native -c STEM.c && c++ -std=c++17 STEM_example.cpp STEM.o -o example && ./example
+//   cc FLAGS -c STEM.c && c++ -std=c++17 STEM_example.cpp STEM.o -o example && ./example
 #include <cstdio>
 #include <vector>
 #include "STEM.h"

@@ -1,5 +1,5 @@
 ! NAME: an example by hrt.
-!   cc -O3 -march=native -c STEM.c && gfortran STEM.f90 STEM_example.f90 STEM.o -o example && ./example
+!   cc FLAGS -c STEM.c && gfortran STEM.f90 STEM_example.f90 STEM.o -o example && ./example
 program NAME_example
   use NAME_module
   use, intrinsic :: iso_c_binding, only: c_int8_t, c_size_t

@@ -1,0 +1,30 @@
+"""Generated C on every compiler and processor of tests/portability.py that there is here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compiled import compiler
+from portability import LIBRARY, TARGETS, Target, elf_facts, networks, outcome
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_every_network_passes(target: Target, tmp_path: Path) -> None:
+    if reason := target.missing():
+        pytest.skip(reason)
+    for network in networks():
+        o = outcome(target, network, tmp_path)
+        assert o.passed, (network.name, o)
+        assert target.sanitized or o.calls <= LIBRARY, (network.name, o.calls)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="object files are ELF on Linux")
+def test_elf_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text('int puts(const char *); int f(void) { return puts("x"); } int g;\n')
+    subprocess.run([compiler("gcc"), "-O1", "-c", "a.c", "-o", "a.o"], cwd=tmp_path, check=True)
+    code, calls = elf_facts((tmp_path / "a.o").read_bytes())
+    assert 0 < code < 100
+    assert "puts" in calls and "f" not in calls and "g" not in calls
