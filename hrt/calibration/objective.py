@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrt.calibration.jumps import Unseen
 from hrt.calibration.moments import Moments, Use, evaluate, layer_moments, observed_uses, rows_at_once
 from hrt.calibration.output_error import RISK, OutputError, output_error
 from hrt.derivatives.differentiate import differentiate
@@ -67,10 +68,11 @@ class Aim:
         """The value's columns, then those of every derivative."""
         return outputs.tensor_split(1 + len(self.names), dim=1)
 
-    def error(self, reference: Tensor, actual: Tensor, risk: float = RISK) -> OutputError:
-        """The value's error with those of the derivatives; see `output_error`."""
-        pairs = zip(self.parts(reference), self.parts(actual), strict=True)
-        value, *rest = (output_error(*pair, self.each, risk) for pair in pairs)
+    def error(self, reference: Tensor, actual: Tensor, risk: float = RISK, unseen: Unseen | None = None) -> OutputError:
+        """The value's error with those of the derivatives; see `output_error`. unseen: of the first rows."""
+        others = [None] * (1 + len(self.names)) if unseen is None else self.parts(unseen.lost(reference - actual))
+        triples = zip(self.parts(reference), self.parts(actual), others, strict=True)
+        value, *rest = (output_error(y, y_h, self.each, risk, other) for y, y_h, other in triples)
         return replace(value, derivatives=tuple(rest)) if rest else value
 
     def where(self, error: OutputError) -> str:

@@ -1,7 +1,7 @@
 """The relative error of a network's output over rows, with its 99 % limit."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.special import stdtrit
@@ -24,6 +24,7 @@ class OutputError:
 
     columns: the limit of every column, where each is held to the tolerance by itself; 0 for a column of zeros.
     tail, leverage: Hill's index of the rows' squared errors, and the share of the largest.  risk: see `output_error`.
+    expected: the value, or that of the account whose limit counts.
     """
 
     value: float
@@ -34,6 +35,7 @@ class OutputError:
     tail: float = 0.0
     leverage: float = 0.0
     risk: float = RISK
+    expected: float = 0.0
 
     @property
     def unsettled(self) -> bool:
@@ -52,7 +54,9 @@ class OutputError:
         return max(self.upper_99, *(d.limit for d in self.derivatives), *self.columns, 0.0)
 
 
-def output_error(reference: Tensor, actual: Tensor, each: bool = False, risk: float = RISK) -> OutputError:
+def output_error(
+    reference: Tensor, actual: Tensor, each: bool = False, risk: float = RISK, other: Tensor | None = None
+) -> OutputError:
     """||Y - Y_h||_F / ||Y||_F for (rows, features) outputs, and how far it may lie higher on new rows.
 
     The squared error is a ratio of means over rows; its standard error comes from the linearised ratio (delta
@@ -67,8 +71,16 @@ def output_error(reference: Tensor, actual: Tensor, each: bool = False, risk: fl
 
     each: hold every column to the tolerance, too. A column of zeros has no relative error and counts in the whole
     alone.  risk: that new inputs exceed the limit; smaller where several such tests are made (`upper_99` then holds
-    with 99 % over all of them).
+    with 99 % over all of them).  other: of the first rows, reference - actual by
+    another account: the larger limit counts.
     """
+    if other is not None:
+        first = reference[: len(other)]
+        error = output_error(reference, actual, each, risk)
+        more = output_error(first, first - other, each, risk)
+        columns = tuple(max(pair) for pair in zip(error.columns, more.columns, strict=True))
+        larger = max(error, more, key=lambda e: e.upper_99)
+        return replace(error, upper_99=larger.upper_99, columns=columns, expected=larger.value)
     reference, lost = _near_one(reference, reference - actual)
     e2, y2 = lost.square(), reference.square()
     whole = e2.sum(1, keepdim=True)
@@ -80,7 +92,8 @@ def output_error(reference: Tensor, actual: Tensor, each: bool = False, risk: fl
         is_zero = (reference == 0).all(0)
         columns = tuple(torch.where(is_zero, 0.0, _limits(lost.square(), reference.square(), risk)[1]).tolist())
     leverage = float(whole.amax() / whole.sum()) if whole.numel() and 0 < float(whole.sum()) < math.inf else 0.0
-    return OutputError(float(value), float(upper_99), per_output, (), columns, float(_tail(whole)[0]), leverage, risk)
+    tail, value = float(_tail(whole)[0]), float(value)
+    return OutputError(value, float(upper_99), per_output, (), columns, tail, leverage, risk, value)
 
 
 def _near_one(reference: Tensor, lost: Tensor, columns: bool = False) -> tuple[Tensor, Tensor]:

@@ -131,7 +131,10 @@ def as_rows(parts: Sequence[Any], what: str, *, masks: bool = False) -> tuple[Te
         raise InputError(f"Found {what}s of shapes {shapes}. Expected (rows, features), one array per input.")
     rows = {int(x.shape[0]) for x in tensors}
     if len(rows) > 1:
-        raise InputError(f"Found {what}s of different numbers of rows: {sorted(rows)}. Expected one number.")
+        raise InputError(
+            f"Found {what}s of different numbers of rows: {sorted(rows)}. Expected one number; what all samples share "
+            "(a mesh, edge_index) is no input, but a buffer of the network."
+        )
     if rows == {0}:
         raise InputError(f"Found a {what} that has no rows. Expected at least one sample.")
     for k, x in enumerate(tensors):

@@ -95,7 +95,7 @@ class TorchAnswers(Answers):
 
     def _evaluating(self) -> AbstractContextManager[None]:
         """Exported programs have no modes."""
-        return inference(self.net) if isinstance(self.net, nn.Module) else torch.no_grad()
+        return inference(self.net, self.call.slopes) if isinstance(self.net, nn.Module) else torch.no_grad()
 
     def _placed(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if isinstance(self.net, nn.Module):

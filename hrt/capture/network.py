@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,9 @@ UNROUNDED = 1e-5  # without rounding: constants that were made in float32, and t
 ROUNDED = 1e4 * torch.finfo(torch.float32).eps
 NARROW = 0.1  # of networks that compute in less than float32; what is below is measured where inputs are given
 CANCELLED = 1e-4  # a column may be a difference of large numbers
+NO_INDEX = ("used as indices must be", "scalar type", "Expected dtype int")  # what torch says of floats as indices
+BEYOND = ("out of bounds", "out of range")  # what torch says of an index
+NO_SLOPE = "does not require grad"  # what torch says of a derivative where gradients are off
 SHOWN = 3  # modules that a message names
 
 
@@ -70,11 +73,23 @@ def call_for(net: Network, given: Given) -> tuple[tuple[Tensor, ...], Call]:
     for rows, call in ways if len(ways) > 1 else ():
         if _runs(net, rows, call):
             return rows, call
-    with suppress(Exception):
-        TorchAnswers(net, usual[1]).outputs([x[:2] for x in usual[0]])
-        return usual
-    ways = (way for way in given.one_by_one() if _runs(net, *way))
-    return next(ways, usual)  # the error of the usual way is said when it is captured
+    error = _error(net, *usual)
+    if NO_SLOPE in error:  # it differentiates inside, and leaves it to the caller that gradients are on
+        usual = usual[0], replace(usual[1], slopes=True)
+        error = _error(net, *usual)
+    one_by_one = (way for way in given.one_by_one() if error and _runs(net, *way))
+    if any(sign in error for sign in (*NO_INDEX, *BEYOND)):
+        usual = usual[0], replace(usual[1], kinds=given.kinds)
+    return next(one_by_one, usual)  # the error of the usual way is said when it is captured
+
+
+def _error(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:
+    """What a network says where it does not run on two rows; nothing where it does."""
+    try:
+        TorchAnswers(net, call).outputs([x[:2] for x in rows])
+    except Exception as error:  # in whatever way the network fails
+        return str(error) or type(error).__name__
+    return ""
 
 
 def _runs(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
@@ -178,6 +193,12 @@ def _check_runs(net: nn.Module, example: tuple[Tensor, ...], call: Call) -> None
                 f"{first_line(error)}, which {type(net).__name__} asks of its input{culprit(error, net)}: it takes "
                 "tensors of a class of its own, with labels, say, which no trace follows. Expected a forward of plain "
                 "tensors: columns by number, x[:, :2]; or the module inside it."
+            ) from error
+        if "int" in call.kinds and any(sign in str(error) for sign in BEYOND):
+            raise CaptureError(
+                f"The network does not run on two rows alone{culprit(error, net)}: {first_line(error)}. Expected rows "
+                "that do not touch each other. If an input says which row is beside which (edge_index), one sample is "
+                "the whole graph, (nodes, features), and the edges are a buffer of the network; or embed more rows."
             ) from error
         widths = [m.in_features for m in net.modules() if isinstance(m, nn.Linear)]
         expected = f" Its first linear layer expects {widths[0]} features." if widths else ""

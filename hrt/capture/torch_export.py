@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from hrt.capture.calls import PLAIN_CALL, Call, with_state
 from hrt.capture.torch_graph import program_of
-from hrt.capture.tracing import AnyBatch, Finite, Gradients, InVmap, dispatched, labels_followed
+from hrt.capture.tracing import AnyBatch, Finite, Gradients, InVmap, dispatched, labels_followed, masks_as_given
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
@@ -38,6 +38,10 @@ PLAIN = {
     "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if); "
     "keep it a tensor, or make the number once in __init__",
     "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
+    CONSTRAINED: "it fixes the number of rows: a loop over them, int(x.shape[0]), or a number in a shape where "
+    "the batch stands; write x.shape[0] or -1 there, and operations on all rows at once (torch.vmap)",
+    "does not require grad": "it differentiates inside its forward, where gradients are off; write "
+    "'with torch.enable_grad():' around that, or give inputs=",
     "Creating a new Tensor subclass": "it makes tensors of a class of its own, of which the trace sees nothing; use "
     "plain tensors inside, x[:, :2] in the place of columns by label",
 }
@@ -112,7 +116,7 @@ def in_its_type(net: nn.Module, rows: Sequence[Tensor], call: Call = PLAIN_CALL)
     device, types = computing_tensor(net).device, floating_types(net)
     for dtype in types[:-1]:
         try:
-            with inference(net):
+            with inference(net, call.slopes):
                 call.answers(net, [x[:2] for x in call.placed(rows, device, dtype)])
         except Exception:  # in whatever way the network fails
             continue
@@ -135,11 +139,11 @@ def _reads_all(net: nn.Module, example: Tensor) -> bool:
 
 
 @contextmanager
-def inference(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, in the caller's torch state. Modules are restored: tracing assigns to computed
-    weights.
+def inference(net: nn.Module, slopes: bool = False) -> Iterator[None]:
+    """Evaluation mode, without gradients unless `slopes`, in the caller's torch state. Modules are restored: tracing
+    assigns to computed weights.
     """
-    with one_at_a_time, _restored(net), as_called(), torch.no_grad():
+    with one_at_a_time, _restored(net), as_called(), torch.set_grad_enabled(slopes):
         net.eval()
         yield
 
@@ -215,7 +219,14 @@ def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> Export
     """The graph that the dispatcher sees, where it is one that can be captured: that of derivatives, say."""
     graph = None
     for any_batch in (True, False):
-        with suppress(Exception), inference(net), quiet(), AnyBatch(), Finite(), InVmap():  # tracers raise anything
+        with (
+            suppress(Exception),
+            inference(net, call.slopes),
+            quiet(),
+            AnyBatch(),
+            Finite(),
+            InVmap(),
+        ):  # tracers raise nearly anything
             _write_out_sparse(net)
             graph = dispatched(net, rows, call, any_batch=any_batch)
             break
@@ -234,7 +245,15 @@ def one_by_one(net: nn.Module, example: Sequence[Tensor], call: Call) -> Exporte
 
 def _traced(net: nn.Module, rows: Sequence[Tensor], call: Call, batch: Any) -> ExportedProgram:
     shapes = tuple({0: batch} for _ in rows)
-    with inference(net), call.flat(net), quiet(), AnyBatch(), Finite(), labels_followed():
+    with (
+        inference(net, call.slopes),
+        call.flat(net),
+        quiet(),
+        AnyBatch(),
+        Finite(),
+        labels_followed(),
+        masks_as_given(),
+    ):
         _write_out_sparse(net)
         return torch.export.export(net, tuple(rows), dynamic_shapes=_match_signature(net, shapes), strict=False)
 
@@ -252,7 +271,7 @@ def _is_rowwise(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
         return torch.cat([v.reshape(len(x[0]), -1).double() for v in tree_leaves(y) if isinstance(v, Tensor)], dim=1)
 
     try:
-        with inference(net):
+        with inference(net, call.slopes):
             together, first = answers(given), answers([x[:1] for x in given])
     except Exception:  # the batch is in a shape: that is said better where the graph is read
         return True
@@ -264,7 +283,7 @@ def _is_rowwise(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
 def _hidden_step(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:
     """Which step the trace did not see: the network is run once more, on copies of its buffers, to find out."""
     buffers = {k: b.clone() for k, b in net.named_buffers()}
-    with inference(net), quiet(), suppress(Exception), Gradients() as gradients:
+    with inference(net, call.slopes), quiet(), suppress(Exception), Gradients() as gradients:
         call.answers(with_state(net, buffers), rows)
     return DIFFERENTIATES.format(gradients.names[0]) if gradients.names else READS_DATA
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export.graph_signature import OutputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
 from hrt.capture.aten import COMPLEX, LOWERINGS, depends, is_complex, lower_complex
 from hrt.capture.builder import Builder, Ref, module_path, schema_name
@@ -27,6 +27,17 @@ REGIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 FOLDED = 1 << 27  # numbers that all constants together may become: a gigabyte
 READS_NUMBER = ("item", "_local_scalar_dense")
 NUMERIC = ("_operator", "math")  # of functions that are carried out on plain numbers
+FACTORS = (
+    "it factors a matrix that depends on the input; write small ones out in sums of products, or make the factor of a "
+    "constant one in __init__"
+)
+REMEDIES = {  # for operators outside the table, by how their names begin
+    **{name: FACTORS for name in ("linalg", "det", "logdet", "slogdet", "cholesky", "inverse", "lu_", "svd", "qr")},
+    "grid_sampler": "it reads at places that depend on the input; read at fixed ones (F.interpolate, an index)",
+    **{name: "it orders values; amax, amin and topk of few are captured" for name in ("sort", "argsort", "kthvalue")},
+    **{name: "the shape of its result depends on the values; write it as a mask" for name in ("unique", "nonzero")},
+}
+MASKING = ("masked_fill", "where")  # they put infinities where nothing is to be seen
 READS_FILES = "from_file"  # the one functional ATen operator that touches more than its arguments
 
 
@@ -76,6 +87,8 @@ class _Walk(Builder):
 
     def program(self) -> Program:
         signature = self.exported.graph_signature
+        if any(s.kind == InputKind.TOKEN for s in signature.input_specs):
+            raise _OutsideError("it has effects beside its results")
         state = {s.arg.name: s.target for s in signature.input_specs if s.target is not None}
         outputs: list[Ref] = []
         for node in self.exported.graph.nodes:
@@ -188,8 +201,10 @@ class _Walk(Builder):
                 return self.placed(lower_complex(self, name, arguments, keywords), node.meta["val"])
             except (TypeError, AttributeError, IndexError, KeyError) as error:
                 raise self.fail(f"these arguments are not supported ({error})") from error
+        if torch.Tag.nondeterministic_seeded in node.target.tags and name not in LOWERINGS:
+            raise self.fail("it draws random numbers; draw them outside, and give them as an input")
         if name not in LOWERINGS:
-            raise self.fail(f"it is outside the op table{_nearest(name)}", _OutsideError)
+            raise self.fail(f"it is outside the op table{_remedy(name)}", _OutsideError)
         keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
         self.operands = [a for a in _flatten([*arguments, *keywords.values()]) if isinstance(a, Ref)]
         if torch.Tag.pointwise in node.target.tags:
@@ -226,6 +241,8 @@ class _Walk(Builder):
             raise self.fail(f"its constant value cannot be computed ({error})") from error
         if isinstance(value, Tensor):
             value = value.to(widest(value.dtype))
+            if schema_name(node.target) in MASKING and value.is_floating_point():
+                value = value.clamp(-LARGEST, LARGEST)
             sources = [self.names[id(a)] for a in _flatten(arguments) if id(a) in self.names]
             if len({name for _, name in sources}) == 1:
                 self.named(value, "", sources[0][0])
@@ -274,8 +291,10 @@ def widest(dtype: torch.dtype) -> torch.dtype:
     return torch.complex128 if dtype.is_complex else torch.float64 if dtype.is_floating_point else dtype
 
 
-def _nearest(name: str) -> str:
-    """Which captured operators have a name like this one."""
+def _remedy(name: str) -> str:
+    """What to write in the place of an operator, or which captured ones have a name like it."""
+    if remedy := next((text for start, text in REMEDIES.items() if name.strip("_").startswith(start)), ""):
+        return f": {remedy}"
     alike = get_close_matches(name.strip("_"), LOWERINGS, n=3)
     return f" (near to it: {', '.join(alike)})" if alike else ""
 

@@ -23,6 +23,7 @@ from hrt.runtime.onnx_costs import ANY_BATCH, compressed_form, layer_us
 from hrt.support.parallel import executor_map, one_blas_thread
 from hrt.support.recent import Recent
 
+HOPELESS = 2.0  # times the tolerance; a candidate that is off by more holds by no means
 KEPT_PLANS = 16  # of a layer; the search goes back to few
 
 
@@ -216,8 +217,14 @@ class Front:
 
 
 def search_error(original: Original, program: Program) -> OutputError:
-    """Of a stored program on the search rows; see `Original.replay` for the arithmetic."""
-    return original.aim.error(original.search_reference, original.replay.outputs(program.constants))
+    """Of a stored program on the search rows; see `Original.replay` for the arithmetic. Jumps count where the rest of
+    it is near what is allowed.
+    """
+    aim, outputs = original.aim, original.replay.outputs(program.constants)
+    error = aim.error(original.search_reference, outputs)
+    if original.search_jumps is None or error.limit > HOPELESS * original.tol:
+        return error
+    return aim.error(original.search_reference, outputs, unseen=original.search_jumps.unseen(program.constants))
 
 
 def halvable(program: Program, storages: tuple[str, ...]) -> frozenset[str]:

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from hrt.calibration.jumps import Jumps, Unseen, jumping
 from hrt.calibration.moments import Moments
 from hrt.calibration.objective import Aim, derivative_figures
 from hrt.calibration.output_error import RISK, OutputError, output_error
@@ -21,9 +22,10 @@ from hrt.certificate.layer_records import layer_records
 from hrt.certificate.output_bound import output_bound
 from hrt.certificate.paper_statements import box_statement
 from hrt.errors import BackendError
+from hrt.network_compression.remarks import columns_over, heavy_tails, jumps, too_few_rows
 from hrt.network_compression.request import CompressionRequest
 from hrt.program.dense_view import DenseView
-from hrt.program.program import Program
+from hrt.program.program import Node, Program
 from hrt.runtime.backends import compiler_of, open_session, serving
 from hrt.schedule.precision import fastest_within, precision_limits
 from hrt.tangent_kernel.ntk import affordable_drift
@@ -32,8 +34,6 @@ Boxes = tuple[Box, ...] | None
 UNCOUNTED = 0.1  # of the tolerance: by so much the network may differ from its program before that counts as error
 ROUNDED = 0.01  # of the tolerance; squared, a rounding error of this is a ten-thousandth of what is allowed
 FEW_ROWS = 200  # distinct ones; the remark says that fewer make the confidence limit wide
-WIDE = 1.5  # times the measured error; a limit beyond it wastes a third of the tolerance
-SHOWN = 5  # output columns that one remark names
 CALLER = 5  # frames up from a certificate to whoever called `hrt.compress`, which is guarded
 
 
@@ -105,6 +105,23 @@ class Original:
         answers, captured = self.network.answers.flat(self.split.held_out), self.aim.parts(self.captured)[0]
         return output_error(answers, captured, self.aim.each).largest
 
+    @cached_property
+    def jumping(self) -> tuple[Node, ...]:
+        """Where its value jumps, or nearly so, and with it where its derivatives do."""
+        if not jumping(self.program, self.split.search):
+            return ()
+        return jumping(self.aim.graph, self.split.search)
+
+    @cached_property
+    def search_jumps(self) -> Jumps | None:
+        """What the search rows say of rows that cross a jump; None where it has none."""
+        return Jumps.of(self.aim.graph, self.jumping, self.split.search) if self.jumping else None
+
+    @cached_property
+    def jumps(self) -> Jumps | None:
+        """What the held-out rows say of them."""
+        return Jumps.of(self.aim.graph, self.jumping, self.split.held_out) if self.jumping else None
+
     @property
     def reference_runtime(self) -> str | None:
         """What evaluates the network as its author does, with its version; None where nothing here can."""
@@ -125,24 +142,28 @@ class Original:
         derivatives = self.aim.parts(self.aim.outputs(rows))[1:] if self.aim.names else ()
         return torch.cat([self.network.answers.flat(rows), *derivatives], dim=1)
 
+    def unseen(self, program: Program) -> Unseen | None:
+        """What crossings of jumps do to rows like those held out, if `program` takes the network's place."""
+        return None if self.jumps is None else self.jumps.unseen(program.constants)
+
     def served_errors(
         self, program: Program, risk: float = RISK, backends: Sequence[str] | None = None
     ) -> dict[str, OutputError]:
         """Float32 errors on the held-out rows by CPU backend, without those that cannot run this network: the larger of
         `program`'s and its derivatives'.
         """
-        errors = {}
+        errors, unseen = {}, self.unseen(program)
         for backend in backends or serving(program):
             try:
-                errors[backend] = self._served_error(program, risk, backend)
+                errors[backend] = self._served_error(program, risk, backend, unseen)
             except BackendError:
                 if backend == "torch":
                     raise
         return errors
 
-    def _served_error(self, program: Program, risk: float, backend: str) -> OutputError:
+    def _served_error(self, program: Program, risk: float, backend: str, unseen: Unseen | None) -> OutputError:
         rows = self.split.held_out
-        error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk)
+        error = self.aim.error(self.reference, _outputs_of(backend, self.aim.served(program), rows), risk, unseen)
         if self.aim.names:
             value = self.aim.parts(self.reference)[0]
             alone = output_error(value, _outputs_of(backend, program, rows), self.aim.each, risk)
@@ -208,7 +229,12 @@ def output_certificate(
             "target": request.target,
             "runtimes": list(served),
             **({"compiler": compiler_of("native")} if "native" in served else {}),
-            "remarks": [*_remarks(original, remarks), *too_few_rows(error, rows[0].shape[0]), *over],
+            "remarks": [
+                *_remarks(original, remarks),
+                *too_few_rows(error, rows[0].shape[0]),
+                *jumps(original.jumping, original.unseen(best), float(reference.square().sum(1).mean())),
+                *over,
+            ],
             **({"no_ntk_drift": no_drift} if drift is None else {"ntk_points": ntk_points}),
             **({"precision": fastest_within(limits, request.tol)} if limits else {}),
             **({"no_output_bound": bound.reason} if bound.per_output is None else {"boxes": bound.boxes}),
@@ -230,82 +256,21 @@ def _remarks(original: Original, remarks: Sequence[str]) -> list[str]:
         out.append(f"{original.rounding}: errors are against its own answers, derivatives' against those in float64")
     if distinct_rows < FEW_ROWS:
         out.append(f"only {distinct_rows} distinct calibration rows; the confidence limit is wide")
-    if places := jumps(original.network.program):
-        out.append(
-            f"it may jump, in {', '.join(places[:SHOWN])}: rows near a jump are rare among those held out, and each "
-            "may change by the whole jump; give more rows, or do not rely on the limit there"
-        )
     constant = [i for i, x in enumerate(original.given) if bool((x == x[:1]).all())]
     if constant:
         out.append(f"calibration inputs {constant} are constant: the certificate speaks of that one point")
     return out
 
 
-def jumps(program: Program) -> list[str]:
-    """Where a value that depends on a weight may jump, by op and module."""
-    weighted: set[str] = set()
-    places = []
-    for node in program.nodes:
-        if weighted.intersection(node.inputs):
-            places += [f"{node.op} ({node.module or node.name})"] if node.row.jumps else []
-            weighted.add(node.name)
-        elif node.op == "linear":
-            weighted.add(node.name)
-    return list(dict.fromkeys(places))
-
-
-def too_few_rows(error: OutputError, rows: int) -> list[str]:
-    """A remark where the limit is so much larger than the error that more rows would pay; or nothing."""
-    wide = error.upper_99 / error.value if 0 < error.value < math.inf else 1.0
-    if not WIDE < wide < math.inf:
-        return []
-    return [
-        f"{rows} held-out rows are too few: the 99 % limit is {wide:.1f} times the measured error; more rows would "
-        "allow a smaller network"
-    ]
-
-
-def heavy_tails(error: OutputError, rows: int) -> list[str]:
-    """A remark where the rows do not settle what new ones of the same distribution are like; or nothing."""
-    unsettled = next((e for e in (error, *error.derivatives) if e.unsettled), None)
-    if unsettled is None:
-        return []
-    return [
-        f"the errors of {rows} held-out rows have too heavy a tail to speak for new rows at 99 %: the largest holds "
-        f"{100 * unsettled.leverage:.0f} % of the squared error (tail index {unsettled.tail:.1f}; from 1 on a mean may "
-        "not exist). Give more rows, or bound the inputs (hrt.Box)"
-    ]
-
-
-def columns_over(aim: Aim, error: OutputError, reference: Tensor, tol: float) -> list[str]:
-    """A remark on the output columns whose own error exceeds `tol`, which those of larger numbers hide; or nothing."""
-    over, count = [], 0
-    parts = zip(("", *aim.names), (error, *error.derivatives), aim.parts(reference), strict=True)
-    for name, part, y in parts:
-        sizes = y.abs().amax(0).tolist()
-        count += len(sizes)
-        where = f" of {name}" if name else ""
-        over += [
-            (e, f"{k}{where}") for k, (e, s) in enumerate(zip(part.per_output, sizes, strict=True)) if s and e > tol
-        ]
-    if aim.each or not over:
-        return []
-    over.sort(reverse=True)
-    named = ", ".join(f"{where} by {e:.2g}" for e, where in over[:SHOWN]) + (", ..." if len(over) > SHOWN else "")
-    return [
-        f"{len(over)} of {count} output columns are off by more than tol = {tol:.3g} of their own size, hidden by "
-        f"larger ones: {named}. per_output=True holds every column to tol"
-    ]
-
-
 def served_limits(original: Original, program: Program, risk: float) -> dict[str, float]:
     """The largest 99 % limit in every emulated arithmetic of a GPU: of the network alone, and with its derivatives."""
     aim, rows, reference = original.aim, original.split.held_out, original.reference
+    error = partial(aim.error, risk=risk, unseen=original.unseen(program))
+    if not aim.names:
+        return precision_limits(program, rows, reference, error)
     value = partial(output_error, each=aim.each, risk=risk)
     limits = precision_limits(program, rows, aim.parts(reference)[0], value)
-    if not aim.names:
-        return limits
-    others = precision_limits(aim.served(program), rows, reference, partial(aim.error, risk=risk))
+    others = precision_limits(aim.served(program), rows, reference, error)
     return {name: max(limit, others[name]) for name, limit in limits.items()}
 
 

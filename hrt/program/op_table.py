@@ -25,7 +25,9 @@ class Op:
     torch: (arguments, attributes) -> value.  arity: None for any.  onnx: the operator that says the same, if one does.
     derivative: f'(x) of an elementwise op of one input.  lipschitz: attributes -> a constant with
     |f(x) - f(y)| <= L |x - y| everywhere.  taylor: coefficients as formulas (`hrt.program.taylor_table`).  kinked: some
-    derivative jumps.  elementwise: every number comes from those at its place, arguments broadcast.  jumps: values may.
+    derivative jumps.  elementwise: every number comes from those at its place, arguments broadcast.  side: where values
+    jump, numbers that differ by more than a half across a jump, and less along the way around it.
+    ends: between which it saturates.
     """
 
     name: str
@@ -37,12 +39,22 @@ class Op:
     taylor: Rule | None = None
     kinked: bool = False
     elementwise: bool = False
-    jumps: bool = False
+    side: Callable[[Sequence[Any], Attrs], Tensor] | None = None
+    ends: Callable[[Attrs], tuple[float, float]] | None = None
 
     @property
     def is_activation(self) -> bool:
         """Elementwise in one argument: what a tile's epilogue can do."""
         return self.arity == 1 and self.derivative is not None
+
+
+ENDS: dict[str, Callable[[Attrs], tuple[float, float]]] = {
+    "tanh": lambda t: (-1.0, 1.0),
+    "sigmoid": lambda t: (0.0, 1.0),
+    "erf": lambda t: (-1.0, 1.0),
+    "atan": lambda t: (-math.pi / 2, math.pi / 2),
+    "clamp": lambda t: (-math.inf if t["low"] is None else t["low"], math.inf if t["high"] is None else t["high"]),
+}
 
 
 def multiply(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
@@ -113,8 +125,8 @@ def _unary(
     lipschitz: float | Callable[[Attrs], float] | None = None,
 ) -> Op:
     constant = lipschitz if lipschitz is None or callable(lipschitz) else lambda _, value=lipschitz: float(value)
-    rule, kinked = RULES[name], name in KINKED
-    return Op(name, 1, lambda a, t: function(a[0], t), onnx, derivative, constant, rule, kinked, True)
+    rule, kinked, ends = RULES[name], name in KINKED, ENDS.get(name)
+    return Op(name, 1, lambda a, t: function(a[0], t), onnx, derivative, constant, rule, kinked, True, None, ends)
 
 
 _ROWS = [
@@ -176,8 +188,8 @@ _ROWS = [
         lambda a, t: heaviside(a[0], t["at_zero"]),
         taylor=RULES["step"],
         kinked=True,
-        jumps=True,
         elementwise=True,
+        side=lambda a, t: a[0] >= 0 if t["at_zero"] == 1 else a[0] > 0,
     ),
     # whole numbers, which have no derivative between their jumps; round: half to even
     Op(
@@ -187,8 +199,8 @@ _ROWS = [
         "Floor",
         taylor=RULES["floor"],
         kinked=True,
-        jumps=True,
         elementwise=True,
+        side=lambda a, t: torch.floor(a[0]),
     ),
     Op(
         "round",
@@ -197,8 +209,8 @@ _ROWS = [
         "Round",
         taylor=RULES["round"],
         kinked=True,
-        jumps=True,
         elementwise=True,
+        side=lambda a, t: torch.round(a[0]),
     ),
     # two arguments, broadcast
     Op("add", 2, lambda a, t: a[0] + a[1], "Add", elementwise=True),
@@ -208,8 +220,22 @@ _ROWS = [
     Op("maximum", 2, lambda a, t: torch.maximum(a[0], a[1]), "Max", kinked=True, elementwise=True),
     Op("minimum", 2, lambda a, t: torch.minimum(a[0], a[1]), "Min", kinked=True, elementwise=True),
     # x - y trunc(x / y), without rounding
-    Op("fmod", 2, lambda a, t: torch.fmod(a[0], a[1]), "Mod", kinked=True, jumps=True, elementwise=True),
-    Op("atan2", 2, lambda a, t: torch.atan2(a[0], a[1]), None, jumps=True, elementwise=True),
+    Op(
+        "fmod",
+        2,
+        lambda a, t: torch.fmod(a[0], a[1]),
+        "Mod",
+        kinked=True,
+        elementwise=True,
+        side=lambda a, t: torch.trunc(a[0] / a[1]),
+    ),
+    Op(
+        "atan2",
+        2,
+        lambda a, t: torch.atan2(a[0], a[1]),
+        elementwise=True,
+        side=lambda a, t: torch.atan2(a[0], a[1]) / math.tau,
+    ),
     # the second argument where the first, a mask of zeros and ones, is not 0, else the third
     Op("where", 3, lambda a, t: torch.where(a[0] != 0, a[1], a[2]), "Where", kinked=True, elementwise=True),
     # shape
@@ -231,7 +257,7 @@ _ROWS = [
     Op("amin", 1, lambda a, t: a[0].amin(tuple(t["axes"]), keepdim=t["keep"]), "ReduceMin", kinked=True),
     Op("logsumexp", 1, lambda a, t: a[0].logsumexp(tuple(t["axes"]), keepdim=t["keep"]), "ReduceLogSumExp"),
     Op("cumsum", 1, lambda a, t: a[0].cumsum(t["axis"]), "CumSum"),
-    Op("softmax", 1, lambda a, t: torch.softmax(a[0], t["axis"]), "Softmax"),
+    Op("softmax", 1, lambda a, t: torch.softmax(a[0], t["axis"]), "Softmax", ends=lambda t: (0.0, 1.0)),
     Op("log_softmax", 1, lambda a, t: torch.log_softmax(a[0], t["axis"]), "LogSoftmax"),
     Op("matmul", 2, lambda a, t: a[0] @ a[1], "MatMul"),
     Op("einsum", None, lambda a, t: torch.einsum(t["equation"], *a), "Einsum"),

@@ -27,6 +27,22 @@ class Forces(nn.Module):
         return energy, -slope
 
 
+def with_slopes(net: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        return tuple(y.detach() for y in net(x.clone()))
+
+
+@INSIDE.add([(6,)], call=with_slopes)
+class ForcesWhereGradientsAreOn(Forces):
+    """It leaves that to whoever calls it."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x.requires_grad_()
+        energy = self.energy(x)
+        (slope,) = torch.autograd.grad(energy.sum(), x)
+        return energy, -slope
+
+
 class Hamiltonian(nn.Module):
     def __init__(self):
         super().__init__()

@@ -212,6 +212,51 @@ class AttentionWithWeights(nn.Module):
         return y.transpose(0, 1), weights
 
 
+def causal(length: int) -> Tensor:
+    """True where attention may not look."""
+    return torch.triu(torch.ones(length, length, dtype=torch.bool), 1)
+
+
+@LAYOUTS.add([(4, 8)], fast=True)
+class AttentionWithMaskAndWeights(nn.Module):
+    """A mask of truth values becomes one of infinities in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.register_buffer("mask", causal(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.attention(x, x, x, attn_mask=self.mask, need_weights=True)
+
+
+@LAYOUTS.add([(4, 8)])
+class EncoderWithMask(nn.Module):
+    """torch asks whether the mask is causal: a branch on the numbers of a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 24, batch_first=True), 2)
+        self.register_buffer("mask", causal(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x, mask=self.mask)
+
+
+@LAYOUTS.add([(4, 8)])
+class DecoderOfLatents(nn.Module):
+    """Learned queries, the same for every sample, look at it and at each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.latent = nn.Parameter(torch.randn(1, 3, 8))
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 24, batch_first=True), 2)
+        self.register_buffer("mask", causal(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.latent.expand(x.shape[0], -1, -1), x, tgt_mask=self.mask)
+
+
 @LAYOUTS.add([(6, 3)], derivatives=("d0",))
 class PointsMergedWithTheBatch(nn.Module):
     """A network over all points of all samples at once."""

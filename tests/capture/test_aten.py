@@ -54,6 +54,13 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     ),
     "fft": (lambda m, x: torch.fft.rfft(x).sqrt().abs(), ("Op sqrt in 1", "complex numbers")),
     "sort": (lambda m, x: x.sort(1)[0], ("Op sort in 1", "outside the op table")),
+    "determinant": (lambda m, x: x.reshape(-1, 2, 2).det(), ("Op det in 1 (Probe)", "write small ones out in sums")),
+    "solved": (lambda m, x: torch.linalg.solve(x.reshape(-1, 2, 2), x[:, :2]), ("in 1 (Probe)", "factors a matrix")),
+    "power": (lambda m, x: x.abs() ** x, ("Op pow in 1", "for a positive base write (y * x.log()).exp()")),
+    "noise": (
+        lambda m, x: x + torch.randn_like(x),
+        ("Op randn_like in 1", "it draws random numbers; draw them outside"),
+    ),
     "near": (lambda m, x: torch.logcumsumexp(x, 1), ("Op logcumsumexp in 1 (Probe)", "near to it: logsumexp")),
     "softmax_over_batch": (lambda m, x: x.softmax(0), ("Op softmax in 1", "samples would depend on each other")),
     "largest_of_all": (lambda m, x: x / x.max(), ("Op max in 1", "samples would depend on each other")),
@@ -112,8 +119,12 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     # what torch.export itself refuses
     "control_flow": (branch, ("in 1 (Probe)", "test_aten.py", "if x.sum() > 0:", "must not depend on the data")),
     "fixed_batch": (lambda m, x: x + torch.ones(3, 4), ("could not trace Sequential", "dimension of any size")),
+    "loop": (lambda m, x: torch.stack([m.linear(row) for row in x]), ("it fixes the number of rows", "torch.vmap")),
     "wrong_width": (lambda m, x: m.linear(x[:, :3]), ("1.linear (Linear)", "('batch', 4)")),
-    "derivative": (lambda m, x: torch.autograd.grad(m.linear(x).sum(), x)[0], ("in 1 (Probe)", "autograd.grad")),
+    "derivative": (
+        lambda m, x: torch.autograd.grad(m.linear(x).sum(), x)[0],
+        ("in 1 (Probe)", "autograd.grad", "with torch.enable_grad():"),
+    ),
 }
 
 

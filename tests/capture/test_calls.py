@@ -215,6 +215,18 @@ def test_numbers_are_rows_of_a_scalar_where_the_network_takes_them_so():
     assert np.allclose(model.predict((X[0].numpy(), np.float32(times[0]))), model.predict((X, times))[0], atol=1e-6)
 
 
+def test_places_of_other_rows_are_no_samples() -> None:
+    """The edges of a graph over the rows: it had been said that floats are no indices."""
+
+    class Messages(nn.Module):
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            return torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])
+
+    given = (torch.rand(20, 3), torch.arange(40).reshape(20, 2) % 20)
+    with pytest.raises(hrt.CaptureError, match=r"rows alone in forward at test_calls.*edge_index.*are a buffer"):
+        hrt.compress(Messages(), inputs=given, progress=False)
+
+
 class OneGraph(nn.Module):
     """Nodes (nodes, 2) and edges (2, edges) of one graph. numbers: of a kind that torch maps no function over."""
 

@@ -108,6 +108,8 @@ def _lerp(b: Builder, x: Any, y: Any, weight: Any) -> Ref:
 
 
 def _power(b: Builder, x: Any, exponent: Any) -> Any:
+    if isinstance(x, Ref) and isinstance(exponent, Ref):
+        raise b.fail("its base and its exponent depend on the input; for a positive base write (y * x.log()).exp()")
     if isinstance(x, Ref) and (not isinstance(exponent, Tensor) or exponent.numel() == 1):
         exponent = float(exponent)
         return x if exponent == 1 else b.emit("power", [x], x.shape, exponent=exponent)

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import _VF, Tensor
 from torch._C._functorch import is_batchedtensor
+from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 from hrt.support.structures import is_traced, labelled
 
 SPARSE = ("to_sparse", "to_sparse_csr", "to_sparse_csc", "to_sparse_coo", "coalesce")  # same numbers
 FINITE = {"isfinite": True, "isnan": False, "isinf": False}
+DETECTS = "_detect_is_causal_mask"  # of torch.nn.modules.transformer
 WHOLE = (torch.int64, torch.int32)
 GRADIENTS = {  # by the names of torch's functions
     "grad": "torch.autograd.grad or torch.func",
@@ -74,6 +76,20 @@ class Finite(TorchFunctionMode):
     def _known(self, result: Tensor, answer: bool) -> Tensor:
         self.answers[id(result)] = (result, answer)
         return result
+
+
+@contextmanager
+def masks_as_given() -> Iterator[None]:
+    """Inside, torch's transformers do not branch on the numbers of a mask, to see whether a faster kernel would do."""
+    detect = getattr(transformer, DETECTS, None)
+    if detect is None:
+        yield
+        return
+    try:
+        setattr(transformer, DETECTS, lambda mask, is_causal=None, size=None: is_causal is True)
+        yield
+    finally:
+        setattr(transformer, DETECTS, detect)
 
 
 @contextmanager
