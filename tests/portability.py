@@ -169,6 +169,8 @@ def outcome(target: Target, network: Network, folder: Path) -> Outcome:
     (folder / "net.c").write_text(network.source.c)
     (folder / "net.h").write_text(network.source.h)
     (folder / "call.h").write_text(call_text(network))
+    driver = folder / "main.c"  # zig keeps objects by their sources' paths: those of another network must not be there
+    driver.write_text(DRIVER.read_text())
     (folder / "x.bin").write_bytes(
         b"".join(v.numpy().astype(byte_order(target, network)).tobytes() for x in inputs for v in x)
     )
@@ -176,7 +178,7 @@ def outcome(target: Target, network: Network, folder: Path) -> Outcome:
     static = ("-static",) if target.runner else ()
     flags = (*STRICT, "-O1" if target.sanitized else network.level, *target.flags)
     run(folder, *target.command, *flags, "-c", "net.c", "-o", "net.o")
-    run(folder, *target.command, *flags, *counted, *static, "-I.", str(DRIVER), "net.o", "-o", "net")
+    run(folder, *target.command, *flags, *counted, *static, f"-I{folder}", str(driver), "net.o", "-o", "net")
     text = run(folder, *([target.runner] if target.runner else []), "./net")
     self_test, allocations, beyond = map(int, text.split())
     code, calls = elf_facts((folder / "net.o").read_bytes())
