@@ -38,8 +38,8 @@ PLAIN = {
     "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if); "
     "keep it a tensor, or make the number once in __init__",
     "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
-    CONSTRAINED: "it fixes the number of rows: a loop over them, int(x.shape[0]), or a number in a shape where "
-    "the batch stands; write x.shape[0] or -1 there, and operations on all rows at once (torch.vmap)",
+    CONSTRAINED: "it fixes the number of rows: a loop over them, int(x.shape[0]), len(x), or a number in a shape "
+    "where the batch stands; write x.shape[0] or -1 there, and operations on all rows at once (torch.vmap)",
     "does not require grad": "it differentiates inside its forward, where gradients are off; write "
     "'with torch.enable_grad():' around that, or give inputs=",
     "Creating a new Tensor subclass": "it makes tensors of a class of its own, of which the trace sees nothing; use "

@@ -80,6 +80,9 @@ def messages(x: Tensor) -> Tensor:
 
 PLACES: dict[str, Callable[[Tensor], Tensor]] = {
     "index_add": lambda x: torch.zeros(x.shape[0], 4, 2, dtype=x.dtype).index_add(1, RECEIVE, messages(x)).flatten(1),
+    "index_put_adds_to_pairs": lambda x: torch.ops.aten.index_put(
+        (x[:, :, None] - x[:, None]).sin(), [None, SEND, RECEIVE], messages(x)[..., 0], True
+    ).flatten(1),
     "index_add_to_values": lambda x: x.index_add(1, RECEIVE, messages(x)[..., 0], alpha=0.5),
     "scatter_add": lambda x: (
         torch.zeros(x.shape[0], 4, 2, dtype=x.dtype)

@@ -215,7 +215,7 @@ def _scatter_reduce(
 
 
 def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Ref:
-    """What x[..., rows, columns] = values does, by constant lists or a mask of x's shape, and += by one list."""
+    """What x[..., rows, columns] = values does, by constant lists or a mask of x's shape, and += by lists."""
     given = [k for k, i in enumerate(indices) if i is not None]
     constant = all(isinstance(indices[k], Tensor) for k in given)
     if accumulate and len(given) == 1:
@@ -230,11 +230,13 @@ def _index_put(b: Builder, x: Ref, indices: Sequence[Any], values: Any, accumula
     ):
         mask = reshaped(b, indices[0], (*indices[0].shape, *(1,) * (x.ndim - indices[0].ndim)))
         return b.emit("where", [mask, number, x], x.shape)
-    if accumulate:
-        raise b.fail("it adds to places on several axes; torch.index_add says the same of one")
     order, flat, places, sizes = _places(b, x, indices, given)
     count = math.prod(sizes)
-    if number is not None:
+    if accumulate:
+        if not isinstance(values, Ref) or places.ndim != 1 or values.shape != (*flat.shape[:-1], len(places)):
+            raise b.fail("it adds to places on several axes; torch.index_add says the same of one")
+        y = _added_at(b, flat, -1, places.tolist(), values)
+    elif number is not None:
         mask = torch.zeros(count, dtype=torch.float64).index_fill(0, places.flatten(), 1.0)
         y = b.emit("where", [b.named(mask, "mask"), number, flat], flat.shape)
     elif isinstance(values, Ref) and places.ndim == 1 and values.shape == (*flat.shape[:-1], len(places)):
