@@ -18,9 +18,13 @@ WORDS = frozenset(  # of C, C++ and of the generated file itself
     override private protected public real register reinterpret_cast requires restrict return short signed
     sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef
     typeid typename typeof typeof_unqual union unsigned using virtual void volatile wchar_t while xor xor_eq hrt
-    linux unix
+    linux unix NULL offsetof
     """,
     )
+)
+# Types, limits and macros of <stddef.h> and <stdint.h>, which the generated files include: _t is POSIX's own, too.
+HEADERS = re.compile(
+    r"\w+_t|(U?INT(_FAST|_LEAST)?(8|16|32|64)|U?INT(MAX|PTR)|SIZE|PTRDIFF|W(CHAR|INT)|SIG_ATOMIC)_(MIN|MAX|C)"
 )
 # Functions of the C library that every program is linked with: a network of such a name would take their place.
 LIBRARY = frozenset(
@@ -44,10 +48,10 @@ LIBRARY = frozenset(
     """,
     )
 )
-FORTRAN = frozenset(  # names inside the interfaces of the Fortran module, which knows no case; also x0, y1 and so on
+FORTRAN = frozenset(  # names in the Fortran module, which knows no case, and its example; also x0, y1 and so on
     re.findall(
         r"\w+",
-        "rows workspace status bytes memory address c_float c_double c_int c_int8_t c_intptr_t c_size_t c_ptr c_loc",
+        "i rows workspace status bytes memory address c_float c_double c_int c_int8_t c_intptr_t c_size_t c_ptr c_loc",
     )
 )
 
@@ -59,6 +63,8 @@ def checked_name(name: str, *, fortran: bool = False) -> str:
         fault = (
             "a C identifier: a letter, then letters, digits and _, no word of C, C++ or of the generated file (hrt_...)"
         )
+    elif HEADERS.fullmatch(name):
+        fault = "a name without _t at its end, and none of <stdint.h>: the generated file includes that"
     elif name in LIBRARY:
         fault = "a name that no function of the C library has: programs would call the network in its place"
     elif len(name) > LONGEST:

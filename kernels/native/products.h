@@ -104,7 +104,7 @@ HRT_INLINE void hrt_dots_of(const int kind, const int streams, const hrt_numbers
                             const real *const *x, int column, real *const *t, int place, const real *scale) {
     const int most = streams == 1 ? 8 : streams == 2 ? 4 : 2;
 #define HRT_ROWS(r) hrt_dot_rows(kind, streams, r, N, at, columns, x, column, t, place, scale)
-    for (; count >= most; count -= most, place += most, at += (size_t)(most * columns), scale += scale ? most : 0)
+    for (; count >= most; count -= most, place += most, at += (size_t)(most * columns), scale = scale ? scale + most : 0)
         HRT_ROWS(most);
     switch (count) {
     case 1: HRT_ROWS(1); break;
@@ -304,7 +304,7 @@ HRT_INLINE void hrt_tiles(const int L, const int columns_first, int rows, const 
 #endif
 #undef HRT_ROWS
         }
-        rows -= r, w += columns_first ? r : r * ld, out += r * L, bias += bias ? r : 0;
+        rows -= r, w += columns_first ? r : r * ld, out += r * L, bias = bias ? bias + r : 0;
     }
 }
 

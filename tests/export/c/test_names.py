@@ -25,7 +25,13 @@ def test_a_network_takes_no_library_functions_place(name: str) -> None:
         checked_name(name)
 
 
-@pytest.mark.parametrize("name", ["X", "y12", "Rows", "workspace", "a" * (LONGEST_IN_FORTRAN + 1)])
+@pytest.mark.parametrize("name", ["NULL", "size_t", "uint8_t", "uintptr_t", "SIZE_MAX", "INT64_C", "UINT_FAST16_MAX"])
+def test_what_the_included_headers_define_is_refused(name: str) -> None:
+    with pytest.raises(hrt.InputError, match="Pass name="):
+        checked_name(name)
+
+
+@pytest.mark.parametrize("name", ["i", "I", "X", "y12", "Rows", "workspace", "a" * (LONGEST_IN_FORTRAN + 1)])
 def test_fortran_has_more_to_say(name: str) -> None:
     assert checked_name(name) == name
     with pytest.raises(hrt.InputError, match="Pass name="):

@@ -20,7 +20,8 @@ def test_every_network_passes(target: Target, tmp_path: Path) -> None:
         folder.mkdir()
         o = outcome(target, network, folder)
         assert o.passed, (network.name, o)
-        assert target.sanitized or o.calls <= LIBRARY, (network.name, o.calls)
+        calls = {name for name in o.calls if not name.startswith("__")}  # a compiler's own, such as ARM's division
+        assert target.sanitized or calls <= LIBRARY, (network.name, o.calls)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="object files are ELF on Linux")
