@@ -59,6 +59,8 @@ FORTRAN = frozenset(  # names in the Fortran module, which knows no case, and it
 def checked_name(name: str, *, fortran: bool = False) -> str:
     """`name` where it can be that of the functions. Raises InputError."""
     fault = None
+    if not isinstance(name, str):
+        raise InputError(f"Found the name {name!r:.80}. Expected a string, such as 'net'.")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in WORDS or name.lower().startswith("hrt_"):
         fault = (
             "a C identifier: a letter, then letters, digits and _, no word of C, C++ or of the generated file (hrt_...)"

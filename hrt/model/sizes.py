@@ -12,8 +12,8 @@ from hrt.runtime.session import Session
 @dataclass(frozen=True)
 class Sizes:
     """Bytes. dense: of the original in float32. stored: what a compression ratio counts. file: of the file that was
-    read or, without one, what `save` writes, None where it cannot. resident: what the sessions hold between calls, by
-    backend, the one in use first.
+    read or, without one, what `save` writes, None where it cannot. resident: the numbers that the sessions hold between
+    calls, without memory for values in between, by backend, the one in use first.
     """
 
     dense: int

@@ -12,8 +12,8 @@ from hrt.support.types import Array
 class Session(Protocol):
     """A network made ready on one backend. Thread-safe: a call keeps no state that another could see.
 
-    Sessions derive from this class. backend: its name. device: where the arithmetic is done. resident_bytes: what is
-    held between calls.
+    Sessions derive from this class. backend: its name. device: where the arithmetic is done. resident_bytes: the
+    numbers of the network held between calls; memory for values in between comes on top.
     """
 
     backend: str

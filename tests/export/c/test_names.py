@@ -19,6 +19,11 @@ def test_what_is_no_name_is_refused(name: str) -> None:
         checked_name(name)
 
 
+def test_a_name_is_a_string() -> None:
+    with pytest.raises(hrt.InputError, match="Expected a string"):
+        checked_name(3)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("name", ["log", "read", "index", "exp"])
 def test_a_network_takes_no_library_functions_place(name: str) -> None:
     with pytest.raises(hrt.InputError, match="no function of the C library"):
