@@ -41,7 +41,7 @@ def exported(request, tmp_path_factory) -> tuple[Path, np.ndarray]:
         inputs, example = torch.randn(64, 2), x
     options = ["--derivatives", "d0", "d1d1"] if request.param == "derivatives" else []
     if request.param == "file":  # more than 1 MB of numbers
-        wide = 1200
+        wide = 1400
         factors = torch.nn.Linear(2, wide), torch.nn.Linear(wide, 200), torch.nn.Linear(200, 3)
         network = torch.nn.Sequential(factors[0], torch.nn.Tanh(), factors[1], torch.nn.Tanh(), factors[2])
         inputs = None
