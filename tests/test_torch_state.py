@@ -113,6 +113,12 @@ def proximal(g: Given) -> Any:
     return hrt.proximal_step(net, 0.1), [p.detach() for p in net.parameters()]
 
 
+def exported_c(g: "Given") -> str:
+    path = g.folder / "net.c"
+    hrt.export_c(g.model, path)
+    return path.read_text()
+
+
 def exported(g: Given) -> Any:
     hrt.export_onnx(loaded(g, "torch"), g.folder / "net.onnx", derivatives=["d0"])
     return (g.folder / "net.onnx").read_bytes()
@@ -176,6 +182,7 @@ FUNCTIONS: dict[str, Callable[[Given], Any]] = {
     "report": lambda g: g.model.report(),
     "plot": plotted,
     "export_onnx": exported,
+    "export_c": exported_c,
     "export_repository": repository,
     "finetune": tuned,
     "finetune_residual": tuned_by_residual,
@@ -214,6 +221,7 @@ FAILURES: dict[str, Callable[[Given], Any]] = {
     "residual": lambda g: hrt.residual(g.model, g.rows, "d7 + u"),
     "ntk": lambda g: hrt.ntk(g.net, g.rows[:8], memory=1),
     "export_onnx": lambda g: hrt.export_onnx(g.model, g.folder / "net.onnx", opset=3),
+    "export_c": lambda g: hrt.export_c(g.model, g.folder / "net.c", name="int"),
     "proximal_step": lambda g: hrt.proximal_step(g.copied(), -1.0),
     "DynamicCompression": lambda g: hrt.DynamicCompression(g.copied(), g.rows).step(0, float("nan")),
     "HMatrix": lambda g: g.h.apply(g.rows),
