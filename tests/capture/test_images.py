@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -93,7 +93,16 @@ def test_interpolation(data: st.DataObject) -> None:
         options["size"] = tuple(data.draw(st.integers(2, 12)) for _ in range(axes))
     else:
         options["scale_factor"] = data.draw(st.sampled_from([2, 3, 0.5, 1.5, (2.0,) * axes]))
+    # torch 2.13 gives every line of a result of width 1 the first one's numbers
+    assume("antialias" not in mode or options.get("scale_factor") != 0.5 or x.shape[-1] > 3)
     same(lambda v: F.interpolate(v, **options), x)
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+def test_negative_pads(mode: str) -> None:
+    """They are taken off what is reflected, not before."""
+    for pads in ((-1, 3), (3, -1), (-2, 1), (-1, 2), (2, -2)):
+        same(lambda v, pads=pads: F.pad(v, pads, mode), torch.randn(3, 2, 4, dtype=torch.float64))
 
 
 @settings(max_examples=RUNS)

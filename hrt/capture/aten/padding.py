@@ -78,10 +78,13 @@ def extended(b: Builder, x: Ref, pads: Pads, mode: str) -> Ref:
     for axis, (before, behind) in enumerate(pads, -len(pads)):
         size = x.shape[axis]
         inside = range(max(0, -before), size - max(0, -behind))
-        inner = MODES[mode](len(inside), max(0, before), max(0, behind))
-        if any(not 0 <= k < len(inside) for k in inner):
+        of = inside if mode == "circular" else range(size)  # torch wraps what negative pads leave, reflects what was
+        line = MODES[mode](len(of), max(0, before), max(0, behind))
+        if any(not 0 <= k < len(of) for k in line):
             raise b.fail(f"it continues an axis of {size} by {max(before, behind)}")
-        x = joined_ranges(b, x, axis, runs([inside[k] for k in inner]))
+        if of is not inside:
+            line = line[max(0, -before) : len(line) - max(0, -behind)]
+        x = joined_ranges(b, x, axis, runs([of[k] for k in line]))
     return x
 
 
