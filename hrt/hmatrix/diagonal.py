@@ -37,15 +37,26 @@ def diagonal_blocks(matrix: HMatrix) -> tuple[HMatrix, ...]:
     m, n = (size // count for size in matrix.shape)
     leaves: list[list[Leaf]] = [[] for _ in range(count)]
     for e in matrix.leaves:
-        k = min(e.row // m, count - 1)
-        row, col = e.row - k * m, e.col - k * n
-        if e.row + e.rows <= (k + 1) * m and col >= 0 and col + e.cols <= n:
-            leaves[k].append(replace(e, row=row, col=col))
+        last = min((e.row + e.rows - 1) // m, (e.col + e.cols - 1) // n)
+        for k in range(max(e.row // m, e.col // n), last + 1):
+            leaves[k].append(_cut(e, k * m, m, k * n, n))
     orders = [
         [None] * count if order is None else list(order.long().reshape(count, -1) - size * torch.arange(count)[:, None])
         for order, size in ((matrix.row_order, m), (matrix.col_order, n))
     ]
     return tuple(HMatrix((m, n), tuple(part), *both) for part, *both in zip(leaves, *orders, strict=True))
+
+
+def _cut(leaf: Leaf, row: int, rows: int, col: int, cols: int) -> Leaf:
+    """What of a leaf lies in a block that it meets, counted from the block's corner. Only a leaf of rank 0 may reach
+    outside.
+    """
+    top, left = max(leaf.row, row), max(leaf.col, col)
+    if leaf.is_dense or leaf.rank:
+        return replace(leaf, row=top - row, col=left - col)
+    height, width = min(leaf.row + leaf.rows, row + rows) - top, min(leaf.col + leaf.cols, col + cols) - left
+    u, vt = leaf.tensors
+    return replace(leaf, row=top - row, rows=height, col=left - col, cols=width, u=u[:height], vt=vt[:, :width])
 
 
 def _keeps(order: Tensor | None, count: int) -> bool:

@@ -22,7 +22,7 @@ def test_the_blocks_are_the_matrices_that_were_put_beside_each_other(seed, count
     if not blocks:  # one part alone is not empty, as are all that are drawn with rank 0
         assert all(not p.to_dense().any() for p in parts)
         return
-    assert len(blocks) % count == 0  # a part may be block-diagonal itself
+    assert len(blocks) >= count  # a part may be block-diagonal itself
     whole = torch.block_diag(*(b.to_dense(torch.float64) for b in blocks))
     assert torch.equal(whole, torch.block_diag(*(p.to_dense(torch.float64) for p in parts)))
 
@@ -44,6 +44,22 @@ def low_rank(m: int, n: int, row: int = 0, col: int = 0) -> Leaf:
 )
 def test_other_matrices_have_none(matrix):
     assert diagonal_blocks(matrix) == ()
+
+
+def test_leaves_of_rank_0_may_reach_across_blocks():
+    zero = Leaf(0, 3, 0, 3, u=torch.zeros(3, 0), vt=torch.zeros(0, 3))
+    block = HMatrix((3, 3), (Leaf(0, 3, 0, 3, dense=torch.diag(torch.tensor([0.0, 1.0, 2.0]))),))
+    empty = HMatrix((3, 3), (zero,))
+    for parts in ([empty, HMatrix((3, 3), (low_rank(1, 1), *rest_of(3)))], [empty, block]):
+        whole = beside(parts, [0, 3], 6)
+        blocks = diagonal_blocks(whole)
+        assert torch.equal(torch.block_diag(*(b.to_dense() for b in blocks)), whole.to_dense())
+
+
+def rest_of(n: int) -> list[Leaf]:
+    """Leaves of rank 0 that fill an n x n matrix beside its first entry."""
+    sides = ((0, 1, 1, n - 1), (1, n - 1, 0, n))
+    return [Leaf(r, h, c, w, u=torch.zeros(h, 0), vt=torch.zeros(0, w)) for r, h, c, w in sides]
 
 
 def test_an_order_across_blocks_leaves_none():
