@@ -83,13 +83,14 @@ def _kind(kind: str) -> str:
 class Body:
     """The lines of one program, as lowerings write them (`hrt.export.c.operators`).
 
-    lines: C, indented by four. `L`, `w`, `N` and `fixed` are in scope.
+    lines: C, indented by four. `L`, `w`, `N` and `fixed` are in scope.  functions: C that stands before them.
     """
 
     def __init__(self, program: Program, name: str, shared: "Shared"):
         self.program, self.name, self.shared, self.numbers = program, name, shared, shared.numbers
         self.plan: Plan = plan(program)
         self.lines: list[str] = []
+        self.functions: list[str] = []
         self.shapes = {v.name: tuple(v.shape) for v in (*program.inputs, *program.nodes)}
         self.scratch_size = self.fixed_size = self.lanes_size = 0
         self.top = 0  # of the scratch of the step at work

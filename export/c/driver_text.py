@@ -4,7 +4,7 @@ from hrt.export.c.program_text import PORTS, Function
 
 
 def driver(f: Function) -> str:
-    """`NAME`, and `NAME_rows`, which computes 1, HRT_HALF or HRT_BLOCK rows."""
+    """`NAME`, and `NAME_rows`, which computes 1, HRT_SMALL or HRT_BLOCK rows."""
     feeds, answers, calls = [], [], []
     for k, p in enumerate(f.given):
         test = "if (L != 1) " if p.direct else ""
@@ -17,7 +17,7 @@ def driver(f: Function) -> str:
             answers.append("    for (size_t s = 0; s < rows; s++)")
             answers.append(f"        memcpy(asked[{k}] + s * {p.numbers}, {p.place}, {p.numbers} * sizeof(real));")
     for k in range(f.parts):
-        for size, what in [("1", "one"), *([("HRT_BLOCK", "block"), ("HRT_HALF", "half")] if f.blocks else [])]:
+        for size, what in [("1", "one"), *([("HRT_BLOCK", "block"), ("HRT_SMALL", "small")] if f.blocks else [])]:
             word = "if" if what == "one" else "else if"
             calls.append(f"    {word} (L == {size}) {f.name}_part_{k}_{what}(given, asked, w, fixed, N);")
     ports = (*f.given, *f.asked)
@@ -26,9 +26,13 @@ def driver(f: Function) -> str:
     if f.blocks:
         choice = [
             f"        if (rows < HRT_FEW) {one}",
-            f"        else if (rows <= HRT_HALF) {f.name}_rows(HRT_HALF, part = rows, given, asked, w, fixed, N);",
-            f"        else if (rows < HRT_BLOCK) {f.name}_rows(HRT_BLOCK, part = rows, given, asked, w, fixed, N);",
-            f"        else {f.name}_rows(HRT_BLOCK, part = HRT_BLOCK, given, asked, w, fixed, N);",
+            "        else if (rows + HRT_SMALL <= HRT_BLOCK) {",
+            "            part = rows < HRT_SMALL ? rows : HRT_SMALL;",
+            f"            {f.name}_rows(HRT_SMALL, part, given, asked, w, fixed, N);",
+            "        } else {",
+            "            part = rows < HRT_BLOCK ? rows : HRT_BLOCK;",
+            f"            {f.name}_rows(HRT_BLOCK, part, given, asked, w, fixed, N);",
+            "        }",
         ]
     moves = [f"given[{k}] += part * {p.numbers}" for k, p in enumerate(f.given)]
     moves += [f"asked[{k}] += part * {p.numbers}" for k, p in enumerate(f.asked)]

@@ -20,9 +20,6 @@ def elementwise(body: Body, step: Sequence[Node], expressions: Mapping[str, Expr
     names = {name: f"v{k}" for k, name in enumerate([*outer, *(node.name for node in step)])}
     size, last = dims[-1]
 
-    def inner(name: str) -> str:
-        return same(name) if same(name) in inside else name
-
     lines = []
     for name in outer:
         p, unit, where = places[name], last[name] == 1, _index(dims, name)
@@ -34,9 +31,8 @@ def elementwise(body: Body, step: Sequence[Node], expressions: Mapping[str, Expr
         else:
             load = f"hrt_constant(L, {pointer}, j)" if unit else f"hrt_splat(*({pointer}))"
         lines.append(f"const hrt_v {names[name]} = {load};")
-    for node in step:
-        text = expressions[node.op](body, node).format(*(names[inner(name)] for name in node.inputs))
-        lines.append(f"const hrt_v {names[node.name]} = {text};")
+    for node, line in zip(step, _computed(body, step, names, expressions), strict=True):
+        lines.append(line)
         if node.name not in body.plan.inside:
             p = body.out(node)
             where = _index(dims, None)
@@ -46,6 +42,48 @@ def elementwise(body: Body, step: Sequence[Node], expressions: Mapping[str, Expr
     pad = "    " * (len(dims) - 1)
     body.add(f"{pad}for (size_t j = 0; j < {size} * (size_t)L; j += HRT_LANES) {{")
     body.add(*(f"{pad}    {line}" for line in lines), f"{pad}}}")
+
+
+def _computed(
+    body: Body, step: Sequence[Node], names: Mapping[str, str], expressions: Mapping[str, Expression]
+) -> list[str]:
+    """The line of every node of a step. names: in C, of its arguments and results."""
+    inside, same = {node.name for node in step}, body.plan.same
+    return [
+        f"const hrt_v {names[node.name]} = "
+        + expressions[node.op](body, node).format(
+            *(names[same(name) if same(name) in inside else name] for name in node.inputs)
+        )
+        + ";"
+        for node in step
+    ]
+
+
+def follows(body: Body, step: Sequence[Node], before: Sequence[Node]) -> bool:
+    """Whether an elementwise step needs nothing but the result of the one before it, in whose memory it leaves its own:
+    what has just been computed may then be taken on at once, a few numbers after the other.
+    """
+    inside, same, source = {node.name for node in step}, body.plan.same, before[-1].name
+    outer = {same(name) for node in step for name in node.inputs} - inside
+    values = {name for name in outer if name in body.shapes}
+    stored = [node.name for node in step if node.name not in body.plan.inside]
+    if values != {source} or stored != [step[-1].name] or any(body.of(c).number is None for c in outer - values):
+        return False
+    return source not in body.plan.direct and body.plan.offset(source) == body.plan.offset(stored[0])
+
+
+def in_place(body: Body, step: Sequence[Node], expressions: Mapping[str, Expression]) -> str:
+    """The name of a C function, written here, that computes such a step over n numbers at o."""
+    inside, same = {node.name for node in step}, body.plan.same
+    outer = dict.fromkeys(name for node in step for name in node.inputs if same(name) not in inside)
+    names = {name: "v" if name in body.shapes else f"hrt_splat({body.of(name).number})" for name in outer}
+    names |= {node.name: f"v{k}" for k, node in enumerate(step)}
+    name = f"{body.name}_after_{len(body.functions)}"
+    lines = ["const hrt_v v = hrt_load(o + j);", *_computed(body, step, names, expressions)]
+    lines.append(f"hrt_store(o + j, {names[step[-1].name]});")
+    text = [f"HRT_APART void {name}(real *o, size_t n) {{", "    HRT_BY_4 for (size_t j = 0; j < n; j += HRT_LANES) {"]
+    body.functions.append("\n".join([*text, *(f"        {line}" for line in lines), "    }", "}"]))
+    return name
 
 
 Dim = tuple[int, dict[str | None, int]]  # numbers, and the stride of every argument; None: the result

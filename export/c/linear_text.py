@@ -21,10 +21,13 @@ def kind_name(kind: str) -> str:
 
 
 class LinearText:
-    """Nodes on one weight that are computed together. Their rows are streams: the weight is decoded once for all."""
+    """Nodes on one weight that are computed together. Their rows are streams: the weight is decoded once for all.
 
-    def __init__(self, body: Body, step: Sequence[Node], weight: Packed):
-        self.body, self.weight = body, weight
+    ending: a C function that is called with results, as soon as they are there.
+    """
+
+    def __init__(self, body: Body, step: Sequence[Node], weight: Packed, ending: str | None = None):
+        self.body, self.weight, self.ending = body, weight, ending
         nodes = [node for node in step if node.op == "linear"]
         self.before = step[0] if step[0] is not nodes[0] else None  # what brings its rows in order
         self.behind = step[-1] if step[-1] is not nodes[-1] else None  # and what turns its results
@@ -50,6 +53,8 @@ class LinearText:
         add("if (L == 1) {")
         for k in range(0, len(self.rows), TOGETHER):
             self._one_row(self.rows[k : k + TOGETHER], min(max(self.biased - k, 0), TOGETHER))
+        if self.ending:
+            add(f"    {self.ending}({self.body.out(node).pointer}, {len(self.rows) * w.m});")
         add("} else {")
         self._ports(self.rows, self.biased, in_lanes=True)
         add(f"    hrt_blocks(L, N, &{self.layer}, &ports, fixed);")
@@ -81,7 +86,7 @@ class LinearText:
         add(f"    const real *const x[] = {{{', '.join(x)}}};")
         add(f"    real *const t[] = {{{', '.join(t)}}}, *const y[] = {{{', '.join(y)}}};")
         spare = int(self.whole or w.row_order is not None)
-        add(f"    const hrt_ports ports = {{x, t, y, {len(rows)}, {biased}, {spare}}};")
+        add(f"    const hrt_ports ports = {{x, t, y, {len(rows)}, {biased}, {spare}, {self.ending or 0}}};")
 
     def _ordered_outputs(self, rows: Sequence[tuple[Node, int]]) -> None:
         if self.weight.row_order is None:
@@ -169,7 +174,7 @@ class LinearText:
         add(
             f"    const real *const x[] = {{{x}}};",
             f"    real *const t[] = {{{step}({n} + {n})}}, *const y[] = {{{y}}};",
-            f"    const hrt_ports ports = {{x, t, y, 1, {min(self.biased, 1)}, 0}};",
+            f"    const hrt_ports ports = {{x, t, y, 1, {min(self.biased, 1)}, 0, {self.ending or 0}}};",
             f"    hrt_blocks({lanes}, N, &{self.layer}, &ports, fixed);",
         )
         if back is None:

@@ -6,7 +6,7 @@ from math import prod
 
 from hrt.errors import ExportError
 from hrt.export.c.body import Body, Shared, comment
-from hrt.export.c.elementwise_text import Expression, elementwise
+from hrt.export.c.elementwise_text import Expression, elementwise, follows, in_place
 from hrt.export.c.layout.numbers import up16
 from hrt.export.c.linear_text import LinearText
 from hrt.export.c.operators import EXPRESSIONS, LOWERINGS
@@ -15,6 +15,7 @@ from hrt.program.program import Program
 
 PART = 40  # steps of one function: compilers take more than in proportion for long ones
 PORTS = "const real *const *given, real *const *asked, real *w, real *fixed, const hrt_numbers *N"  # of a part
+WIDE = 1536  # numbers of a sample up to which blocks of four vectors stay in a cache, and are faster than of two
 LARGE = 1 << 18  # numbers of a sample beyond which blocks of samples would not fit a cache: one sample at a time
 
 
@@ -39,7 +40,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Function:
-    """A program in C: parts `NAME_part_K_one`, `_half` and `_block`. blocks: whether rows are computed together."""
+    """A program in C: parts `NAME_part_K_one`, `_small` and `_block`. blocks: how many vectors of rows are computed
+    together at most; 0: rows are computed one after the other.
+    """
 
     program: Program
     name: str
@@ -47,7 +50,7 @@ class Function:
     given: tuple[Port, ...]
     asked: tuple[Port, ...]
     parts: int
-    blocks: bool
+    blocks: int
 
     @property
     def upper(self) -> str:
@@ -102,7 +105,8 @@ def function(program: Program, name: str, shared: Shared) -> Function:
     check_ops(program)
     body = Body(program, name, shared)
     parts = _steps(body, EXPRESSIONS)
-    upper, blocks = name.upper(), body.plan.size + body.scratch_size <= LARGE
+    upper, size = name.upper(), body.plan.size + body.scratch_size
+    blocks = 0 if size > LARGE else 4 if size <= WIDE and not body.lanes_size else 2
     lines = [
         f"/* {name} " + "-" * max(0, 110 - len(name)) + " */",
         f"#define {upper}_LANES {'HRT_BLOCK' if blocks else '1'} /* samples of a block */",
@@ -110,8 +114,9 @@ def function(program: Program, name: str, shared: Shared) -> Function:
         f"#define {upper}_SIZE ({upper}_VALUES + {body.scratch_size})",
         f"#define {upper}_DECODED {up16(body.fixed_size)} /* numbers of a block of a weight, decoded */",
         f"#define {upper}_FIXED ({upper}_DECODED + HRT_BLOCK * {body.lanes_size})",
+        *body.functions,
     ]
-    sizes = {"one": "1", **({"half": "HRT_HALF", "block": "HRT_BLOCK"} if blocks else {})}
+    sizes = {"one": "1", **({"small": "HRT_SMALL", "block": "HRT_BLOCK"} if blocks else {})}
     for k, text in enumerate(parts):
         part = f"{name}_part_{k}"
         lines += [
@@ -129,12 +134,19 @@ def function(program: Program, name: str, shared: Shared) -> Function:
 def _steps(body: Body, expressions: Mapping[str, Expression]) -> list[list[str]]:
     """The lines of every step, in parts."""
     parts: list[list[str]] = []
-    for k, step in enumerate(body.plan.steps):
+    steps, written = body.plan.steps, False
+    for k, step in enumerate(steps):
         if k % PART == 0:
             body.lines = []
             parts.append(body.lines)
+        if written:  # by the step before
+            written = False
+            continue
+        linear = [node for node in step if node.op == "linear"]
+        after = steps[k + 1] if k + 1 < len(steps) and len(linear) == 1 else ()
+        written = bool(after) and TABLE[after[0].op].elementwise and follows(body, after, step)
         body.top = 0
-        for node in step:
+        for node in (*step, *(after if written else ())):
             where = f" ({node.module})" if node.module else ""
             attrs = "".join(f"; {key}={value}" for key, value in node.attrs.items())
             shape = " x ".join(map(str, node.shape)) or "1"
@@ -143,8 +155,9 @@ def _steps(body: Body, expressions: Mapping[str, Expression]) -> list[list[str]]
         op = step[0].op
         if TABLE[op].elementwise:
             elementwise(body, step, expressions)
-        elif linear := [node for node in step if node.op == "linear"]:
-            LinearText(body, step, body.weight(linear[0].inputs[1])).write()
+        elif linear:
+            ending = in_place(body, after, expressions) if written else None
+            LinearText(body, step, body.weight(linear[0].inputs[1]), ending).write()
         else:
             LOWERINGS[op](body, step[0])
     return parts

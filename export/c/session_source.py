@@ -42,7 +42,7 @@ def _session_text(program: Program) -> str:
         f"enum {{ INPUTS = {len(given)}, OUTPUTS = {len(answered)}, MOST_DIMS = {1 + most} }};",
         *_tables("X", given, most),
         *_tables("Y", answered, most),
-        f"#define PART_ROWS ({NAME.upper()}_LANES == 1 ? 1 : {PART_ROWS})",
+        f"#define PART_ROWS ({NAME.upper()}_LANES == 1 ? 1 : HRT_BLOCK > {PART_ROWS} ? HRT_BLOCK : {PART_ROWS})",
         f"#define NETWORK(x, y, rows, workspace) {NAME}({arguments}, rows, workspace)",
     ]
     return "\n".join(lines) + "\n" + files("hrt.export.c").joinpath("session.c").read_text("utf-8")

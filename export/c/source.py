@@ -78,6 +78,7 @@ def _c(functions: Sequence[Function], shared: Shared, test: tuple[str, str], is_
     lines = [
         *(["#define HRT_DOUBLE"] if numbers.double else []),
         native("vectors.h"),
+        f"#define HRT_WIDE {min((f.blocks for f in functions if f.blocks), default=2)} /* vectors of a block */",
         f"typedef {numbers.index_type} hrt_index;",
         f"#define HRT_EACH_KIND {_each_kind(numbers)}",
         *(native(f"{file}.h") for file in INCLUDED),

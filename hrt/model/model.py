@@ -156,22 +156,29 @@ class CompressedModel(Contents):
                 f"Found {1 + len(more)} positional arguments, the second {shown(more[0])}. Expected one: several "
                 "inputs are a tuple: predict((x0, x1)); derivatives have a name: predict(x, derivatives=['d0'])."
             )
-        if derivatives is not None:
-            answer = self.differentiated(derivatives).predict(x)
-            flat, outputs = answer if isinstance(answer, tuple) else (answer,), len(self.program.outputs)
-            groups = [flat[k : k + outputs] for k in range(0, len(flat), outputs)]
-            return flat if outputs == 1 else tuple(groups)
-        answer = self._run_as_given(x)
-        if answer is not None:
-            return answer
+        if derivatives is None:
+            answer = self._run_as_given(x)
+            return self._checked(x) if answer is None else answer
+        try:  # no call where they were asked for before
+            model = self._differentiated[tuple(derivatives)]
+        except (KeyError, TypeError):
+            model = self.differentiated(derivatives)
+        answer = model._run_as_given(x)
+        if answer is None:
+            answer = model._checked(x)
+        flat, outputs = answer if type(answer) is tuple else (answer,), len(self.program.outputs)
+        return flat if outputs == 1 else tuple([flat[k : k + outputs] for k in range(0, len(flat), outputs)])
+
+    __call__ = predict
+
+    def _checked(self, x: Any) -> Any:
+        """What `predict` answers where the session's shortest way does not."""
         if has_usual_modes():  # sessions do not ask for the default dtype, which belongs to the whole process
             answers = self._checked_and_run(x)
         else:
             with usual_modes():
                 answers = self._checked_and_run(x)
         return answers[0] if len(answers) == 1 else answers
-
-    __call__ = predict
 
     def differentiated(self, derivatives: Sequence[str]) -> "CompressedModel":
         """The model whose outputs are this one's and then, derivative by derivative, those of every output. Its

@@ -228,7 +228,7 @@ HRT_INLINE hrt_v hrt_tanh(hrt_v x) {
     return hrt_with_sign(e / (e + 2), x);
 #else
     hrt_v c = hrt_at_most(hrt_at_least(x, -HRT_TANH_LIMIT), HRT_TANH_LIMIT), u = c * c;
-    return hrt_at_most(hrt_at_least(c * HRT_TANH_OVER(u) / HRT_TANH_UNDER(u), -1), 1);
+    return c * HRT_TANH_OVER(u) / HRT_TANH_UNDER(u); /* nowhere beyond 1, and 1 from the limit on */
 #endif
 }
 

@@ -85,6 +85,28 @@ def odd_rational(f: Callable[[Real], Real], limit: float, p: int, q: int, rounds
     return numerator * scale ** np.arange(p + 1), denominator * scale ** np.arange(q + 1)
 
 
+def ending_at_one(over: Sequence[float], under: Sequence[float], limit: float) -> np.float32:
+    """The largest float32 below `limit` where x P(u) / Q(u), in float32, is 1, and nowhere below it more: beyond it an
+    odd function that ends at 1 stands still. Compilers may round a * b + c once or twice.
+    """
+    x = np.arange(*np.array([0.75 * limit, limit], np.float32).view(np.int32), dtype=np.int32).view(np.float32)
+    u = x * x
+
+    def value(once: bool) -> np.ndarray:
+        sums = []
+        for coefficients in (over, under):
+            y = np.full_like(u, coefficients[-1])
+            for c in np.array(coefficients[-2::-1], np.float32):
+                y = (u.astype(np.float64) * y + c).astype(np.float32) if once else u * y + c
+            sums.append(y)
+        return x * sums[0] / sums[1]
+
+    values = np.stack([value(once=True), value(once=False)])
+    beyond = np.nonzero((values > 1).any(0))[0]
+    ends = np.nonzero((values == 1).all(0)[: beyond[0] if len(beyond) else None])[0]
+    return x[ends[-1]]
+
+
 def series(f: Callable[[Real], Real], first: Callable[[Real], Real], limit: Real) -> Callable[[Real], Real]:
     """u -> (f(x) / x - first) / u for x = sqrt(u), and its limit at 0: what follows x in an odd function."""
     return lambda u: limit if u < mp.mpf(10) ** -15 else (f(mp.sqrt(u)) / mp.sqrt(u) - first(u)) / u
@@ -193,8 +215,9 @@ def precision_text(double: bool) -> list[str]:
         if terms := fit.terms[double]:
             lines.append(horner(fit.name, minimax(fit, terms), double))
     if not double:
-        for name, f, limit in (("TANH", mp.tanh, 9.0), ("ERF", mp.erf, 4.0)):
-            over, under = odd_rational(f, limit, 4 if name == "TANH" else 5, 4 if name == "TANH" else 5)
+        for name, f, limit, degree in (("TANH", mp.tanh, 8.2, 4), ("ERF", mp.erf, 4.0, 5)):
+            over, under = odd_rational(f, limit, degree, degree)
+            limit = ending_at_one(over, under, limit) if name == "TANH" else limit
             lines += [
                 horner(f"{name}_OVER", over, double),
                 horner(f"{name}_UNDER", under, double),

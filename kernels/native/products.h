@@ -38,7 +38,8 @@ typedef struct {
 typedef struct { /* one pointer for every stream; the first so many streams have the bias */
     const real *const *x;
     real *const *t, *const *y;
-    int streams, biased, spare; /* spare: 15 numbers behind every y may be written */
+    int streams, biased, spare;        /* spare: 15 numbers behind every y may be written */
+    void (*ending)(real *, size_t);    /* of blocks: called with some of y's numbers as soon as they are there, or null */
 } hrt_ports;
 
 #if HRT_WIDTH == 64 || (HRT_WIDTH == 16 && defined(__aarch64__)) /* 32 registers */
@@ -102,7 +103,7 @@ HRT_INLINE void hrt_dot_rows(const int kind, const int streams, const int count,
 /* Any number of rows, eight at a time or as many as the registers hold. */
 HRT_INLINE void hrt_dots_of(const int kind, const int streams, const hrt_numbers *N, size_t at, int columns, int count,
                             const real *const *x, int column, real *const *t, int place, const real *scale) {
-    const int most = streams == 1 ? 8 : streams == 2 ? 4 : 2;
+    const int most = streams * 8 <= HRT_SUMS ? 8 : streams * 4 <= HRT_SUMS ? 4 : 2;
 #define HRT_ROWS(r) hrt_dot_rows(kind, streams, r, N, at, columns, x, column, t, place, scale)
     for (; count >= most; count -= most, place += most, at += (size_t)(most * columns), scale = scale ? scale + most : 0)
         HRT_ROWS(most);
@@ -243,15 +244,15 @@ HRT_INLINE void hrt_many(const int streams, const hrt_numbers *N, const hrt_laye
 #define HRT_TIMES16(M)                                                                                                 \
     M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
 
-/* out[i] = b[i] + sum over k of w[i, k] x[index[k]], then the same over t: rows of L lanes, L being one or two
-   vectors. A null bias is 0. */
+/* out[i] = b[i] + sum over k of w[i, k] x[index[k]], then the same over t: rows of L lanes, L being one vector, two or
+   four. A null bias is 0. */
 HRT_INLINE void hrt_tile(const int L, const int rows, const real *w, size_t row_step, size_t column_step,
                          const hrt_index *index, int over_x, const real *x, int over_t, const real *t, real *out,
                          const real *bias) {
     const int wide = L / (int)HRT_LANES, lanes = (int)HRT_LANES;
     const hrt_v zero = hrt_splat(0);
 #define HRT_SUM(i, j) hrt_v a##i##_##j = bias && i < rows && j < wide ? hrt_splat(bias[i]) : zero;
-#define HRT_ROW(i) HRT_SUM(i, 0) HRT_SUM(i, 1)
+#define HRT_ROW(i) HRT_SUM(i, 0) HRT_SUM(i, 1) HRT_SUM(i, 2) HRT_SUM(i, 3)
     HRT_TIMES16(HRT_ROW)
 #undef HRT_SUM
 #undef HRT_ROW
@@ -259,12 +260,13 @@ HRT_INLINE void hrt_tile(const int L, const int rows, const real *w, size_t row_
 #define HRT_ROW(i)                                                                                                     \
     if (i < rows) {                                                                                                    \
         const hrt_v s = hrt_splat(w[i * row_step]);                                                                    \
-        HRT_SUM(i, 0) HRT_SUM(i, 1)                                                                                         \
+        HRT_SUM(i, 0) HRT_SUM(i, 1) HRT_SUM(i, 2) HRT_SUM(i, 3)                                                        \
     }
 #define HRT_COLUMN(from)                                                                                               \
     {                                                                                                                  \
         const real *p = (from) + (size_t)L * (index ? (size_t)index[k] : (size_t)k);                                   \
         const hrt_v v0 = hrt_load(p), v1 = wide > 1 ? hrt_load(p + lanes) : zero;                                      \
+        const hrt_v v2 = wide > 2 ? hrt_load(p + 2 * lanes) : zero, v3 = wide > 3 ? hrt_load(p + 3 * lanes) : zero;    \
         HRT_TIMES16(HRT_ROW)                                                                                           \
         w += column_step;                                                                                              \
     }
@@ -275,21 +277,22 @@ HRT_INLINE void hrt_tile(const int L, const int rows, const real *w, size_t row_
 #undef HRT_SUM
 #undef HRT_ROW
 #define HRT_SUM(i, j) if (i < rows && j < wide) hrt_store(out + i * L + j * lanes, a##i##_##j);
-#define HRT_ROW(i) HRT_SUM(i, 0) HRT_SUM(i, 1)
+#define HRT_ROW(i) HRT_SUM(i, 0) HRT_SUM(i, 1) HRT_SUM(i, 2) HRT_SUM(i, 3)
     HRT_TIMES16(HRT_ROW)
 #undef HRT_SUM
 #undef HRT_ROW
 }
 
 #if HRT_SUMS == 16 /* rows of a tile: so many sums fit the registers */
-#define HRT_TILE(L) ((L) == (int)HRT_LANES ? 16 : 12)
+#define HRT_TILE(L) ((L) == (int)HRT_LANES ? 16 : 24 * (int)HRT_LANES / (L))
 #else
-#define HRT_TILE(L) ((L) == (int)HRT_LANES ? 8 : 6)
+#define HRT_TILE(L) ((L) == (int)HRT_LANES ? 8 : 12 * (int)HRT_LANES / (L))
 #endif
 
 /* Any number of rows, in tiles of nearly one height. */
 HRT_INLINE void hrt_tiles(const int L, const int columns_first, int rows, const real *w, int ld, const hrt_index *index,
-                          int over_x, const real *x, int over_t, const real *t, real *out, const real *bias) {
+                          int over_x, const real *x, int over_t, const real *t, real *out, const real *bias,
+                          void (*ending)(real *, size_t)) {
     const int most = HRT_TILE(L);
     int tiles = (rows + most - 1) / most;
     for (; tiles; tiles--) {
@@ -304,6 +307,7 @@ HRT_INLINE void hrt_tiles(const int L, const int columns_first, int rows, const 
 #endif
 #undef HRT_ROWS
         }
+        if (ending) ending(out, (size_t)(r * L));
         rows -= r, w += columns_first ? r : r * ld, out += r * L, bias = bias ? bias + r : 0;
     }
 }
@@ -318,7 +322,7 @@ HRT_INLINE void hrt_block_dots(const int L, const hrt_dots *d, const real *x, re
     int rows = 0;
     for (int k = 0; k < HRT_KINDS; k++) rows += (int)d->count[k];
     hrt_tiles(L, 0, rows, scratch, (int)HRT_UP16(d->columns), 0, (int)d->columns, x + (size_t)L * d->column, 0, x,
-              t + (size_t)L * d->place, 0);
+              t + (size_t)L * d->place, 0, 0);
 }
 HRT_INLINE void hrt_decode_dots(const hrt_numbers *N, const hrt_dots *d, real *scratch) {
     const size_t columns = HRT_UP16(d->columns);
@@ -347,14 +351,15 @@ HRT_INLINE void hrt_decode_strip(const hrt_numbers *N, const hrt_layer *layer, c
     }
 }
 HRT_INLINE void hrt_block_strip(const int L, const hrt_numbers *N, const hrt_layer *layer, const hrt_strip *strip,
-                                const real *x, const real *t, real *y, const int biased, const real *scratch) {
+                                const hrt_ports *ports, int stream, const real *scratch) {
     const hrt_segment *s = layer->segments + strip->segment;
     int over_x = 0, over_t = 0;
     const size_t index = strip->over_x + strip->over_t ? s->index : 0;
     for (uint32_t k = 0; k < strip->over_x; k++, s++) over_x += (int)s->count;
     for (uint32_t k = 0; k < strip->over_t; k++, s++) over_t += (int)s->count;
-    hrt_tiles(L, 1, (int)strip->rows, scratch, (int)HRT_UP16(strip->rows), N->index + index, over_x, x, over_t, t,
-              y + (size_t)L * strip->row, biased ? N->reals + layer->bias + strip->row : 0);
+    hrt_tiles(L, 1, (int)strip->rows, scratch, (int)HRT_UP16(strip->rows), N->index + index, over_x, ports->x[stream],
+              over_t, ports->t[stream], ports->y[stream] + (size_t)L * strip->row,
+              stream < ports->biased ? N->reals + layer->bias + strip->row : 0, ports->ending);
 }
 
 /* y = H x + b for streams of L samples: x (n, L), t (places, L), y (m, L). scratch: a block, decoded. */
@@ -368,7 +373,6 @@ HRT_INLINE void hrt_block(const int L, const hrt_numbers *N, const hrt_layer *la
     for (uint32_t b = 0; b < layer->strips_count; b++) {
         hrt_decode_strip(N, layer, layer->strips + b, scratch);
         for (int s = 0; s < ports->streams; s++)
-            hrt_block_strip(L, N, layer, layer->strips + b, ports->x[s], ports->t[s], ports->y[s], s < ports->biased,
-                            scratch);
+            hrt_block_strip(L, N, layer, layer->strips + b, ports, s, scratch);
     }
 }

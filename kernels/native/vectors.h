@@ -41,11 +41,14 @@
 #endif
 #if defined(__clang__)
 #define HRT_UNROLL _Pragma("clang loop unroll(full)")
+#define HRT_BY_4 _Pragma("clang loop unroll_count(4)")
 #pragma clang diagnostic ignored "-Wpass-failed" /* where a processor has few registers it is not done: no fault */
 #elif defined(__GNUC__)
 #define HRT_UNROLL _Pragma("GCC unroll 64")
+#define HRT_BY_4 _Pragma("GCC unroll 4")
 #else
 #define HRT_UNROLL
+#define HRT_BY_4
 #endif
 
 #ifdef HRT_DOUBLE

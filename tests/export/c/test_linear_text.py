@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hrt.export.c import program_text
 from hrt.export.c.exporter import generate
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
 from hrt.program.program import Node, Program, Value
@@ -61,7 +62,7 @@ def test_products_err_no_more_than_sums_of_float32(layers) -> None:
     program = program_of(layers)
     with tempfile.TemporaryDirectory() as folder:
         library = build(generate(program, "net"), Path(folder), "-O1", "-march=native")
-        for rows in (1, 12, 40):
+        for rows in (1, 12, 90):
             check(program, rows, library)
 
 
@@ -97,3 +98,48 @@ def test_a_block_that_ends_inside_a_vector_reads_nothing_behind_it(tmp_path) -> 
     x = torch.ones(1, 37)
     for y in call(library, "net", program, [x]):
         assert (torch.from_numpy(y) == 18 + 38).all()
+
+
+def followed() -> Program:
+    """Linear nodes whose results are taken on at once: in any order of rows, of many rows, by several ops, beside some
+    that are not, because others read them too or something else comes in.
+    """
+    nodes, constants, shape = [], {"half": torch.tensor(0.5)}, (23,)
+
+    def node(name: str, op: str, *inputs: str) -> str:
+        nodes.append(Node(name, op, inputs, shape, {}))
+        return name
+
+    last = "x"
+    for k, seed in enumerate((1, 4, 5, 6, 8)):
+        constants |= {f"w{k}": any_hmatrix(seed, 23, 23, depth=k), f"b{k}": torch.linspace(-1, 1, 23)}
+        product = node(f"y{k}", "linear", last, f"w{k}", f"b{k}")
+        last = node(f"t{k}", "tanh", product)
+        if k == 1:
+            last = node("scaled", "mul", node("s", "sigmoid", last), "half")
+        if k == 2:
+            last = node("rest", "sub", last, "x")
+    shape = (11, 23)
+    node("z", "tanh", node("many", "linear", "rows", "w0"))
+    return Program((Value("x", (23,)), Value("rows", shape)), tuple(nodes), (last, "z", "y3"), constants)
+
+
+def test_results_are_taken_on_at_once_and_bits_stay(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, texts, answers = followed(), [], []
+    generator = torch.Generator().manual_seed(0)
+    x = [torch.randn(120, *v.shape, generator=generator) for v in program.inputs]
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(program_text, "follows", lambda *_: False)
+        texts.append(generate(program, "net"))
+        folder = tmp_path / str(at_once)
+        folder.mkdir()
+        library = build(texts[-1], folder, "-O1", "-march=native")
+        answers.append([call(library, "net", program, [v[:rows] for v in x]) for rows in (1, 11, 40, 120)])
+    assert [text.c.count("HRT_APART void net_after_") for text in texts] == [4, 0]
+    for some, others in zip(*answers, strict=True):
+        for y, z in zip(some, others, strict=True):
+            assert (y == z).all()
+    exact = program.run([v.double() for v in x])
+    for y, z in zip(answers[0][-1], exact, strict=True):
+        assert torch.allclose(torch.from_numpy(y).double(), z, atol=1e-4, rtol=1e-4)

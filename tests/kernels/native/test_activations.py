@@ -98,6 +98,18 @@ def test_ends_are_torchs(build: Build) -> None:
         assert close.all(), (name, [(ENDS[k], got[k], wanted[k]) for k in np.nonzero(~close)[0]])
 
 
+def to_one() -> np.ndarray:
+    """Float32 around where tanh becomes 1, every seventh, and all the way up."""
+    near = np.arange(*np.array([7, 9], np.float32).view(np.int32), 7, dtype=np.int32).view(np.float32)
+    return np.concatenate([near, np.geomspace(9, 3e38, 999, dtype=np.float32), [np.float32(np.inf)]])
+
+
+def test_tanh_becomes_one_and_never_more(build: Build) -> None:
+    for x in np.array_split(to_one(), 1 + len(to_one()) // BLOCK):
+        y = build.apply("tanh", x)
+        assert y.max() <= 1 and (y[x > 8.2] == 1).all() and (build.apply("tanh", -x) == -y).all()
+
+
 def arguments(double: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of any bits, of near numbers, and of ends."""
     rng, dtype = np.random.default_rng(seed), np.float64 if double else np.float32
@@ -148,6 +160,9 @@ def test_bits_are_the_same_from_every_compiler_and_width(build: Build) -> None:
         for compiler in compilers:
             for width in (0, 16, 32, 64):
                 one = Build(folder, compiler, width=width, flags=flags)
+                assert (
+                    max(one.apply("tanh", x).max() for x in np.array_split(to_one(), 1 + len(to_one()) // BLOCK)) == 1
+                )
                 for name in FUNCTIONS:
                     digests[name].add(one.measure(name, 99_991).digest)
         assert {name for name, several in digests.items() if len(several) > 1} == set()
