@@ -1,7 +1,7 @@
 """CompressedModel: what compress returns and load gives back."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -158,27 +158,18 @@ class CompressedModel(Contents):
             )
         if derivatives is None:
             answer = self._run_as_given(x)
-            return self._checked(x) if answer is None else answer
+            return self._checked_and_run(x) if answer is None else answer
         try:  # no call where they were asked for before
             model = self._differentiated[tuple(derivatives)]
         except (KeyError, TypeError):
             model = self.differentiated(derivatives)
         answer = model._run_as_given(x)
         if answer is None:
-            answer = model._checked(x)
+            answer = model._checked_and_run(x)
         flat, outputs = answer if type(answer) is tuple else (answer,), len(self.program.outputs)
         return flat if outputs == 1 else tuple([flat[k : k + outputs] for k in range(0, len(flat), outputs)])
 
     __call__ = predict
-
-    def _checked(self, x: Any) -> Any:
-        """What `predict` answers where the session's shortest way does not."""
-        if has_usual_modes():  # sessions do not ask for the default dtype, which belongs to the whole process
-            answers = self._checked_and_run(x)
-        else:
-            with usual_modes():
-                answers = self._checked_and_run(x)
-        return answers[0] if len(answers) == 1 else answers
 
     def differentiated(self, derivatives: Sequence[str]) -> "CompressedModel":
         """The model whose outputs are this one's and then, derivative by derivative, those of every output. Its
@@ -213,17 +204,22 @@ class CompressedModel(Contents):
     def _differentiated(self) -> dict[Any, "CompressedModel"]:
         return {}
 
-    def _checked_and_run(self, x: Any) -> tuple[Any, ...]:
-        given = Rows.of(self.program, x)
-        if self.strict:
-            self._check_devices(given.arrays)
-        rows = given.arrays[0].shape[0]
-        step = max(1, self.max_batch or rows)
-        parts = []
-        for start in range(0, max(rows, 1), step):
-            outputs = self.session.run(given.part(start, start + step))
-            parts.append([given.like_given(y) for y in outputs])
-        return tuple(given.joined(pieces) for pieces in zip(*parts, strict=True))
+    def _checked_and_run(self, x: Any) -> Any:
+        """What `predict` answers where the session's shortest way does not."""
+        with (
+            nullcontext() if has_usual_modes() else usual_modes()
+        ):  # not the default dtype, which is the whole process's
+            given = Rows.of(self.program, x)
+            if self.strict:
+                self._check_devices(given.arrays)
+            rows = given.arrays[0].shape[0]
+            step = max(1, self.max_batch or rows)
+            parts = []
+            for start in range(0, max(rows, 1), step):
+                outputs = self.session.run(given.part(start, start + step))
+                parts.append([given.like_given(y) for y in outputs])
+            answers = tuple(given.joined(pieces) for pieces in zip(*parts, strict=True))
+        return answers[0] if len(answers) == 1 else answers
 
     def _check_devices(self, inputs: Sequence[Array]) -> None:
         device = self.session.device

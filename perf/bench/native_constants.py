@@ -67,7 +67,8 @@ def shortest_us(call: Callable[[], Any]) -> float:
     return 1e6 * min(times)
 
 
-def _asked(program: Program, rows: int) -> Any:
+def asked(program: Program, rows: int) -> Any:
+    """So many rows of random inputs, as `predict` takes them."""
     generator = np.random.default_rng(0)
     inputs = tuple(generator.random((rows, *v.shape), np.float32) for v in program.inputs)
     return inputs if len(inputs) > 1 else next(iter(inputs))
@@ -77,7 +78,7 @@ def measured(program: Program, backend: str) -> dict[int, float]:
     """Microseconds by rows."""
     session, times = open_session(program, backend), {}
     for rows in BATCHES:
-        x = _asked(program, rows)
+        x = asked(program, rows)
         session.run_as_given(x)  # memory is bound
         times[rows] = shortest_us(lambda x=x: session.run_as_given(x))
     return times
