@@ -3,6 +3,7 @@
 Everything is computed here, from networks and operators that come with hrt. White ground: readable on a dark page, too.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -170,11 +171,31 @@ def errors_of_rows() -> Any:
     return fig
 
 
+def kernel_drift() -> Any:
+    """How far the tangent kernel moves with the tolerance: of weights, and of the output (`perf paper ntk`)."""
+    rows = json.loads((FOLDER / "../../perf/results/ntk.json").read_text("utf-8"))["tolerance"]
+    fig = figure(10.0, 3.6)
+    labels = {"weights": "tol bounds every weight", "output": "tol bounds the output, held out"}
+    for axes, kernel in zip(fig.subplots(1, 2), ("value", "residual"), strict=True):
+        for (bound, label), colour in zip(labels.items(), LINES, strict=False):
+            points = [
+                (r["tol"], r["drift"]) for r in rows if (r["kernel"], r["bound"]) == (kernel, bound) and r["drift"]
+            ]
+            axes.loglog(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=label)
+        axes.invert_xaxis()
+        axes.set(title=f"Kernel of the {kernel}, Burgers PINN", xlabel="tol", ylabel="relative drift of the kernel")
+        axes.legend(frameon=False)
+        tidy(axes)
+        powers(axes.xaxis, axes.yaxis)
+    return fig
+
+
 PICTURES: dict[str, Callable[[], Any]] = {
     "operator-and-fields.png": operator_and_fields,
     "singular-values.svg": singular_values,
     "bytes-over-error.svg": bytes_over_error,
     "errors-of-rows.svg": errors_of_rows,
+    "kernel-drift.svg": kernel_drift,
 }
 
 
