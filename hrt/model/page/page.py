@@ -5,11 +5,12 @@ The file loads nothing. Names in it may come from a stranger's `.hrt`: all text 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 import hrt
@@ -62,18 +63,15 @@ def write_page(
     """
     text = page(model, title=title, sizes=sizes, measured=measured or {}, advance=advance)
     with replacing(path, force=force) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
+        file.write(text.encode("utf-8"))
 
 
 def page(model: Contents, *, title: str, sizes: Sizes, measured: Mapping[int, Any], advance: Advance = silent) -> str:
     """The HTML text; see `write_page`."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_plain)
-    environment.filters.update(figure=lambda v: f"{v:.2e}", us=_microseconds, size=_size, name=_cut, sentence=_sentence)
     program, layers = model.program, list(_pictured(model, advance))
     outputs = Outputs.of(model)
     advance("write", 1.0)
-    return environment.get_template(TEMPLATE).render(
+    return _template().render(
         title=title,
         version=hrt.__version__,
         c=model.certificate,
@@ -92,6 +90,14 @@ def page(model: Contents, *, title: str, sizes: Sizes, measured: Mapping[int, An
         results=[(name, program.shape_of(name)) for name in program.outputs],
         ops=_counts(program),
     )
+
+
+@cache
+def _template() -> Template:
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_plain)
+    environment.filters.update(figure=_figure, us=_microseconds, size=_size, name=_cut, sentence=_sentence)
+    return environment.get_template(TEMPLATE)
 
 
 def _pictured(model: Contents, advance: Advance) -> Iterator[Layer]:
@@ -123,8 +129,12 @@ def _plain(value: Any) -> Any:
 
 
 def _cut(text: str, most: int = LONGEST_NAME) -> str:
-    text, half = printable(text), most // 2
-    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
+    """Printable, and both ends where it is long."""
+    for _ in range(2):  # escapes make it longer
+        if len(text) > most:
+            text = f"{text[: most // 2]} … {text[-most // 2 :]}"[: most + 3]
+        text = printable(text)
+    return text
 
 
 def rows_within(layers: Sequence[LayerRecord], nbytes: int) -> list[LayerRecord]:
@@ -142,6 +152,10 @@ def rows_within(layers: Sequence[LayerRecord], nbytes: int) -> list[LayerRecord]
 def _sentence(text: str) -> str:
     """With a capital letter, and of some length."""
     return _cut(text[:1].upper() + text[1:], LONGEST_TEXT)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2e}"
 
 
 def _microseconds(us: float) -> str:

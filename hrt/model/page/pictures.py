@@ -101,7 +101,7 @@ class Spectrum:
             return Spectrum(none="all zero" if top == 0 else "not finite")
         noise = torch.finfo(torch.float32).eps * len(values)
         shares = [v for v in (values / top).tolist() if v > noise]
-        least = math.floor(math.log10(min(0.08, tol or 1.0, *shares)))
+        least = math.floor(math.log10(min(0.08, tol or 1.0, *shares)) + 1e-3)
         last = max(2, len(shares))
 
         def x(index: float) -> float:
