@@ -1,4 +1,4 @@
-"""What a release says of itself: one version everywhere, a changelog that has it, a citation, and the files beside them."""
+"""What a release says of itself: one version everywhere, a changelog that has it, a citation, and pages beside them."""
 
 import re
 import tomllib
@@ -41,9 +41,9 @@ def test_the_changelog_keeps_its_form():
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
 def test_what_a_page_names_is_there(name: str):
-    """Its links, and the paths in its code that have a folder of the repository in front."""
+    """Its links, and the files in its text; what a colon follows is yet to be written."""
     text = text_of(name)
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    paths = re.findall(r"`((?:hrt|kernels|export|perf|tests|docs)/[\w./-]+)`", text)
+    paths = re.findall(r"`((?:hrt|kernels|export|perf|tests|docs)/[\w./-]+)`(?!:)", text)
     missing = [path for path in (*links, *paths) if path and not (ROOT / path).exists()]
     assert not missing
