@@ -58,6 +58,7 @@ def inserted(text: str, table: str, block: str) -> str:
     assert opening, f"no table {table}"
     if block.startswith("def "):
         return f"{text[: opening.start()]}{block}\n\n{text[opening.start() :]}"
+    block = block.rstrip(",\n") + ",\n"
     return f"{text[: opening.end()]}\n{textwrap.indent(block, '    ')}{text[opening.end() :]}"
 
 
