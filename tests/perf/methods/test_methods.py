@@ -16,7 +16,7 @@ from hrt.export.onnx.exporter import graph_of
 from hrt.export.onnx.onnxruntime_session import forms_for
 from hrt.perf.measuring.results import FAMILIES, OK, STATUSES
 from hrt.perf.methods import catalogue, quantizers
-from hrt.perf.methods.catalogue import METHODS, SparseLinear, as_run
+from hrt.perf.methods.catalogue import METHODS, SparseLinear
 from hrt.perf.methods.matched_error import (
     Offer,
     Refusal,
@@ -28,6 +28,7 @@ from hrt.perf.methods.matched_error import (
     rotated,
     search_error,
 )
+from hrt.perf.methods.ours import as_run
 from hrt.perf.methods.quantizers import module_nbytes, tensor_nbytes
 from hrt.perf.methods.runtimes import compiled, in_onnxruntime, in_torch, run_of
 from hrt.perf.networks.as_torch_module import factored, module_of
@@ -67,6 +68,7 @@ class TestRebuilt:
         assert len(thin.linear_nodes) == len(w.program.linear_nodes) + 1
         assert search_error(w, run_of(module_of(thin))).value < 1e-5
 
+    @pytest.mark.slow  # torch.compile
     def test_every_execution_agrees(self):
         w = small()
         x = rotated(w.fresh, 8, 0)
