@@ -112,8 +112,6 @@ if __name__ == "__main__":
     for page, count in counts.items():
         if count != Count():
             print(f"{page}: {count}")
-    print(
-        f"in all {sum(c.blocks for c in counts.values())} blocks and {sum(c.lines for c in counts.values())} shell lines "
-        f"are run, {sum(c.files for c in counts.values())} files written, "
-        f"{sum(len(c.excused) for c in counts.values())} blocks are not run and say why"
-    )
+    blocks, lines, files = (sum(getattr(c, name) for c in counts.values()) for name in ("blocks", "lines", "files"))
+    excused = sum(len(c.excused) for c in counts.values())
+    print(f"in all: {Count(blocks, lines, files)}, {excused} blocks not run, each with its reason")
