@@ -33,6 +33,6 @@ def test_files_modules_targets_and_options_exist(page: str) -> None:
     targets = {name for part in parts for name in re.findall(r"^make ([a-z-]+)$", part)}
     assert targets <= TARGETS
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for name, rest in (match for part in parts for match in re.findall(r"^hrt ([a-z-]+)((?: .*)?)$", part)):
+    for name, rest in (match for part in parts for match in re.findall(r"^hrt ([a-z][a-z-]*)((?: .*)?)$", part)):
         known = {option for p in commands[name].params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
         assert not [option for option in re.findall(r"(?<= )--[a-z-]+", rest.partition(" #")[0]) if option not in known]
