@@ -20,8 +20,7 @@ sys.path.insert(0, str(ROOT / "docs/tools"))
 from cli_page import cli_page  # noqa: E402
 
 PAGES = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CHANGELOG.md": "changelog.md"}
-ABOUT = {name: name.lower() for name in ("CONTRIBUTING.md", "SECURITY.md") if (ROOT / name).exists()}
-PAGES |= ABOUT
+PAGES |= {name: name.lower() for name in ("CONTRIBUTING.md", "SECURITY.md")}
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 log = logging.getLogger("mkdocs.hooks")
 
@@ -33,13 +32,6 @@ def on_startup(**_: Any) -> None:
     package.mkdir(parents=True)
     for path in [*(ROOT / "hrt").iterdir(), *(ROOT / name for name in ("kernels", "export", "perf"))]:
         (package / path.name).symlink_to(path)
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the pages about the project that a checkout has into the menu."""
-    (about,) = (entry["About"] for entry in config.nav or () if "About" in entry)
-    about += ABOUT.values()
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
