@@ -246,16 +246,17 @@ def closing(results: Results) -> list[str]:
 
 
 def provenance(results: Results) -> str:
-    """Command, commit, machine and versions in one paragraph of a page."""
+    """Command, commit, machine and versions in one paragraph of a page, then what the networks are."""
     facts, known = results.facts, results.known
     versions = ", ".join(f"{name} {v}" for name, v in facts.get("versions", {}).items() if name in NAMED)
     noise = f"; one call differs from itself by up to {max(known.noise.values()):.0%}" if known.noise else ""
-    return (
+    head = (
         f"`python -m hrt.perf {' '.join(map(str, facts.get('command', ())))}` on {str(facts.get('date', ''))[:10]}: "
         f"{facts.get('seconds', 0) / 60:.0f} minutes, {facts.get('threads')} threads of "
         f"{known.machine.get('processor')}, load average {known.machine.get('load_average')} before, "
         f"commit {str(facts.get('commit'))[:7]}; {versions}{noise}."
     )
+    return "\n".join([head, "", *(f"- {name}: {about}" for name, about in known.about.items())]).rstrip()
 
 
 def summary(results: Results) -> Results:

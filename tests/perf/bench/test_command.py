@@ -58,7 +58,7 @@ class TestCommandLine:
 class TestPages:
     def results(self, folder):
         facts = {"command": ["--workload", "net"], "date": "2026-11-29T01:02:03", "seconds": 120.0, "threads": 2}
-        facts |= {"machine": {"processor": "a chip"}, "commit": "0123456789", "versions": {"torch": "2.13.0", "b": "1"}}
+        facts |= {"machine": {"processor": "a chip"}, "commit": "0123456789", "versions": {"torch": "2.13.0", "b": "1"}, "about": {"net": "a net"}}
         rows = Results((row("dense float32", 4000, 20.0, 1.0), row("hrt", 400, 10.0, 2.0)), facts)
         rows.write(folder / "rows.json")
         return str(folder / "rows.json")
@@ -72,7 +72,7 @@ class TestPages:
         assert text.startswith("words\n") and text.endswith(f"{bench.END}\n\nmore\n") and "old" not in text
         assert text.count("| net | 1e-3 | hrt | 400 | 10.0x | 5.0e-04 | 10.0 |") == 1
         assert "`python -m hrt.perf --workload net` on 2026-11-29: 2 minutes, 2 threads of a chip" in text
-        assert "commit 0123456; torch 2.13.0." in text
+        assert "commit 0123456; torch 2.13.0.\n\n- net: a net\n\n|" in text
 
     def test_a_page_without_a_place_is_left_alone(self, tmp_path, capsys):
         page = tmp_path / "page.md"
