@@ -226,7 +226,11 @@ def _transformer(name: str, size: int) -> tuple[nn.Module, Rows, float]:
 def _ensemble(name: str, size: int) -> tuple[nn.Module, Rows, float]:
     with one_thread():
         net = burgers.train_ensemble()
-        return net, burgers.burgers_points, burgers.BURGERS.error(lambda x: net(x).mean(-1, keepdim=True), torch.float32)
+        return (
+            net,
+            burgers.burgers_points,
+            burgers.BURGERS.error(lambda x: net(x).mean(-1, keepdim=True), torch.float32),
+        )
 
 
 def _fno(name: str, entry: Entry, size: int) -> Workload:

@@ -58,7 +58,12 @@ class TestCommandLine:
 class TestPages:
     def results(self, folder):
         facts = {"command": ["--workload", "net"], "date": "2026-11-29T01:02:03", "seconds": 120.0, "threads": 2}
-        facts |= {"machine": {"processor": "a chip"}, "commit": "0123456789", "versions": {"torch": "2.13.0", "b": "1"}, "about": {"net": "a net"}}
+        facts |= {
+            "machine": {"processor": "a chip"},
+            "commit": "0123456789",
+            "versions": {"torch": "2.13.0", "b": "1"},
+            "about": {"net": "a net"},
+        }
         rows = Results((row("dense float32", 4000, 20.0, 1.0), row("hrt", 400, 10.0, 2.0)), facts)
         rows.write(folder / "rows.json")
         return str(folder / "rows.json")
