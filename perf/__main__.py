@@ -88,7 +88,7 @@ def table(
     into: Annotated[Path | None, typer.Option(help="Put it between this page's lines of figures instead.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write what is worth tracking of it, a line a row.")] = None,
 ) -> None:
-    """One line per network and error, in Markdown, as in the README."""
+    """One line per network and error, in Markdown, as on the page of results."""
     together, parts = command.one_of(results)
     shown = (tables.methods if methods else tables.overview)(together).markdown()
     text = "\n".join(f"- {line}" for part in parts for line in tables.reasons(part)) if why else shown

@@ -35,6 +35,7 @@ def test_angles_solve_the_equation_of_the_pendulum():
     assert 0.2 < float(f.std()) < 0.4 and float(x.std()) > 0.2 and float(x.abs().max()) < 3
 
 
+@pytest.mark.slow
 def test_the_transformer_starts_to_learn_and_repeats():
     (first, start), (_, later), (again, _) = (train_transformer(steps=steps) for steps in (1, 6, 1))
     assert later < start and not first.training
