@@ -10,6 +10,7 @@ compresses, its answer, and the error on new points. It writes heat-500.pt (heat
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from itertools import pairwise
@@ -20,12 +21,10 @@ from torch import nn
 
 import hrt
 
-STEPS, TOL, LOW, HIGH = (20 if "--quick" in sys.argv else 500), 1e-3, [-1.0, 0.0], [1.0, 1.0]  # x and t
+STEPS, TOL, LOW, HIGH = 20 if "--quick" in sys.argv else 500, 1e-3, [-1, 0], [1, 1]  # of x and t
 
 
-class FNN(nn.Module):
-    """What DeepXDE calls FNN([2, 64, 64, 1], "tanh", ...); its layers are linears.0, linears.1 and linears.2."""
-
+class FNN(nn.Module):  # as DeepXDE's FNN([2, 64, 64, 1], "tanh", ...): its layers are linears.0 and so on
     def __init__(self, widths):
         super().__init__()
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
@@ -40,8 +39,7 @@ def build():
     return FNN([2, 64, 64, 1])
 
 
-def solution(x):
-    """Of the heat equation u_t = u_xx / pi^2: (rows, 2) to (rows, 1)."""
+def solution(x):  # of the heat equation u_t = u_xx / pi^2
     return np.exp(-x[:, 1:]) * np.sin(np.pi * x[:, :1])
 
 
@@ -57,26 +55,25 @@ def write_checkpoint(path):
         model.save(path.removesuffix(f"-{STEPS}.pt"))
         return f"written by DeepXDE {dde.__version__}"
     net, x = build(), np.random.default_rng(0).uniform(LOW, HIGH, (1000, 2))
-    x, y = (torch.from_numpy(v).float() for v in (x, solution(x)))
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    x, y = torch.from_numpy(x).float(), torch.from_numpy(solution(x)).float()
+    adam = torch.optim.Adam(net.parameters(), lr=3e-3)
     for _ in range(STEPS):
-        optimizer.zero_grad()
+        adam.zero_grad()
         (net(x) - y).square().mean().backward()
-        optimizer.step()
-    torch.save({"model_state_dict": net.state_dict(), "optimizer_state_dict": optimizer.state_dict()}, path)
+        adam.step()
+    torch.save({"model_state_dict": net.state_dict(), "optimizer_state_dict": adam.state_dict()}, path)
     return "written by this script as DeepXDE writes it: DeepXDE is not installed"
 
 
 if __name__ == "__main__":
     checkpoint = f"heat-{STEPS}.pt"
     print(f"{checkpoint}: {write_checkpoint(checkpoint)}", flush=True)
-    options = ["--weights", checkpoint, "--box", "-1,0 : 1,1", "--tol", str(TOL), "-o", "heat.hrt", "--force"]
-    print("hrt compress deepxde_checkpoint.py:build", *options, flush=True)
-    subprocess.run([sys.executable, "-m", "hrt.cli", "compress", f"{__file__}:build", *options], check=True)
-
+    command = ["compress", f"{__file__}:build", "--weights", checkpoint, "--tol", str(TOL), "-o", "heat.hrt", "--force"]
+    command += ["--box", "-1,0 : 1,1"]
+    print("hrt", shlex.join(command), flush=True)
+    subprocess.run([sys.executable, "-m", "hrt.cli", *command], check=True)
     net, model = build(), hrt.load("heat.hrt")
     net.load_state_dict(torch.load(checkpoint, weights_only=True)["model_state_dict"])
-    x = np.random.default_rng(1).uniform(LOW, HIGH, (5000, 2)).astype(np.float32)
-    expected = net(torch.from_numpy(x)).detach().numpy()
-    error = np.linalg.norm(model.predict(x) - expected) / np.linalg.norm(expected)
+    x = torch.rand(5000, 2) * (torch.tensor(HIGH) - torch.tensor(LOW)) + torch.tensor(LOW)
+    error = (model.predict(x) - net(x)).norm() / net(x).norm()
     print(f"error on {len(x)} new points: {error:.1e}, asked for {TOL:g}")
