@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs/tools"))
 from cli_page import cli_page  # noqa: E402
+from notebooks import is_notebook, notebook_page  # noqa: E402
 
 PAGES = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CHANGELOG.md": "changelog.md"}
 PAGES |= {name: name.lower() for name in ("CONTRIBUTING.md", "SECURITY.md") if (ROOT / name).exists()}
@@ -39,7 +40,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {site: (ROOT / source).read_text("utf-8") for source, site in PAGES.items()}
     pages["reference/cli.md"] = cli_page()
     for path in examples():
-        pages[f"examples/{path.stem}.md"] = example_page(path)
+        pages[f"examples/{path.stem}.md"], pictures = (
+            notebook_page(path) if is_notebook(path) else (example_page(path), {})
+        )
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"examples/{name}", content=content))
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
