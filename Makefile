@@ -107,7 +107,7 @@ lint: $(VENV)/.dev
 # Strict: a broken link, an undocumented public name or a page that no menu names ends it.
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
-	@echo "Open build/site/index.html"
+	@echo "Open build/site/index.html; the search works where it is served: python3 -m http.server -d build/site"
 
 # Built without isolation, so that nothing is downloaded; from nothing, so that no stale file slips in.
 wheel-check: $(VENV)/.dev

@@ -121,7 +121,10 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     # what torch.export itself refuses
     "control_flow": (branch, ("in 1 (Probe)", "test_aten.py", "if x.sum() > 0:", "must not depend on the data")),
     "fixed_batch": (lambda m, x: x + torch.ones(3, 4), ("could not trace Sequential", "dimension of any size")),
-    "loop": (lambda m, x: torch.stack([m.linear(row) for row in x]), ("it fixes the number of rows", "torch.vmap")),
+    "loop": (
+        lambda m, x: torch.stack([m.linear(row) for row in x]),
+        ("in 1.linear (Linear)", "loops over its rows", "torch.vmap"),
+    ),
     "length": (lambda m, x: x[torch.arange(len(x)), x.argmax(1)], ("it fixes the number of rows", "len(x)")),
     "counted_rows": (lambda m, x: x[torch.arange(x.shape[0]), x.argmax(1)], ("Op arange in 1", "take_along_dim")),
     "wrong_width": (lambda m, x: m.linear(x[:, :3]), ("1.linear (Linear)", "('batch', 4)")),
