@@ -10,9 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import jupytext
-from nbclient import NotebookClient
-
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("hrt", "kernels", "export")
 SECONDS = 900  # a cell; on an idle core the longest takes half a minute
@@ -29,6 +26,9 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
     made = ROOT / f"build/notebooks/{path.stem}-{digest[:16]}.json"
     if not made.exists():
+        import jupytext
+        from nbclient import NotebookClient
+
         made.parent.mkdir(parents=True, exist_ok=True)
         notebook = jupytext.read(path)
         with tempfile.TemporaryDirectory() as folder:
