@@ -22,7 +22,7 @@ from cli_page import cli_page  # noqa: E402
 from notebooks import is_notebook, notebook_page  # noqa: E402
 
 PAGES = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CHANGELOG.md": "changelog.md"}
-PAGES |= {name: name.lower() for name in ("CONTRIBUTING.md", "SECURITY.md") if (ROOT / name).exists()}
+PAGES |= {name: name.lower() for name in ("CONTRIBUTING.md", "SECURITY.md")}
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 log = logging.getLogger("mkdocs.hooks")
 
