@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from hrt.capture.answers import Answers, TorchAnswers
 from hrt.capture.calls import PLAIN_CALL, Call, Given
 from hrt.capture.torch_export import culprit, exported, guess_example, one_at_a_time, one_by_one
-from hrt.capture.torch_graph import program_of, roundings
+from hrt.capture.torch_graph import carriable, program_of, roundings
 from hrt.capture.weights import check_modules, check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line, shown
 from hrt.program.program import Program
@@ -133,11 +133,14 @@ def _captured(net: Network, samples: tuple[Tensor, ...] | None, call: Call) -> C
     example = _points([x.shape[1:] for x in guess_example(net)]) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
         _check_runs(net, example, call)
+    graph = None
     try:
         graph = exported(net, [x[:2] for x in example], call)
-        program = program_of(graph)
+        program = program_of(graph, call.carries)
     except CaptureError as refusal:
-        return _of_single_samples(net, example, call, refusal)
+        parts = ", ".join([] if graph is None or call.carries else carriable(graph))
+        hint = f' compress(..., outside="carry") keeps {parts} dense and compresses the rest.' if parts else ""
+        return _of_single_samples(net, example, call, CaptureError(f"{refusal}{hint}"))
     return _checked(net, (program, roundings(graph)), example, call)
 
 
@@ -149,7 +152,7 @@ def _of_single_samples(net: Any, example: tuple[Tensor, ...], call: Call, refusa
     if graph is None:
         raise refusal
     try:
-        return _checked(net, (program_of(graph), roundings(graph)), example, call)
+        return _checked(net, (program_of(graph, call.carries), roundings(graph)), example, call)
     except CaptureError:
         raise refusal from None
 

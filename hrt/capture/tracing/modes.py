@@ -1,7 +1,10 @@
 """Calls that a trace cannot follow, written as others that say the same, and what is noted of them."""
 
+import io
+import logging
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -76,6 +79,19 @@ class Finite(TorchFunctionMode):
     def _known(self, result: Tensor, answer: bool) -> Tensor:
         self.answers[id(result)] = (result, answer)
         return result
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what torch's tracers and exporters log, warn and print off the terminal: their exceptions say it again."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextmanager
