@@ -13,7 +13,7 @@ WHEEL := build/wheel
 TESTS  = OMP_NUM_THREADS=1 $(BIN)/pytest
 OLDER_TRITONS := 3.6.0 3.7.1
 
-.PHONY: help setup demo test test-all test-rest older-triton servers coverage web lint wheel-check gpu gpu-pack clean
+.PHONY: help setup demo test test-all test-rest older-triton servers coverage web lint docs wheel-check gpu gpu-pack clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test         run the tests, all but the slow ones"
 	@echo "make test-all     run all tests: servers, browser runtime, every ahead-of-time kernel, older Tritons too"
 	@echo "make lint         ruff, pyright, import-linter and the rules of the house"
+	@echo "make docs         build the pages into build/site, without a network; a broken link ends it"
 	@echo "make servers      start Triton, MLServer and Ray Serve, ask each 1,000 requests at once, print a table"
 	@echo "make coverage     run the tests and list the lines they do not reach"
 	@echo "make web          run exported networks in the browser's runtime too (needs npm)"
@@ -52,6 +53,11 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@echo "Installing hrt and the tools of its tests into $(VENV): about 0.4 GB of packages"
 	@$(PIP) -e '.[cpu,perf,dev]'
 	@touch $@ $(VENV)/.cpu
+
+$(VENV)/.docs: $(VENV)/.dev
+	@echo "Installing what builds the pages into $(VENV): about 0.1 GB of packages"
+	@$(PIP) -e '.[cpu,perf,dev,docs]'
+	@touch $@
 
 demo: $(VENV)/.cpu
 	@$(BIN)/python -m hrt.perf.demo
@@ -97,6 +103,11 @@ lint: $(VENV)/.dev
 	@rm -rf build/lint && mkdir -p build/lint && cp -r hrt build/lint && cp -r kernels export perf build/lint/hrt
 	@cd build/lint && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache --no-logo
 	@$(BIN)/python tests/house_rules.py
+
+# Strict: a broken link, an undocumented public name or a page that no menu names ends it.
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+	@echo "Open build/site/index.html"
 
 # Built without isolation, so that nothing is downloaded; from nothing, so that no stale file slips in.
 wheel-check: $(VENV)/.dev

@@ -7,6 +7,7 @@ python -m hrt.perf report build/results/mine.json --html page.html
 python -m hrt.perf table build/results/mine.json --why
 python -m hrt.perf compare before.json after.json
 python -m hrt.perf compress-time
+python -m hrt.perf in-c --json build/results/in-c.json --page build/results/in-c.md
 
 `run` is what happens where no command is named. Every method sets its knob on search rows until the error is kept by
 hrt's own rule, is judged on fresh rows, and then timed beside all others in short bursts in random order. What cannot
@@ -24,11 +25,11 @@ import torch
 import typer
 
 from hrt.errors import InputError
-from hrt.perf.bench import command, compare, compress_time, report, tables
+from hrt.perf.bench import command, compare, compress_time, in_c, report, tables
 from hrt.perf.bench.candidates import Timing
 from hrt.perf.bench.runner import Plan
 from hrt.perf.measuring import command_line
-from hrt.perf.measuring.results import read
+from hrt.perf.measuring.results import check_results, read
 from hrt.perf.methods.catalogue import METHODS, USUAL
 from hrt.perf.networks.registry import QUICK, REGISTRY, check
 from hrt.perf.paper.command import app as paper
@@ -158,6 +159,33 @@ def seconds(
     with track("compress-time", True) as advance:
         table = compress_time.compress_time(cases, advance)
     command.console().print(table.rich())
+
+
+@app.command("in-c")
+def generated_c(
+    *,
+    workload: Annotated[list[str] | None, typer.Option(metavar="NAME", help=KNOWN)] = None,
+    tol: Annotated[list[float] | None, typer.Option(help="Relative errors (1e-3).")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes (1 2 4 8 16 64 256 1024).")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of every runtime.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Bursts of every runtime.")] = in_c.ROUNDS,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here, after every network.")] = None,
+    page: Annotated[Path | None, typer.Option(metavar="MD", help="Write the page here.")] = None,
+    earlier: Annotated[
+        list[Path] | None, typer.Option("--from", metavar="JSON", help="Measure nothing: what --json wrote, together.")
+    ] = None,
+) -> None:
+    """Generated C beside every other runtime, dense and compressed, and what "auto" chooses of them."""
+    if json is not None:
+        check_results(json)
+    if earlier:
+        results = in_c.together([read(path) for path in earlier])
+    else:
+        plan = in_c.default_plan(workload or (), tol or (), batch or (), threads, rounds)
+        with track("in C", True, piped=True) as advance:
+            results = in_c.measure(plan, advance, keep=lambda so_far: in_c.write(so_far, json, None))
+    in_c.write(results, json, page)
+    print(in_c.page(results))
 
 
 @app.command("gpu", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

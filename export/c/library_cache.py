@@ -1,8 +1,10 @@
 """Compiled libraries, kept in the user's cache folder from one process to the next.
 
-A file is called KEY-DIGEST.so. KEY stands for what it was made from: sources, compiler, flags, CPU. DIGEST is the
-SHA-256 of its bytes, looked at before it is loaded. Files are renamed into place, so that any number of processes may
-compile the same library at once. A folder that others may write to is not used.
+A file is called NETWORK-COMPILER-DIGEST.so. NETWORK stands for the sources and what code for a CPU must know of it;
+COMPILER for who compiled it, how, and on which CPU. DIGEST is the SHA-256 of its bytes, looked at before it is loaded.
+Where there is no compiler, anybody's library will do: it was compiled ahead, on a machine whose CPU can do the same.
+Files are renamed into place, so that any number of processes may compile the same library at once. A folder that others
+may write to is not used.
 """
 
 import ctypes
@@ -11,6 +13,7 @@ import json
 import os
 import platform
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -20,25 +23,29 @@ from tempfile import TemporaryDirectory
 from platformdirs import user_cache_dir
 
 from hrt.errors import BackendError, HrtError
-from hrt.export.c.toolchain import LONGEST, SAME_WIDTH, Compiler, TooSlow, shown
+from hrt.export.c.toolchain import LONGEST, SAME_WIDTH, Compiler, TooSlow, compiler, missing_compiler, shown
 from hrt.support.atomic_files import replacing
 
-FORMAT = 1
+FORMAT = 2
 MOST = 256  # libraries that stay; the oldest go
 SOURCE = "network.c"
+NAMES, ABILITIES = ("model name", "CPU part"), ("flags", "Features", "isa")  # of /proc/cpuinfo
 
 
-def library(files: Mapping[str, bytes], compiler: Compiler, timeout: float = LONGEST) -> ctypes.CDLL:
+def library(files: Mapping[str, bytes], compiler: Compiler | None, timeout: float = LONGEST) -> ctypes.CDLL:
     """The library of `files`, sources and what they include; SOURCE is compiled where the cache does not have it.
-    Raises BackendError where that fails, TooSlow where it takes longer than `timeout`, or took longer before.
+    Raises BackendError where that fails or there is no compiler, TooSlow where it takes longer than `timeout`, or took
+    longer before.
     """
     folder, key = cache_folder(), key_of(files, compiler)
     if folder is not None:
         for path in _valid(folder, key):
             with suppress(OSError):  # a folder from which nothing may be executed
                 return ctypes.CDLL(str(path))
-        if _slow_time(folder, key) >= timeout:
+        if compiler and _slow_time(folder, key) >= timeout:
             raise TooSlow(f"The C compiler took more than {timeout:g} seconds before (hrt compile waits for it).")
+    if compiler is None:
+        raise BackendError(f"{missing_compiler()} No library of this network was compiled ahead for this CPU, either.")
     with TemporaryDirectory(prefix="hrt-", ignore_cleanup_errors=True) as private:
         for name, text in files.items():
             Path(private, name).write_bytes(SAME_WIDTH.encode() + text if name == SOURCE else text)
@@ -52,10 +59,22 @@ def library(files: Mapping[str, bytes], compiler: Compiler, timeout: float = LON
         return _loaded(built, _stored(folder, key, built.read_bytes()))
 
 
-def is_compiled(files: Mapping[str, bytes], compiler: Compiler) -> bool:
+def is_compiled(files: Mapping[str, bytes], compiler: Compiler | None) -> bool:
     """Whether the cache has the library of `files`."""
     folder = cache_folder()
     return folder is not None and any(_valid(folder, key_of(files, compiler)))
+
+
+def missing() -> str | None:
+    """What is missing, and what to do; None where there is a compiler, or the cache holds what one made elsewhere."""
+    lacks = missing_compiler()
+    folder = cache_folder() if lacks else None
+    return None if folder is not None and any(folder.glob("*.so")) else lacks
+
+
+def made_by() -> str:
+    """Who makes the libraries of this machine."""
+    return "a C compiler on another machine, ahead" if missing_compiler() else str(compiler())
 
 
 def cache_folder() -> Path | None:
@@ -72,34 +91,37 @@ def cache_folder() -> Path | None:
     return folder if private and status.st_uid == os.geteuid() else None
 
 
-def key_of(files: Mapping[str, bytes], compiler: Compiler) -> str:
-    """What stands for everything that a library is made from."""
-    digest = hashlib.sha256()
-    made_by = [FORMAT, *compiler.command, compiler.version, *compiler.flags, cpu(), SAME_WIDTH]
-    digest.update(json.dumps(made_by).encode())
-    for name, text in sorted(files.items()):
-        digest.update(json.dumps([name, len(text)]).encode())
+def key_of(files: Mapping[str, bytes], compiler: Compiler | None) -> str:
+    """What stands for everything that a library is made from, or for all but who made it."""
+    name, abilities = cpu()
+    digest = hashlib.sha256(json.dumps([FORMAT, sys.platform, platform.machine(), abilities, SAME_WIDTH]).encode())
+    for file, text in sorted(files.items()):
+        digest.update(json.dumps([file, len(text)]).encode())
         digest.update(text)
-    return digest.hexdigest()[:32]
+    network = digest.hexdigest()[:32]
+    if compiler is None:
+        return network
+    maker = json.dumps([*compiler.command, compiler.version, *compiler.flags, name])
+    return f"{network}-{hashlib.sha256(maker.encode()).hexdigest()[:16]}"
 
 
 @cache
-def cpu() -> str:
-    """The CPU's name and what it can do: code made for one need not run on another that shares the folder."""
+def cpu() -> tuple[str, str]:
+    """The CPU's name, and what it can do: code made for one need not run on another that shares the folder."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0].splitlines()
         fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-        named = [fields[k] for k in ("model name", "flags", "Features", "CPU part", "isa") if k in fields]
-        if named:
-            return " ".join(named)
-    return f"{platform.machine()} {platform.processor()} {platform.node()}"
+        name, abilities = (" ".join(fields[k] for k in keys if k in fields) for keys in (NAMES, ABILITIES))
+        if abilities:
+            return name, " ".join(sorted(abilities.split()))
+    return platform.processor(), platform.node()
 
 
 def _valid(folder: Path, key: str) -> Iterator[Path]:
     """The libraries of `key` whose bytes are those that were written; others are removed."""
     for path in sorted(folder.glob(f"{key}-*.so")):
         with suppress(OSError):
-            if path.stem.partition("-")[2] == hashlib.sha256(path.read_bytes()).hexdigest():
+            if path.stem.rpartition("-")[2] == hashlib.sha256(path.read_bytes()).hexdigest():
                 yield path
             else:
                 path.unlink()

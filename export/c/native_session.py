@@ -20,7 +20,7 @@ from hrt.errors import BackendError, ExportError
 from hrt.export.c import python_call
 from hrt.export.c.library_cache import library
 from hrt.export.c.session_source import NAME, session_source
-from hrt.export.c.toolchain import LONGEST, compiler
+from hrt.export.c.toolchain import LONGEST, compiler, missing_compiler
 from hrt.program.program import Program
 from hrt.runtime.backends import Request
 from hrt.runtime.session import Session
@@ -35,9 +35,8 @@ class NativeSession(Session):
     """A network in generated C, float32 arithmetic on as many threads as torch uses when it is made; they sleep between
     calls. Thread-safe.
 
-    most: rows that `run_as_given` answers. compiler: what made the library. resident_bytes: its tables, which hold the
-    numbers as they are stored. Raises BackendError for any device but the CPU, and where the network cannot be
-    generated, compiled or loaded.
+    most: rows that `run_as_given` answers. resident_bytes: its tables, which hold the numbers as they are stored.
+    Raises BackendError for any device but the CPU, and where the network cannot be generated, compiled or loaded.
     """
 
     backend = "native"
@@ -46,12 +45,12 @@ class NativeSession(Session):
         if device is not None and torch.device(device).type != "cpu":
             raise BackendError(f"Backend 'native' runs on the CPU. Found device {str(device)!r}.")
         self.device = torch.device("cpu")
-        self.compiler = compiler()
+        maker = None if missing_compiler() else compiler()
         try:
             source = session_source(program)
         except ExportError as error:
             raise BackendError(f"{error} Or use backend='torch'.") from error
-        code = library(source.files, self.compiler, timeout)
+        code = library(source.files, maker, timeout)
         self.resident_bytes = source.nbytes
         self._out_shapes = [tuple(program.shape_of(name)) for name in program.outputs]
         self._call_type = _call_type(len(program.inputs), len(program.outputs))

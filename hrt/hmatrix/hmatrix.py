@@ -50,7 +50,8 @@ class HMatrix:
         shape: (m, n).
         leaves: their blocks cover every entry exactly once. Low-rank leaves over the same block are added, so that
             each direction of a block can have a storage type of its own.
-        row_order, col_order: (m,) and (n,), the original row or column at each position; None is the natural order.
+        row_order: (m,), the original row at each position; None is the natural order.
+        col_order: (n,), the original column at each position, likewise.
 
     Raises:
         InputError: the blocks overlap, leave a gap or reach outside, or an ordering is no permutation.

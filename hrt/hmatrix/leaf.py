@@ -17,10 +17,13 @@ class Leaf:
     """One block of a matrix, stored as `dense` or as `u @ vt`.
 
     Args:
-        row, rows: the block has the rows [row, row + rows).
-        col, cols: and the columns [col, col + cols).
+        row: the first row of the block.
+        rows: how many rows it has.
+        col: its first column.
+        cols: how many columns it has.
         dense: (rows, cols), or None.
-        u, vt: (rows, rank) and (rank, cols) of one dtype, or None. A rank of 0 is a block of zeros.
+        u: (rows, rank), or None. A rank of 0 is a block of zeros.
+        vt: (rank, cols), of the dtype of `u`, or None.
         scale: bfloat16, with int8 alone: (rows,) multiplies the rows of `dense`, (rank,) the directions of `u @ vt`.
             A number times its scale is exact in float32.
 

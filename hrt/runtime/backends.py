@@ -61,14 +61,14 @@ def _missing_onnxruntime() -> str | None:
 def _missing_native() -> str | None:
     if os.environ.get("HRT_NATIVE", "").lower() == "off":
         return "HRT_NATIVE=off is set."
-    return resolve_name("hrt.export.c.toolchain:missing_compiler")()
+    return resolve_name("hrt.export.c.library_cache:missing")()
 
 
 BACKENDS: dict[str, Backend] = {
     "torch": Backend("hrt.runtime.torch_session:open_torch", on_cpu=True),
     "onnxruntime": Backend("hrt.export.onnx.onnxruntime_session:open_onnxruntime", _missing_onnxruntime, on_cpu=True),
     "native": Backend(
-        "hrt.export.c.native_session:open_native", _missing_native, True, "hrt.export.c.toolchain:compiler"
+        "hrt.export.c.native_session:open_native", _missing_native, True, "hrt.export.c.library_cache:made_by"
     ),
     "cuda": Backend("hrt.runtime.cuda_session:open_cuda", missing_for_cuda),
 }

@@ -20,7 +20,14 @@ class ByRows(Session):
 
     def run(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """See `Session.run`."""
-        return (self.few if len(inputs[0]) <= self.most else self.many).run(inputs)
+        return self._session(len(inputs[0])).run(inputs)
+
+    def _session(self, rows: int) -> Session:
+        return self.few if rows <= self.most else self.many
+
+    def backend_at(self, rows: int) -> str:
+        """See `Session.backend_at`."""
+        return self._session(rows).backend
 
     def run_as_given(self, x: Any) -> Any:
         """See `Session.run_as_given`. Who answers depends on the number of rows alone, so that bits do."""

@@ -35,6 +35,10 @@ class Session(Protocol):
         """
         return None
 
+    def backend_at(self, rows: int) -> str:
+        """The backend that answers so many rows."""
+        return self.backend
+
 
 def as_tensors(inputs: Sequence[Array]) -> list[Tensor]:
     """Inputs as tensors, without a copy where the memory may be written to (torch warns of any other)."""

@@ -41,11 +41,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Timing:
-    """How candidates are timed. rounds, burst_s, seed: see `bursts`."""
+    """How candidates are timed. rounds, burst_s, seed: see `bursts`. cold: rounds of cold calls."""
 
     rounds: int = 12
     burst_s: float = 0.02
     seed: int = 0
+    cold: int = COLD_ROUNDS
 
 
 def bound(workload: Workload, execution: Execution, batch: int) -> Candidate:
@@ -107,9 +108,9 @@ def timed(
         if noise <= HOPELESS:
             break
     going = {name: call for name, call in quick.items() if len(times[name].medians) > SCOUT_ROUNDS}
-    swept, rounds = sweeping(CACHES * cache_bytes()), min(timing.rounds, COLD_ROUNDS)
-    for name, us in cold(going, swept, rounds=rounds, seed=timing.seed).items():
-        times[name] = replace(times[name], cold_us=us)
+    if rounds := min(timing.rounds, timing.cold):
+        for name, us in cold(going, sweeping(CACHES * cache_bytes()), rounds=rounds, seed=timing.seed).items():
+            times[name] = replace(times[name], cold_us=us)
     if slow:
         rounds = min(timing.rounds, SLOW_ROUNDS)
         times |= bursts(slow, rounds=rounds, calls_each=1, warmup=0, seed=timing.seed)

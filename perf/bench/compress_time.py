@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hrt.perf.bench.tables import Table, figure
-from hrt.perf.methods.catalogue import compressed
+from hrt.perf.methods.ours import compressed
 from hrt.perf.methods.quantizers import all_int8
 from hrt.perf.methods.svd import weights_of
 from hrt.perf.networks.registry import MissingError, Workload, build

@@ -169,13 +169,13 @@ def run(
     methods: what the names in the plan stand for.  keep: given all rows so far after every workload.
     """
     torch.set_num_threads(plan.threads)
-    collected = _Collected(_facts(plan))
+    collected = _Collected(facts_of(plan))
     start = time.perf_counter()
     try:
         for k, name in enumerate(plan.workloads):
             share = part(advance, k / len(plan.workloads), (k + 1) / len(plan.workloads))
             share(f"{name}: build", 0.0)
-            built = _built(plan, name)
+            built = built_of(plan, name)
             if isinstance(built, Refusal):
                 head = (name, REFERENCE, (plan.batches or (1,))[0], "-")
                 collected.rows += [(Row(*head, tol, built.status, note=built.note), None) for tol in plan.tols]
@@ -190,7 +190,8 @@ def run(
     return collected.results
 
 
-def _facts(plan: Plan) -> dict[str, Any]:
+def facts_of(plan: Plan) -> dict[str, Any]:
+    """What figures depend on."""
     return {
         "command": sys.argv[1:],
         "commit": commit(),
@@ -209,7 +210,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _built(plan: Plan, name: str) -> Workload | Refusal:
+def built_of(plan: Plan, name: str) -> Workload | Refusal:
     """A workload, or why there is none."""
     try:
         return workloads.from_file(Path(name), plan.inputs) if plan.inputs else workloads.build(name)

@@ -12,8 +12,9 @@ import onnx
 import torch
 from torch import nn
 
-from hrt.errors import BackendError
+from hrt.errors import BackendError, HrtError
 from hrt.export.onnx.check import open_runtime
+from hrt.export.other_runtimes.openvino import open_openvino
 from hrt.perf.methods.matched_error import Arrays, Execution, Run, Tensors
 
 BOUND = "onnxruntime, bound memory"
@@ -98,6 +99,14 @@ def ways_in_onnxruntime(proto: onnx.ModelProto) -> tuple[Execution, ...]:
     except BackendError:
         return ()
     return ways + alone
+
+
+def ways_in_openvino(proto: onnx.ModelProto) -> tuple[Execution, ...]:
+    """The graph in OpenVINO in float32, through memory that is bound once; none where it is missing or refuses."""
+    try:
+        return (Execution("openvino", open_openvino(proto, torch.get_num_threads()).bound),)
+    except HrtError:
+        return ()
 
 
 def session_run(proto: onnx.ModelProto) -> Run:

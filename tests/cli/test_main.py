@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,6 +14,7 @@ import pytest
 import hrt
 from hrt.calibration.input_files import read_array
 from hrt.cli.main import app, main
+from hrt.export.c import toolchain
 from hrt.export.c.toolchain import Compiler
 from hrt.model.rows import say_float32
 from hrt.runtime.backends import on_cpu, open_session
@@ -222,6 +225,26 @@ class TestCompile:
         model = hrt.load("net.hrt", backend="native")
         assert model.predict(np.zeros((2, 2)), derivatives=["d0"])[0].shape == (2, 3)
         assert main(["info", "net.hrt"]) == 0 and "native" not in capsys.readouterr().out  # it is not in use
+
+    def test_a_copied_folder_serves_without_a_compiler(self, lab, monkeypatch, capsys):
+        model = hrt.load("net.hrt", backend="torch")
+        context = {**model.certificate.context, "runtimes": ["torch", "native"]}
+        replace(model, certificate=replace(model.certificate, context=context)).save("net.hrt")
+        assert main(["compile", "net.hrt", "-o", "ahead"]) == 0
+        assert f"kept in {Path('ahead', 'native')}" in capsys.readouterr().out
+        shutil.copytree("ahead", "elsewhere")
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
+        with pytest.raises(hrt.BackendError, match="There is no C compiler"):
+            monkeypatch.setenv("HRT_CACHE", "nothing")
+            hrt.load("net.hrt", backend="native")
+        assert hrt.load("net.hrt").session.backend != "native"
+        monkeypatch.setenv("HRT_CACHE", "elsewhere")
+        x = np.zeros((2, 2), np.float32)
+        expected = hrt.load("net.hrt", backend="torch").predict(x)
+        assert np.allclose(hrt.load("net.hrt", backend="native").predict(x), expected, atol=1e-5)
+        assert hrt.load("net.hrt").session.backend_at(1) == "native"
 
     def test_mistakes(self, lab, monkeypatch, mistake):
         monkeypatch.setenv("CC", "no-such-compiler")

@@ -9,6 +9,7 @@ import pytest
 
 import hrt
 from hrt.export.c import library_cache as module
+from hrt.export.c import toolchain
 from hrt.export.c.library_cache import SOURCE, cache_folder, is_compiled, key_of, library
 from hrt.export.c.toolchain import Compiler, TooSlow, compiler, missing_compiler
 
@@ -64,8 +65,53 @@ def test_keys_tell_sources_flags_compilers_and_cpus_apart(quick, monkeypatch):
         key_of(files(), Compiler(quick.command, "another", quick.flags)),
         key_of(files(), Compiler(quick.command, quick.version, ("-O1",))),
     ]
-    monkeypatch.setattr(module, "cpu", lambda: "another")
-    assert len({*others, key_of(files(), quick)}) == 6
+    name, abilities = module.cpu()
+    for cpu in (("another", abilities), (name, "others")):
+        monkeypatch.setattr(module, "cpu", lambda cpu=cpu: cpu)
+        others.append(key_of(files(), quick))
+    assert len({*others}) == 7
+
+
+class TestWithoutACompiler:
+    """What was compiled ahead serves a CPU that can do the same, as long as its bytes and its folder are right."""
+
+    @pytest.fixture(autouse=True)
+    def ahead(self, quick, monkeypatch, tmp_path) -> None:
+        assert library(files(), quick).answer() == 42
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+        monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
+
+    def test_it_is_loaded(self, quick, builds, monkeypatch):
+        assert missing_compiler() is not None and module.missing() is None
+        abilities = module.cpu()[1]
+        monkeypatch.setattr(module, "cpu", lambda: ("a CPU of another name", abilities))
+        assert is_compiled(files(), None) and library(files(), None).answer() == 42 and not builds
+
+    def test_no_other_network_is(self):
+        with pytest.raises(hrt.BackendError, match=r"There is no C compiler .*compiled ahead for this CPU"):
+            library(files(7), None)
+
+    def test_not_on_another_cpu(self, monkeypatch):
+        name = module.cpu()[0]
+        monkeypatch.setattr(module, "cpu", lambda: (name, "fewer"))
+        with pytest.raises(hrt.BackendError, match="compiled ahead for this CPU"):
+            library(files(), None)
+
+    def test_not_where_its_bytes_changed(self, folder):
+        (path,) = folder.iterdir()
+        code = path.read_bytes()
+        path.unlink()
+        path.write_bytes(code.replace(b"\x2a\0", b"\x2b\0"))
+        with pytest.raises(hrt.BackendError, match="compiled ahead"):
+            library(files(), None)
+        assert not list(folder.iterdir()) and module.missing() is not None
+
+    def test_not_from_a_folder_that_others_may_write_to(self, folder):
+        folder.chmod(0o770)
+        assert module.missing() is not None
+        with pytest.raises(hrt.BackendError, match="compiled ahead"):
+            library(files(), None)
 
 
 @pytest.mark.parametrize(

@@ -269,8 +269,9 @@ def test_another_device_is_refused(program):
         NativeSession(program, "cuda:0")
 
 
-def test_without_a_compiler_the_remedy_is_named(program, monkeypatch):
+def test_without_a_compiler_the_remedy_is_named(program, monkeypatch, tmp_path):
     monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setenv("HRT_CACHE", str(tmp_path))
     with pytest.raises(hrt.BackendError, match="CC=no-such-compiler"):
         open_session(program, "native")
 

@@ -16,7 +16,7 @@ from hrt.export.onnx.exporter import graph_of
 from hrt.export.onnx.onnxruntime_session import forms_for
 from hrt.perf.measuring.results import FAMILIES, OK, STATUSES
 from hrt.perf.methods import catalogue, quantizers
-from hrt.perf.methods.catalogue import METHODS, SparseLinear, as_run
+from hrt.perf.methods.catalogue import METHODS, SparseLinear
 from hrt.perf.methods.matched_error import (
     Offer,
     Refusal,
@@ -28,6 +28,7 @@ from hrt.perf.methods.matched_error import (
     rotated,
     search_error,
 )
+from hrt.perf.methods.ours import as_run
 from hrt.perf.methods.quantizers import module_nbytes, tensor_nbytes
 from hrt.perf.methods.runtimes import compiled, in_onnxruntime, in_torch, run_of
 from hrt.perf.networks.as_torch_module import factored, module_of

@@ -1,0 +1,49 @@
+"""Every code block and every shell line of README and docs runs, or says to its reader why it does not here."""
+
+from pathlib import Path
+
+import pytest
+
+from doc_blocks import PAGES, ROOT, Count, run_page
+
+NOT_YET = {"README.md", "how-to", "understand", "results"}  # written before blocks were run; being rewritten
+WITH_BLOCKS = [p for p in PAGES if "```" in p.read_text("utf-8") and not NOT_YET & {p.name, p.parent.name}]
+
+
+@pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in WITH_BLOCKS])
+@pytest.mark.slow
+def test_every_block_of_the_page_runs(page: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    count = run_page(ROOT / page)
+    with capsys.disabled():
+        print(f"\n{page}: {count}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python\n1 / 0\n```\n",
+        "```sh\ntrue\nfalse  # the second line\n```\n",
+        "```\nno language\n```\n",
+        "```c\nint main(void) { return 0; }\n```\n",
+        '```python title="Not run here"\nx = 1\n```\n',
+    ],
+    ids=["raises", "fails", "no language", "neither run nor written", "no reason"],
+)
+def test_a_block_that_does_not_run_is_an_error(text: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises((AssertionError, ZeroDivisionError)):
+        run_page(page)
+
+
+def test_blocks_of_a_page_share_names_files_and_folder_and_are_counted(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(
+        '```python title="made.py"\nvalue = 2\n```\n\n```python\nx = 20\n```\n\n```python\nprint(x + 1)\n```\n\n'
+        '```sh\npython -c "import made; print(made.value)" \\\n  > two\ngrep 2 two  # what it prints\n```\n\n'
+        '```text\n2\n```\n\n```sh title="Not run here: needs a GPU"\nnvidia-smi\n```\n'
+    )
+    assert run_page(page) == Count(blocks=3, lines=2, files=1, excused=["needs a GPU"])
