@@ -82,7 +82,7 @@ def test_a_wrong_program_is_refused_however_small_its_outputs_and_whatever_its_t
     net, rows = Net(scales=scales).to(dtype), (ROWS,) if inputs else None
     right = captured_network(net, rows).program
 
-    def wrong(graph) -> hrt.program.program.Program:
+    def wrong(graph, carries=False) -> hrt.program.program.Program:
         program = program_of(graph)
         column = torch.tensor([1.0, 1.005])  # one column is off by half a per cent
         return program.with_constants({"scales": program.constants["scales"] * column})
