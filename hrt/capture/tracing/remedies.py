@@ -9,7 +9,6 @@ FACTORS = (
 )
 REMEDIES = {  # for operators outside the table, by how their names begin
     **{name: FACTORS for name in ("linalg", "det", "logdet", "slogdet", "cholesky", "inverse", "lu_", "svd", "qr")},
-    "arange": "it counts rows; for y[torch.arange(len(y)), i] write torch.take_along_dim, y.gather or y.scatter_add",
     "grid_sampler": "it reads at places that depend on the input; read at fixed ones (F.interpolate, an index)",
     **{name: "it orders values; amax, amin and topk of few are captured" for name in ("sort", "argsort", "kthvalue")},
     **{name: "the shape of its result depends on the values; write it as a mask" for name in ("unique", "nonzero")},
