@@ -30,6 +30,7 @@ CANCELLED = 1e-4  # a column may be a difference of large numbers
 NO_INDEX = ("used as indices must be", "scalar type", "Expected dtype int")  # what torch says of floats as indices
 BEYOND = ("out of bounds", "out of range")  # what torch says of an index
 NO_SLOPE = "does not require grad"  # what torch says of a derivative where gradients are off
+NAMED = ("refine_names", "align_to", "align_as", "rename")  # methods of tensors that torch 2.13 has no more
 SHOWN = 3  # modules that a message names
 
 
@@ -191,6 +192,11 @@ def _check_runs(net: nn.Module, example: tuple[Tensor, ...], call: Call) -> None
     except CaptureError:
         raise
     except Exception as error:
+        if any(f"'Tensor' object has no attribute '{name}'" in str(error) for name in NAMED):
+            raise CaptureError(
+                f"{type(net).__name__} names the dimensions of tensors{culprit(error, net)}, which torch "
+                f"{torch.__version__} no longer does. Expected dimensions by number: x.mean(1) for x.mean('C')."
+            ) from error
         if "'Tensor' object has no attribute" in str(error):
             raise CaptureError(
                 f"{first_line(error)}, which {type(net).__name__} asks of its input{culprit(error, net)}: it takes "

@@ -32,8 +32,11 @@ BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for consta
 
 # What torch.export says of habits that it cannot follow, and what the caller did.
 PLAIN = {
-    "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if); "
-    "keep it a tensor, or make the number once in __init__",
+    "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if, "
+    "if torch.any(mask)); keep it a tensor (torch.where(mask, f(x), x), with no branch), or make the number once in "
+    "__init__",
+    "pack_padded_sequence": "it packs sequences of different lengths (pack_padded_sequence); give it sequences of one "
+    "length, and choose the last step of each by a mask or torch.gather",
     "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
     CONSTRAINED: "it fixes the number of rows: a loop over them, int(x.shape[0]), len(x), or a number in a shape "
     "where the batch stands; write x.shape[0] or -1 there, and operations on all rows at once (torch.vmap)",

@@ -247,3 +247,10 @@ def test_modules_that_torch_export_does_not_read_are_named(name, rows) -> None:
     make, words = MODULES[name]
     with pytest.raises(hrt.CaptureError, match=words):
         captured_network(make(), (torch.rand(8, 5),) if rows else None)
+
+
+@pytest.mark.skipif(hasattr(torch.Tensor, "refine_names"), reason="this torch has tensors with named dimensions")
+def test_named_dimensions_are_refused_as_what_they_are() -> None:
+    net = Net(lambda x: getattr(x, "refine_names")("N", "C").mean("C"))  # noqa: B009
+    with pytest.raises(hrt.CaptureError, match=r"names the dimensions of tensors.*by number"):
+        captured_network(net, (ROWS,))

@@ -37,8 +37,8 @@ def _index_select(b: Builder, x: Ref, dim: int, index: Any) -> Ref:
 
 def _index(b: Builder, x: Any, indices: Sequence[Any]) -> Ref:
     given = [k for k, i in enumerate(indices) if i is not None]
-    if given[:1] == [0] and isinstance(x, Ref) and getattr(indices[0], "name", "") == ROWS and len(given) == 2:
-        return _of_every_row(b, x, given[1], indices[given[1]])
+    if given[:1] == [0] and isinstance(x, Ref) and getattr(indices[0], "name", "") == ROWS and len(given) < 3:
+        return _of_every_row(b, x, given[1], indices[given[1]]) if given[1:] else x
     if len(given) > 1 and isinstance(x, Ref):
         return _index_lists(b, x, indices, given)
     if len(given) != 1:

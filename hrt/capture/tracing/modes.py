@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from hrt.support.structures import is_traced, labelled
 
 SPARSE = ("to_sparse", "to_sparse_csr", "to_sparse_csc", "to_sparse_coo", "coalesce")  # same numbers
+PACKS = ("_pack_padded_sequence", "pack_padded_sequence")  # a loop over all samples, which never ends in a trace
 FINITE = {"isfinite": True, "isnan": False, "isinf": False}
 DETECTS = "_detect_is_causal_mask"  # of torch.nn.modules.transformer
 WHOLE = (torch.int64, torch.int32)
@@ -52,6 +53,8 @@ class AnyBatch(TorchFunctionMode):
         if func is torch.functional.einsum and isinstance(args[0], str):
             operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
             return _VF.einsum(args[0], operands)  # pyright: ignore[reportAttributeAccessIssue]
+        if getattr(func, "__name__", "") in PACKS:
+            raise NotImplementedError("pack_padded_sequence")
         if getattr(func, "__name__", "") in SPARSE:
             return args[0]
         return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
