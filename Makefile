@@ -13,7 +13,7 @@ WHEEL := build/wheel
 TESTS  = OMP_NUM_THREADS=1 $(BIN)/pytest
 OLDER_TRITONS := 3.6.0 3.7.1
 
-.PHONY: help setup demo test test-all test-rest older-triton servers coverage web lint docs wheel-check gpu gpu-pack clean
+.PHONY: help setup demo test test-all test-rest older-triton servers coverage web lint docs wheel gpu gpu-pack clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,7 +25,7 @@ help:
 	@echo "make servers      start Triton, MLServer and Ray Serve, ask each 1,000 requests at once, print a table"
 	@echo "make coverage     run the tests and list the lines they do not reach"
 	@echo "make web          run exported networks in the browser's runtime too (needs npm)"
-	@echo "make wheel-check  build the wheel, look into it and import from it"
+	@echo "make wheel        build sdist and wheel into $(WHEEL), look into them, import and run the wheel alone"
 	@echo "make gpu-pack     make what a machine with a GPU needs: artifacts, answers, compiled kernels (no GPU)"
 	@echo "make gpu          use BUDGET=420 seconds of this machine's GPU by worth: check, then measure, into OUT"
 	@echo "make clean        remove everything that was made, the environment too"
@@ -107,16 +107,20 @@ lint: $(VENV)/.dev
 # Strict: a broken link, an undocumented public name or a page that no menu names ends it.
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
-	@echo "Open build/site/index.html"
+	@echo "Open build/site/index.html; the search works where it is served: python3 -m http.server -d build/site"
 
-# Built without isolation, so that nothing is downloaded; from nothing, so that no stale file slips in.
-wheel-check: $(VENV)/.dev
-	@rm -rf $(WHEEL) build/lib build/bdist* *.egg-info
-	@$(BIN)/pyproject-build --wheel --no-isolation --outdir $(WHEEL) . > $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log >&2; exit 1; }
+# Built without isolation, so that nothing is downloaded; from nothing, so that no stale file slips in. The wheel is made
+# from the sdist, so that both are whole; what is imported and run is the wheel, where nothing of this checkout is.
+wheel: $(VENV)/.dev
+	@rm -rf $(WHEEL) build/lib build/bdist* build/unpacked *.egg-info
+	@$(BIN)/python -m build --no-isolation --outdir $(WHEEL) . > $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log >&2; exit 1; }
 	@rm -rf *.egg-info build/lib build/bdist*
 	@$(BIN)/check-wheel-contents $(WHEEL)/*.whl
-	@rm -rf build/unpacked && $(BIN)/python -m zipfile -e $(WHEEL)/*.whl build/unpacked
+	@$(BIN)/python -m twine check --strict $(WHEEL)/*
+	@$(BIN)/python -m zipfile -e $(WHEEL)/*.whl build/unpacked
 	@PYTHONPATH=build/unpacked $(BIN)/python -P tests/import_everything.py build/unpacked
+	@$(BIN)/python -P tests/wheel_alone.py build/unpacked
+	@ls $(WHEEL)/*
 
 # What can be made without a GPU, by the Python, torch and Triton of the machine that has one: kernels that were
 # compiled for another one are not found there. The stub card of the tests stands for the GPU.

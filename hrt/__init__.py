@@ -17,7 +17,7 @@ import lazy_loader
 
 _import_public_name, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # the one place: pyproject.toml reads it, tests/test_release.py compares the other files
 
 
 def __getattr__(name: str) -> Any:

@@ -86,7 +86,7 @@ def table(
     why: Annotated[bool, typer.Option("--why", help="Why hrt does not win where it does not.")] = False,
     summary: Annotated[Path | None, typer.Option(help="Write what is worth tracking of it, a line a row.")] = None,
 ) -> None:
-    """One line per network and error, in Markdown, as in the README."""
+    """One line per network and error, in Markdown, as on the page of results."""
     together, parts = command.one_of(results)
     lines = [f"- {line}" for part in parts for line in tables.reasons(part)]
     print("\n".join(lines) if why else tables.overview(together).markdown())

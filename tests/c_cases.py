@@ -75,13 +75,13 @@ def every_case() -> list[Case]:
     return cases + MORE
 
 
-def together() -> tuple[Program, list[torch.Tensor]]:
-    """All cases as one program, and five rows of its inputs, rounded to float32."""
+def together(part: int = 0, parts: int = 1) -> tuple[Program, list[torch.Tensor]]:
+    """All cases as one program, or every parts-th of them, and five rows of its inputs, rounded to float32."""
     values: list[Value] = []
     nodes: list[Node] = []
     constants: dict[str, torch.Tensor] = {}
     rows: list[torch.Tensor] = []
-    for k, case in enumerate(every_case()):
+    for k, case in enumerate(every_case()[part::parts]):
         program, inputs = program_of(case)
         names = {name: f"{name}_{k}" for name in (*(v.name for v in program.inputs), *program.constants)}
         values += [replace(v, name=names[v.name]) for v in program.inputs]

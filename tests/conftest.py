@@ -2,6 +2,7 @@
 time is compiled in processes of its own (see test_aot.py), and `make gpu` runs card.py on the card itself.
 """
 
+import gc
 import os
 from importlib.util import find_spec
 
@@ -17,6 +18,13 @@ os.environ.setdefault("HRT_NATIVE", "off")  # no test compiles C but those that 
 
 if "HRT_ON_CARD" not in os.environ:
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_finish():
+    """Thousands of tests and their modules live as long as the run: it need not be gone through again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ Import direction and circles are import-linter's (`make lint`).
 import ast
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,9 +26,15 @@ def modules(*folders: str) -> dict[str, ast.Module]:
     return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in paths}
 
 
+@cache
+def nodes(tree: ast.Module) -> list[ast.AST]:
+    """All of them, gone through once for all rules."""
+    return list(ast.walk(tree))
+
+
 def walk(code: dict[str, ast.Module], kinds: type | tuple[type, ...]) -> Iterator[tuple[str, ast.AST]]:
     for path, tree in code.items():
-        yield from ((path, node) for node in ast.walk(tree) if isinstance(node, kinds))
+        yield from ((path, node) for node in nodes(tree) if isinstance(node, kinds))
 
 
 def parameter_count(function: Function) -> int:
@@ -56,7 +63,7 @@ def too_many_parameters(code: dict[str, ast.Module]) -> list[str]:
 def defined_privately(tree: ast.Module) -> set[str]:
     """Private names that a module makes: functions, classes, attributes, variables, imported modules."""
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 names.add(node.name)
@@ -71,7 +78,7 @@ def private_reaches(code: dict[str, ast.Module]) -> list[str]:
     ours = set().union(*made.values())
     faults = []
     for path, tree in code.items():
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             match node:
                 case ast.ImportFrom(names=names):
                     reached = [a.name for a in names if a.name in ours]

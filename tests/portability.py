@@ -1,6 +1,7 @@
 """Generated C on every compiler and processor that there is here, and a table of what passed.
 
-    python tests/portability.py            # writes docs/results/generated-c.md
+    python tests/portability.py                  # writes docs/results/generated-c.md, an hour of one core
+    python tests/portability.py 2 zig ASan       # two at once, of those that have one of the words in their names
 
 Compilers: gcc, clang, and zig where the package ziglang is installed. Other processors run under qemu-user.
 """
@@ -18,6 +19,7 @@ from functools import cache
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +39,11 @@ from helpers import random_inputs
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "generated-c.md"
 DRIVER = Path(__file__).with_suffix(".c")
 BATCHES = (1, 9, 45)
+PARTS = 8
 WRAPPED = ("-DCOUNTED", "-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc")
 SANITIZED = ("-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+NAMES = ("PINN, derivatives", "the same in float64", "every storage type, orderings", "every op")
+HEADS = ("compiler", "processor", "passed", *NAMES, "code, bytes", "commit")
 # What compilers may call of themselves. A generated file itself calls the first two.
 LIBRARY = {"memcpy", "memset", "memmove"}
 EXECUTABLE, UNDEFINED, SYMBOLS = 4, 0, 2  # of ELF: a flag of sections, an index, a type of sections
@@ -103,8 +108,9 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Network:
-    """name: in words.  source: its C file.  program: what is called, by `function`.  level: of optimisation; the
-    highest ones take compilers a minute for every op.
+    """name: in words; parts of one network share it.  source: its C file.  program: what is called, by `function`.
+    level: of optimisation; the highest ones take compilers a minute for every op.  rows: of inputs, where not any will
+    do.
     """
 
     name: str
@@ -113,6 +119,7 @@ class Network:
     function: str
     precision: str = "float32"
     level: str = "-O2"
+    rows: tuple[torch.Tensor, ...] = ()
 
     @property
     def dtype(self) -> type:
@@ -141,26 +148,32 @@ class Outcome:
 
 @cache
 def networks() -> tuple[Network, ...]:
-    """A PINN with derivatives in both precisions, every storage type with orderings, every op of the table."""
+    """A PINN with derivatives in both precisions, every storage type with orderings, every op of the table, in parts
+    that compilers with sanitizers have memory for.
+    """
     torch.manual_seed(0)
     layers = [torch.nn.Linear(a, b) for a, b in ((2, 64), (64, 64), (64, 64), (64, 1))]
     pinn = torch.nn.Sequential(*(m for layer in layers for m in (layer, torch.nn.Tanh())))[:-1]
     program = hrt.compress(pinn, inputs=2 * torch.rand(1024, 2) - 1, tol=1e-3, progress=False).program
     derived = joined(differentiate(program, ["d0", "d1", "d1d1"]).program)
-    mixed, every = chain(7, 70, 33, 3), together()[0]
+    mixed = chain(7, 70, 33, 3)
 
-    def made(name: str, program: Program, *, derived: Program | None = None, **options: str) -> Network:
+    def made(name: str, program: Program, *, derived: Program | None = None, **options: Any) -> Network:
         precision = options.get("precision", "float32")
         source = generate(program, "net", derived=derived, precision=precision, stem="net", tested=True)
         called = ("net", program) if derived is None else ("net_derivatives", derived)
         return Network(name, source, called[1], called[0], **options)
 
     return (
-        made("PINN, derivatives", joined(program), derived=derived),
-        made("the same in float64", joined(program), derived=derived, precision="float64"),
-        made("every storage type, orderings", mixed),
-        made("every op", every, level="-O1"),
+        made(NAMES[0], joined(program), derived=derived),
+        made(NAMES[1], joined(program), derived=derived, precision="float64"),
+        made(NAMES[2], mixed),
+        *(made(NAMES[3], every, level="-O1", rows=tuple(rows)) for every, rows in map(_part_of_all, range(PARTS))),
     )
+
+
+def _part_of_all(part: int) -> tuple[Program, list[torch.Tensor]]:
+    return together(part, PARTS)
 
 
 def outcome(target: Target, network: Network, folder: Path) -> Outcome:
@@ -213,8 +226,8 @@ def compare(network: Network, inputs: Sequence[Sequence[torch.Tensor]], answers:
 
 def random_rows(network: Network, rows: int) -> list[torch.Tensor]:
     """Inputs as float32 numbers; those of the cases of every op, which know where ops are smooth."""
-    if network.name == "every op":
-        return [x[torch.arange(rows) % len(x)].double() for x in together()[1]]
+    if network.rows:
+        return [x[torch.arange(rows) % len(x)].double() for x in network.rows]
     return [x.float().double() for x in random_inputs(network.program, rows, seed=rows)]
 
 
@@ -280,25 +293,37 @@ def row_of(target: Target) -> list[str]:
     """A line of the table."""
     if reason := target.missing():
         return [target.compiler, target.processor, reason]
-    cells, outcomes = [], []
+    worst, code, failed = dict.fromkeys(NAMES, 0.0), "", dict[str, str]()
     for network in networks():
         with tempfile.TemporaryDirectory() as folder:
             try:
-                outcomes.append(outcome(target, network, Path(folder)))
-                cells.append(f"{outcomes[-1].difference:.1e}" if outcomes[-1].passed else f"FAILED: {outcomes[-1]}")
+                o = outcome(target, network, Path(folder))
+                code = code or f"{o.code:,}"
+                worst[network.name] = max(worst[network.name], o.difference)
+                if not o.passed:
+                    failed[network.name] = f"FAILED: {o}"
             except (RuntimeError, subprocess.TimeoutExpired) as error:
-                cells.append("FAILED: " + " ".join(str(error).split())[:300])
-    passed = f"{sum(o.passed for o in outcomes)} of {len(networks())}"
-    row = [target.compiler, target.processor, passed, *cells, f"{outcomes[0].code:,}" if outcomes else ""]
+                failed[network.name] = "FAILED: " + " ".join(str(error).split())[-300:]
+    cells = [failed.get(name, f"{difference:.1e}") for name, difference in worst.items()]
+    passed = f"{len(NAMES) - len(failed)} of {len(NAMES)}"
+    row = [target.compiler, target.processor, passed, *cells, code, commit()[:7]]
     print(*row, sep=" | ", flush=True)
     return row
 
 
-def main(jobs: int) -> None:
-    """Run everything, so many targets at once, and write the page."""
+def main(jobs: int, words: Sequence[str]) -> None:
+    """Run the targets that have one of the words in their names, or all, so many at once; write the page after each.
+    Rows of others stay as they are.
+    """
     networks()
+    lines = (PAGE.read_text() if PAGE.exists() else "").splitlines()
+    written = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    rows = {f"{row[0]} {row[1]}": row for row in written if len(row) == len(HEADS)}
     with ThreadPoolExecutor(jobs) as executor:
-        PAGE.write_text(page(list(executor.map(row_of, TARGETS))))
+        asked = [t for t in TARGETS if not words or any(word in str(t) for word in words)]
+        for target, row in zip(asked, executor.map(row_of, asked), strict=True):
+            rows[str(target)] = row
+            PAGE.write_text(page([rows.get(str(t), [t.compiler, t.processor, "not run"]) for t in TARGETS]))
 
 
 def version_of(compiler: str) -> str:
@@ -312,18 +337,17 @@ def version_of(compiler: str) -> str:
 
 
 def page(rows: Sequence[Sequence[str]]) -> str:
-    names = [network.name for network in networks()]
-    heads = ["compiler", "processor", "passed", *names, "code, bytes"]
-    table = [heads, ["---"] * len(heads), *([*row, *[""] * (len(heads) - len(row))] for row in rows)]
+    table = [HEADS, ["---"] * len(HEADS), *([*row, *[""] * (len(HEADS) - len(row))] for row in rows)]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in table)
     versions = "; ".join(f"{c} is {version_of(c)}" for c in ("gcc", "clang", "zig"))
-    return TEXT.format(lines=lines, versions=versions, commit=commit())
+    return TEXT.format(lines=lines, versions=versions)
 
 
 TEXT = """# Generated C on compilers and processors
 
-`python tests/portability.py`, at commit {commit}. {versions}. All with
-`-std=c99 -Wall -Wextra -Werror`. Processors other than this machine's run under qemu-user: nothing here is a time.
+`python tests/portability.py`. {versions}.
+All with `-std=c99 -Wall -Wextra -Werror`. Processors other than this machine's run under qemu-user: nothing here is a
+time.
 
 A network passed where its self-test did, its return codes for bad arguments are right, no byte behind outputs and
 workspace was written, nothing was allocated (malloc, calloc and realloc wrapped and counted with gcc and clang), and 1,
@@ -335,4 +359,4 @@ Code is that of the first network, without its numbers.
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else os.cpu_count() or 1)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else os.cpu_count() or 1, sys.argv[2:])

@@ -19,7 +19,17 @@ from torch.utils._pytree import tree_leaves
 
 from hrt.capture.calls import PLAIN_CALL, Call, with_state
 from hrt.capture.torch_graph import program_of
-from hrt.capture.tracing import AnyBatch, Finite, Gradients, InVmap, dispatched, labels_followed, masks_as_given, quiet
+from hrt.capture.tracing import (
+    AnyBatch,
+    Finite,
+    Gradients,
+    InVmap,
+    Steps,
+    dispatched,
+    labels_followed,
+    masks_as_given,
+    quiet,
+)
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
@@ -28,6 +38,7 @@ from hrt.support.torch_state import as_called
 one_at_a_time = threading.RLock()  # while a network is read: torch.export puts tensors of its own into it
 CONSTRAINED = "Constraints violated"  # torch.export of a batch of any size; it is often wrong about what is fixed
 SAME_ROW = 1e-3  # relative, of one row's answer alone and among others: what rounding may do in half precision
+MORE_ROWS = 10  # times as many, with which a loop over them takes more steps
 BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for constants
 
 # What torch.export says of habits that it cannot follow, and what the caller did.
@@ -37,6 +48,7 @@ PLAIN = {
     "__init__",
     "pack_padded_sequence": "it packs sequences of different lengths (pack_padded_sequence); give it sequences of one "
     "length, and choose the last step of each by a mask or torch.gather",
+    Steps.EXCEEDED: "it loops over its rows; write operations on all rows at once (torch.vmap)",
     "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
     CONSTRAINED: "it fixes the number of rows: a loop over them, int(x.shape[0]), len(x), or a number in a shape "
     "where the batch stands; write x.shape[0] or -1 there, and operations on all rows at once (torch.vmap)",
@@ -189,6 +201,7 @@ def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: 
         graph = _as_dispatched(net, rows, call)
         if graph is not None:
             return graph
+        error = _loop_over_rows(net, rows, call) or error
         lines = [line.partition("For more information")[0].strip(" -.") for line in str(error).splitlines()]
         cause = ". ".join([line for line in lines if line][:2]) or type(error).__name__
         cause = next((plain for sign, plain in PLAIN.items() if sign in str(error)), cause)
@@ -206,6 +219,8 @@ def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> Export
     """The graph that the dispatcher sees, where it is one that can be captured: that of derivatives, say."""
     graph = None
     for any_batch in (True, False):
+        if not any_batch and _loop_over_rows(net, rows, call):
+            break
         with (
             suppress(Exception),
             inference(net, call.slopes),
@@ -265,6 +280,20 @@ def _is_rowwise(net: nn.Module, rows: Sequence[Tensor], call: Call) -> bool:
     if together.shape[1] != first.shape[1]:
         return True
     return bool((together[:1] - first).norm() <= SAME_ROW * together[:1].norm())
+
+
+def _loop_over_rows(net: nn.Module, rows: Sequence[Tensor], call: Call) -> Exception | None:
+    """The error of the first step that more rows add, where they do: a trace would be as long as the batch."""
+    steps = Steps()
+    try:
+        for times in (1, MORE_ROWS):
+            buffers = {k: b.clone() for k, b in net.named_buffers()}
+            with inference(net, call.slopes), quiet(), steps:
+                call.answers(with_state(net, buffers), [x.repeat(times, *[1] * (x.ndim - 1)) for x in rows])
+            steps = Steps(most=steps.count)
+    except Exception as error:  # else the network fails, in whatever way
+        return error if Steps.EXCEEDED in str(error) else None
+    return None
 
 
 def _hidden_step(net: nn.Module, rows: Sequence[Tensor], call: Call) -> str:

@@ -1,4 +1,4 @@
-"""The command line: compress, info, predict, residual, export, plot. Exit status 0, or 2 for a user's mistake with one
+"""The command line: compress, info, predict, report, export, plot. Exit status 0, or 2 for a user's mistake with one
 line on stderr. What needs torch is imported inside the commands, so that help comes at once.
 """
 
@@ -18,6 +18,7 @@ from hrt.cli.arguments import Artifact, Backend, Derivatives, Device, Force, Inp
 from hrt.cli.compile_ahead import compile_ahead
 from hrt.cli.compress import Boxes, Samples, Weights, compress, samples_in
 from hrt.cli.export import export
+from hrt.cli.report import report
 from hrt.cli.residual import residual
 from hrt.cli.servers import repository, triton_backend
 from hrt.errors import HrtError, InputError, printable
@@ -130,6 +131,7 @@ def predict(
 app.command()(residual)
 
 
+app.command()(report)
 app.command()(export)
 app.command("compile")(compile_ahead)
 app.command()(repository)

@@ -24,7 +24,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from os import PathLike
 from pathlib import Path
@@ -37,7 +37,7 @@ from torch import Tensor
 from hrt.certificate.certificate import Certificate
 from hrt.errors import ArtifactError
 from hrt.hmatrix.hmatrix import LEAF_FIELDS
-from hrt.model.columns import columns, rows
+from hrt.model.columns import as_json, columns, parsed, plain, restored, rows
 from hrt.model.contents import Contents
 from hrt.model.packing import Spec, check_leaves, pack, unpack
 from hrt.program.check_program import check_program
@@ -50,7 +50,8 @@ DEFLATED = 2  # the first version whose header is
 EXTENDED = 3  # the first version whose program may say more than BASIC: recipes, and how inputs are given
 BASIC = {"inputs", "nodes", "outputs"}
 COLUMNS = 4  # the version whose header is in columns
-MOST = 1 << 22  # characters of JSON that are written in columns, whose entries are at most twice as many
+MOST = 1 << 22  # characters of JSON that are written in columns
+VALUES = 1 << 20  # in a header, beside two for every byte of the file: in memory one takes up to a hundred bytes
 LONG = 1 << 12  # bytes of a deflated header beyond which older readers are given up for a shorter one
 LZMA: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 20, "pb": 0}
@@ -65,7 +66,6 @@ DTYPE_NAME = {dtype: name for name, dtype in DTYPES.items()}
 # Every file begins with its length in 8 bytes, then OPENING, then the digest: both stand at fixed places.
 OPENING = b'{"__metadata__":{"sha256":"'
 DIGEST = slice(8 + len(OPENING), 8 + len(OPENING) + 64)
-NOT_FINITE = "not finite"  # JSON has no infinity: {"not finite": "inf"}
 NOT_STORABLE = (TypeError, ValueError, KeyError, RuntimeError)  # raised by what the format does not know
 BLOCK = 1 << 20  # bytes read at a time for the checksum
 
@@ -131,11 +131,16 @@ def _encoded(contents: Contents) -> tuple[bytearray, list[Any]]:
     }
     end = sum(t.numel() * t.element_size() for t in tensors.values())
     version = DEFLATED if header["program"].keys() <= BASIC else EXTENDED
-    plain = _text(header, tensors, version)
-    text = zlib.compress(plain, 9)
-    if len(text) > LONG and len(plain) <= MOST:
-        shorter = lzma.compress(_text(header, tensors, COLUMNS), lzma.FORMAT_RAW, filters=LZMA)
-        version, text = (COLUMNS, shorter) if len(shorter) < len(text) else (version, text)
+    content = _text(header, tensors, version)
+    text = zlib.compress(content, 9)
+    if len(text) > LONG and len(content) <= MOST:
+        in_columns = _text(header, tensors, COLUMNS)
+        shorter = lzma.compress(in_columns, lzma.FORMAT_RAW, filters=LZMA)
+        is_small = len(content) <= VALUES // 4
+        if len(shorter) < len(text) and (is_small or _is_read(in_columns, COLUMNS, end + len(shorter))):
+            version, text = COLUMNS, shorter
+    if version < COLUMNS and len(content) > VALUES // 4:
+        _of_text(content, version, end + len(text))
     return _head(version, end, len(text)), [*map(_bytes, tensors.values()), text]
 
 
@@ -208,7 +213,7 @@ def _verified(path: str | PathLike[str], file: BufferedReader) -> tuple[dict[str
         raise _bad(path, "its checksum is wrong: it was altered, truncated, or has bytes appended")
     try:
         table = json.loads(head[8:])
-        header = json.loads(table.pop("__metadata__")["hrt"], object_hook=_restored)
+        header = json.loads(table.pop("__metadata__")["hrt"], object_hook=restored)
         is_hrt, version = header["format"] == "hrt", header["version"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _bad(path, "its header is damaged") from error
@@ -250,25 +255,25 @@ def _text(header: Mapping[str, Any], tensors: Mapping[str, Tensor], version: int
         name.encode()  # a name that is no valid text is an error here, not in other readers
         start, end = end, end + t.numel() * t.element_size()
         table[name] = {"dtype": DTYPE_NAME[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
-    plain = _plain({**header, "tensors": table})
-    text = _json(plain).encode()
+    content = plain({**header, "tensors": table})
+    text = as_json(content).encode()
     if len(text) > MAX_TEXT + end // 8:
         raise ValueError(f"its header takes {len(text)} bytes, the format allows {MAX_TEXT} and an eighth of its size")
     if version < COLUMNS:
         return text
-    plain["tensors"] = [[name, entry["dtype"], entry["shape"]] for name, entry in table.items()]
-    return _json(columns(plain)).encode()
+    content["tensors"] = [[name, entry["dtype"], entry["shape"]] for name, entry in table.items()]
+    return as_json(columns(content)).encode()
 
 
 def _head(version: int, numbers: int, header: int) -> bytearray:
     """Everything before the numbers, with zeros for the digest. They begin at a multiple of their size."""
     end = numbers + header
     table = {
-        "__metadata__": {"sha256": "0" * 64, "hrt": _json({"format": "hrt", "version": version})},
+        "__metadata__": {"sha256": "0" * 64, "hrt": as_json({"format": "hrt", "version": version})},
         NUMBERS: {"dtype": "U8", "shape": [numbers], "data_offsets": [0, numbers]},
         HEADER: {"dtype": "U8", "shape": [header], "data_offsets": [numbers, end]},
     }
-    text = _json(table).encode()
+    text = as_json(table).encode()
     text += b" " * (-len(text) % 8)
     return bytearray(len(text).to_bytes(8, "little") + text)
 
@@ -287,15 +292,28 @@ def _inflated(
     text = inflate.decompress(file.read(end - numbers), MAX_TEXT + end // 8)
     if not inflate.eof or inflate.unused_data:
         raise ValueError(f"more than {len(text)} bytes of JSON, or none")
-    header = json.loads(text, object_hook=_restored)
+    header = _of_text(text, version, end)
     if version >= COLUMNS:
-        header = rows(header, 2 * MOST)
         header["tensors"] = _placed(msgspec.convert(header["tensors"], list[tuple[str, str, tuple[Extent, ...]]]))
     tensors, last = _layout(msgspec.convert(header.pop("tensors"), dict[str, Entry]))
     if last != numbers:
         raise ValueError(f"its tensors take {last} bytes, it holds {numbers}")
     file.seek(begin)
     return header, tensors
+
+
+def _of_text(text: bytes, version: int, nbytes: int) -> Any:
+    """What the text of a header says in a file of `nbytes` bytes. Raises ValueError where it holds more than it may."""
+    most = VALUES + 2 * nbytes
+    header = parsed(text, most)
+    return rows(header, 2 * most) if version >= COLUMNS else header
+
+
+def _is_read(text: bytes, version: int, nbytes: int) -> bool:
+    with suppress(ValueError):
+        _of_text(text, version, nbytes)
+        return True
+    return False
 
 
 def _placed(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> dict[str, dict[str, Any]]:
@@ -310,9 +328,6 @@ def _placed(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> dict[str, di
     return table
 
 
-_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
 def _bytes(t: Tensor) -> Any:
     """The memory of a contiguous tensor, as a buffer of bytes."""
     return t.reshape(-1).view(torch.uint8).numpy()
@@ -322,17 +337,3 @@ def _read(file: BufferedReader, entry: Entry) -> Tensor:
     t = torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="cpu")
     file.readinto(_bytes(t))
     return t
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON knows it, figures that are not finite as {"not finite": "inf"}."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return {NOT_FINITE: repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _restored(value: dict[str, Any]) -> Any:
-    """The inverse of `_plain`, for an object of JSON whose values are restored already."""
-    return float(value[NOT_FINITE]) if value.keys() == {NOT_FINITE} else value

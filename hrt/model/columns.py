@@ -10,9 +10,12 @@ A stack of matrices has a record each, and a recurrent network the same nodes fo
     texts with whole numbers        {"|texts": [patterns, steps]}          "a.#.b", and each number less the one in the
                                                                            last text of that pattern
 
-and `rows` takes it back, and makes no more of it than it is told.
+and `rows` takes it back, and makes no more of it than it is told; nor does `parsed`, of any text. `plain` and
+`restored` are for figures that JSON does not know.
 """
 
+import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +25,33 @@ MANY = 8  # entries from which an object is written as two lists
 NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,14})(?![0-9])")
 LARGEST = 10**15  # below it are the numbers in texts
 GAP = "#"
+NOT_FINITE = "not finite"  # JSON has no infinity: {"not finite": "inf"}
+PER_OBJECT = 4  # an object takes so many times what another value does
 ROWS, LISTS, OBJECTS, OBJECT, TEXTS = FORMS = ("|rows", "|lists", "|objects", "|object", "|texts")
+
+as_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON knows it, figures that are not finite as {"not finite": "inf"}."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return {NOT_FINITE: repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def restored(value: dict[str, Any]) -> Any:
+    """The inverse of `plain`, for an object of JSON whose values are restored already."""
+    return float(value[NOT_FINITE]) if value.keys() == {NOT_FINITE} else value
+
+
+def parsed(text: bytes, most: int) -> Any:
+    """What a JSON text says, as `plain` wrote it. Raises ValueError for more than `most` values, before one is made."""
+    count = sum(map(text.count, b"[{,:")) + (PER_OBJECT - 1) * text.count(b"{")
+    if count > most:
+        raise ValueError(f"it has {count} values, objects counted {PER_OBJECT} times; so few bytes may have {most}")
+    return json.loads(text, object_hook=restored)
 
 
 def columns(value: Any) -> Any:

@@ -122,11 +122,16 @@ class Block:
         return sum(leaf.rank for leaf in self.leaves)
 
     @property
+    def share(self) -> float:
+        """Its bytes over those of a dense float32 block."""
+        return sum(leaf.nbytes for leaf in self.leaves) / (4 * math.prod(self.size))
+
+    @property
     def colour(self) -> Any:
         """Of its face."""
         if self.rank <= 0:
             return DENSE if self.rank < 0 else ZERO
-        return shade(sum(leaf.nbytes for leaf in self.leaves) / (4 * math.prod(self.size)))
+        return shade(self.share)
 
 
 def draw_blocks(axes: Any, h: HMatrix, name: str, height: float = PANEL) -> None:

@@ -3,7 +3,7 @@
 finetune: the committed Burgers PINN, compressed, then trained on at its size.
 penalty: bytes at an error of 1e-3 with and without rank regularisation, the same steps and draws.
 dynamic: compressed while it is trained, beside dense training of the same steps.
-poisson: likewise with Adam alone on -u'' = f in one dimension, by the README's call.
+poisson: likewise with Adam alone on -u'' = f in one dimension, by the call of docs/how-to/training.md.
 allen-cahn: the network of the second equation, trained densely.
 """
 
@@ -140,7 +140,7 @@ def dynamic(o: Options, seed: int) -> Iterator[Figure]:
 
 
 def poisson(o: Options, seed: int) -> Iterator[Figure]:
-    """u = sin(pi x) on (-1, 1): 3 x 64 tanh, 1,000 steps of Adam, dense and by the README's call."""
+    """u = sin(pi x) on (-1, 1): 3 x 64 tanh, 1,000 steps of Adam, dense and by the call of docs/how-to/training.md."""
     for name in ("dense", "dynamic"):
         yield of_poisson(name, seed, o)
 

@@ -1,5 +1,18 @@
 /* Behind a network's session (export/c/session.c): what single calls take, without Python. */
+#include <stdlib.h>
 #include <time.h>
+
+static size_t allocations;
+size_t hrt_allocations(void) { return allocations; }
+
+#ifdef COUNTED /* linked with --wrap */
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t m);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n) { allocations++; return __real_malloc(n); }
+void *__wrap_calloc(size_t n, size_t m) { allocations++; return __real_calloc(n, m); }
+void *__wrap_realloc(void *p, size_t n) { allocations++; return __real_realloc(p, n); }
+#endif
 
 static int64_t now(void) {
     struct timespec t;

@@ -28,12 +28,15 @@ from hrt.runtime.backends import on_cpu, open_session
 
 TURN = 10_000  # calls of a subject at a time
 WARM = 1000
+COUNTED = ("-DCOUNTED", "-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc")  # what the network's code allocates
 Timed = Callable[[int], np.ndarray]  # a number of calls to the nanoseconds of each
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """Microseconds of so many calls."""
+    """Microseconds of so many calls. allocations: how often the network's own code asked for memory meanwhile; None
+    where that was not counted.
+    """
 
     subject: str
     calls: int
@@ -41,6 +44,7 @@ class Jitter:
     p999: float
     p9999: float
     max: float
+    allocations: int | None = None
 
 
 def jitter(model: hrt.CompressedModel, calls: int) -> list[Jitter]:
@@ -54,7 +58,8 @@ def jitter(model: hrt.CompressedModel, calls: int) -> list[Jitter]:
         for k in order.permutation(len(subjects)):
             name = list(subjects)[k]
             taken.setdefault(name, []).append(subjects[name](min(TURN, calls)))
-    return [_figures(name, np.concatenate(taken[name])) for name in subjects]
+    counts = {name: timed.allocations() for name, timed in subjects.items() if isinstance(timed, InC)}
+    return [_figures(name, np.concatenate(taken[name]), counts.get(name)) for name in subjects]
 
 
 def subjects_of(model: hrt.CompressedModel) -> dict[str, Timed]:
@@ -73,7 +78,7 @@ def subjects_of(model: hrt.CompressedModel) -> dict[str, Timed]:
             continue
         if backend == "native":
             for name, program in (("hrt", model.program), ("dense", dense)):
-                timed = _in_c(program, asked)
+                timed = InC.of(program, asked)
                 subjects.setdefault("empty, C", partial(timed, empty=True))
                 subjects[f"{name}, native, C"] = timed
     return subjects
@@ -90,24 +95,43 @@ def _from_python(call: Callable[[Any], Any], asked: Sequence[tuple[np.ndarray, .
     return ns
 
 
-def _in_c(program: Program, asked: Sequence[tuple[np.ndarray, ...]]) -> Callable[..., np.ndarray]:
-    """A loop in C around the network's own function."""
-    source = session_source(joined(program))
-    text = source.files[SOURCE] + files("hrt.perf.realtime").joinpath("jitter.c").read_bytes()
-    code = library({**source.files, SOURCE: text}, compiler())
-    outputs = [np.empty((1, *program.shape_of(name)), np.float32) for name in program.outputs]
-    rows = [[*(v.ctypes.data for v in x), *(y.ctypes.data for y in outputs), 1] for x in asked]
-    table, workspace = np.array(rows, np.uint64), aligned(_workspace(code))
+@dataclass(frozen=True, eq=False)
+class InC:
+    """A loop in C around the network's own function. asked, answers: what `table` points to."""
 
-    def timed(calls: int, empty: bool = False) -> np.ndarray:
+    code: ctypes.CDLL
+    table: np.ndarray
+    workspace: np.ndarray
+    asked: Sequence[tuple[np.ndarray, ...]]
+    answers: Sequence[np.ndarray]
+    counted: bool
+
+    @staticmethod
+    def of(program: Program, asked: Sequence[tuple[np.ndarray, ...]]) -> "InC":
+        """Compiled; allocations are counted where the linker can."""
+        source, maker = session_source(joined(program)), compiler()
+        text = source.files[SOURCE] + files("hrt.perf.realtime").joinpath("jitter.c").read_bytes()
+        sources = {**source.files, SOURCE: text}
+        try:
+            code, counted = library(sources, replace(maker, flags=(*maker.flags, *COUNTED))), True
+        except BackendError:
+            code, counted = library(sources, maker), False
+        outputs = [np.empty((1, *program.shape_of(name)), np.float32) for name in program.outputs]
+        rows = [[*(v.ctypes.data for v in x), *(y.ctypes.data for y in outputs), 1] for x in asked]
+        return InC(code, np.array(rows, np.uint64), aligned(_workspace(code)), asked, outputs, counted)
+
+    def __call__(self, calls: int, empty: bool = False) -> np.ndarray:
+        """Nanoseconds of each; empty: of reading the clock."""
         ns = np.empty(calls, np.int64)
-        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (ns, table, workspace)]
-        counts = ctypes.c_size_t(calls), ctypes.c_size_t(len(rows))
-        code.hrt_time_calls(pointers[0], counts[0], pointers[1], counts[1], pointers[2], ctypes.c_int(empty))
-        _ = outputs, asked  # which the table points to
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (ns, self.table, self.workspace)]
+        counts = ctypes.c_size_t(calls), ctypes.c_size_t(len(self.table))
+        self.code.hrt_time_calls(pointers[0], counts[0], pointers[1], counts[1], pointers[2], ctypes.c_int(empty))
         return ns
 
-    return timed
+    def allocations(self) -> int | None:
+        """Since it was compiled."""
+        self.code.hrt_allocations.restype = ctypes.c_size_t
+        return self.code.hrt_allocations() if self.counted else None
 
 
 def _workspace(code: ctypes.CDLL) -> int:
@@ -116,14 +140,17 @@ def _workspace(code: ctypes.CDLL) -> int:
     return size()
 
 
-def _figures(name: str, ns: np.ndarray) -> Jitter:
+def _figures(name: str, ns: np.ndarray, allocations: int | None) -> Jitter:
     p50, p999, p9999, most = (float(v) / 1e3 for v in np.quantile(ns, (0.5, 0.999, 0.9999, 1.0)))
-    return Jitter(name, len(ns), p50, p999, p9999, most)
+    return Jitter(name, len(ns), p50, p999, p9999, most, allocations)
 
 
 def lines(figures: Sequence[Jitter]) -> list[str]:
     """A table as text."""
-    head = f"{'one row, back to back; us':32} {'calls':>10} {'p50':>8} {'p99.9':>8} {'p99.99':>8} {'max':>10}"
+    quantiles = f"{'p50':>8} {'p99.9':>8} {'p99.99':>8} {'max':>10}"
+    head = f"{'one row, back to back; us':32} {'calls':>10} {quantiles} {'malloc':>7}"
     return [head] + [
-        f"{f.subject:32} {f.calls:10,} {f.p50:8.2f} {f.p999:8.2f} {f.p9999:8.2f} {f.max:10.1f}" for f in figures
+        f"{f.subject:32} {f.calls:10,} {f.p50:8.2f} {f.p999:8.2f} {f.p9999:8.2f} {f.max:10.1f} "
+        f"{'-' if f.allocations is None else f.allocations:>7}"
+        for f in figures
     ]

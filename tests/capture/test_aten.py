@@ -129,7 +129,10 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
         ("in 1 (Probe)", "pack_padded_sequence", "sequences of one length"),
     ),
     "fixed_batch": (lambda m, x: x + torch.ones(3, 4), ("could not trace Sequential", "dimension of any size")),
-    "loop": (lambda m, x: torch.stack([m.linear(row) for row in x]), ("it fixes the number of rows", "torch.vmap")),
+    "loop": (
+        lambda m, x: torch.stack([m.linear(row) for row in x]),
+        ("in 1.linear (Linear)", "loops over its rows", "torch.vmap"),
+    ),
     "length": (lambda m, x: x * len(x), ("it fixes the number of rows", "len(x)")),
     "counted_rows": (lambda m, x: x + torch.arange(x.shape[0])[:, None], ("Op unsqueeze in 1", "numbers of the rows")),
     "every_other_row": (lambda m, x: x[torch.arange(0, x.shape[0], 2)], ("Op arange in 1", "take_along_dim")),

@@ -271,6 +271,7 @@ class TestHelp:
             ("info", [".hrt --json", "hrt info net.hrt"]),
             ("predict", [".npy .npz .csv", "hrt predict net.hrt x.npy"]),
             ("plot", [".png .pdf .svg", "hrt plot net.hrt -o net.png"]),
+            ("report", [".html --measure --force", "hrt report net.hrt --html report.html"]),
             ("bench", [".hrt .onnx .pt2 --inputs --tol --json", "hrt bench net.onnx"]),
         ],
     )

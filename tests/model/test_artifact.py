@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -160,6 +161,13 @@ class TestRoundTrip:
         model = CompressedModel(linear_program(torch.ones(600, 2), torch.zeros(600)), certificate)
         model.save(tmp_path / "m.hrt")
         assert (tmp_path / "m.hrt").stat().st_size <= 1.1 * model.nbytes + 4096
+
+    def test_of_five_figures_for_each_of_100000_outputs(self, tmp_path):
+        figures = dict.fromkeys(["per_output", "output_rms", "max_abs_error", "upper", "bound"], [0.5] * 100_000)
+        model = replace(linear_model(torch.ones(1, 1)), certificate=Certificate(1e-3, "layers", (), measured=figures))
+        model.save(tmp_path / "m.hrt")
+        assert (tmp_path / "m.hrt").stat().st_size < 10_000  # whose bytes justify nothing
+        assert hrt.load(tmp_path / "m.hrt", backend="torch").certificate.measured == figures
 
     def test_of_a_stack_of_matrices_is_in_columns(self, tmp_path):
         """Every matrix has a record and two nodes; the file is bit for bit the same after a round trip."""

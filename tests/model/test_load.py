@@ -261,7 +261,7 @@ class TestForgery:
 
     def test_of_columns(self, refused, monkeypatch):
         """A few bytes that stand for a text of 32 MB, and for 100 lists of 100,000 entries in each other."""
-        monkeypatch.setattr("hrt.model.artifact.MOST", 2**18)
+        monkeypatch.setattr("hrt.model.artifact.VALUES", 2**18)
         opening, numbers = json.dumps({"format": "hrt", "version": COLUMNS}), parts_of(many_bytes())[2]
         deep = b'{"tensors":' + b'{"|rows":[' * 100 + json.dumps([0] * 10**5).encode() + b"]}" * 100 + b"}"
         for text, most in ((b" " * 2**25, 3 * MAX_TEXT), (deep, 2**26), (b"{}", 2**22), (b"[]", 2**22)):
@@ -274,6 +274,19 @@ class TestForgery:
                 tracemalloc.stop()
         for header in (b"", b"x", deflated(b"{}", COLUMNS)[:-1], deflated(b"{}", COLUMNS) + b"x", zlib.compress(b"{}")):
             assert "its header is malformed" in refused(sealed(opening, header, numbers))
+
+    @pytest.mark.parametrize("version", [DEFLATED, COLUMNS])
+    @pytest.mark.parametrize("value", [b"{}", b"[]", b'{"a":[]}', b"0"])
+    def test_of_more_values_than_the_bytes_of_the_file_justify(self, value, version, refused):
+        header = deflated(b"[" + (value + b",") * 1_500_000 + value + b"]", version)
+        data = sealed(json.dumps({"format": "hrt", "version": version}), header, b"")
+        tracemalloc.start()
+        try:
+            message = refused(data)
+            assert len(data) < 30_000 and tracemalloc.get_traced_memory()[1] < 3 * MAX_TEXT
+        finally:
+            tracemalloc.stop()
+        assert "values, objects counted" in message or f"more than {MAX_TEXT + len(header) // 8} bytes" in message
 
     @pytest.mark.parametrize("row", [["more/value", "F32", [2**62]], ["more/value", "F7", [1]], ["a", "F32", 3], [5]])
     def test_of_the_tensors_of_columns(self, row, refused):

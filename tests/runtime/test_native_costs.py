@@ -6,7 +6,8 @@ from torch import nn
 
 from hrt.capture.torch_export import capture
 from hrt.program.program import Node, Program, Value
-from hrt.runtime.native_costs import EVERY, FEW, LARGE, SMALL, faster_up_to, native_us, onnx_us
+from hrt.runtime import native_costs
+from hrt.runtime.native_costs import BATCHES, EVERY, FEW, LARGE, SMALL, faster_up_to, native_us, onnx_us
 
 from models import linear_program
 
@@ -36,6 +37,22 @@ def test_blocks_are_paid_as_a_whole(small):
 
 def test_a_small_network_is_faster_in_c(small):
     assert faster_up_to(small) == EVERY
+
+
+@pytest.mark.parametrize(
+    ("shares", "most"),
+    [
+        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5), EVERY),
+        ((0.5, 0.5, 0.7, 0.98, 0.5, 0.5, 0.5, 0.5, 0.5), EVERY),  # just before rows go by blocks
+        ((0.5, 0.5, 0.7, 1.01, 0.5, 0.5, 0.5, 0.5, 0.5), 4),
+        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.95, 0.95), 64),
+        ((0.95, 0.95, 0.95, 0.95, 1.1, 0.5, 0.5, 0.5, 0.5), 0),
+    ],
+)
+def test_it_is_taken_up_to_where_it_is_clearly_faster_and_nowhere_slower(small, monkeypatch, shares, most):
+    monkeypatch.setattr(native_costs, "native_us", lambda program, rows: shares[BATCHES.index(rows)])
+    monkeypatch.setattr(native_costs, "onnx_us", lambda program, rows: 1.0)
+    assert faster_up_to(small) == most
 
 
 def test_products_of_values_are_left_to_onnx_runtime():

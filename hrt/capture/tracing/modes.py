@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -12,6 +13,7 @@ from torch import _VF, Tensor
 from torch._C._functorch import is_batchedtensor
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hrt.support.structures import is_traced, labelled
 
@@ -37,6 +39,22 @@ class Gradients(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = GRADIENTS.get(getattr(func, "__name__", ""))
         self.names += [name] if name else []
+        return func(*args, **(kwargs or {}))
+
+
+class Steps(TorchDispatchMode):
+    """Counts the steps that a trace would see, and raises RuntimeError(EXCEEDED) beyond `most`."""
+
+    EXCEEDED = "more rows take more steps"
+
+    def __init__(self, most: float = math.inf) -> None:
+        super().__init__()
+        self.count, self.most = 0, most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        if self.count > self.most:
+            raise RuntimeError(self.EXCEEDED)
         return func(*args, **(kwargs or {}))
 
 

@@ -89,6 +89,17 @@ def test_cmake_builds_all_of_them(exported) -> None:
         np.testing.assert_allclose(printed(text), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("derivatives", [None, ["d0"]])
+def test_they_are_strictly_c99_and_cpp17(tmp_path, derivatives) -> None:
+    rows = torch.rand(64, 2), torch.arange(64) % 2
+    lookup = hrt.compress(Lookup(), inputs=rows, tol=1e-2, progress=False)
+    hrt.export_c(lookup, tmp_path / "net.c", example=True, derivatives=derivatives)
+    for command, standard in (("cc", "c99"), ("c++", "c++17")):
+        file = tmp_path / ("net_example.c" if command == "cc" else "net_example.cpp")
+        strict = f"-std={standard} -Wall -Wextra -Werror -pedantic -fsyntax-only"
+        run(tmp_path, f"{compiler(command)} {strict} {file.name}")
+
+
 @pytest.fixture(scope="module")
 def model():
     return hrt.compress(torch.nn.Linear(2, 3), progress=False)

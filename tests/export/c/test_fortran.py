@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import hrt
+from hrt.export.c import exporter
 from hrt.export.c.companions.fortran import dimensions
 
 from compiled import compiler
@@ -77,6 +79,52 @@ def test_fortran_gives_what_predict_gives(tmp_path: Path, precision: str, dtype:
     expected = np.concatenate([np.ravel(v) for v in (*shown * 8, *derived[0], *derived[1])])
     assert numbers.shape == expected.shape
     assert np.linalg.norm(numbers - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+FROM_FILE = """
+program main
+  use net_module
+  use, intrinsic :: iso_c_binding
+  implicit none
+  real(net_real) :: x(3, 2), y(2, 2)
+  integer(c_int8_t), allocatable, target :: memory(:), numbers(:)
+  integer(c_int8_t), pointer :: there(:)
+  type(c_ptr) :: workspace, where
+  integer(c_size_t) :: bytes
+  inquire (file="net.bin", size=bytes)
+  allocate (memory(net_workspace() + 63), numbers(bytes + 63))
+  workspace = net_aligned(memory)
+  where = net_aligned(numbers)
+  call c_f_pointer(where, there, [bytes])
+  open (10, file="net.bin", access="stream", form="unformatted")
+  read (10) there
+  x = reshape([1, 2, 3, 4, 5, 6] / 8.0_net_real, shape(x))
+  if (net(x, y, 2_c_size_t, workspace) /= 5) error stop 1
+  if (net_initialise(workspace, where, bytes - 1) /= 5) error stop 2
+  if (net_initialise(workspace, where, bytes) /= 0) error stop 3
+  if (net(x, y, 2_c_size_t, workspace) /= 0) error stop 4
+  print *, y
+end program main
+"""
+
+
+def test_numbers_that_are_a_file_are_given_from_fortran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cc, fc = compiler(), compiler("gfortran")
+    torch.manual_seed(0)
+    model = hrt.compress(torch.nn.Linear(3, 2), progress=False)
+    monkeypatch.setattr(exporter, "generate", partial(exporter.generate, in_text=-1))
+    hrt.export_c(model, tmp_path / "net.c", fortran=True)
+    (tmp_path / "main.f90").write_text(FROM_FILE)
+    strict = ("-std=f2008", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fcheck=all")
+    for command in (
+        (cc, "-O1", "-c", "net.c"),
+        (fc, *strict, "net.f90", "main.f90", "net.o", "-o", "main"),
+        ("./main",),
+    ):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[:3000]
+    expected = model.predict((torch.arange(6).reshape(2, 3) + 1.0) / 8)
+    assert np.allclose([float(v) for v in done.stdout.split()], expected.ravel(), rtol=1e-5)
 
 
 def test_lines_and_names_are_within_fortrans_limits(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from hrt.capture.torch_export import capture
+from hrt.derivatives.differentiate import differentiate
 from hrt.errors import ExportError
 from hrt.export.c.exporter import generate
 from hrt.export.c.operators import EXPRESSIONS, LOWERINGS
+from hrt.export.onnx.check import ROUNDING, TOLERANCE, relative
 from hrt.program.op_table import TABLE
 from hrt.program.program import Node, Program, Value
 
@@ -56,12 +59,42 @@ def test_answers_are_the_tables(tmp_path: Path) -> None:
         ("-O3", "-march=native"),
         ("-O0", "-DHRT_WIDTH=16"),
         ("-O2", "-DHRT_WIDTH=0"),
-        ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"),
+        ("-O0", "-fsanitize=undefined", "-fno-sanitize-recover=all"),
     ],
     ids=lambda flags: flags[1],
 )
 def test_answers_are_the_tables_however_compiled(tmp_path: Path, double: bool, flags: tuple[str, ...]) -> None:
     check(*together(), tmp_path, double=double, flags=flags)
+
+
+class Scaled(torch.nn.Module):
+    """Constants that are broadcast along every axis, before and behind what is differentiated twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.shape = torch.nn.Linear(2, 60), (3, 4, 5)
+        for k, shape in enumerate([(1, 2), (2,), (3, 4, 5), (1, 4, 1), (3, 1, 5), (5,), (1, 3, 4, 1), (1,), (4, 5)]):
+            self.register_buffer(f"c{k}", torch.rand(shape) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        h = torch.tanh(self.inner((x - self.c1) * self.c0)).reshape(-1, *self.shape)
+        y = torch.sin(h * self.c2 + self.c3) / self.c4 - self.c5
+        z = (self.c6 - y) * h * self.c7
+        return y, z @ self.c8.T, torch.exp(z * self.c6 * 0.1).sum(-1)
+
+
+def test_constants_are_broadcast_beside_derivatives(tmp_path: Path) -> None:
+    """Streams of d0 and d0d0 stand beside the value: a constant is the same to all of them, or not there at all."""
+    program = capture(Scaled(), (torch.rand(4, 2),))
+    derived = differentiate(program, ["d0", "d0d0"]).program
+    assert {1, 2, 3} <= {len(program.constants[n].shape) for node in program.nodes for n in node.inputs if n[:1] == "c"}
+    library = build(generate(program, "net", derived=derived), tmp_path, "-O0", "-DHRT_WIDTH=16")
+    for rows in (1, 9, 40):
+        x = 2 * torch.rand(rows, 2, generator=torch.Generator().manual_seed(rows)) - 1
+        answers = call(library, "net_derivatives", derived, [x])
+        for y, exact, single in zip(answers, derived.run([x]), derived.run([x], dtype=torch.float32), strict=True):
+            assert relative(y, exact.numpy()) <= max(TOLERANCE, ROUNDING * relative(single.numpy(), exact.numpy()))
 
 
 def test_a_constant_where_a_value_must_be_is_named() -> None:

@@ -1,5 +1,11 @@
 """Jitter: every subject is called so often, and the figures are in order."""
 
+import ctypes
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -21,7 +27,22 @@ def test_every_subject_is_timed_from_python_and_from_c(monkeypatch):
     assert len(names) == 4 + 2 * len([n for n in on_cpu() if n != "torch"])
     for f in figures:
         assert f.calls == 100 and 0 < f.p50 <= f.p999 <= f.p9999 <= f.max
+        counted = sys.platform == "linux" and f.subject.endswith("native, C")
+        assert f.allocations == (0 if counted else None)
     assert len(lines(figures)) == 1 + len(figures)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("gcc"), reason="linked as gcc does on Linux")
+def test_allocations_are_counted(tmp_path):
+    text = (Path(module.__file__).parent / "jitter.c").read_text()
+    before = "#include <stdint.h>\ntypedef int call;\nstatic void run_rows(const call *c, int a, int b, void *w);\n"
+    after = "void *volatile taken;\nstatic void run_rows(const call *c, int a, int b, void *w) { taken = malloc(8); }\n"
+    (tmp_path / "a.c").write_text(before + text + after)
+    command = ["gcc", "-w", "-shared", "-fPIC", *module.COUNTED, "a.c", "-o", "a.so"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    timed = module.InC(ctypes.CDLL(str(tmp_path / "a.so")), np.zeros((1, 8)), np.zeros(8), (), (), True)
+    assert timed(5).min() >= 0 and timed.allocations() == 5
+    assert timed(5, empty=True).shape == (5,) and timed.allocations() == 5
 
 
 def test_without_a_compiler_the_others_are_timed(tmp_path, capsys, monkeypatch):
