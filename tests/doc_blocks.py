@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sybil import Document, Example, Sybil
+from sybil import Document, Example, Region, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
@@ -40,27 +40,41 @@ class Count:
         return f"{text}, {len(self.excused)} not run: {self.excused}" if self.excused else text
 
 
-def parse(page: Path, count: Count) -> Document:
-    """The page's blocks, each with what runs it."""
+def kind(block: Region) -> str:
+    """What becomes of a block: "excused", "file", "python", "sh" or "text"."""
+    language, title = block.lexemes["language"], block.lexemes["title"]
+    if title and EXCUSE.fullmatch(title):
+        return "excused"
+    if title:
+        assert FILE_NAME.fullmatch(title), f"title {title!r}: expected a file's name or 'Not run here: REASON'"
+        return "file"
+    assert language in ("python", "sh", "text"), f"{language!r} is neither run, written to a file, nor excused"
+    return language
+
+
+def parse(page: Path, count: Count, dry: bool = False) -> Document:
+    """The page's blocks, each with what runs it and counts it; `dry`: with what counts it alone."""
     blocks, python = RawFencedCodeBlockLexer(info_pattern=INFO), PythonEvaluator()
 
     def run(example: Example) -> None:
-        lexemes = example.region.lexemes
-        language, title, source = lexemes["language"], lexemes["title"], lexemes["source"]
-        if title and EXCUSE.fullmatch(title):
-            count.excused.append(title.partition(": ")[2])
-        elif title:
-            assert FILE_NAME.fullmatch(title), f"title {title!r}: expected a file's name or 'Not run here: REASON'"
-            Path(title).write_text(source, "utf-8")
-            count.files += 1
-        elif language == "python":
-            python(example)
-            count.blocks += 1
-        elif language == "sh":
-            count.lines += sum(run_line(line) for line in shell_lines(source))
-            count.blocks += 1
-        else:
-            assert language == "text", f"line {example.line}: language {language!r} is neither run, written nor excused"
+        title, source = example.region.lexemes["title"], example.region.lexemes["source"]
+        match kind(example.region):
+            case "excused":
+                count.excused.append(title.partition(": ")[2])
+            case "file":
+                count.files += 1
+                if not dry:
+                    Path(title).write_text(source, "utf-8")
+            case "python":
+                count.blocks += 1
+                if not dry:
+                    python(example)
+            case "sh":
+                count.blocks += 1
+                for line in shell_lines(source):
+                    count.lines += 1
+                    if not dry:
+                        run_line(line)
 
     def parser(document: Document) -> Any:
         for region in blocks(document):
@@ -75,7 +89,7 @@ def shell_lines(source: str) -> list[str]:
     return [line for line in source.replace("\\\n", " ").splitlines() if line.partition("#")[0].strip()]
 
 
-def run_line(line: str) -> int:
+def run_line(line: str) -> None:
     """Run a command as bash does, with this environment's programs first."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "PATH": path, "HRT_CHECKOUT": str(ROOT)}
@@ -83,12 +97,21 @@ def run_line(line: str) -> int:
         ["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=LINE_LIMIT_S, check=False
     )
     assert done.returncode == 0, f"$ {line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-    return 1
 
 
-def run_page(page: Path) -> Count:
-    """Run all blocks of a page in this folder."""
+def run_page(page: Path, dry: bool = False) -> Count:
+    """Run all blocks of a page in this folder; `dry`: count what would be run."""
     count = Count()
-    for example in parse(page, count).examples():
+    for example in parse(page, count, dry).examples():
         example.evaluate()
     return count
+
+
+if __name__ == "__main__":
+    counts = {page.relative_to(ROOT): run_page(page, dry=True) for page in PAGES}
+    for page, count in counts.items():
+        if count != Count():
+            print(f"{page}: {count}")
+    blocks, lines, files = (sum(getattr(c, name) for c in counts.values()) for name in ("blocks", "lines", "files"))
+    excused = sum(len(c.excused) for c in counts.values())
+    print(f"in all: {Count(blocks, lines, files)}, {excused} blocks not run, each with its reason")

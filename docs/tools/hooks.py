@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "docs/tools"))
 from cli_page import cli_page  # noqa: E402
 
 PAGES = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CHANGELOG.md": "changelog.md"}
-PAGES |= {name: name.lower() for name in ("CONTRIBUTING.md", "SECURITY.md") if (ROOT / name).exists()}
+PAGES |= {name: name.lower() for name in ("CONTRIBUTING.md", "SECURITY.md")}
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 log = logging.getLogger("mkdocs.hooks")
 

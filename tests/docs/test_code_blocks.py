@@ -18,6 +18,11 @@ def test_every_block_of_the_page_runs(page: str, tmp_path: Path, monkeypatch, ca
         print(f"\n{page}: {count}")
 
 
+def test_every_block_is_run_or_written_or_says_why_not() -> None:
+    counts = [run_page(page, dry=True) for page in WITH_BLOCKS]
+    assert sum(count.blocks for count in counts) > 60 and sum(count.lines for count in counts) > 30
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -25,7 +25,10 @@ OF_A_CARD = "cpu_and_on or tangents or callers or streams or strict or several o
 RUNS = {"runtime": ["on_stub_card/runtime.py"], "perf": ["on_stub_card/perf.py"], "card": ["card.py", "-k", OF_A_CARD]}
 
 
-@pytest.mark.parametrize("run", RUNS)
+SLOW = ("perf", "card")
+
+
+@pytest.mark.parametrize("run", [pytest.param(r, marks=pytest.mark.slow) if r in SLOW else r for r in RUNS])
 def test_branches_that_need_a_card(run):
     file, *options = RUNS[run]
     done = on_stub_card(os.fspath(TESTS / file), *options)

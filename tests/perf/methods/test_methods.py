@@ -68,6 +68,7 @@ class TestRebuilt:
         assert len(thin.linear_nodes) == len(w.program.linear_nodes) + 1
         assert search_error(w, run_of(module_of(thin))).value < 1e-5
 
+    @pytest.mark.slow  # torch.compile
     def test_every_execution_agrees(self):
         w = small()
         x = rotated(w.fresh, 8, 0)

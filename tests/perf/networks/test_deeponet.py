@@ -1,10 +1,12 @@
 """The DeepONet learns, the same for the same seed."""
 
+import pytest
 import torch
 
 from hrt.perf.networks.deeponet import SENSORS, deeponet_inputs, train_deeponet
 
 
+@pytest.mark.slow
 def test_it_learns():
     _, before = train_deeponet(steps=1)
     net, after = train_deeponet(steps=150)

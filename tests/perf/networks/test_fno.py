@@ -1,6 +1,7 @@
 """The Fourier neural operator of Burgers' equation: its data, and that every mode's matrix is in reach."""
 
 import numpy as np
+import pytest
 import torch
 
 from hrt.capture.torch_export import capture
@@ -49,6 +50,7 @@ def test_every_mode_is_a_weight_and_transforms_are_none():
         torch.testing.assert_close(program.run([x])[0].float(), net(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_is_seeded():
     first, second = (train_fno(steps=2).state_dict() for _ in range(2))
     assert all(torch.equal(first[k], second[k]) for k in first)

@@ -24,7 +24,7 @@ def test_what_comes_in_flows_out() -> None:
     torch.testing.assert_close(fluxes(f).double().sum(1), inside, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["unet", "cnn"])
+@pytest.mark.parametrize("kind", [pytest.param("unet", marks=pytest.mark.slow), "cnn"])
 def test_training_starts_to_learn_and_is_repeatable(kind: str) -> None:
     (first, start), (_, later), (again, _) = (train_images(kind, steps=steps) for steps in (1, 12, 1))
     assert later < start

@@ -1,5 +1,6 @@
 """Surrogates: their data solve their equation, and networks learn from them, the same for the same seed."""
 
+import pytest
 import torch
 
 from hrt.perf.networks.surrogates import (
@@ -34,6 +35,7 @@ def test_angles_solve_the_equation_of_the_pendulum():
     assert float(f.std()) > 0.5 and float(x.std()) > 0.3
 
 
+@pytest.mark.slow
 def test_the_transformer_starts_to_learn_and_repeats():
     (first, start), (_, later), (again, _) = (train_transformer(steps=steps) for steps in (1, 6, 1))
     assert later < start and not first.training

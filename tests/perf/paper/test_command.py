@@ -285,6 +285,7 @@ def subject():
         return small
 
 
+@pytest.mark.slow
 def test_a_real_run_writes_pictures_and_figures(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "Subject", lambda setting: subject)
     slow = ("comparison", "speed", "complexity", "rates", "training", "snapshot", "regulariser", "kernel")
@@ -297,6 +298,7 @@ def test_a_real_run_writes_pictures_and_figures(subject, tmp_path, monkeypatch):
         assert (tmp_path / f"{part.name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_complexity_measures_every_kernel():
     rows = complexity(Sizes((64, 128, 256)))
     assert len({r["case"] for r in rows}) == 4 and all(r["bytes"] <= 4 * r["n"] ** 2 for r in rows)
