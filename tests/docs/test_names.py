@@ -1,5 +1,6 @@
 """What README and docs name is there: files of the repository, modules that are run, options of commands."""
 
+import ast
 import importlib.util
 import re
 from itertools import chain
@@ -36,3 +37,16 @@ def test_files_modules_targets_and_options_exist(page: str) -> None:
     for name, rest in (match for part in parts for match in re.findall(r"^hrt ([a-z][a-z-]*)((?: .*)?)$", part)):
         known = {option for p in commands[name].params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
         assert not [option for option in re.findall(r"(?<= )--[a-z-]+", rest.partition(" #")[0]) if option not in known]
+
+
+def test_messages_on_the_page_of_errors_are_those_of_the_code() -> None:
+    paths = chain.from_iterable((ROOT / name).rglob("*.py") for name in ("hrt", "kernels", "export"))
+    literals = (node.value for path in paths for node in ast.walk(ast.parse(path.read_text("utf-8"))) if is_text(node))
+    code = "\n".join(literals)
+    messages = re.findall(r"(?<!\*)\*([^*|]+)\*(?!\*)", TEXTS["docs/reference/errors.md"])
+    assert len(messages) > 10
+    assert not [message for message in messages if message not in code]
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hrt.certificate.certificate import Certificate, LayerRecord, Statement
+from hrt.hmatrix.diagonal import block_count
+from hrt.hmatrix.hmatrix import HMatrix
 from hrt.model.contents import Contents
 from hrt.model.verdict import column_names, details, head
 from hrt.program.parallel_linears import joined
 from hrt.program.program import Program
-from hrt.runtime.native_costs import ONNX, UNKNOWN, native_us, onnx_us
-from hrt.runtime.onnx_costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
+from hrt.runtime.native_costs import ONNX, UNKNOWN, native_us, onnx_features
+from hrt.runtime.onnx_costs import program_us
 
 BATCHES = (1, 8, 64, 256, 1024)
 MOST_COLUMNS = 16  # output columns in the table: the worst ones
@@ -151,20 +153,17 @@ def predicted(program: Program, batches: Sequence[int] = BATCHES) -> list[Latenc
     """What the cost models expect of the network on a CPU. dense: ONNX Runtime with every weight written out."""
     program = joined(program)
     native = not any(node.op in UNKNOWN for node in program.nodes)
-    return [
-        Latency(
-            rows, compressed := onnx_us(program, rows), compressed + _dense_more_us(program, rows),
-            native_us(program, rows) if native else None,
-        )
-        for rows in batches
-    ]  # fmt: skip
-
-
-def _dense_more_us(program: Program, rows: int) -> float:
-    """What the dense linear layers take more than these, in a call of ONNX Runtime."""
-    forms = choose_forms(program, FEW_ROWS if rows <= FEW_ROWS[-1] else MANY_ROWS, never_slower=True)
-    written_out = {name: form if form == "stacked" else "multiplied" for name, form in forms.items()}
-    return ONNX["linear"] * (program_us(program, written_out, rows) - program_us(program, forms, rows))
+    weights = {name: program.constants[name] for name in program.weights}
+    stacks = {name for name, h in weights.items() if isinstance(h, HMatrix) and block_count(h)}
+    written_out = {name: "stacked" if name in stacks else "multiplied" for name in weights}
+    latencies = []
+    for rows in batches:
+        features = onnx_features(program, rows)  # once: of a large operator they take a while
+        compressed = sum(ONNX[k] * v for k, v in features.items())
+        more = program_us(program, written_out, rows) - features["linear"]
+        us = native_us(program, rows) if native else None
+        latencies.append(Latency(rows, compressed, compressed + ONNX["linear"] * more, us))
+    return latencies
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ TEMPLATE = "page.html.jinja"
 PICTURED = 12  # layers that are drawn, the largest
 LONGEST_NAME, LONGEST_REASON, LONGEST_TEXT = 120, 200, 1200  # characters; of longer ones both ends are shown
 ROW = 200  # bytes of a row of a table without its texts
+DRAWN = 0.6  # of the work is pictures
 MOST_ROWS = 600_000  # bytes of the table of all layers
 MOST_BYTES = 2_000_000  # of a page, whatever the network
 
@@ -70,7 +71,7 @@ def page(model: Contents, *, title: str, sizes: Sizes, measured: Mapping[int, An
     """The HTML text; see `write_page`."""
     program, layers = model.program, list(_pictured(model, advance))
     outputs = Outputs.of(model)
-    advance("write", 1.0)
+    advance("predict latencies", DRAWN)
     return _template().render(
         title=title,
         version=hrt.__version__,
@@ -108,7 +109,7 @@ def _pictured(model: Contents, advance: Advance) -> Iterator[Layer]:
     tol = model.certificate.tol if model.certificate.kind == "layers" else None  # else it is of the output alone
     names = [name for name in weights if name in largest]
     for k, name in enumerate(names):
-        advance(f"drew {k} of {len(names)} layers", k / len(names))
+        advance(f"drew {k} of {len(names)} layers", DRAWN * k / len(names))
         weight = constants[name]
         h = weight if isinstance(weight, HMatrix) else HMatrix.from_dense(weight)
         blocks = Blocks.of(h, MOST_BLOCKS // len(names)) if h.leaves and all(h.shape) else None
