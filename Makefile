@@ -13,7 +13,7 @@ WHEEL := build/wheel
 TESTS  = OMP_NUM_THREADS=1 $(BIN)/pytest
 OLDER_TRITONS := 3.6.0 3.7.1
 
-.PHONY: help setup demo test test-all test-rest older-triton servers coverage web lint docs wheel gpu gpu-pack clean
+.PHONY: help setup demo test test-all test-rest older-triton servers coverage web lint figures docs wheel gpu gpu-pack clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make servers      start Triton, MLServer and Ray Serve, ask each 1,000 requests at once, print a table"
 	@echo "make coverage     run the tests and list the lines they do not reach"
 	@echo "make web          run exported networks in the browser's runtime too (needs npm)"
+	@echo "make figures      measure the networks of docs/results/operators.md and write its figures"
 	@echo "make wheel        build sdist and wheel into $(WHEEL), look into them, import and run the wheel alone"
 	@echo "make gpu-pack     make what a machine with a GPU needs: artifacts, answers, compiled kernels (no GPU)"
 	@echo "make gpu          use BUDGET=420 seconds of this machine's GPU by worth: check, then measure, into OUT"
@@ -103,6 +104,14 @@ lint: $(VENV)/.dev
 	@rm -rf build/lint && mkdir -p build/lint && cp -r hrt build/lint && cp -r kernels export perf build/lint/hrt
 	@cd build/lint && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache --no-logo
 	@$(BIN)/python tests/house_rules.py
+
+# Neural operators, images, attention, ensembles beside every method. For a machine that does nothing else.
+FIGURES = build/results/operators.json
+figures: $(VENV)/.dev
+	@OMP_NUM_THREADS=2 $(BIN)/python -m hrt.perf run --tol 1e-2 1e-3 --json $(FIGURES) \
+	  --workload fno unet-poisson cnn-poisson transformer-pendulum pinn-ensemble
+	@$(BIN)/python -m hrt.perf table $(FIGURES) --methods --into docs/results/operators.md \
+	  --summary perf/results/operators.json
 
 # Strict: a broken link, an undocumented public name or a page that no menu names ends it.
 docs: $(VENV)/.docs

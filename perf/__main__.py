@@ -84,12 +84,18 @@ def run(
 def table(
     results: Files,
     why: Annotated[bool, typer.Option("--why", help="Why hrt does not win where it does not.")] = False,
+    methods: Annotated[bool, typer.Option("--methods", help="One line per method too: bytes, error, times.")] = False,
+    into: Annotated[Path | None, typer.Option(help="Put it between this page's lines of figures instead.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write what is worth tracking of it, a line a row.")] = None,
 ) -> None:
     """One line per network and error, in Markdown, as on the page of results."""
     together, parts = command.one_of(results)
-    lines = [f"- {line}" for part in parts for line in tables.reasons(part)]
-    print("\n".join(lines) if why else tables.overview(together).markdown())
+    shown = (tables.methods if methods else tables.overview)(together).markdown()
+    text = "\n".join(f"- {line}" for part in parts for line in tables.reasons(part)) if why else shown
+    if into is None:
+        print(text)
+    else:
+        command.put_into(into, f"{tables.provenance(together)}\n\n{text}")
     if summary is not None:
         tables.summary(together).write(summary)
 

@@ -9,6 +9,7 @@ import posixpath
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs/tools"))
 from cli_page import cli_page  # noqa: E402
+from notebooks import is_notebook, notebook_page  # noqa: E402
 
 PAGES = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CHANGELOG.md": "changelog.md"}
 PAGES |= {name: name.lower() for name in ("CONTRIBUTING.md", "SECURITY.md")}
@@ -38,8 +40,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in docs/."""
     pages = {site: (ROOT / source).read_text("utf-8") for source, site in PAGES.items()}
     pages["reference/cli.md"] = cli_page()
-    for path in examples():
-        pages[f"examples/{path.stem}.md"] = example_page(path)
+    with ThreadPoolExecutor() as pool:  # notebooks run beside each other
+        made = [pool.submit(notebook_page if is_notebook(path) else example_page, path) for path in examples()]
+    for path, page in zip(examples(), made, strict=True):
+        pages[f"examples/{path.stem}.md"], pictures = page.result()
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"examples/{name}", content=content))
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -84,8 +90,8 @@ def examples() -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix in (".py", ".c", ".f90")) if folder.is_dir() else []
 
 
-def example_page(path: Path) -> str:
-    """An example as a page: its text as it stands."""
+def example_page(path: Path) -> tuple[str, dict[str, bytes]]:
+    """An example as a page: its text as it stands, and no pictures."""
     language = {".py": "python", ".c": "c", ".f90": "fortran"}[path.suffix]
     name = path.relative_to(ROOT).as_posix()
-    return f"# {path.stem}\n\n`{name}`\n\n```{language}\n{path.read_text('utf-8')}```\n"
+    return f"# {path.stem}\n\n`{name}`\n\n```{language}\n{path.read_text('utf-8')}```\n", {}

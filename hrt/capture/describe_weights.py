@@ -55,7 +55,10 @@ def described(checkpoint: Checkpoint) -> str:
     sentences = (
         f"It holds {len(tensors)} tensors{below}, {sum(t.numel() for t in tensors.values()):,} numbers in {types}: "
         f"{listed(shapes)}.",
-        f"These are the shapes of a plain MLP {widths}; its activation is not in the file." if widths else "",
+        f"These are the shapes of a plain MLP {widths}. Its activation is not in the file, nor are transforms of its "
+        "inputs and outputs."
+        if widths
+        else "",
         f"Other tensors are below {listed([h.rstrip('.') for h in others])}." if others else "",
         _made_with(checkpoint.arguments),
     )

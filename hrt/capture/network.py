@@ -1,5 +1,6 @@
 """What a caller hands in as a network, made a Program and checked to give its answers."""
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -204,10 +205,23 @@ def _check_runs(net: nn.Module, example: tuple[Tensor, ...], call: Call) -> None
         expected = f" Its first linear layer expects {widths[0]} features." if widths else ""
         if len(example) > 1 and all(x.shape == (widths[0], 1) for x in example if widths):
             expected += " Rows, one array each, are one input as torch.stack(rows) or np.stack(rows)."
+        if len(names := _required(net)) > len(example):
+            expected = (
+                f" It takes {len(names)} inputs ({', '.join(names)}). Expected a tuple of as many arrays or boxes; on "
+                "the command line --inputs or --box once for each."
+            )
         raise InputError(
             f"The network does not run on inputs of shapes {shown([('batch', *x.shape[1:]) for x in example])}: "
             f"{first_line(error)}.{expected}"
         ) from error
+
+
+def _required(net: nn.Module) -> list[str]:
+    """The inputs that a network cannot do without, by name; none where its forward does not say."""
+    with suppress(TypeError, ValueError):
+        given = [p for p in inspect.signature(net.forward).parameters.values() if p.default is p.empty]
+        return [p.name for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return []
 
 
 def _check_capture(network: Captured, rows: Sequence[Tensor]) -> None:

@@ -78,6 +78,23 @@ def export(
     options = {"opset": 20 if opset is None else opset, "external": external, "functions": functions, "check": check}
     export_onnx(artifact, out, derivatives=derivatives or None, force=force, **options)
     typer.echo(f"wrote {out}: {out.stat().st_size:,} bytes{', checked by ONNX Runtime' if check else ''}")
+    typer.echo(names_for_clients(artifact, derivatives))
+
+
+def names_for_clients(artifact: Path, derivatives: list[str] | None) -> str:
+    """The inputs and outputs of the exported graph, by the names that a client asks for."""
+    from hrt.export.onnx.exporter import opened, to_onnx
+
+    graph = to_onnx(opened(artifact, derivatives or None)[0]).graph
+    shapes = {
+        v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in (*graph.input, *graph.output)
+    }
+    named = [
+        ", ".join(f"{v.name} ({', '.join(map(str, shapes[v.name]))})" for v in side)
+        for side in (graph.input, graph.output)
+    ]
+    return f"inputs: {named[0]}; outputs: {named[1]}"
 
 
 def _export_c(artifact: Path, out: Path, derivatives: list[str] | None, force: bool, options: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from hrt.cli.arguments import Artifact, Derivatives
+from hrt.cli.export import names_for_clients
 
 
 def repository(
@@ -39,6 +40,7 @@ def repository(
     chosen = {"server": server, "backend": backend, "device": device, "accelerator": accelerator}
     sizes = {"max_batch": max_batch, "instances": instances, "derivatives": derivatives or None}
     typer.echo(f"wrote {export_repository(artifact, folder, name=name, force=force, **chosen, **sizes)}")
+    typer.echo(names_for_clients(artifact, derivatives))
 
 
 def triton_backend(

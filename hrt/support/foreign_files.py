@@ -31,7 +31,11 @@ WHAT_IT_IS = {
         BUILD,
         "the LightningModule or the network in it",
     ),
-    "DeepXDE": ("a DeepXDE checkpoint, weights without their network", BUILD, "what was model.net"),
+    "DeepXDE": (
+        "a DeepXDE checkpoint, weights without their network",
+        BUILD,
+        "what was model.net, its transforms applied",
+    ),
     "safetensors": ("a safetensors file, weights without their network", BUILD, "the nn.Module that they belong to"),
     "TorchScript": (
         "a TorchScript archive",

@@ -12,11 +12,12 @@ from hrt.perf.bench.runner import Plan, run
 from hrt.perf.bench.tables import show
 from hrt.perf.measuring.results import FAILED, Results, check_results, disagreement, read
 from hrt.perf.networks.registry import SUFFIXES, from_file
-from hrt.support.atomic_files import usable
+from hrt.support.atomic_files import replacing, usable
 from hrt.support.progress import track
 
 INTERRUPTED = 130
 WIDTH = 200  # of a table where nobody's terminal says
+BEGIN, END = "<!-- figures: written by a command -->", "<!-- end of figures -->"
 
 
 def console() -> Console:
@@ -91,3 +92,13 @@ def one_of(paths: Sequence[Path]) -> tuple[Results, list[Results]]:
     if differing := disagreement(parts):
         raise InputError(f"The files differ in {differing}. Expected files of one machine; summarize each by itself.")
     return Results(tuple(r for part in parts for r in part.rows), parts[0].facts), parts
+
+
+def put_into(page: Path, text: str) -> None:
+    """`text` in place of what stands between the page's lines BEGIN and END. Raises InputError where they are not."""
+    before, begin, rest = (usable(page).read_text() if page.is_file() else "").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"Found no place for figures in {page}. Expected a page with the lines {BEGIN} and {END}.")
+    with replacing(page) as file:
+        file.write(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())

@@ -14,10 +14,11 @@ from rich.text import Text
 
 from hrt.perf.bench.ranking import OURS, REFERENCE, Cost, best_rows, latency, nbytes, standing, usable
 from hrt.perf.measuring.bursts import slack
-from hrt.perf.measuring.results import NOISY, OK, Results, Row
+from hrt.perf.measuring.results import MEASURED, NOISY, OK, UNREACHABLE, Results, Row
 
 NONE = "-"
 SUMMARY_DIGITS = 6  # so that rounding once more, to two or three, gives what the full result gives
+NAMED = ("torch", "onnxruntime", "openvino")  # versions that a page names
 STYLES = {"hrt": "bold", "unmeasured": "dim", "worse": "bold red"}  # of a row, on a terminal
 
 
@@ -168,6 +169,29 @@ def _placed(figures: str, rows: Sequence[Row], cost: Cost, words: tuple[str, str
     return Cell(f"{figures}, {s.text}{first}", "even" if s.even else "won" if s.won else "lost", remark)
 
 
+def methods(results: Results) -> Table:
+    """One line per workload, error and method, the smallest first: bytes, error, and the median call of its fastest
+    execution at every batch size; or why it keeps the error in none.
+    """
+    batches = sorted({r.batch for r in results.rows})
+    lines: list[list[str | Cell]] = []
+    for (workload, target), groups in groupby(results.groups(), key=lambda g: g[0].group[:2]):
+        by_batch = {rows[0].batch: rows for rows in groups}
+        first = next(iter(by_batch.values()))
+        small = best_rows(first, nbytes)
+        fast = {b: best_rows(rows, latency) for b, rows in by_batch.items()}
+        dense = next((r.nbytes for r in first if r.method == REFERENCE and r.nbytes), None)
+        for method, row in sorted(small.items(), key=lambda pair: pair[1].nbytes or 0):
+            times = [fast[b][method].p50_us if method in fast.get(b, {}) else None for b in batches]
+            smaller = NONE if dense is None or not row.nbytes else f"{dense / row.nbytes:.1f}x"
+            cells = [figure(row.nbytes, ","), smaller, figure(row.error, ".1e"), *map(figure, times)]
+            lines.append([workload, _exactly(target), method, *cells])
+        absent = {r.method: UNREACHABLE if r.status in MEASURED else r.status for r in first if r.method not in small}
+        lines += [[workload, _exactly(target), m, s, *[NONE] * (2 + len(batches))] for m, s in absent.items()]
+    columns = ("network", "error asked", "method", "bytes", "smaller", "error", *(f"batch {b}, us" for b in batches))
+    return Table.of(columns, lines, words=("network", "method"))
+
+
 def reasons(results: Results) -> list[str]:
     """Why, for every row that hrt does not win, and workloads of which nothing, or nothing of hrt, was measured."""
     lines = [f"{w.workload}, {w.target:g}, batch {w.batch}: {w.line}" for w in results.known.why]
@@ -219,6 +243,20 @@ def closing(results: Results) -> list[str]:
     if facts.get("interrupted"):
         lines.append("INTERRUPTED: these are the rows up to there")
     return lines
+
+
+def provenance(results: Results) -> str:
+    """Command, commit, machine and versions in one paragraph of a page, then what the networks are."""
+    facts, known = results.facts, results.known
+    versions = ", ".join(f"{name} {v}" for name, v in facts.get("versions", {}).items() if name in NAMED)
+    noise = f"; one call differs from itself by up to {max(known.noise.values()):.0%}" if known.noise else ""
+    head = (
+        f"`python -m hrt.perf {' '.join(map(str, facts.get('command', ())))}` on {str(facts.get('date', ''))[:10]}: "
+        f"{facts.get('seconds', 0) / 60:.0f} minutes, {facts.get('threads')} threads of "
+        f"{known.machine.get('processor')}, load average {known.machine.get('load_average')} before, "
+        f"commit {str(facts.get('commit'))[:7]}; {versions}{noise}."
+    )
+    return "\n".join([head, "", *(f"- {name}: {about}" for name, about in known.about.items())]).rstrip()
 
 
 def summary(results: Results) -> Results:

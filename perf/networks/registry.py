@@ -162,15 +162,18 @@ def _three(rows: Rows, share: int = 1) -> list[Tensors]:
 
 
 def _of(
-    make: Callable[[str, int], tuple[Any, Rows]], by_weights: bool = False, share: int = 1
+    make: Callable[[str, int], tuple[Any, Rows] | tuple[Any, Rows, float]], by_weights: bool = False, share: int = 1
 ) -> Callable[[str, Entry, int], Workload]:
-    """A builder of workloads from what makes, by name and size, a network and its rows. share: see `_three`."""
+    """A builder of workloads from what makes, by name and size, a network, its rows and, where it was trained here, its
+    relative error on data that it never saw. share: see `_three`.
+    """
 
     def built(name: str, entry: Entry, size: int) -> Workload:
-        net, rows = make(name, size)
+        net, rows, *error = make(name, size)
         parts = _three(rows, 2 if entry.size else share)  # rows of operators are long
         program = capture(net, parts[0]) if isinstance(net, nn.Module) else read_onnx(net)
-        return Workload(name, entry.about, net, program, parts[0], parts[1], parts[2], entry.batches, by_weights)
+        about = ", ".join([entry.about, *(f"{e:.1e} off what it learned" for e in error)])
+        return Workload(name, about, net, program, parts[0], parts[1], parts[2], entry.batches, by_weights)
 
     return built
 
@@ -203,9 +206,10 @@ def _green(name: str, size: int) -> tuple[nn.Module, Rows]:
     return net, lambda count, seed: torch.from_numpy(smooth(size, count, seed)).float()
 
 
-def _deeponet(name: str, size: int) -> tuple[nn.Module, Rows]:
+def _deeponet(name: str, size: int) -> tuple[nn.Module, Rows, float]:
     with one_thread():
-        return deeponet.train_deeponet()[0], deeponet.deeponet_inputs
+        net, error = deeponet.train_deeponet()
+    return net, deeponet.deeponet_inputs, error
 
 
 def _emulator(name: str, size: int) -> tuple[nn.Module, Rows]:
@@ -213,26 +217,34 @@ def _emulator(name: str, size: int) -> tuple[nn.Module, Rows]:
         return surrogates.train_emulator(), surrogates.parameters
 
 
-def _transformer(name: str, size: int) -> tuple[nn.Module, Rows]:
+def _transformer(name: str, size: int) -> tuple[nn.Module, Rows, float]:
     with one_thread():
-        return surrogates.train_transformer()[0], surrogates.forces
+        net, error = surrogates.train_transformer()
+    return net, surrogates.forces, error
 
 
-def _ensemble(name: str, size: int) -> tuple[nn.Module, Rows]:
+def _ensemble(name: str, size: int) -> tuple[nn.Module, Rows, float]:
     with one_thread():
-        return burgers.train_ensemble(), burgers.burgers_points
+        net = burgers.train_ensemble()
+        return (
+            net,
+            burgers.burgers_points,
+            burgers.BURGERS.error(lambda x: net(x).mean(-1, keepdim=True), torch.float32),
+        )
 
 
 def _fno(name: str, entry: Entry, size: int) -> Workload:
     with one_thread():
         net = fno.train_fno()
-    workload = _of(lambda name, size: (net, fno.flows), share=8)(name, entry, size)
+    error = fno.test_error(net)
+    workload = _of(lambda name, size: (net, fno.flows, error), share=8)(name, entry, size)
     return replace(workload, graph=fno.dft_graph(net))
 
 
-def _images(name: str, size: int) -> tuple[nn.Module, Rows]:
+def _images(name: str, size: int) -> tuple[nn.Module, Rows, float]:
     with one_thread():
-        return images.train_images(name.partition("-")[0])[0], images.sources
+        net, error = images.train_images(name.partition("-")[0])
+    return net, images.sources, error
 
 
 def _laplace(size: int) -> np.ndarray:

@@ -170,6 +170,13 @@ class Plain(Operator):
         return self.joined(f, x)
 
 
+def test_a_network_of_two_inputs_is_not_given_one():
+    with pytest.raises(
+        hrt.InputError, match=r"It takes 2 inputs \(f, x\)\. Expected a tuple of as many arrays or boxes"
+    ):
+        hrt.compress(Plain(), inputs=torch.cat([F, X], 1), progress=False)
+
+
 def test_exported_programs_and_onnx_files_are_given_inputs_by_name(tmp_path):
     names = {"f": F, "x": X}
     dims = {k: {0: torch.export.Dim("batch")} for k in names}

@@ -281,9 +281,11 @@ class TestCommandLine:
         model.save(tmp_path / "net.hrt")
         command = ["repository", str(tmp_path / "net.hrt"), str(tmp_path / "models"), "--name", "m"]
         assert main([*command, "--max-batch", "32", "--instances", "2"]) == 0
-        assert "wrote" in capsys.readouterr().out
+        printed = capsys.readouterr().out
         config = config_of(tmp_path / "models" / "m")
         assert (config.max_batch_size, config.instance_group[0].count) == (32, 2)
+        for tensor in (*config.input, *config.output):  # what a client asks for
+            assert f" {tensor.name} ({', '.join(['batch', *map(str, tensor.dims)])})" in printed
         assert main(command) == 2 and "exists and was kept" in capsys.readouterr().err
         assert main([*command, "--force", "--derivatives", "d0", "d1d1", "--backend", "hrt"]) == 0
         found = [t.name for t in config_of(tmp_path / "models" / "m").output]

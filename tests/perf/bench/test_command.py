@@ -55,6 +55,39 @@ class TestCommandLine:
         assert read(tmp_path / "rows.json").facts["interrupted"] and "INTERRUPTED" in capsys.readouterr().out
 
 
+class TestPages:
+    def results(self, folder):
+        facts = {"command": ["--workload", "net"], "date": "2026-11-29T01:02:03", "seconds": 120.0, "threads": 2}
+        facts |= {
+            "machine": {"processor": "a chip"},
+            "commit": "0123456789",
+            "versions": {"torch": "2.13.0", "b": "1"},
+            "about": {"net": "a net"},
+        }
+        rows = Results((row("dense float32", 4000, 20.0, 1.0), row("hrt", 400, 10.0, 2.0)), facts)
+        rows.write(folder / "rows.json")
+        return str(folder / "rows.json")
+
+    def test_figures_take_the_place_of_older_ones_and_words_stay(self, tmp_path):
+        page = tmp_path / "page.md"
+        page.write_text(f"words\n\n{bench.BEGIN}\nold\n{bench.END}\n\nmore\n")
+        for _ in range(2):
+            assert main(["table", self.results(tmp_path), "--methods", "--into", str(page)]) == 0
+        text = page.read_text()
+        assert text.startswith("words\n") and text.endswith(f"{bench.END}\n\nmore\n") and "old" not in text
+        assert text.count("| net | 1e-3 | hrt | 400 | 10.0x | 5.0e-04 | 10.0 |") == 1
+        assert "`python -m hrt.perf --workload net` on 2026-11-29: 2 minutes, 2 threads of a chip" in text
+        assert "commit 0123456; torch 2.13.0.\n\n- net: a net\n\n|" in text
+
+    def test_a_page_without_a_place_is_left_alone(self, tmp_path, capsys):
+        page = tmp_path / "page.md"
+        page.write_text(f"words {bench.END}")
+        for path in (page, tmp_path / "none.md"):
+            assert main(["table", self.results(tmp_path), "--into", str(path)]) == 2
+            assert "Found no place for figures" in capsys.readouterr().err
+        assert page.read_text() == f"words {bench.END}" and not (tmp_path / "none.md").exists()
+
+
 class TestBench:
     """`hrt bench` beside `python -m hrt.perf`: the same plan, one network."""
 

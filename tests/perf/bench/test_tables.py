@@ -8,7 +8,7 @@ from bench_cases import row
 from rich.console import Console
 
 from hrt.perf.bench.ranking import front, latency, nbytes, standing
-from hrt.perf.bench.tables import overview, reasons, show, summary, verdict
+from hrt.perf.bench.tables import methods, overview, reasons, show, summary, verdict
 from hrt.perf.measuring.results import FAILED, MISSING, NOISY, UNREACHABLE, Results, Row, read
 
 DENSE = [row("dense float32", 4000, 20.0, 1.0), row("dense float32", 4000, 200.0, 1.0, batch=256)]
@@ -99,6 +99,23 @@ class TestOverview:
     def test_errors_keep_every_digit(self, target, text):
         table = overview(Results((replace(DENSE[0], target=target), replace(DENSE[0], target=0.9))))
         assert [r[1].text for r in table.rows] == ["9e-1", text]
+
+
+def test_methods_stand_by_bytes_with_the_times_of_their_fastest_executions():
+    """What misses the error is named last; an execution that misses it gives no time."""
+    ours = (
+        row("hrt", 400, 10.0, 2.0, backend="a"),
+        row("hrt", 400, 7.0, 3.0, backend="b"),
+        row("hrt", 400, 50.0, batch=256),
+    )
+    missed = row("svd", 900, 1.0, error=5e-2), row("svd", 900, 1.0, error=5e-2, batch=256)
+    table = methods(results(*ours, *missed, row("pruned", status=UNREACHABLE)))
+    assert table.markdown().splitlines()[2:] == [
+        "| net | 1e-3 | hrt | 400 | 10.0x | 5.0e-04 | 7.0 | 50.0 |",
+        "| net | 1e-3 | dense float32 | 4,000 | 1.0x | 5.0e-04 | 20.0 | 200.0 |",
+        "| net | 1e-3 | svd | cannot reach | - | - | - | - |",
+        "| net | 1e-3 | pruned | cannot reach | - | - | - | - |",
+    ]
 
 
 class TestReasons:

@@ -32,7 +32,7 @@ def test_angles_solve_the_equation_of_the_pendulum():
     slope, second = (x[:, 2:] - x[:, :-2]) / (2 * h), (x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2]) / h**2
     left = second + FRICTION * slope + x[:, 1:-1].sin() - f[:, 1:-1]
     assert float(left.norm() / f.norm()) < 0.1
-    assert float(f.std()) > 0.5 and float(x.std()) > 0.3
+    assert 0.2 < float(f.std()) < 0.4 and float(x.std()) > 0.2 and float(x.abs().max()) < 3
 
 
 @pytest.mark.slow
@@ -40,3 +40,8 @@ def test_the_transformer_starts_to_learn_and_repeats():
     (first, start), (_, later), (again, _) = (train_transformer(steps=steps) for steps in (1, 6, 1))
     assert later < start and not first.training
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.slow  # a quarter of its steps
+def test_the_transformer_learns():
+    assert train_transformer(steps=300)[1] < 0.3
