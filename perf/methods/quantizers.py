@@ -71,7 +71,7 @@ class PlainGraph:
         constants, layers = {t.name for t in self.proto.graph.initializer}, workload.program.linear_nodes
         products = [n for n in self.proto.graph.node if n.op_type == "MatMul" and n.input[1] in constants]
         if len(products) != len(layers):
-            raise RuntimeError(f"{len(products)} products of constants for {len(layers)} layers")
+            raise RuntimeError(f"these quantizers take MatMul alone: {len(products)} of {len(layers)} layers")
         self._weights: dict[str, str] = {}  # by node
         for k, (node, linear) in enumerate(zip(products, layers, strict=True)):
             node.name = f"product{k}"

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -96,9 +96,10 @@ def main() -> None:
         outcomes = {}
         names = [row["network"] for row in rows]
         with ProcessPoolExecutor(PROCESSES) as pool:
-            for name, result in zip(names, pool.map(outcome, names), strict=True):
-                outcomes[name] = result
-                print(name, "|", result, flush=True)
+            futures = {pool.submit(outcome, name): name for name in names}
+            for k, done in enumerate(as_completed(futures), 1):
+                outcomes[futures[done]] = done.result()
+                print(f"{k} of {len(names)}:", futures[done], "|", done.result(), flush=True)
     counts = Counter(
         next((w for w in ("captured", "not tried") if o.startswith(w)), "refused") for o in outcomes.values()
     )
