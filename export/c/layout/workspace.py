@@ -67,8 +67,10 @@ def plan(program: Program) -> Plan:
     root = names.root
     uses = Counter([*(name for node in program.nodes for name in node.inputs), *program.outputs])
 
-    def accompanies(node: Node, last: Node) -> bool:
-        return node.inputs[0] == last.name and uses[last.name] == 1 and _accompanies(node, last, shapes)
+    def accompanies(node: Node, step: Sequence[Node]) -> bool:
+        *before, last = step
+        alone = node.op != "linear" or not before  # what is turned behind one linear node is not read turned by another
+        return alone and node.inputs[0] == last.name and uses[last.name] == 1 and _accompanies(node, last, shapes)
 
     steps: list[list[Node]] = []
     made: dict[str, int] = {}  # the step of a value
@@ -77,7 +79,7 @@ def plan(program: Program) -> Plan:
             continue
         first = max([made.get(root(name), 0) for name in node.inputs if name in shapes], default=0)
         earlier = range(len(steps) - 1, max(first, len(steps) - BACK) - 1, -1)
-        k = next((k for k in earlier if _joins(node, steps[k], names) or accompanies(node, steps[k][-1])), len(steps))
+        k = next((k for k in earlier if _joins(node, steps[k], names) or accompanies(node, steps[k])), len(steps))
         if k == len(steps):
             steps.append([])
         steps[k].append(node)

@@ -24,7 +24,9 @@ WINDOWS = [
 
 
 def program() -> tuple[Program, list[torch.Tensor]]:
-    """Every window with and without its channels in front; a product over channels; one whose rows others read too."""
+    """Every window with and without its channels in front; products over channels, one whose rows others read too and
+    one behind another.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def some(*shape: int) -> torch.Tensor:
@@ -54,6 +56,11 @@ def program() -> tuple[Program, list[torch.Tensor]]:
         constants[f"v{k}"] = some(17, 3)
         outputs.append(node(f"m{k}", "linear", (last, f"v{k}"), {}))
     outputs.append(node("again", "neg", ("c1",), {}))
+    values.append(Value("y", (12, 4)))
+    rows.append(some(5, 12, 4).double())
+    constants |= {"first": some(10, 4), "second": some(12, 12)}
+    between = node("turned", "transpose", (node("before", "linear", ("y", "first"), {}),), {"axes": [-1, -2]})
+    outputs.append(node("back", "transpose", (node("after", "linear", (between, "second"), {}),), {"axes": [-1, -2]}))
     return Program(tuple(values), tuple(nodes), tuple(outputs), constants), rows
 
 
@@ -61,6 +68,12 @@ def test_rows_that_nobody_else_reads_are_not_stored() -> None:
     inside = plan(program()[0]).inside
     assert {"p0", "p1", "p2", "p3", "p4", "l1", "l3", "c0"} <= inside
     assert not {"l0", "l2", "l4", "c1", "t1"} & inside
+
+
+def test_a_step_has_products_with_one_weight() -> None:
+    """A product whose rows are turned, and one that reads them turned, are two steps: they were one."""
+    for step in plan(program()[0]).steps:
+        assert len({node.inputs[1] for node in step if node.op == "linear"}) <= 1
 
 
 @pytest.mark.parametrize("double", [False, True])
