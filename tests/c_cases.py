@@ -66,7 +66,7 @@ MORE: list[Case] = [
 
 def every_case() -> list[Case]:
     """The cases of all tests of the table, those above, and every activation on its own grid."""
-    cases: list[Case] = [(name, arguments, attrs) for name, arguments, attrs, _ in CASES]
+    cases: list[Case] = [(name, arguments, attrs) for name, arguments, attrs, _ in CASES if name != "carried"]
     for parameters in ACTIVATIONS:
         op, attrs = parameters.values
         x = grid(op, attrs, 999)  # type: ignore[arg-type]

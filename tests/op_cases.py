@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrt.program.carried import OPSET, encoded
 from hrt.program.op_table import TABLE, Op
 from hrt.program.program import Node, Program, Value
 
@@ -73,6 +76,20 @@ PAIRS = torch.stack([A[..., :-1], A[..., 1:]], 2).permute(0, 3, 1, 2).flatten(2)
 UNFOLDED = F.unfold(IMAGE, (3, 2), (1, 3), (1, 2), (2, 1)).mT.reshape(5, 3, 8, 12)
 
 
+def sorting_model(width: int) -> bytes:
+    """The last of three axes in ascending order, as an ONNX model."""
+    count = onnx.numpy_helper.from_array(np.array([width]), "k")
+    nodes = [onnx.helper.make_node("TopK", ["x", "k"], ["y", "places"], axis=-1, largest=0)]
+    ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 3, width]) for n in "xy"]
+    graph = onnx.helper.make_graph(nodes, "part", ports[:1], ports[1:], [count])
+    opsets = [onnx.helper.make_opsetid("", OPSET)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+SORTED = {"name": "sort", "values": 1, "shape": [3, 4]}
+SORTED |= {"model": encoded(sorting_model(4), lambda x: x.sort(-1)[0])}
+A32 = A.float().double()  # what is carried computes in float32
+
 CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
     ("linear", (A, W), {}, torch.einsum("bni,oi->bno", A, W)),
     ("linear", (A[:, 0], W, C), {}, A[:, 0] @ W.T + C),
@@ -120,6 +137,7 @@ CASES: list[tuple[str, tuple[Tensor, ...], dict[str, Any], Tensor]] = [
     ("matmul", (A, B.mT), {}, torch.einsum("bni,bmi->bnm", A, B)),
     ("einsum", (A, B), {"equation": "bni,bnj->bij"}, A.mT @ B),
     ("layer_norm", (A, C[:4], W[0]), {"shape": [4], "eps": 1e-5}, F.layer_norm(A, [4], C[:4], W[0])),
+    ("carried", (A32,), SORTED, A32.sort(-1)[0]),
 ]
 
 

@@ -16,7 +16,7 @@ from hrt.program.taylor_table import RULES as TAYLOR
 from op_cases import ACTIVATIONS, CASES, Case, program_of
 
 UNBOUNDED = {"tan", "asin", "acos", "acosh", "atanh", "exp", "log", "sqrt", "reciprocal", "power"}  # infinitely steep
-EXPORTED_WITH_OTHERS = {"linear", "patches"}  # by the exporter itself: by form, and as Conv
+EXPORTED_WITH_OTHERS = {"linear", "patches", "carried"}  # by the exporter itself: by form, as Conv, as its nodes
 ALL: list[Case] = [(name, arguments, attrs) for name, arguments, attrs, _ in CASES]
 ALL += [(p.values[0].name, (torch.full((5, 3), 0.25).double(),), p.values[1]) for p in ACTIVATIONS]  # type: ignore
 

@@ -10,6 +10,7 @@ from hrt.export.c.elementwise_text import Expression, elementwise
 from hrt.export.c.layout.numbers import up16
 from hrt.export.c.linear_text import LinearText
 from hrt.export.c.operators import EXPRESSIONS, LOWERINGS
+from hrt.program.carried import CARRIED
 from hrt.program.op_table import TABLE
 from hrt.program.program import Program
 
@@ -91,8 +92,9 @@ def check_ops(program: Program) -> None:
     for node in program.nodes:
         if node.op not in EXPRESSIONS and node.op not in LOWERINGS and node.op not in ("linear", "reshape"):
             where = f" ({node.module})" if node.module else ""
+            op = node.attrs["name"] if node.op == CARRIED else node.op
             raise ExportError(
-                f"Node {node.name}{where} is the op {node.op}, which cannot be written in C. "
+                f"Node {node.name}{where} is the op {op}, which cannot be written in C. "
                 "Expected ops with a C lowering. Use export_onnx, or put the op outside of the network."
             )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hrt.certificate.derivative_outputs import limits
 from hrt.errors import InputError
+from hrt.export.onnx.carried import spliced
 from hrt.export.onnx.check import check_onnx, fits_one_message
 from hrt.export.onnx.convolutions import convolution, patches
 from hrt.export.onnx.graph import DOMAIN, VERSION, Functions, Graph
@@ -25,6 +26,7 @@ from hrt.hmatrix.hmatrix import HMatrix
 from hrt.model.load import load
 from hrt.model.model import CompressedModel
 from hrt.program.along_axes import along_axes
+from hrt.program.carried import CARRIED
 from hrt.program.convolutions import CONVOLUTION, fused
 from hrt.program.parallel_linears import joined
 from hrt.program.patches import Window
@@ -75,6 +77,7 @@ def export_onnx(
         InputError: An opset, path or input that cannot be used.
         DerivativeError: An op on the way has no such derivative.
         BackendError: ONNX Runtime, which the check needs, is not installed.
+        ExportError: A carried part cannot be said in the opset.
         HrtError: The graph failed its check.
 
     Example:
@@ -230,6 +233,8 @@ class _Exporter:
             (x,), window = node.inputs, Window.of(node.attrs)
             return patches(self.g, self.value(x), self.shapes[x], window, node.name or "value")
         inputs, ranks = [self.value(name) for name in node.inputs], [self.ranks[name] for name in node.inputs]
+        if node.op == CARRIED:
+            return spliced(self.g, inputs, node.attrs, node.name or "value")
         if node.op in ("add", "sub"):
             inputs = [self._filled(x, name, node.shape) for x, name in zip(inputs, node.inputs, strict=True)]
         return lower(self.g, node.op, inputs, node.attrs, ranks, node.name or "value")

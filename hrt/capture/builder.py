@@ -19,6 +19,7 @@ from hrt.program.names import unique_name
 from hrt.program.program import Node, Value
 
 Lowering = Callable[..., Any]  # (builder, *the arguments of a call) to a Ref, a list of them, or a constant
+ROWS = "the numbers of the rows"  # of a Ref that no node gives, and no node reads
 ALONG_THE_BATCH = "it works along the batch, so that samples would depend on each other"
 
 
@@ -81,6 +82,8 @@ class Builder:
         become constants. The batch stands as in the first value of as many dimensions.
         """
         names = tuple(x.name if isinstance(x, Ref) else self._constant(x) for x in inputs)
+        if ROWS in names:
+            raise self.fail("it computes with torch.arange(batch), the numbers of the rows; they are an index alone")
         attrs = {k: self._plain(v) for k, v in attrs.items()}
         taken = {*self.constants, *(v.name for v in self.inputs)}
         name = unique_name(f"{self.current.name}_{len(self.nodes)}", taken)

@@ -25,7 +25,8 @@ WHOLE = {"int": torch.int64, "bool": torch.bool}  # the types of inputs that are
 @dataclass(frozen=True, eq=False)
 class Call:
     """net(*positional, **keywords), with a Leaf in the place of every input. kinds: of the inputs; () where all are
-    floats.  slopes: it differentiates inside, and runs only where gradients are taken.
+    floats.  slopes: it differentiates inside, and runs only where gradients are taken.  carries: what has no row of the
+    op table is carried along as ONNX models.
 
     Without a structure inputs are positional, one after the other. bare: of every input whether the network takes one
     sample of it without a batch, so that samples are given to it one by one, the other inputs as batches of one; () for
@@ -38,6 +39,7 @@ class Call:
     kinds: tuple[Kind, ...] = ()
     slopes: bool = False
     bare: tuple[bool, ...] = ()
+    carries: bool = False
 
     def answers(self, net: Callable[..., Any], rows: Sequence[Tensor]) -> Any:
         """What the network, or what stands for it, gives."""

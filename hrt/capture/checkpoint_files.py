@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt.capture.torch_export import quiet
+from hrt.capture.tracing import quiet
 from hrt.errors import InputError, reason
 from hrt.support.atomic_files import usable
 from hrt.support.foreign_files import MOST, Foreign, Pickled

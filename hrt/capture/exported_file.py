@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from hrt.capture.torch_export import quiet
+from hrt.capture.tracing import quiet
 from hrt.errors import InputError, reason
 from hrt.support.atomic_files import usable
 

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from hrt.capture.answers import Answers, TorchAnswers
 from hrt.capture.calls import PLAIN_CALL, Call, Given
 from hrt.capture.torch_export import culprit, exported, guess_example, one_at_a_time, one_by_one
-from hrt.capture.torch_graph import program_of, roundings
+from hrt.capture.torch_graph import carriable, program_of, roundings
 from hrt.capture.weights import check_modules, check_weights, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line, shown
 from hrt.program.program import Program
@@ -31,6 +31,7 @@ CANCELLED = 1e-4  # a column may be a difference of large numbers
 NO_INDEX = ("used as indices must be", "scalar type", "Expected dtype int")  # what torch says of floats as indices
 BEYOND = ("out of bounds", "out of range")  # what torch says of an index
 NO_SLOPE = "does not require grad"  # what torch says of a derivative where gradients are off
+NAMED = ("refine_names", "align_to", "align_as", "rename")  # methods of tensors that torch 2.13 has no more
 SHOWN = 3  # modules that a message names
 
 
@@ -134,11 +135,14 @@ def _captured(net: Network, samples: tuple[Tensor, ...] | None, call: Call) -> C
     example = _points([x.shape[1:] for x in guess_example(net)]) if samples is None else samples
     if samples is not None and isinstance(net, nn.Module):
         _check_runs(net, example, call)
+    graph = None
     try:
         graph = exported(net, [x[:2] for x in example], call)
-        program = program_of(graph)
+        program = program_of(graph, call.carries)
     except CaptureError as refusal:
-        return _of_single_samples(net, example, call, refusal)
+        parts = ", ".join([] if graph is None or call.carries else carriable(graph))
+        hint = f' compress(..., outside="carry") keeps {parts} dense and compresses the rest.' if parts else ""
+        return _of_single_samples(net, example, call, CaptureError(f"{refusal}{hint}"))
     return _checked(net, (program, roundings(graph)), example, call)
 
 
@@ -150,7 +154,7 @@ def _of_single_samples(net: Any, example: tuple[Tensor, ...], call: Call, refusa
     if graph is None:
         raise refusal
     try:
-        return _checked(net, (program_of(graph), roundings(graph)), example, call)
+        return _checked(net, (program_of(graph, call.carries), roundings(graph)), example, call)
     except CaptureError:
         raise refusal from None
 
@@ -189,6 +193,11 @@ def _check_runs(net: nn.Module, example: tuple[Tensor, ...], call: Call) -> None
     except CaptureError:
         raise
     except Exception as error:
+        if any(f"'Tensor' object has no attribute '{name}'" in str(error) for name in NAMED):
+            raise CaptureError(
+                f"{type(net).__name__} names the dimensions of tensors{culprit(error, net)}, which torch "
+                f"{torch.__version__} no longer does. Expected dimensions by number: x.mean(1) for x.mean('C')."
+            ) from error
         if "'Tensor' object has no attribute" in str(error):
             raise CaptureError(
                 f"{first_line(error)}, which {type(net).__name__} asks of its input{culprit(error, net)}: it takes "

@@ -1,16 +1,13 @@
 """From a network to a Program by torch.export, whose graph `hrt.capture.torch_graph` reads."""
 
 import inspect
-import io
 import linecache
-import logging
 import os
 import threading
 import traceback
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +19,17 @@ from torch.utils._pytree import tree_leaves
 
 from hrt.capture.calls import PLAIN_CALL, Call, with_state
 from hrt.capture.torch_graph import program_of
-from hrt.capture.tracing import AnyBatch, Finite, Gradients, InVmap, Steps, dispatched, labels_followed, masks_as_given
+from hrt.capture.tracing import (
+    AnyBatch,
+    Finite,
+    Gradients,
+    InVmap,
+    Steps,
+    dispatched,
+    labels_followed,
+    masks_as_given,
+    quiet,
+)
 from hrt.capture.weights import check_modules, check_weights, computing_tensor, floating_types, without_inference
 from hrt.errors import CaptureError, InputError, first_line
 from hrt.program.program import Program
@@ -36,8 +43,11 @@ BATCH_AT_EXPORT = 3  # neither 0 nor 1, which torch.export would take for consta
 
 # What torch.export says of habits that it cannot follow, and what the caller did.
 PLAIN = {
-    "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if); "
-    "keep it a tensor, or make the number once in __init__",
+    "data-dependent expression": "it makes a Python number or a branch of a tensor's values (.item(), float(), if, "
+    "if torch.any(mask)); keep it a tensor (torch.where(mask, f(x), x), with no branch), or make the number once in "
+    "__init__",
+    "pack_padded_sequence": "it packs sequences of different lengths (pack_padded_sequence); give it sequences of one "
+    "length, and choose the last step of each by a mask or torch.gather",
     Steps.EXCEEDED: "it loops over its rows; write operations on all rows at once (torch.vmap)",
     "numpy() is not supported": "it leaves torch for numpy; use torch's functions",
     CONSTRAINED: "it fixes the number of rows: a loop over them, int(x.shape[0]), len(x), or a number in a shape "
@@ -165,19 +175,6 @@ def _restored(net: nn.Module) -> Iterator[None]:
                 current.update(old)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps what torch.export logs, warns and prints off the terminal: its exceptions say it again."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def exported(net: nn.Module | ExportedProgram, example: Sequence[Tensor], call: Call = PLAIN_CALL) -> ExportedProgram:
     """The network's graph, traced where it is none yet. Raises as `capture` does."""
     if isinstance(net, ExportedProgram):
@@ -237,7 +234,7 @@ def _as_dispatched(net: nn.Module, rows: Sequence[Tensor], call: Call) -> Export
             break
     if graph is not None:
         with suppress(Exception):
-            program_of(graph)
+            program_of(graph, call.carries)
             return graph if _is_rowwise(net, rows, call) else None
     return None
 

@@ -5,7 +5,7 @@ A graph may call whatever its author wrote. Only functional ATen operators are e
 
 import warnings
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind, OutputKind
 
 from hrt.capture.aten import COMPLEX, LOWERINGS, depends, is_complex, lower_complex
-from hrt.capture.builder import Builder, Ref, module_path, schema_name
+from hrt.capture.builder import ALONG_THE_BATCH, Builder, Ref, module_path, schema_name
+from hrt.capture.carrying import carried
 from hrt.capture.compositions import LARGEST
+from hrt.capture.tracing.remedies import remedy
 from hrt.capture.weights import check_numbers
-from hrt.errors import CaptureError
-from hrt.program.program import Program, Value
+from hrt.errors import CaptureError, HrtError
+from hrt.program.program import Program, Value, carried_nbytes
 
 RETURNED = (OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION)
 PLACEMENT = {"dtype", "device", "layout", "pin_memory", "memory_format", "copy", "non_blocking", "implicit"}
@@ -27,17 +29,6 @@ REGIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 FOLDED = 1 << 27  # numbers that all constants together may become: a gigabyte
 READS_NUMBER = ("item", "_local_scalar_dense")
 NUMERIC = ("_operator", "math")  # of functions that are carried out on plain numbers
-FACTORS = (
-    "it factors a matrix that depends on the input; write small ones out in sums of products, or make the factor of a "
-    "constant one in __init__"
-)
-REMEDIES = {  # for operators outside the table, by how their names begin
-    **{name: FACTORS for name in ("linalg", "det", "logdet", "slogdet", "cholesky", "inverse", "lu_", "svd", "qr")},
-    "arange": "it counts rows; for y[torch.arange(len(y)), i] write torch.take_along_dim, y.gather or y.scatter_add",
-    "grid_sampler": "it reads at places that depend on the input; read at fixed ones (F.interpolate, an index)",
-    **{name: "it orders values; amax, amin and topk of few are captured" for name in ("sort", "argsort", "kthvalue")},
-    **{name: "the shape of its result depends on the values; write it as a mask" for name in ("unique", "nonzero")},
-}
 MASKING = ("masked_fill", "where")  # they put infinities where nothing is to be seen
 READS_FILES = "from_file"  # the one functional ATen operator that touches more than its arguments
 
@@ -46,15 +37,20 @@ class _OutsideError(CaptureError):
     """An operator without a lowering; it may still have a decomposition into operators that have one."""
 
 
-def program_of(exported: torch.export.ExportedProgram) -> Program:
-    """The Program of an exported graph, its constants in float64 and its own."""
+def program_of(exported: torch.export.ExportedProgram, carries: bool = False) -> Program:
+    """The Program of an exported graph, its constants in float64 and its own. carries: what has no row of the op table
+    becomes a part of its own (`hrt.program.carried`), where the rest is captured.
+    """
+    if carries:
+        with suppress(CaptureError):
+            return program_of(exported)
     advice = "" if exported.dialect == "TRAINING" else " Do not call run_decompositions before: it splits operators."
     try:
-        return _Walk(exported, advice).program()
+        return _Walk(exported, advice, carries).program()
     except CaptureError as error:
         first = error  # it names what the user wrote
     try:
-        return _Walk(_decomposed(exported), advice).program()
+        return _Walk(_decomposed(exported), advice, carries).program()
     except _OutsideError:
         reason = first
     except CaptureError as error:
@@ -62,6 +58,14 @@ def program_of(exported: torch.export.ExportedProgram) -> Program:
     except Exception:  # torch's passes have limits of their own
         reason = first
     raise CaptureError(str(reason)) from None
+
+
+def carriable(exported: torch.export.ExportedProgram) -> list[str]:
+    """What of a graph could be carried along, so that the rest is captured; nothing where that would not do."""
+    try:
+        return list(carried_nbytes(_Walk(exported, "", carries=True).program()))
+    except HrtError:
+        return []
 
 
 def roundings(exported: torch.export.ExportedProgram) -> dict[str, str]:
@@ -79,9 +83,9 @@ def roundings(exported: torch.export.ExportedProgram) -> dict[str, str]:
 class _Walk(Builder):
     """Walks a graph once. Values are a Ref, a constant (floats in float64), plain Python, or None: the batch size."""
 
-    def __init__(self, exported: torch.export.ExportedProgram, advice: str):
+    def __init__(self, exported: torch.export.ExportedProgram, advice: str, carries: bool = False):
         super().__init__(advice)
-        self.exported = exported
+        self.exported, self.carries = exported, carries
         self.tied: dict[tuple, Tensor] = {}
         self.values: dict[Any, Any] = {}
         self.room = FOLDED + 4 * sum(t.numel() for t in exported.state_dict.values())
@@ -196,16 +200,26 @@ class _Walk(Builder):
         given = _flatten([*arguments, *keywords.values()])
         if not dynamic and not any(map(depends, given)):
             return self._fold(node, arguments, keywords)
-        if is_complex([*given, *fakes]):
+        if torch.Tag.nondeterministic_seeded in node.target.tags and name not in LOWERINGS:
+            raise self.fail("it draws random numbers; draw them outside, and give them as an input")
+        try:
+            return self._lowered(node, arguments, keywords)
+        except CaptureError as refusal:
+            if not self.carries or ALONG_THE_BATCH in str(refusal):
+                raise
+            return carried(self, node, self.values, refusal)
+
+    def _lowered(self, node: Any, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+        """A call said in the op table."""
+        name, fakes = schema_name(node.target), _flatten([node.meta.get("val")])
+        if is_complex(_flatten([*arguments, *keywords.values(), *fakes])):
             keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
             try:
                 return self.placed(lower_complex(self, name, arguments, keywords), node.meta["val"])
             except (TypeError, AttributeError, IndexError, KeyError) as error:
                 raise self.fail(f"these arguments are not supported ({error})") from error
-        if torch.Tag.nondeterministic_seeded in node.target.tags and name not in LOWERINGS:
-            raise self.fail("it draws random numbers; draw them outside, and give them as an input")
         if name not in LOWERINGS:
-            raise self.fail(f"it is outside the op table{_remedy(name)}", _OutsideError)
+            raise self.fail(f"it is outside the op table{remedy(name, LOWERINGS)}", _OutsideError)
         keywords = {k: v for k, v in keywords.items() if k not in PLACEMENT}
         self.operands = [a for a in _flatten([*arguments, *keywords.values()]) if isinstance(a, Ref)]
         if torch.Tag.pointwise in node.target.tags:
@@ -290,14 +304,6 @@ class _Walk(Builder):
 def widest(dtype: torch.dtype) -> torch.dtype:
     """In which constants are computed: 64 bits a real number."""
     return torch.complex128 if dtype.is_complex else torch.float64 if dtype.is_floating_point else dtype
-
-
-def _remedy(name: str) -> str:
-    """What to write in the place of an operator, or which captured ones have a name like it."""
-    if remedy := next((text for start, text in REMEDIES.items() if name.strip("_").startswith(start)), ""):
-        return f": {remedy}"
-    alike = get_close_matches(name.strip("_"), LOWERINGS, n=3)
-    return f" (near to it: {', '.join(alike)})" if alike else ""
 
 
 def _on_meta(value: Any) -> Any:

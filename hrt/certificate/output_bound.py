@@ -26,6 +26,7 @@ from hrt.certificate.enclosure import Enclosure, like
 from hrt.certificate.intervals import CURVES, TINY, UNIT, Interval, around, gamma, point, up, where
 from hrt.certificate.norms import FAINT, MAX_SIDE, Weight, length
 from hrt.certificate.selection_rules import SELECTIONS
+from hrt.program.carried import CARRIED
 from hrt.program.dense_view import DenseView
 from hrt.program.op_table import TABLE
 from hrt.program.patches import Window
@@ -170,6 +171,13 @@ def _layer_norm(node: Node, a: Sequence[Enclosure]) -> Enclosure:
     return out
 
 
+def _unknown(node: Node, a: Sequence[Enclosure]) -> Enclosure:
+    """Anything at all."""
+    anything = torch.full((len(a[0].x.lo), *node.shape), math.inf, dtype=torch.float64)
+    whole = Interval(-anything, anything)
+    return Enclosure.make(whole, whole, whole, math.prod(node.shape))
+
+
 RULES: dict[str, Callable[[Node, Sequence], Enclosure]] = {
     "linear": _linear,
     **dict.fromkeys(CURVES, _curve),
@@ -183,6 +191,7 @@ RULES: dict[str, Callable[[Node, Sequence], Enclosure]] = {
     "patches": _patches,
     **dict.fromkeys(("sum", "mean", "cumsum", "matmul", "einsum"), _multilinear),
     "layer_norm": _layer_norm,
+    CARRIED: _unknown,
     **SELECTIONS,
 }
 

@@ -39,6 +39,8 @@ BoundedDerivatives = Annotated[
     list[str] | None, typer.Option(metavar="d0 d1 d0d0", help="Derivatives that `--tol` must hold for, too.")
 ]
 
+Outside = Annotated[str, typer.Option(help="Ops outside the table: refuse, or carry them along dense, as ONNX.")]
+
 
 def compress(
     source: Source,
@@ -53,6 +55,7 @@ def compress(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     derivatives: BoundedDerivatives = None,
     per_output: Annotated[bool, typer.Option("--per-output", help="Hold every output column to `--tol`.")] = False,
+    outside: Outside = "refuse",
     force: Force = False,
     progress: Annotated[bool, typer.Option(help="Show on the terminal what is being done.")] = True,
 ) -> None:
@@ -83,6 +86,7 @@ def compress(
             storage=storage,
             per_output=per_output,
             seed=seed,
+            outside=outside,
             progress=progress,
         )
     model.save(out, force=force)

@@ -13,6 +13,7 @@ from hrt.derivatives.reduction_rules import REDUCTIONS
 from hrt.derivatives.step import Rule, Step
 from hrt.derivatives.symbols import Symbol
 from hrt.hmatrix.hmatrix import HMatrix
+from hrt.program.carried import CARRIED
 from hrt.program.op_table import TABLE
 from hrt.program.taylor_table import Series
 
@@ -239,6 +240,12 @@ def _layer_norm(s: Step) -> Jet:
     return normal.mapped(s.value, lambda p: p.linearly("mul", p.shape, *weight) if weight else p)
 
 
+def _carried(s: Step) -> Jet:
+    if any(x.parts for x in s.jets):
+        raise s.fail(f"a derivative of {s.node.attrs['name']}, a part that is carried outside the op table,", "none")
+    return Jet(s.value, {})
+
+
 RULES: dict[str, Rule] = {
     "linear": _linear,
     **{name: _elementwise for name, op in TABLE.items() if op.taylor is not None},
@@ -260,5 +267,6 @@ RULES: dict[str, Rule] = {
     "repeat": _repeated,
     "einsum": _einsum,
     "layer_norm": _layer_norm,
+    CARRIED: _carried,
     **REDUCTIONS,
 }

@@ -13,7 +13,7 @@ from hrt.model.contents import Contents
 from hrt.model.sizes import Sizes
 from hrt.model.verdict import details, head
 from hrt.program.parallel_linears import joined
-from hrt.program.program import Program
+from hrt.program.program import Program, carried_nbytes
 from hrt.runtime.onnx_costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
 
 WIDTH = 100
@@ -38,8 +38,12 @@ def render(model: Contents, sizes: Sizes, *, verbose: bool = False, width: int =
     other = (
         f"besides the layers: {model.nbytes - sum(r.nbytes for r in c.layers):,} bytes of biases and other constants"
     )
+    carried = [
+        f"carried outside the op table, dense: {label}, {n:,} bytes, {100 * n / model.nbytes:.3g} % of what is stored"
+        for label, n in carried_nbytes(model.program).items()
+    ]
     remarks = [f"remark: {r}" for r in c.context.get("remarks", [])]
-    _print(console, [other, *details(c, model.program.outputs, verbose), *remarks])
+    _print(console, [other, *carried, *details(c, model.program.outputs, verbose), *remarks])
     if verbose:
         console.print(_errors(c.layers))
         if any(r.statements for r in c.layers):

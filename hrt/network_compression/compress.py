@@ -27,7 +27,7 @@ from hrt.network_compression.request import CompressionRequest, Network
 from hrt.network_compression.verified import verified
 from hrt.network_compression.verify import Original, output_certificate
 from hrt.program.dense_view import DenseView, stored, to_float64
-from hrt.program.program import Program, program_nbytes
+from hrt.program.program import Program, carried_nbytes, program_nbytes
 from hrt.runtime.backends import on_cpu
 from hrt.support.parallel import executor_map
 from hrt.support.progress import part, track
@@ -50,6 +50,7 @@ def compress(
     storage: str = "auto",
     per_output: bool = False,
     seed: int = 0,
+    outside: str = "refuse",
     progress: bool = True,
     executor: Executor | None = None,
 ) -> CompressedModel:
@@ -81,6 +82,9 @@ def compress(
             column each: of a thousand at the limit ten may exceed tol on new rows. A column of zeros counts in the
             whole output alone. False: a UserWarning and a remark name the columns whose own error exceeds tol.
         seed: same seed, same bytes.
+        outside: what is done with ops that the op table has no row for. "refuse": a CaptureError, which names those
+            that could be carried. "carry": each is kept as it is, dense, as an ONNX model in the file, which ONNX
+            Runtime runs on the CPU; the report names its bytes. Such a network has no derivatives, no C and no GPU.
         progress: show a bar on stderr.
         executor: spreads layers, and panels of large matrices, over processes; the bytes are the same as without.
 
@@ -102,6 +106,8 @@ def compress(
         torch.Size([5, 1])
     """
     request = CompressionRequest(check_tol(tol), storage, target, seed, executor, bool(per_output))
+    if outside not in ("refuse", "carry"):
+        raise InputError(f"Found outside={shown(outside)}. Expected 'refuse' or 'carry'.")
     if derivatives is not None and inputs is None:
         raise InputError(
             f"Found derivatives={shown(derivatives)} and no inputs. Expected inputs too: without them only the weights "
@@ -119,8 +125,10 @@ def compress(
         advance("capture", 0.0)
         with one_at_a_time:
             samples, call = (None, PLAIN_CALL) if given is None else call_for(net, given)
-            network, structures = captured(net, samples, call)
+            network, structures = captured(net, samples, replace(call, carries=outside == "carry"))
         program = network.program
+        if target == "cuda" and (parts := carried_nbytes(program)):
+            raise InputError(f"Found target='cuda' and parts for the CPU, {', '.join(parts)}. Expected target='cpu'.")
         request = replace(request, partitions=structures, advance=part(advance, CAPTURED, 1.0))
         if inputs is None or samples is None:
             best, certificate = by_layers(network, request)
@@ -143,7 +151,7 @@ def captured(
         dense = program.with_constants(DenseView(program).constants)
         return Captured(dense, TorchAnswers(net)), partitions(program.constants)
     if not isinstance(net, nn.Module):
-        return captured_network(net, samples), {}
+        return captured_network(net, samples, call), {}
     dense_net, structures = densified(net)
     network = replace(captured_network(dense_net, samples, call), answers=TorchAnswers(net, call))
     return network, {name: h for name, h in structures.items() if name in network.program.weights}

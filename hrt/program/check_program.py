@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hrt.hmatrix.hmatrix import HMatrix, Leaf
+from hrt.program.carried import CARRIED, check
 from hrt.program.patches import Window
 from hrt.program.program import Constant, Node, Program
 
@@ -21,7 +22,7 @@ MAX_NODES = 1 << 15
 MAX_NUMBERS = 1 << 27  # alive at a time in one row: half a gigabyte in float32
 MAX_OPERATIONS = 1 << 38  # of one row: some ten seconds
 BOUNDS = ("low", "high")  # attributes that may be infinite
-SHAPED = ("reshape", "expand", "repeat")  # ops whose attribute `shape` is that of their value
+SHAPED = ("reshape", "expand", "repeat", CARRIED)  # ops whose attribute `shape` is that of their value
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ WORK: dict[str, Callable[[Node, Sequence[Shape], Mapping[str, Constant]], Cost]]
     **dict.fromkeys(("concat", "slice", "reshape", "transpose", "expand", "repeat", "gather", "patches"), _nothing),
     **dict.fromkeys(("sum", "mean", "amax", "amin", "cumsum", "layer_norm"), _pass(0)),
     **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), _pass(1)),
+    CARRIED: lambda node, shapes, constants: check(node.attrs, shapes),
 }
 
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrt.program.carried import CARRIED
+from hrt.program.carried import run as carried
 from hrt.program.patches import patches
 from hrt.program.taylor_table import KINKED, RULES, SINC_NEAR, SINC_SERIES, Rule
 
@@ -267,6 +269,8 @@ _ROWS = [
         lambda a, t: F.layer_norm(a[0], tuple(t["shape"]), *a[1:], eps=t["eps"]),
         "LayerNormalization",
     ),
+    # what has no row: an ONNX model of its own
+    Op(CARRIED, None, carried),
 ]
 
 TABLE: dict[str, Op] = {op.name: op for op in _ROWS}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hrt.errors import CaptureError, InputError
 from hrt.hmatrix.hmatrix import HMatrix
+from hrt.program.carried import CARRIED, model_nbytes
 from hrt.program.generated import Recipe, check_recipes
 from hrt.program.op_table import TABLE, Op
 from hrt.support.structures import Path
@@ -255,6 +256,30 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def program_nbytes(program: Program) -> int:
-    """Bytes as stored: packed weights, tables, orderings, biases and other constants, without what is generated."""
-    constants = program.stored_constants.values()
-    return sum(c.numel() * c.element_size() if isinstance(c, Tensor) else c.nbytes for c in constants)
+    """Bytes as stored: packed weights, tables, orderings, biases and other constants, and the models of carried parts,
+    without what is generated.
+    """
+    models = sum(model_nbytes(node.attrs) for node in program.nodes if node.op == CARRIED)
+    return models + sum(map(_nbytes, program.stored_constants.values()))
+
+
+def carried_nbytes(program: Program) -> dict[str, int]:
+    """The bytes of every carried part, by what it is called and where: "sort (encoder)". A model, and the constants
+    that nobody else reads.
+    """
+    readers: dict[str, set[str]] = {}
+    for node in program.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, set()).add(node.op)
+    parts: dict[str, int] = {}
+    left = {k: _nbytes(c) for k, c in program.stored_constants.items() if readers.get(k) == {CARRIED}}
+    for node in program.nodes:
+        if node.op == CARRIED:
+            label = f"{node.attrs['name']} ({node.module})" if node.module else str(node.attrs["name"])
+            constants = sum(left.pop(name, 0) for name in node.inputs)
+            parts[label] = parts.get(label, 0) + model_nbytes(node.attrs) + constants
+    return parts
+
+
+def _nbytes(constant: Constant) -> int:
+    return constant.numel() * constant.element_size() if isinstance(constant, Tensor) else constant.nbytes

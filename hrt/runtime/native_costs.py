@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from math import prod
 
 from hrt.hmatrix.hmatrix import HMatrix
+from hrt.program.carried import CARRIED
 from hrt.program.program import Constant, Node, Program
 from hrt.runtime.onnx_costs import FEW_ROWS, MANY_ROWS, choose_forms, program_us
 
@@ -40,7 +41,8 @@ LIGHT = frozenset(
         *("mean", "amax", "amin", "cumsum"),
     }
 )
-UNKNOWN = frozenset({"patches", "matmul", "einsum"})  # whose products ONNX Runtime has better kernels for
+# whose products ONNX Runtime has better kernels for, and what it alone runs
+UNKNOWN = frozenset({"patches", "matmul", "einsum", CARRIED})
 ROW: Mapping[str, float] = {
     **{"call": 0.0292, "nodes": 0.00958, "leaves": 0.00558, "weights": 0.0262, "light": 0.0, "heavy": 0.0705}
 }

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from hrt.errors import BackendError
 from hrt.kernels.precisions import WORKSPACE
 from hrt.program.dense_view import compressed_weights, written_out
-from hrt.program.program import Node, Program, Value
+from hrt.program.program import Node, Program, Value, carried_nbytes
 from hrt.schedule.build_schedule import build_schedule
 from hrt.schedule.roofline import CHIPS, CLEAR, Chip, Work, dense_work, schedule_floor, work_of
 from hrt.schedule.schedule import Schedule
@@ -38,7 +39,11 @@ def chip_of(device: torch.device) -> Chip:
 
 
 def choose_schedule(program: Program, precision: str, chip: Chip, *, densify: bool = True) -> Choice:
-    """The schedule that is predicted to be fastest. densify: whether layers may be written out."""
+    """The schedule that is predicted to be fastest. densify: whether layers may be written out. Raises BackendError
+    for what no GPU runs.
+    """
+    if parts := carried_nbytes(program):
+        raise BackendError(f"ONNX Runtime on the CPU alone runs {', '.join(parts)}. Use backend='onnxruntime'.")
     program = replace(program, generated={})  # on a GPU these are matrices like all others
     dense = [k for k in compressed_weights(program) if densify and _pays_dense(program, k, precision, chip)]
     wide = [k for k in program.weights if getattr(program.constants[k], "dtype", None) == torch.float64]

@@ -20,7 +20,7 @@ from hrt.capture.torch_export import capture
 from hrt.errors import HrtError, InputError
 from hrt.hmatrix.hmatrix import relative_difference
 from hrt.program.dense_view import DenseView
-from hrt.program.program import Program
+from hrt.program.program import Program, carried_nbytes
 from hrt.support.arrays import as_parts
 from hrt.support.torch_state import guarded
 from hrt.support.types import Inputs
@@ -146,6 +146,8 @@ def affordable_drift(
     is none. Work is counted, not timed: the same network has the same certificate on every machine.
     """
     program = original.program
+    if parts := carried_nbytes(program):
+        return None, 0, f"nothing is known of the derivatives of {', '.join(parts)}"
     names = {name for node in program.linear_nodes for name in node.inputs[1:]} - program.generated.keys()
     count = sum(math.prod(program.constants[name].shape) for name in names)
     shapes = {v.name: v.shape for v in (*program.inputs, *program.nodes)}

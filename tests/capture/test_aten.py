@@ -120,13 +120,23 @@ REFUSED: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "memory": (count_calls, ("calls", "no memory")),
     # what torch.export itself refuses
     "control_flow": (branch, ("in 1 (Probe)", "test_aten.py", "if x.sum() > 0:", "must not depend on the data")),
+    "branch_on_a_mask": (
+        lambda m, x: x if torch.any(x > 0) else -x,
+        ("if torch.any(mask)", "torch.where(mask, f(x), x)"),
+    ),
+    "packed": (
+        lambda m, x: torch.nn.utils.rnn.pack_padded_sequence(x[..., None], [4] * x.shape[0], batch_first=True).data,
+        ("in 1 (Probe)", "pack_padded_sequence", "sequences of one length"),
+    ),
     "fixed_batch": (lambda m, x: x + torch.ones(3, 4), ("could not trace Sequential", "dimension of any size")),
     "loop": (
         lambda m, x: torch.stack([m.linear(row) for row in x]),
         ("in 1.linear (Linear)", "loops over its rows", "torch.vmap"),
     ),
-    "length": (lambda m, x: x[torch.arange(len(x)), x.argmax(1)], ("it fixes the number of rows", "len(x)")),
-    "counted_rows": (lambda m, x: x[torch.arange(x.shape[0]), x.argmax(1)], ("Op arange in 1", "take_along_dim")),
+    "length": (lambda m, x: x * len(x), ("it fixes the number of rows", "len(x)")),
+    "counted_rows": (lambda m, x: x + torch.arange(x.shape[0])[:, None], ("Op unsqueeze in 1", "numbers of the rows")),
+    "every_other_row": (lambda m, x: x[torch.arange(0, x.shape[0], 2)], ("Op arange in 1", "take_along_dim")),
+    "windows_of_rows": (lambda m, x: x.unfold(0, 2, 1)[..., 0], ("Op unfold in 1", "along the batch")),
     "wrong_width": (lambda m, x: m.linear(x[:, :3]), ("1.linear (Linear)", "('batch', 4)")),
     "derivative": (
         lambda m, x: torch.autograd.grad(m.linear(x).sum(), x)[0],

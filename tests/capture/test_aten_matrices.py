@@ -28,12 +28,19 @@ def positive(x: Tensor) -> Tensor:
     return x @ x.mT + torch.eye(x.shape[-1], dtype=x.dtype)
 
 
+def draw_once(size: int) -> Tensor:
+    """The same numbers in every type."""
+    return 2 * torch.eye(size) + torch.arange(size * size).reshape(size, size) / 16
+
+
 MATRICES: dict[str, Callable[[Tensor], Tensor]] = {
     "det": torch.linalg.det,
     "signs": lambda x: torch.stack(torch.linalg.slogdet(x - 0.5), -1),
     "logdet": lambda x: torch.logdet(positive(x)),
     "inv": torch.linalg.inv,
     "solve": lambda x: torch.linalg.solve(x, x.mT),
+    "solve_vectors": lambda x: torch.linalg.solve(x, x.sum(-1)),
+    "solve_by_a_constant": lambda x: torch.linalg.solve(draw_once(x.shape[-1]).to(x.dtype), x),
     "cholesky": lambda x: torch.linalg.cholesky(positive(x)) + torch.linalg.cholesky(positive(x), upper=True).sin(),
     "triangular": lambda x: (
         torch.linalg.solve_triangular(positive(x).tril(), x, upper=False)

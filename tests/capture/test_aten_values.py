@@ -98,6 +98,14 @@ PLACES: dict[str, Callable[[Tensor], Tensor]] = {
     "gather": lambda x: x.gather(1, (x.abs() * 2).long().clamp(max=3)),
     "best_two": lambda x: (lambda top: (top[0].softmax(1) * x.sin().gather(1, top[1])).sum(1))((x + SOME).topk(2)),
     "interpolation": lambda x: interpolated(x),
+    "entry_of_every_row": lambda x: x[torch.arange(x.shape[0]), x.argmax(1)][:, None],
+    "entry_of_every_row_by_length": lambda x: x[torch.arange(len(x)), x.argmax(1)][:, None],
+    "rows_of_every_row": lambda x: (
+        torch.stack([x, x.sin()], -1)[torch.arange(x.shape[0]), (x.sum(1) * 2).long().clamp(-4, 3)]
+        + x.view(-1, 2, 2)[torch.arange(0, x.shape[0]), :, (x[:, 0] > 0).long()]
+        + x.view(-1, 2, 2)[torch.arange(x.shape[0]), torch.tensor(1)]
+    ),
+    "windows": lambda x: torch.stack([x, x.sin()], 1).unfold(2, 2, 2).sum(-1).flatten(1) + x.unfold(1, 3, 1)[:, 0, :1],
     "scatter": lambda x: torch.zeros_like(x).scatter(1, (x + SOME).topk(2)[1], x.topk(2)[0].softmax(1)),
     "scatter_number": lambda x: x.scatter(1, (x + SOME).argmax(1, keepdim=True), -1.0),
     "scatter_add_to_values": lambda x: x.scatter_add(1, x.abs().long().clamp(max=3), x.sin()),

@@ -82,7 +82,7 @@ def test_a_wrong_program_is_refused_however_small_its_outputs_and_whatever_its_t
     net, rows = Net(scales=scales).to(dtype), (ROWS,) if inputs else None
     right = captured_network(net, rows).program
 
-    def wrong(graph) -> hrt.program.program.Program:
+    def wrong(graph, carries=False) -> hrt.program.program.Program:
         program = program_of(graph)
         column = torch.tensor([1.0, 1.005])  # one column is off by half a per cent
         return program.with_constants({"scales": program.constants["scales"] * column})
@@ -247,3 +247,10 @@ def test_modules_that_torch_export_does_not_read_are_named(name, rows) -> None:
     make, words = MODULES[name]
     with pytest.raises(hrt.CaptureError, match=words):
         captured_network(make(), (torch.rand(8, 5),) if rows else None)
+
+
+@pytest.mark.skipif(hasattr(torch.Tensor, "refine_names"), reason="this torch has tensors with named dimensions")
+def test_named_dimensions_are_refused_as_what_they_are() -> None:
+    net = Net(lambda x: getattr(x, "refine_names")("N", "C").mean("C"))  # noqa: B009
+    with pytest.raises(hrt.CaptureError, match=r"names the dimensions of tensors.*by number"):
+        captured_network(net, (ROWS,))

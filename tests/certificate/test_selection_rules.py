@@ -19,7 +19,7 @@ from hrt.program.program import Node
 from op_cases import CASES, A
 
 BATCH = len(A)
-ALONE = [(name, arguments, attrs) for name, arguments, attrs, _ in CASES if name != "linear"]
+ALONE = [(name, arguments, attrs) for name, arguments, attrs, _ in CASES if name not in ("linear", "carried")]
 MASKED = {"where": 0}  # the place of an argument that is 0 or 1
 
 

@@ -9,9 +9,13 @@ from torch import Tensor
 
 from hrt.capture.aten.masks import one_hot, saying
 from hrt.capture.aten.shapes import SHAPES
-from hrt.capture.builder import Builder, Lowering, Ref, axis_of, joined, moved, reshaped, resized, runs
+from hrt.capture.builder import ROWS, Builder, Lowering, Ref, axis_of, joined, moved, reshaped, resized, runs
 from hrt.capture.compositions import COMPARISONS
 
+COUNTS_ROWS = (
+    "it counts rows, which says something as y[torch.arange(batch), i] alone; write torch.take_along_dim, y.gather or "
+    "y.scatter_add"
+)
 MOST_SLICES = 64  # that a list of places is said as; a longer one is a `gather`
 
 
@@ -33,6 +37,8 @@ def _index_select(b: Builder, x: Ref, dim: int, index: Any) -> Ref:
 
 def _index(b: Builder, x: Any, indices: Sequence[Any]) -> Ref:
     given = [k for k, i in enumerate(indices) if i is not None]
+    if given[:1] == [0] and isinstance(x, Ref) and getattr(indices[0], "name", "") == ROWS and len(given) < 3:
+        return _of_every_row(b, x, given[1], indices[given[1]]) if given[1:] else x
     if len(given) > 1 and isinstance(x, Ref):
         return _index_lists(b, x, indices, given)
     if len(given) != 1:
@@ -71,6 +77,36 @@ def _index_lists(b: Builder, x: Ref, indices: Sequence[Any], given: Sequence[int
     axes = list(range(-len(y.shape), -1))
     y = moved(b, y, [*axes[:front], -1, *axes[front:]])
     return reshaped(b, y, (*y.shape[:front], *places.shape, *y.shape[front + 1 :]))
+
+
+def _row_numbers(b: Builder, *bounds: Any, **_: Any) -> Ref:
+    """torch.arange(batch), which says something as an index alone."""
+    if bounds not in ((None,), (0, None), (0, None, 1)):
+        raise b.fail(COUNTS_ROWS)
+    return Ref(ROWS, ())
+
+
+def _of_every_row(b: Builder, x: Ref, dim: int, index: Any) -> Ref:
+    """x[torch.arange(batch), index]: of every row its own entry."""
+    axis = axis_of(x, dim, b)
+    if x.axis or x.before + x.after or len(getattr(index, "shape", (0,))):
+        raise b.fail(COUNTS_ROWS)
+    if not isinstance(index, Ref):
+        return reshaped(b, _gathered(b, x, axis, [int(index) % x.shape[axis]]), resized(x, axis))
+    others = [k for k in range(-len(x.shape), 0) if k != axis]
+    count = x.shape[axis]
+    values = reshaped(b, moved(b, x, [*others, axis]), (math.prod(resized(x, axis)), count))
+    mask = reshaped(b, one_hot(b, _from_the_front(b, index, count), count), (count, 1))
+    return reshaped(b, b.emit("matmul", [values, mask], (values.shape[0], 1)), resized(x, axis))
+
+
+def _unfold(b: Builder, x: Ref, dim: int, size: int, step: int) -> Ref:
+    """Windows of an axis, whose entries stand last."""
+    axis = axis_of(x, dim, b)
+    starts = range(0, x.shape[axis] - size + 1, step)
+    y = _gathered(b, x, axis, [start + k for start in starts for k in range(size)])
+    y = reshaped(b, y, resized(x, axis, len(starts), size))
+    return moved(b, y, [*(k for k in range(-len(y.shape), 0) if k != axis), axis])
 
 
 def _from_the_front(b: Builder, index: Ref, count: int) -> Ref:
@@ -290,6 +326,8 @@ def _bilinear(b: Builder, x: Ref, y: Ref, weight: Any, bias: Any = None) -> Ref:
 
 
 INDICES: dict[str, Lowering] = {
+    "arange": _row_numbers,
+    "unfold": _unfold,
     "index": _index,
     "index_select": _index_select,
     "gather": _gather,

@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from hrt.capture.aten.masks import saying
-from hrt.capture.builder import Builder, Lowering, Ref, axis_of, joined, reshaped, sliced
+from hrt.capture.builder import Builder, Lowering, Ref, axis_of, joined, moved, reshaped, sliced
 
 LARGEST_MINORS = 4  # of matrices that are inverted by their minors, whose number doubles with every row
 LARGEST_FACTORS = 16  # of those that are factored row by row
@@ -79,10 +82,31 @@ def inverse(b: Builder, x: Ref) -> Ref:
 
 
 def _solve(b: Builder, x: Any, y: Any, left: bool = True) -> Ref:
-    if not isinstance(x, Ref) or y.ndim != x.ndim or not left:
-        raise b.fail("only matrices that depend on the input are solved, for columns: X Y = B")
+    """Y of X Y = B, for columns or a vector each."""
+    if isinstance(x, Tensor) and x.ndim == 2 and left:
+        return _solved_by_constant(b, x, y)
+    if not isinstance(x, Ref) or not left:
+        raise b.fail("only X Y = B is solved, and matrices that are constant only where there is one")
+    if y.ndim == x.ndim - 1 and isinstance(y, Ref):
+        return _without_column(b, _solve(b, x, reshaped(b, y, (*y.shape, 1))))
+    if y.ndim != x.ndim:
+        raise b.fail("its matrices and right sides have other numbers of axes")
     shape = y.shape if isinstance(y, Ref) else (*x.shape[:-2], *y.shape[-2:])
     return b.emit("matmul", [inverse(b, x), y], shape)
+
+
+def _solved_by_constant(b: Builder, x: Tensor, y: Ref) -> Ref:
+    """The inverse is a weight."""
+    weight = b.named(torch.linalg.inv(x), "inverse", x)
+    axis = axis_of(y, -1 if y.ndim == 1 else -2, b)
+    order = [*(k for k in range(-len(y.shape), 0) if k != axis), axis]
+    rows = moved(b, y, order)
+    product = b.emit("linear", [rows, weight], rows.shape)
+    return moved(b, product, [order.index(k) - len(order) for k in range(-len(order), 0)])
+
+
+def _without_column(b: Builder, x: Ref) -> Ref:
+    return reshaped(b, x, x.shape[:-1])
 
 
 def _dot(say: Callable[..., Ref], left: Sequence[Any], right: Sequence[Any]) -> Any:

@@ -1,8 +1,11 @@
 """Calls that a trace cannot follow, written as others that say the same, and what is noted of them."""
 
+import io
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hrt.support.structures import is_traced, labelled
 
 SPARSE = ("to_sparse", "to_sparse_csr", "to_sparse_csc", "to_sparse_coo", "coalesce")  # same numbers
+PACKS = ("_pack_padded_sequence", "pack_padded_sequence")  # a loop over all samples, which never ends in a trace
 FINITE = {"isfinite": True, "isnan": False, "isinf": False}
 DETECTS = "_detect_is_causal_mask"  # of torch.nn.modules.transformer
 WHOLE = (torch.int64, torch.int32)
@@ -67,6 +71,8 @@ class AnyBatch(TorchFunctionMode):
         if func is torch.functional.einsum and isinstance(args[0], str):
             operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
             return _VF.einsum(args[0], operands)  # pyright: ignore[reportAttributeAccessIssue]
+        if getattr(func, "__name__", "") in PACKS:
+            raise NotImplementedError("pack_padded_sequence")
         if getattr(func, "__name__", "") in SPARSE:
             return args[0]
         return (torch.mm if func is torch.sparse.mm else func)(*args, **options)
@@ -94,6 +100,19 @@ class Finite(TorchFunctionMode):
     def _known(self, result: Tensor, answer: bool) -> Tensor:
         self.answers[id(result)] = (result, answer)
         return result
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what torch's tracers and exporters log, warn and print off the terminal: their exceptions say it again."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextmanager
