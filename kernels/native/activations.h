@@ -32,8 +32,16 @@ HRT_INLINE hrt_v hrt_rounded(hrt_v x) {
 #endif
 #elif defined(__GNUC__) && defined(__aarch64__)
     __asm__("" : "+w"(x));
-#elif defined(__GNUC__) && defined(__riscv_flen)
+#elif defined(__GNUC__) && defined(__riscv_flen) && (__riscv_flen >= 64 || !defined(HRT_DOUBLE))
+#if HRT_WIDTH /* a register holds one lane */
+    for (int j = 0; j < HRT_LANES; j++) {
+        real lane = x[j];
+        __asm__("" : "+f"(lane));
+        x[j] = lane;
+    }
+#else
     __asm__("" : "+f"(x));
+#endif
 #endif
     return x;
 }

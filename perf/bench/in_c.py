@@ -260,6 +260,7 @@ def page(results: Results) -> str:
     """docs/results/runtimes.md."""
     lines, facts, machine = known_lines(results), results.facts, results.known.machine
     versions: Mapping[str, Any] = facts.get("versions", {})
+    loads = [*(machine.get("load_average") or ()), *(facts.get("load_average_after") or ())]
     return PAGE.format(
         command=" ".join(map(str, facts.get("command", ()))),
         minutes=float(facts.get("seconds", 0)) / 60,
@@ -268,17 +269,22 @@ def page(results: Results) -> str:
         load=f"{machine.get('load_average')} before, {facts.get('load_average_after')} after",
         commit=facts.get("commit"),
         versions=", ".join(f"{k} {v}" for k, v in versions.items()),
+        busy=BUSY if loads and max(loads) > BUSY_FROM * (facts.get("threads") or 1) else "",
         verdicts="\n".join(f"- {v}" for v in verdicts(lines)),
         savings=savings(lines).markdown(),
         choices=choices(lines).markdown(),
     )
 
 
+BUSY_FROM = 2.0  # waiting processes for each thread
+BUSY = """
+
+**The machine was busy with other work: errors hold, ratios are indications, microseconds say little.**"""
 PAGE = """# Generated C beside every other runtime
 
 `python -m hrt.perf {command}`: {minutes:.0f} minutes on {threads} threads of {processor},
 load average {load}; commit {commit}; {versions}.
-Printed again by `python -m hrt.perf in-c --from JSON`.
+Printed again by `python -m hrt.perf in-c --from JSON`.{busy}
 
 {verdicts}
 

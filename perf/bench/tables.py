@@ -250,9 +250,11 @@ def provenance(results: Results) -> str:
     facts, known = results.facts, results.known
     versions = ", ".join(f"{name} {v}" for name, v in facts.get("versions", {}).items() if name in NAMED)
     noise = f"; one call differs from itself by up to {max(known.noise.values()):.0%}" if known.noise else ""
+    took = f"{facts['seconds'] / 60:.0f} minutes" if "seconds" in facts else ""
+    took = took if took and not facts.get("interrupted") else f"{took} (ended early)".lstrip()
     head = (
         f"`python -m hrt.perf {' '.join(map(str, facts.get('command', ())))}` on {str(facts.get('date', ''))[:10]}: "
-        f"{facts.get('seconds', 0) / 60:.0f} minutes, {facts.get('threads')} threads of "
+        f"{took}, {facts.get('threads')} threads of "
         f"{known.machine.get('processor')}, load average {known.machine.get('load_average')} before, "
         f"commit {str(facts.get('commit'))[:7]}; {versions}{noise}."
     )

@@ -79,6 +79,17 @@ class TestPages:
         assert "`python -m hrt.perf --workload net` on 2026-11-29: 2 minutes, 2 threads of a chip" in text
         assert "commit 0123456; torch 2.13.0.\n\n- net: a net\n\n|" in text
 
+    def test_a_run_that_ended_early_says_so(self, tmp_path):
+        page, rows = tmp_path / "page.md", (row("dense float32", 4000, 20.0, 1.0),)
+        for facts, words in (
+            ({}, " (ended early), "),
+            ({"seconds": 60, "interrupted": True}, "1 minutes (ended early), "),
+        ):
+            page.write_text(f"{bench.BEGIN}{bench.END}")
+            Results(rows, facts).write(tmp_path / "rows.json")
+            assert main(["table", str(tmp_path / "rows.json"), "--into", str(page)]) == 0
+            assert words in page.read_text()
+
     def test_a_page_without_a_place_is_left_alone(self, tmp_path, capsys):
         page = tmp_path / "page.md"
         page.write_text(f"words {bench.END}")

@@ -65,6 +65,13 @@ def test_a_page_is_made_of_what_was_written(tmp_path):
     assert len(in_c.known_lines(both)) == 4
 
 
+def test_a_busy_machine_is_named():
+    quiet = result(line("native", 10, 5))
+    loads = {"machine": {"load_average": [1.0, 1.0, 1.0]}, "load_average_after": [2.5, 2.0, 1.0]}
+    assert "was busy" not in in_c.page(Results((), {**quiet.facts, **loads}))
+    assert "was busy" in in_c.page(Results((), {**quiet.facts, **loads, "load_average_after": [9.0, 2.0, 1.0]}))
+
+
 def test_files_without_lines_or_of_other_machines_are_refused():
     with pytest.raises(InputError, match="in-c --json"):
         in_c.known_lines(Results(()))
