@@ -139,7 +139,7 @@ def test_of_every_op_to_the_third_order(op: str, arguments: tuple, attrs: dict) 
 
 
 def test_of_every_op_means_every_op() -> None:
-    assert {op for op, *_ in OPS} == set(TABLE)
+    assert {op for op, *_ in OPS} == set(TABLE) - {"carried"}  # whose derivative is refused by name: test_carried.py
 
 
 @pytest.mark.parametrize(("op", "arguments", "attrs"), LAYER_NORMS)

@@ -41,9 +41,10 @@ def check(program: Program, inputs: list[torch.Tensor], folder: Path, *, double:
 
 
 def test_every_row_has_a_lowering_and_no_other() -> None:
-    assert {*EXPRESSIONS, *LOWERINGS, "linear", "reshape"} == set(TABLE)
+    in_c = set(TABLE) - {"carried"}  # an ONNX model, refused by name: test_outside.py
+    assert {*EXPRESSIONS, *LOWERINGS, "linear", "reshape"} == in_c
     assert set(EXPRESSIONS) == {op.name for op in TABLE.values() if op.elementwise}
-    assert {name for name, *_ in every_case()} == set(TABLE)
+    assert {name for name, *_ in every_case()} == in_c
 
 
 def test_answers_are_the_tables(tmp_path: Path) -> None:
