@@ -104,7 +104,7 @@ def ending_at_one(over: Sequence[float], under: Sequence[float], limit: float) -
     values = np.stack([value(once=True), value(once=False)])
     beyond = np.nonzero((values > 1).any(0))[0]
     ends = np.nonzero((values == 1).all(0)[: beyond[0] if len(beyond) else None])[0]
-    return x[ends[-1]]
+    return np.float32(x[ends[-1]])
 
 
 def series(f: Callable[[Real], Real], first: Callable[[Real], Real], limit: Real) -> Callable[[Real], Real]:

@@ -187,7 +187,8 @@ def methods(results: Results) -> Table:
             cells = [figure(row.nbytes, ","), smaller, figure(row.error, ".1e"), *map(figure, times)]
             lines.append([workload, _exactly(target), method, *cells])
         absent = {r.method: UNREACHABLE if r.status in MEASURED else r.status for r in first if r.method not in small}
-        lines += [[workload, _exactly(target), m, s, *[NONE] * (2 + len(batches))] for m, s in absent.items()]
+        for m, s in absent.items():
+            lines.append([workload, _exactly(target), m, s, *[NONE] * (2 + len(batches))])
     columns = ("network", "error asked", "method", "bytes", "smaller", "error", *(f"batch {b}, us" for b in batches))
     return Table.of(columns, lines, words=("network", "method"))
 
