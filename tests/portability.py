@@ -189,7 +189,7 @@ def outcome(target: Target, network: Network, folder: Path) -> Outcome:
     )
     counted = () if target.sanitized or target.compiler == "zig" else WRAPPED
     static = ("-static",) if target.runner else ()
-    flags = (*STRICT, "-O1" if target.sanitized else network.level, *target.flags)
+    flags = (*STRICT, "-O0" if target.sanitized else network.level, *target.flags)
     run(folder, *target.command, *flags, "-c", "net.c", "-o", "net.o")
     run(folder, *target.command, *flags, *counted, *static, f"-I{folder}", str(driver), "net.o", "-o", "net")
     text = run(folder, *([target.runner] if target.runner else []), "./net")

@@ -1,5 +1,6 @@
 """Every code block and every shell line of README and docs runs, or says to its reader why it does not here."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,15 @@ WITH_BLOCKS = [p for p in PAGES if "```" in p.read_text("utf-8")]
 @pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in WITH_BLOCKS])
 @pytest.mark.slow
 def test_every_block_of_the_page_runs(page: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.delenv("HRT_NATIVE")  # a reader's commands compile C
+    monkeypatch.setenv("HRT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # python finds modules where it is started
+    before = set(sys.modules)
     count = run_page(ROOT / page)
+    for name in set(sys.modules) - before:  # other pages write modules of the same names
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
     with capsys.disabled():
         print(f"\n{page}: {count}")
 
