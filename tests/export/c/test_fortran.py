@@ -53,11 +53,23 @@ class Two(torch.nn.Module):
         return y, y[:, 0, 0]
 
 
+def built_and_run(folder: Path) -> str:
+    """Compile net.c, net.f90 and main.f90; what the program prints. Skips without compilers."""
+    strict = ("-std=f2008", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fcheck=all")
+    for command in (
+        (compiler(), "-O1", "-c", "net.c"),
+        (compiler("gfortran"), *strict, "net.f90", "main.f90", "net.o", "-o", "main"),
+        ("./main",),
+    ):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[:3000]
+    return done.stdout
+
+
 @pytest.mark.parametrize(
     "precision, dtype", [("float32", np.float32), pytest.param("float64", np.float64, marks=pytest.mark.slow)]
 )
 def test_fortran_gives_what_predict_gives(tmp_path: Path, precision: str, dtype: type) -> None:
-    cc, fc = compiler(), compiler("gfortran")
     torch.manual_seed(0)
     inputs = torch.randn(64, 2, 3), torch.randn(64, 5)
     model = hrt.compress(Two(), inputs=inputs, tol=1e-2, progress=False)
@@ -65,14 +77,7 @@ def test_fortran_gives_what_predict_gives(tmp_path: Path, precision: str, dtype:
     (tmp_path / "main.f90").write_text(PROGRAM)
     rows = [v[:4].numpy().astype(dtype) for v in inputs]
     (tmp_path / "x").write_bytes(b"".join(v.tobytes() for v in rows))
-    strict = ("-std=f2008", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fcheck=all")
-    for command in (
-        (cc, "-O1", "-c", "net.c"),
-        (fc, *strict, "net.f90", "main.f90", "net.o", "-o", "main"),
-        ("./main",),
-    ):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[:3000]
+    built_and_run(tmp_path)
     numbers = np.frombuffer((tmp_path / "y").read_bytes(), dtype)
     example = tuple(torch.from_numpy(v).float() for v in rows)
     shown, derived = model.predict(example), model.predict(example, derivatives=["d0"])
@@ -109,22 +114,14 @@ end program main
 
 
 def test_numbers_that_are_a_file_are_given_from_fortran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cc, fc = compiler(), compiler("gfortran")
     torch.manual_seed(0)
     model = hrt.compress(torch.nn.Linear(3, 2), progress=False)
     monkeypatch.setattr(exporter, "generate", partial(exporter.generate, in_text=-1))
     hrt.export_c(model, tmp_path / "net.c", fortran=True)
     (tmp_path / "main.f90").write_text(FROM_FILE)
-    strict = ("-std=f2008", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fcheck=all")
-    for command in (
-        (cc, "-O1", "-c", "net.c"),
-        (fc, *strict, "net.f90", "main.f90", "net.o", "-o", "main"),
-        ("./main",),
-    ):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[:3000]
+    printed = built_and_run(tmp_path)
     expected = model.predict((torch.arange(6).reshape(2, 3) + 1.0) / 8)
-    assert np.allclose([float(v) for v in done.stdout.split()], expected.ravel(), rtol=1e-5)
+    assert np.allclose([float(v) for v in printed.split()], expected.ravel(), rtol=1e-5)
 
 
 def test_lines_and_names_are_within_fortrans_limits(tmp_path: Path) -> None:
