@@ -46,6 +46,13 @@ def powers(*axes: Any) -> None:
         axis.set_minor_formatter(lambda *_: "")
 
 
+def finish(axes: Any) -> None:
+    """Legend, frame and ticks of logarithmic axes."""
+    axes.legend(frameon=False)
+    tidy(axes)
+    powers(axes.xaxis, axes.yaxis)
+
+
 def field(answer: Callable[[Tensor], Any]) -> np.ndarray:
     """A function of (x, t) on the grid: (t, x)."""
     x, t = np.linspace(-1, 1, GRID[0]), np.linspace(0, 1, GRID[1])
@@ -137,9 +144,7 @@ def bytes_over_error() -> Any:
         axes.loglog(tols, nbytes, marker="o", markersize=4, color=colour, label=label)
     axes.invert_xaxis()
     axes.set(title=f"Log kernel, {SIZE} x {SIZE}", xlabel="relative Frobenius error asked for", ylabel="bytes")
-    axes.legend(frameon=False)
-    tidy(axes)
-    powers(axes.xaxis, axes.yaxis)
+    finish(axes)
     return fig
 
 
@@ -165,9 +170,7 @@ def errors_of_rows() -> Any:
         ylabel="share of points",
         xlim=(1e-5, None),
     )
-    axes.legend(frameon=False)
-    tidy(axes)
-    powers(axes.xaxis, axes.yaxis)
+    finish(axes)
     return fig
 
 
@@ -184,9 +187,7 @@ def kernel_drift() -> Any:
             axes.loglog(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=label)
         axes.invert_xaxis()
         axes.set(title=f"Kernel of the {kernel}, Burgers PINN", xlabel="tol", ylabel="relative drift of the kernel")
-        axes.legend(frameon=False)
-        tidy(axes)
-        powers(axes.xaxis, axes.yaxis)
+        finish(axes)
     return fig
 
 

@@ -206,9 +206,8 @@ class CompressedModel(Contents):
 
     def _checked_and_run(self, x: Any) -> Any:
         """What `predict` answers where the session's shortest way does not."""
-        with (
-            nullcontext() if has_usual_modes() else usual_modes()
-        ):  # not the default dtype, which is the whole process's
+        # Sessions do not ask for the default dtype, which belongs to the whole process.
+        with nullcontext() if has_usual_modes() else usual_modes():
             given = Rows.of(self.program, x)
             if self.strict:
                 self._check_devices(given.arrays)
